@@ -1,0 +1,1 @@
+"""Transom: use models you do not control on data you may not share, and measure what leaked."""

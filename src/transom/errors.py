@@ -1,0 +1,126 @@
+"""The exception tree, readable at a glance. Imported by every room, imports nothing.
+
+    TransomError                     exit  http  kind of no
+    ├── MisconfiguredError             3   400   misconfigured  a setting is wrong; the message says which
+    │   ├── MissingExtraError          3   501   misconfigured  an optional dependency is not installed
+    │   ├── CheckpointError            4   400   misconfigured  a model on disk is broken, truncated or a pickle
+    │   └── PolicyError                5   400   misconfigured  a word policy is malformed or its hash differs
+    ├── NeverError                     6   400   never          cannot be protected, in any version
+    │   └── RefusedError               6   400   never          a request field the mode cannot protect
+    ├── NotYetError                    7   501   not yet        a known gap
+    ├── ReplaceableError               8   400   replaceable    not this, but the message names what to use instead
+    ├── LedgerError                    9   503   misconfigured  the privacy ledger is locked, full or corrupt
+    │   └── LedgerSpentError          10   429   never          the budget is spent; nothing was sent
+    └── EngineError                   11   502   misconfigured  the engine is down or misbehaves
+        ├── EngineDownError           11   502   misconfigured  no connection, or it died in mid-stream
+        ├── EngineTimeoutError        11   504   misconfigured  no answer in time
+        └── EngineGarbageError        11   502   misconfigured  an answer outside its dialect
+
+A message says what happened, what was got (the value for configuration, only type and length for content)
+and what to do. It never holds prompt text, keys or tensor contents. Exit code 2 is the command line's own usage
+error and 1 an unexpected failure. Threat model: none; this module handles no data.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TransomError(Exception):
+    """Root of every error that Transom raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    kind: ClassVar[str] = "misconfigured"
+    code: ClassVar[str] = "internal_error"
+
+
+class MisconfiguredError(TransomError):
+    """A setting is wrong; the message names it, its value and the way out."""
+
+    exit_code, http_status, code = 3, 400, "misconfigured"
+
+
+class MissingExtraError(MisconfiguredError):
+    """An optional dependency is absent; the message is the exact pip line."""
+
+    http_status, code = 501, "missing_extra"
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'transom[{extra}]'")
+
+
+class CheckpointError(MisconfiguredError):
+    """A model on disk cannot be used: absent, broken, truncated, unknown format, or a pickle."""
+
+    exit_code, code = 4, "bad_checkpoint"
+
+
+class PolicyError(MisconfiguredError):
+    """A word policy is malformed, too large, or its hash is not the one expected."""
+
+    exit_code, code = 5, "bad_policy"
+
+
+class NeverError(TransomError):
+    """What was asked cannot be protected, now or later."""
+
+    exit_code, http_status, kind, code = 6, 400, "never", "cannot_protect"
+
+
+class RefusedError(NeverError):
+    """A request (field) that the mode refuses; nothing was sent. `param` is the field's name."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400, code: str = "refused") -> None:
+        super().__init__(message)
+        self.param, self.status, self.error_code = param, status, code
+
+
+class NotYetError(TransomError):
+    """A known gap of this version."""
+
+    exit_code, http_status, kind, code = 7, 501, "not yet", "not_supported"
+
+
+class ReplaceableError(TransomError):
+    """Not possible this way; the message names what works instead."""
+
+    exit_code, http_status, kind, code = 8, 400, "replaceable", "use_instead"
+
+
+class LedgerError(TransomError):
+    """The privacy ledger cannot record a charge (locked, full, corrupt); nothing was sent."""
+
+    exit_code, http_status, code = 9, 503, "ledger_unavailable"
+
+
+class LedgerSpentError(LedgerError):
+    """The account's epsilon is spent; nothing was sent and nothing was charged."""
+
+    exit_code, http_status, kind, code = 10, 429, "never", "privacy_budget_spent"
+
+
+class EngineError(TransomError):
+    """The engine failed; what was charged stays charged."""
+
+    exit_code, http_status, code = 11, 502, "engine_error"
+
+
+class EngineDownError(EngineError):
+    """The engine refuses connections, or died in mid-stream."""
+
+    code = "engine_down"
+
+
+class EngineTimeoutError(EngineError):
+    """The engine did not answer in time."""
+
+    http_status, code = 504, "engine_timeout"
+
+
+class EngineGarbageError(EngineError):
+    """The engine's answer is outside its dialect."""
+
+    code = "engine_garbage"
