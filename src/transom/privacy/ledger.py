@@ -1,0 +1,260 @@
+"""The budget ledger: how much epsilon each account has spent, kept on disk and never refunded.
+
+One SQLite file in WAL mode with `synchronous=FULL`; a charge is one `BEGIN IMMEDIATE` transaction that is
+durable before `charge` returns, so the caller charges first and sends afterwards. Amounts are whole
+nano-epsilons, each rounded up. A new file is built aside and linked into place, so an empty or foreign file
+is never mistaken for a fresh budget. Threads share one connection behind a lock; processes share the file.
+Threat model: crashes, kills, full disks and concurrent writers must not lose or double a charge.
+Does not protect against whoever may write the file: they can delete it or lower a total. It holds account
+names, times and amounts, never content. WAL needs a local disk, not a network share.
+Source: sequential composition, Dwork and Roth 2014, theorem 3.16; SQLite documentation, "Atomic commit".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from pathlib import Path
+
+from transom.errors import LedgerError, LedgerSpentError
+
+NANO = 10**9
+ACCOUNT_LIMIT_CHARS = 200
+_APPLICATION_ID = 0x7472_6C67  # "trlg": tells a ledger from any other SQLite file
+_LARGEST_NANO = 2**62
+_SCHEMA = f"""
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = 1;
+CREATE TABLE accounts (account TEXT PRIMARY KEY, spent_nano INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE charges (id INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, account TEXT NOT NULL,
+                      nano INTEGER NOT NULL);
+CREATE INDEX charges_by_account ON charges (account, id);
+"""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One entry of the history: when (Unix seconds), who, how much."""
+
+    at_s: int
+    account: str
+    epsilon: float
+
+
+class Ledger:
+    """Charges epsilon to accounts up to `cap_epsilon` each; a failure is a `LedgerError` and charges nothing.
+
+    `path` is created (mode 0600) when absent. `timeout_s` bounds the wait for other writers.
+    """
+
+    def __init__(self, path: str | Path, cap_epsilon: float, timeout_s: float = 5.0) -> None:
+        if math.isnan(cap_epsilon) or cap_epsilon < 0:
+            raise LedgerError(f"the ledger's cap must be a non-negative epsilon, got {cap_epsilon}")
+        self.path = Path(path).expanduser().absolute()
+        self.cap_epsilon = cap_epsilon
+        self.timeout_s = timeout_s
+        self._cap_nano = _nano(min(cap_epsilon, _LARGEST_NANO / NANO), ROUND_FLOOR)
+        self._lock = threading.Lock()
+        self._owner_pid = os.getpid()
+        with self._translated():
+            if not self.path.exists():
+                _create(self.path)
+            self._inode = _inode(self.path)
+            self._connection = _connect(self.path, timeout_s)
+            try:
+                _verify(self._connection, self.path)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def charge(self, account: str, epsilon: float) -> float:
+        """Add `epsilon` to the account and return its new total; durable on return.
+
+        Raises `LedgerSpentError` when the cap would be passed, `LedgerError` when nothing can be recorded.
+        """
+        (outcome,) = self.charge_many([(account, epsilon)])
+        if isinstance(outcome, LedgerSpentError):
+            raise outcome
+        return outcome
+
+    def charge_many(self, charges: Sequence[tuple[str, float]]) -> list[float | LedgerSpentError]:
+        """Charge in order within one durable transaction: one disk flush for many requests.
+
+        An entry that would pass the cap yields a `LedgerSpentError` in its place and the others stand; any
+        other failure raises `LedgerError` and none of them is charged.
+        """
+        amounts = [(_checked(account), _amount(epsilon)) for account, epsilon in charges]
+        now_s = int(time.time())
+        with self._transaction() as connection:
+            return [self._charge_one(connection, account, nano, now_s) for account, nano in amounts]
+
+    def spent(self, account: str) -> float:
+        """The epsilon the account has spent so far."""
+        with self._ready(self.timeout_s) as connection:
+            return _spent_nano(connection, _checked(account)) / NANO
+
+    def accounts(self) -> dict[str, float]:
+        """Every account with its total."""
+        with self._ready(self.timeout_s) as connection:
+            rows = connection.execute("SELECT account, spent_nano FROM accounts ORDER BY account").fetchall()
+        return {account: nano / NANO for account, nano in rows}
+
+    def history(self, account: str, limit: int = 100) -> list[Charge]:
+        """The account's latest charges, newest first."""
+        query = "SELECT at_s, account, nano FROM charges WHERE account = ? ORDER BY id DESC LIMIT ?"
+        with self._ready(self.timeout_s) as connection:
+            rows = connection.execute(query, (_checked(account), limit)).fetchall()
+        return [Charge(at_s, name, nano / NANO) for at_s, name, nano in rows]
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _charge_one(
+        self, connection: sqlite3.Connection, account: str, nano: int, now_s: int
+    ) -> float | LedgerSpentError:
+        spent = _spent_nano(connection, account)
+        if spent + nano > self._cap_nano:
+            return LedgerSpentError(
+                f"the privacy budget is spent: {spent / NANO:g} of {self.cap_epsilon:g} epsilon used and "
+                f"{nano / NANO:g} more was asked; nothing was charged or sent. "
+                "Raise the cap or start a new account."
+            )
+        if nano:
+            connection.execute(
+                "INSERT INTO accounts VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET spent_nano = ?",
+                (account, nano, spent + nano),
+            )
+            connection.execute(
+                "INSERT INTO charges (at_s, account, nano) VALUES (?, ?, ?)", (now_s, account, nano)
+            )
+        return (spent + nano) / NANO
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._ready(self.timeout_s) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _ready(self, timeout_s: float) -> Iterator[sqlite3.Connection]:
+        """The connection, exclusively, after checking that it still is this process's and this path's."""
+        deadline_s = time.monotonic() + timeout_s
+        if not self._lock.acquire(timeout=timeout_s):
+            raise LedgerError(
+                f"the privacy ledger {self.path} was busy for {timeout_s:g} s; nothing was charged"
+            )
+        try:
+            with self._translated():
+                if os.getpid() != self._owner_pid:
+                    raise LedgerError("a ledger does not survive a fork; open it in each process")
+                if _inode(self.path) != self._inode:
+                    raise LedgerError(f"the privacy ledger {self.path} was replaced while in use; reopen it")
+                left_ms = max(1, int(1000 * (deadline_s - time.monotonic())))
+                self._connection.execute(f"PRAGMA busy_timeout = {left_ms}")
+                yield self._connection
+        finally:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(
+                f"the privacy ledger {self.path} cannot be used ({error}); nothing was charged or sent. "
+                "Check that it is a ledger file on a local, writable disk with free space."
+            ) from error
+
+
+def _create(path: Path) -> None:
+    """Build a complete empty ledger aside and link it into place; whoever links first wins."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".ledger-")
+    os.close(handle)
+    try:
+        with contextlib.closing(sqlite3.connect(name, isolation_level=None)) as connection:
+            connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA journal_mode = WAL")
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+    _flush_directory(path.parent)
+
+
+def _flush_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw", uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _verify(connection: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (application_id, version) != (_APPLICATION_ID, 1):
+        raise LedgerError(f"{path} is not a Transom ledger; name another file or restore a backup")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise LedgerError(f"the privacy ledger {path} is corrupt; restore it from a backup")
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _spent_nano(connection: sqlite3.Connection, account: str) -> int:
+    row = connection.execute("SELECT spent_nano FROM accounts WHERE account = ?", (account,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _checked(account: str) -> str:
+    if not 0 < len(account) <= ACCOUNT_LIMIT_CHARS:
+        raise LedgerError(f"an account name has 1 to {ACCOUNT_LIMIT_CHARS} characters, got {len(account)}")
+    return account
+
+
+def _amount(epsilon: float) -> int:
+    if math.isnan(epsilon) or epsilon < 0:
+        raise LedgerError(f"a charge must be a non-negative epsilon, got {epsilon}")
+    # An unbounded epsilon passes every cap: it is refused as spent, never stored.
+    return _nano(min(epsilon, 2 * _LARGEST_NANO / NANO), ROUND_CEILING)
+
+
+def _nano(epsilon: float, rounding: str) -> int:
+    """Whole nano-epsilons of the shortest decimal that reads back as `epsilon`: 0.1 is 0.1, no more."""
+    return int((Decimal(repr(float(epsilon))) * NANO).to_integral_value(rounding=rounding))
