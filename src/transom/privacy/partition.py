@@ -1,0 +1,205 @@
+"""A public partition of a vocabulary into groups of words, and the mechanisms that stay inside a group.
+
+Word ids are contiguous by group, so a group is a range and the score tables lie end to end in one flat array.
+
+Threat model: everybody knows the partition, the scores and the mechanism; the group of a word is public by
+design.
+Does not protect: the group's identity (its part of speech, its topic); that a word was sanitised at all.
+Source: groups as in CUSTEXT (Chen et al. 2023, arXiv 2207.01193), without its input-dependent scores; tables
+as in `transom.privacy.channel`.
+
+Legend: G groups, V vocabulary, K words of a group, S flat scores, N draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.errors import MisconfiguredError
+from transom.privacy.channel import (
+    BayesAttack,
+    Channel,
+    Floats,
+    Ints,
+    Weights,
+    bayes,
+    checked_prior,
+    exact_epsilon,
+    search,
+    thresholds,
+)
+from transom.privacy.guarantee import Guarantee
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """`starts_G1` int32 [G + 1]: group g holds the words `range(starts[g], starts[g + 1])`, two or more.
+
+    `scores_S` uint8, the groups' K x K tables end to end, row = input; 255 stands for a score of 1.
+    """
+
+    starts_G1: NDArray[np.int32]
+    scores_S: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        starts = self.starts_G1
+        if starts.ndim != 1 or len(starts) < 2 or starts[0] != 0:
+            raise MisconfiguredError("starts must be [G + 1] and begin with 0")
+        sizes = _sizes(starts)
+        if sizes.min() < 2:
+            raise MisconfiguredError(f"every group needs two words or more, the smallest has {sizes.min()}")
+        if self.scores_S.dtype != np.uint8 or self.scores_S.shape != ((sizes**2).sum(),):
+            raise MisconfiguredError(f"scores must be uint8 [{(sizes**2).sum()}], got {self.scores_S.shape}")
+
+    @property
+    def groups(self) -> int:
+        """Number of groups, G."""
+        return len(self.starts_G1) - 1
+
+    @property
+    def words(self) -> int:
+        """Number of words, V."""
+        return int(self.starts_G1[-1])
+
+    @cached_property
+    def group_V(self) -> Ints:
+        """The group of each word, int64 [V]."""
+        return np.repeat(np.arange(self.groups), _sizes(self.starts_G1))
+
+    @cached_property
+    def _offsets_G(self) -> Ints:
+        return np.concatenate([[0], np.cumsum(_sizes(self.starts_G1) ** 2)])
+
+    def scores(self, group: int) -> Floats:
+        """Scores [K, K] in [0, 1] of one group; entry (x, y) says how well y stands in for x."""
+        size = int(self.starts_G1[group + 1] - self.starts_G1[group])
+        flat = self.scores_S[self._offsets_G[group] : self._offsets_G[group + 1]]
+        return flat.reshape(size, size).astype(np.float64) / 255.0
+
+
+class WordMechanism(Protocol):
+    """A randomised map from word ids to word ids."""
+
+    @property
+    def name(self) -> str:
+        """The name under which `build` makes it."""
+        ...
+
+    def sample(self, word_ids_N: Ints) -> Ints:
+        """An independent draw per word, int64 [N]."""
+        ...
+
+    def row(self, word_id: int) -> tuple[Ints, Weights]:
+        """The possible outputs of a word and their integer weights, which sum to 2**64."""
+        ...
+
+    def guarantee(self) -> Guarantee:
+        """What one draw promises."""
+        ...
+
+    def exact_epsilon(self) -> float:
+        """Epsilon computed from the integers, over all pairs of neighbouring words."""
+        ...
+
+    def bayes(self, prior_V: Floats, pass_share: float = 0.0) -> BayesAttack:
+        """The best attacker under a public prior; `pass_share` of the tokens pass, that is, are recovered."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PartitionedMechanism:
+    """One channel a group, made by `make(scores_KK)` when a word of the group is first drawn, then kept.
+
+    `sample` searches a dense padded table (8 V K_max bytes, touched only for groups in use). Two threads that
+    make the same channel write the same numbers, so no lock is needed.
+    """
+
+    name: str
+    partition: Partition
+    promise: Guarantee
+    make: Callable[[Floats], Channel]
+    _channels: dict[int, Channel] = field(default_factory=dict, init=False, repr=False)
+    _thresholds_VK: Weights = field(init=False, repr=False)
+    _last_V: Ints = field(init=False, repr=False)
+    _ready_G: NDArray[np.bool_] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        sizes_G = _sizes(self.partition.starts_G1)
+        shape = (self.partition.words, int(sizes_G.max()) - 1)
+        object.__setattr__(self, "_thresholds_VK", np.zeros(shape, dtype=np.uint64))
+        object.__setattr__(self, "_last_V", np.repeat(sizes_G - 1, sizes_G))
+        object.__setattr__(self, "_ready_G", np.zeros(len(sizes_G), dtype=np.bool_))
+
+    def channel(self, group: int) -> Channel:
+        """The integer table [K, K] of one group."""
+        if group not in self._channels:
+            self._channels[group] = self.make(self.partition.scores(group))
+        return self._channels[group]
+
+    def sample(self, word_ids_N: Ints) -> Ints:
+        """An independent draw per word, int64 [N]; an id outside the vocabulary raises MisconfiguredError."""
+        words = np.asarray(word_ids_N, dtype=np.int64)
+        if words.size and (words.min() < 0 or words.max() >= self.partition.words):
+            raise MisconfiguredError(f"word ids must lie in [0, {self.partition.words})")
+        groups_N = self.partition.group_V[words]
+        for group in np.unique(groups_N[~self._ready_G[groups_N]]):
+            self._fill(int(group))
+        return self.partition.starts_G1[groups_N] + search(self._thresholds_VK, self._last_V, words)
+
+    def _fill(self, group: int) -> None:
+        rows = slice(self.partition.starts_G1[group], self.partition.starts_G1[group + 1])
+        table_KK, last_K = thresholds(self.channel(group).weights_XY)
+        padded = np.full((len(table_KK), self._thresholds_VK.shape[1]), np.uint64(2**64 - 1))
+        padded[:, : table_KK.shape[1]] = table_KK
+        self._thresholds_VK[rows], self._last_V[rows] = padded, last_K
+        self._ready_G[group] = True
+
+    def row(self, word_id: int) -> tuple[Ints, Weights]:
+        """The words of the group and their weights (read-only)."""
+        group = int(self.partition.group_V[word_id])
+        start, end = self.partition.starts_G1[group : group + 2]
+        return np.arange(start, end), self.channel(group).weights_XY[word_id - start]
+
+    def guarantee(self) -> Guarantee:
+        """What one draw promises, within a group."""
+        return self.promise
+
+    def exact_epsilon(self) -> float:
+        """The largest exact epsilon over all groups; makes every group's channel."""
+        return max(exact_epsilon(self.channel(group)) for group in range(self.partition.groups))
+
+    def bayes(self, prior_V: Floats, pass_share: float = 0.0) -> BayesAttack:
+        """The attacker knows the group; `chance` is naming its likeliest word; guesses are word ids [V].
+
+        `pass_share` is the share of tokens that are sent unchanged: recovered with certainty, with and
+        without the mechanism's output, so both figures are mixed with it. The prior is over sanitised words.
+        """
+        prior = checked_prior(prior_V, self.partition.words)
+        success = chance = 0.0
+        guess_V = np.arange(self.partition.words)
+        for group in range(self.partition.groups):
+            start, end = self.partition.starts_G1[group : group + 2]
+            mass = float(prior[start:end].sum())
+            if mass > 0:
+                attack = bayes(self.channel(group), prior[start:end])
+                success, chance = success + mass * attack.success, chance + mass * attack.chance
+                guess_V[start:end] = start + attack.guess_Y
+        return BayesAttack(with_passed(success, pass_share), with_passed(chance, pass_share), guess_V)
+
+
+def _sizes(starts_G1: NDArray[np.int32]) -> Ints:
+    starts = starts_G1.astype(np.int64)
+    return starts[1:] - starts[:-1]
+
+
+def with_passed(rate: float, pass_share: float) -> float:
+    """A recovery rate over all tokens when `pass_share` of them is recovered with certainty."""
+    if not 0.0 <= pass_share <= 1.0:
+        raise MisconfiguredError(f"pass_share must lie in [0, 1], got {pass_share}")
+    return pass_share + (1.0 - pass_share) * rate
