@@ -1,0 +1,133 @@
+"""EchoEngine: a public fake that answers with its own prompt. For tests, demonstrations and benchmarks.
+
+It repeats the prompt's ids cyclically up to `max_tokens`, and its chat endpoint repeats the last user
+message, so whoever talks to it can check both directions. It records every body it receives in `seen`, which
+is how tests assert what a host saw.
+Threat model: none; it stands for the untrusted host.
+Does not protect anything: `seen` is content, kept in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import Send
+
+from transom.errors import RefusedError
+from transom.serving.engines.job import Job, Step, TokenLogprob
+from transom.serving.engines.request import Limits
+from transom.serving.engines.server import JsonEndpoint, create_engine_app
+from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class EchoEngine:
+    """A generator without a model.
+
+    `first_token_s` and `token_s` are delays in seconds before the first and each later step; a step holds
+    `chunk_tokens` ids.
+    With `record` every request body is appended to `seen`; turn it off where memory must stay flat.
+    With an `embedding_size` it takes embeddings too, and answers with their positions.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "echo",
+        tokenizer: Tokenizer | None = None,
+        vocabulary_size: int = 2**31,
+        context_tokens: int = 2**17,
+        embedding_size: int | None = None,
+        first_token_s: float = 0.0,
+        token_s: float = 0.0,
+        chunk_tokens: int = 1,
+        record: bool = True,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.vocabulary_size, self.context_tokens = vocabulary_size, context_tokens
+        self.embedding_size = embedding_size
+        self.first_token_s, self.token_s, self.chunk_tokens = first_token_s, token_s, chunk_tokens
+        self.record = record
+        self.seen: list[bytes] = []
+
+    def app(self, limits: Limits | None = None) -> Starlette:
+        """The engine server over this echo, with `/v1/chat/completions` besides."""
+        limits = limits or Limits()
+        endpoint = JsonEndpoint(self._chat, limits.body_bytes, self._on_body)
+        chat = Route("/v1/chat/completions", endpoint, methods=["POST"])
+        return create_engine_app(self, limits=limits, on_body=self._on_body, extra_routes=[chat])
+
+    def _on_body(self, body: bytes) -> None:
+        if self.record:
+            self.seen.append(body)
+
+    async def generate(self, job: Job) -> AsyncGenerator[Step, None]:
+        """Repeat the prompt. Every alternative asked for in log-probabilities is the token itself, at 0."""
+        prompt = job.prompt_ids if job.prompt_ids is not None else range(job.prompt_tokens)
+        ids = list(islice(cycle(prompt), job.max_tokens))
+        stop = next((i for i, token in enumerate(ids) if token in job.stop_ids), None)
+        if stop is not None:
+            ids = ids[: stop + 1]
+        for start in range(0, len(ids), self.chunk_tokens):
+            if delay_s := self.token_s if start else self.first_token_s:
+                await asyncio.sleep(delay_s)
+            chunk = tuple(ids[start : start + self.chunk_tokens])
+            last = start + self.chunk_tokens >= len(ids)
+            reason = None if not last else "length" if stop is None else "stop"
+            yield Step(chunk, _certain(chunk, job.logprobs), reason)  # type: ignore[arg-type]
+
+    async def _chat(self, body: dict[str, Any], send: Send) -> None:
+        text = _last_user_text(body)
+        await asyncio.sleep(self.first_token_s)
+        head = {"id": "chatcmpl-echo", "created": int(time.time()), "model": self.model}
+        words = [piece for piece in text.replace(" ", "\x00 ").split("\x00") if piece] or [""]
+        usage = {"prompt_tokens": len(words), "completion_tokens": len(words), "total_tokens": 2 * len(words)}
+        if body.get("stream"):
+            await self._chat_stream(head, words, usage, body, send)
+            return
+        choices = [
+            {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            for i in range(body.get("n") or 1)
+        ]
+        await send_json(send, head | {"object": "chat.completion", "choices": choices, "usage": usage})
+
+    async def _chat_stream(
+        self, head: dict[str, Any], words: list[str], usage: dict[str, int], body: dict[str, Any], send: Send
+    ) -> None:
+        head = head | {"object": "chat.completion.chunk"}
+        await send_event_start(send)
+        for position, word in enumerate(words):
+            if position and self.token_s:
+                await asyncio.sleep(self.token_s)
+            delta = {"content": word} if position else {"role": "assistant", "content": word}
+            await send_event(send, head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        await send_event(send, head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await send_event(send, head | {"choices": [], "usage": usage})
+        await send(SSE_DONE)
+
+
+def _certain(ids: tuple[int, ...], alternatives: int | None) -> tuple[TokenLogprob, ...]:
+    if alternatives is None:
+        return ()
+    return tuple(TokenLogprob(0.0, ((i, 0.0),) if alternatives else ()) for i in ids)
+
+
+def _last_user_text(body: dict[str, Any]) -> str:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise RefusedError("messages must be a list of objects", param="messages", code="invalid_value")
+    contents = [message.get("content") for message in messages if message.get("role") == "user"]
+    if not contents or not isinstance(contents[-1], str):
+        raise RefusedError(
+            "messages must hold a user message of text", param="messages", code="invalid_value"
+        )
+    return contents[-1]

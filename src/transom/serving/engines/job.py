@@ -1,0 +1,79 @@
+"""The nouns of generation: a job goes in, steps come out, a generator turns one into the other.
+
+Threat model: none; an engine sees everything it is given. What it may be given is the gateway's business.
+Does not protect anything: these values hold prompts in the clear, so none of them is ever logged.
+
+Shapes: T tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One completion to generate, already validated. Exactly one prompt is set.
+
+    `temperature` 0 is greedy. `stop_ids` end the answer and are its last id; the model's own end-of-text ids
+    do the same unless `ignore_eos`. `logprobs` asks for so many alternatives a token (None: for nothing).
+    """
+
+    max_tokens: int
+    prompt_ids: tuple[int, ...] | None = field(default=None, repr=False)
+    prompt_embeds: np.ndarray | None = field(default=None, repr=False, compare=False)  # float32 [T, D]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt in tokens."""
+        return len(self.prompt_ids) if self.prompt_ids is not None else len(self.prompt_embeds)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural log-probability of the generated token, and of the likeliest alternatives as (id, logprob)."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Newly generated ids. The last step of a job, and no other, carries a `finish_reason`.
+
+    When it is "stop", the last id is the stop id itself: it is reported as an id and left out of the text.
+    `logprobs` is empty, or holds one entry an id.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+class Generator(Protocol):
+    """What the engine server serves. `embedding_size` is None where embeddings are not taken."""
+
+    model: str
+    context_tokens: int
+    vocabulary_size: int
+    embedding_size: int | None
+    tokenizer: Tokenizer | None
+
+    def generate(self, job: Job) -> AsyncGenerator[Step, None]:
+        """Yield at least one step, the last with a finish reason. Closing the generator cancels the job."""
+        ...

@@ -1,0 +1,270 @@
+"""An engine's HTTP face: the part of vLLM's `/v1/completions` dialect that Transom speaks, for any generator.
+
+Threat model: hostile request bodies (see `request`). The engine itself reads all it is sent: what it may
+be sent is decided by the gateway in front of it.
+Does not protect against: anyone who can reach the port; there is no authentication and no TLS here.
+Nothing of a request is logged. A client that leaves cancels its generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from transom.errors import EngineError, RefusedError, TransomError
+from transom.serving.engines.job import Generator, Job, Step
+from transom.serving.engines.request import CompletionRequest, Limits, parse_completion
+from transom.serving.engines.wire import (
+    SSE_DONE,
+    ClientGoneError,
+    envelope,
+    parse_json_object,
+    read_body,
+    send_event,
+    send_event_start,
+    send_json,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Answer = Callable[[dict[str, Any], Send], Any]
+
+
+def create_engine_app(
+    generator: Generator,
+    *,
+    limits: Limits | None = None,
+    on_body: Callable[[bytes], None] | None = None,
+    extra_routes: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """The engine server for a generator. `on_body` sees every request body (the fakes record with it)."""
+    limits = limits or Limits()
+
+    async def answer(body: dict[str, Any], send: Send) -> None:
+        request = parse_completion(body, generator, limits)
+        await (_stream if request.stream else _complete)(generator, request, send)
+
+    async def models(_request: Request) -> Response:
+        card = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
+        return JSONResponse({"object": "list", "data": [card | {"max_model_len": generator.context_tokens}]})
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    routes = [
+        Route("/v1/completions", JsonEndpoint(answer, limits.body_bytes, on_body), methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/healthz", healthz),
+        *extra_routes,
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
+    refusal = RefusedError(f"{error.detail}; see /v1/models", status=error.status_code, code="no_such_route")
+    body, status = envelope(refusal)
+    return JSONResponse(body, status_code=status, headers=error.headers)
+
+
+class JsonEndpoint:
+    """An ASGI endpoint that reads one JSON object, answers it, and stops working when the client leaves."""
+
+    def __init__(
+        self, answer: Answer, limit_bytes: int, on_body: Callable[[bytes], None] | None = None
+    ) -> None:
+        self._answer, self._limit_bytes, self._on_body = answer, limit_bytes, on_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def tracked(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            body = await self._read(scope, receive)
+            async with _until_gone(receive):
+                await self._answer(body, tracked)
+        except ClientGoneError:
+            return
+        except Exception as error:
+            known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
+            value, status = envelope(known)
+            if started:  # in mid-stream: an error event, and no [DONE]
+                await send_event(send, value, last=True)
+            else:
+                await send_json(send, value, status)
+
+    async def _read(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+        if kind.split(b";")[0].strip().lower() != b"application/json":
+            raise RefusedError(
+                "the content type must be application/json", status=415, code="unsupported_media"
+            )
+        body = await read_body(scope, receive, self._limit_bytes)
+        if self._on_body is not None:
+            self._on_body(body)
+        return parse_json_object(body)
+
+
+@asynccontextmanager
+async def _until_gone(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the enclosed work when the client closes the connection; raises ClientGoneError then."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  we run inside one
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            raise ClientGoneError("the client left before its answer was complete") from None
+        raise
+    finally:
+        watcher.cancel()
+
+
+async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
+    """The steps of all jobs with the index of their choice, as they come."""
+    if len(jobs) == 1:
+        async with aclosing(generator.generate(jobs[0])) as steps:
+            async for step in steps:
+                yield 0, step
+        return
+    queue: asyncio.Queue[tuple[int, Step] | Exception | None] = asyncio.Queue(maxsize=256)
+
+    async def pump(index: int, job: Job) -> None:
+        try:
+            async with aclosing(generator.generate(job)) as steps:
+                async for step in steps:
+                    await queue.put((index, step))
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(index, job)) for index, job in enumerate(jobs)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Choice:
+    """Renders one choice's steps as the JSON of the dialect."""
+
+    def __init__(self, index: int, request: CompletionRequest, tokenizer: Tokenizer | None) -> None:
+        self.index, self._request, self._tokenizer = index, request, tokenizer
+        self._decoder: Any = None
+        if tokenizer is not None:
+            from tokenizers.decoders import DecodeStream
+
+            self._decoder = DecodeStream(skip_special_tokens=True)
+
+    def render(self, step: Step) -> dict[str, Any]:
+        """The choice object for the ids of a step; for a whole answer, of all its steps joined."""
+        shown = step.ids[:-1] if step.finish_reason == "stop" else step.ids
+        choice: dict[str, Any] = {
+            "index": self.index,
+            "text": self._text(shown),
+            "logprobs": self._logprobs(step) if step.logprobs else None,
+            "finish_reason": step.finish_reason,
+        }
+        if self._request.return_ids:
+            choice["token_ids"] = list(step.ids)
+        return choice
+
+    def _text(self, ids: Sequence[int]) -> str:
+        if self._decoder is None:
+            return ""
+        return "".join(self._decoder.step(self._tokenizer, i) or "" for i in ids)
+
+    def _name(self, token_id: int) -> str:
+        if self._tokenizer is None or self._request.tokens_as_ids:
+            return f"token_id:{token_id}"
+        return self._tokenizer.decode([token_id], skip_special_tokens=False)
+
+    def _logprobs(self, step: Step) -> dict[str, Any]:
+        return {
+            "tokens": [self._name(i) for i in step.ids],
+            "token_logprobs": [entry.logprob for entry in step.logprobs],
+            "top_logprobs": [{self._name(i): value for i, value in entry.top} for entry in step.logprobs],
+        }
+
+
+_serial = count()
+
+
+def _head(generator: Generator) -> dict[str, Any]:
+    created = time.time()
+    identity = f"cmpl-{int(created)}-{next(_serial)}"
+    return {"id": identity, "object": "text_completion", "created": int(created), "model": generator.model}
+
+
+def _usage(request: CompletionRequest, completion_tokens: int) -> dict[str, int]:
+    total = request.prompt_tokens + completion_tokens
+    counts = {"prompt_tokens": request.prompt_tokens, "completion_tokens": completion_tokens}
+    return counts | {"total_tokens": total}
+
+
+def _joined(steps: list[Step]) -> Step:
+    ids = tuple(i for step in steps for i in step.ids)
+    return Step(ids, tuple(entry for step in steps for entry in step.logprobs), steps[-1].finish_reason)
+
+
+async def _complete(generator: Generator, request: CompletionRequest, send: Send) -> None:
+    collected: list[list[Step]] = [[] for _ in request.jobs]
+    async with aclosing(_steps(generator, request.jobs)) as steps:
+        async for index, step in steps:
+            collected[index].append(step)
+    whole = [_joined(steps_of_choice) for steps_of_choice in collected]
+    choices = [_Choice(i, request, generator.tokenizer).render(step) for i, step in enumerate(whole)]
+    usage = _usage(request, sum(len(step.ids) for step in whole))
+    await send_json(send, _head(generator) | {"choices": choices, "usage": usage})
+
+
+async def _stream(generator: Generator, request: CompletionRequest, send: Send) -> None:
+    head, completion_tokens = _head(generator), 0
+    choices = [_Choice(i, request, generator.tokenizer) for i in range(len(request.jobs))]
+    async with aclosing(_steps(generator, request.jobs)) as steps:
+        opened = False
+        async for index, step in steps:
+            if not opened:  # the status line waits for the first step, so that an early failure has its own
+                await send_event_start(send)
+                opened = True
+            completion_tokens += len(step.ids)
+            await send_event(send, head | {"choices": [choices[index].render(step)]})
+    if request.include_usage:
+        await send_event(send, head | {"choices": [], "usage": _usage(request, completion_tokens)})
+    await send(SSE_DONE)

@@ -1,0 +1,111 @@
+"""The few pieces of raw ASGI an engine needs: a bounded body, strict JSON, a JSON answer, the error envelope.
+
+Raw, because the echo engine is the upstream of a throughput benchmark and must not be its bottleneck.
+Threat model: a client that sends too much, or something else than JSON.
+Does not protect against: slow clients (the server's own timeouts do) and clients with permission to connect.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from transom.errors import EngineError, RefusedError, TransomError
+
+_PICKLE_OR_ZIP = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+class ClientGoneError(EngineError):
+    """The client closed the connection before it was answered; there is nobody left to tell."""
+
+
+def is_pickle_or_zip(data: bytes) -> bool:
+    """Whether the bytes begin as `torch.save`, a zip archive or a pickle does; none of them is ever read."""
+    return data.startswith(_PICKLE_OR_ZIP)
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """The request body, at most `limit_bytes` long.
+
+    Raises RefusedError (413) when it is longer, before more of it is read, and ClientGoneError.
+    """
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    size_bytes, chunks = 0, []
+    more = True
+    while more:
+        if max(size_bytes, int(declared) if declared.isdigit() else 0) > limit_bytes:
+            raise RefusedError(
+                f"the request body is larger than {limit_bytes} bytes; send a shorter prompt",
+                status=413,
+                code="request_too_large",
+            )
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError("the client left before its request was complete")
+        chunks.append(message.get("body", b""))
+        size_bytes += len(chunks[-1])
+        more = message.get("more_body", False)
+        if not more and size_bytes > limit_bytes:
+            more = True  # let the check above refuse it
+    return b"".join(chunks)
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """Strict JSON: one object, UTF-8, no NaN or infinity. Raises RefusedError (400, or 415 for a pickle)."""
+    if is_pickle_or_zip(body):
+        raise RefusedError(
+            "the body is a pickle or a zip archive; send JSON", status=415, code="unsupported_media"
+        )
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise RefusedError("the body is not valid UTF-8", code="invalid_utf8") from None
+    except (ValueError, RecursionError):
+        raise RefusedError(f"the body ({len(body)} bytes) is not valid JSON", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise RefusedError(f"the body is a JSON {type(value).__name__}; send an object", code="invalid_json")
+    return value
+
+
+def _refuse_constant(_name: str) -> None:
+    raise ValueError
+
+
+def dump(value: object) -> bytes:
+    """Compact ASCII JSON."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+SSE_DONE = {"type": "http.response.body", "body": b"data: [DONE]\n\n"}
+_SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+
+
+async def send_event_start(send: Send) -> None:
+    """Open a stream of server-sent events."""
+    await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+
+
+async def send_event(send: Send, value: object, *, last: bool = False) -> None:
+    """One server-sent event; `last` closes the stream without [DONE]."""
+    body = b"data: " + dump(value) + b"\n\n"
+    await send({"type": "http.response.body", "body": body, "more_body": not last})
+
+
+async def send_json(send: Send, value: object, status: int = 200) -> None:
+    """One complete JSON response."""
+    body = dump(value)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def envelope(error: TransomError) -> tuple[dict[str, Any], int]:
+    """The OpenAI error object for an error of ours, and its HTTP status."""
+    if isinstance(error, RefusedError):
+        status, param, code = error.status, error.param, error.error_code
+    else:
+        status, param, code = error.http_status, None, error.code
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": code}}, status

@@ -1,0 +1,99 @@
+"""Serve an ASGI app on this machine: in the foreground, or in a thread for tests and the demonstration.
+
+Threat model: someone on the network. The servers here speak plain text without authentication, so an address
+beyond loopback must be asked for in so many words.
+Does not protect against: other users of this machine, who can reach loopback too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from transom.errors import EngineDownError, MisconfiguredError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+
+def require_loopback(host: str, *, allow_remote: bool) -> None:
+    """Raises MisconfiguredError when `host` is reachable from other machines and that was not allowed."""
+    if allow_remote or host == "localhost":
+        return
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise MisconfiguredError(
+            f"host {host!r} is not a loopback address, and this server has neither TLS nor authentication; "
+            "bind 127.0.0.1, or pass --allow-remote if another layer protects it"
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; port 0 picks a free one. Raises MisconfiguredError if it is taken."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise MisconfiguredError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port, 0 for any"
+        ) from error
+
+
+def url_of(sock: socket.socket) -> str:
+    """The base URL of a listening socket."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(app: ASGIApp, sock: socket.socket) -> None:
+    """Serve in the foreground until SIGINT or SIGTERM, then finish what runs for up to five seconds."""
+    with sock:
+        _server(app).run(sockets=[sock])
+
+
+@contextmanager
+def serve_in_thread(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve in a background thread; yields the base URL (without a trailing slash), stops at the end."""
+    sock = listen(host, port)
+    server = _server(app)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [sock]}, name="transom-server", daemon=True
+    )
+    with sock:
+        thread.start()
+        try:
+            while not server.started:
+                if not thread.is_alive():
+                    raise EngineDownError(
+                        "the server stopped while starting; its application failed to start"
+                    )
+                time.sleep(0.005)
+            yield url_of(sock)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _server(app: ASGIApp) -> uvicorn.Server:
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=5,
+            server_header=False,
+        )
+    )
