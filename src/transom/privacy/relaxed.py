@@ -80,7 +80,7 @@ class DistanceMechanism:
         return support, weights[support]
 
     def guarantee(self) -> Guarantee:
-        """Metric DP of the law; delta is the total variation by which the rounded integers may differ from it."""
+        """Metric DP of the law; delta is how far rounding to integers may move a set of outputs."""
         return Guarantee(
             kind="metric-dp",
             unit="one draw of one word, times the Euclidean distance of the two words' vectors",
