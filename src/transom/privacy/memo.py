@@ -34,7 +34,7 @@ class Draw(NamedTuple):
 
 
 class PlaceMemo:
-    """Released words and delivered answers of the latest `capacity` places each; in memory only, thread-safe."""
+    """Released words and delivered answers of the latest `capacity` places each; thread-safe."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
         if capacity < 1:

@@ -175,6 +175,8 @@ def with_case(word: str, case: Case) -> str:
 
 def is_plain_word(word: str) -> bool:
     """Whether a vocabulary may hold `word`: lower case, and the lexer yields it as exactly one word."""
+    if word.isascii() and word.isalpha():
+        return word.islower()
     tokens = lex(word)
     return len(tokens) == 1 and tokens[0].kind == "word" and tokens[0].text == word == word.lower()
 
@@ -195,7 +197,7 @@ def _run_kind(masked: str) -> str:
 
 
 def _shouting(clean: str) -> list[tuple[int, bool]]:
-    """For each line: where it ends and whether its capitals say nothing (several words, none in lower case)."""
+    """For each line: where it ends and whether it shouts (several words, none in lower case)."""
     verdicts, end = [], 0
     for line in clean.split("\n"):
         end += len(line) + 1

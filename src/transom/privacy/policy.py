@@ -1,0 +1,357 @@
+"""A word policy: what happens to each kind of word, the public groups, and the file that holds them.
+
+The file is one safetensors file. Tensors: `words` (uint8, UTF-8, one a line, in word-id order, contiguous
+by group), `starts` (int32 [G + 1]), `scores` (uint8, the groups' K x K tables end to end), `prior`
+(float32 [V], public frequency), `pass_words` (uint8, one a line). Metadata: the key `policy` with a JSON
+object. A rule is "pass", "placeholder" or, for the kind `word` alone, an epsilon a word. `word` cannot
+pass.
+Threat model: a policy file may come from anybody. It is parsed as safetensors and JSON only, bounded in
+size, checked completely before use, and can be pinned by SHA-256. Everything in it is public.
+Does not protect: a policy that lets kinds pass, or whose words were taken from private text, protects
+less; the rules are shown by `transom words explain`.
+Source: partitions after Chen et al. 2023 (arXiv 2207.01193); format: safetensors.
+
+Legend: G groups, V vocabulary, K words of one group, S flat scores.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from transom.errors import MisconfiguredError, PolicyError
+from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
+from transom.privacy.partition import Partition
+from transom.privacy.text import is_plain_word
+
+KINDS: dict[str, str] = {
+    "stop": "a word of the public pass list",
+    "word": "a word of the vocabulary",
+    "number": "digits, amounts, dates, times",
+    "identifier": "e-mail address, URL, handle, letters mixed with digits",
+    "name": "capitalised where no sentence starts, or capitalised and unknown",
+    "rare": "an unknown lower-case word",
+    "foreign": "non-ASCII letters outside the vocabulary",
+    "symbol": "emoji and other symbols",
+}
+SIZE_LIMIT_BYTES = 64 * 2**20
+LARGEST_EPSILON = 30.0
+Rule = str | float
+_TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
+_TEXT_FIELDS = ("name", "language", "mechanism")
+_LIST_FIELDS = ("licence_notices", "sources")
+_FIELDS = ("format", *_TEXT_FIELDS, "kinds", *_LIST_FIELDS, "polarity_coherent", "pass_share")
+_OVERLAY_FIELDS = ("kinds", "mechanism")
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A validated policy; make one with `load_policy` or `write_policy`.
+
+    `sha256` is the file's, before overlays. `pass_share`:
+    the public share of tokens that are pass words, or None when the file does not say.
+    """
+
+    name: str
+    language: str
+    rules: Mapping[str, Rule]
+    mechanism: str
+    words: tuple[str, ...]
+    partition: Partition
+    prior_V: NDArray[np.float32]  # noqa: N815
+    pass_words: frozenset[str]
+    sha256: str
+    licence_notices: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    polarity_coherent: bool = False
+    pass_share: float | None = None
+    path: Path | None = field(default=None, compare=False)
+
+    @property
+    def epsilon(self) -> float | None:
+        """Epsilon a word, or None when words are replaced by placeholders."""
+        rule = self.rules["word"]
+        return float(rule) if not isinstance(rule, str) else None
+
+    @cached_property
+    def word_ids(self) -> dict[str, int]:
+        """Word to id."""
+        return {word: index for index, word in enumerate(self.words)}
+
+    def with_rules(self, rules: Mapping[str, Any], mechanism: str | None = None) -> Policy:
+        """This policy under other rules for some kinds; PolicyError names every unknown kind or rule."""
+        problems = list(_rule_problems(rules))
+        if problems:
+            raise PolicyError(_listed("the rules cannot be used", problems))
+        parsed = _rules(rules)
+        return replace(self, rules={**self.rules, **parsed}, mechanism=mechanism or self.mechanism)
+
+
+def load_policy(path: str | Path | None = None, expected_sha256: str | None = None) -> Policy:
+    """Read and check a policy file; None is the English policy that ships, pinned by its hash.
+
+    Raises PolicyError for a missing, too large, malformed or unexpected file, with all problems at once.
+    """
+    if path is None:
+        path, expected_sha256 = ENGLISH_PATH, expected_sha256 or ENGLISH_SHA256
+        if expected_sha256 is None or not ENGLISH_PATH.exists():
+            raise PolicyError("this installation ships no English policy; name a policy file (--policy FILE)")
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(SIZE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise PolicyError(f"the policy {path} cannot be read ({error.strerror}); check the path") from error
+    if len(content) > SIZE_LIMIT_BYTES:
+        raise PolicyError(f"the policy {path} is larger than {SIZE_LIMIT_BYTES} bytes; it is no policy file")
+    sha256 = hashlib.sha256(content).hexdigest()
+    if expected_sha256 is not None and sha256 != expected_sha256.lower():
+        raise PolicyError(
+            f"the policy {path} is not the expected one: SHA-256 {sha256}, expected {expected_sha256}"
+        )
+    return replace(_parse(content, sha256, str(path)), path=path)
+
+
+def write_policy(
+    path: str | Path,
+    *,
+    words: Sequence[str],
+    starts_G1: NDArray[np.int32],
+    scores_S: NDArray[np.uint8],
+    prior_V: NDArray[np.float32],
+    pass_words: Iterable[str],
+    kinds: Mapping[str, Rule],
+    name: str,
+    language: str,
+    mechanism: str,
+    licence_notices: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    polarity_coherent: bool = False,
+    pass_share: float | None = None,
+) -> Policy:
+    """Write a policy file atomically and return it as read back; PolicyError when it would be invalid."""
+    from safetensors.numpy import save
+
+    tensors: dict[str, NDArray[Any]] = {
+        "words": _packed(words),
+        "starts": np.ascontiguousarray(starts_G1, dtype=np.int32),
+        "scores": np.ascontiguousarray(scores_S, dtype=np.uint8),
+        "prior": np.ascontiguousarray(prior_V, dtype=np.float32),
+        "pass_words": _packed(sorted(pass_words)),
+    }
+    record = {
+        "format": 1,
+        "name": name,
+        "language": language,
+        "kinds": dict(kinds),
+        "mechanism": mechanism,
+        "licence_notices": list(licence_notices),
+        "sources": list(sources),
+        "polarity_coherent": polarity_coherent,
+        "pass_share": pass_share,
+    }
+    content = save(tensors, {"policy": json.dumps(record, ensure_ascii=False, sort_keys=True)})
+    policy = _parse(content, hashlib.sha256(content).hexdigest(), str(path))
+    _write_atomically(Path(path), content)
+    return replace(policy, path=Path(path))
+
+
+def load_overlay(path: str | Path) -> dict[str, Any]:
+    """Read a YAML overlay: `kinds:` (kind to rule) and `mechanism:`; unknown keys are errors."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PolicyError(f"the overlay {path} cannot be read as YAML ({type(error).__name__})") from error
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("kinds", {}), dict):
+        raise PolicyError(f"the overlay {path} must be a mapping with `kinds:` and `mechanism:`")
+    problems = [_unknown("key", key, _OVERLAY_FIELDS) for key in loaded if key not in _OVERLAY_FIELDS]
+    if problems:
+        raise PolicyError(_listed(f"the overlay {path} cannot be used", problems))
+    return loaded
+
+
+def parse_rule(option: str) -> tuple[str, Rule]:
+    """A command-line rule `kind=pass`, `kind=placeholder` or `word=EPSILON`."""
+    kind, separator, value = option.partition("=")
+    if not separator:
+        raise PolicyError(f"a rule reads kind=rule, got {option!r}")
+    try:
+        return kind.strip(), float(value)
+    except ValueError:
+        return kind.strip(), value.strip()
+
+
+def _parse(content: bytes, sha256: str, where: str) -> Policy:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(content)
+        record = json.loads(_header(content)["__metadata__"]["policy"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PolicyError(f"{where} is not a policy file ({type(error).__name__})") from error
+    problems = list(_record_problems(record)) + list(_tensor_problems(tensors, _header(content)))
+    if problems:
+        raise PolicyError(_listed(f"the policy {where} is malformed", problems))
+    words, words_ok = _unpacked(tensors["words"])
+    pass_words, pass_ok = _unpacked(tensors["pass_words"])
+    problems = [] if words_ok and pass_ok else ["word lists are not UTF-8"]
+    problems += _word_problems(words, pass_words) + _number_problems(tensors, len(words))
+    if problems:
+        raise PolicyError(_listed(f"the policy {where} is malformed", problems))
+    return Policy(
+        **{key: record[key] for key in _TEXT_FIELDS},
+        rules={
+            kind: rule if isinstance(rule, str) else float(rule) for kind, rule in record["kinds"].items()
+        },
+        words=tuple(words),
+        partition=Partition(tensors["starts"], tensors["scores"]),
+        prior_V=tensors["prior"],
+        pass_words=frozenset(pass_words),
+        sha256=sha256,
+        licence_notices=tuple(record["licence_notices"]),
+        sources=tuple(record["sources"]),
+        polarity_coherent=record["polarity_coherent"],
+        pass_share=record.get("pass_share"),
+    )
+
+
+def _rules(rules: Mapping[str, Any]) -> dict[str, Rule]:
+    return {kind: rule if isinstance(rule, str) else float(rule) for kind, rule in rules.items()}
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack("<Q", content[:8])
+    return cast("dict[str, Any]", json.loads(content[8 : 8 + length]))
+
+
+def _record_problems(record: Any) -> Iterable[str]:
+    if not isinstance(record, dict):
+        yield "the metadata is not a JSON object"
+        return
+    if record.get("format") != 1:
+        yield f"format must be 1, got {record.get('format')!r}"
+    yield from (_unknown("field", key, _FIELDS) for key in record if key not in _FIELDS)
+    yield from (f"{key} must be text" for key in _TEXT_FIELDS if not isinstance(record.get(key), str))
+    for key in _LIST_FIELDS:
+        value = record.get(key)
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            yield f"{key} must be a list of text"
+    if not isinstance(record.get("polarity_coherent"), bool):
+        yield "polarity_coherent must be true or false"
+    share = record.get("pass_share")
+    if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+        yield "pass_share must lie in [0, 1] or be null"
+    kinds = record.get("kinds")
+    if not isinstance(kinds, dict):
+        yield "kinds must map each kind to a rule"
+        return
+    yield from _rule_problems(kinds)
+    yield from (f"kind {kind!r} has no rule" for kind in KINDS if kind not in kinds)
+
+
+def _rule_problems(rules: Mapping[str, Any]) -> Iterable[str]:
+    for kind, rule in rules.items():
+        if kind not in KINDS:
+            yield _unknown("kind", kind, KINDS)
+        elif isinstance(rule, int | float) and not isinstance(rule, bool):
+            if kind != "word":
+                yield f"kind {kind!r} cannot have an epsilon, only 'word' can; choose pass or placeholder"
+            elif not 0 < rule <= LARGEST_EPSILON:
+                yield f"epsilon must lie in (0, {LARGEST_EPSILON:g}], got {rule}"
+        elif rule not in ("pass", "placeholder"):
+            yield _unknown(f"rule of kind {kind!r}", rule, ("pass", "placeholder"))
+        elif kind == "word" and rule == "pass":
+            yield "kind 'word' cannot pass: give it an epsilon or placeholder"
+
+
+def _tensor_problems(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> Iterable[str]:
+    for name, dtype in _TENSORS.items():
+        if name not in tensors:
+            yield f"tensor {name!r} is missing"
+        elif header[name]["dtype"] != dtype or tensors[name].ndim != 1:
+            got = f"{header[name]['dtype']} {tensors[name].shape}"
+            yield f"tensor {name!r} must be {dtype} with one axis, got {got}"
+    yield from (_unknown("tensor", name, _TENSORS) for name in tensors if name not in _TENSORS)
+
+
+def _word_problems(words: Sequence[str], pass_words: Sequence[str]) -> list[str]:
+    problems = []
+    if len(set(words)) != len(words):
+        problems.append(f"{len(words) - len(set(words))} words occur twice")
+    both = set(words) & set(pass_words)
+    if both:
+        problems.append(f"{len(both)} words are both pass words and vocabulary")
+    odd = [word for word in [*words, *pass_words] if not is_plain_word(word)]
+    if odd:
+        problems.append(f"{len(odd)} words are not single lower-case words, the first is {odd[0][:40]!r}")
+    return problems
+
+
+def _number_problems(tensors: Mapping[str, NDArray[Any]], words: int) -> list[str]:
+    starts, prior = tensors["starts"].astype(np.int64), tensors["prior"]
+    problems = []
+    if len(starts) < 2 or starts[0] != 0 or starts[-1] != words:
+        problems.append(f"starts must run from 0 to the number of words, {words}")
+    sizes = np.diff(starts)
+    if len(sizes) and sizes.min() < 2:
+        problems.append(
+            f"starts must grow by 2 or more (a group needs two words), smallest step {sizes.min()}"
+        )
+    elif len(tensors["scores"]) != (sizes**2).sum():
+        problems.append(f"scores must have {(sizes**2).sum()} entries, got {len(tensors['scores'])}")
+    if len(prior) != words:
+        problems.append(f"prior must have {words} entries, got {len(prior)}")
+    if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0):
+        problems.append("prior must be finite, non-negative and not all zero")
+    return problems
+
+
+def _packed(words: Iterable[str]) -> NDArray[np.uint8]:
+    return np.frombuffer("\n".join(words).encode("utf-8"), dtype=np.uint8)
+
+
+def _unpacked(packed: NDArray[np.uint8]) -> tuple[list[str], bool]:
+    try:
+        text = packed.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return [], False
+    return (text.split("\n") if text else []), True
+
+
+def _unknown(what: str, got: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(got), list(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {str(got)[:40]!r}; {hint}"
+
+
+def _listed(head: str, problems: Sequence[str]) -> str:
+    return f"{head}: " + "; ".join(problems)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".policy-", delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise MisconfiguredError(f"the policy cannot be written to {path} ({error.strerror})") from error
