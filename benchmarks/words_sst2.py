@@ -17,18 +17,26 @@ and seeds. Each trained setting is kept in --cache, so an interrupted run resume
 from __future__ import annotations
 
 import argparse
+import argparse
 import csv
+import hashlib
+import json
 import os
 import re
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from _bench import RESULTS, parser, report
+from _classify import correct_answers
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from transom.privacy.build import build_policy
 from transom.privacy.lexicon import Vectors, read_vectors
