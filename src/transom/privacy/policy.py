@@ -71,7 +71,7 @@ class Policy:
     mechanism: str
     words: tuple[str, ...]
     partition: Partition
-    prior_V: NDArray[np.float32]  # noqa: N815
+    prior_V: NDArray[np.float32]
     pass_words: frozenset[str]
     sha256: str
     licence_notices: tuple[str, ...] = ()

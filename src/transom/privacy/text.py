@@ -132,7 +132,7 @@ _CLEAN, _MASK = _Clean(), _Mask()
 
 def normalise(text: str) -> str:
     """The normalised text (see the module's rules); at most 18 times as long as `text`."""
-    clean = unicodedata.normalize("NFC", text.translate(_CLEAN))
+    clean = unicodedata.normalize("NFC", text.replace("\r\n", "\n").translate(_CLEAN))
     clean = re.sub(r" +", " ", clean)
     return re.sub(r" ?\n[ \n]*", lambda match: "\n\n" if match[0].count("\n") > 1 else "\n", clean)
 

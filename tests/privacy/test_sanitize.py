@@ -1,0 +1,283 @@
+"""The sanitiser: nothing private survives, draws are independent, costs add up, placeholders come back."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chi2_contingency, chisquare
+
+from transom.privacy.channel import bayes
+from transom.privacy.mechanisms import partitioned
+from transom.privacy.memo import PlaceMemo
+from transom.privacy.partition import PartitionedMechanism
+from transom.privacy.placeholders import Placeholders
+from transom.privacy.policy import KINDS, Policy
+from transom.privacy.sanitize import Sanitized, Sanitizer
+from transom.privacy.text import normalise
+
+REPLACED = re.compile(r"\[(?:NAME|NUMBER|TERM|ID|TEXT|SYMBOL|WORD)_[0-9]+\]")
+ANIMALS, COLOURS = {"cat", "dog", "cow", "horse"}, {"red", "blue", "green"}
+PROMPT = "The Red cat can't see Alice's DOG, and I paid $5 to a@b.de for the zyzzyva 😀 café [NAME_1]. My привет\nUS Horse"
+FRAGMENTS = [
+    "cat",
+    "The",
+    " ",
+    "Ada",
+    "[NAME_1]",
+    "5",
+    "_",
+    "'s",
+    "é",
+    "\u200b",
+    "[",
+    "NAME",
+    "1",
+    "]",
+    "CAT",
+    "n't",
+]
+ANY_TEXT = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=6), max_size=12).map("".join)
+
+
+def sanitize(sanitizer: Sanitizer, text: str, **options: Any) -> Sanitized:
+    return sanitizer.sanitize(text, placeholders=options.pop("placeholders", Placeholders()), **options)
+
+
+@pytest.fixture(scope="module")
+def sanitizer(tiny_policy: Policy) -> Sanitizer:
+    return Sanitizer(tiny_policy)
+
+
+@pytest.fixture(scope="module")
+def replacer(tiny_policy: Policy) -> Sanitizer:
+    return Sanitizer(tiny_policy.with_rules(dict.fromkeys(KINDS, "placeholder")))
+
+
+def test_every_kind_is_treated_by_its_rule(sanitizer: Sanitizer) -> None:
+    result = sanitize(sanitizer, PROMPT)
+    treated = {piece.source: (piece.kind, piece.action) for piece in result.pieces if piece.kind in KINDS}
+    assert treated == {
+        "The": ("stop", "pass"), "Red": ("name", "placeholder"),
+        "cat": ("word", "draw"), "ca": ("stop", "pass"),
+        "n't": ("stop", "pass"), "see": ("rare", "placeholder"), "Alice": ("name", "placeholder"),
+        "'s": ("stop", "pass"), "DOG": ("word", "draw"), "and": ("stop", "pass"), "I": ("stop", "pass"),
+        "paid": ("rare", "placeholder"), "$5": ("number", "placeholder"), "to": ("rare", "placeholder"),
+        "a@b.de": ("identifier", "placeholder"), "for": ("rare", "placeholder"), "the": ("stop", "pass"),
+        "zyzzyva": ("rare", "placeholder"), "😀": ("symbol", "placeholder"),
+        "café": ("foreign", "placeholder"),
+        "[NAME_1]": ("identifier", "placeholder"), "My": ("stop", "pass"),
+        "привет": ("foreign", "placeholder"),
+        "US": ("name", "placeholder"), "Horse": ("name", "placeholder"),
+    }  # fmt: skip
+    assert sum(result.counts.values()) == sum(piece.kind in KINDS for piece in result.pieces)
+    assert set(result.counts) == set(KINDS)
+
+
+def test_no_private_value_is_in_the_text(sanitizer: Sanitizer) -> None:
+    for _ in range(20):
+        text = sanitize(sanitizer, PROMPT).text
+        for secret in (
+            "Red",
+            "see",
+            "Alice",
+            "paid",
+            "5 ",
+            "a@b",
+            "zyzzyva",
+            "😀",
+            "caf",
+            "привет",
+            "US",
+            "Horse",
+        ):
+            assert secret not in text
+
+
+@given(ANY_TEXT)
+def test_output_is_made_of_listed_pieces_only(sanitizer: Sanitizer, text: str) -> None:
+    policy = sanitizer.policy
+    result = sanitize(sanitizer, text)
+    for piece in result.pieces:
+        if piece.action == "pass":
+            assert piece.kind in ("space", "punct", "stop")
+        elif piece.action == "draw":
+            assert piece.output.lower() in policy.word_ids
+        else:
+            assert REPLACED.fullmatch(piece.output)
+    assert result.text == "".join(piece.output for piece in result.pieces)
+
+
+@given(ANY_TEXT)
+def test_replacing_everything_is_undone_exactly(replacer: Sanitizer, text: str) -> None:
+    placeholders = Placeholders()
+    result = sanitize(replacer, text, placeholders=placeholders)
+    assert result.epsilon == 0
+    assert not any(character.isalnum() for character in REPLACED.sub("", result.text))
+    assert placeholders.restore(result.text) == normalise(text)
+
+
+def test_replacing_everything_promises_epsilon_zero(replacer: Sanitizer) -> None:
+    result = sanitize(replacer, PROMPT)
+    assert replacer.mechanism is None
+    assert replacer.guarantee().epsilon == replacer.guarantee(result).epsilon == replacer.word_epsilon == 0
+    assert replacer.bayes_guess(result).words == 0
+
+
+def test_users_own_placeholder_text_never_passes(tiny_policy: Policy) -> None:
+    lenient = Sanitizer(tiny_policy.with_rules({"identifier": "pass"}))
+    placeholders = Placeholders()
+    result = sanitize(lenient, "it is [NAME_1] B2B and Ada", placeholders=placeholders)
+    assert result.text == "it is [ID_1] B2B and [NAME_1]"
+    assert placeholders.restore(result.text) == "it is [NAME_1] B2B and Ada"
+    assert any("identifier" in item for item in lenient.guarantee().discloses)
+
+
+def test_draws_stay_in_the_group_and_keep_case(sanitizer: Sanitizer) -> None:
+    for _ in range(30):
+        animal, colour, shout = sanitize(sanitizer, "cat red DOG").text.split()
+        assert animal in ANIMALS
+        assert colour in COLOURS
+        assert shout.isupper()
+        assert shout.lower() in ANIMALS
+
+
+def test_one_line_in_capitals_is_read_as_words(sanitizer: Sanitizer) -> None:
+    counts = sanitize(sanitizer, "THE CAT IS RED ZYZZYVA").counts
+    assert counts == {"stop": 2, "word": 2, "rare": 1}
+
+
+def test_cost_is_the_sum_of_the_draws(sanitizer: Sanitizer) -> None:
+    result = sanitize(sanitizer, "the cat is red and cat")
+    assert result.epsilon == result.drawn * 1.0 == 3.0
+    assert sanitizer.guarantee(result).epsilon == 3.0
+    assert sanitizer.guarantee().epsilon == 1.0
+    assert sanitize(sanitizer, "the and").epsilon == 0
+
+
+def test_epsilon_and_mechanism_can_be_chosen(tiny_policy: Policy) -> None:
+    chosen = Sanitizer(tiny_policy, mechanism="krr", epsilon=2.5)
+    assert sanitize(chosen, "cat dog").epsilon == 5.0
+    assert chosen.mechanism is not None
+    assert chosen.mechanism.name == "krr"
+    assert sanitize(Sanitizer(tiny_policy, mechanism="random-in-group"), "cat dog").epsilon == 0
+    other = partitioned("em", tiny_policy.partition, 0.5)
+    assert sanitize(Sanitizer(tiny_policy, mechanism=other), "cat").epsilon == 0.5
+
+
+def test_draws_follow_the_table(sanitizer: Sanitizer) -> None:
+    texts = sanitizer.sanitize_batch(["cat"] * 20_000).texts
+    assert isinstance(sanitizer.mechanism, PartitionedMechanism)
+    expected = sanitizer.mechanism.channel(0).p_XY[0] * len(texts)
+    observed = [texts.count(word) for word in sanitizer.policy.words[:4]]
+    assert chisquare(observed, expected).pvalue > 1e-6
+
+
+def test_equal_words_are_drawn_independently(sanitizer: Sanitizer) -> None:
+    """A draw shared by equal words would make `cat cat` agree always and `cat dog` not."""
+    memo = PlaceMemo()
+    pairs: Counter[tuple[str, ...]] = Counter()
+    for message in range(3000):
+        result = sanitize(sanitizer, "cat cat", memo=memo, session="s", place=message)
+        memo.keep(result.pending)
+        pairs[tuple(result.text.split())] += 1
+    assert any(first != second for first, second in pairs)
+    words = sorted(ANIMALS)
+    table = np.array([[pairs[first, second] for second in words] for first in words])
+    assert chi2_contingency(table).pvalue > 1e-6
+
+
+def test_resent_message_is_repeated_at_no_cost(sanitizer: Sanitizer) -> None:
+    memo = PlaceMemo()
+    text = " ".join(["cat", "Horse", "red"] * 10)
+    first = sanitize(sanitizer, text, memo=memo, session="s", place=2)
+    assert first.epsilon == len(first.pending) == 20 + 0
+    memo.keep(first.pending)
+    again = sanitize(sanitizer, text, memo=memo, session="s", place=2)
+    assert (again.text, again.epsilon, again.pending) == (first.text, 0.0, ())
+    assert {piece.action for piece in again.pieces if piece.kind == "word"} == {"memo"}
+
+
+def test_uncharged_draw_is_not_released_free_later(sanitizer: Sanitizer) -> None:
+    memo = PlaceMemo()
+    assert sanitize(sanitizer, "cat", memo=memo, session="s").epsilon == 1.0
+    assert sanitize(sanitizer, "cat", memo=memo, session="s").epsilon == 1.0
+
+
+def test_only_the_edited_place_is_charged_also_on_return(sanitizer: Sanitizer) -> None:
+    memo = PlaceMemo()
+
+    def send(text: str, **where: Any) -> float:
+        result = sanitize(sanitizer, text, memo=memo, **{"session": "s", "place": 0, **where})
+        memo.keep(result.pending)
+        return result.epsilon
+
+    assert send("cat red cow") == 3.0
+    assert send("cat blue cow") == 1.0
+    assert send("cat red cow") == 1.0
+    assert send("cat red cow dog") == 1.0
+    assert send("cat red cow dog", session="t") == 4.0
+    assert send("cat red cow dog", place=1) == 4.0
+    assert send("cat red cow dog", session=None) == 4.0
+
+
+def test_batch_equals_single_texts_in_kinds_and_cost(sanitizer: Sanitizer) -> None:
+    texts = [PROMPT, "", "Ada and Ada and Bob", "the", "cat dog"]
+    batch = sanitizer.sanitize_batch(texts)
+    singles = [sanitize(sanitizer, text) for text in texts]
+    assert batch.draws == tuple(single.drawn for single in singles)
+    assert batch.epsilon == sum(single.epsilon for single in singles)
+    assert Counter(batch.counts) == sum((Counter(single.counts) for single in singles), Counter())
+    assert batch.texts[2] == "[NAME_1] and [NAME_1] and [NAME_2]"
+    assert [len(text.split()) for text in batch.texts] == [len(text.split()) for text in texts]
+    assert sanitizer.sanitize_batch([]).texts == ()
+
+
+def test_bayes_guess_is_the_tables_own_attacker(sanitizer: Sanitizer) -> None:
+    assert isinstance(sanitizer.mechanism, PartitionedMechanism)
+    prior_K = sanitizer.policy.prior_V[:4].astype(np.float64)
+    attack = bayes(sanitizer.mechanism.channel(0), prior_K / prior_K.sum())
+    result = sanitize(sanitizer, "cat dog cow horse the Ada")
+    guess = sanitizer.bayes_guess(result)
+    words = sanitizer.policy.words
+    assert guess.words == 4
+    assert [pair[0] for pair in guess.guesses] == result.text.split()[:4]
+    assert [pair[1] for pair in guess.guesses] == [
+        words[attack.guess_Y[words.index(r)]] for r, _ in guess.guesses
+    ]
+    assert guess.recovered == sum(
+        pair[1] == word for pair, word in zip(guess.guesses, ("cat", "dog", "cow", "horse"), strict=True)
+    )
+    assert guess.chance == pytest.approx(attack.chance)
+
+
+def test_expected_success_matches_what_the_attacker_recovers(sanitizer: Sanitizer) -> None:
+    generator = np.random.default_rng(0)
+    prior_K = sanitizer.policy.prior_V[:4].astype(np.float64)
+    truth = generator.choice(sanitizer.policy.words[:4], size=4000, p=prior_K / prior_K.sum())
+    guess = sanitizer.bayes_guess(sanitize(sanitizer, " ".join(truth)))
+    error = 5 * (guess.success * (1 - guess.success) / guess.words) ** 0.5
+    assert abs(guess.recovered / guess.words - guess.success) < error
+    assert guess.success > guess.chance - error
+
+
+def test_reprs_hold_no_private_word(sanitizer: Sanitizer) -> None:
+    result = sanitize(sanitizer, "Zebedee paid 99 to zyzzyva", memo=PlaceMemo(), session="s")
+    shown = repr(result) + repr(result.pieces)
+    for secret in ("Zebedee", "zyzzyva", "99"):
+        assert secret not in shown
+
+
+def test_guarantee_states_unit_adjacency_and_disclosures(sanitizer: Sanitizer) -> None:
+    promise = sanitizer.guarantee()
+    disclosed = " ".join(promise.discloses)
+    assert promise.kind == "pure-dp"
+    assert "group" in promise.adjacency
+    for item in ("group", "case", "punctuation", "placeholder", "edited", "number of words"):
+        assert item in disclosed
+    assert promise.to_dict()["epsilon"] == 1.0
