@@ -8,7 +8,7 @@ accuracy comes from at small epsilon; similar frequencies keep the attacker's gu
 Threat model: everything read here is public. What it does not protect: the group of a word is disclosed, so
 its word class and its polarity are too. Never build a policy from the text it is to protect.
 Source: the partition idea of Chen et al. 2023 (CUSTEXT, arXiv 2207.01193), with other groups; recursive
-balanced bisection is the textbook method.
+bisection and k-means with capacities are textbook methods.
 
 Shape suffixes: V vocabulary, N words of a class, E embedding, G groups, K words of a group, S flat scores.
 """
@@ -37,7 +37,7 @@ from transom.privacy.policy import Policy, write_policy
 
 Floats = NDArray[np.float64]
 
-_FREQUENCY_WEIGHT = 0.5  # weight of log frequency beside the unit vector of meaning when groups are formed
+_FREQUENCY_WEIGHT = 0.25  # weight of log frequency beside the unit vector of meaning when groups are formed
 _POLARITY_THRESHOLD = 0.6  # ridge score above which a word outside the lexicon counts as polar
 _ZIPF_OFFSET = 2.7  # Mandelbrot's correction: frequency is proportional to 1 / (rank + 2.7)
 _DEFAULT_KINDS: dict[str, str | float] = {
@@ -190,6 +190,36 @@ def _merge_small_classes(members: dict[str, list[int]], minimum: int = 6) -> Non
         ]
         if same_sign:
             members[max(same_sign, key=lambda m: len(members[m]))] += members.pop(label)
+
+
+def _cluster(
+    indices_N: NDArray[np.int64], features_VF: Floats, group_size: int, rounds: int = 6
+) -> list[NDArray[np.int64]]:
+    """Balanced k-means: parts of the bisection keep their sizes, words move to the nearest with room."""
+    parts = list(_bisect(indices_N, features_VF, group_size))
+    if len(parts) == 1:
+        return parts
+    order_N = np.concatenate(parts)
+    x_NF = features_VF[order_N]
+    sizes_G = np.array([len(part) for part in parts])
+    labels_N = np.repeat(np.arange(len(parts)), sizes_G)
+    for _ in range(rounds):
+        centres_GF = np.stack([x_NF[labels_N == g].mean(axis=0) for g in range(len(parts))])
+        distance_NG = (centres_GF**2).sum(axis=1) - 2 * x_NF @ centres_GF.T  # up to a constant per word
+        labels_N = _assign(distance_NG, sizes_G)
+    return [order_N[labels_N == g] for g in range(len(parts))]
+
+
+def _assign(distance_NG: Floats, sizes_G: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The nearest group with room for each word; words that lose most by a second choice come first."""
+    two_N2 = np.partition(distance_NG, 1, axis=1)[:, :2]
+    room_G = sizes_G.copy()
+    labels_N = np.empty(len(distance_NG), dtype=np.int64)
+    for word in np.argsort(two_N2[:, 0] - two_N2[:, 1], kind="stable"):
+        group = int(np.where(room_G > 0, distance_NG[word], np.inf).argmin())
+        labels_N[word] = group
+        room_G[group] -= 1
+    return labels_N
 
 
 def _bisect(

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "cca8886371b88d0565f64e032f3fc4e33e22392dba941ac67435039d533bf2ab"
+ENGLISH_SHA256 = "5e03b709352ccd340c4abbe9b5c90d6cb00ebb2325945cf501f79516ec4e7b4e"
