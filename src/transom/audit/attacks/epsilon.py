@@ -100,8 +100,8 @@ def distinguish(
 def learned_event(likelier: Counter[Output], other: Counter[Output], *, delta: float, alpha: float) -> Event:
     """The set of outputs with the best certificate on these counts, among prefixes in order of their ratio.
 
-    By the lemma of Neyman and Pearson the best event of any size is such a prefix; smoothing by one half keeps
-    an output that was seen once from leading the order.
+    By the lemma of Neyman and Pearson the best event of any size is such a prefix; smoothing by one half
+    keeps an output that was seen once from leading the order.
     """
     order = sorted(likelier, key=lambda out: (likelier[out] + 0.5) / (other[out] + 0.5), reverse=True)
     hits = np.cumsum([(likelier[out], other[out]) for out in order], axis=0)
