@@ -23,7 +23,10 @@ from transom.privacy.text import normalise
 
 REPLACED = re.compile(r"\[(?:NAME|NUMBER|TERM|ID|TEXT|SYMBOL|WORD)_[0-9]+\]")
 ANIMALS, COLOURS = {"cat", "dog", "cow", "horse"}, {"red", "blue", "green"}
-PROMPT = "The Red cat can't see Alice's DOG, and I paid $5 to a@b.de for the zyzzyva 😀 café [NAME_1]. My привет\nUS Horse"
+PROMPT = (
+    "The Red cat can't see Alice's DOG, and I paid $5 to a@b.de "
+    "for the zyzzyva 😀 café [NAME_1]. My привет\nUS Horse"
+)
 FRAGMENTS = [
     "cat",
     "The",

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transom.privacy.guarantee import Guarantee
-from transom.privacy.mechanisms import partitioned
+from transom.privacy.mechanisms import build
 from transom.privacy.memo import Draw, PlaceMemo
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.placeholders import Placeholders
@@ -131,7 +131,7 @@ class Sanitizer:
         if policy.epsilon is not None and not (mechanism is None or isinstance(mechanism, str)):
             self.mechanism = mechanism
         elif policy.epsilon is not None:
-            self.mechanism = partitioned(policy.mechanism, policy.partition, policy.epsilon)
+            self.mechanism = build(policy.mechanism, policy.partition, policy.epsilon)
         self._posteriors: dict[int, tuple[int, float, float]] = {}
 
     @property

@@ -1,0 +1,227 @@
+"""Read records (lines, CSV, TSV), sanitise them in chunks, write them: the file half of `transom words
+sanitize`.
+
+Plain text is a text a line, or one text (`document`). CSV follows RFC 4180; TSV splits at tabs and knows
+no quotes.
+Threat model: input may be malformed; messages name byte offsets and row numbers, never content. With a
+ledger all is sanitised first, charged once, and only then written: a refusal writes nothing. A target file
+appears whole or not at all. Does not protect: columns that are not named stay as they are.
+Source: RFC 4180 (CSV), RFC 3629 (UTF-8).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from transom.errors import MisconfiguredError
+from transom.privacy.sanitize import Sanitizer
+
+CHUNK_ROWS = 2000
+
+
+class Format(StrEnum):
+    """How a file is cut into records."""
+
+    text = "text"
+    csv = "csv"
+    tsv = "tsv"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was sanitised; `largest_draws` is the most draws of one text."""
+
+    texts: int = 0
+    draws: int = 0
+    largest_draws: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Summary) -> Summary:
+        largest = max(self.largest_draws, other.largest_draws)
+        return Summary(
+            self.texts + other.texts, self.draws + other.draws, largest, self.counts + other.counts
+        )
+
+
+def sanitize_file(
+    sanitizer: Sanitizer,
+    source: Path,
+    target: Path | None,
+    *,
+    form: Format | None,
+    columns: Sequence[str],
+    header: bool,
+    document: bool,
+    charge: Callable[[float], object] | None,
+    advance: Callable[[int], None],
+) -> Summary:
+    """Sanitise `source` (`-` is standard input) into `target` (None is standard output).
+
+    `charge` is called once with the whole cost before anything is written. Raises MisconfiguredError for
+    unreadable input, invalid UTF-8 (with the byte's offset), ragged rows or unknown columns.
+    """
+    form = form or _form_of(source)
+    if (form is Format.text) == bool(columns):
+        raise MisconfiguredError("--column is for CSV and TSV, which need it (see --format)")
+    with _opened(source) as file:
+        lines = _decoded(file, str(source), advance)
+        if form is Format.text:
+            results = _sanitize_text(sanitizer, lines, document)
+        else:
+            results = _sanitize_table(sanitizer, lines, form, columns, header)
+        if charge is not None:
+            results = iter(list(results))
+            results, costed = itertools.tee(results)
+            charge(_cost(sanitizer, (summary for _, summary in costed)))
+        total = Summary()
+        with _writing(target) as out:
+            for text, summary in results:
+                out.write(text)
+                total += summary
+    return total
+
+
+def _cost(sanitizer: Sanitizer, summaries: Iterable[Summary]) -> float:
+    draws = sum(summary.draws for summary in summaries)
+    return draws * sanitizer.word_epsilon if draws else 0.0
+
+
+def _sanitize_text(
+    sanitizer: Sanitizer, lines: Iterator[str], document: bool
+) -> Iterator[tuple[str, Summary]]:
+    if document:
+        texts, summary = _batch(sanitizer, ["".join(lines)])
+        yield texts[0], summary
+        return
+    while chunk := [line.rstrip("\r\n") for line in itertools.islice(lines, CHUNK_ROWS)]:
+        texts, summary = _batch(sanitizer, chunk)
+        yield "".join(text.replace("\n", " ") + "\n" for text in texts), summary
+
+
+def _sanitize_table(
+    sanitizer: Sanitizer, lines: Iterator[str], form: Format, columns: Sequence[str], header: bool
+) -> Iterator[tuple[str, Summary]]:
+    rows = _csv_rows(lines) if form is Format.csv else (line.rstrip("\r\n").split("\t") for line in lines)
+    first = next(rows, None)
+    if first is None:
+        raise MisconfiguredError("the table is empty; nothing to sanitise")
+    wanted = [_column_index(column, first, header) for column in columns]
+    if header:
+        yield _joined([first], form), Summary()
+    else:
+        rows = itertools.chain([first], rows)
+    number = int(header)
+    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+        for row in chunk:
+            number += 1
+            if len(row) != len(first):
+                raise MisconfiguredError(f"row {number} has {len(row)} columns, the first has {len(first)}")
+        texts, summary = _batch(sanitizer, [row[index] for row in chunk for index in wanted])
+        for place, text in enumerate(texts):
+            chunk[place // len(wanted)][wanted[place % len(wanted)]] = text.replace("\n", " ")
+        yield _joined(chunk, form), summary
+
+
+def _batch(sanitizer: Sanitizer, texts: Sequence[str]) -> tuple[tuple[str, ...], Summary]:
+    batch = sanitizer.sanitize_batch(texts)
+    return batch.texts, Summary(
+        len(texts), sum(batch.draws), max(batch.draws, default=0), Counter(batch.counts)
+    )
+
+
+def _csv_rows(lines: Iterator[str]) -> Iterator[list[str]]:
+    reader = csv.reader(lines, strict=True)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise MisconfiguredError(f"line {reader.line_num} is not valid CSV ({error})") from error
+        if row:
+            yield row
+
+
+def _joined(rows: Iterable[list[str]], form: Format) -> str:
+    if form is Format.tsv:
+        return "".join("\t".join(row) + "\n" for row in rows)
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _column_index(column: str, first: Sequence[str], header: bool) -> int:
+    if header and column in first:
+        return first.index(column)
+    if column.isdecimal() and 1 <= int(column) <= len(first):
+        return int(column) - 1
+    raise MisconfiguredError(
+        f"there is no column {column!r}; name one of the header's or give a number from 1 to {len(first)}"
+    )
+
+
+def _form_of(source: Path) -> Format:
+    suffix = source.suffix.lower()
+    return Format(suffix[1:]) if suffix in (".csv", ".tsv") else Format.text
+
+
+def _decoded(file: BinaryIO, name: str, advance: Callable[[int], None]) -> Iterator[str]:
+    offset = 0
+    for line in file:
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            where = offset + error.start
+            raise MisconfiguredError(f"{name} is not valid UTF-8 at byte {where}; convert it first") from None
+        yield text.removeprefix("\ufeff") if offset == 0 else text
+        offset += len(line)
+        advance(len(line))
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[BinaryIO]:
+    if str(source) == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise MisconfiguredError(f"{source} cannot be read ({error.strerror})") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _writing(target: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name only when complete."""
+    if target is None:
+        out = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="\n", write_through=True)
+        try:
+            yield out
+        finally:
+            out.flush()
+            out.detach()
+        return
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise MisconfiguredError(f"{target} cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,342 @@
+"""`transom words`: build a policy, sanitise files with it, explain what it promises.
+
+Threat model: the input is private, the output is to leave the machine; a charge to the ledger is durable
+before the text it pays for is written. Does not protect: columns that are not named, and what the
+guarantee discloses.
+Source: `transom.privacy.sanitize`, `transom.privacy.explain`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from transom.cli.records import Format, Summary, sanitize_file
+from transom.errors import MisconfiguredError, MissingExtraError
+from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
+from transom.privacy.ledger import Ledger
+from transom.privacy.mechanisms import IN_GROUP
+from transom.privacy.policy import KINDS, Policy, load_overlay, load_policy, parse_rule
+from transom.privacy.sanitize import Sanitizer
+
+app = typer.Typer(help="Sanitise words with differential privacy.", no_args_is_help=True)
+
+PolicyOption = Annotated[
+    Path | None, typer.Option("--policy", help="Policy file; the English one by default.")
+]
+OverlayOption = Annotated[
+    Path | None, typer.Option("--overlay", help="YAML file with `kinds:` and `mechanism:`.")
+]
+RuleOption = Annotated[
+    list[str] | None, typer.Option("--rule", help="kind=pass, kind=placeholder or word=EPSILON; repeatable.")
+]
+EpsilonOption = Annotated[float | None, typer.Option("--epsilon", help="Epsilon a word.")]
+CURVE_GROUPS = 64
+
+
+@app.command()
+def sanitize(
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(help="Files, `-` for standard input (the default).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Output file.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Directory for several outputs.")] = None,
+    policy: PolicyOption = None,
+    overlay: OverlayOption = None,
+    rule: RuleOption = None,
+    mechanism: Annotated[str | None, typer.Option(help=f"One of {', '.join(IN_GROUP)}, custext+.")] = None,
+    epsilon: EpsilonOption = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="By the file's ending when not given.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="CSV/TSV column to sanitise, by name or number from 1; repeatable."),
+    ] = None,
+    header: Annotated[bool, typer.Option(help="The first CSV/TSV row names the columns.")] = True,
+    document: Annotated[
+        bool, typer.Option(help="A text file is one text with shared placeholders, not a text a line.")
+    ] = False,
+    ledger: Annotated[Path | None, typer.Option(help="Charge this ledger before output is written.")] = None,
+    cap: Annotated[float, typer.Option(help="The ledger's cap, in epsilon.")] = math.inf,
+    account: Annotated[str, typer.Option(help="The ledger's account.")] = "words",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Summary as one JSON line on standard error.")
+    ] = False,
+) -> None:
+    """Sanitise text, CSV or TSV; the summary goes to standard error, other columns stay unchanged."""
+    sources = inputs or [Path("-")]
+    targets = _targets(sources, output, output_dir)
+    chosen = _overlaid(load_policy(policy), overlay, rule)
+    sanitizer = Sanitizer(chosen, mechanism, epsilon)
+    books = Ledger(ledger, cap) if ledger is not None else None
+    total = Summary()
+    with _progress(sum(_size(source) for source in sources), quiet=as_json) as advance:
+        for source, target in zip(sources, targets, strict=True):
+            total += sanitize_file(
+                sanitizer,
+                source,
+                target,
+                form=form,
+                columns=column or [],
+                header=header,
+                document=document,
+                charge=None if books is None else lambda amount: books.charge(account, amount),
+                advance=advance,
+            )
+    if books is not None:
+        books.close()
+    _report_summary(sanitizer, total, as_json)
+
+
+@app.command(name="explain")
+def explain_command(
+    policy: PolicyOption = None,
+    overlay: OverlayOption = None,
+    rule: RuleOption = None,
+    mechanism: Annotated[
+        list[str] | None, typer.Option(help="Mechanism to explain; repeatable; `all` for all in-group ones.")
+    ] = None,
+    epsilon: EpsilonOption = None,
+    groups: Annotated[
+        int,
+        typer.Option(min=0, help="Compute over so many evenly spaced groups; 0 is all, exact, slower."),
+    ] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write the curves to FILE.png or FILE.svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+) -> None:
+    """Print a policy's exact epsilon, Bayes attacker (success and chance), keep-rate and outputs used."""
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise MisconfiguredError(f"a plot ends in .png or .svg, got {plot.name!r}")
+    chosen = _overlaid(load_policy(policy), overlay, rule)
+    budget = epsilon if epsilon is not None else chosen.epsilon
+    names = list(IN_GROUP) if mechanism and "all" in mechanism else mechanism or [chosen.mechanism]
+    figures: list[Explanation] = []
+    curves: dict[str, list[Explanation]] = {}
+    curve_groups = min(groups or CURVE_GROUPS, CURVE_GROUPS)
+    if budget is not None:
+        with _progress(len(names) * (1 + len(CURVE_EPSILONS)), quiet=as_json) as advance:
+            for name in names:
+                figures.append(explain(chosen, name, budget, groups or None))
+                advance(1)
+                curves[name] = []
+                for point in CURVE_EPSILONS:
+                    curves[name].append(explain(chosen, name, point, curve_groups))
+                    advance(1)
+    if plot is not None:
+        _plot(curves, plot)
+    if as_json:
+        record = _policy_record(chosen)
+        record["mechanisms"] = [asdict(figure) for figure in figures]
+        record["curves"] = {name: [asdict(figure) for figure in curve] for name, curve in curves.items()}
+        typer.echo(json.dumps(_finite(record)))
+    else:
+        _show(chosen, figures, curves)
+
+
+@app.command()
+def build(
+    embeddings: Annotated[
+        Path, typer.Argument(help="GloVe or word2vec text file, most frequent word first.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Policy file to write.")],
+    name: Annotated[str, typer.Option(help="The policy's name.")] = "custom",
+    language: Annotated[str, typer.Option(help="Language tag.")] = "en",
+    vocabulary_size: Annotated[int, typer.Option(min=2, help="Words to group.")] = 20_000,
+    group_size: Annotated[int, typer.Option(min=2, help="Words a group.")] = 20,
+    wordnet: Annotated[
+        Path | None, typer.Option(help="WordNet directory, for coherent word classes.")
+    ] = None,
+    polarity: Annotated[Path | None, typer.Option(help="VADER lexicon, for coherent polarity.")] = None,
+    epsilon: Annotated[float, typer.Option(help="Default epsilon a word.")] = 3.0,
+    notice: Annotated[list[str] | None, typer.Option(help="Licence notice to carry; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+) -> None:
+    """Build a policy from public resources; never from the text that it is to protect."""
+    from transom.privacy.build import build_policy
+
+    with _progress(100, quiet=as_json) as advance:
+        done = 0.0
+
+        def progress(share: float) -> None:
+            nonlocal done
+            advance(100 * (share - done))
+            done = share
+
+        built = build_policy(
+            embeddings,
+            out,
+            name=name,
+            language=language,
+            vocabulary_size=vocabulary_size,
+            group_size=group_size,
+            wordnet=wordnet,
+            polarity=polarity,
+            epsilon=epsilon,
+            notices=notice or [],
+            progress=progress,
+        )
+    record = {"path": str(out), **_policy_record(built)}
+    if as_json:
+        typer.echo(json.dumps(record))
+    else:
+        Console().print(
+            f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}",
+            highlight=False,
+        )
+
+
+def _targets(sources: list[Path], output: Path | None, output_dir: Path | None) -> list[Path | None]:
+    if output is not None and (len(sources) > 1 or output_dir is not None):
+        raise MisconfiguredError("--output takes one input; give --output-dir for several")
+    if output_dir is None and len(sources) > 1:
+        raise MisconfiguredError(f"{len(sources)} inputs need --output-dir")
+    if output_dir is None:
+        return [output]
+    targets: list[Path | None] = [output_dir / source.name for source in sources]
+    if len(set(targets)) < len(targets):
+        raise MisconfiguredError("two inputs have the same file name; --output-dir would overwrite one")
+    return targets
+
+
+def _overlaid(policy: Policy, overlay: Path | None, rules: list[str] | None) -> Policy:
+    if overlay is not None:
+        extra = load_overlay(overlay)
+        policy = policy.with_rules(extra.get("kinds", {}), extra.get("mechanism"))
+    return policy.with_rules(dict(parse_rule(rule) for rule in rules)) if rules else policy
+
+
+def _size(source: Path) -> int:
+    return source.stat().st_size if source.is_file() else 0
+
+
+@contextmanager
+def _progress(total: float, *, quiet: bool) -> Iterator[Any]:
+    """A progress bar on standard error, for people only; yields `advance(amount)`."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("", total=total or None)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None:
+    record: dict[str, Any] = {
+        "texts": total.texts,
+        "draws": total.draws,
+        "counts": {kind: total.counts[kind] for kind in KINDS if total.counts[kind]},
+        "epsilon_per_word": sanitizer.word_epsilon,
+        "epsilon_largest_text": total.largest_draws and total.largest_draws * sanitizer.word_epsilon,
+        "epsilon_total": total.draws and total.draws * sanitizer.word_epsilon,
+        "policy": sanitizer.policy.name,
+        "policy_sha256": sanitizer.policy.sha256,
+        "mechanism": sanitizer.mechanism.name if sanitizer.mechanism else None,
+        "guarantee": sanitizer.guarantee().to_dict(),
+    }
+    if as_json:
+        sys.stderr.write(json.dumps(_finite(record)) + "\n")
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in record["counts"].items())
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(
+        f"{total.texts} texts: {kinds or 'nothing to sanitise'}\n"
+        f"epsilon {record['epsilon_per_word']:g} a word, at most {record['epsilon_largest_text']:g} a text, "
+        f"{record['epsilon_total']:g} in all"
+    )
+
+
+def _policy_record(policy: Policy) -> dict[str, Any]:
+    return {
+        "policy": policy.name,
+        "language": policy.language,
+        "sha256": policy.sha256,
+        "rules": dict(policy.rules),
+        "mechanism": policy.mechanism,
+        "words": len(policy.words),
+        "groups": policy.partition.groups,
+        "pass_share": policy.pass_share,
+        "polarity_coherent": policy.polarity_coherent,
+        "licence_notices": list(policy.licence_notices),
+    }
+
+
+def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Explanation]]) -> None:
+    console = Console(highlight=False, markup=False)
+    share = "not stated" if policy.pass_share is None else f"{policy.pass_share:.1%} of tokens"
+    console.print(f"policy {policy.name} ({policy.language}), SHA-256 {policy.sha256}", soft_wrap=True)
+    console.print(f"{len(policy.words)} words in {policy.partition.groups} groups; pass words: {share}")
+    for kind, rule in policy.rules.items():
+        console.print(
+            f"  {kind:<11}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{KINDS[kind]}"
+        )
+    if not figures:
+        console.print("words are replaced by placeholders: epsilon 0, nothing to compute")
+        return
+    table = Table(
+        "mechanism",
+        "epsilon",
+        "exact",
+        "attacker",
+        "chance",
+        "with passed",
+        "kept",
+        "outputs",
+        "score",
+        "groups",
+    )
+    for f in figures:
+        passed = "-" if f.bayes_success_all is None else f"{f.bayes_success_all:.1%}"
+        rates = [f"{rate:.1%}" for rate in (f.bayes_success, f.bayes_chance)]
+        outputs = f"{f.outputs_used:.1f} of {f.group_size:.0f}"
+        groups = f"{f.groups} of {f.groups_in_all}"
+        table.add_row(
+            f.mechanism, f"{f.nominal_epsilon:g}", f"{f.exact_epsilon:.6f}", *rates, passed,
+            f"{f.keep_rate:.1%}", outputs, f"{f.score:.3f}", groups,
+        )  # fmt: skip
+    console.print(table)
+    for name, curve in curves.items():
+        where = f"{curve[0].groups} of {curve[0].groups_in_all} groups, evenly spaced"
+        bend = Table("epsilon", "kept", "attacker", "outputs", title=f"{name}: {where}")
+        for f in curve:
+            bend.add_row(
+                f"{f.nominal_epsilon:g}",
+                f"{f.keep_rate:.1%}",
+                f"{f.bayes_success:.1%}",
+                f"{f.outputs_used:.1f}",
+            )
+        console.print(bend)
+
+
+def _plot(curves: dict[str, list[Explanation]], path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("plot", "matplotlib") from error
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        epsilons = [point.nominal_epsilon for point in curve]
+        (line,) = axes.plot(epsilons, [point.keep_rate for point in curve], label=f"{name}: word kept")
+        success = [point.bayes_success for point in curve]
+        axes.plot(epsilons, success, "--", color=line.get_color(), label=f"{name}: Bayes attacker")
+    axes.set(xlabel="epsilon a word", ylabel="share of drawn words", ylim=(0, 1))
+    axes.legend()
+    figure.savefig(path)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: it becomes the string "inf"."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value

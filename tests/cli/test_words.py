@@ -1,0 +1,300 @@
+"""`transom words` and `transom ledger show` on real files: what is written, charged and refused."""
+exits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from transom.cli import ledger as ledger_command
+from transom.cli import words as words_command
+from transom.errors import LedgerError, LedgerSpentError, MisconfiguredError, PolicyError, ReplaceableError
+from transom.privacy.channel import exact_epsilon
+from transom.privacy.explain import CURVE_EPSILONS, explain, subset
+from transom.privacy.ledger import Ledger
+from transom.privacy.mechanisms import IN_GROUP, build
+from transom.privacy.partition import PartitionedMechanism
+from transom.privacy.policy import KINDS, Policy, load_policy, write_policy
+
+SECRET = "Zebedee paid 4711 to zyzzyva@quagga.example 😀"
+GROUPS = (("cat", "dog", "cow", "horse"), ("red", "blue", "green"), ("run", "walk"))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    def scores(size: int) -> Any:
+        return (
+            (255 - 60 * np.abs(np.subtract.outer(np.arange(size), np.arange(size)))).astype(np.uint8).ravel()
+        )
+
+    return write_policy(
+        tmp_path_factory.mktemp("policy") / "tiny.safetensors",
+        words=[word for group in GROUPS for word in group],
+        starts_G1=np.cumsum([0, *map(len, GROUPS)]).astype(np.int32),
+        scores_S=np.concatenate([scores(len(group)) for group in GROUPS]),
+        prior_V=np.array([4, 3, 2, 1, 3, 2, 1, 2, 2], np.float32) / 20,
+        pass_words=["the", "a", "and"],
+        kinds={**dict.fromkeys(KINDS, "placeholder"), "stop": "pass", "word": 1.0},
+        name="tiny",
+        language="en",
+        mechanism="rnm",
+        pass_share=0.25,
+    )
+
+
+@pytest.fixture
+def words(policy: Policy) -> Callable[..., Result]:
+    def call(command: str, *arguments: object, stdin: bytes = b"") -> Result:
+        options = [] if command == "build" else ["--policy", str(policy.path)]
+        return CliRunner().invoke(
+            words_command.app, [command, *map(str, arguments), *options], input=stdin, catch_exceptions=True
+        )
+
+    return call
+
+
+def summary(result: Result) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(result.stderr.splitlines()[-1])
+    return record
+
+
+def refusal(result: Result) -> BaseException:
+    assert result.exception is not None
+    assert not isinstance(result.exception, SystemExit)
+    return result.exception
+
+
+def test_standard_input_to_standard_output(words: Callable[..., Result]) -> None:
+    result = words("sanitize", "--json", stdin=f"the cat and the DOG\n{SECRET}\n\n".encode())
+    assert result.exit_code == 0
+    first, second, third = result.stdout.split("\n")[:3]
+    assert re.fullmatch(r"the (cat|dog|cow|horse) and the (CAT|DOG|COW|HORSE)", first)
+    assert second == "[NAME_1] [TERM_1] [NUMBER_1] [TERM_2] [ID_1] [SYMBOL_1]"
+    assert third == ""
+    record = summary(result)
+    assert (record["texts"], record["draws"]) == (3, 2)
+    assert (record["epsilon_per_word"], record["epsilon_total"], record["epsilon_largest_text"]) == (
+        1.0,
+        2.0,
+        2.0,
+    )
+    assert record["counts"]["stop"] == 3
+    assert record["guarantee"]["kind"] == "pure-dp"
+
+
+def test_lines_stay_lines(words: Callable[..., Result]) -> None:
+    lines = ["a cat", "", "x\u2028y\x0bz\x85w", "the\rdog", "end"]
+    result = words("sanitize", "--json", stdin="\n".join(lines).encode())
+    assert result.stdout.count("\n") == len(lines)
+
+
+def test_document_shares_placeholders_over_lines(words: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("the Ada\nand a Bob and Ada")
+    assert words("sanitize", path, "--document").stdout == "the [NAME_1]\nand a [NAME_2] and [NAME_1]"
+    assert words("sanitize", path).stdout.splitlines()[1] == "and a [NAME_1] and [NAME_2]"
+
+
+def test_csv_columns_by_name_and_number(words: Callable[..., Result], tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text('id,text,note\n1,"the cat, ""Ada""\nand Bob",keep 5\n2,a dog,keep\n')
+    result = words("sanitize", source, "-o", target, "--column", "text", "--json")
+    assert result.exit_code == 0
+    rows = list(csv.reader(io.StringIO(target.read_text())))
+    assert rows[0] == ["id", "text", "note"]
+    assert re.fullmatch(r'the \w+, "\[NAME_1\]" and \[NAME_2\]', rows[1][1])
+    assert [row[2] for row in rows[1:]] == ["keep 5", "keep"]
+    assert summary(result)["texts"] == 2
+    assert words("sanitize", source, "-o", target, "--column", "2", "--column", "3").exit_code == 0
+    assert "[NUMBER_1]" in target.read_text()
+
+
+def test_tsv_keeps_stray_quotes_and_other_columns(words: Callable[..., Result], tmp_path: Path) -> None:
+    source = tmp_path / "in.tsv"
+    source.write_text('"the cat\t1\nthe dog" and\t0\n')
+    result = words("sanitize", source, "--column", "1", "--no-header")
+    assert re.fullmatch(r'"the \w+\t1\nthe \w+" and\t0\n', result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        ("a,b\n1,2\n", ["c"], "no column 'c'"),
+        ("a,b\n1,2\n", ["3"], "from 1 to 2"),
+        ("a,b\n1\n", ["a"], "row 2 has 1 columns"),
+        ('a,b\n"1,2\n', ["a"], "not valid CSV"),
+        ("", ["a"], "empty"),
+        ("a,b\n1,2\n", [], "--column"),
+    ],
+)
+def test_bad_tables_are_refused_and_write_nothing(
+    words: Callable[..., Result], tmp_path: Path, content: str, columns: list[str], message: str
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(content)
+    error = refusal(words("sanitize", source, "-o", target, *[f"--column={column}" for column in columns]))
+    assert isinstance(error, MisconfiguredError)
+    assert message in str(error)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_invalid_utf8_names_the_byte_and_no_content(words: Callable[..., Result], tmp_path: Path) -> None:
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_bytes(b"first line\nquetzal \xff rest\n")
+    error = refusal(words("sanitize", source, "-o", target))
+    assert isinstance(error, MisconfiguredError)
+    assert "byte 19" in str(error)
+    assert "quetzal" not in str(error)
+    assert not target.exists()
+
+
+def test_several_files_need_a_directory(words: Callable[..., Result], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for path in paths:
+        path.write_text("the cat\n")
+    assert words("sanitize", *paths, "--output-dir", out).exit_code == 0
+    assert sorted(entry.name for entry in out.iterdir()) == ["a.txt", "b.txt"]
+    for arguments in ([*paths], [*paths, "-o", out / "x"], [paths[0], paths[0], "--output-dir", out]):
+        assert isinstance(refusal(words("sanitize", *arguments)), MisconfiguredError)
+
+
+@pytest.mark.parametrize("where", ["absent.txt", "."])
+def test_unreadable_input_is_refused(words: Callable[..., Result], tmp_path: Path, where: str) -> None:
+    assert "cannot be read" in str(refusal(words("sanitize", tmp_path / where)))
+
+
+def test_ledger_is_charged_before_anything_is_written(words: Callable[..., Result], tmp_path: Path) -> None:
+    path, target = tmp_path / "ledger.db", tmp_path / "out.txt"
+    books = ["--ledger", path, "--cap", "3", "-o", target]
+    assert words("sanitize", *books, stdin=b"cat\ndog\n").exit_code == 0
+    target.unlink()
+    assert isinstance(refusal(words("sanitize", *books, stdin=b"cat\ndog\n")), LedgerSpentError)
+    assert not target.exists()
+    assert words("sanitize", *books, stdin=b"cat\n").exit_code == 0
+    with Ledger(path, cap_epsilon=3) as ledger:
+        assert ledger.spent("words") == 3.0
+    path.write_bytes(b"not a ledger")
+    target.unlink()
+    assert isinstance(refusal(words("sanitize", *books, stdin=b"cat\n")), LedgerError)
+    assert not target.exists()
+
+
+def test_rules_overlay_mechanism_and_epsilon(words: Callable[..., Result], tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("kinds: {number: pass}\nmechanism: krr\n")
+    result = words("sanitize", "--overlay", overlay, "--epsilon", "2", "--json", stdin=b"5 cat")
+    assert result.stdout.startswith("5 ")
+    assert (summary(result)["mechanism"], summary(result)["epsilon_total"]) == ("krr", 2.0)
+    result = words(
+        "sanitize", "--rule", "word=placeholder", "--rule", "stop=placeholder", "--json", stdin=b"the cat"
+    )
+    assert result.stdout == "[WORD_1] [WORD_2]\n"
+    assert (summary(result)["epsilon_total"], summary(result)["mechanism"]) == (0, None)
+    assert isinstance(refusal(words("sanitize", "--rule", "wrod=pass", stdin=b"x")), PolicyError)
+    assert isinstance(refusal(words("sanitize", "--mechanism", "rmn", stdin=b"x")), MisconfiguredError)
+
+
+def test_explain_agrees_with_the_integers(words: Callable[..., Result], policy: Policy) -> None:
+    result = words("explain", "--mechanism", "all", "--json")
+    record = json.loads(result.stdout)
+    assert record["sha256"] == policy.sha256
+    assert [figure["mechanism"] for figure in record["mechanisms"]] == list(IN_GROUP)
+    for figure in record["mechanisms"]:
+        built = build(figure["mechanism"], policy.partition, 1.0)
+        assert isinstance(built, PartitionedMechanism)
+        assert (
+            figure["exact_epsilon"] == max(exact_epsilon(built.channel(group)) for group in range(3)) <= 1.0
+        )
+        attack = built.bayes(policy.prior_V.astype(np.float64))
+        assert figure["bayes_success"] == pytest.approx(attack.success)
+        assert figure["bayes_chance"] == pytest.approx(attack.chance)
+        assert figure["bayes_success_all"] == pytest.approx(0.25 + 0.75 * attack.success)
+        assert 1 <= figure["outputs_used"] <= 4
+    for curve in record["curves"].values():
+        assert [point["nominal_epsilon"] for point in curve] == list(CURVE_EPSILONS)
+    kept = [point["keep_rate"] for point in record["curves"]["krr"]]
+    assert kept == sorted(kept)
+    assert kept[-1] > 0.99
+
+
+def test_explain_prints_rules_and_figures(words: Callable[..., Result], policy: Policy) -> None:
+    shown = words("explain").stdout
+    for item in (policy.sha256, "placeholder", "epsilon 1", "rnm", "3 of 3", "25.0%"):
+        assert item in shown
+    assert "epsilon 0" in words("explain", "--rule", "word=placeholder").stdout
+
+
+def test_subset_of_groups_is_said(words: Callable[..., Result], policy: Policy) -> None:
+    record = json.loads(words("explain", "--groups", "2", "--json").stdout)
+    assert [(f["groups"], f["groups_in_all"]) for f in record["mechanisms"]] == [(2, 3)]
+    partition, prior_V = subset(policy, 2)
+    assert np.array_equal(partition.scores(1), policy.partition.scores(2))
+    assert np.array_equal(prior_V, policy.prior_V[[0, 1, 2, 3, 7, 8]].astype(np.float64))
+    assert explain(policy, "em", 1.0).groups == 3
+
+
+def test_explain_needs_groups(policy: Policy) -> None:
+    with pytest.raises(ReplaceableError, match="in-group"):
+        explain(policy, "santext+", 1.0)
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml")])
+def test_plot(words: Callable[..., Result], tmp_path: Path, suffix: str, magic: bytes) -> None:
+    path = tmp_path / f"plot{suffix}"
+    assert words("explain", "--plot", path, "--json").exit_code == 0
+    assert path.read_bytes().startswith(magic)
+
+
+def test_plot_needs_a_known_ending_and_the_extra(
+    words: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ".png or .svg" in str(refusal(words("explain", "--plot", tmp_path / "plot.gif")))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "transom[plot]" in str(refusal(words("explain", "--plot", tmp_path / "plot.png")))
+
+
+def test_build_makes_a_policy_that_sanitises(words: Callable[..., Result], tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    names = [
+        first + second for first in "bcdfg" for second in ("abel", "olan", "ired", "ugen", "opel", "avin")
+    ]
+    rows = [f"{name} " + " ".join(f"{x:.3f}" for x in generator.normal(size=8)) for name in names]
+    (tmp_path / "vectors.txt").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out.safetensors"
+    result = words("build", tmp_path / "vectors.txt", out, "--group-size", "5", "--notice", "free", "--json")
+    assert result.exit_code == 0, result.exception
+    record = json.loads(result.stdout)
+    built = load_policy(out, expected_sha256=record["sha256"])
+    assert built.licence_notices == ("free",)
+    assert set(built.words) <= set(names)
+    assert built.epsilon == 3.0
+
+
+def test_ledger_show(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path, cap_epsilon=9) as ledger:
+        ledger.charge("ada", 1.25)
+        ledger.charge("bob", 2.0)
+    shown = CliRunner().invoke(ledger_command.app, ["show", str(path), "--account", "ada"]).stdout
+    assert "1.25" in shown
+    assert "bob" in shown
+    result = CliRunner().invoke(ledger_command.app, ["show", str(path), "--account", "bob", "--json"])
+    record = json.loads(result.stdout)
+    assert record["accounts"] == {"ada": 1.25, "bob": 2.0}
+    assert [charge["epsilon"] for charge in record["charges"]] == [2.0]
+    absent = CliRunner().invoke(ledger_command.app, ["show", str(tmp_path / "absent.db")])
+    assert isinstance(refusal(absent), LedgerError)
+    assert not (tmp_path / "absent.db").exists()
