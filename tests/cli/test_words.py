@@ -1,6 +1,4 @@
 """`transom words` and `transom ledger show` on real files: what is written, charged and refused."""
-exits.
-"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -281,27 +281,20 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
     if not figures:
         console.print("words are replaced by placeholders: epsilon 0, nothing to compute")
         return
-    table = Table(
-        "mechanism",
-        "epsilon",
-        "exact",
-        "attacker",
-        "chance",
-        "with passed",
-        "kept",
-        "outputs",
-        "score",
-        "groups",
-    )
-    for f in figures:
-        passed = "-" if f.bayes_success_all is None else f"{f.bayes_success_all:.1%}"
-        rates = [f"{rate:.1%}" for rate in (f.bayes_success, f.bayes_chance)]
-        outputs = f"{f.outputs_used:.1f} of {f.group_size:.0f}"
-        groups = f"{f.groups} of {f.groups_in_all}"
-        table.add_row(
-            f.mechanism, f"{f.nominal_epsilon:g}", f"{f.exact_epsilon:.6f}", *rates, passed,
-            f"{f.keep_rate:.1%}", outputs, f"{f.score:.3f}", groups,
-        )  # fmt: skip
+    table = Table("", *[f.mechanism for f in figures])
+    rows: dict[str, Callable[[Explanation], str]] = {
+        "nominal epsilon": lambda f: f"{f.nominal_epsilon:g}",
+        "exact epsilon": lambda f: f"{f.exact_epsilon:.6f}",
+        "Bayes attacker": lambda f: f"{f.bayes_success:.1%}",
+        "  chance": lambda f: f"{f.bayes_chance:.1%}",
+        "  with passed words": lambda f: "-" if f.bayes_success_all is None else f"{f.bayes_success_all:.1%}",
+        "word kept": lambda f: f"{f.keep_rate:.1%}",
+        "outputs used": lambda f: f"{f.outputs_used:.1f} of {f.group_size:.0f}",
+        "mean score": lambda f: f"{f.score:.3f}",
+    }
+    for label, cell in rows.items():
+        table.add_row(label, *[cell(f) for f in figures])
+    console.print(f"over {figures[0].groups} of {figures[0].groups_in_all} groups:")
     console.print(table)
     for name, curve in curves.items():
         where = f"{curve[0].groups} of {curve[0].groups_in_all} groups, evenly spaced"
