@@ -45,7 +45,7 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{found.path} could not be loaded ({type(error).__name__}); its files do not fit together, restore it"
+            f"{found.path} could not be loaded ({type(error).__name__}); restore its files"
         ) from error
     model.requires_grad_(False)
     return Checkpoint(model.to(device).eval(), _tokenizer(found), found)

@@ -1,0 +1,174 @@
+"""Continuous batching over a causal language model: rows join and leave a running batch between two steps.
+
+A row is prefilled alone, then joins the batch. The key-value caches of shorter rows are padded on the left and
+masked, and positions count only a row's own tokens, so a row's answer does not depend on its neighbours (up to
+the order of floating-point sums).
+Threat model: none; the batch runs inside the engine, which reads everything.
+Does not protect against: timing. Rows that share a batch slow each other down, measurably.
+Source: iteration-level scheduling of Orca (Yu et al., OSDI 2022, section 3.1), without its paged memory.
+
+Shapes: B rows, T cached positions, D model width, H heads, K head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from transom.serving.engines.job import FinishReason, Job, Step, TokenLogprob
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class Row:
+    """A job in flight: what it has produced, where its steps go, and its own randomness."""
+
+    job: Job
+    emit: Callable[[Step | Exception], None]
+    cancelled: bool = False
+    length: int = 0  # positions in the cache that are its own
+    produced: int = 0
+    last_id: int = 0
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def __post_init__(self) -> None:
+        seed = self.job.seed if self.job.seed is not None else secrets.randbits(63)
+        self.generator.manual_seed(seed)
+
+
+class Batch:
+    """The running rows of one model and their shared key-value cache. Used by one thread only."""
+
+    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int]) -> None:
+        self._model: Any = model
+        self._eos_ids = eos_ids
+        self._cache: Any = None
+        self.rows: list[Row] = []
+
+    @torch.inference_mode()
+    def join(self, row: Row) -> None:
+        """Prefill a row and emit its first step; it stays in the batch unless that was its last."""
+        cache = _new_cache()
+        logits_1V = self._model(
+            **self._prompt(row.job), past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits[:, -1]
+        row.length = cache.get_seq_length()
+        if self._advance([row], logits_1V):
+            self._cache = cache if not self.rows else _merged(self._cache, cache)
+            self.rows.append(row)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One token for every row; finished and cancelled rows leave."""
+        self._keep([i for i, row in enumerate(self.rows) if not row.cancelled])
+        if not self.rows:
+            return
+        device = self._model.device
+        lengths_B = torch.tensor([row.length for row in self.rows], device=device)
+        width = self._cache.get_seq_length()
+        columns_T = torch.arange(width + 1, device=device)
+        logits_BV = self._model(
+            input_ids=torch.tensor([[row.last_id] for row in self.rows], device=device),
+            attention_mask=(columns_T >= width - lengths_B[:, None]).long(),
+            position_ids=lengths_B[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
+        for row in self.rows:
+            row.length += 1
+        self._keep(self._advance(self.rows, logits_BV))
+
+    def clear(self) -> list[Row]:
+        """Drop all rows and return them."""
+        rows, self.rows, self._cache = self.rows, [], None
+        return rows
+
+    def _prompt(self, job: Job) -> dict[str, Tensor]:
+        if job.prompt_embeds is not None:
+            embeds_TD = torch.from_numpy(job.prompt_embeds).to(self._model.device, self._model.dtype)
+            return {"inputs_embeds": embeds_TD[None]}
+        return {"input_ids": torch.tensor([job.prompt_ids], device=self._model.device)}
+
+    def _advance(self, rows: list[Row], logits_BV: Tensor) -> list[int]:
+        """Choose and emit one token a row; returns the indices of the rows that go on."""
+        logits_BV = logits_BV.float()
+        if not torch.isfinite(logits_BV.amax(dim=-1)).all():
+            raise FloatingPointError
+        greedy_B = logits_BV.argmax(dim=-1).tolist()
+        going = []
+        for i, row in enumerate(rows):
+            sampled = row.job.temperature > 0
+            row.last_id = sample(logits_BV[i].cpu(), row.job, row.generator) if sampled else greedy_B[i]
+            row.produced += 1
+            reason = self._finish_reason(row)
+            row.emit(Step((row.last_id,), _logprobs(logits_BV[i], row), reason))
+            if reason is None:
+                going.append(i)
+        return going
+
+    def _finish_reason(self, row: Row) -> FinishReason | None:
+        ended = row.last_id in self._eos_ids and not row.job.ignore_eos
+        if ended or row.last_id in row.job.stop_ids:
+            return "stop"
+        return "length" if row.produced >= row.job.max_tokens else None
+
+    def _keep(self, kept: list[int]) -> None:
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[i] for i in kept]
+        if not self.rows:
+            self._cache = None
+            return
+        width = max(row.length for row in self.rows)
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[kept, :, -width:]
+            layer.values = layer.values[kept, :, -width:]
+
+
+def sample(logits_V: Float[Tensor, " vocabulary"], job: Job, generator: torch.Generator) -> int:
+    """One id drawn at the job's temperature from the smallest set of ids whose mass reaches `top_p`."""
+    probs_V = functional.softmax(logits_V / job.temperature, dim=-1)
+    if job.top_p < 1.0:
+        sorted_V, order_V = probs_V.sort(descending=True)
+        beyond_V = sorted_V.cumsum(dim=-1) - sorted_V >= job.top_p
+        probs_V = probs_V.index_fill(0, order_V[beyond_V], 0.0)
+    return int(torch.multinomial(probs_V, 1, generator=generator))
+
+
+def _logprobs(logits_V: Tensor, row: Row) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities under the model itself, before temperature and top_p."""
+    if row.job.logprobs is None:
+        return ()
+    logprobs_V = functional.log_softmax(logits_V, dim=-1)
+    values, ids = logprobs_V.topk(row.job.logprobs)
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return (TokenLogprob(logprobs_V[row.last_id].item(), top),)
+
+
+def _new_cache() -> Any:
+    """A cache whose layers keep every position, even for sliding windows: the mask does the sliding."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def _merged(cache: Any, newcomer: Any) -> Any:
+    """The cache of the batch with one more row, both padded on the left to the longer."""
+    width = max(cache.get_seq_length(), newcomer.get_seq_length())
+    for layer, other in zip(cache.layers, newcomer.layers, strict=True):
+        layer.keys = torch.cat([_widened(layer.keys, width), _widened(other.keys, width)])
+        layer.values = torch.cat([_widened(layer.values, width), _widened(other.values, width)])
+    return cache
+
+
+def _widened(states_BHTK: Tensor, width: int) -> Tensor:
+    return functional.pad(states_BHTK, (0, 0, width - states_BHTK.shape[-2], 0))

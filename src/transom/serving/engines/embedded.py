@@ -1,0 +1,169 @@
+"""The embedded engine: a causal language model in this process, served in vLLM's dialect.
+
+One worker thread owns the model. Requests wait in a queue, join the running batch as places become free, and
+leave it when they are finished or their client has gone.
+Threat model: none of its own. The engine is the host: it reads every prompt it is given.
+Does not protect against: anything. Put the gateway in front of it.
+
+Shapes: T tokens, D model width.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from transom.checkpoint.load import Checkpoint
+from transom.errors import EngineDownError, EngineError, MisconfiguredError, NotYetError, RefusedError
+from transom.serving.engines.job import Job, Step
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from transom.serving.engines.batch import Row
+
+_MAX_WAITING = 1024
+
+
+class EmbeddedEngine:
+    """A generator over a loaded checkpoint. Close it, or use it as a context manager.
+
+    `max_batch` rows run together; more requests wait, and beyond a thousand waiting are refused (429).
+    `context_tokens` bounds prompt and answer together (default: what the model was trained for).
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        model: str | None = None,
+        max_batch: int = 8,
+        context_tokens: int | None = None,
+    ) -> None:
+        from transom.serving.engines.batch import Batch
+
+        network: Any = checkpoint.model
+        if network.get_output_embeddings() is None or not network.can_generate():
+            raise NotYetError(
+                f"{checkpoint.source.name!r} does not generate text; give a causal language model"
+            )
+        if max_batch < 1:
+            raise MisconfiguredError(f"max_batch must be at least 1, got {max_batch}")
+        trained_tokens = int(network.config.max_position_embeddings)
+        self.model = model or checkpoint.source.name
+        self.context_tokens = min(context_tokens or trained_tokens, trained_tokens)
+        self.vocabulary_size = int(network.config.vocab_size)
+        self.embedding_size: int | None = int(network.config.hidden_size)
+        self.tokenizer: Tokenizer | None = checkpoint.tokenizer.tokenizer if checkpoint.tokenizer else None
+        self._batch = Batch(network, _eos_ids(checkpoint))
+        self._max_batch = max_batch
+        self._waiting: deque[Row] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="transom-engine", daemon=True)
+        self._worker.start()
+
+    def __enter__(self) -> EmbeddedEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop after the current step; jobs that have not finished get EngineDownError."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._worker.join()
+
+    async def generate(self, job: Job) -> AsyncGenerator[Step, None]:
+        """The job's steps, one token each. Closing the generator takes the job out of the batch."""
+        from transom.serving.engines.batch import Row
+
+        loop = asyncio.get_running_loop()
+        steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+
+        def emit(item: Step | Exception) -> None:
+            if not row.cancelled:
+                try:
+                    loop.call_soon_threadsafe(steps.put_nowait, item)
+                except RuntimeError:  # the loop is gone, and with it whoever waited
+                    row.cancelled = True
+
+        row = Row(job, emit)
+        self._submit(row)
+        try:
+            reason = None
+            while reason is None:
+                item = await steps.get()
+                if isinstance(item, Exception):
+                    raise item
+                reason = item.finish_reason
+                yield item
+        finally:
+            row.cancelled = True
+
+    def _submit(self, row: Row) -> None:
+        with self._wake:
+            if self._closed:
+                raise EngineDownError("the engine is closed")
+            if len(self._waiting) >= _MAX_WAITING:
+                raise RefusedError(
+                    "too many requests are waiting; try again later", status=429, code="engine_busy"
+                )
+            self._waiting.append(row)
+            self._wake.notify()
+
+    def _work(self) -> None:
+        while True:
+            newcomers = self._admit()
+            if self._closed:
+                break
+            for row in newcomers:
+                if failure := _failure_of(partial(self._batch.join, row)):
+                    row.emit(failure)
+            if failure := _failure_of(self._batch.step):
+                for row in self._batch.clear():
+                    row.emit(failure)
+        for row in [*self._batch.clear(), *newcomers, *self._waiting]:
+            row.emit(EngineDownError("the engine was closed before the answer was complete"))
+
+    def _admit(self) -> list[Row]:
+        """Rows for the free places of the batch; waits while there is nothing at all to do."""
+        with self._wake:
+            while not (self._waiting or self._batch.rows or self._closed):
+                self._wake.wait()
+            newcomers: list[Row] = []
+            while self._waiting and len(self._batch.rows) + len(newcomers) < self._max_batch:
+                row = self._waiting.popleft()
+                if not row.cancelled:
+                    newcomers.append(row)
+            return newcomers
+
+
+def _failure_of(work: Callable[[], None]) -> EngineError | None:
+    """Run one piece of work; its failure ends the rows it was for, and the engine goes on."""
+    try:
+        work()
+    except Exception as error:
+        return EngineError(f"the model failed on this job ({type(error).__name__})")
+    return None
+
+
+def _eos_ids(checkpoint: Checkpoint) -> frozenset[int]:
+    """The ids that end an answer, by the generation settings, the model's configuration and the tokenizer."""
+    found: set[int] = set()
+    for settings in (checkpoint.model.generation_config, checkpoint.model.config):
+        ids = getattr(settings, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    if checkpoint.tokenizer and (text := checkpoint.tokenizer.specials.get("eos_token")):
+        token_id = checkpoint.tokenizer.tokenizer.token_to_id(text)
+        found.update([] if token_id is None else [token_id])
+    return frozenset(found)
