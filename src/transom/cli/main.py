@@ -1,0 +1,101 @@
+"""The root of the command line: `transom GROUP COMMAND`. Maps every error to its documented exit code.
+
+Threat model: the terminal belongs to the user, but its scroll-back and the shell's logs may be read later. So an
+unexpected failure prints only the exception's type and place; a traceback, which can hold prompt text, is printed
+on request (TRANSOM_TRACEBACK=1). Does not protect against: text that the user types as an argument, which the
+operating system shows to every process.
+Source: exit codes as in docs/exit-codes.md, which is tested against the exception tree.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from transom.errors import TransomError
+
+app = typer.Typer(
+    name="transom",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Use models you do not control on data you may not share, and measure what leaked.",
+)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the installed version and stop, when asked to."""
+    if wanted:
+        typer.echo(f"transom {version('transom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Use models you do not control on data you may not share, and measure what leaked."""
+
+
+# Until every room has landed: mount what is there.
+for _name in ("demo", "doctor", "chat", "gateway", "engine", "words", "ledger"):
+    try:
+        _module = importlib.import_module(f"transom.cli.{_name}")
+    except ImportError:
+        continue
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name)
+    else:
+        app.command()(getattr(_module, _name))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code: 0, 1 (unexpected), 2 (usage), or the error's own."""
+    try:
+        app(args=list(arguments), prog_name="transom")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except TransomError as error:
+        complain(f"{error}", error.kind)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; python would complain about it at exit
+        return 1
+    except Exception as error:
+        if os.environ.get("TRANSOM_TRACEBACK") == "1":
+            traceback.print_exc()
+        complain(f"{type(error).__name__} in {place(error)}; TRANSOM_TRACEBACK=1 shows more", "unexpected")
+        return 1
+    return 0
+
+
+def complain(message: str, kind: str) -> None:
+    """One line on standard error, never wrapped, so that scripts can read it."""
+    line = Text.assemble((f"transom: {kind}: ", "bold red"), message)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+
+
+def place(error: Exception) -> str:
+    """Module file and line where `error` was raised, without any value."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename.rsplit(os.sep, 1)[-1]}:{last.lineno}"
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
