@@ -18,7 +18,7 @@ from transom.checkpoint.walk import Walk, walk
 from transom.errors import MisconfiguredError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -33,19 +33,13 @@ class Front:
         self, ids_BT: Int[Tensor, "B T"], attention_mask_BT: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after the cut. The mask has 1 for real tokens; padding may be on either side."""
-        run = _run_llama if self.parts.family == "llama" else _run_bert
-        embedded_BTD = self.parts.embedding(ids_BT)
+        hidden_BTD: Tensor = self.parts.embedding(ids_BT)
         if self.blocks == 0:
-            return embedded_BTD
+            return hidden_BTD
         if self.parts.family == "bert":
-            embedded_BTD = self.parts.trunk.embeddings(inputs_embeds=embedded_BTD)  # type: ignore[operator]
-        return run(self.parts, embedded_BTD, attention_mask_BT, 0, self.blocks)
-
-    def modules(self) -> tuple[nn.Module, ...]:
-        """The modules whose weights this half holds."""
-        return _embedding_modules(self.parts, whole=self.blocks > 0) + _block_modules(
-            self.parts, 0, self.blocks
-        )
+            hidden_BTD = self.parts.trunk.embeddings(inputs_embeds=hidden_BTD)  # type: ignore[operator]
+            return _run_bert(self.parts, hidden_BTD, attention_mask_BT, 0, self.blocks)
+        return _run_llama(self.parts, hidden_BTD, attention_mask_BT, 0, self.blocks)
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,14 @@ class Back:
 
     def __call__(
         self, hidden_BTD: Float[Tensor, "B T D"], attention_mask_BT: Int[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, ...]:
-        """The whole model's output: logits [B, T, V] of a language model, [B, V] of a classifier, or, where the
-        model has no head, its last hidden states [B, T, D]. The mask must be the front's."""
+    ) -> Tensor:
+        """The whole model's output: logits [B, T, V] of a language model, [B, V] of a classifier, or the last
+        hidden states [B, T, D] of a model without a head. The mask must be the front's."""
         if self.parts.family == "bert":
             return self._bert(hidden_BTD, attention_mask_BT)
         hidden_BTD = _run_llama(self.parts, hidden_BTD, attention_mask_BT, self.start, len(self.parts.blocks))
-        hidden_BTD = self.parts.final_norm(hidden_BTD)  # type: ignore[misc]
-        return hidden_BTD if self.parts.head is None else self.parts.head(hidden_BTD)
+        normed_BTD: Tensor = self.parts.final_norm(hidden_BTD)  # type: ignore[misc]
+        return normed_BTD if self.parts.head is None else self._head(normed_BTD)
 
     def _bert(self, hidden_BTD: Tensor, attention_mask_BT: Tensor | None) -> Tensor:
         trunk: Any = self.parts.trunk
@@ -75,19 +69,17 @@ class Back:
             return hidden_BTD
         pooled = hidden_BTD if trunk.pooler is None else trunk.pooler(hidden_BTD)
         dropout: Any = getattr(self.parts.model, "dropout", None)
-        return self.parts.head(pooled if dropout is None else dropout(pooled))
+        return self._head(pooled if dropout is None else dropout(pooled))
 
-    def modules(self) -> tuple[nn.Module, ...]:
-        """The modules whose weights this half holds. A tied head shares its weight with the front."""
-        ends = [self.parts.final_norm, getattr(self.parts.trunk, "pooler", None), self.parts.head]
-        blocks = _block_modules(self.parts, self.start, len(self.parts.blocks))
-        return blocks + tuple(module for module in ends if module is not None)
+    def _head(self, hidden: Tensor) -> Tensor:
+        output: Tensor = self.parts.head(hidden)  # type: ignore[misc]
+        return output
 
 
 def cut(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Back]:
     """Front and back with `back(front(ids)) == model(ids)`. 0 cuts at the word embedding, k after block k.
 
-    Raises MisconfiguredError when the model has fewer blocks, NotYetError when it is not one that `walk` knows.
+    Raises MisconfiguredError when the model has fewer blocks, NotYetError when `walk` does not know it.
     """
     parts = walk(model)
     if not 0 <= after_block <= len(parts.blocks):
@@ -123,7 +115,7 @@ def _run_llama(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: i
 
 
 def _attention_kinds(config: Any, blocks: int) -> list[str]:
-    """Whether each block attends to everything before it or through a window (Mistral: all of them, if any)."""
+    """Whether each block attends to everything before it or through a window (Mistral: all or none)."""
     if config.model_type == "mistral":
         return ["full_attention" if config.sliding_window is None else "sliding_attention"] * blocks
     return list(getattr(config, "layer_types", None) or ["full_attention"] * blocks)
@@ -138,14 +130,3 @@ def _run_bert(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: in
     for block in parts.blocks[start:stop]:
         hidden_BTD = block.module(hidden_BTD, attention_mask=mask)
     return hidden_BTD
-
-
-def _embedding_modules(parts: Walk, *, whole: bool) -> tuple[nn.Module, ...]:
-    """The word embedding alone, or, past a BERT's first block, its positions and norm too."""
-    if whole and parts.family == "bert":
-        return (parts.trunk.embeddings,)  # type: ignore[return-value]
-    return (parts.embedding,)
-
-
-def _block_modules(parts: Walk, start: int, stop: int) -> tuple[nn.Module, ...]:
-    return tuple(block.module for block in parts.blocks[start:stop])

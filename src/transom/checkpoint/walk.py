@@ -9,7 +9,7 @@ Shapes: D model width, H query heads, G key-value heads, K head width, V vocabul
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from transom.errors import NotYetError
 
@@ -17,13 +17,19 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+_LLAMA_HEADS = {"ForCausalLM": "lm_head", "Model": ""}
+_BERT_HEADS = {
+    "ForSequenceClassification": "classifier",
+    "ForTokenClassification": "classifier",
+    "ForMaskedLM": "cls",
+    "Model": "",
+}
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One layer. Weights are [out, in]: query [H*K, D], key and value [G*K, D], attention_out
-    [D, H*K].
+    """One layer. Weights [out, in]: query [H*K, D], key and value [G*K, D], attention_out [D, H*K].
 
     `mlp_gate` is None where the MLP has no gate (BERT). A Llama block normalises before attention and before the
     MLP, a BERT block after each; `attention_norm` and `mlp_norm` are those two in order.
@@ -64,17 +70,17 @@ class Walk:
 
 def walk(model: PreTrainedModel) -> Walk:
     """The parts of a Llama, Mistral, Qwen2, Qwen3 or BERT. Raises NotYetError for other architectures."""
-    kind = model.config.model_type
-    if kind in _LLAMA_LIKE:
-        return _walk_llama(model)
-    if kind == "bert" and not model.config.is_decoder:
-        return _walk_bert(model)
-    raise NotYetError(f"the architecture {kind!r} is not known here; known: bert, {', '.join(_LLAMA_LIKE)}")
+    kind, name = model.config.model_type, type(model).__name__
+    heads = _BERT_HEADS if kind == "bert" else _LLAMA_HEADS
+    suffix = next((suffix for suffix in heads if name.endswith(suffix)), None)
+    if kind not in (*_LLAMA_LIKE, "bert") or suffix is None or (kind == "bert" and model.config.is_decoder):
+        raise NotYetError(f"{name} ({kind}) is not known here; known: bert, {', '.join(_LLAMA_LIKE)}")
+    head = getattr(model, heads[suffix], None)
+    return _walk_bert(model, head) if kind == "bert" else _walk_llama(model, head)
 
 
-def _walk_llama(model: Any) -> Walk:
-    trunk = getattr(model, "model", model)
-    config, head = model.config, getattr(model, "lm_head", None) or getattr(model, "score", None)
+def _walk_llama(model: Any, head: Any) -> Walk:
+    trunk, config = getattr(model, "model", model), model.config
     heads = config.num_attention_heads
     return Walk(
         family="llama",
@@ -84,7 +90,7 @@ def _walk_llama(model: Any) -> Walk:
         blocks=tuple(_llama_block(layer) for layer in trunk.layers),
         final_norm=trunk.norm,
         head=head,
-        tied=head is not None and head.weight is trunk.embed_tokens.weight,
+        tied=_shares(head, trunk.embed_tokens),
         width=config.hidden_size,
         query_heads=heads,
         key_value_heads=config.num_key_value_heads,
@@ -108,10 +114,9 @@ def _llama_block(layer: Any) -> Block:
     )
 
 
-def _walk_bert(model: Any) -> Walk:
+def _walk_bert(model: Any, head: Any) -> Walk:
     trunk, config = getattr(model, "bert", model), model.config
     heads = config.num_attention_heads
-    head = cast("nn.Module | None", getattr(model, "classifier", None) or getattr(model, "cls", None))
     return Walk(
         family="bert",
         model=model,
@@ -120,12 +125,16 @@ def _walk_bert(model: Any) -> Walk:
         blocks=tuple(_bert_block(layer) for layer in trunk.encoder.layer),
         final_norm=None,
         head=head,
-        tied=model.get_output_embeddings() is not None and bool(config.tie_word_embeddings),
+        tied=_shares(model.get_output_embeddings(), trunk.embeddings.word_embeddings),
         width=config.hidden_size,
         query_heads=heads,
         key_value_heads=heads,
         head_width=config.hidden_size // heads,
     )
+
+
+def _shares(head: Any, embedding: Any) -> bool:
+    return head is not None and head.weight is embedding.weight
 
 
 def _bert_block(layer: Any) -> Block:

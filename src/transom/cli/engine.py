@@ -1,7 +1,7 @@
 """`transom engine`: serve a model in the dialect the gateway speaks.
 
 Threat model: the engine is the host; it reads every prompt it is sent. It has neither TLS nor authentication,
-so it binds to loopback unless told otherwise in so many words.
+so it binds to loopback unless told otherwise.
 Does not protect against: other users of this machine.
 """
 
@@ -26,14 +26,12 @@ def engine(
         str, typer.Option(help="float32, bfloat16 or float16 (default: float32 on cpu, else bfloat16).")
     ] = "",
     max_batch: Annotated[int, typer.Option(help="Requests that generate together.", min=1)] = 8,
-    context: Annotated[
-        int, typer.Option(help="Tokens of prompt and answer together (0: the model's).", min=0)
-    ] = 0,
+    context: Annotated[int, typer.Option(help="Tokens of prompt and answer (0: the model's).", min=0)] = 0,
     name: Annotated[str, typer.Option(help="The model's name in requests (default: as --model).")] = "",
     first_token_s: Annotated[float, typer.Option(help="Delay of the echo engine, in seconds.", min=0)] = 0.0,
     allow_remote: Annotated[bool, typer.Option(help="Bind an address other machines can reach.")] = False,
 ) -> None:
-    """Serve a model: completions with ids or embeddings in, ids out, streaming, concurrent requests batched."""
+    """Serve a model: completions with ids or embeddings in, ids out, streamed, and batched."""
     from transom.serving.local import listen, require_loopback, serve, url_of
 
     require_loopback(host, allow_remote=allow_remote)

@@ -1,8 +1,8 @@
 """Continuous batching over a causal language model: rows join and leave a running batch between two steps.
 
-A row is prefilled alone, then joins the batch. The key-value caches of shorter rows are padded on the left and
-masked, and positions count only a row's own tokens, so a row's answer does not depend on its neighbours (up to
-the order of floating-point sums).
+A row is prefilled alone, then joins the batch. The caches of shorter rows are padded on the left and masked,
+and positions count only a row's own tokens, so a row's answer does not depend on its neighbours (up to the
+order of floating-point sums).
 Threat model: none; the batch runs inside the engine, which reads everything.
 Does not protect against: timing. Rows that share a batch slow each other down, measurably.
 Source: iteration-level scheduling of Orca (Yu et al., OSDI 2022, section 3.1), without its paged memory.
@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -134,7 +133,7 @@ class Batch:
             layer.values = layer.values[kept, :, -width:]
 
 
-def sample(logits_V: Float[Tensor, " vocabulary"], job: Job, generator: torch.Generator) -> int:
+def sample(logits_V: Tensor, job: Job, generator: torch.Generator) -> int:
     """One id drawn at the job's temperature from the smallest set of ids whose mass reaches `top_p`."""
     probs_V = functional.softmax(logits_V / job.temperature, dim=-1)
     if job.top_p < 1.0:
