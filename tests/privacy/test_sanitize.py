@@ -17,9 +17,9 @@ from transom.privacy.mechanisms import partitioned
 from transom.privacy.memo import PlaceMemo
 from transom.privacy.partition import PartitionedMechanism
 from transom.privacy.placeholders import Placeholders
-from transom.privacy.policy import KINDS, Policy
+from transom.privacy.policy import KINDS, Policy, write_policy
 from transom.privacy.sanitize import Sanitized, Sanitizer
-from transom.privacy.text import normalise
+from transom.privacy.text import CLOSED_FORMS, case_of, normalise, with_case
 
 REPLACED = re.compile(r"\[(?:NAME|NUMBER|TERM|ID|TEXT|SYMBOL|WORD)_[0-9]+\]")
 ANIMALS, COLOURS = {"cat", "dog", "cow", "horse"}, {"red", "blue", "green"}
@@ -123,6 +123,51 @@ def test_replacing_everything_is_undone_exactly(replacer: Sanitizer, text: str) 
     assert result.epsilon == 0
     assert not any(character.isalnum() for character in REPLACED.sub("", result.text))
     assert placeholders.restore(result.text) == normalise(text)
+
+
+@given(st.data())
+def test_exchanging_a_drawn_word_within_its_group_changes_nothing_else(
+    tricky: Sanitizer, data: st.DataObject
+) -> None:
+    """Adjacency holds: neighbours of a drawn word are read the same whichever word of the group it is."""
+    words = [with_case(word, case) for word in tricky.policy.words for case in ("lower", "title", "upper")]
+    fragment = st.sampled_from(
+        [*words, " ", ". ", " ", "'", "-", "\n", '"', "n't", "'s", "'t", "Ada", "5", "@", ".", "://"]
+    )
+    text = "".join(data.draw(st.lists(fragment, max_size=10)))
+    pieces = sanitize(tricky, text).pieces
+    for index, piece in enumerate(pieces):
+        if piece.source_id >= 0:
+            exchanged = data.draw(st.sampled_from(group_of(tricky.policy, piece.source_id)))
+            sources = [p.source for p in pieces]
+            sources[index] = with_case(exchanged, case_of(piece.source))
+            again = sanitize(tricky, "".join(sources)).pieces
+            before = [(p.kind, p.action, p.source) for i, p in enumerate(pieces) if i != index]
+            after = [(p.kind, p.action, p.source) for i, p in enumerate(again) if i != index]
+            assert after == before
+            assert (again[index].kind, again[index].action) == (piece.kind, piece.action)
+
+
+def group_of(policy: Policy, word_id: int) -> list[str]:
+    """The words of a word's group that may be drawn."""
+    group = int(policy.partition.group_V[word_id])
+    start, end = policy.partition.starts_G1[group : group + 2]
+    return [word for word in policy.words[start:end] if word not in CLOSED_FORMS]
+
+
+@pytest.fixture(scope="module")
+def tricky(tmp_path_factory: pytest.TempPathFactory, tiny_arguments: Any) -> Sanitizer:
+    """Groups that mix ordinary words with those that steer the lexer."""
+    words = ("dr", "nurse", "ca", "wo", "i", "www", "n't", "'s", "pm", "re", "will", "uncharacteristically")
+    path = tmp_path_factory.mktemp("policy") / "tricky.safetensors"
+    changes = {
+        "words": words,
+        "starts_G1": np.array([0, 6, 12], np.int32),
+        "scores_S": np.full(72, 9, np.uint8),
+        "prior_V": np.ones(12, np.float32),
+        "pass_words": ("the", "can"),
+    }
+    return Sanitizer(write_policy(path, **tiny_arguments(**changes)))
 
 
 def test_replacing_everything_promises_epsilon_zero(replacer: Sanitizer) -> None:

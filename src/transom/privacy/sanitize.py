@@ -1,10 +1,11 @@
 """Sanitise text under a policy: pass, replace by a typed placeholder, or draw another word of the same group.
 
 Kinds, in order: a word whose capital marks a name is a *name* (all capitals: only when outside the
-vocabulary); pass words and contractions are *stop*; vocabulary words are *word*; other words are *foreign*
+vocabulary); vocabulary words are *word*, pass words and contractions *stop*; other words are *foreign*
 when not ASCII, *name* when they begin with a capital, else *rare*. Numbers, identifiers and symbols come
 from the lexer. Each fresh draw costs the mechanism's epsilon; placeholders cost nothing; the case pattern
-of a drawn word is kept.
+of a drawn word is kept. How a place is treated never depends on which word of its group stands at another
+place: words that steer the reading of their neighbours (`CLOSED_FORMS`) are not drawn.
 Threat model: the host knows policy, mechanism and prior, sees the whole sanitised text of every request,
 and is the exact Bayes attacker of `Sanitizer.bayes_guess`.
 Does not protect: what the guarantee lists as disclosed; meaning that the words of many places carry
@@ -30,7 +31,7 @@ from transom.privacy.memo import Draw, PlaceMemo
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import KINDS, Policy
-from transom.privacy.text import CLITICS, Token, lex, with_case
+from transom.privacy.text import CLITICS, CLOSED_FORMS, Token, lex, with_case
 
 DISCLOSES = (
     "the group of each drawn word, its place and its case pattern",
@@ -262,7 +263,7 @@ class Sanitizer:
         if token.marked and case == "title":
             return "name"
         if case != "mixed":
-            if lookup in policy.word_ids:
+            if lookup in policy.word_ids and lookup not in CLOSED_FORMS:
                 return "word"
             if (lookup in policy.pass_words or lookup in CLITICS) and not token.marked:
                 return "stop"

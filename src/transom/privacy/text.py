@@ -39,6 +39,15 @@ PASSING_PUNCTUATION = frozenset(string.punctuation + "–—•")
 
 _BASES_BEFORE_NOT = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
 _ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "rev", "gen"})
+# Words on which the reading of their neighbours depends. They are never drawn, or else the treatment of the
+# neighbours would tell them from the other words of their group.
+CLOSED_FORMS = frozenset(
+    CLITICS
+    | _BASES_BEFORE_NOT.keys()
+    | _ABBREVIATIONS
+    | set(string.ascii_lowercase)
+    | {"re", "ve", "ll", "www"}
+)
 _PLAIN = {
     **dict.fromkeys("‘’‚‛′´", "'"), **dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‐‑‒−﹣", "-"),
     "―": "—", "⁄": "/", "\t": " ", "\n": "\n", "\x0b": "\n", "\x0c": "\n", "\r": "\n",
@@ -53,9 +62,9 @@ _TOKEN = re.compile(
     (?P<space>[ \n]+)
     |(?P<identifier>
         \[(?:{"|".join(PLACEHOLDER_LABELS)})_[0-9]+\]
-        |[A-Za-z]{{2,12}}://[^ \n<>"]*[A-Za-z0-9é¦¤/]
+        |[A-Za-z]++://[^ \n<>"]*[A-Za-z0-9é¦¤/]
         |[Ww]{{3}}\.[^ \n<>"]*[A-Za-z0-9é¦¤/]
-        |[A-Za-z0-9é._%+-]{{1,64}}+@[A-Za-z0-9é][A-Za-z0-9é.-]{{0,254}}(?<=[A-Za-z0-9é])
+        |(?<![A-Za-z0-9é._%+-])[A-Za-z0-9é._%+-]++@[A-Za-z0-9é][A-Za-z0-9é.-]*(?<=[A-Za-z0-9é])
         |[@\#][A-Za-z0-9_é]+
     )
     |(?P<number>[$¤]?[0-9]++(?:[.,:/'-][0-9]++)*+(?:(?i:st|nd|rd|th|s|am|pm))?%?¤?(?![A-Za-z0-9_é]))
