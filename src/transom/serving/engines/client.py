@@ -1,0 +1,170 @@
+"""Client of the one dialect, token ids in and out over `/v1/completions`: the embedded engine and vLLM.
+
+vLLM's extras are options: a version floor (earlier ones crash or corrupt memory on hostile prompt
+embeddings) and a `cache_salt` per tenant (a shared prefix cache tells tenants' prompts apart by timing).
+Threat model: that of `base`.
+Does not protect: the ids are text to whoever has the tokenizer, as hosts do.
+Source: vLLM's OpenAI-compatible server, `return_token_ids` and `return_tokens_as_token_ids`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import AsyncGenerator
+from typing import Any, Literal
+
+from transom.errors import EngineDownError, EngineGarbageError, MisconfiguredError
+from transom.serving.engines.base import (
+    Call,
+    Delta,
+    EngineCard,
+    EngineHttp,
+    TokenScore,
+    finish_reason,
+    garbage,
+    token_ids,
+)
+
+VLLM_FLOOR = (0, 24)
+
+
+class IdsEngine:
+    """An engine that takes and gives token ids.
+
+    `model` is the name to ask for (None: the first that the engine lists). `vllm` turns on the version check
+    and the cache salt.
+    """
+
+    takes: Literal["ids"] = "ids"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        vllm: bool = False,
+        timeout_s: float = 120.0,
+    ) -> None:
+        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s)
+        self._model, self._vllm = model, vllm
+        self._card: EngineCard | None = None
+        self._salt_key = secrets.token_bytes(32)
+
+    async def probe(self) -> EngineCard:
+        """The model's card, asked for once. Raises EngineError, and MisconfiguredError for too old a vLLM."""
+        if self._card is None:
+            if self._vllm:
+                check_vllm_version(await self._http.get("/version"))
+            self._card = read_card(await self._http.get("/v1/models"), self._model)
+        return self._card
+
+    async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """See `Engine.generate`."""
+        body = self._body(call, (await self.probe()).model)
+        choices = len(call.prompts) * call.n
+        if not call.stream:
+            answer = await self._http.post("/v1/completions", body)
+            deltas = _deltas(answer, choices)
+            if sorted(delta.index for delta in deltas) != list(range(choices)):
+                raise EngineGarbageError(
+                    f"the engine answered {len(deltas)} choices, {choices} were asked for"
+                )
+            for delta in deltas:
+                yield delta
+            return
+        open_choices = set(range(choices))
+        async for event in self._http.events("/v1/completions", body):
+            for delta in _deltas(event, choices):
+                if delta.finish_reason is not None:
+                    open_choices.discard(delta.index)
+                yield delta
+        if open_choices:
+            raise EngineDownError("the engine's stream ended before the answer did")
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._http.close()
+
+    def _body(self, call: Call, model: str) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": model,
+            "prompt": call.prompts[0] if len(call.prompts) == 1 else call.prompts,
+            "max_tokens": call.max_tokens,
+            "temperature": call.temperature,
+            "top_p": call.top_p,
+            "seed": call.seed,
+            "logprobs": call.logprobs,
+            "stop_token_ids": call.stop_ids or None,
+            "stream": call.stream,
+            "return_token_ids": True,
+        }
+        if call.n > 1:
+            body["n"] = call.n
+        if call.logprobs is not None:
+            body["return_tokens_as_token_ids"] = True
+        if self._vllm:
+            body["cache_salt"] = hmac.new(self._salt_key, call.tenant.encode(), hashlib.sha256).hexdigest()
+        return body
+
+
+def check_vllm_version(answer: object) -> None:
+    """Raises MisconfiguredError below the version floor, EngineGarbageError for an unreadable version."""
+    version = answer.get("version") if isinstance(answer, dict) else None
+    match = re.match(r"v?(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    if match is None:
+        raise EngineGarbageError("the engine tells no vLLM version at /version; choose another --engine-kind")
+    found = (int(match[1]), int(match[2]))
+    if found < VLLM_FLOOR:
+        raise MisconfiguredError(
+            f"vLLM {found[0]}.{found[1]} has known memory-safety holes; 0.24 is the first to run"
+        )
+
+
+def read_card(models: object, wanted: str | None) -> EngineCard:
+    """The card of `wanted`, or of the first model, from a `/v1/models` answer."""
+    try:
+        cards = {str(card["id"]): card for card in models["data"]}  # type: ignore[index]
+    except (TypeError, KeyError) as error:
+        raise garbage(error) from None
+    if wanted is None and not cards:
+        raise EngineGarbageError("the engine lists no model")
+    name = wanted if wanted is not None else next(iter(cards))
+    card = cards.get(name, {})
+    context = card.get("max_model_len")
+    return EngineCard(name, str(card.get("owned_by", "")), context if type(context) is int else None)
+
+
+def _deltas(answer: object, choices: int) -> list[Delta]:
+    try:
+        return [_delta(choice, choices) for choice in answer["choices"]]  # type: ignore[index]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise garbage(error) from None
+
+
+def _delta(choice: dict[str, Any], choices: int) -> Delta:
+    index = choice["index"]
+    if type(index) is not int or not 0 <= index < choices:
+        raise EngineGarbageError("the engine answered a choice that nobody asked for")
+    ids = token_ids(choice.get("token_ids") or [] if choice.get("finish_reason") else choice.get("token_ids"))
+    logprobs = choice.get("logprobs")
+    scores = _scores(logprobs, ids) if logprobs else ()
+    return Delta(index, ids, scores=scores, finish_reason=finish_reason(choice.get("finish_reason")))
+
+
+def _scores(logprobs: dict[str, Any], ids: tuple[int, ...]) -> tuple[TokenScore, ...]:
+    values = logprobs["token_logprobs"]
+    tops = logprobs.get("top_logprobs") or [None] * len(ids)
+    if len(values) != len(ids) or len(tops) != len(ids):
+        raise EngineGarbageError("the engine's log-probabilities do not match its tokens")
+    return tuple(
+        TokenScore(token, float(value), tuple((_named_id(name), float(p)) for name, p in (top or {}).items()))
+        for token, value, top in zip(ids, values, tops, strict=True)
+    )
+
+
+def _named_id(name: str) -> int:
+    return int(name.removeprefix("token_id:"))

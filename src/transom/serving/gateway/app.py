@@ -1,0 +1,203 @@
+"""The gateway: an OpenAI-compatible endpoint on the user's machine, between private words and an engine.
+
+Threat model: the engine's host is curious; clients may be hostile or gone; web pages on the same machine
+may post (the JSON content type is required, which makes browsers ask first, and nothing here says yes).
+Nothing of a request is logged.
+Does not protect against other local users without `--api-key-file`, nor the way from client to gateway.
+Source: OpenAI API reference; ASGI specification.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from transom.errors import MisconfiguredError, NotYetError, RefusedError, TransomError
+from transom.privacy.ledger import Ledger
+from transom.privacy.sanitize import Sanitizer
+from transom.serving.engines.base import Engine
+from transom.serving.engines.server import _until_gone
+from transom.serving.engines.wire import ClientGoneError, dump, envelope, read_body, send_event
+from transom.serving.gateway.charge import Charger
+from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.exchange import Caller, Gateway, prepare
+from transom.serving.gateway.metrics import Metrics
+from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
+from transom.serving.gateway.schema import openapi
+from transom.serving.gateway.words import Veil
+from transom.serving.tokenizer import ChatTokenizer
+
+_log = logging.getLogger("transom.gateway")
+_SESSION_CHARS = 256
+
+
+def create_gateway(
+    config: GatewayConfig,
+    engine: Engine,
+    tokenizer: ChatTokenizer | None = None,
+    sanitizer: Sanitizer | None = None,
+    ledger: Ledger | None = None,
+) -> Starlette:
+    """The gateway application. Mode words needs a sanitizer; a ledger makes its spending durable and capped.
+
+    Raises MisconfiguredError for a combination that could not protect what its mode promises.
+    """
+    if (config.mode == "words") != (sanitizer is not None):
+        raise MisconfiguredError(
+            f"mode {config.mode!r} and the sanitizer do not go together; give both or none"
+        )
+    if engine.takes == "ids" and tokenizer is None:
+        raise MisconfiguredError("this engine takes token ids: give the model's tokenizer")
+    veil = Veil(sanitizer) if sanitizer is not None else None
+    charger = Charger(ledger) if ledger is not None else None
+    gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics())
+    pages = _Pages(gateway)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await engine.close()
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", _Endpoint(gateway, "chat", ChatRequest), methods=["POST"]),
+            Route("/v1/completions", _Endpoint(gateway, "completions", CompletionRequest), methods=["POST"]),
+            Route("/v1/responses", pages.responses, methods=["POST"]),
+            Route("/v1/models", pages.models),
+            Route("/healthz", pages.healthz),
+            Route("/metrics", pages.metrics),
+            Route("/openapi.json", pages.openapi),
+        ],
+        exception_handlers={HTTPException: _http_error, TransomError: _error},
+        lifespan=lifespan,
+    )
+
+
+class _Endpoint:
+    """A generation endpoint as raw ASGI: it stops the engine when the client leaves."""
+
+    def __init__(
+        self, gateway: Gateway, name: str, model: type[ChatRequest] | type[CompletionRequest]
+    ) -> None:
+        self._gateway, self._name, self._model = gateway, name, model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 0  # of the response begun; 0 before
+
+        async def tracked(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, tracked)
+        except ClientGoneError:
+            status = 499
+        except Exception as error:
+            value, failed = envelope(known(error))
+            if status:  # in mid-stream: an error event, and no [DONE]
+                await send_event(send, value, last=True)
+            else:
+                await _send_error(send, value, failed)
+            status = failed
+        self._gateway.metrics.request(self._name, status)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
+        caller = _caller(self._gateway.config, headers)
+        if headers.get(b"content-type", "").split(";")[0].strip().lower() != "application/json":
+            message = "the content type must be application/json"
+            raise RefusedError(message, status=415, code="unsupported_media_type")
+        body = await read_body(scope, receive, self._gateway.config.max_body_bytes)
+        request = parse(self._model, body)
+        async with _until_gone(receive):
+            exchange = await prepare(self._gateway, request, caller)
+            await (exchange.stream if request.stream else exchange.complete)(send)
+
+
+class _Pages:
+    """The small endpoints."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._schema = openapi()
+
+    async def models(self, request: Request) -> Response:
+        """The one published model."""
+        self._gateway.config.account(request.headers.get("authorization", ""))
+        name = self._gateway.config.model or (await self._gateway.engine.probe()).model
+        card = {"id": name, "object": "model", "created": 0, "owned_by": "transom"}
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def healthz(self, _request: Request) -> Response:
+        """Alive; says nothing of the engine."""
+        return JSONResponse({"status": "ok", "mode": self._gateway.config.mode})
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus counters."""
+        self._gateway.config.account(request.headers.get("authorization", ""))
+        return PlainTextResponse(self._gateway.metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, _request: Request) -> Response:
+        """The published schema."""
+        return JSONResponse(self._schema)
+
+    async def responses(self, request: Request) -> Response:
+        """The one documented refusal of the newer API."""
+        self._gateway.config.account(request.headers.get("authorization", ""))
+        raise NotYetError("/v1/responses is not supported; use /v1/chat/completions")
+
+
+def _caller(config: GatewayConfig, headers: Mapping[bytes, str]) -> Caller:
+    account = config.account(headers.get(b"authorization", ""))
+    session = headers.get(b"x-transom-session") or None
+    if session is not None and len(session) > _SESSION_CHARS:
+        message = f"a session name has at most {_SESSION_CHARS} characters, got {len(session)}"
+        raise RefusedError(message, param="X-Transom-Session", code="invalid_value")
+    if session is not None:
+        session = f"{len(account)}:{account}:{session}"  # one account cannot name another's session
+    return Caller(account, session, headers.get(b"x-transom-show-host") == "1")
+
+
+def known(error: Exception) -> TransomError:
+    """`error` itself if it is ours; else a bare internal error, logged by type and place, never by its text."""
+    if isinstance(error, TransomError):
+        return error
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+    _log.error("internal error %s in %s", type(error).__name__, where)
+    return TransomError("the gateway failed on this request; its log names the place")
+
+
+async def _send_error(send: Send, value: object, status: int) -> None:
+    body = dump(value)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if value["error"]["code"] == "privacy_budget_spent":  # type: ignore[index]
+        headers.append((b"x-should-retry", b"false"))  # the official client obeys: no retry will succeed
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _error(_request: Request, error: Exception) -> Response:
+    value, status = envelope(known(error))
+    return JSONResponse(value, status_code=status)
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
+    refusal = RefusedError(
+        f"{error.detail}; see /openapi.json", status=error.status_code, code="no_such_route"
+    )
+    value, status = envelope(refusal)
+    return JSONResponse(value, status_code=status, headers=error.headers)

@@ -1,0 +1,269 @@
+"""One request's way: refuse, veil, encode, charge, call the engine, reveal, answer. The order is the protection.
+
+Threat model: the engine's host reads what it is sent. So nothing is sent before the request is wholly
+checked, its private words are veiled and their charge is durable; a failure on that way sends nothing.
+Does not protect in mode plain: the host reads everything. Lengths, timing, sampling settings and `n` are
+not private in any mode.
+Source: the order of steps is the design's "way of a chat request".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Send
+
+from transom.errors import EngineGarbageError, RefusedError, ReplaceableError
+from transom.serving.engines.base import Call, Engine
+from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
+from transom.serving.gateway.answer import Choice, Piece
+from transom.serving.gateway.charge import Charger
+from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.metrics import Metrics
+from transom.serving.gateway.requests import ChatRequest, CompletionRequest
+from transom.serving.gateway.respond import Writer, usage_of
+from transom.serving.gateway.words import Veil, Veiled
+from transom.serving.tokenizer import ChatTokenizer, Encoded
+
+COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
+MODEL_ALIAS = "transom"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the account that pays, the session (None: none), whether to show what the host saw."""
+
+    account: str
+    session: str | None = field(default=None, repr=False)
+    show_host: bool = False
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The parts that every request uses."""
+
+    config: GatewayConfig
+    engine: Engine
+    tokenizer: ChatTokenizer | None
+    veil: Veil | None
+    charger: Charger | None
+    metrics: Metrics
+
+
+@dataclass
+class Exchange:
+    """What one request must remember between its call and its answer."""
+
+    gateway: Gateway
+    caller: Caller
+    request: ChatRequest | CompletionRequest
+    call: Call
+    choices: list[Choice]
+    writer: Writer
+    host_saw: Sequence[str] = field(repr=False)
+    veiled: Veiled | None = None
+    epsilon_total: float | None = None
+    engine_usage: tuple[int, int] | None = None
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Token counts: our own where we tokenise, else what the engine says."""
+        prompt, answer = self.engine_usage or (0, 0)
+        if self.gateway.tokenizer is not None and self.call.prompts:
+            prompt, answer = sum(map(len, self.call.prompts)), sum(c.tokens for c in self.choices)
+        return usage_of(prompt, answer)
+
+    async def complete(self, send: Send) -> None:
+        """Answer with one JSON object."""
+        async with aclosing(self._pieces()) as pieces:
+            async for _ in pieces:
+                pass
+        answer = self.writer.whole(self.choices, self.usage)
+        if (shown := self._finish()) is not None:
+            answer["transom"] = shown
+        await send_json(send, answer)
+
+    async def stream(self, send: Send) -> None:
+        """Answer with server-sent events; the status line waits for the engine's first piece."""
+        opened = False
+        async with aclosing(self._pieces()) as pieces:
+            async for choice, piece in pieces:
+                if not opened:
+                    await send_event_start(send)
+                    opened = True
+                if piece.text or piece.scores or piece.finish_reason:
+                    await send_event(send, self.writer.chunk(choice, piece))
+        usage = self.usage if self.request.include_usage else None
+        if (last := self.writer.closing(usage, self._finish())) is not None:
+            await send_event(send, last)
+        await send(SSE_DONE)
+
+    async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece], None]:
+        """The pieces of all choices; leaving early, or when every choice has ended, cancels the engine."""
+        unfinished = len(self.choices)
+        with self.gateway.metrics.step("engine"):
+            async with aclosing(self.gateway.engine.generate(self.call)) as deltas:
+                async for delta in deltas:
+                    self.engine_usage = delta.usage or self.engine_usage
+                    choice = self.choices[delta.index]
+                    if choice.finish_reason is not None:
+                        continue
+                    yield choice, choice.feed(delta)
+                    unfinished -= choice.finish_reason is not None
+                    if not unfinished and self.call.prompts:
+                        return
+        if unfinished:
+            raise EngineGarbageError("the engine ended without finishing every choice")
+
+    def _finish(self) -> dict[str, Any] | None:
+        """Count, remember the answer for the session, and describe what the host saw if asked."""
+        gateway, usage = self.gateway, self.usage
+        gateway.metrics.tokens("prompt", usage["prompt_tokens"])
+        gateway.metrics.tokens("completion", usage["completion_tokens"])
+        session, request = self.caller.session, self.request
+        if gateway.veil is not None and session is not None and isinstance(request, ChatRequest):
+            answer = self.choices[0]
+            gateway.veil.remember(session, len(request.messages), answer.text, answer.host_text)
+        return self._shown() if self.caller.show_host else None
+
+    def _shown(self) -> dict[str, Any]:
+        ids = [list(prompt) for prompt in self.call.prompts]
+        shown: dict[str, Any] = {
+            "mode": self.gateway.config.mode,
+            "host_saw": "\n".join(self.host_saw),
+            "host_token_ids": ids[0] if len(ids) == 1 else ids,
+            "guarantee": None,
+            "epsilon_spent": self.veiled.epsilon if self.veiled else 0.0,
+            "epsilon_total": self.epsilon_total,
+            "counts": {},
+            "bayes": None,
+        }
+        if self.veiled is not None and self.gateway.veil is not None:
+            shown |= self.gateway.veil.explain(self.veiled)
+        return shown
+
+
+async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, caller: Caller) -> Exchange:
+    """Everything up to the charge. When this raises, nothing was sent."""
+    card = await gateway.engine.probe()
+    published = gateway.config.model or card.model
+    if request.model not in (published, MODEL_ALIAS):
+        raise RefusedError(
+            "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
+        )
+    fields = _fields(request)
+    veiled = None
+    with gateway.metrics.step("text"):
+        if gateway.veil is not None:
+            if fields is None:
+                message = "token ids cannot be sanitised; send the prompt as text"
+                raise RefusedError(message, param="prompt", code="cannot_protect")
+            veiled = await gateway.veil.cover(fields, caller.session)
+            fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
+    with gateway.metrics.step("tokenize"):
+        encoded = _encode(gateway, request, fields)
+    call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
+    total = await _charge(gateway, veiled, caller)
+    choices = [
+        Choice(
+            i, gateway.tokenizer if encoded else None, veiled.placeholders if veiled else None, request.stops
+        )
+        for i in range(max(1, len(call.prompts)) * call.n)
+    ]
+    writer = Writer(
+        isinstance(request, ChatRequest), published, gateway.tokenizer, request.alternatives is not None
+    )
+    saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
+    return Exchange(gateway, caller, request, call, choices, writer, saw, veiled, total)
+
+
+def _fields(request: ChatRequest | CompletionRequest) -> list[tuple[str, str]] | None:
+    """Every content field as (role, text); None for a prompt of token ids."""
+    if isinstance(request, ChatRequest):
+        return [(message.template_role, message.text) for message in request.messages]
+    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+    return [("user", str(text)) for text in prompts] if isinstance(prompts[0], str) else None
+
+
+def _encode(
+    gateway: Gateway, request: ChatRequest | CompletionRequest, fields: list[tuple[str, str]] | None
+) -> list[Encoded]:
+    """The prompts as the engine gets them; empty for an engine that takes chat messages as text."""
+    if gateway.engine.takes == "text":
+        if isinstance(request, CompletionRequest):
+            raise ReplaceableError("this engine takes chat messages only; use /v1/chat/completions")
+        return []
+    if gateway.tokenizer is None:
+        raise ReplaceableError(
+            "this engine takes token ids and the gateway has no tokenizer; give --tokenizer"
+        )
+    if isinstance(request, ChatRequest):
+        return [gateway.tokenizer.encode_chat(fields or [])]
+    if fields is not None:
+        return [gateway.tokenizer.encode_text(text) for _, text in fields]
+    many = request.prompt if isinstance(request.prompt[0], list) else [request.prompt]
+    prompts = [tuple(int(i) for i in ids) for ids in many]
+    if any(max(ids) >= gateway.tokenizer.vocab_size for ids in prompts):
+        raise RefusedError("a token id is outside the vocabulary", param="prompt", code="token_out_of_range")
+    return [Encoded("(token ids)", ids) for ids in prompts]
+
+
+def _call(
+    gateway: Gateway,
+    request: ChatRequest | CompletionRequest,
+    encoded: Sequence[Encoded],
+    fields: Sequence[tuple[str, str]],
+    context_tokens: int | None,
+    caller: Caller,
+) -> Call:
+    longest = max((len(one.ids) for one in encoded), default=0)
+    return Call(
+        prompts=tuple(one.ids for one in encoded),
+        messages=() if encoded else tuple(fields),
+        max_tokens=_answer_tokens(gateway.config, request, longest, context_tokens),
+        n=request.n or 1,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        logprobs=request.alternatives,
+        stop_ids=gateway.tokenizer.eos_ids if gateway.tokenizer and encoded else (),
+        stream=bool(request.stream or request.stops),
+        tenant=caller.account,
+    )
+
+
+def _answer_tokens(
+    config: GatewayConfig,
+    request: ChatRequest | CompletionRequest,
+    prompt_tokens: int,
+    context_tokens: int | None,
+) -> int:
+    """The limit on the answer. Raises RefusedError when prompt and answer do not fit."""
+    default = config.answer_tokens if isinstance(request, ChatRequest) else COMPLETION_TOKENS
+    room = None if context_tokens is None else context_tokens - prompt_tokens
+    wanted = request.output_tokens
+    limit = config.max_prompt_tokens
+    if (limit is not None and prompt_tokens > limit) or (room is not None and room < (wanted or 1)):
+        raise RefusedError(
+            f"the prompt of {prompt_tokens} tokens and {wanted or 1} answer tokens exceed the limit "
+            f"(context {context_tokens}, prompt {limit}); shorten the conversation",
+            param="messages" if isinstance(request, ChatRequest) else "prompt",
+            code="context_length_exceeded",
+        )
+    return wanted or (default if room is None else min(default, room))
+
+
+async def _charge(gateway: Gateway, veiled: Veiled | None, caller: Caller) -> float | None:
+    """Make the charge durable, then keep the draws. Raises LedgerError; then nothing may be sent."""
+    if veiled is None or gateway.veil is None:
+        return None
+    total = None
+    if gateway.charger is not None:
+        with gateway.metrics.step("ledger"):
+            total = await gateway.charger.charge(caller.account, veiled.epsilon)
+    gateway.metrics.epsilon(veiled.epsilon)
+    gateway.veil.settle(veiled)
+    return total

@@ -1,0 +1,62 @@
+"""Counters for Prometheus: requests, tokens, seconds a step, epsilon spent.
+
+Threat model: whoever may read `/metrics`. Labels come from fixed sets, so no content can reach it.
+Does not protect: volumes and timing, which are what it reports.
+Source: Prometheus text exposition format 0.0.4.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_HELP = {
+    "transom_requests_total": "Requests by endpoint and HTTP status.",
+    "transom_tokens_total": "Tokens of prompts and answers.",
+    "transom_step_seconds_total": "Seconds spent in each step of a request.",
+    "transom_step_runs_total": "How often each step ran.",
+    "transom_epsilon_spent_total": "Epsilon charged by this process.",
+}
+
+
+class Metrics:
+    """Counters of one gateway; used from its event loop only."""
+
+    def __init__(self) -> None:
+        self._values: Counter[tuple[str, str]] = Counter()
+
+    def request(self, endpoint: str, status: int) -> None:
+        """Count one answered request."""
+        self._values["transom_requests_total", f'{{endpoint="{endpoint}",status="{status}"}}'] += 1
+
+    def tokens(self, kind: str, count: int) -> None:
+        """Count tokens of `kind` prompt or completion."""
+        self._values["transom_tokens_total", f'{{kind="{kind}"}}'] += count
+
+    def epsilon(self, amount: float) -> None:
+        """Count charged epsilon."""
+        self._values["transom_epsilon_spent_total", ""] += amount  # type: ignore[assignment]
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step: text, tokenize, ledger, first_token, engine."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._values["transom_step_seconds_total", f'{{step="{name}"}}'] += (  # type: ignore[assignment]
+                time.perf_counter() - start_s
+            )
+            self._values["transom_step_runs_total", f'{{step="{name}"}}'] += 1
+
+    def render(self) -> str:
+        """The exposition text."""
+        lines = []
+        for name, text in _HELP.items():
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+            lines += [
+                f"{key}{labels} {value}" for (key, labels), value in self._values.items() if key == name
+            ]
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,238 @@
+"""What a client may ask: the OpenAI request models, strict. The published schema is generated from them.
+
+Threat model: a hostile or merely newer client. A field that this gateway does not know could carry content
+it would not protect, so unknown fields are refused; a listed harmless set that common clients send is
+accepted and dropped, never sent on. Messages name fields and types, never values.
+Does not protect: what the known fields hold; that is the text stage's business.
+Source: OpenAI API reference, chat completions and completions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from transom.errors import RefusedError
+
+_NOT_TEXT = "only text content is supported: images, audio and files cannot be protected"
+REFUSED_BECAUSE = {
+    "tools": "tool definitions and arguments are not supported yet; send none",
+    "functions": "functions are not supported yet; send none",
+    "tool_calls": "tool calls in messages are not supported yet; put the result into a user message",
+    "tool_call_id": "tool messages are not supported yet; put the result into a user message",
+    "function_call": "function calls are not supported yet",
+    "response_format": "structured output is not supported yet; only {'type': 'text'} is",
+    "modalities": _NOT_TEXT,
+    "audio": _NOT_TEXT,
+    "image_url": _NOT_TEXT,
+    "input_audio": _NOT_TEXT,
+    "file": _NOT_TEXT,
+    "logit_bias": "token ids in logit_bias would tell the host words; it is not supported",
+    "prediction": "a predicted output is content that cannot be protected here",
+    "web_search_options": "web search would send content elsewhere; it is not supported",
+    "suffix": "suffix is not supported by these engines",
+}
+Choices = Annotated[int, Field(ge=1, le=16)]
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+Dropped = Annotated[Any, Field(description="Accepted and dropped: never sent to the engine.")]
+Unsupported = Annotated[None, Field(description="Not supported: any value but null is refused.")]
+Neutral = Annotated[float, Field(ge=0, le=0, description="Only the neutral value 0 is supported.")]
+
+
+class Strict(BaseModel):
+    """No coercion, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TextPart(Strict):
+    """A text part of a message; parts are joined without a separator."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    """One message; `developer` is the newer name of `system`."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    name: Dropped = None
+    refusal: Dropped = None
+    annotations: Dropped = None
+    reasoning_content: Dropped = None
+    audio: Unsupported = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    function_call: Unsupported = None
+    tool_call_id: Unsupported = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    @property
+    def template_role(self) -> str:
+        """The role as chat templates know it."""
+        return "system" if self.role == "developer" else self.role
+
+
+class StreamOptions(Strict):
+    """`include_usage` adds a last chunk with the token counts."""
+
+    include_usage: bool = False
+    include_obfuscation: Dropped = None
+
+
+class TextFormat(Strict):
+    """Plain text, the only format."""
+
+    type: Literal["text"]
+
+
+class Sampling(Strict):
+    """What both endpoints share."""
+
+    model: str
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Choices | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**62)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: Neutral | None = None
+    frequency_penalty: Neutral | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    user: Dropped = None
+    metadata: Dropped = None
+    store: Dropped = None
+    service_tier: Dropped = None
+    prompt_cache_key: Dropped = None
+    prompt_cache_retention: Dropped = None
+    safety_identifier: Dropped = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(Sampling):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: TextFormat | None = None
+    parallel_tool_calls: Dropped = None
+    reasoning_effort: Dropped = None
+    verbosity: Dropped = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    function_call: Literal["none", "auto"] | None = None
+    audio: Unsupported = None
+    prediction: Unsupported = None
+    web_search_options: Unsupported = None
+
+    @property
+    def output_tokens(self) -> int | None:
+        """The limit on the answer, if one is given."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives a token are asked for; None without log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(Sampling):
+    """POST /v1/completions."""
+
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=16)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=16)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: Literal[False] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Unsupported = None
+
+    @property
+    def output_tokens(self) -> int | None:
+        """The limit on the answer, if one is given."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives a token are asked for; None without log-probabilities."""
+        return self.logprobs
+
+
+R = TypeVar("R", ChatRequest, CompletionRequest)
+
+
+def parse(model: type[R], body: bytes) -> R:
+    """Validate a request body. Raises RefusedError (400) naming the parameter, never its value."""
+    try:
+        request = model.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error, len(body)) from None
+    if request.stream_options is not None and not request.stream:
+        raise RefusedError(
+            "stream_options goes with stream: true", param="stream_options", code="invalid_value"
+        )
+    if isinstance(request, ChatRequest):
+        if request.top_logprobs is not None and not request.logprobs:
+            raise RefusedError(
+                "top_logprobs goes with logprobs: true", param="top_logprobs", code="invalid_value"
+            )
+        if not any(message.text for message in request.messages):
+            raise RefusedError("every message is empty; send text", param="messages", code="empty_prompt")
+    elif request.prompt == "" or (isinstance(request.prompt, list) and "" in request.prompt):
+        raise RefusedError("the prompt is empty; send text", param="prompt", code="empty_prompt")
+    return request
+
+
+def _refusal(error: ValidationError, size_bytes: int) -> RefusedError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return RefusedError(f"the body ({size_bytes} bytes) is not valid JSON in UTF-8", code="invalid_json")
+    path = first["loc"]
+    names = [str(part) for part in path if isinstance(part, str)]
+    reason = next((REFUSED_BECAUSE[name] for name in names if name in REFUSED_BECAUSE), None)
+    param = _param(path)
+    if reason is not None:
+        return RefusedError(reason, param=param, code="unsupported_parameter")
+    if first["type"] == "extra_forbidden":
+        return RefusedError("unknown parameter; remove it", param=param, code="unknown_parameter")
+    if names[:2] == ["messages", "content"]:
+        return RefusedError(f"content must be text. {_NOT_TEXT}", param=param, code="invalid_value")
+    if names[:2] == ["messages", "role"]:
+        message = "role must be system, developer, user or assistant; tool messages are not supported yet"
+        return RefusedError(message, param=param, code="invalid_value")
+    return RefusedError(f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
+
+
+def _param(path: tuple[int | str, ...]) -> str | None:
+    """`messages[0].content` from pydantic's location, without the names of union branches; at most 80 chars."""
+    if not path:
+        return None
+    text = str(path[0])
+    if text == "messages" and len(path) > 1:
+        text += f"[{path[1]}]" + "".join(f".{part}" for part in path[2:3])
+    return text[:80]

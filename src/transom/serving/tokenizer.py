@@ -1,0 +1,266 @@
+"""Text to ids and back for the gateway: chat template, control tokens kept out of content, streams of ids.
+
+Threat model: the chat template comes with a checkpoint and is not trusted with the machine (it runs in
+jinja2's sandbox) nor with content (it only ever sees unguessable sentinels, so none of its logic depends on
+user text). User text may hold anything, control tokens included. Does not protect: a malicious template
+chooses the words around the content; token counts and ids are what the engine sees.
+
+A rendering is encoded whole, so that ids agree with the model's own tooling, whenever no control token
+touches content. Otherwise it is encoded piece by piece, content with a tokenizer that knows no control token.
+Source: tokenizers' added-token matching; chat templates as in transformers' `apply_chat_template`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from transom.errors import CheckpointError, RefusedError, ReplaceableError
+
+_HELD_TOKENS = 8  # no character needs more than four bytes; a longer wait means the bytes are not UTF-8
+_TOO_LARGE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as the engine gets it: `text` (template included) and its `ids`."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+class ChatTokenizer:
+    """A tokenizer with its chat template; `eos_ids` are the ids that end an answer."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str | None = None,
+        specials: Mapping[str, str] | None = None,
+        eos_ids: Sequence[int] = (),
+    ) -> None:
+        spec = json.loads(tokenizer.to_str())
+        spec["truncation"] = spec["padding"] = None
+        self._specials = dict(specials or {})
+        self._whole = Tokenizer.from_str(json.dumps(spec))
+        controls = [
+            token for token in spec["added_tokens"] if token["special"] or not token["content"].isspace()
+        ]
+        spec["added_tokens"] = [token for token in spec["added_tokens"] if token not in controls]
+        self._content = Tokenizer.from_str(json.dumps(spec))
+        self._control_ids = frozenset(token["id"] for token in controls) - {
+            _unknown_id(spec["model"], self._whole)
+        }
+        self._template = _compile(chat_template) if chat_template else None
+        eos = self._whole.token_to_id(self._specials.get("eos_token", ""))
+        self.eos_ids = tuple(sorted({*eos_ids, *([] if eos is None else [eos])}))
+        self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered."""
+        return self._template is not None
+
+    def encode_text(self, text: str) -> Encoded:
+        """Ids of a bare prompt: the tokenizer's own start token, then `text`, of which no part is control."""
+        encoding = self._content.encode(text, add_special_tokens=False)
+        self._refuse_controls(encoding.ids, "prompt")
+        return Encoded(text, tuple(self._content.post_process(encoding, None, True).ids))
+
+    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> Encoded:
+        """Ids of a conversation of (role, content), the answer's opening included.
+
+        Raises `RefusedError` if the template rejects the roles, or drops or alters a content field.
+        """
+        pieces = self._render([role for role, _ in messages])
+        text, spans, parts = "", [], []
+        for piece in pieces:
+            if isinstance(piece, int):
+                content = messages[piece][1]
+                spans.append((len(text), len(text) + len(content)))
+                parts.append((content, piece))
+                text += content
+            else:
+                parts.append((piece, -1))
+                text += piece
+        encoding = self._whole.encode(text, add_special_tokens=False)
+        ids = encoding.ids
+        touching = (encoding.token_to_chars(i) for i, token in enumerate(ids) if token in self._control_ids)
+        if any(_touches(span, spans) for span in touching):
+            ids = self._encode_apart(parts)
+        return Encoded(text, tuple(ids))
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text; bytes that are not a whole character become U+FFFD."""
+        return self._whole.decode([token_id], skip_special_tokens=False)
+
+    def detokenizer(self) -> Detokenizer:
+        """A fresh incremental decoder for one answer."""
+        return Detokenizer(self._whole)
+
+    def _encode_apart(self, parts: Sequence[tuple[str, int]]) -> list[int]:
+        ids: list[int] = []
+        for text, index in parts:
+            tokenizer = self._whole if index < 0 else self._content
+            part = tokenizer.encode(text, add_special_tokens=False).ids
+            if index >= 0:
+                self._refuse_controls(part, f"messages[{index}].content")
+            ids += part
+        return ids
+
+    def _refuse_controls(self, ids: Sequence[int], param: str) -> None:
+        if not self._control_ids.isdisjoint(ids):
+            raise RefusedError(
+                "the text holds a control token that this vocabulary cannot spell any other way; remove it",
+                param=param,
+                code="control_token",
+            )
+
+    def _render(self, roles: Sequence[str]) -> list[str | int]:
+        """The template's own text and, in place of each content field, the index of its message."""
+        if self._template is None:
+            raise ReplaceableError("this model has no chat template; use /v1/completions instead")
+        nonce = f"f{secrets.token_hex(16)}f"
+        fields = [{"role": role, "content": f"{nonce}{i}z"} for i, role in enumerate(roles)]
+        try:
+            text = self._template.render(messages=fields, add_generation_prompt=True, **self._specials)
+        except _RejectedError as error:
+            message = f"the chat template rejects this conversation: {error}"
+            raise RefusedError(message, param="messages") from None
+        except Exception as error:  # a checkpoint's template may fail in any way it likes
+            message = f"the chat template fails on these roles ({type(error).__name__})"
+            raise RefusedError(message, param="messages") from None
+        pieces = re.split(f"{nonce}([0-9]+)z", text)
+        found = {int(index) for index in pieces[1::2]}
+        if found != set(range(len(roles))) or any(nonce in piece for piece in pieces[::2]):
+            lost = min(set(range(len(roles))) - found, default=0)
+            raise RefusedError(
+                "the chat template drops or alters this message's content; nothing was sent",
+                param=f"messages[{lost}].content",
+                code="template_alters_content",
+            )
+        return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
+
+
+class Detokenizer:
+    """Ids in, text out, incrementally: incomplete characters are held back until their bytes are there."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._read = 0  # ids before this index are already text
+
+    def feed(self, ids: Sequence[int]) -> str:
+        """The text that `ids` complete, possibly empty."""
+        self._ids += ids
+        return self._advance(final=False)
+
+    def close(self) -> str:
+        """What is still held back; bytes that never became a character come out as U+FFFD."""
+        return self._advance(final=True)
+
+    def _advance(self, *, final: bool) -> str:
+        before = self._tokenizer.decode(self._ids[: self._read])
+        after = self._tokenizer.decode(self._ids)
+        waiting = after.endswith("\ufffd") and len(self._ids) - self._read <= _HELD_TOKENS
+        if waiting and not final:
+            return ""
+        # A little context stays: whether a token starts with a space depends on having a predecessor.
+        self._ids = self._ids[-_HELD_TOKENS:]
+        self._read = len(self._ids)
+        return after[len(before) :]
+
+
+def load_tokenizer(path: str | Path) -> ChatTokenizer:
+    """From a Hugging Face directory (`tokenizer.json`, `tokenizer_config.json`) or a GGUF file; no torch."""
+    path = Path(path)
+    if path.is_file() and path.suffix == ".gguf":
+        from transom.checkpoint.tokenizer import export_tokenizer
+
+        return ChatTokenizer(*export_tokenizer(path))
+    if not (path / "tokenizer.json").is_file():
+        raise CheckpointError(f"no tokenizer at {path}: give a directory with tokenizer.json, or a GGUF file")
+    try:
+        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CheckpointError(f"{path / 'tokenizer.json'} is not a tokenizer: {error}") from error
+    config = _read_json(path / "tokenizer_config.json")
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    specials = {name: _token_text(config[name]) for name in names if config.get(name)}
+    eos = _read_json(path / "generation_config.json").get("eos_token_id") or []
+    eos_ids = eos if isinstance(eos, list) else [eos]
+    return ChatTokenizer(tokenizer, _find_template(path, config), specials, eos_ids)
+
+
+def _find_template(path: Path, config: Mapping[str, Any]) -> str | None:
+    if (path / "chat_template.jinja").is_file():
+        return (path / "chat_template.jinja").read_text("utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > _TOO_LARGE_BYTES:
+        raise CheckpointError(f"{path} is larger than {_TOO_LARGE_BYTES} bytes")
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {type(error).__name__}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _token_text(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
+    if isinstance(model.get("unk_id"), int):
+        return int(model["unk_id"])
+    return tokenizer.token_to_id(model.get("unk_token") or "")
+
+
+def _touches(span: tuple[int, int] | None, contents: Sequence[tuple[int, int]]) -> bool:
+    if span is None:
+        return True
+    return any(start < span[1] and span[0] < end for start, end in contents)
+
+
+class _RejectedError(Exception):
+    """Raised by a template through `raise_exception`; the message is the template's own, never content."""
+
+
+def _reject(message: str) -> NoReturn:
+    raise _RejectedError(str(message)[:200])
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)  # jinja2's own escapes HTML
+
+
+def _compile(source: str) -> Any:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _reject
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise CheckpointError(f"the chat template does not parse: {error}") from error
