@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
 from transom.privacy.channel import bayes
-from transom.privacy.mechanisms import partitioned
+from transom.privacy.mechanisms import build, partitioned
 from transom.privacy.memo import PlaceMemo
 from transom.privacy.partition import PartitionedMechanism
 from transom.privacy.placeholders import Placeholders
@@ -216,6 +217,19 @@ def test_epsilon_and_mechanism_can_be_chosen(tiny_policy: Policy) -> None:
     assert sanitize(Sanitizer(tiny_policy, mechanism="random-in-group"), "cat dog").epsilon == 0
     other = partitioned("em", tiny_policy.partition, 0.5)
     assert sanitize(Sanitizer(tiny_policy, mechanism=other), "cat").epsilon == 0.5
+
+
+def test_a_metric_promise_has_no_price_a_ledger_could_add_up(tiny_policy: Policy) -> None:
+    vectors_VE = np.random.default_rng(0).normal(size=(len(tiny_policy.words), 4))
+    metric = Sanitizer(tiny_policy, mechanism=build("tem", vectors_VE, 2.0, gamma=1.0))
+    result = sanitize(metric, "cat dog")
+    assert set(result.text.split()) <= set(tiny_policy.words)
+    assert result.epsilon == metric.guarantee(result).epsilon == math.inf
+    assert metric.guarantee().kind == "metric-dp"
+    attack = metric.mechanism.bayes(tiny_policy.prior_V.astype(np.float64)) if metric.mechanism else None
+    assert attack is not None
+    assert metric.bayes_guess(result).success == pytest.approx(attack.success)
+    assert sanitize(metric, "the").epsilon == 0
 
 
 def test_draws_follow_the_table(sanitizer: Sanitizer) -> None:

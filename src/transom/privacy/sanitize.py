@@ -18,13 +18,16 @@ Legend: N draws, V vocabulary, K words of one group.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from transom.privacy.channel import BayesAttack
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.mechanisms import build
 from transom.privacy.memo import Draw, PlaceMemo
@@ -137,8 +140,14 @@ class Sanitizer:
 
     @property
     def word_epsilon(self) -> float:
-        """What one fresh draw costs; infinite for a mechanism without a finite epsilon."""
-        return 0.0 if self.mechanism is None else float(self.mechanism.guarantee().epsilon or 0.0)
+        """What one fresh draw costs; infinite unless the mechanism promises pure differential privacy.
+
+        A metric epsilon is a price for a unit of distance, not for a word: no ledger can add it up.
+        """
+        if self.mechanism is None:
+            return 0.0
+        promise = self.mechanism.guarantee()
+        return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
 
     def sanitize(
         self,
@@ -296,6 +305,13 @@ class Sanitizer:
             return Piece(kind, "placeholder", placeholders.hide(kind, token.text), token.text)
         return Piece(kind, "pass", token.text, token.text)
 
+    @cached_property
+    def _attack(self) -> BayesAttack:
+        """The attacker of a mechanism without groups, over the whole vocabulary."""
+        if self.mechanism is None:
+            raise ValueError("without a mechanism there is nothing to guess")
+        return self.mechanism.bayes(self.policy.prior_V.astype(np.float64))
+
     def _posterior(self, output_id: int) -> tuple[int, float, float]:
         """(best guess, its probability, the probability of the likeliest word unseen) for a released word."""
         if output_id not in self._posteriors:
@@ -303,12 +319,9 @@ class Sanitizer:
         return self._posteriors[output_id]
 
     def _computed_posterior(self, output_id: int) -> tuple[int, float, float]:
-        prior_V = self.policy.prior_V.astype(np.float64)
-        mechanism = self.mechanism
-        if mechanism is None:
-            raise ValueError("without a mechanism there is nothing to guess")
+        prior_V, mechanism = self.policy.prior_V.astype(np.float64), self.mechanism
         if not isinstance(mechanism, PartitionedMechanism):
-            attack = mechanism.bayes(prior_V / prior_V.sum())
+            attack = self._attack
             return int(attack.guess_Y[output_id]), attack.success, attack.chance
         group = int(self.policy.partition.group_V[output_id])
         start, end = (int(i) for i in self.policy.partition.starts_G1[group : group + 2])
