@@ -31,8 +31,8 @@ _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 class Block:
     """One layer. Weights [out, in]: query [H*K, D], key and value [G*K, D], attention_out [D, H*K].
 
-    `mlp_gate` is None where the MLP has no gate (BERT). A Llama block normalises before attention and before the
-    MLP, a BERT block after each; `attention_norm` and `mlp_norm` are those two in order.
+    `mlp_gate` is None where the MLP has no gate (BERT). A Llama block normalises before attention and before
+    the MLP, a BERT block after each; `attention_norm` and `mlp_norm` are those two in order.
     """
 
     module: nn.Module

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from transom.errors import EngineDownError, MisconfiguredError
@@ -65,9 +65,12 @@ def serve_in_thread(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> 
     """Serve in a background thread; yields the base URL (without a trailing slash), stops at the end."""
     sock = listen(host, port)
     server = _server(app)
-    thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [sock]}, name="transom-server", daemon=True
-    )
+
+    def run() -> None:
+        with suppress(SystemExit):  # how uvicorn reports an application that does not start
+            server.run(sockets=[sock])
+
+    thread = threading.Thread(target=run, name="transom-server", daemon=True)
     with sock:
         thread.start()
         try:
