@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from transom.cli import ledger as ledger_command
 from transom.cli import words as words_command
+from transom.cli.main import run
 from transom.errors import LedgerError, LedgerSpentError, MisconfiguredError, PolicyError, ReplaceableError
 from transom.privacy.channel import exact_epsilon
 from transom.privacy.explain import CURVE_EPSILONS, explain, subset
@@ -203,6 +204,24 @@ def test_rules_overlay_mechanism_and_epsilon(words: Callable[..., Result], tmp_p
     assert (summary(result)["epsilon_total"], summary(result)["mechanism"]) == (0, None)
     assert isinstance(refusal(words("sanitize", "--rule", "wrod=pass", stdin=b"x")), PolicyError)
     assert isinstance(refusal(words("sanitize", "--mechanism", "rmn", stdin=b"x")), MisconfiguredError)
+
+
+def test_exit_codes_are_the_documented_ones(policy: Policy, tmp_path: Path) -> None:
+    source, broken = tmp_path / "in.txt", tmp_path / "broken.txt"
+    source.write_text("the cat\n")
+    broken.write_bytes(b"\xff")
+    chosen, target = ["--policy", str(policy.path)], ["-o", str(tmp_path / "out.txt")]
+    spent = ["--ledger", str(tmp_path / "ledger.db"), "--cap", "0.5"]
+    for arguments, code in [
+        ([str(source), *chosen], 0),
+        ([str(broken), *chosen], 3),
+        ([str(source), *chosen, "--cap", "1"], 3),
+        ([str(source), "--policy", str(broken)], 5),
+        ([str(source), *chosen, "--ledger", str(broken)], 9),
+        ([str(source), *chosen, *spent], 10),
+        ([str(source), *chosen, "--format", "xml"], 2),
+    ]:
+        assert run(["words", "sanitize", *arguments, *target]) == code
 
 
 def test_explain_agrees_with_the_integers(words: Callable[..., Result], policy: Policy) -> None:

@@ -76,6 +76,8 @@ def sanitize(
     ] = False,
 ) -> None:
     """Sanitise text, CSV or TSV; the summary goes to standard error, other columns stay unchanged."""
+    if ledger is None and math.isfinite(cap):
+        raise MisconfiguredError(f"--cap {cap:g} needs --ledger FILE; without one nothing is counted")
     sources = inputs or [Path("-")]
     targets = _targets(sources, output, output_dir)
     chosen = _overlaid(load_policy(policy), overlay, rule)
