@@ -25,10 +25,11 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from transom.checkpoint.source import find, read_json
+from transom.checkpoint.tokenizer import tokenizer_of
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
 
 _HELD_TOKENS = 8  # no character needs more than four bytes; a longer wait means the bytes are not UTF-8
-_TOO_LARGE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -181,52 +182,17 @@ class Detokenizer:
         return after[len(before) :]
 
 
-def load_tokenizer(path: str | Path) -> ChatTokenizer:
-    """From a Hugging Face directory (`tokenizer.json`, `tokenizer_config.json`) or a GGUF file; no torch."""
-    path = Path(path)
-    if path.is_file() and path.suffix == ".gguf":
-        from transom.checkpoint.tokenizer import export_tokenizer
+def load_tokenizer(source: str | Path) -> ChatTokenizer:
+    """From a checkpoint directory, a GGUF file, or a name that checkpoints are found by; imports no torch.
 
-        return ChatTokenizer(*export_tokenizer(path))
-    if not (path / "tokenizer.json").is_file():
-        raise CheckpointError(f"no tokenizer at {path}: give a directory with tokenizer.json, or a GGUF file")
-    try:
-        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path / 'tokenizer.json'} is not a tokenizer: {error}") from error
-    config = _read_json(path / "tokenizer_config.json")
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    specials = {name: _token_text(config[name]) for name in names if config.get(name)}
-    eos = _read_json(path / "generation_config.json").get("eos_token_id") or []
-    eos_ids = eos if isinstance(eos, list) else [eos]
-    return ChatTokenizer(tokenizer, _find_template(path, config), specials, eos_ids)
-
-
-def _find_template(path: Path, config: Mapping[str, Any]) -> str | None:
-    if (path / "chat_template.jinja").is_file():
-        return (path / "chat_template.jinja").read_text("utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > _TOO_LARGE_BYTES:
-        raise CheckpointError(f"{path} is larger than {_TOO_LARGE_BYTES} bytes")
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {type(error).__name__}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object")
-    return value
-
-
-def _token_text(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+    Raises CheckpointError and NotYetError.
+    """
+    found = find(source)
+    files = tokenizer_of(found)
+    config = found.path / "generation_config.json"
+    eos = read_json(config).get("eos_token_id") if found.kind != "gguf" and config.is_file() else None
+    eos_ids = [i for i in (eos if isinstance(eos, list) else [eos]) if type(i) is int]
+    return ChatTokenizer(files.tokenizer, files.chat_template, files.specials, eos_ids)
 
 
 def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:

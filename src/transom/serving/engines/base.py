@@ -85,7 +85,10 @@ class Delta:
 class Engine(Protocol):
     """A client of one engine. Closing the generator of `generate` closes the connection and so cancels."""
 
-    takes: Literal["ids", "text"]
+    @property
+    def takes(self) -> Literal["ids", "text"]:
+        """Whether calls carry token ids or messages."""
+        ...
 
     async def probe(self) -> EngineCard:
         """Which model is served, and how much fits. Raises EngineError."""
@@ -212,7 +215,7 @@ def check_url(url: str) -> str:
         )
     if parts.scheme == "http" and not _is_loopback(host):
         raise MisconfiguredError(
-            f"plain HTTP to {host!r} would let the network read the prompts; use https, or a tunnel to loopback"
+            f"plain HTTP to {host!r} would let the network read prompts; use https, or a tunnel to loopback"
         )
     return url.rstrip("/").removesuffix("/v1")
 

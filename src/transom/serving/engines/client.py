@@ -14,7 +14,7 @@ import hmac
 import re
 import secrets
 from collections.abc import AsyncGenerator
-from typing import Any, Literal
+from typing import Any, Final
 
 from transom.errors import EngineDownError, EngineGarbageError, MisconfiguredError
 from transom.serving.engines.base import (
@@ -38,7 +38,7 @@ class IdsEngine:
     and the cache salt.
     """
 
-    takes: Literal["ids"] = "ids"
+    takes: Final = "ids"
 
     def __init__(
         self,

@@ -70,6 +70,7 @@ class Choice:
     scores: list[TokenScore] = field(default_factory=list, repr=False)
     tokens: int = 0
     finish_reason: str | None = None
+    cut: bool = False  # by a stop string
 
     def __post_init__(self) -> None:
         self._detokenizer = self.tokenizer.detokenizer() if self.tokenizer else None
@@ -94,6 +95,7 @@ class Choice:
         text, met = self._filter.feed(text)
         if ended and not met:
             text += self._filter.close()
+        self.cut = met
         self.finish_reason = "stop" if met else delta.finish_reason
         self.text += text
         self.host_text += host

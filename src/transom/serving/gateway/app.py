@@ -85,9 +85,7 @@ def create_gateway(
 class _Endpoint:
     """A generation endpoint as raw ASGI: it stops the engine when the client leaves."""
 
-    def __init__(
-        self, gateway: Gateway, name: str, model: type[ChatRequest] | type[CompletionRequest]
-    ) -> None:
+    def __init__(self, gateway: Gateway, name: str, model: type[ChatRequest | CompletionRequest]) -> None:
         self._gateway, self._name, self._model = gateway, name, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,7 +167,7 @@ def _caller(config: GatewayConfig, headers: Mapping[bytes, str]) -> Caller:
 
 
 def known(error: Exception) -> TransomError:
-    """`error` itself if it is ours; else a bare internal error, logged by type and place, never by its text."""
+    """`error` itself if it is ours; else a bare internal error, logged by type and place alone."""
     if isinstance(error, TransomError):
         return error
     place = error.__traceback__

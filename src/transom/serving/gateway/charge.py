@@ -25,7 +25,7 @@ class Charger:
         self._worker: asyncio.Task[None] | None = None
 
     async def charge(self, account: str, epsilon: float) -> float:
-        """The account's new total, once durable. Raises LedgerError or LedgerSpentError; then nothing may be sent.
+        """The account's new total, once durable. Raises LedgerError; then nothing may be sent.
 
         A caller that is cancelled may still have been charged: a charge is never refunded.
         """

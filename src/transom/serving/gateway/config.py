@@ -24,7 +24,7 @@ ANONYMOUS = "default"
 class GatewayConfig:
     """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256.
 
-    `max_body_bytes` bounds a request (413), `max_prompt_tokens` a prompt (400), beside the engine's own context.
+    `max_body_bytes` bounds a request (413), `max_prompt_tokens` a prompt (400), beside the engine's context.
     `answer_tokens` is the limit where a chat request names none.
     """
 
@@ -62,7 +62,8 @@ def load_keys(path: str | Path) -> dict[str, bytes]:
         account, colon, key = line.strip().partition(":")
         if not colon or not account or len(account) > 100 or len(key) < 16 or account in digests:
             raise MisconfiguredError(
-                f"line {number} of the API key file {path} must be a new 'account:key' with 16 key characters or more"
+                f"line {number} of the API key file {path} must be "
+                "a new 'account:key' with a key of 16 characters or more"
             )
         digests[account] = hashlib.sha256(key.encode()).digest()
     if not digests:

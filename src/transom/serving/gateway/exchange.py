@@ -1,4 +1,4 @@
-"""One request's way: refuse, veil, encode, charge, call the engine, reveal, answer. The order is the protection.
+"""One request's way: refuse, veil, encode, charge, call the engine, reveal, answer. The order protects.
 
 Threat model: the engine's host reads what it is sent. So nothing is sent before the request is wholly
 checked, its private words are veiled and their charge is durable; a failure on that way sends nothing.
@@ -113,7 +113,7 @@ class Exchange:
                         continue
                     yield choice, choice.feed(delta)
                     unfinished -= choice.finish_reason is not None
-                    if not unfinished and self.call.prompts:
+                    if not unfinished and any(choice.cut for choice in self.choices):
                         return
         if unfinished:
             raise EngineGarbageError("the engine ended without finishing every choice")
@@ -204,8 +204,8 @@ def _encode(
         return [gateway.tokenizer.encode_chat(fields or [])]
     if fields is not None:
         return [gateway.tokenizer.encode_text(text) for _, text in fields]
-    many = request.prompt if isinstance(request.prompt[0], list) else [request.prompt]
-    prompts = [tuple(int(i) for i in ids) for ids in many]
+    given: list[Any] = list(request.prompt)
+    prompts = [tuple(ids) for ids in (given if isinstance(given[0], list) else [given])]
     if any(max(ids) >= gateway.tokenizer.vocab_size for ids in prompts):
         raise RefusedError("a token id is outside the vocabulary", param="prompt", code="token_out_of_range")
     return [Encoded("(token ids)", ids) for ids in prompts]

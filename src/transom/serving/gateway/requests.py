@@ -9,7 +9,7 @@ Source: OpenAI API reference, chat completions and completions.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -183,10 +183,10 @@ class CompletionRequest(Sampling):
         return self.logprobs
 
 
-R = TypeVar("R", ChatRequest, CompletionRequest)
+AnyRequest = ChatRequest | CompletionRequest
 
 
-def parse(model: type[R], body: bytes) -> R:
+def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
     """Validate a request body. Raises RefusedError (400) naming the parameter, never its value."""
     try:
         request = model.model_validate_json(body)
@@ -229,7 +229,7 @@ def _refusal(error: ValidationError, size_bytes: int) -> RefusedError:
 
 
 def _param(path: tuple[int | str, ...]) -> str | None:
-    """`messages[0].content` from pydantic's location, without the names of union branches; at most 80 chars."""
+    """`messages[0].content` from pydantic's location, without the names of union branches."""
     if not path:
         return None
     text = str(path[0])

@@ -1,0 +1,142 @@
+"""`transom gateway`: the OpenAI-compatible endpoint on this machine, in front of an engine.
+
+Threat model: that of the gateway; this file only reads settings. Keys come from files or the environment,
+never from the command line, which other users can see.
+Does not protect: traffic between client and gateway; it binds to loopback unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from transom.privacy.ledger import Ledger
+    from transom.privacy.sanitize import Sanitizer
+    from transom.serving.engines.base import Engine
+    from transom.serving.engines.connect import EngineKind
+
+
+def gateway(
+    engine: Annotated[str, typer.Option(help="The engine's URL; https unless on loopback.")] = (
+        "http://127.0.0.1:8001"
+    ),
+    engine_kind: Annotated[
+        str, typer.Option(help="auto, transom, vllm, llamacpp, or chat (any OpenAI-compatible endpoint).")
+    ] = "auto",
+    engine_model: Annotated[str, typer.Option(help="The model to ask for (default: the first).")] = "",
+    engine_key_file: Annotated[
+        Path | None, typer.Option(help="File with the engine's API key (or TRANSOM_ENGINE_KEY).")
+    ] = None,
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer", "--model", help="Directory, .gguf or name with the tokenizer; unused for chat."
+        ),
+    ] = "smollm2",
+    mode: Annotated[str, typer.Option(help="plain, or words (sanitised).")] = "words",
+    policy: Annotated[
+        Path | None, typer.Option(help="Word policy (default: the shipped English one).")
+    ] = None,
+    mechanism: Annotated[str, typer.Option(help="Overrides the policy's mechanism.")] = "",
+    epsilon: Annotated[
+        float | None, typer.Option(help="Epsilon a word; overrides the policy.", min=0)
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(help="kind=pass, kind=placeholder or word=EPSILON; repeatable.")
+    ] = None,
+    ledger: Annotated[Path | None, typer.Option(help="Ledger file: spending durable and capped.")] = None,
+    budget: Annotated[float, typer.Option(help="Cap on an account's total epsilon.", min=0)] = 1000.0,
+    name: Annotated[str, typer.Option(help="Published model name (default: the engine's).")] = "",
+    api_key_file: Annotated[Path | None, typer.Option(help="File of account:key lines to accept.")] = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind; 0 picks a free one.", min=0, max=65535)] = 8000,
+    allow_remote: Annotated[bool, typer.Option(help="Bind an address other machines can reach.")] = False,
+    max_body_bytes: Annotated[int, typer.Option(help="Largest request (413 above).", min=1024)] = 4 * 2**20,
+    max_prompt_tokens: Annotated[int, typer.Option(help="Longest prompt (0: the engine's).", min=0)] = 0,
+    answer_tokens: Annotated[
+        int, typer.Option(help="Answer limit where a chat request has none.", min=1)
+    ] = 512,
+    timeout_s: Annotated[
+        float, typer.Option(help="Longest silence of the engine, seconds.", min=0.1)
+    ] = 120.0,
+) -> None:
+    """Serve the OpenAI API on this machine; in mode words the engine's host never sees the private words."""
+    from transom.errors import MisconfiguredError
+    from transom.serving.gateway.app import create_gateway
+    from transom.serving.gateway.config import GatewayConfig, load_keys
+    from transom.serving.local import listen, require_loopback, serve, url_of
+    from transom.serving.tokenizer import load_tokenizer
+
+    if mode not in ("plain", "words"):
+        raise MisconfiguredError(f"--mode must be plain or words, got {mode!r}")
+    require_loopback(host, allow_remote=allow_remote)
+    config = GatewayConfig(
+        mode=cast(Literal["plain", "words"], mode),
+        model=name or None,
+        key_digests=load_keys(api_key_file) if api_key_file else {},
+        max_body_bytes=max_body_bytes,
+        max_prompt_tokens=max_prompt_tokens or None,
+        answer_tokens=answer_tokens,
+    )
+    client = _client(engine, engine_kind, engine_model or None, engine_key_file, timeout_s)
+    sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or []) if mode == "words" else None
+    account = _ledger(ledger, budget) if sanitizer is not None else None
+    tokens = load_tokenizer(tokenizer) if client.takes == "ids" else None
+    app = create_gateway(config, client, tokens, sanitizer, account)
+    with listen(host, port) as sock:
+        typer.echo(f"gateway in mode {mode} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
+        serve(app, sock)
+
+
+def parse_rules(rules: list[str]) -> dict[str, str | float]:
+    """`kind=pass`, `kind=placeholder` or `kind=NUMBER` as a mapping. Raises MisconfiguredError."""
+    from transom.errors import MisconfiguredError
+
+    parsed: dict[str, str | float] = {}
+    for rule in rules:
+        kind, _, value = rule.partition("=")
+        if value in ("pass", "placeholder"):
+            parsed[kind] = value
+            continue
+        try:
+            parsed[kind] = float(value)
+        except ValueError:
+            message = f"--rule must be kind=pass, kind=placeholder or word=EPSILON, got {rule!r}"
+            raise MisconfiguredError(message) from None
+    return parsed
+
+
+def _client(url: str, kind: str, model: str | None, key_file: Path | None, timeout_s: float) -> Engine:
+    from transom.serving.engines.chat import read_key
+    from transom.serving.engines.connect import client_of, detect
+
+    key = read_key(key_file)
+    chosen = cast("EngineKind", kind)
+    if kind == "auto":
+        chosen = asyncio.run(detect(url, model=model, api_key=key))
+    return client_of(chosen, url, model=model, api_key=key, timeout_s=timeout_s)
+
+
+def _sanitizer(
+    path: Path | None, mechanism: str | None, epsilon: float | None, rules: list[str]
+) -> Sanitizer:
+    from transom.privacy.policy import load_policy
+    from transom.privacy.sanitize import Sanitizer
+
+    policy = load_policy(path)
+    if rules:
+        policy = policy.with_rules(parse_rules(rules))
+    return Sanitizer(policy, mechanism, epsilon)
+
+
+def _ledger(path: Path | None, budget: float) -> Ledger | None:
+    from transom.privacy.ledger import Ledger
+
+    if path is None:
+        typer.echo("no --ledger: spending is neither recorded nor capped", err=True)
+        return None
+    return Ledger(path, budget)

@@ -1,0 +1,152 @@
+"""Client of any OpenAI-compatible chat endpoint: text in, text out. Serves the modes that need no token ids.
+
+Threat model: that of `base`. Messages and sampling settings are sent, nothing else; stop strings stay in the
+gateway.
+Does not protect: the endpoint renders its own template and may log, train on and show to others what it
+reads.
+Source: OpenAI API reference, chat completions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, Final
+
+from transom.errors import EngineDownError, EngineGarbageError, MisconfiguredError
+from transom.serving.engines.base import (
+    Call,
+    Delta,
+    EngineCard,
+    EngineHttp,
+    TokenScore,
+    finish_reason,
+    garbage,
+)
+from transom.serving.engines.client import read_card
+
+KEY_VARIABLE = "TRANSOM_ENGINE_KEY"
+
+
+class ChatEngine:
+    """A chat endpoint at `url` (its base, with or without `/v1`). `model` None: the first that it lists."""
+
+    takes: Final = "text"
+
+    def __init__(
+        self, url: str, *, model: str | None = None, api_key: str | None = None, timeout_s: float = 120.0
+    ) -> None:
+        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s)
+        self._model = model
+        self._card: EngineCard | None = None
+
+    async def probe(self) -> EngineCard:
+        """The model's card. With a model named nothing is asked: not every endpoint lists its models."""
+        if self._card is None:
+            if self._model is not None:
+                self._card = EngineCard(self._model)
+            else:
+                self._card = read_card(await self._http.get("/v1/models"), None)
+        return self._card
+
+    async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """See `Engine.generate`."""
+        body = _body(call, (await self.probe()).model)
+        if not call.stream:
+            answer = await self._http.post("/v1/chat/completions", body)
+            for delta in _whole(answer, call.n):
+                yield delta
+            return
+        open_choices = set(range(call.n))
+        async for event in self._http.events("/v1/chat/completions", body):
+            for delta in _chunk(event, call.n):
+                if delta.finish_reason is not None:
+                    open_choices.discard(delta.index)
+                yield delta
+        if open_choices:
+            raise EngineDownError("the engine's stream ended before the answer did")
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._http.close()
+
+
+def read_key(path: str | Path | None) -> str | None:
+    """The endpoint's API key from a file, else from TRANSOM_ENGINE_KEY, else None."""
+    if path is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        key = Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(
+            f"cannot read the engine's key file {path} ({type(error).__name__})"
+        ) from None
+    if not key or not key.isascii() or len(key.split()) != 1:
+        raise MisconfiguredError(f"the engine's key file {path} must hold one key of ASCII characters")
+    return key
+
+
+def _body(call: Call, model: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": role, "content": text} for role, text in call.messages],
+        "max_tokens": call.max_tokens,
+        "temperature": call.temperature,
+        "top_p": call.top_p,
+        "seed": call.seed,
+        "stream": call.stream,
+    }
+    if call.n > 1:
+        body["n"] = call.n
+    if call.stream:
+        body["stream_options"] = {"include_usage": True}
+    if call.logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": call.logprobs}
+    return body
+
+
+def _whole(answer: object, choices: int) -> list[Delta]:
+    try:
+        usage = _usage(answer["usage"])  # type: ignore[index]
+        deltas = [_delta(one, one["message"], usage, choices) for one in answer["choices"]]  # type: ignore[index]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise garbage(error) from None
+    if sorted(delta.index for delta in deltas) != list(range(choices)):
+        raise EngineGarbageError(f"the engine answered {len(deltas)} choices, {choices} were asked for")
+    if any(delta.finish_reason is None for delta in deltas):
+        raise EngineGarbageError("the engine left an answer unfinished")
+    return deltas
+
+
+def _chunk(event: dict[str, Any], choices: int) -> list[Delta]:
+    try:
+        deltas = [_delta(one, one["delta"], None, choices) for one in event["choices"]]
+        if event.get("usage"):
+            deltas.append(Delta(0, usage=_usage(event["usage"])))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise garbage(error) from None
+    return deltas
+
+
+def _delta(
+    choice: dict[str, Any], message: dict[str, Any], usage: tuple[int, int] | None, choices: int
+) -> Delta:
+    index, text = choice.get("index", 0), message.get("content") or ""
+    if type(index) is not int or not 0 <= index < choices or not isinstance(text, str):
+        raise EngineGarbageError("the engine's answer holds a choice nobody asked for, or no text")
+    entries = (choice.get("logprobs") or {}).get("content") or []
+    scores = tuple(
+        TokenScore(
+            str(entry["token"]),
+            float(entry["logprob"]),
+            tuple((str(top["token"]), float(top["logprob"])) for top in entry.get("top_logprobs") or []),
+        )
+        for entry in entries
+    )
+    reason = finish_reason(choice.get("finish_reason"))
+    return Delta(index, text=text, scores=scores, finish_reason=reason, usage=usage)
+
+
+def _usage(usage: dict[str, Any]) -> tuple[int, int]:
+    return int(usage["prompt_tokens"]), int(usage["completion_tokens"])

@@ -1,0 +1,46 @@
+"""Which client fits an engine: as told, or found out by asking the engine who serves its model.
+
+Threat model: that of `base`; the probe sends no content.
+Does not protect: an engine may claim to be another, and then fails as garbage, not silently.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from transom.errors import MisconfiguredError
+from transom.serving.engines.base import Engine, EngineHttp
+from transom.serving.engines.chat import ChatEngine
+from transom.serving.engines.client import IdsEngine, read_card
+from transom.serving.engines.llamacpp import LlamaCppEngine
+
+EngineKind = Literal["auto", "transom", "vllm", "llamacpp", "chat"]
+_KINDS: dict[str, EngineKind] = {"transom": "transom", "vllm": "vllm", "llamacpp": "llamacpp"}
+
+
+async def detect(url: str, *, model: str | None = None, api_key: str | None = None) -> EngineKind:
+    """The kind of engine at `url`; an unknown one is a chat endpoint. Raises EngineError."""
+    http = EngineHttp(url, api_key=api_key)
+    try:
+        card = read_card(await http.get("/v1/models"), model)
+    finally:
+        await http.close()
+    return _KINDS.get(card.owner, "chat")
+
+
+def client_of(
+    kind: EngineKind,
+    url: str,
+    *,
+    model: str | None = None,
+    api_key: str | None = None,
+    timeout_s: float = 120.0,
+) -> Engine:
+    """The client for a known kind of engine."""
+    if kind == "chat":
+        return ChatEngine(url, model=model, api_key=api_key, timeout_s=timeout_s)
+    if kind == "llamacpp":
+        return LlamaCppEngine(url, model=model, api_key=api_key, timeout_s=timeout_s)
+    if kind in ("transom", "vllm"):
+        return IdsEngine(url, model=model, api_key=api_key, vllm=kind == "vllm", timeout_s=timeout_s)
+    raise MisconfiguredError(f"engine kind {kind!r} is not one of {', '.join(get_args(EngineKind))}")
