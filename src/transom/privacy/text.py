@@ -117,8 +117,6 @@ def _clean(character: str) -> str:
         return ""
     if category == "Zs":
         return " "
-    if category in ("Zl", "Zp"):
-        return "\n"
     plain = unicodedata.normalize("NFKC", character)
     if category == "No" or plain == character:
         return character
