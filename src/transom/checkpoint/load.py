@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from transom.checkpoint.gguf import read_gguf_head
+from transom.checkpoint.gguf_llama import is_plain_llama, read_llama
 from transom.checkpoint.source import Source, check, find
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError, NotYetError
@@ -40,7 +42,7 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
     found = find(source)
     check(found)
     try:
-        model = _read(found, transformers, getattr(torch, dtype))
+        model = _read(found, transformers, torch, getattr(torch, dtype))
     except (CheckpointError, NotYetError):
         raise
     except Exception as error:
@@ -72,15 +74,9 @@ def _check_device(torch: Any, dtype: str, device: str) -> None:
         raise MisconfiguredError(f"device {device!r} is not usable here; use cpu") from None
 
 
-def _read(found: Source, transformers: Any, dtype: Any) -> Any:
+def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
     if found.kind == "gguf":
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            found.path.parent, gguf_file=found.path.name, dtype=dtype, local_files_only=True
-        )
-        # It names a quantisation that the dequantised weights no longer have, and would be saved along.
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        return model
+        return _read_gguf(found.path, transformers, torch, dtype)
     config = transformers.AutoConfig.from_pretrained(
         found.path, local_files_only=True, trust_remote_code=False
     )
@@ -88,19 +84,39 @@ def _read(found: Source, transformers: Any, dtype: Any) -> Any:
     model_class = _class_of(transformers, name)
     if model_class is None:
         raise NotYetError(f"{found.path}: the installed transformers does not know the architecture {name!r}")
-    model, info = model_class.from_pretrained(
+    return _complete(
         found.path,
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
+        *model_class.from_pretrained(
+            found.path,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        ),
     )
+
+
+def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
+    if is_plain_llama(read_gguf_head(path)):
+        config, weights = read_llama(path, transformers, torch)
+        loaded = transformers.LlamaForCausalLM.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        )
+        return _complete(path, *loaded)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True
+    )
+    # It names a quantisation that the dequantised weights no longer have, and would be saved along.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model
+
+
+def _complete(path: Path, model: Any, info: dict[str, Any]) -> Any:
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise CheckpointError(
-            f"{found.path} lacks {len(missing)} tensors of {name}, first {missing[0]!r}; restore it"
-        )
+        raise CheckpointError(f"{path} lacks {len(missing)} tensors, first {missing[0]!r}; restore it")
     return model
 
 
