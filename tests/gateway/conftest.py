@@ -52,7 +52,11 @@ def serve() -> Iterator[Callable[..., Served]]:
     with ExitStack() as stack:
 
         def start(
-            *, config: GatewayConfig | None = None, echo: EchoEngine | None = None, engine: Any = None, **rest: Any
+            *,
+            config: GatewayConfig | None = None,
+            echo: EchoEngine | None = None,
+            engine: Any = None,
+            **rest: Any,
         ) -> Served:
             echo = echo or EchoEngine()
             engine_url = stack.enter_context(serve_in_thread(echo.app()))
