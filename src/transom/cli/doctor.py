@@ -1,7 +1,7 @@
 """`transom doctor`: what this machine can run, and the exact line that mends each gap.
 
-Threat model: none; it reads versions, sizes and one hash. Does not protect anything: a good report says that the
-pieces are there, not that a deployment is private (see SECURITY.md).
+Threat model: none; it reads versions, sizes and one hash. Does not protect anything: a good report says
+that the pieces are there, not that a deployment is private (see SECURITY.md).
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def examine() -> list[Finding]:
 def python() -> Finding:
     """The interpreter, which pip has already checked unless the source tree is run as it is."""
     fine = sys.version_info >= (3, 11)
-    return Finding("python", "ok" if fine else "bad", platform.python_version(), "" if fine else "use python 3.11+")
+    return Finding(
+        "python", "ok" if fine else "bad", platform.python_version(), "" if fine else "use python 3.11+"
+    )
 
 
 def cores() -> Finding:

@@ -1,15 +1,14 @@
 """The root of the command line: `transom GROUP COMMAND`. Maps every error to its documented exit code.
 
-Threat model: the terminal belongs to the user, but its scroll-back and the shell's logs may be read later. So an
-unexpected failure prints only the exception's type and place; a traceback, which can hold prompt text, is printed
-on request (TRANSOM_TRACEBACK=1). Does not protect against: text that the user types as an argument, which the
-operating system shows to every process.
+Threat model: the terminal belongs to the user, but its scroll-back and the shell's logs may be read later.
+So an unexpected failure prints only the exception's type and place; a traceback, which can hold prompt
+text, is printed on request (TRANSOM_TRACEBACK=1). Does not protect against: text that the user types as an
+argument, which the operating system shows to every process.
 Source: exit codes as in docs/exit-codes.md, which is tested against the exception tree.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
@@ -21,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from transom.cli import chat, demo, doctor, engine, gateway, ledger, words
 from transom.errors import TransomError
 
 app = typer.Typer(
@@ -48,16 +48,13 @@ def root(
     """Use models you do not control on data you may not share, and measure what leaked."""
 
 
-# Until every room has landed: mount what is there.
-for _name in ("demo", "doctor", "chat", "gateway", "engine", "words", "ledger"):
-    try:
-        _module = importlib.import_module(f"transom.cli.{_name}")
-    except ImportError:
-        continue
-    if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name)
-    else:
-        app.command()(getattr(_module, _name))
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.command()(chat.chat)
+app.command()(gateway.gateway)
+app.command()(engine.engine)
+app.add_typer(words.app, name="words")
+app.add_typer(ledger.app, name="ledger")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,230 @@
+"""One question through a gateway with the official `openai` client, and how the exchange is shown.
+
+Threat model: the model's host reads what the gateway sends it and may answer anything, terminal escapes
+too, so control characters are replaced before they reach the screen. The client never goes through a proxy
+named in the environment, and speaks plain HTTP to this machine only.
+Does not protect: what `host_saw` shows; the private text on the user's own screen.
+Source: OpenAI API reference (chat completion chunks); the field `transom` is the gateway's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from transom.errors import (
+    EngineDownError,
+    EngineError,
+    EngineGarbageError,
+    EngineTimeoutError,
+    MissingExtraError,
+    RefusedError,
+    TransomError,
+)
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+    from transom.privacy.ledger import Ledger
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question, its answer, and what the host saw of it. `epsilon_spent` is this request's alone."""
+
+    question: str = field(repr=False)
+    answer: str = field(repr=False)
+    host_saw: str = field(repr=False)
+    mode: str
+    guarantee: Mapping[str, Any] | None
+    epsilon_spent: float
+    epsilon_total: float | None
+    bayes: Mapping[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, private text included: it is the caller's own."""
+        return dict(vars(self))
+
+
+@contextmanager
+def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) -> Iterator[str]:
+    """The embedded engine on a free loopback port; yields its URL. `on_body` sees every byte it receives."""
+    from transom.checkpoint.load import libraries, load
+    from transom.serving.engines.embedded import EmbeddedEngine
+    from transom.serving.engines.server import create_engine_app
+    from transom.serving.local import serve_in_thread
+
+    libraries()[1].utils.logging.disable_progress_bar()
+    with (
+        EmbeddedEngine(load(model)) as engine,
+        serve_in_thread(create_engine_app(engine, on_body=on_body)) as url,
+    ):
+        yield url
+
+
+@contextmanager
+def words_gateway(engine_url: str, model: str, ledger: Ledger | None = None) -> Iterator[str]:
+    """A gateway in mode words with the shipped policy before an engine that takes ids; yields its URL.
+
+    `model` names the checkpoint whose tokenizer the gateway uses.
+    """
+    from transom.privacy.policy import load_policy
+    from transom.privacy.sanitize import Sanitizer
+    from transom.serving.engines.client import IdsEngine
+    from transom.serving.gateway.app import create_gateway
+    from transom.serving.gateway.config import GatewayConfig
+    from transom.serving.local import serve_in_thread
+    from transom.serving.tokenizer import load_tokenizer
+
+    app = create_gateway(
+        GatewayConfig(mode="words"),
+        IdsEngine(engine_url),
+        load_tokenizer(model),
+        Sanitizer(load_policy()),
+        ledger,
+    )
+    with serve_in_thread(app) as url:
+        yield url
+
+
+def require_openai() -> Any:
+    """The official client's module. Raises MissingExtraError; call it before anything slow."""
+    try:
+        import openai
+    except ImportError:
+        raise MissingExtraError("chat", "openai") from None
+    return openai
+
+
+@contextmanager
+def connect(gateway_url: str) -> Iterator[OpenAI]:
+    """The official client of a gateway; its key, if it wants one, comes from TRANSOM_API_KEY."""
+    from transom.serving.engines.base import check_url
+
+    openai = require_openai()
+    client = openai.OpenAI(
+        base_url=f"{check_url(gateway_url)}/v1",
+        api_key=os.environ.get("TRANSOM_API_KEY", "none"),
+        max_retries=0,
+        http_client=openai.DefaultHttpxClient(trust_env=False),
+    )
+    with client:
+        yield client
+
+
+def ask(
+    client: OpenAI,
+    messages: Sequence[Message],
+    *,
+    max_tokens: int,
+    session: str | None = None,
+    on_text: Callable[[str], None] = lambda _text: None,
+) -> Exchange:
+    """Send a conversation that ends with a question; `on_text` gets the answer's pieces as they come.
+
+    Raises the TransomError that the gateway reports, or EngineDownError when there is no gateway.
+    """
+    import openai
+
+    headers = {"X-Transom-Show-Host": "1"} | ({"X-Transom-Session": session} if session else {})
+    body = {"model": "transom", "messages": list(messages), "max_tokens": max_tokens, "temperature": 0.0}
+    answer: list[str] = []
+    shown: Mapping[str, Any] | None = None
+    try:
+        stream = client.chat.completions.create(**body, stream=True, extra_headers=headers)  # type: ignore[call-overload]
+        for chunk in stream:
+            for choice in chunk.choices:
+                answer.append(choice.delta.content or "")
+                on_text(printable(answer[-1]))
+            shown = (chunk.model_extra or {}).get("transom", shown)
+    except openai.APIError as error:
+        raise reported(error) from None
+    if shown is None:
+        raise EngineGarbageError("the server did not say what the host saw; is it a Transom gateway?")
+    return Exchange(
+        question=messages[-1]["content"],
+        answer="".join(answer),
+        **{name: shown[name] for name in Exchange.__dataclass_fields__ if name not in ("question", "answer")},
+    )
+
+
+def reported(error: Any) -> TransomError:
+    """The gateway's error as the exception it was there, so that the exit code is the same here."""
+    import openai
+
+    if isinstance(error, openai.APITimeoutError):
+        return EngineTimeoutError("the gateway did not answer in time")
+    if isinstance(error, openai.APIConnectionError):
+        return EngineDownError(f"no connection to the gateway at {error.request.url}; is it running?")
+    body = error.body if isinstance(error.body, Mapping) else {}
+    known = next((kind for kind in kinds() if kind.code == body.get("code")), None)
+    message = printable(str(body.get("message") or "the gateway refused the request"))
+    if known is not None and known is not MissingExtraError:
+        return known(message)
+    status = getattr(error, "status_code", 500)
+    return RefusedError(message, status=status) if status < 500 else EngineError(message)
+
+
+def kinds(root: type[TransomError] = TransomError) -> list[type[TransomError]]:
+    """Every class of the exception tree."""
+    return [root, *(leaf for child in root.__subclasses__() for leaf in kinds(child))]
+
+
+def printable(text: str) -> str:
+    """`text` without the control characters that steer a terminal."""
+    return "".join(
+        c if c in "\n\t" or c.isprintable() or (c.isspace() and c > " ") else "\ufffd" for c in text
+    )
+
+
+def render(exchange: Exchange) -> RenderableType:
+    """Two columns, what the user sees and exactly what the host saw, over the figures."""
+    own = Group(
+        Text("you asked", "dim"),
+        Text(printable(exchange.question), "bold"),
+        Text("\nyou read", "dim"),
+        Text(printable(exchange.answer.strip())),
+    )
+    host = Group(Text("the host saw", "dim"), Text(printable(exchange.host_saw), "red"))
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(ratio=1)
+    table.add_column(ratio=1)
+    table.add_row(Panel(own, title="your side", border_style="green"), Panel(host, title="the host's side"))
+    return Group(table, Text("\n".join(figures(exchange)), "cyan"))
+
+
+def figures(exchange: Exchange) -> list[str]:
+    """Guarantee, spending and attacker, a line each."""
+    if exchange.guarantee is None:
+        return [f"mode {exchange.mode}: the host read everything"]
+    promise = exchange.guarantee
+    total = "" if exchange.epsilon_total is None else f", {exchange.epsilon_total:g} in all so far"
+    lines = [
+        f"guarantee: {promise['kind']}, {promise['unit']}; neighbours: {promise['adjacency']}",
+        f"epsilon spent: {exchange.epsilon_spent:g}{total}",
+    ]
+    if exchange.bayes and exchange.bayes["words"]:
+        attack = exchange.bayes
+        lines.append(
+            f"the best attacker there is recovers {attack['recovered']} of {attack['words']} drawn words "
+            f"(expected {attack['success']:.0%}; {attack['chance']:.0%} without looking)"
+        )
+    return lines
+
+
+def ledger_at(path: Path | None, cap_epsilon: float) -> Ledger | None:
+    """The ledger to charge, if one is wanted."""
+    from transom.privacy.ledger import Ledger
+
+    return None if path is None else Ledger(path, cap_epsilon=cap_epsilon)

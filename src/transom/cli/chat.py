@@ -1,0 +1,143 @@
+"""`transom chat`: talk to a model through a gateway, with what its host saw beside the answer.
+
+Threat model: as the gateway's. The conversation is kept in this process's memory and nowhere else; a
+picture (`--svg`) holds the private side too. Does not protect: `--ask` puts the question where the
+operating system shows it to every process of this machine; use `--ask -` to read it from standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from transom.cli.ask import (
+    Exchange,
+    ask,
+    connect,
+    embedded_engine,
+    figures,
+    ledger_at,
+    render,
+    require_openai,
+    words_gateway,
+)
+from transom.errors import MisconfiguredError, ReplaceableError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from rich.console import Console
+
+
+def chat(
+    question: Annotated[
+        str | None, typer.Option("--ask", help="Ask this and stop; `-` reads standard input.")
+    ] = None,
+    show_host: Annotated[bool, typer.Option(help="Show what the host saw beside each answer.")] = False,
+    gateway: Annotated[
+        str | None, typer.Option(help="URL of a running gateway; by default one starts for this chat.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="URL of a running engine; by default the embedded one starts.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Model to load, or whose tokenizer to use before --engine.")
+    ] = "smollm2",
+    session: Annotated[
+        str | None, typer.Option(help="Session name; a resent history of the same session costs nothing.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 128,
+    ledger: Annotated[Path | None, typer.Option(help="Charge this ledger (without --gateway).")] = None,
+    cap: Annotated[float, typer.Option(help="The ledger's cap, in epsilon.")] = math.inf,
+    svg: Annotated[Path | None, typer.Option(help="Save what was shown as a picture.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each answer.")] = False,
+) -> None:
+    """Chat with a model whose host sees sanitised words only.
+
+    Without --ask it reads questions from the terminal until the end of input (Ctrl-D).
+    """
+    from rich.console import Console
+
+    check(gateway, engine, ledger, svg)
+    require_openai()
+    console = Console(record=svg is not None, stderr=as_json, width=120 if svg else None)
+    with ExitStack() as stack:
+        if gateway is None:
+            book = ledger_at(ledger, cap)
+            if book is not None:
+                stack.enter_context(book)
+            with console.status("starting ..."):
+                engine = engine or stack.enter_context(embedded_engine(model))
+                gateway = stack.enter_context(words_gateway(engine, model, book))
+        client = stack.enter_context(connect(gateway))
+        for exchange in talk(
+            client, console, question, session or secrets.token_hex(8), max_tokens, show_host
+        ):
+            if as_json:
+                typer.echo(json.dumps(exchange.to_dict()))
+    if svg is not None:
+        console.save_svg(str(svg), title="transom chat --show-host")
+
+
+def check(gateway: str | None, engine: str | None, ledger: Path | None, svg: Path | None) -> None:
+    """Refuse options that contradict each other, before anything starts."""
+    if gateway is not None and (engine is not None or ledger is not None):
+        raise ReplaceableError(
+            "--engine and --ledger are for the gateway that a chat starts; set them on the one at --gateway"
+        )
+    if svg is not None and not svg.parent.is_dir():
+        raise MisconfiguredError(f"there is no directory {svg.parent} for the picture; make it first")
+
+
+def talk(
+    client: OpenAI, console: Console, question: str | None, session: str, max_tokens: int, show_host: bool
+) -> Iterator[Exchange]:
+    """One exchange a question; the conversation so far goes with each, under one session."""
+    messages: list[dict[str, str]] = []
+    for text in questions(question, console):
+        messages.append({"role": "user", "content": text})
+        if show_host:
+            exchange = ask(client, messages, max_tokens=max_tokens, session=session)
+            console.print(render(exchange))
+        else:
+            exchange = ask(
+                client,
+                messages,
+                max_tokens=max_tokens,
+                session=session,
+                on_text=lambda piece: console.out(piece, end="", highlight=False),
+            )
+            console.print()
+            console.print(short(exchange), style="dim")
+        messages.append({"role": "assistant", "content": exchange.answer})
+        yield exchange
+
+
+def short(exchange: Exchange) -> str:
+    """The spending in one line."""
+    if exchange.guarantee is None:
+        return figures(exchange)[-1]
+    total = "" if exchange.epsilon_total is None else f" (total {exchange.epsilon_total:g})"
+    return f"epsilon {exchange.epsilon_spent:g}{total}; --show-host shows what the host saw"
+
+
+def questions(question: str | None, console: Console) -> Iterator[str]:
+    """The one question, or what is typed until the end of input; empty lines are skipped."""
+    if question is not None:
+        yield sys.stdin.read() if question == "-" else question
+        return
+    console.print("Type a question; Ctrl-D ends the chat.", style="dim")
+    while True:
+        try:
+            text = console.input("[bold green]> [/]").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if text:
+            yield text

@@ -1,0 +1,121 @@
+"""The demonstration: its own code runs, on the real model, and its secrets never reach the engine."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from transom.checkpoint.source import packaged_smollm2
+from transom.cli import demo, main
+from transom.cli.ask import Exchange
+from transom.serving.engines.echo import EchoEngine
+from transom.serving.local import serve_in_thread
+from transom.serving.tokenizer import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def run() -> tuple[list[Exchange], list[bytes]]:
+    """The demonstration's exchanges, and every body that its engine received."""
+    seen: list[bytes] = []
+    return list(demo.exchanges(on_body=seen.append)), seen
+
+
+@pytest.fixture
+def echo_for_the_model(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Exchange the model for an echo of the prompt; returns what it receives."""
+    engine = EchoEngine(model="smollm2")
+
+    def serve(_model: str, _on_body: object = None) -> object:
+        return serve_in_thread(engine.app())
+
+    monkeypatch.setattr(demo, "embedded_engine", serve)
+    return engine.seen
+
+
+def test_questions_hold_a_name_a_number_and_a_rare_word() -> None:
+    name, number, rare = demo.PRIVATE
+    asked = " ".join(demo.QUESTIONS)
+    assert all(secret in asked for secret in demo.PRIVATE)
+    assert name.istitle()
+    assert number.isdigit()
+    assert rare.islower()
+
+
+def test_no_secret_reaches_the_engine(run: tuple[list[Exchange], list[bytes]]) -> None:
+    _, seen = run
+    tokenizer = load_tokenizer(packaged_smollm2())
+    assert len(seen) == len(demo.QUESTIONS)
+    for body in seen:
+        prompt = json.loads(body)["prompt"]
+        received = "".join(tokenizer.token_text(token) for token in prompt)
+        detokenizer = tokenizer.detokenizer()
+        received += detokenizer.feed(prompt) + detokenizer.close() + body.decode()
+        assert "<|im_start|>user" in received  # the prompt was read, so that an absence means something
+        for secret in demo.PRIVATE:
+            assert secret.lower() not in received.lower()
+
+
+def test_what_is_shown_is_what_the_engine_received(run: tuple[list[Exchange], list[bytes]]) -> None:
+    exchanges, seen = run
+    tokenizer = load_tokenizer(packaged_smollm2())
+    for exchange, body in zip(exchanges, seen, strict=True):
+        detokenizer = tokenizer.detokenizer()
+        received = detokenizer.feed(json.loads(body)["prompt"]) + detokenizer.close()
+        assert received == exchange.host_saw
+
+
+def test_every_answer_is_real_and_accounted_for(run: tuple[list[Exchange], list[bytes]]) -> None:
+    exchanges, _ = run
+    assert [exchange.question for exchange in exchanges] == list(demo.QUESTIONS)
+    total = 0.0
+    for exchange in exchanges:
+        assert len(exchange.answer.split()) > 3
+        assert exchange.guarantee is not None
+        assert exchange.guarantee["epsilon"] == exchange.epsilon_spent > 0
+        total += exchange.epsilon_spent
+        assert exchange.epsilon_total == pytest.approx(total)
+        assert exchange.bayes is not None
+        assert 0 <= exchange.bayes["recovered"] <= exchange.bayes["words"]
+        assert 0 < exchange.bayes["chance"] <= 1
+        assert 0 < exchange.bayes["success"] <= 1
+
+
+def test_placeholders_come_back_as_the_private_values(
+    echo_for_the_model: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "ANSWER_TOKENS", 200)
+    answers = [exchange.answer for exchange in demo.exchanges()]
+    for secret, answer in zip(demo.PRIVATE, answers, strict=True):
+        assert secret in answer  # an echo of the placeholder, restored on this side
+
+
+def test_json_is_one_object_on_the_last_line(
+    echo_for_the_model: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["demo", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out.splitlines()[-1])
+    fields = {"question", "host_saw", "answer", "guarantee", "epsilon_spent", "bayes"}
+    assert [answer["question"] for answer in shown["answers"]] == list(demo.QUESTIONS)
+    assert all(fields <= set(answer) for answer in shown["answers"])
+    assert len(echo_for_the_model) == len(shown["answers"])
+
+
+def test_terminal_shows_both_sides(
+    echo_for_the_model: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["demo"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("the host saw", "Marguerite", "[NAME_1]", "guarantee", "epsilon spent", "attacker"):
+        assert part in shown
+
+
+def test_missing_openai_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def never(_model: str, _on_body: object = None) -> None:
+        pytest.fail("an engine started although the client is missing")
+
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.setattr(demo, "embedded_engine", never)
+    assert main.run(["demo"]) == 3
+    assert "transom[chat]" in capsys.readouterr().err
