@@ -13,7 +13,6 @@ Source: tokenizers' added-token matching; chat templates as in transformers' `ap
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -141,16 +140,21 @@ class ChatTokenizer:
         except Exception as error:  # a checkpoint's template may fail in any way it likes
             message = f"the chat template fails on these roles ({type(error).__name__})"
             raise RefusedError(message, param="messages") from None
-        pieces = re.split(f"{nonce}([0-9]+)z", text)
-        found = {int(index) for index in pieces[1::2]}
-        if found != set(range(len(roles))) or any(nonce in piece for piece in pieces[::2]):
-            lost = min(set(range(len(roles))) - found, default=0)
+        first, *rest = text.split(nonce)
+        pieces: list[str | int] = [first]
+        for part in rest:
+            digits, mark, between = part.partition("z")
+            if not mark or not digits.isdigit():
+                break
+            pieces += [int(digits), between]
+        lost = set(range(len(roles))).difference(piece for piece in pieces if isinstance(piece, int))
+        if lost or len(pieces) != 2 * len(rest) + 1:
             raise RefusedError(
                 "the chat template drops or alters this message's content; nothing was sent",
-                param=f"messages[{lost}].content",
+                param=f"messages[{min(lost, default=0)}].content",
                 code="template_alters_content",
             )
-        return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)]
+        return pieces
 
 
 class Detokenizer:
