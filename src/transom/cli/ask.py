@@ -60,12 +60,11 @@ class Exchange:
 @contextmanager
 def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) -> Iterator[str]:
     """The embedded engine on a free loopback port; yields its URL. `on_body` sees every byte it receives."""
-    from transom.checkpoint.load import libraries, load
+    from transom.checkpoint.load import load
     from transom.serving.engines.embedded import EmbeddedEngine
     from transom.serving.engines.server import create_engine_app
     from transom.serving.local import serve_in_thread
 
-    libraries()[1].utils.logging.disable_progress_bar()
     with (
         EmbeddedEngine(load(model)) as engine,
         serve_in_thread(create_engine_app(engine, on_body=on_body)) as url,
