@@ -106,9 +106,9 @@ def test_samples_follow_temperature_and_top_p() -> None:
 async def test_stop_ids_and_end_of_text_end_the_answer(engine: EmbeddedEngine, tiny: Checkpoint) -> None:
     whole = reference(tiny, PROMPTS[0])
     stop = whole[3]
-    steps = [s async for s in engine.generate(
-        Job(max_tokens=12, prompt_ids=PROMPTS[0], temperature=0.0, stop_ids=frozenset({stop}), ignore_eos=True)
-    )]  # fmt: skip
+    stops = frozenset({stop})
+    job = Job(max_tokens=12, prompt_ids=PROMPTS[0], temperature=0.0, stop_ids=stops, ignore_eos=True)
+    steps = [step async for step in engine.generate(job)]
     assert tuple(i for s in steps for i in s.ids) == whole[: whole.index(stop) + 1]
     assert [s.finish_reason for s in steps][-1] == "stop"
     assert all(s.finish_reason is None for s in steps[:-1])

@@ -1,6 +1,6 @@
 """Turn a GGUF of the Llama architecture into configuration and float weights for transformers.
 
-The general reader in transformers does this too, in several times the time, most of it spent on names; it stays
+The general reader in transformers does this too, but takes several times as long, mostly over names; it stays
 in use for the other architectures.
 Threat model and limits: as `gguf`. Source: the tensor names of llama.cpp, which stores query and key rows in
 the order of its rotary embedding (pairs interleaved) where transformers keeps the halves apart.
@@ -37,15 +37,13 @@ _INNER = {
 
 def is_plain_llama(head: GgufHead) -> bool:
     """Whether every tensor has a place in transformers' Llama, and positions are not rescaled."""
-    plain = (
-        head.metadata.get("general.architecture") == "llama"
-        and "llama.rope.scaling.type" not in head.metadata
-    )
-    return plain and all(_name(tensor.name) for tensor in head.tensors)
+    if head.metadata.get("general.architecture") != "llama" or "llama.rope.scaling.type" in head.metadata:
+        return False
+    return all(_name(tensor.name) for tensor in head.tensors)
 
 
 def read_llama(path: Path, transformers: Any, torch: Any) -> tuple[Any, dict[str, Any]]:
-    """A LlamaConfig, and float32 weights under the names of LlamaForCausalLM. The file must have been checked."""
+    """A LlamaConfig, and float32 weights named as in LlamaForCausalLM. The file must have been checked."""
     head = read_gguf_head(path)
     config = transformers.LlamaConfig(**_settings(head))
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}

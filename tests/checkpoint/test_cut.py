@@ -1,0 +1,144 @@
+"""Walking and cutting: the parts are the model's own, and the two halves make the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from transom.checkpoint import load
+from transom.checkpoint.cut import cut
+from transom.checkpoint.tiny import tiny_llama
+from transom.checkpoint.walk import walk
+from transom.errors import MisconfiguredError, NotYetError
+
+DECODERS = [
+    ("Llama", {}),
+    ("Mistral", {"sliding_window": 3}),
+    ("Mistral", {"sliding_window": None}),
+    ("Qwen2", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+    ("Qwen3", {"tie_word_embeddings": True}),
+]
+IDS = torch.randint(10, 90, (3, 9), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones_like(IDS)
+MASK[0, :3] = 0  # padded on the left
+MASK[1, 6:] = 0  # and on the right
+
+
+def whole(model: Any, mask: torch.Tensor | None) -> torch.Tensor:
+    output = model(input_ids=IDS, attention_mask=mask)
+    return output.logits if "logits" in output else output.last_hidden_state
+
+
+def assert_halves_make_the_whole(model: Any, cuts: range) -> None:
+    for mask in (None, MASK):
+        expected = whole(model, mask)
+        for after_block in cuts:
+            front, back = cut(model, after_block)
+            torch.testing.assert_close(back(front(IDS, mask), mask), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("architecture", "options"), DECODERS)
+def test_the_halves_of_a_decoder_make_the_whole(
+    tmp_path: Path, architecture: str, options: dict[str, Any]
+) -> None:
+    model = load(tiny_llama(tmp_path, architecture=architecture, **options)).model
+    assert_halves_make_the_whole(model, range(4))
+    assert_halves_make_the_whole(model.model, range(4))  # the trunk alone, without its head
+
+
+def test_the_halves_of_a_bert_make_the_whole(bert: Path) -> None:
+    model = load(bert).model
+    assert_halves_make_the_whole(model, range(4))
+    assert_halves_make_the_whole(model.bert, range(4))
+
+
+@pytest.mark.parametrize("name", ["smollm2", "minilm"])
+def test_the_halves_of_a_real_model_make_the_whole(name: str) -> None:
+    model = load(name).model
+    expected = whole(model, MASK)
+    for after_block in (0, 4):
+        front, back = cut(model, after_block)
+        torch.testing.assert_close(back(front(IDS, MASK), MASK), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_front_sees_only_its_blocks_and_the_back_only_its_own(llama: Path) -> None:
+    model = load(llama).model
+    front, back = cut(model, 2)
+    hidden = front(IDS)
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight.zero_()
+    assert torch.equal(front(IDS), hidden)
+    changed = back(hidden)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.zero_()
+        model.model.embed_tokens.weight.zero_()
+    assert torch.equal(back(hidden), changed)
+
+
+def test_gradients_reach_the_front_through_the_cut(llama: Path) -> None:
+    model = load(llama).model.requires_grad_(True)
+    front, back = cut(model, 1)
+    hidden = front(IDS)
+    crossed = hidden.detach().requires_grad_(True)
+    back(crossed).sum().backward()
+    hidden.backward(crossed.grad)
+    split = model.model.embed_tokens.weight.grad.clone()
+    model.zero_grad()
+    model(input_ids=IDS).logits.sum().backward()
+    torch.testing.assert_close(split, model.model.embed_tokens.weight.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("after_block", [-1, 4])
+def test_a_cut_beyond_the_model_is_refused(llama: Path, after_block: int) -> None:
+    with pytest.raises(MisconfiguredError, match=str(after_block)):
+        cut(load(llama).model, after_block)
+
+
+@pytest.mark.parametrize(("architecture", "options"), DECODERS)
+def test_the_walk_finds_every_weight_of_a_decoder_once(
+    tmp_path: Path, architecture: str, options: dict[str, Any]
+) -> None:
+    model = load(tiny_llama(tmp_path, architecture=architecture, **options)).model
+    parts = walk(model)
+    assert parts.tied == options.get("tie_word_embeddings", False)
+    assert (parts.query_heads, parts.key_value_heads, parts.head_width, parts.width) == (4, 2, 8, 32)
+    for block in parts.blocks:
+        assert block.query.weight.shape == (parts.query_heads * parts.head_width, parts.width)
+        assert block.key.weight.shape == block.value.weight.shape == (2 * 8, 32)
+        assert block.attention_out.weight.shape == (parts.width, parts.query_heads * parts.head_width)
+    assert_all_reached(model, parts, ("q_norm", "k_norm"))
+
+
+def test_the_walk_finds_every_weight_of_a_bert_once(bert: Path) -> None:
+    model = load(bert).model
+    parts = walk(model)
+    assert all(block.mlp_gate is None for block in parts.blocks)
+    assert (parts.final_norm, parts.tied) == (None, False)
+    assert_all_reached(
+        model, parts, ("embeddings.position", "embeddings.token_type", "embeddings.Layer", "pooler")
+    )
+
+
+def assert_all_reached(model: Any, parts: Any, elsewhere: tuple[str, ...]) -> None:
+    modules = [parts.embedding, parts.final_norm, parts.head]
+    for block in parts.blocks:
+        modules += [value for name, value in vars(block).items() if name != "module"]
+    found = [id(p) for module in modules if module is not None for p in module.parameters()]
+    expected = {id(p) for name, p in model.named_parameters() if not any(part in name for part in elsewhere)}
+    assert set(found) == expected
+    assert len(found) == len(expected) + parts.tied
+
+
+def test_unknown_architectures_and_heads_are_refused() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1))
+    elsewhere = ("embeddings.position", "embeddings.token_type", "embeddings.Layer", "pooler")
+    assert_all_reached(model, parts, elsewhere)
+                        pad_token_id=0)  # fmt: skip
+    for model in (gpt2, LlamaForSequenceClassification(small)):
+        with pytest.raises(NotYetError, match=type(model).__name__):
+            walk(model)

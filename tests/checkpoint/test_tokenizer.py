@@ -1,0 +1,120 @@
+"""The exported tokenizer cuts text as the model's own does."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+
+from transom.checkpoint import export_tokenizer, packaged_minilm, packaged_smollm2
+from transom.checkpoint.gguf import GgufHead
+from transom.errors import CheckpointError, NotYetError
+
+TEXTS = [
+    "The capital of France is Paris, isn't it? I'll say 1234567 times: 3.14!",
+    "  leading and trailing  \n\n\ttabs\r\nand returns ",
+    "Größe, naïve, 漢字かな, Привет, مرحبا, 😀👩‍👩‍👧 ﬁ",
+    "<|im_start|>user\nHello<|im_end|>\n<|endoftext|><repo_name>",
+    "def f(x):\n    return x**2  # squared\n",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def smollm2_of_transformers() -> Any:
+    from transformers import AutoTokenizer
+
+    path = packaged_smollm2()
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def test_a_gguf_tokenizer_equals_that_of_transformers(smollm2_of_transformers: Any) -> None:
+    ours, theirs = export_tokenizer("smollm2"), smollm2_of_transformers
+    for text in TEXTS:
+        ids = ours.tokenizer.encode(text).ids
+        assert ids == theirs(text)["input_ids"]
+        assert ours.tokenizer.decode(ids, skip_special_tokens=False) == theirs.decode(ids) == text
+    assert ours.chat_template == theirs.chat_template
+    assert ours.specials == {role: theirs.special_tokens_map[role] for role in ours.specials}
+    assert set(ours.specials) == {"bos_token", "eos_token", "unk_token", "pad_token"}
+
+
+def test_digits_are_split_before_words_as_the_model_was_trained(smollm2_of_transformers: Any) -> None:
+    """SmolLM2 splits digits first. The general reader forgets that, which shows after runs of white space."""
+    theirs: Tokenizer = Tokenizer.from_str(smollm2_of_transformers.backend_tokenizer.to_str())
+    theirs.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    ours, draw = export_tokenizer("smollm2").tokenizer, random.Random(3)
+    alphabet = [*"0123456789 \n\t.,abcXYZ'é漢", "<|im_end|>"]
+    for _ in range(300):
+        text = "".join(draw.choices(alphabet, k=40))
+        assert ours.encode(text).ids == theirs.encode(text).ids
+
+
+def test_a_written_gguf_keeps_the_directorys_tokenizer(llama: Path, gguf_file: Path) -> None:
+    ours, theirs = export_tokenizer(gguf_file), export_tokenizer(llama)
+    assert (ours.chat_template, ours.specials) == (theirs.chat_template, theirs.specials)
+    for text in TEXTS:
+        assert ours.tokenizer.encode(text).ids == theirs.tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("which", ["llama", "bert", "minilm"])
+def test_a_directory_tokenizer_equals_that_of_transformers(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = packaged_minilm() if which == "minilm" else request.getfixturevalue(which)
+    ours, theirs = export_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        assert ours.tokenizer.encode(text).ids == theirs(text)["input_ids"]
+    assert ours.specials == {role: theirs.special_tokens_map[role] for role in ours.specials}
+
+
+def test_saved_padding_and_truncation_are_off(llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    tokenizer = Tokenizer.from_file(str(llama / "tokenizer.json"))
+    tokenizer.enable_padding(length=50)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = TEXTS[0]
+    assert (
+        export_tokenizer(tmp_path).tokenizer.encode(text).ids
+        == export_tokenizer(llama).tokenizer.encode(text).ids
+    )
+
+
+def test_a_template_is_found_wherever_it_lies(llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    named = [{"name": "tools", "template": "T"}, {"name": "default", "template": "D"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    assert export_tokenizer(tmp_path).chat_template == "D"
+    (tmp_path / "chat_template.jinja").write_text("J")
+    assert export_tokenizer(tmp_path).chat_template == "J"
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
+        export_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        ({"tokenizer.ggml.model": "llama"}, NotYetError),
+        ({"tokenizer.ggml.model": "gpt2"}, CheckpointError),
+        ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": 3}, CheckpointError),
+        ({}, NotYetError),
+    ],
+)
+def test_an_unusable_gguf_tokenizer_is_refused(
+    monkeypatch: pytest.MonkeyPatch, gguf_file: Path, metadata: dict[str, Any], error: type[Exception]
+) -> None:
+    monkeypatch.setattr("transom.checkpoint.tokenizer.read_gguf_head", lambda _path: GgufHead(metadata, ()))
+    with pytest.raises(error):
+        export_tokenizer(gguf_file)
