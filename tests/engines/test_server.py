@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save
+from safetensors.torch import save as save_torch
 
 from transom.errors import EngineError
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.job import Job, Step
-from transom.serving.engines.request import Limits
+from transom.serving.engines.request import Limits, parse_completion
 from transom.serving.engines.server import create_engine_app
 from transom.serving.local import serve_in_thread
 
@@ -96,9 +97,18 @@ def test_a_stop_id_ends_the_answer_and_is_its_last_id(url: str, post: Any) -> No
     assert choice["logprobs"]["top_logprobs"] == [{"token_id:1": 0.0}, {"token_id:2": 0.0}]
 
 
-def test_embeddings_are_taken_in_every_dense_dtype(url: str, post: Any) -> None:
-    fields = body(max_tokens=3, prompt_embeds=embeds(np.ones((2, 4), np.float16)))
-    fields.pop("prompt")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_embeddings_are_read_exactly_in_every_dense_dtype(dtype: torch.dtype) -> None:
+    values_TD = torch.randn(3, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+    encoded = base64.b64encode(save_torch({"prompt_embeds": values_TD})).decode()
+    request = {"model": "echo", "max_tokens": 3, "prompt_embeds": encoded}
+    (job,) = parse_completion(request, EchoEngine(embedding_size=4), Limits()).jobs
+    assert np.array_equal(job.prompt_embeds, values_TD.float().numpy())
+
+
+def test_embeddings_are_answered_by_their_positions(url: str, post: Any) -> None:
+    encoded = embeds(np.ones((2, 4), np.float16))
+    fields = {"model": "echo", "max_tokens": 3, "return_token_ids": True, "prompt_embeds": encoded}
     (choice,) = json.loads(post(url, fields)[1])["choices"]
     assert choice["token_ids"] == [0, 1, 0]
 
