@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -65,3 +67,26 @@ def serve() -> Iterator[Callable[..., Served]]:
             return Served(stack.enter_context(serve_in_thread(app)), echo, engine_url)
 
         yield start
+
+
+def post(
+    url: str, body: bytes | dict[str, Any], path: str = "/v1/chat/completions", **headers: str
+) -> tuple[int, str]:
+    """(status, text) of a POST."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return _fetch(url, "POST", path, data, {"Content-Type": "application/json", **headers})
+
+
+def get(url: str, path: str) -> tuple[int, str]:
+    """(status, text) of a GET."""
+    return _fetch(url, "GET", path, None, {})
+
+
+def _fetch(url: str, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    try:
+        connection.request(method, path, data, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()

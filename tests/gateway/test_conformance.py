@@ -169,9 +169,9 @@ def test_harmless_fields_are_accepted_and_dropped(serve: Serve) -> None:
 )
 def test_what_cannot_be_protected_is_refused_by_name(serve: Serve, options: Any, param: str) -> None:
     served = serve()
-    with OpenAI(base_url=served.url + "/v1", api_key="any", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model="echo", messages=asked("x"), **options)
+    client = OpenAI(base_url=served.url + "/v1", api_key="any", max_retries=0)
+    with client, pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="echo", messages=asked("x"), **options)
     assert caught.value.param == param
     assert served.echo.seen == []
 
@@ -189,9 +189,9 @@ def test_what_cannot_be_protected_is_refused_by_name(serve: Serve, options: Any,
 )
 def test_messages_that_are_not_text_are_refused(serve: Serve, message: Any) -> None:
     served = serve()
-    with OpenAI(base_url=served.url + "/v1", api_key="any", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model="echo", messages=[message])
+    client = OpenAI(base_url=served.url + "/v1", api_key="any", max_retries=0)
+    with client, pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="echo", messages=[message])
     assert caught.value.param is not None
     assert caught.value.param.startswith("messages")
     assert served.echo.seen == []
@@ -262,8 +262,7 @@ async def test_cancelling_an_unstreamed_call_reaches_the_engine(serve: Serve) ->
     served = serve(echo=echo)
     async with AsyncOpenAI(base_url=served.url + "/v1", api_key="any", max_retries=0) as client:
         call = asyncio.create_task(client.completions.create(model="echo", prompt="abc", max_tokens=4000))
-        while not echo.steps:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until, lambda: echo.steps > 0, "the engine begins")
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

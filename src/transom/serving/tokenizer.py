@@ -28,6 +28,7 @@ from transom.checkpoint.source import find, read_json
 from transom.checkpoint.tokenizer import tokenizer_of
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
 
+_CONTEXT_TOKENS = 64
 _HELD_TOKENS = 8  # no character needs more than four bytes; a longer wait means the bytes are not UTF-8
 
 
@@ -175,15 +176,24 @@ class Detokenizer:
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> str:
-        before = self._tokenizer.decode(self._ids[: self._read])
-        after = self._tokenizer.decode(self._ids)
-        waiting = after.endswith("\ufffd") and len(self._ids) - self._read <= _HELD_TOKENS
-        if waiting and not final:
-            return ""
-        # A little context stays: whether a token starts with a space depends on having a predecessor.
-        self._ids = self._ids[-_HELD_TOKENS:]
-        self._read = len(self._ids)
-        return after[len(before) :]
+        known = self._tokenizer.decode(self._ids[: self._read])
+        end, text = self._boundary(final=final)
+        fresh = text[len(known) :]
+        # The tokens of the latest piece stay as context: whether a token starts with a space depends on
+        # having a predecessor. Control tokens give no text, so they are no context by themselves.
+        keep = self._read if fresh or len(self._ids) > _CONTEXT_TOKENS else 0
+        self._ids, self._read = self._ids[keep:], end - keep
+        return fresh
+
+    def _boundary(self, *, final: bool) -> tuple[int, str]:
+        """The last index at which a character ends, and all text up to it."""
+        length = len(self._ids)
+        for end in range(length, max(self._read, length - 4), -1):
+            text = self._tokenizer.decode(self._ids[:end])
+            if not text.endswith("\ufffd"):
+                return end, text
+        end = length if final or length - self._read > _HELD_TOKENS else self._read
+        return end, self._tokenizer.decode(self._ids[:end])
 
 
 def load_tokenizer(source: str | Path) -> ChatTokenizer:

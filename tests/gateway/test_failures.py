@@ -1,0 +1,320 @@
+"""What must go wrong well: hostile requests, engines that are down, hang, lie or die, clients that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transom.errors import MisconfiguredError
+from transom.serving.engines.base import check_url
+from transom.serving.engines.chat import ChatEngine, read_key
+from transom.serving.engines.client import IdsEngine, check_vllm_version
+from transom.serving.engines.echo import EchoEngine
+from transom.serving.engines.llamacpp import LlamaCppEngine
+from transom.serving.gateway.config import GatewayConfig, load_keys
+
+from .conftest import Served, get, post
+
+Serve = Callable[..., Served]
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "PRIVATE words"}]}
+
+
+ASKED = b'{"model": "echo", "messages": [{"role": "user", "content": "x"}]'
+BAD_BODIES = [
+    b"", b"{", b"[]", b"null", b"\xff\xfe",
+    b'{"model": "echo", "messages": [{"role": "user", "content": "\xc3("}]}',
+    b'{"model": "echo", "messages": []}', b'{"model": "echo"}', b'{"model": 5, "messages": []}',
+    ASKED + b', "temperature": NaN}', ASKED + b', "temperature": 1e999}',
+    ASKED + b', "max_tokens": 99999999}',
+    ASKED + b', "seed": 1' + b"0" * 5000 + b"}",
+    ASKED + b', "metadata": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001,
+    b'{"model": "echo", "messages": [{"role": "user", "content": "\\ud800"}]}',
+    b'{"model": "echo", "messages": [{"role": "user", "content": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}",
+    b'{"model": "echo", "messages": [{"role": "user", "content": ""}]}',
+]  # fmt: skip
+
+
+def test_bad_bodies_get_400_and_send_nothing(serve: Serve) -> None:
+    served = serve()
+    for body in BAD_BODIES:
+        status, text = post(served.url, body)
+        assert status == 400, (body[:80], text)
+        assert set(json.loads(text)["error"]) == {"message", "type", "param", "code"}
+    for body in (b'{"model": "echo", "prompt": ""}', b'{"model": "echo", "prompt": []}',
+                 b'{"model": "echo", "prompt": [[]]}', b'{"model": "echo", "prompt": [999999]}',
+                 b'{"model": "echo", "prompt": [-1]}', b'{"model": "echo", "prompt": [1, "a"]}'):  # fmt: skip
+        assert post(served.url, body, "/v1/completions")[0] == 400, body
+    assert served.echo.seen == []
+
+
+def test_sizes_media_types_and_routes(serve: Serve) -> None:
+    served = serve(config=GatewayConfig(max_body_bytes=2000, max_prompt_tokens=100))
+    assert post(served.url, CHAT | {"user": "u" * 3000})[0] == 413
+    long = {"model": "echo", "messages": [{"role": "user", "content": "x" * 200}]}
+    status, text = post(served.url, long)
+    assert (status, json.loads(text)["error"]["code"]) == (400, "context_length_exceeded")
+    assert post(served.url, CHAT, **{"Content-Type": "text/plain"})[0] == 415
+    assert post(served.url, CHAT, "/v1/nothing")[0] == 404
+    assert post(served.url, CHAT, "/v1/models")[0] == 405
+    assert served.echo.seen == []
+
+
+def test_an_oversized_body_without_a_length_is_cut_off(serve: Serve) -> None:
+    served = serve(config=GatewayConfig(max_body_bytes=2000))
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as sock:
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4096 + b"\r\n"
+        )
+        assert sock.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_keys_are_required_everywhere_but_health(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# who\nalice:alice-key-0123456789\nbob:bob-key-0123456789ab\n")
+    served = serve(config=GatewayConfig(key_digests=load_keys(path)))
+    body = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
+    for wrong in ("", "Bearer", "Bearer wrong", "Basic alice-key-0123456789"):
+        assert post(served.url, body, Authorization=wrong)[0] == 401
+    assert post(served.url, body, Authorization="Bearer bob-key-0123456789ab")[0] == 200
+    for page, status in (("/healthz", 200), ("/metrics", 401), ("/v1/models", 401)):
+        assert get(served.url, page)[0] == status
+    for text in ("", "nokey", "a:short", "a:0123456789abcdefg\na:0123456789abcdefg", "\xff"):
+        path.write_text(text, "latin-1")
+        with pytest.raises(MisconfiguredError):
+            load_keys(path)
+
+
+def test_metrics_count_without_content(serve: Serve) -> None:
+    served = serve()
+    post(served.url, {"model": "echo", "messages": [{"role": "user", "content": "canary"}]})
+    post(served.url, b"{canary")
+    text = get(served.url, "/metrics")[1]
+    assert 'transom_requests_total{endpoint="chat",status="200"} 1' in text
+    assert 'transom_requests_total{endpoint="chat",status="400"} 1' in text
+    assert 'transom_tokens_total{kind="prompt"} 25' in text
+    assert "canary" not in text
+
+
+@contextmanager
+def raw_engine(script: Callable[[socket.socket, str], None]) -> Iterator[str]:
+    """A server that reads one request a connection and lets `script(socket, path)` answer by hand."""
+    server = socket.create_server(("127.0.0.1", 0))
+    closing = threading.Event()
+
+    def serve_one(connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(20)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(65536)
+            script(connection, head.split()[1].decode())
+
+    def run() -> None:
+        while not closing.is_set():
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=serve_one, args=(connection,)))
+            threads[-1].start()
+
+    threads: list[threading.Thread] = []
+    runner = threading.Thread(target=run)
+    runner.start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        closing.set()
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        runner.join()
+        for thread in threads:
+            thread.join()
+
+
+def answer(
+    connection: socket.socket, body: str, status: str = "200 OK", kind: str = "application/json"
+) -> None:
+    data = body.encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
+    connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + data)
+
+
+SECRET = "ENGINE-SAID-THIS"
+MODELS = json.dumps({"data": [{"id": "m"}]})
+GARBAGE = [
+    SECRET, "[]", "{}", '{"choices": []}', '{"choices": 5}', '{"choices": [{"index": 0}]}',
+    '{"choices": [{"index": 7, "token_ids": [1], "finish_reason": "stop"}]}',
+    '{"choices": [{"index": 0, "token_ids": ["' + SECRET + '"], "finish_reason": "stop"}]}',
+    '{"choices": [{"index": 0, "token_ids": [-5], "finish_reason": "stop"}]}',
+    '{"choices": [{"index": 0, "token_ids": [99999999999999], "finish_reason": "stop"}]}',
+    '{"choices": [{"index": 0, "token_ids": [1], "finish_reason": null}]}',
+    "[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", [IdsEngine, ChatEngine, LlamaCppEngine])
+def test_garbage_is_a_502_that_quotes_nothing(serve: Serve, engine: Any) -> None:
+    bodies = iter(GARBAGE)
+    props = json.dumps({"default_generation_settings": {"n_ctx": 512}})
+
+    def script(connection: socket.socket, path: str) -> None:
+        fixed = {"/v1/models": MODELS, "/props": props}
+        answer(connection, fixed[path] if path in fixed else next(bodies))
+
+    with raw_engine(script) as url:
+        served = serve(engine=lambda _: engine(url))
+        for body in GARBAGE:
+            status, text = post(served.url, CHAT)
+            assert status == 502, (body[:60], text)
+            assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("500 Oops", 502),
+        ("302 Found\r\nLocation: http://127.0.0.1:9/", 502),
+        ("401 No", 502),
+        ("429 Busy", 502),
+    ],
+)
+def test_engine_statuses_are_translated_and_redirects_not_followed(
+    serve: Serve, status: str, expected: int
+) -> None:
+    def script(connection: socket.socket, path: str) -> None:
+        if path == "/v1/models":
+            answer(connection, MODELS)
+        else:
+            answer(connection, SECRET, status)
+
+    with raw_engine(script) as url:
+        code, text = post(serve(engine=lambda _: IdsEngine(url)).url, CHAT)
+    assert code == expected
+    assert SECRET not in text
+
+
+def test_an_engine_that_is_down_or_hangs(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    status, text = post(serve(engine=lambda _: IdsEngine(f"http://127.0.0.1:{port}")).url, CHAT)
+    assert (status, json.loads(text)["error"]["code"]) == (502, "engine_down")
+    served = serve(
+        echo=EchoEngine(model="m", first_token_s=60), engine=lambda url: IdsEngine(url, timeout_s=0.3)
+    )
+    for stream in (False, True):
+        status, text = post(served.url, CHAT | {"stream": stream})
+        assert (status, json.loads(text)["error"]["code"]) == (504, "engine_timeout")
+
+
+@pytest.mark.parametrize(
+    "ending", ["", "data: {broken\n\n", 'data: {"error": {"message": "' + SECRET + '"}}\n\n']
+)
+def test_dying_in_mid_stream_is_an_error_event_without_done(serve: Serve, ending: str) -> None:
+    first = {"choices": [{"index": 0, "text": "", "token_ids": [64], "finish_reason": None}]}
+
+    def script(connection: socket.socket, path: str) -> None:
+        if path == "/v1/models":
+            answer(connection, MODELS)
+        else:
+            answer(connection, f"data: {json.dumps(first)}\n\n{ending}", kind="text/event-stream")
+
+    with raw_engine(script) as url:
+        status, text = post(serve(engine=lambda _: IdsEngine(url)).url, CHAT | {"stream": True})
+    events = [line for line in text.split("\n\n") if line]
+    assert status == 200
+    assert "a" in events[0]
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["type"] == "server_error"
+    assert "[DONE]" not in text
+    assert SECRET not in text
+
+
+def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    monkeypatch.setattr("transom.serving.engines.base._ANSWER_BYTES", 10_000)
+
+    def script(connection: socket.socket, path: str) -> None:
+        answer(connection, MODELS if path == "/v1/models" else " " * 20_000 + "{}")
+
+    with raw_engine(script) as url:
+        gateway = serve(engine=lambda _: IdsEngine(url))
+        for stream in (False, True):
+            assert post(gateway.url, CHAT | {"stream": stream})[0] == 502
+
+
+def test_clients_that_vanish_leave_the_gateway_well(serve: Serve) -> None:
+    served = serve(echo=EchoEngine(token_s=0.05))
+    host, port = served.url.removeprefix("http://").split(":")
+    body = json.dumps({"model": "echo", "prompt": "abc", "max_tokens": 2000, "stream": True}).encode()
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    for sent in (head, head + body[:10], head + body):
+        with socket.create_connection((host, int(port)), timeout=20) as sock:
+            sock.sendall(sent)
+            time.sleep(0.1)
+    assert post(served.url, {"model": "echo", "prompt": "abc", "max_tokens": 2}, "/v1/completions")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.com", "http://10.0.0.1:8000", "ftp://127.0.0.1", "127.0.0.1:80", "http://user:pw@127.0.0.1",
+     "https://example.com/?q=1", "http://127.0.0.1.example.com", "http://127.0.0.1:99999", "http://[::2]"],
+)  # fmt: skip
+def test_urls_that_would_expose_prompts_are_refused(url: str) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        check_url(url)
+    assert "pw" not in str(caught.value)
+
+
+def test_urls_that_are_fine() -> None:
+    assert check_url("https://api.example.com/v1/") == "https://api.example.com"
+    for url in ("http://localhost:1", "http://127.0.0.2", "http://[::1]:8000"):
+        assert check_url(url) == url
+
+
+def test_old_vllm_is_refused() -> None:
+    for version in ("0.24.0", "0.32.1rc1", "v1.0"):
+        check_vllm_version({"version": version})
+    with pytest.raises(MisconfiguredError, match=r"0\.24"):
+        check_vllm_version({"version": "0.23.9"})
+
+
+def test_engine_keys_come_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRANSOM_ENGINE_KEY", raising=False)
+    assert read_key(None) is None
+    monkeypatch.setenv("TRANSOM_ENGINE_KEY", "from-environment")
+    assert read_key(None) == "from-environment"
+    path = tmp_path / "key"
+    path.write_text("from-file\n")
+    assert read_key(path) == "from-file"
+    path.write_text("two keys\n")
+    with pytest.raises(MisconfiguredError) as caught:
+        read_key(path)
+    assert "two keys" not in str(caught.value)
+
+
+def test_vllm_gets_a_cache_salt_per_tenant() -> None:
+    from transom.serving.engines.base import Call
+
+    engine = IdsEngine("http://127.0.0.1:1", vllm=True)
+    salts = [
+        engine._body(Call(prompts=((1,),), max_tokens=1, tenant=tenant), "m")["cache_salt"]
+        for tenant in ("alice", "alice", "bob")
+    ]
+    assert salts[0] == salts[1] != salts[2]
+    assert "alice" not in salts[0]
+    asyncio.run(engine.close())

@@ -1,0 +1,282 @@
+"""Mode words: what leaves is sanitised, charged first, restored on the way back; resent history is free."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from transom.errors import LedgerError, MisconfiguredError
+from transom.privacy.ledger import Ledger
+from transom.privacy.policy import Policy, load_policy
+from transom.privacy.sanitize import Sanitizer
+from transom.serving.engines.chat import ChatEngine
+from transom.serving.engines.client import IdsEngine
+from transom.serving.gateway.app import create_gateway
+from transom.serving.gateway.config import GatewayConfig
+
+from .conftest import Served, get, post
+
+Serve = Callable[..., Served]
+WORDS = GatewayConfig(mode="words")
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy()
+
+
+@pytest.fixture
+def hiding(policy: Policy) -> Sanitizer:
+    """Every word and name becomes a placeholder; nothing is drawn."""
+    return Sanitizer(policy.with_rules({"word": "placeholder", "stop": "placeholder"}))
+
+
+@pytest.fixture
+def drawing(policy: Policy) -> Sanitizer:
+    return Sanitizer(policy, epsilon=1.0)
+
+
+def ask(client: OpenAI, text: str, **options: Any) -> Any:
+    return client.chat.completions.create(
+        model="echo", messages=[{"role": "user", "content": text}],
+        extra_headers={"X-Transom-Show-Host": "1"}, **options,
+    )  # fmt: skip
+
+
+def host_text(body: bytes) -> str:
+    """What the byte tokenizer's ids spell, control tokens left out."""
+    from .conftest import byte_tokenizer
+
+    return byte_tokenizer().decode(json.loads(body)["prompt"])
+
+
+def test_placeholders_leave_and_values_come_back_in_both_ways(serve: Serve, hiding: Sanitizer) -> None:
+    served = serve(config=WORDS, sanitizer=hiding)
+    question = "Ms Zyxwora owes 4711 crowns to Zyxwora."
+    with OpenAI(base_url=served.url + "/v1", api_key="any", max_retries=0) as client:
+        whole = ask(client, question)
+        chunks = list(ask(client, question, stream=True))
+    assert whole.choices[0].message.content == "user\n" + question
+    streamed = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert streamed == "user\n" + question
+    shown = whole.transom
+    assert chunks[-1].transom["host_saw"] == shown["host_saw"]
+    assert shown["host_token_ids"] == json.loads(served.echo.seen[0])["prompt"]
+    assert shown["host_saw"].count("[NAME_1]") + shown["host_saw"].count("[NAME_2]") >= 2
+    for body in served.echo.seen:
+        assert not any(word in host_text(body) for word in ("Zyxwora", "4711", "owes", "crowns"))
+
+
+def test_the_response_says_nothing_of_the_host_unless_asked(serve: Serve, hiding: Sanitizer) -> None:
+    served = serve(config=WORDS, sanitizer=hiding)
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+    assert "transom" not in json.loads(post(served.url, body)[1])
+
+
+def test_epsilon_is_charged_shown_and_counted(serve: Serve, drawing: Sanitizer, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger", 1000.0)
+    served = serve(config=WORDS, sanitizer=drawing, ledger=ledger)
+    with OpenAI(base_url=served.url + "/v1", api_key="any", max_retries=0) as client:
+        first = ask(client, "the green horse sleeps in the kitchen").transom
+        second = ask(client, "the green horse sleeps in the kitchen").transom
+    assert first["epsilon_spent"] > 0
+    assert first["epsilon_spent"] == pytest.approx(first["bayes"]["words"] * drawing.word_epsilon)
+    assert second["epsilon_total"] == pytest.approx(first["epsilon_spent"] + second["epsilon_spent"])
+    assert ledger.spent("default") == pytest.approx(second["epsilon_total"])
+    assert first["guarantee"]["epsilon"] == first["epsilon_spent"]
+    assert 0 < first["bayes"]["chance"] <= 1
+    assert 0 < first["bayes"]["success"] <= 1
+    metric = get(served.url, "/metrics")[1].split("\ntransom_epsilon_spent_total ")[1]
+    assert float(metric.split()[0]) == pytest.approx(second["epsilon_total"])
+    ledger.close()
+
+
+def test_a_resent_history_costs_nothing_and_the_host_reads_its_own_words(
+    serve: Serve, drawing: Sanitizer, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path / "ledger", 1000.0)
+    served = serve(config=WORDS, sanitizer=drawing, ledger=ledger)
+    headers = {"X-Transom-Session": "s1", "X-Transom-Show-Host": "1"}
+    history: list[Any] = [{"role": "user", "content": "Does Zyxwora like green horses?"}]
+    with OpenAI(base_url=served.url + "/v1", api_key="any", default_headers=headers, max_retries=0) as client:
+        first = client.chat.completions.create(model="echo", messages=history)
+        history.append({"role": "assistant", "content": first.choices[0].message.content})
+        spent = ledger.spent("default")
+        again = client.chat.completions.create(model="echo", messages=history)
+        assert again.transom["epsilon_spent"] == 0
+        assert ledger.spent("default") == spent
+        sent = [host_text(body) for body in served.echo.seen]
+        assert sent[0].removesuffix("assistant\n") in sent[1]
+        answer = sent[1].split("assistant\n")[1]
+        assert answer.startswith(sent[0].split("\n")[0])
+        assert "Zyxwora" not in sent[1]
+        history[0] = {"role": "user", "content": "Does Zyxwora like brown horses?"}
+        edited = client.chat.completions.create(model="echo", messages=history)
+        assert edited.transom["epsilon_spent"] == pytest.approx(drawing.word_epsilon)
+        other = client.chat.completions.create(
+            model="echo", messages=history[:1], extra_headers={"X-Transom-Session": "s2"}
+        )
+        assert other.transom["epsilon_spent"] > drawing.word_epsilon
+    ledger.close()
+
+
+def test_a_spent_ledger_sends_nothing_and_a_retry_is_not_free(
+    serve: Serve, drawing: Sanitizer, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path / "ledger", 1.5)
+    served = serve(config=WORDS, sanitizer=drawing, ledger=ledger)
+    body = {"model": "echo", "messages": [{"role": "user", "content": "green horses sleep in kitchens"}]}
+    for _ in range(2):
+        status, text = post(served.url, body, **{"X-Transom-Session": "s"})
+        assert (status, json.loads(text)["error"]["code"]) == (429, "privacy_budget_spent")
+    assert served.echo.seen == []
+    assert ledger.spent("default") == 0
+    ledger.close()
+
+
+def test_a_locked_or_corrupt_ledger_sends_nothing(serve: Serve, drawing: Sanitizer, tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    ledger = Ledger(path, 1000.0, timeout_s=0.2)
+    served = serve(config=WORDS, sanitizer=drawing, ledger=ledger)
+    body = {"model": "echo", "messages": [{"role": "user", "content": "green horses"}]}
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    status, text = post(served.url, body)
+    lock.execute("ROLLBACK")
+    lock.close()
+    assert (status, json.loads(text)["error"]["code"]) == (503, "ledger_unavailable")
+    path.unlink()
+    path.write_bytes(b"not a database" * 1000)
+    assert post(served.url, body)[0] == 503
+    assert served.echo.seen == []
+    ledger.close()
+
+
+class _FullDisk:
+    """A ledger whose every charge fails as on a full disk."""
+
+    def charge_many(self, charges: Any) -> Any:
+        raise LedgerError("database or disk is full")
+
+
+def test_a_full_disk_sends_nothing(serve: Serve, drawing: Sanitizer) -> None:
+    served = serve(config=WORDS, sanitizer=drawing, ledger=_FullDisk())
+    status, _ = post(served.url, {"model": "echo", "messages": [{"role": "user", "content": "green horses"}]})
+    assert status == 503
+    assert served.echo.seen == []
+
+
+def test_what_words_cannot_protect_is_refused(serve: Serve, drawing: Sanitizer) -> None:
+    served = serve(config=WORDS, sanitizer=drawing)
+    for prompt in ([1, 2], [[1], [2]]):
+        assert post(served.url, {"model": "echo", "prompt": prompt}, "/v1/completions")[0] == 400
+    assert served.echo.seen == []
+    with pytest.raises(MisconfiguredError):
+        create_gateway(WORDS, ChatEngine("http://127.0.0.1:1"))
+    with pytest.raises(MisconfiguredError):
+        create_gateway(GatewayConfig(), ChatEngine("http://127.0.0.1:1"), sanitizer=drawing)
+    with pytest.raises(MisconfiguredError):
+        create_gateway(GatewayConfig(), IdsEngine("http://127.0.0.1:1"))
+
+
+def test_completions_are_sanitised_too(serve: Serve, hiding: Sanitizer) -> None:
+    served = serve(config=WORDS, sanitizer=hiding)
+    body = {"model": "echo", "prompt": ["Zyxwora sings", "4711"], "max_tokens": 13}
+    answer = json.loads(post(served.url, body, "/v1/completions")[1])
+    assert answer["choices"][0]["text"].startswith("Zyxwora ")
+    assert b"Zyxwora" not in served.echo.seen[0]
+
+
+class Canaries:
+    """A unique secret for every request field."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def __call__(self) -> str:
+        # Spelled with letters and digits alike, so that every kind of rule meets some.
+        number = len(self.made)
+        self.made.append(f"Zorblax{'qwertyuiop'[number % 10]}{number:02d}vexing")
+        return self.made[-1]
+
+
+def canary_request(secret: Canaries) -> dict[str, Any]:
+    return {
+        "model": "echo",
+        "messages": [
+            {"role": "system", "content": f"You are {secret()}.", "name": secret()},
+            {"role": "developer", "content": [{"type": "text", "text": secret()}]},
+            {"role": "user", "content": f"{secret()} <|im_end|> {secret().upper()}!", "name": secret()},
+            {"role": "assistant", "content": secret(), "refusal": secret(), "reasoning_content": secret()},
+            {"role": "user", "content": f"my email is {secret()}@example.com, {secret().lower()}"},
+        ],
+        "stop": [secret(), secret()],
+        "user": secret(),
+        "metadata": {secret(): secret()},
+        "prompt_cache_key": secret(),
+        "safety_identifier": secret(),
+        "service_tier": secret(),
+        "reasoning_effort": secret(),
+        "max_tokens": 60,
+    }
+
+
+@pytest.mark.parametrize("engine", [IdsEngine, ChatEngine])
+def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
+    serve: Serve, hiding: Sanitizer, engine: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    caplog.set_level(logging.DEBUG)
+    secret = Canaries()
+    ledger = Ledger(tmp_path / "ledger", 1000.0)
+    config = GatewayConfig(mode="words", max_body_bytes=100_000)
+    served = serve(config=config, sanitizer=hiding, engine=engine, ledger=ledger)
+    session = {"X-Transom-Session": secret(), "Authorization": "Bearer " + secret()}
+    errors = []
+    for stream in (False, True):
+        status, text = post(served.url, canary_request(secret) | {"stream": stream}, **session)
+        assert status == 200, text
+    prompt = {"model": "echo", "prompt": [secret()], "stop": secret(), "user": secret()}
+    completion = post(served.url, prompt, "/v1/completions", **session)
+    if engine is ChatEngine:  # which cannot complete a bare prompt
+        errors.append(completion)
+    good = canary_request(secret)
+    for broken in (
+        {"model": secret()}, {"tools": [{"type": secret()}]}, {"temperature": secret()}, {"n": secret()},
+        {"stop": {"a": secret()}}, {"response_format": {"type": secret()}}, {"logit_bias": {secret(): 1}},
+        {"messages": [{"role": secret(), "content": secret()}]}, {"prediction": secret()}, {"seed": secret()},
+        {"messages": [{"role": "user", "content": {"text": secret()}}]}, {"stream_options": secret()},
+        {"messages": [{"role": "user", "content": [{"type": secret(), "text": secret()}]}]},
+        {"messages": [{"role": "user", "content": secret() * 100_000}]}, {"unknown_field": secret()},
+    ):  # fmt: skip
+        errors.append(post(served.url, good | broken, **session))
+    errors.append(post(served.url, json.dumps(good).encode()[:-1], **session))
+    errors.append(post(served.url, good, "/v1/responses", **session))
+    assert all(status >= 400 for status, _ in errors), errors
+    engine_bytes = b"\n".join(served.echo.seen).decode()
+    if engine is IdsEngine:
+        engine_bytes += "\n".join(host_text(body) for body in served.echo.seen if b'"prompt"' in body)
+    files = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    names = [str(path) for path in folder.rglob("*")]
+    places = {
+        "engine": engine_bytes, "logs": caplog.text + "".join(capfd.readouterr()),
+        "files": "".join(files + names), "metrics": get(served.url, "/metrics")[1],
+        "errors": "".join(text for _, text in errors),
+    }  # fmt: skip
+    assert served.echo.seen
+    for place, text in places.items():
+        for canary in secret.made:
+            assert canary.lower() not in text.lower(), place
+    ledger.close()
