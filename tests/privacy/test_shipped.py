@@ -42,7 +42,6 @@ def test_the_claim_holds_over_every_group(policy: Policy, mechanism: str) -> Non
     assert exact <= claim
     if mechanism != "random-in-group":
         assert exact > 0.99 * budget  # the budget is spent, not wasted
-        assert build(mechanism, policy.partition, 1.0).exact_epsilon() <= 1.0 if mechanism == "rnm" else True
 
 
 def test_optimal_keeps_its_claim_on_sampled_groups(policy: Policy) -> None:

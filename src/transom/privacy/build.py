@@ -37,8 +37,8 @@ from transom.privacy.policy import Policy, write_policy
 
 Floats = NDArray[np.float64]
 
-_FREQUENCY_WEIGHT = 0.25  # weight of log frequency beside the unit vector of meaning when groups are formed
-_POLARITY_THRESHOLD = 0.6  # ridge score above which a word outside the lexicon counts as polar
+_FREQUENCY_WEIGHT = 0.3  # weight of log frequency beside the unit vector of meaning when groups are formed
+_POLARITY_THRESHOLD = 0.5  # ridge score above which a word outside the lexicon counts as polar
 _ZIPF_OFFSET = 2.7  # Mandelbrot's correction: frequency is proportional to 1 / (rank + 2.7)
 _DEFAULT_KINDS: dict[str, str | float] = {
     "stop": "pass", "name": "placeholder", "number": "placeholder", "identifier": "placeholder",
@@ -123,7 +123,7 @@ def build_groups(
         members[label].append(index)
     _merge_small_classes(members)
     groups = [
-        g for label in sorted(members) for g in _bisect(np.array(members[label]), features_VF, group_size)
+        g for label in sorted(members) for g in _cluster(np.array(members[label]), features_VF, group_size)
     ]
     weight_V = 1.0 / (np.asarray(rows) + 1 + _ZIPF_OFFSET)
     passing = sum(1.0 / (row + 1 + _ZIPF_OFFSET) for row, w in enumerate(read.words) if w in FUNCTION_WORDS)
@@ -193,7 +193,7 @@ def _merge_small_classes(members: dict[str, list[int]], minimum: int = 6) -> Non
 
 
 def _cluster(
-    indices_N: NDArray[np.int64], features_VF: Floats, group_size: int, rounds: int = 6
+    indices_N: NDArray[np.int64], features_VF: Floats, group_size: int, rounds: int = 8
 ) -> list[NDArray[np.int64]]:
     """Balanced k-means: parts of the bisection keep their sizes, words move to the nearest with room."""
     parts = list(_bisect(indices_N, features_VF, group_size))

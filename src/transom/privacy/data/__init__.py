@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "5e03b709352ccd340c4abbe9b5c90d6cb00ebb2325945cf501f79516ec4e7b4e"
+ENGLISH_SHA256 = "d5dff2b9e6604a6c8c877755cdc5b8ed6d73c4fe20c53659e14cb5c68c0ff299"
