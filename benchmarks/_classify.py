@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
 from transom.checkpoint.source import packaged_minilm
 
 LEARNING_RATE = 1e-4

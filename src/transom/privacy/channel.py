@@ -56,7 +56,7 @@ class Channel:
         return cls(round_rows(p_XY))
 
     @property
-    def p_XY(self) -> Floats:  # noqa: N802 (a shape suffix)
+    def p_XY(self) -> Floats:
         """The table as float64 probabilities [X, Y], each within one rounding of the integers."""
         return np.asarray(self.weights_XY / _TOTAL, dtype=np.float64)
 

@@ -19,7 +19,7 @@ class Guarantee:
     """What is promised.
 
     `unit` says what epsilon counts (one word, one prompt); `adjacency` which two inputs count as neighbours;
-    `discloses` what is public by design. `empirical` guarantees carry no epsilon: only measurements back them.
+    `discloses` what is public by design. `empirical` ones carry no epsilon: only measurements back them.
     """
 
     kind: Kind

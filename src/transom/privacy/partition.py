@@ -68,12 +68,12 @@ class Partition:
         return int(self.starts_G1[-1])
 
     @cached_property
-    def group_V(self) -> Ints:  # noqa: N802 (a shape suffix)
+    def group_V(self) -> Ints:
         """The group of each word, int64 [V]."""
         return np.repeat(np.arange(self.groups), _sizes(self.starts_G1))
 
     @cached_property
-    def _offsets_G(self) -> Ints:  # noqa: N802
+    def _offsets_G(self) -> Ints:
         return np.concatenate([[0], np.cumsum(_sizes(self.starts_G1) ** 2)])
 
     def scores(self, group: int) -> Floats:
