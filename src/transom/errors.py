@@ -1,15 +1,15 @@
 """The exception tree, readable at a glance. Imported by every room, imports nothing.
 
     TransomError                     exit  http  kind of no
-    ├── MisconfiguredError             3   400   misconfigured  a setting is wrong; the message says which
+    ├── MisconfiguredError             3   400   misconfigured  a wrong setting; the message says which
     │   ├── MissingExtraError          3   501   misconfigured  an optional dependency is not installed
-    │   ├── CheckpointError            4   400   misconfigured  a model on disk is broken, truncated or a pickle
-    │   └── PolicyError                5   400   misconfigured  a word policy is malformed or its hash differs
+    │   ├── CheckpointError            4   400   misconfigured  a model is broken, truncated or a pickle
+    │   └── PolicyError                5   400   misconfigured  a word policy is malformed or changed
     ├── NeverError                     6   400   never          cannot be protected, in any version
     │   └── RefusedError               6   400   never          a request field the mode cannot protect
     ├── NotYetError                    7   501   not yet        a known gap
-    ├── ReplaceableError               8   400   replaceable    not this, but the message names what to use instead
-    ├── LedgerError                    9   503   misconfigured  the privacy ledger is locked, full or corrupt
+    ├── ReplaceableError               8   400   replaceable    the message names what to use instead
+    ├── LedgerError                    9   503   misconfigured  the ledger is locked, full or corrupt
     │   └── LedgerSpentError          10   429   never          the budget is spent; nothing was sent
     └── EngineError                   11   502   misconfigured  the engine is down or misbehaves
         ├── EngineDownError           11   502   misconfigured  no connection, or it died in mid-stream
@@ -73,7 +73,9 @@ class RefusedError(NeverError):
 
     code = "refused"
 
-    def __init__(self, message: str, *, param: str | None = None, status: int = 400, code: str = "refused") -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, status: int = 400, code: str = "refused"
+    ) -> None:
         super().__init__(message)
         self.param, self.status, self.error_code = param, status, code
 

@@ -37,7 +37,8 @@ def test_the_claim_holds_over_every_group(policy: Policy, mechanism: str) -> Non
     claim = made.guarantee().epsilon
     assert claim is not None
     assert claim <= budget
-    groups = range(policy.partition.groups) if mechanism != "rnm-laplace" else range(0, policy.partition.groups, 10)
+    step = 10 if mechanism == "rnm-laplace" else 1  # its quadrature takes 50 ms a group
+    groups = range(0, policy.partition.groups, step)
     exact = max(exact_epsilon(made.channel(group)) for group in groups)
     assert exact <= claim
     if mechanism != "random-in-group":
