@@ -31,6 +31,7 @@ FinishReason = Literal["stop", "length", "content_filter"]
 _ANSWER_BYTES = 64 << 20
 _EVENT_BYTES = 4 << 20
 _MAX_TOKEN_ID = 2**31
+_STALE_CONNECTIONS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +167,7 @@ class EngineHttp:
         self, method: str, path: str, data: bytes | None
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         try:
-            async with self._session().request(
-                method, self.url + path, data=data, allow_redirects=False
-            ) as response:
+            async with await self._open(method, self.url + path, data) as response:
                 if response.status != 200:
                     raise _refusal(response.status)
                 yield response
@@ -185,6 +184,17 @@ class EngineHttp:
             raise EngineGarbageError(
                 f"the engine's answer is not HTTP as expected ({type(error).__name__})"
             ) from None
+
+    async def _open(self, method: str, url: str, data: bytes | None) -> aiohttp.ClientResponse:
+        """Send, and send again where a kept connection turns out to have been closed by the engine."""
+        for _ in range(_STALE_CONNECTIONS):
+            try:
+                return await self._session().request(method, url, data=data, allow_redirects=False)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                continue
+        return await self._session().request(method, url, data=data, allow_redirects=False)
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()

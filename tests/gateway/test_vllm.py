@@ -1,0 +1,108 @@
+"""A real vLLM, unmodified, on the CPU, behind the gateway: by ids, and by its chat endpoint.
+
+It lives in its own environment; `make test-vllm` makes one and sets TRANSOM_VLLM_PYTHON to its python.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from transom.serving.engines.chat import ChatEngine
+from transom.serving.engines.client import IdsEngine
+from transom.serving.engines.connect import detect
+from transom.serving.gateway.app import create_gateway
+from transom.serving.gateway.config import GatewayConfig
+from transom.serving.local import serve_in_thread
+from transom.serving.tokenizer import load_tokenizer
+
+from .test_llamacpp import QUESTION, healthy
+
+PYTHON = os.environ.get("TRANSOM_VLLM_PYTHON", "")
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not PYTHON, reason="TRANSOM_VLLM_PYTHON is not set; run `make test-vllm`"),
+]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model as a Hugging Face directory."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from transom.checkpoint.source import packaged_smollm2
+
+    gguf, folder = packaged_smollm2(), tmp_path_factory.mktemp("smollm2")
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model.config.quantization_config = None
+    del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vllm(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a vLLM server in its own process."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    command = [
+        PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder),
+        "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
+        "--max-model-len", "512", "--enforce-eager", "--enable-prompt-embeds",
+    ]  # fmt: skip
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "2", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+    }  # fmt: skip
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 600
+        while not healthy(port):
+            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+            assert time.monotonic() < deadline, "vLLM did not start"
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def test_answers_by_ids(vllm: str, model_folder: Path) -> None:
+    assert await detect(vllm) == "vllm"
+    app = create_gateway(GatewayConfig(), IdsEngine(vllm, vllm=True), load_tokenizer(model_folder))
+    with serve_in_thread(app) as url, OpenAI(base_url=url + "/v1", api_key="any", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="smollm2", messages=QUESTION, temperature=0, max_tokens=24, logprobs=True, top_logprobs=2
+        )
+        text = answer.choices[0].message.content
+        assert "Paris" in text
+        entries = answer.choices[0].logprobs.content
+        assert text.startswith("".join(entry.token for entry in entries[:3]))
+        chunks = list(
+            client.chat.completions.create(
+                model="smollm2", messages=QUESTION, temperature=0, max_tokens=24, stream=True, n=2
+            )
+        )
+        assert text == "".join(c.choices[0].delta.content or "" for c in chunks if c.choices[0].index == 1)
+
+
+def test_answers_by_its_chat_endpoint(vllm: str) -> None:
+    app = create_gateway(GatewayConfig(), ChatEngine(vllm))
+    with serve_in_thread(app) as url, OpenAI(base_url=url + "/v1", api_key="any", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="smollm2", messages=QUESTION, temperature=0, max_tokens=24
+        )
+        assert "Paris" in answer.choices[0].message.content
+        assert answer.usage.completion_tokens > 0
