@@ -1,0 +1,150 @@
+"""The documentation keeps its word: links resolve, named tests exist, generated pages do not drift."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import runpy
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import transom
+from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+GUARANTEES = (ROOT / "GUARANTEES.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def rows() -> list[list[str]]:
+    """The cells of the guarantees' table, without its head."""
+    lines = [line for line in GUARANTEES.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][1:]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page: Path) -> None:
+    for target, _ in LINK.findall(page.read_text()):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_opens_with_the_job_the_two_commands_and_the_picture() -> None:
+    places = [
+        README.index(part) for part in ("# Transom", "make demo", "make test", ".svg)", "not protected")
+    ]
+    assert places == sorted(places)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", README):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_every_guarantee_names_a_test_and_a_file_that_exist() -> None:
+    assert len(rows()) > 10
+    for promise, assumption, source, tests, files in rows():
+        assert promise
+        assert assumption
+        assert source
+        assert quoted(tests), promise
+        for name in quoted(tests):
+            path, _, function = name.partition("::")
+            defined = [
+                node.name
+                for node in ast.walk(ast.parse((ROOT / path).read_text()))
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            ]
+            assert function in defined, name
+        assert quoted(files)
+        assert all((ROOT / name).is_file() for name in quoted(files)), files
+
+
+def test_policy_hash_is_the_shipped_pin() -> None:
+    assert re.findall(r"[0-9a-f]{64}", GUARANTEES) == [ENGLISH_SHA256]
+    assert ENGLISH_SHA256 in (ROOT / "docs/english-policy.md").read_text(), (
+        "run: python docs/generate.py policy"
+    )
+
+
+def test_command_line_page_does_not_drift(generate: ModuleType) -> None:
+    assert generate.cli_page() == (ROOT / "docs/cli.md").read_text(), "run: python docs/generate.py cli"
+
+
+def test_policy_page_does_not_drift(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "EPSILONS", (3.0,))
+    page = (ROOT / "docs/english-policy.md").read_text()
+    assert set(generate.policy_page().splitlines()) <= set(page.splitlines())
+
+
+def test_picture_shows_both_sides() -> None:
+    drawn = (ROOT / "docs/chat-show-host.svg").read_text().replace("&#160;", " ")
+    assert drawn.startswith("<svg")
+    for part in ("your side", "the host&#x27;s side", "[NAME_1]", "Marguerite", "epsilon"):
+        assert part in drawn
+    assert "/tmp" not in drawn
+
+
+def test_documented_imports_exist() -> None:
+    for block in re.findall(r"from transom import (.+)", README):
+        assert {name.strip() for name in block.split(",")} <= set(transom.__all__)
+
+
+def test_words_page_lists_every_kind() -> None:
+    from transom.privacy.policy import KINDS
+
+    page = (ROOT / "docs/words.md").read_text()
+    assert all(f"| {kind} | {meaning} |" in page for kind, meaning in KINDS.items())
+
+
+@pytest.mark.parametrize("page", ["words", "serving"])
+def test_job_pages_say_what_they_do_not_do(page: str) -> None:
+    heads = re.findall(r"^## (.+)$", (ROOT / f"docs/{page}.md").read_text(), re.MULTILINE)
+    assert [
+        h for h in heads if h in ("Protects against", "Does not protect against", "Measured", "Cost")
+    ] == [
+        "Protects against",
+        "Does not protect against",
+        "Measured",
+        "Cost",
+    ]
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run_and_hide_the_name(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(example), run_name="__main__")
+    sent = next(
+        line for line in capsys.readouterr().out.splitlines() if "leaves" in line or "received" in line
+    )
+    assert "[NAME_1]" in sent
+    assert "Marguerite" not in sent
+    assert f"({example.name})" in (ROOT / "examples/README.md").read_text()
+
+
+def test_package_data_is_small() -> None:
+    files = [path for path in ENGLISH_PATH.parent.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2 * 2**20
+
+
+def test_derived_works_carry_their_licences() -> None:
+    notice = (ROOT / "NOTICE").read_text()
+    for name in ("GloVe 6B", "WordNet 3.0 Copyright 2006 by Princeton University", "C.J. Hutto"):
+        assert name in notice
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
