@@ -43,8 +43,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     gguf, folder = packaged_smollm2(), tmp_path_factory.mktemp("smollm2")
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    model.config.quantization_config = None
-    del model.config.quantization_config
+    del model.config.quantization_config  # the weights are dense by now
+    model.hf_quantizer = None
     model.to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     return folder

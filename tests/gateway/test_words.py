@@ -280,3 +280,29 @@ def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
         for canary in secret.made:
             assert canary.lower() not in text.lower(), place
     ledger.close()
+
+
+def test_an_infinite_epsilon_is_told_and_refused_by_a_ledger(
+    serve: Serve, policy: Policy, tmp_path: Path
+) -> None:
+    class Unbounded(Sanitizer):
+        """A mechanism without a finite epsilon."""
+
+        word_epsilon = float("inf")
+
+    body = {"model": "echo", "messages": [{"role": "user", "content": "green horses"}]}
+    served = serve(config=WORDS, sanitizer=Unbounded(policy, epsilon=1.0))
+    status, text = post(served.url, body, **{"X-Transom-Show-Host": "1"})
+    assert (status, json.loads(text)["transom"]["epsilon_spent"]) == (200, "inf")
+    with Ledger(tmp_path / "ledger", 1000.0) as ledger:
+        capped = serve(config=WORDS, sanitizer=Unbounded(policy, epsilon=1.0), ledger=ledger)
+        assert post(capped.url, body)[0] == 429
+    assert capped.echo.seen == []
+
+
+def test_long_prompts_are_sanitised_as_short_ones(serve: Serve, hiding: Sanitizer) -> None:
+    served = serve(config=WORDS, sanitizer=hiding)
+    text = "Zyxwora owes crowns. " * 1500
+    body = {"model": "echo", "messages": [{"role": "user", "content": text}], "max_tokens": 40}
+    assert post(served.url, body)[0] == 200
+    assert "Zyxwora" not in host_text(served.echo.seen[0])

@@ -9,6 +9,8 @@ Source: the order of steps is the design's "way of a chat request".
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest
 from transom.serving.gateway.respond import Writer, usage_of
-from transom.serving.gateway.words import Veil, Veiled
+from transom.serving.gateway.words import LONG_CHARS, Veil, Veiled
 from transom.serving.tokenizer import ChatTokenizer, Encoded
 
 COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
@@ -136,8 +138,8 @@ class Exchange:
             "host_saw": "\n".join(self.host_saw),
             "host_token_ids": ids[0] if len(ids) == 1 else ids,
             "guarantee": None,
-            "epsilon_spent": self.veiled.epsilon if self.veiled else 0.0,
-            "epsilon_total": self.epsilon_total,
+            "epsilon_spent": _finite(self.veiled.epsilon if self.veiled else 0.0),
+            "epsilon_total": _finite(self.epsilon_total),
             "counts": {},
             "bayes": None,
         }
@@ -164,7 +166,10 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
             veiled = await gateway.veil.cover(fields, caller.session)
             fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
-        encoded = _encode(gateway, request, fields)
+        if sum(len(text) for _, text in fields or []) > LONG_CHARS:
+            encoded = await asyncio.to_thread(_encode, gateway, request, fields)
+        else:
+            encoded = _encode(gateway, request, fields)
     call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
     total = await _charge(gateway, veiled, caller)
     choices = [
@@ -254,6 +259,10 @@ def _answer_tokens(
             code="context_length_exceeded",
         )
     return wanted or (default if room is None else min(default, room))
+
+
+def _finite(epsilon: float | None) -> float | str | None:
+    return "inf" if epsilon is not None and math.isinf(epsilon) else epsilon  # JSON has no infinity
 
 
 async def _charge(gateway: Gateway, veiled: Veiled | None, caller: Caller) -> float | None:

@@ -41,7 +41,7 @@ class Metrics:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step: text, tokenize, ledger, first_token, engine."""
+        """Time a step: text, tokenize, ledger, engine."""
         start_s = time.perf_counter()
         try:
             yield

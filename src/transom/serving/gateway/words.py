@@ -19,7 +19,7 @@ from transom.privacy.memo import PlaceMemo
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.sanitize import Sanitized, Sanitizer
 
-_LONG_CHARS = 20_000  # beyond this the work leaves the event loop
+LONG_CHARS = 20_000  # beyond this the work leaves the event loop
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Veil:
 
     async def cover(self, texts: Sequence[tuple[str, str]], session: str | None) -> Veiled:
         """Sanitise (role, text) pairs in order. Nothing is kept or charged yet."""
-        if sum(len(text) for _, text in texts) > _LONG_CHARS:
+        if sum(len(text) for _, text in texts) > LONG_CHARS:
             return await asyncio.to_thread(self._cover, texts, session)
         return self._cover(texts, session)
 

@@ -1,0 +1,57 @@
+"""The command: settings that cannot work are refused before anything listens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from transom.cli.gateway import gateway, parse_rules
+from transom.errors import MisconfiguredError, TransomError
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--mode", "secret"],
+        ["--host", "0.0.0.0"],
+        ["--engine", "http://example.com", "--engine-kind", "chat"],
+        ["--engine-kind", "nonsense"],
+        ["--engine", "http://127.0.0.1:9"],
+        ["--engine-kind", "transom", "--rule", "word=lots"],
+        ["--engine-kind", "transom", "--rule", "person=pass"],
+        ["--engine-kind", "transom", "--policy", "/nowhere.safetensors"],
+        ["--engine-kind", "transom", "--tokenizer", "/nowhere/model"],
+        ["--engine-kind", "transom", "--api-key-file", "/nowhere/keys"],
+        ["--engine-kind", "transom", "--engine-key-file", "/nowhere/key"],
+    ],
+)
+def test_settings_that_cannot_work_are_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transom.serving.local.serve", lambda *_: pytest.fail("it would have served"))
+    app = Typer()
+    app.command()(gateway)
+    result = CliRunner().invoke(app, [*arguments, "--port", "0"])
+    assert isinstance(result.exception, TransomError), result.output
+
+
+def test_a_working_setting_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    served = []
+    monkeypatch.setattr(
+        "transom.serving.local.serve", lambda app, sock: served.append((app, sock.getsockname()))
+    )
+    app = Typer()
+    app.command()(gateway)
+    common = ["--engine-kind", "transom", "--port", "0"]
+    for arguments in (["--mode", "plain"], ["--ledger", str(tmp_path / "ledger"), "--budget", "5"]):
+        result = CliRunner().invoke(app, common + arguments)
+        assert result.exit_code == 0, result.output
+    assert len(served) == 2
+    assert (tmp_path / "ledger").exists()
+
+
+def test_rules() -> None:
+    assert parse_rules(["word=2.5", "name=pass"]) == {"word": 2.5, "name": "pass"}
+    with pytest.raises(MisconfiguredError, match="number"):
+        parse_rules(["number"])
