@@ -1,7 +1,7 @@
 """Write the generated files here: `python docs/generate.py [cli] [policy] [picture]`, by default all.
 
 `cli.md` is the command line's own help, `english-policy.md` the shipped policy's figures computed from its
-integers, with its hash in GUARANTEES.md (tests/test_docs.py fails when one of them drifts), the picture a real
+integers, with its hash in GUARANTEES.md (tests/test_docs.py fails when one drifts), the picture a real
 `transom chat --show-host`.
 """
 

@@ -145,6 +145,11 @@ def test_package_data_is_small() -> None:
 
 def test_derived_works_carry_their_licences() -> None:
     notice = (ROOT / "NOTICE").read_text()
-    for name in ("GloVe 6B", "WordNet 3.0 Copyright 2006 by Princeton University", "C.J. Hutto"):
+    for name in (
+        "GloVe 6B",
+        "all-MiniLM-L6-v2",
+        "WordNet 3.0 Copyright 2006 by Princeton University",
+        "C.J. Hutto",
+    ):
         assert name in notice
     assert "Apache License" in (ROOT / "LICENSE").read_text()
