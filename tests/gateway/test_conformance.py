@@ -105,7 +105,9 @@ def test_n_choices_whole_and_streamed(client: OpenAI) -> None:
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert {choice.message.content for choice in answer.choices} == {"user\nabc"}
     texts = {0: "", 1: ""}
-    for chunk in client.chat.completions.create(model="echo", messages=asked("abc"), n=2, stream=True):
+    for chunk in client.chat.completions.create(
+        model="echo", messages=asked("abc"), n=2, stream=True, temperature=0
+    ):
         texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
     assert texts == {0: "user\nabc", 1: "user\nabc"}
 

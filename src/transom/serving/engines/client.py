@@ -90,9 +90,12 @@ class IdsEngine:
         await self._http.close()
 
     def _body(self, call: Call, model: str) -> dict[str, Any]:
+        prompts, n = call.prompts, call.n
+        if call.temperature == 0:  # vLLM refuses n > 1 where all would be equal; the indices stay the same
+            prompts, n = tuple(prompt for prompt in prompts for _ in range(n)), 1
         body: dict[str, Any] = {
             "model": model,
-            "prompt": call.prompts[0] if len(call.prompts) == 1 else call.prompts,
+            "prompt": prompts[0] if len(prompts) == 1 else prompts,
             "max_tokens": call.max_tokens,
             "temperature": call.temperature,
             "top_p": call.top_p,
@@ -102,8 +105,8 @@ class IdsEngine:
             "stream": call.stream,
             "return_token_ids": True,
         }
-        if call.n > 1:
-            body["n"] = call.n
+        if n > 1:
+            body["n"] = n
         if call.logprobs is not None:
             body["return_tokens_as_token_ids"] = True
         if self._vllm:
