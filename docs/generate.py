@@ -21,7 +21,7 @@ from transom.privacy.policy import load_policy
 
 DOCS = Path(__file__).parent
 QUESTION = "My friend Marguerite has 4815 dollars and a pet quokka. What should she do with them?"
-EPSILONS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
+EPSILONS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def cli_page() -> str:

@@ -111,6 +111,8 @@ def test_picture_holds_what_was_shown(gateway: str, tmp_path: Path) -> None:
     drawn = picture.read_text()
     assert drawn.startswith("<svg")
     assert "[NAME_1]" in drawn
+    assert "font-face" not in drawn
+    assert "url(http" not in drawn
 
 
 def test_contradicting_or_impossible_options_start_nothing(gateway: str, tmp_path: Path) -> None:
