@@ -2,8 +2,8 @@
 
     python benchmarks/gateway_overhead.py [--quick] [--json] [--litellm-python /path/to/venv/bin/python]
 
-Gateway (and LiteLLM's proxy in its turn) run alone on core 0; the echo upstream and wrk, the load, on core 1,
-all in one run. Chat requests of one short message, with template and tokenisation, keep-alive. Needs wrk
+Gateway and LiteLLM's proxy take turns on core 0; the echo upstream and wrk, the load, are on core 1, all in
+one run. Chat requests of one short message, with template and tokenisation, keep-alive. Needs wrk
 (apt-get install wrk) and, for the comparison, an environment with litellm[proxy]. A quick run watches memory
 over 2,000 requests only.
 """
@@ -199,7 +199,8 @@ def rss_growth_mb(pid: int, port: int, body: bytes, rps: float, requests: int, f
     return rss_mb(pid) - before_mb
 
 
-def litellm_rps(python: str, upstream: int, body: bytes, seconds: float, folder: str) -> float | None:
+@contextmanager
+def litellm(python: str, upstream: int, folder: str) -> Iterator[int]:
     """LiteLLM's proxy on the gateway's core, one worker, in front of the same echo's chat endpoint."""
     config = Path(folder) / "litellm.yaml"
     parameters = {"model": "openai/echo", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
@@ -211,8 +212,20 @@ def litellm_rps(python: str, upstream: int, body: bytes, seconds: float, folder:
     arguments = ("--config", str(config), "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1")
     with process(GATEWAY_CORE, port, python, "-c", script, *arguments, wait_s=180):
         time.sleep(2)
-        load(port, body, 3, folder)
-        return load(port, body, seconds, folder)
+        yield port
+
+
+def throughput(
+    ports: dict[str, int], body: bytes, seconds: float, turns: int, folder: str
+) -> dict[str, float]:
+    """Median requests a second of each server; they take turns, so that all meet the same neighbours."""
+    rates: dict[str, list[float]] = {name: [] for name in ports}
+    for port in ports.values():
+        load(port, body, 2, folder)
+    for _ in range(turns):
+        for name, port in ports.items():
+            rates[name].append(load(port, body, seconds / turns, folder))
+    return {name: statistics.median(measured) for name, measured in rates.items()}
 
 
 def find_litellm(given: str | None) -> str | None:
@@ -222,23 +235,22 @@ def find_litellm(given: str | None) -> str | None:
 
 
 def measure(args: Any, folder: str) -> dict[str, Any]:
-    seconds, rounds, watched = (4.0, 3, 2_000) if args.quick else (15.0, 20, 10_000)
+    seconds, turns, rounds, watched = (4.0, 2, 3, 2_000) if args.quick else (25.0, 5, 20, 10_000)
     echo, slow, plain, words, timed_plain = (free_port() for _ in range(5))
     body, long_body = chat_body("echo"), chat_body("echo", words=480)
     record: dict[str, Any] = {}
     with ExitStack() as stack:
         stack.enter_context(process(LOAD_CORE, echo, *own("echo", echo, 0.0)))
-        with process(GATEWAY_CORE, plain, *own("gateway", plain, echo, "plain", folder)) as pid:
-            there, through = paired_ms(echo, plain, long_body, 5 * rounds, stream=False)
-            record["overhead_ms_median"] = through - there
-            load(plain, body, 1, folder)
-            record["rps"] = load(plain, body, seconds, folder)
-            record["rss_growth_mb_10k"] = rss_growth_mb(pid, plain, body, record["rps"], watched, folder)
-        with process(GATEWAY_CORE, words, *own("gateway", words, echo, "words", folder)):
-            load(words, body, 1, folder)
-            record["rps_words"] = load(words, body, seconds, folder)
-        python = find_litellm(args.litellm_python)
-        record["litellm_rps"] = litellm_rps(python, echo, body, seconds, folder) if python else None
+        start = stack.enter_context
+        pid = start(process(GATEWAY_CORE, plain, *own("gateway", plain, echo, "plain", folder)))
+        there, through = paired_ms(echo, plain, long_body, 5 * rounds, stream=False)
+        record["overhead_ms_median"] = through - there
+        start(process(GATEWAY_CORE, words, *own("gateway", words, echo, "words", folder)))
+        ports = {"rps": plain, "rps_words": words}
+        if python := find_litellm(args.litellm_python):
+            ports["litellm_rps"] = start(litellm(python, echo, folder))
+        record |= {"litellm_rps": None, **throughput(ports, body, seconds, turns, folder)}
+        record["rss_growth_mb_10k"] = rss_growth_mb(pid, plain, body, record["rps"], watched, folder)
     with ExitStack() as stack:
         stack.enter_context(process(LOAD_CORE, slow, *own("echo", slow, FIRST_TOKEN_S)))
         stack.enter_context(

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from transom.cli.gateway import gateway, parse_rules
 from transom.errors import MisconfiguredError, TransomError
+from transom.serving.engines.echo import EchoEngine
+from transom.serving.local import serve_in_thread
 
 
 @pytest.mark.parametrize(
@@ -43,12 +45,25 @@ def test_a_working_setting_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     )
     app = Typer()
     app.command()(gateway)
-    common = ["--engine-kind", "transom", "--port", "0"]
+    common = ["--engine-kind", "transom", "--port", "0", "--tokenizer", "smollm2"]
     for arguments in (["--mode", "plain"], ["--ledger", str(tmp_path / "ledger"), "--budget", "5"]):
         result = CliRunner().invoke(app, common + arguments)
         assert result.exit_code == 0, result.output
     assert len(served) == 2
     assert (tmp_path / "ledger").exists()
+
+
+@pytest.mark.parametrize(("model", "fine"), [("SmolLM2-135M-Instruct", True), ("other", False)])
+def test_the_packaged_tokenizer_is_for_the_packaged_model_alone(
+    model: str, fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transom.serving.local.serve", lambda *_: None)
+    app = Typer()
+    app.command()(gateway)
+    with serve_in_thread(EchoEngine(model=model).app()) as url:
+        result = CliRunner().invoke(app, ["--engine", url, "--mode", "plain", "--port", "0"])
+    assert (result.exit_code == 0) is fine, result.output
+    assert fine or "--tokenizer" in str(result.exception)
 
 
 def test_rules() -> None:

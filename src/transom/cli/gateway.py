@@ -34,9 +34,11 @@ def gateway(
     tokenizer: Annotated[
         str,
         typer.Option(
-            "--tokenizer", "--model", help="Directory, .gguf or name with the tokenizer; unused for chat."
+            "--tokenizer",
+            "--model",
+            help="Directory, .gguf or name with the engine's tokenizer; not for chat endpoints.",
         ),
-    ] = "smollm2",
+    ] = "",
     mode: Annotated[str, typer.Option(help="plain, or words (sanitised).")] = "words",
     policy: Annotated[
         Path | None, typer.Option(help="Word policy (default: the shipped English one).")
@@ -85,7 +87,7 @@ def gateway(
     client = _client(engine, engine_kind, engine_model or None, engine_key_file, timeout_s)
     sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or []) if mode == "words" else None
     account = _ledger(ledger, budget) if sanitizer is not None else None
-    tokens = load_tokenizer(tokenizer) if client.takes == "ids" else None
+    tokens = load_tokenizer(tokenizer or _default_tokenizer(client)) if client.takes == "ids" else None
     app = create_gateway(config, client, tokens, sanitizer, account)
     with listen(host, port) as sock:
         typer.echo(f"gateway in mode {mode} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
@@ -119,6 +121,22 @@ def _client(url: str, kind: str, model: str | None, key_file: Path | None, timeo
     if kind == "auto":
         chosen = asyncio.run(detect(url, model=model, api_key=key))
     return client_of(chosen, url, model=model, api_key=key, timeout_s=timeout_s)
+
+
+def _default_tokenizer(client: Engine) -> str:
+    """The packaged model's, if that is what the engine serves: ids of the wrong tokenizer would be noise."""
+    from transom.errors import MisconfiguredError
+
+    async def ask() -> str:
+        try:
+            return (await client.probe()).model
+        finally:
+            await client.close()
+
+    model = asyncio.run(ask())
+    if "smollm2" not in model.lower() and model != "echo":
+        raise MisconfiguredError(f"the engine serves {model!r}: name its tokenizer with --tokenizer")
+    return "smollm2"
 
 
 def _sanitizer(

@@ -29,6 +29,7 @@ from transom.checkpoint.tokenizer import tokenizer_of
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
 
 _CONTEXT_TOKENS = 64
+_RENDERINGS = 128
 _HELD_TOKENS = 8  # no character needs more than four bytes; a longer wait means the bytes are not UTF-8
 
 
@@ -63,6 +64,9 @@ class ChatTokenizer:
             _unknown_id(spec["model"], self._whole)
         }
         self._template = _compile(chat_template) if chat_template else None
+        # Content never steers a template: its rendering depends on the roles alone, unless it asks the time.
+        self._timeless = "strftime_now" not in (chat_template or "")
+        self._rendered: dict[tuple[str, ...], list[str | int]] = {}
         eos = self._whole.token_to_id(self._specials.get("eos_token", ""))
         self.eos_ids = tuple(sorted({*eos_ids, *([] if eos is None else [eos])}))
         self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values()) + 1
@@ -83,7 +87,7 @@ class ChatTokenizer:
 
         Raises `RefusedError` if the template rejects the roles, or drops or alters a content field.
         """
-        pieces = self._render([role for role, _ in messages])
+        pieces = self._pieces(tuple(role for role, _ in messages))
         text, spans, parts = "", [], []
         for piece in pieces:
             if isinstance(piece, int):
@@ -126,6 +130,15 @@ class ChatTokenizer:
                 param=param,
                 code="control_token",
             )
+
+    def _pieces(self, roles: tuple[str, ...]) -> list[str | int]:
+        known = self._rendered.get(roles)
+        if known is not None:
+            return known
+        pieces = self._render(roles)
+        if self._timeless and len(self._rendered) < _RENDERINGS and len(roles) <= _RENDERINGS:
+            self._rendered[roles] = pieces
+        return pieces
 
     def _render(self, roles: Sequence[str]) -> list[str | int]:
         """The template's own text and, in place of each content field, the index of its message."""
