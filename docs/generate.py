@@ -20,7 +20,7 @@ from transom.privacy.explain import explain
 from transom.privacy.policy import load_policy
 
 DOCS = Path(__file__).parent
-QUESTION = "My friend Marguerite has 4815 dollars and a pet quokka. What should she do with them?"
+QUESTION = "How can my friend Marguerite save 4815 dollars in a year to get a quokka?"
 EPSILONS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
