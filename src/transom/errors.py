@@ -17,8 +17,8 @@
         └── EngineGarbageError        11   502   misconfigured  an answer outside its dialect
 
 A message says what happened, what was got (the value for configuration, only type and length for content)
-and what to do. It never holds prompt text, keys or tensor contents. Exit code 2 is the command line's own usage
-error and 1 an unexpected failure. Threat model: none; this module handles no data.
+and what to do. It never holds prompt text, keys or tensor contents. Exit code 2 is the command line's own
+usage error and 1 an unexpected failure. Threat model: none; this module handles no data.
 """
 
 from __future__ import annotations

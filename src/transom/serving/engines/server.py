@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from transom.serving.engines.wire import (
     send_event,
     send_event_start,
     send_json,
+    until_gone,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class JsonEndpoint:
 
         try:
             body = await self._read(scope, receive)
-            async with _until_gone(receive):
+            async with until_gone(receive):
                 await self._answer(body, tracked)
         except ClientGoneError:
             return
@@ -119,31 +120,6 @@ class JsonEndpoint:
         if self._on_body is not None:
             self._on_body(body)
         return parse_json_object(body)
-
-
-@asynccontextmanager
-async def _until_gone(receive: Receive) -> AsyncIterator[None]:
-    """Cancel the enclosed work when the client closes the connection; raises ClientGoneError then."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101  we run inside one
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
-            raise ClientGoneError("the client left before its answer was complete") from None
-        raise
-    finally:
-        watcher.cancel()
 
 
 async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:

@@ -7,7 +7,10 @@ Does not protect against: slow clients (the server's own timeouts do) and client
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -50,6 +53,31 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         if not more and size_bytes > limit_bytes:
             more = True  # let the check above refuse it
     return b"".join(chunks)
+
+
+@asynccontextmanager
+async def until_gone(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the enclosed work when the client closes the connection; raises ClientGoneError then."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  we run inside one
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            raise ClientGoneError("the client left before its answer was complete") from None
+        raise
+    finally:
+        watcher.cancel()
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

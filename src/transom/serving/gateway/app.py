@@ -25,8 +25,7 @@ from transom.errors import MisconfiguredError, NotYetError, RefusedError, Transo
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Engine
-from transom.serving.engines.server import _until_gone
-from transom.serving.engines.wire import ClientGoneError, dump, envelope, read_body, send_event
+from transom.serving.engines.wire import ClientGoneError, dump, envelope, read_body, send_event, until_gone
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.exchange import Caller, Gateway, prepare
@@ -117,7 +116,7 @@ class _Endpoint:
             raise RefusedError(message, status=415, code="unsupported_media_type")
         body = await read_body(scope, receive, self._gateway.config.max_body_bytes)
         request = parse(self._model, body)
-        async with _until_gone(receive):
+        async with until_gone(receive):
             exchange = await prepare(self._gateway, request, caller)
             await (exchange.stream if request.stream else exchange.complete)(send)
 
