@@ -157,3 +157,18 @@ def test_missing_resources_are_named(tmp_path: Path, embeddings: Path) -> None:
         build_policy(embeddings, tmp_path / "p.safetensors", group_size=1)
     with pytest.raises(PolicyError, match="usable"):
         build_groups(Vectors(("the",), np.zeros((1, 2), np.float32)), None, {}, 10, 5)
+
+
+def test_names_become_a_list_unless_they_are_common_words(
+    tmp_path: Path, embeddings: Path, wordnet: Path
+) -> None:
+    census = tmp_path / "names"
+    census.write_text("THINGAA 3.3 3.3 1\nGOOD 1.0 4.3 2\nUNHEARDOF 0.1 4.4 3\n\n", encoding="utf-8")
+    built = build_policy(
+        embeddings, tmp_path / "p.safetensors", wordnet=wordnet, names=[census], group_size=5
+    )
+    assert built.names == {
+        "thingaa"
+    }  # `good` was met five times as a word, `unheardof` is no vocabulary word
+    with pytest.raises(PolicyError, match="list of names"):
+        build_policy(embeddings, tmp_path / "q.safetensors", names=[tmp_path / "absent"])

@@ -66,19 +66,25 @@ def test_oldest_place_goes_first_and_use_counts() -> None:
 
 def test_answers_come_back_only_when_resent_unchanged() -> None:
     memo = PlaceMemo(capacity=2)
-    memo.remember_answer("s", 1, "Dear Ada", "Dear [NAME_1]")
-    assert memo.recall_answer("s", 1, "Dear Ada") == "Dear [NAME_1]"
-    assert memo.recall_answer("s", 1, "Dear Ada!") is None
-    assert memo.recall_answer("s", 3, "Dear Ada") is None
-    for message in (3, 5):
-        memo.remember_answer("s", message, "x", "y")
-    assert memo.recall_answer("s", 1, "Dear Ada") is None
+    here = memo.link(memo.link(b"", "account", "a"), "user", "hello")
+    memo.remember_answer(here, "Dear Ada", "Dear [NAME_1]")
+    assert memo.recall_answer(here, "Dear Ada") == "Dear [NAME_1]"
+    assert memo.recall_answer(here, "Dear Ada!") is None
+    elsewhere = [
+        memo.link(memo.link(b"", "account", "b"), "user", "hello"),
+        memo.link(memo.link(b"", "account", "a"), "user", "hello!"),
+        memo.link(memo.link(b"", "account", "a"), "system", "hello"),
+    ]
+    assert [memo.recall_answer(before, "Dear Ada") for before in elsewhere] == [None, None, None]
+    for before in elsewhere[:2]:
+        memo.remember_answer(before, "x", "y")
+    assert memo.recall_answer(here, "Dear Ada") is None
 
 
 def test_private_words_are_not_in_memory() -> None:
     memo = PlaceMemo()
     release(memo, 0, "zyzzyva", "dog")
-    memo.remember_answer("s", 1, "Dear quetzal", "Dear [TERM_1]")
+    memo.remember_answer(memo.link(b"", "user", "quetzal"), "Dear quetzal", "Dear [TERM_1]")
     held = repr(memo.__dict__)
     assert "dog" in held
     assert "zyzzyva" not in held

@@ -11,7 +11,9 @@ from transom.errors import PolicyError
 from transom.privacy.channel import exact_epsilon
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.mechanisms import build
+from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy, load_policy
+from transom.privacy.sanitize import Sanitizer
 
 IN_GROUP = ("rnm", "rnm-laplace", "em", "krr", "random-in-group")
 
@@ -27,7 +29,7 @@ def test_it_loads_under_its_pin_and_no_other(policy: Policy) -> None:
     with pytest.raises(PolicyError, match="not the expected one"):
         load_policy(ENGLISH_PATH, "0" * 64)
     assert policy.polarity_coherent
-    assert len(policy.licence_notices) == 3
+    assert len(policy.licence_notices) == 4
 
 
 @pytest.mark.parametrize("mechanism", IN_GROUP)
@@ -81,3 +83,18 @@ def test_the_distinguisher_accepts_the_default_and_rejects_a_smaller_claim(polic
 
     assert not distinguish(draw, a, b, epsilon=policy.epsilon, samples=8_000, alpha=1e-3).rejected
     assert distinguish(draw, a, b, epsilon=0.2, samples=8_000, alpha=1e-3).rejected
+
+
+@pytest.mark.parametrize(
+    "text", ["Marguerite owes me.", "peter smith owes me", "PETER SMITH OWES ME", "I met john. Anna left."]
+)
+def test_listed_names_are_replaced_in_any_case_and_position(policy: Policy, text: str) -> None:
+    assert {"marguerite", "peter", "smith", "john", "anna"} <= policy.names <= set(policy.words)
+    assert not {"hope", "mark", "rose", "may", "summer"} & policy.names  # words first, names second
+    sanitizer = Sanitizer(policy)
+    for _ in range(20):
+        safe = sanitizer.sanitize(text, placeholders=Placeholders())
+        kinds = {piece.source.lower(): piece.kind for piece in safe.pieces}
+        for name in policy.names & set(kinds):
+            assert kinds[name] == "name"
+        assert "[NAME_1]" in safe.text

@@ -193,3 +193,13 @@ def test_words_that_no_vocabulary_may_hold(word: str) -> None:
 def test_crafted_text_of_many_characters_is_lexed(piece: str) -> None:
     text = piece * (20_000 // len(piece))
     assert "".join(token.text for token in lex(text)) == normalise(text)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(("part", "tail"), [("1.", "1a"), ("a'", "a1"), ("1-", "x"), ("ab'", "_")])
+def test_parts_that_fail_at_the_very_end_are_not_tried_again(part: str, tail: str) -> None:
+    """Quadratic lexing of this text would take hours."""
+    text = part * 200_000 + tail
+    tokens = lex(text)
+    assert "".join(token.text for token in tokens) == normalise(text)
+    assert {token.kind for token in tokens} <= {"word", "number", "identifier", "punct"}

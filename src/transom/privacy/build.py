@@ -16,7 +16,7 @@ Shape suffixes: V vocabulary, N words of a class, E embedding, G groups, K words
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from transom.privacy.lexicon import (
     FUNCTION_WORDS,
     Vectors,
     WordNet,
+    read_names,
     read_polarity,
     read_vectors,
     read_wordnet,
@@ -39,6 +40,7 @@ Floats = NDArray[np.float64]
 
 _FREQUENCY_WEIGHT = 0.3  # weight of log frequency beside the unit vector of meaning when groups are formed
 _POLARITY_THRESHOLD = 0.5  # ridge score above which a word outside the lexicon counts as polar
+_COMMON_WORD_COUNT = 3  # a name met this often as a common word in WordNet's tagged texts stays a word
 _ZIPF_OFFSET = 2.7  # Mandelbrot's correction: frequency is proportional to 1 / (rank + 2.7)
 _DEFAULT_KINDS: dict[str, str | float] = {
     "stop": "pass", "name": "placeholder", "number": "placeholder", "identifier": "placeholder",
@@ -67,7 +69,8 @@ def build_policy(
     group_size: int = 20,
     wordnet: Path | None = None,
     polarity: Path | None = None,
-    epsilon: float = 3.0,
+    names: Sequence[Path] = (),
+    epsilon: float = 4.0,
     mechanism: str = "rnm",
     notices: list[str] | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -84,7 +87,10 @@ def build_policy(
         valences = spread_by_synonyms(valences, lexicon)
     groups = build_groups(read, lexicon, valences, vocabulary_size, group_size)
     progress(0.9)
-    sources = [path.name for path in (embeddings, wordnet, polarity) if path]
+    people = read_names(names) & frozenset(groups.words)
+    if lexicon:  # `hope` and `mark` are words first, `peter` and `marguerite` are not
+        people = frozenset(word for word in people if lexicon.count(word) < _COMMON_WORD_COUNT)
+    sources = [path.name for path in (embeddings, wordnet, polarity, *names) if path]
     return write_policy(
         out,
         words=groups.words,
@@ -100,6 +106,7 @@ def build_policy(
         licence_notices=notices or [],
         polarity_coherent=bool(valences),
         pass_share=groups.pass_share,
+        names=people,
     )
 
 

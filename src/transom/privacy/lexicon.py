@@ -11,6 +11,7 @@ Shape suffixes: V vocabulary, E embedding.
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -124,6 +125,12 @@ class WordNet:
         _, _, pos, inflection, lemma = max(readings)
         return (f"{pos}.{inflection}" if inflection else pos), lemma
 
+    def count(self, word: str) -> int:
+        """How often the word or its lemma was met as a common word in WordNet's tagged texts."""
+        reading = self.word_class(word)
+        forms = {word, reading[1]} if reading else {word}
+        return sum(self.counts.get((pos, form), 0) for pos in _SUFFIXES for form in forms)
+
     def _readings(self, pos: str, word: str) -> list[tuple[str, str]]:
         lemmas = self.lemmas[pos]
         found = [(word, "")] if word in lemmas else []
@@ -189,6 +196,23 @@ def spread_by_synonyms(valences: dict[str, int], wordnet: WordNet, minimum_votes
             votes[word] = votes.get(word, 0) + total
     spread = {word: (1 if vote > 0 else -1) for word, vote in votes.items() if abs(vote) >= minimum_votes}
     return spread | valences
+
+
+def read_names(paths: Sequence[Path], limit: int = 5_500) -> frozenset[str]:
+    """The first `limit` names of each file: one a line, most frequent first, further columns ignored.
+
+    This is the format of the lists of the United States Census of 1990.
+    """
+    names: set[str] = set()
+    for path in paths:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()[:limit]
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicyError(
+                f"{path}: cannot be read as a list of names ({type(error).__name__})"
+            ) from error
+        names.update(line.split()[0].lower() for line in lines if line.strip())
+    return frozenset(names)
 
 
 def read_polarity(path: Path) -> dict[str, int]:

@@ -6,8 +6,8 @@ of a place is kept: an edited place is drawn and charged anew, also when it retu
 Never the word alone: a draw shared by equal words would tell "a a" from "a b" with certainty. Draws are
 kept only after their charge (`keep`): what a spent ledger refused is not released free of charge by asking
 again.
-An answer is remembered likewise: an assistant message that is resent exactly as it was delivered goes back
-in the host's own words.
+An answer is remembered by the digest of the conversation before it and of its text: an assistant message
+that is resent exactly as it was delivered goes back in the host's own words, with or without a session.
 Threat model: the host sees every request of a session; a reader of swapped memory finds no private word
 here.
 Does not protect: that a place was edited; released words and the host's answers, which the host knows. A
@@ -67,16 +67,20 @@ class PlaceMemo:
         place = self._digest("place", session, str(message), str(position))
         return self._get(self._places, place, self._digest("word", place.hex(), word))
 
-    def remember_answer(self, session: str, message: int, text_delivered: str, text_host: str) -> None:
-        """Keep what the host wrote for what the user was shown as message number `message`."""
-        place = self._digest("answer", session, str(message))
-        with self._lock:
-            self._put(self._answers, place, (self._digest("text", place.hex(), text_delivered), text_host))
+    def link(self, before: bytes, role: str, text: str) -> bytes:
+        """The digest of a conversation that goes on with one more message; b"" and an account begin one."""
+        return self._digest("message", before.hex(), role, text)
 
-    def recall_answer(self, session: str, message: int, text_delivered: str) -> str | None:
-        """The host's own words, if message number `message` is resent exactly as it was delivered."""
-        place = self._digest("answer", session, str(message))
-        return self._get(self._answers, place, self._digest("text", place.hex(), text_delivered))
+    def remember_answer(self, before: bytes, text_delivered: str, text_host: str) -> None:
+        """Keep what the host wrote for what was delivered after the conversation `before`."""
+        digest = self._digest("answer", before.hex(), text_delivered)
+        with self._lock:
+            self._put(self._answers, digest, (digest, text_host))
+
+    def recall_answer(self, before: bytes, text_delivered: str) -> str | None:
+        """The host's own words, if an answer is resent as it was delivered, after the same messages."""
+        digest = self._digest("answer", before.hex(), text_delivered)
+        return self._get(self._answers, digest, digest)
 
     def _put(
         self, table: OrderedDict[bytes, tuple[bytes, str]], place: bytes, entry: tuple[bytes, str]

@@ -41,6 +41,7 @@ class Placeholders:
         self._placeholder_of: dict[tuple[str, str], str] = {}
         self._value_of: dict[str, str] = {}
         self._last_number: dict[str, int] = {}
+        self._quotes = 0
 
     def __repr__(self) -> str:
         return f"Placeholders({len(self._value_of)})"
@@ -57,6 +58,13 @@ class Placeholders:
         number = self._last_number[label] = self._last_number.get(label, 0) + 1
         placeholder = f"[{label}_{number}]"
         self._placeholder_of[label, value] = placeholder
+        self._value_of[placeholder] = value
+        return placeholder
+
+    def quote(self, value: str) -> str:
+        """A fresh placeholder for a whole text, linked by equality with nothing."""
+        self._quotes += 1
+        placeholder = f"[QUOTE_{self._quotes}]"
         self._value_of[placeholder] = value
         return placeholder
 

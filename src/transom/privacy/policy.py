@@ -52,7 +52,7 @@ LARGEST_EPSILON = 30.0
 Rule = str | float
 _TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
 _TEXT_FIELDS = ("name", "language", "mechanism")
-_LIST_FIELDS = ("licence_notices", "sources")
+_LIST_FIELDS = ("names", "licence_notices", "sources")
 _FIELDS = ("format", *_TEXT_FIELDS, "kinds", *_LIST_FIELDS, "polarity_coherent", "pass_share")
 _OVERLAY_FIELDS = ("kinds", "mechanism")
 
@@ -61,8 +61,9 @@ _OVERLAY_FIELDS = ("kinds", "mechanism")
 class Policy:
     """A validated policy; make one with `load_policy` or `write_policy`.
 
-    `sha256` is the file's, before overlays. `pass_share`:
-    the public share of tokens that are pass words, or None when the file does not say.
+    `sha256` is the file's, before overlays. `names` are vocabulary words that are also names of people: as an
+    input they are of kind name in any case and position, as an output they may be drawn. `pass_share`: the
+    public share of tokens that are pass words, or None when the file does not say.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Policy:
     prior_V: NDArray[np.float32]
     pass_words: frozenset[str]
     sha256: str
+    names: frozenset[str] = frozenset()
     licence_notices: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     polarity_coherent: bool = False
@@ -141,6 +143,7 @@ def write_policy(
     sources: Sequence[str] = (),
     polarity_coherent: bool = False,
     pass_share: float | None = None,
+    names: Iterable[str] = (),
 ) -> Policy:
     """Write a policy file atomically and return it as read back; PolicyError when it would be invalid."""
     from safetensors.numpy import save
@@ -158,6 +161,7 @@ def write_policy(
         "language": language,
         "kinds": dict(kinds),
         "mechanism": mechanism,
+        "names": sorted(names),
         "licence_notices": list(licence_notices),
         "sources": list(sources),
         "polarity_coherent": polarity_coherent,
@@ -222,6 +226,7 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
         prior_V=tensors["prior"],
         pass_words=frozenset(pass_words),
         sha256=sha256,
+        names=frozenset(record["names"]),
         licence_notices=tuple(record["licence_notices"]),
         sources=tuple(record["sources"]),
         polarity_coherent=record["polarity_coherent"],

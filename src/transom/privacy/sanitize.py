@@ -1,15 +1,15 @@
 """Sanitise text under a policy: pass, replace by a typed placeholder, or draw another word of the same group.
 
 Kinds, in order: a word whose capital marks a name is a *name* (all capitals: only when outside the
-vocabulary); vocabulary words are *word*, pass words and contractions *stop*; other words are *foreign*
-when not ASCII, *name* when they begin with a capital, else *rare*. Numbers, identifiers and symbols come
-from the lexer. Each fresh draw costs the mechanism's epsilon; placeholders cost nothing; the case pattern
-of a drawn word is kept. How a place is treated never depends on which word of its group stands at another
-place: words that steer the reading of their neighbours (`CLOSED_FORMS`) are not drawn.
+vocabulary), and so is every word on the policy's list of names; pass words and contractions are *stop*;
+vocabulary words are *word*; other words are *foreign* when not ASCII, *name* when they begin with a capital,
+else *rare*. Numbers, identifiers and symbols come from the lexer. Each fresh draw costs the mechanism's
+epsilon; placeholders cost nothing; the case pattern of a drawn word is kept.
 Threat model: the host knows policy, mechanism and prior, sees the whole sanitised text of every request,
 and is the exact Bayes attacker of `Sanitizer.bayes_guess`.
 Does not protect: what the guarantee lists as disclosed; meaning that the words of many places carry
-together; names that are vocabulary words at the start of a sentence get a draw, not a placeholder.
+together; names that are vocabulary words, are not on the policy's list and open a sentence or have no
+capital get a draw, not a placeholder.
 Source: Chen et al. 2023 (groups), Yu et al. 2025, arXiv 2509.09091 (noisy selection); composition over a
 prompt: Dwork and Roth 2014, theorem 3.16. The memo's rule is stated in `transom.privacy.memo`.
 
@@ -269,7 +269,7 @@ class Sanitizer:
         if token.kind != "word":
             return token.kind
         lookup, case, policy = token.lookup, token.case, self.policy
-        if token.marked and case == "title":
+        if (token.marked and case == "title") or lookup in policy.names:
             return "name"
         if case != "mixed":
             if lookup in policy.word_ids and lookup not in CLOSED_FORMS:

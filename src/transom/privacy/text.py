@@ -33,7 +33,7 @@ from typing import Literal, NamedTuple
 
 Case = Literal["lower", "title", "upper", "mixed"]
 
-PLACEHOLDER_LABELS = ("NAME", "NUMBER", "TERM", "ID", "TEXT", "SYMBOL", "WORD")
+PLACEHOLDER_LABELS = ("NAME", "NUMBER", "TERM", "ID", "TEXT", "SYMBOL", "WORD", "QUOTE")
 CLITICS = frozenset({"n't", "'s", "'re", "'ve", "'ll", "'d", "'m"})
 PASSING_PUNCTUATION = frozenset(string.punctuation + "–—•")
 
@@ -54,6 +54,8 @@ _PLAIN = {
     "\x1c": "\n", "\x1d": "\n", "\x1e": "\n", "\x1f": " ", "\x85": "\n", "\u2028": "\n", "\u2029": "\n",
 }  # fmt: skip
 
+# The look-behinds keep a number or word that failed to end well from being tried again at each of its parts:
+# crafted text would take quadratic time. What is left is a run, which is protected all the same.
 # Stand-ins of the mask: one character for each class, so that one expression lexes all scripts.
 _LETTER, _SYMBOL, _CURRENCY, _DIGIT = "é", "¦", "¤", "0"
 
@@ -67,9 +69,9 @@ _TOKEN = re.compile(
         |(?<![A-Za-z0-9é._%+-])[A-Za-z0-9é._%+-]++@[A-Za-z0-9é][A-Za-z0-9é.-]*(?<=[A-Za-z0-9é])
         |[@\#][A-Za-z0-9_é]+
     )
-    |(?P<number>[$¤]?[0-9]++(?:[.,:/'-][0-9]++)*+(?:(?i:st|nd|rd|th|s|am|pm))?%?¤?(?![A-Za-z0-9_é]))
+    |(?P<number>[$¤]?(?<![0-9][.,:/'-])[0-9]++(?:[.,:/'-][0-9]++)*+(?:(?i:st|nd|rd|th|s|am|pm))?%?¤?(?![A-Za-z0-9_é]))
     |(?P<clitic>'(?i:s|re|ve|ll|d|m)(?![A-Za-z0-9_é']))
-    |(?P<word>[A-Za-zé]++(?:'[A-Za-zé]++)*+(?![0-9_]))
+    |(?P<word>(?<![A-Za-zé]')[A-Za-zé]++(?:'[A-Za-zé]++)*+(?![0-9_]))
     |(?P<run>[A-Za-z0-9_é]+)
     |(?P<punct>[!-/:-@\[-`{{-~–—•])
     |(?P<symbol>.)¦*

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "d5dff2b9e6604a6c8c877755cdc5b8ed6d73c4fe20c53659e14cb5c68c0ff299"
+ENGLISH_SHA256 = "49ff1a8a804fe92aaf676bf8003f28f3966659fe4d8529dfef7ccef92593a19a"

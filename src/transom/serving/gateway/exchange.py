@@ -121,14 +121,13 @@ class Exchange:
             raise EngineGarbageError("the engine ended without finishing every choice")
 
     def _finish(self) -> dict[str, Any] | None:
-        """Count, remember the answer for the session, and describe what the host saw if asked."""
+        """Count, remember the answers, and describe what the host saw if asked."""
         gateway, usage = self.gateway, self.usage
         gateway.metrics.tokens("prompt", usage["prompt_tokens"])
         gateway.metrics.tokens("completion", usage["completion_tokens"])
-        session, request = self.caller.session, self.request
-        if gateway.veil is not None and session is not None and isinstance(request, ChatRequest):
-            answer = self.choices[0]
-            gateway.veil.remember(session, len(request.messages), answer.text, answer.host_text)
+        if gateway.veil is not None and self.veiled is not None and isinstance(self.request, ChatRequest):
+            for answer in self.choices:
+                gateway.veil.remember(self.veiled, answer.text, answer.host_text)
         return self._shown() if self.caller.show_host else None
 
     def _shown(self) -> dict[str, Any]:
@@ -163,7 +162,7 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
             if fields is None:
                 message = "token ids cannot be sanitised; send the prompt as text"
                 raise RefusedError(message, param="prompt", code="cannot_protect")
-            veiled = await gateway.veil.cover(fields, caller.session)
+            veiled = await gateway.veil.cover(fields, caller.account, caller.session)
             fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
         if sum(len(text) for _, text in fields or []) > LONG_CHARS:

@@ -1,7 +1,11 @@
 """The text stage of mode words: every content field sanitised, one set of placeholders a request.
 
-Threat model: the host reads every text this returns and remembers all requests of a session. Draws are kept
-in the memo, and texts may be sent, only after the charge (`settle`).
+Threat model: the host reads every text this returns, remembers all requests, and may write any answer. An
+answer is restored for the user and resent as history. Were it sanitised like the user's own words, the host
+could name candidates for a hidden value and watch which placeholder comes back equal, or repeat a placeholder
+until its value is drawn often. So an assistant message goes back in the host's own words if it is exactly
+what was delivered at this point of the conversation, and else as one placeholder for the whole of it. Draws
+are kept in the memo, and texts may be sent, only after the charge (`settle`).
 Does not protect: what the sanitiser's guarantee lists as disclosed, among it which messages of a session
 were edited.
 Source: `transom.privacy.sanitize`.
@@ -30,44 +34,46 @@ class Veiled:
     epsilon: float
     placeholders: Placeholders
     parts: tuple[Sanitized, ...] = field(repr=False)
+    conversation: bytes = field(repr=False)  # a keyed digest of account and messages
 
 
 class Veil:
-    """Sanitises the texts of a request; remembers what sessions have released."""
+    """Sanitises the texts of a request; remembers what sessions have released and what was answered."""
 
     def __init__(self, sanitizer: Sanitizer, memo: PlaceMemo | None = None) -> None:
         self.sanitizer, self._memo = sanitizer, memo or PlaceMemo()
 
-    async def cover(self, texts: Sequence[tuple[str, str]], session: str | None) -> Veiled:
+    async def cover(self, texts: Sequence[tuple[str, str]], account: str, session: str | None) -> Veiled:
         """Sanitise (role, text) pairs in order. Nothing is kept or charged yet."""
         if sum(len(text) for _, text in texts) > LONG_CHARS:
-            return await asyncio.to_thread(self._cover, texts, session)
-        return self._cover(texts, session)
+            return await asyncio.to_thread(self._cover, texts, account, session)
+        return self._cover(texts, account, session)
 
-    def _cover(self, texts: Sequence[tuple[str, str]], session: str | None) -> Veiled:
+    def _cover(self, texts: Sequence[tuple[str, str]], account: str, session: str | None) -> Veiled:
         placeholders, parts, covered = Placeholders(), [], []
+        conversation = self._memo.link(b"", "account", account)
         for place, (role, text) in enumerate(texts):
-            own = None
-            if role == "assistant" and session is not None:
-                own = self._memo.recall_answer(session, place, text)
-            if own is not None:  # the host's own words, which it knows
-                covered.append(own)
+            before, conversation = conversation, self._memo.link(conversation, role, text)
+            if role == "assistant":
+                own = self._memo.recall_answer(before, text)
+                covered.append(placeholders.quote(text) if own is None else own)
                 continue
             part = self.sanitizer.sanitize(
                 text, placeholders=placeholders, memo=self._memo, session=session, place=place
             )
             parts.append(part)
             covered.append(part.text)
-        return Veiled(tuple(covered), sum(part.epsilon for part in parts), placeholders, tuple(parts))
+        epsilon = sum(part.epsilon for part in parts)
+        return Veiled(tuple(covered), epsilon, placeholders, tuple(parts), conversation)
 
     def settle(self, veiled: Veiled) -> None:
         """Keep the draws of a request whose epsilon has been charged."""
         for part in veiled.parts:
             self._memo.keep(part.pending)
 
-    def remember(self, session: str, place: int, delivered: str, host: str) -> None:
-        """The answer at `place`, so that resending it costs nothing."""
-        self._memo.remember_answer(session, place, delivered, host)
+    def remember(self, veiled: Veiled, delivered: str, host: str) -> None:
+        """An answer to this request, so that it can be resent in the host's own words."""
+        self._memo.remember_answer(veiled.conversation, delivered, host)
 
     def explain(self, veiled: Veiled) -> dict[str, Any]:
         """Guarantee, counts and the exact Bayes attacker's success for this request, JSON-ready."""
