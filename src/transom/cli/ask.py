@@ -216,7 +216,7 @@ def figures(exchange: Exchange) -> list[str]:
     if exchange.bayes and exchange.bayes["words"]:
         attack = exchange.bayes
         lines.append(
-            f"the best attacker there is recovers {attack['recovered']} of {attack['words']} drawn words "
+            f"the best attacker on single words recovers {attack['recovered']} of {attack['words']} drawn "
             f"(expected {attack['success']:.0%}; {attack['chance']:.0%} without looking)"
         )
     return lines

@@ -66,7 +66,7 @@ def chat(
     """
     from rich.console import Console
 
-    check(gateway, engine, ledger, svg)
+    check(gateway, engine, ledger, cap, svg)
     require_openai()
     console = Console(record=svg is not None, stderr=as_json, width=120 if svg else None)
     with ExitStack() as stack:
@@ -92,12 +92,14 @@ def picture(console: Console) -> str:
     return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="transom chat"), flags=re.DOTALL)
 
 
-def check(gateway: str | None, engine: str | None, ledger: Path | None, svg: Path | None) -> None:
+def check(gateway: str | None, engine: str | None, ledger: Path | None, cap: float, svg: Path | None) -> None:
     """Refuse options that contradict each other, before anything starts."""
     if gateway is not None and (engine is not None or ledger is not None):
         raise ReplaceableError(
             "--engine and --ledger are for the gateway that a chat starts; set them on the one at --gateway"
         )
+    if ledger is None and math.isfinite(cap):
+        raise MisconfiguredError(f"--cap {cap:g} needs --ledger FILE; without one nothing is counted")
     if svg is not None and not svg.parent.is_dir():
         raise MisconfiguredError(f"there is no directory {svg.parent} for the picture; make it first")
 

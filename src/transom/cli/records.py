@@ -62,7 +62,7 @@ def sanitize_file(
     *,
     form: Format | None,
     columns: Sequence[str],
-    header: bool,
+    header: bool | None,
     document: bool,
     charge: Callable[[float], object] | None,
     advance: Callable[[int], None],
@@ -111,12 +111,17 @@ def _sanitize_text(
 
 
 def _sanitize_table(
-    sanitizer: Sanitizer, lines: Iterator[str], form: Format, columns: Sequence[str], header: bool
+    sanitizer: Sanitizer, lines: Iterator[str], form: Format, columns: Sequence[str], header: bool | None
 ) -> Iterator[tuple[str, Summary]]:
     rows = _csv_rows(lines) if form is Format.csv else (line.rstrip("\r\n").split("\t") for line in lines)
     first = next(rows, None)
     if first is None:
         raise MisconfiguredError("the table is empty; nothing to sanitise")
+    if header is None and any(column.isdecimal() for column in columns):
+        raise MisconfiguredError(
+            "a column is given by number: say --header or --no-header, or a first row of data may leave as it is"
+        )
+    header = header is not False
     wanted = [_column_index(column, first, header) for column in columns]
     if header:
         yield _joined([first], form), Summary()
@@ -163,6 +168,8 @@ def _joined(rows: Iterable[list[str]], form: Format) -> str:
 
 
 def _column_index(column: str, first: Sequence[str], header: bool) -> int:
+    if header and first.count(column) > 1:
+        raise MisconfiguredError(f"{first.count(column)} columns are named {column!r}; give their numbers")
     if header and column in first:
         return first.index(column)
     if column.isdecimal() and 1 <= int(column) <= len(first):

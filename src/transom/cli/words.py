@@ -64,7 +64,10 @@ def sanitize(
         list[str] | None,
         typer.Option(help="CSV/TSV column to sanitise, by name or number from 1; repeatable."),
     ] = None,
-    header: Annotated[bool, typer.Option(help="The first CSV/TSV row names the columns.")] = True,
+    header: Annotated[
+        bool | None,
+        typer.Option(help="The first CSV/TSV row names the columns; to be said where a column is a number."),
+    ] = None,
     document: Annotated[
         bool, typer.Option(help="A text file is one text with shared placeholders, not a text a line.")
     ] = False,
@@ -161,7 +164,10 @@ def build(
         Path | None, typer.Option(help="WordNet directory, for coherent word classes.")
     ] = None,
     polarity: Annotated[Path | None, typer.Option(help="VADER lexicon, for coherent polarity.")] = None,
-    epsilon: Annotated[float, typer.Option(help="Default epsilon a word.")] = 3.0,
+    names: Annotated[
+        list[Path] | None, typer.Option(help="Census list of names to replace always; repeatable.")
+    ] = None,
+    epsilon: Annotated[float, typer.Option(help="Default epsilon a word.")] = 4.0,
     notice: Annotated[list[str] | None, typer.Option(help="Licence notice to carry; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
 ) -> None:
@@ -185,6 +191,7 @@ def build(
             group_size=group_size,
             wordnet=wordnet,
             polarity=polarity,
+            names=names or [],
             epsilon=epsilon,
             notices=notice or [],
             progress=progress,
