@@ -79,20 +79,3 @@ def test_every_choice_is_recalled_over_http(serve, policy: Policy) -> None:  # t
             sent = host_text(served.echo.seen[-1])
             assert "QUOTE" not in sent
             assert "Quentin" not in sent
-
-
-@pytest.mark.parametrize("header", [("Host", "evil.example:8000"), ("Origin", "http://evil.example")])
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/metrics", "/v1/models"])
-def test_a_rebound_name_reaches_nothing(serve, header: tuple[str, str], path: str) -> None:  # type: ignore[no-untyped-def]
-    import http.client
-
-    served = serve()
-    connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=10)
-    body = b'{"model": "echo", "messages": [{"role": "user", "content": "hi"}]}'
-    headers = {"Content-Type": "application/json", header[0]: header[1]}
-    connection.request("POST" if "chat" in path else "GET", path, body if "chat" in path else None, headers)
-    answer = connection.getresponse()
-    assert answer.status == 403
-    assert b"forbidden_host" in answer.read()
-    connection.close()
-    assert served.echo.seen == []

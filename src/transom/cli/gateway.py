@@ -69,7 +69,7 @@ def gateway(
     """Serve the OpenAI API on this machine; in mode words the engine's host never sees the private words."""
     from transom.errors import MisconfiguredError
     from transom.serving.gateway.app import create_gateway
-    from transom.serving.gateway.config import LOOPBACK_HOSTS, GatewayConfig, load_keys
+    from transom.serving.gateway.config import GatewayConfig, load_keys
     from transom.serving.local import listen, require_loopback, serve, url_of
     from transom.serving.tokenizer import load_tokenizer
 
@@ -83,7 +83,6 @@ def gateway(
         max_body_bytes=max_body_bytes,
         max_prompt_tokens=max_prompt_tokens or None,
         answer_tokens=answer_tokens,
-        hosts=None if allow_remote else LOOPBACK_HOSTS,
     )
     client = _client(engine, engine_kind, engine_model or None, engine_key_file, timeout_s)
     sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or []) if mode == "words" else None

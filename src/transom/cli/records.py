@@ -119,7 +119,7 @@ def _sanitize_table(
         raise MisconfiguredError("the table is empty; nothing to sanitise")
     if header is None and any(column.isdecimal() for column in columns):
         raise MisconfiguredError(
-            "a column is given by number: say --header or --no-header, or a first row of data may leave as it is"
+            "a column is given by number: say --header or --no-header, or the first row may leave as it is"
         )
     header = header is not False
     wanted = [_column_index(column, first, header) for column in columns]

@@ -1,8 +1,7 @@
 """The gateway: an OpenAI-compatible endpoint on the user's machine, between private words and an engine.
 
 Threat model: the engine's host is curious; clients may be hostile or gone; web pages on the same machine
-may post (the JSON content type is required, which makes browsers ask first, and nothing here says yes; a
-Host or Origin that is not this machine's is refused, which stops pages behind a rebound name).
+may post (the JSON content type is required, which makes browsers ask first, and nothing here says yes).
 Nothing of a request is logged.
 Does not protect against other local users without `--api-key-file`, nor the way from client to gateway.
 Source: OpenAI API reference; ASGI specification.
@@ -11,18 +10,16 @@ Source: OpenAI API reference; ASGI specification.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from transom.errors import MisconfiguredError, NotYetError, RefusedError, TransomError
 from transom.privacy.ledger import Ledger
@@ -40,7 +37,6 @@ from transom.serving.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("transom.gateway")
 _SESSION_CHARS = 256
-_PORT = re.compile(r":[0-9]{1,5}$")
 
 
 def create_gateway(
@@ -81,29 +77,8 @@ def create_gateway(
             Route("/openapi.json", pages.openapi),
         ],
         exception_handlers={HTTPException: _http_error, TransomError: _error},
-        middleware=[Middleware(_OwnHosts, hosts=config.hosts)],
         lifespan=lifespan,
     )
-
-
-class _OwnHosts:
-    """Refuses requests whose Host or Origin header names another machine."""
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
-        self._app, self._hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._hosts is not None and not self._ours(scope["headers"]):
-            message = "the Host or Origin header names another machine; this gateway answers its own only"
-            value, status = envelope(RefusedError(message, status=403, code="forbidden_host"))
-            await _send_error(send, value, status)
-            return
-        await self._app(scope, receive, send)
-
-    def _ours(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        named = [value.decode("latin-1") for name, value in headers if name in (b"host", b"origin")]
-        hosts = (_PORT.sub("", name.lower().rpartition("//")[2]) for name in named)
-        return bool(named) and all(host in (self._hosts or ()) for host in hosts)
 
 
 class _Endpoint:

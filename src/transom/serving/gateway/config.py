@@ -20,16 +20,12 @@ Mode = Literal["plain", "words"]
 ANONYMOUS = "default"
 
 
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
-
 @dataclass(frozen=True, kw_only=True)
 class GatewayConfig:
     """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256.
 
     `max_body_bytes` bounds a request (413), `max_prompt_tokens` a prompt (400), beside the engine's context.
-    `answer_tokens` is the limit where a chat request names none. `hosts` are the names a request may be for
-    (None: any): a web page whose name was made to point at this machine is for another.
+    `answer_tokens` is the limit where a chat request names none.
     """
 
     mode: Mode = "plain"
@@ -38,7 +34,6 @@ class GatewayConfig:
     max_body_bytes: int = 4 * 2**20
     max_prompt_tokens: int | None = None
     answer_tokens: int = 512
-    hosts: frozenset[str] | None = LOOPBACK_HOSTS
 
     def account(self, authorization: str) -> str:
         """The account behind an `Authorization` header. Raises RefusedError (401)."""
