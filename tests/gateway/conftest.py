@@ -77,9 +77,9 @@ def post(
     return _fetch(url, "POST", path, data, {"Content-Type": "application/json", **headers})
 
 
-def get(url: str, path: str) -> tuple[int, str]:
+def get(url: str, path: str, **headers: str) -> tuple[int, str]:
     """(status, text) of a GET."""
-    return _fetch(url, "GET", path, None, {})
+    return _fetch(url, "GET", path, None, headers)
 
 
 def _fetch(url: str, method: str, path: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, str]:

@@ -8,7 +8,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from transom.cli.gateway import gateway, parse_rules
+from transom.cli.gateway import _hosts, gateway, parse_rules
 from transom.errors import MisconfiguredError, TransomError
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.local import serve_in_thread
@@ -18,6 +18,7 @@ from transom.serving.local import serve_in_thread
     "arguments",
     [
         ["--mode", "secret"],
+        ["--engine-kind", "transom", "--tokenizer", "smollm2", "--budget", "5"],
         ["--host", "0.0.0.0"],
         ["--engine", "http://example.com", "--engine-kind", "chat"],
         ["--engine-kind", "nonsense"],
@@ -64,6 +65,13 @@ def test_the_packaged_tokenizer_is_for_the_packaged_model_alone(
         result = CliRunner().invoke(app, ["--engine", url, "--mode", "plain", "--port", "0"])
     assert (result.exit_code == 0) is fine, result.output
     assert fine or "--tokenizer" in str(result.exception)
+
+
+def test_names_under_which_it_may_be_called() -> None:
+    assert _hosts("127.0.0.1", []) is not None
+    assert {"127.0.0.1", "localhost", "[::1]", "box"} == set(_hosts("127.0.0.1", ["box"]) or ())
+    assert _hosts("0.0.0.0", ["box"]) == ("box",)
+    assert _hosts("0.0.0.0", []) is None
 
 
 def test_rules() -> None:

@@ -73,7 +73,7 @@ def test_an_oversized_body_without_a_length_is_cut_off(serve: Serve) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as sock:
         sock.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n" + b"1000\r\n" + b"x" * 4096 + b"\r\n"
         )
         assert sock.recv(4096).startswith(b"HTTP/1.1 413")
@@ -93,6 +93,57 @@ def test_keys_are_required_everywhere_but_health(serve: Serve, tmp_path: Path) -
         path.write_text(text, "latin-1")
         with pytest.raises(MisconfiguredError):
             load_keys(path)
+
+
+FORGED = [
+    {"Host": "evil.example"},
+    {"Host": "evil.example:8000"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"Host": "localhost@evil.example"},
+    {"Host": ""},
+    {"Origin": "http://evil.example"},
+    {"Origin": "https://localhost.evil.example:8000"},
+    {"Origin": "null"},
+]
+PAGES = ("/v1/models", "/healthz", "/metrics", "/openapi.json", "/v1/nothing")
+
+
+@pytest.mark.parametrize("headers", FORGED, ids=str)
+def test_a_foreign_host_or_origin_reaches_nothing(serve: Serve, headers: dict[str, str]) -> None:
+    served = serve()
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses"):
+        status, text = post(served.url, CHAT | {"model": "echo"}, path, **headers)
+        assert (status, json.loads(text)["error"]["code"]) == (403, "forbidden_host")
+    for page in PAGES:
+        status, text = get(served.url, page, **headers)
+        assert (status, json.loads(text)["error"]["code"]) == (403, "forbidden_host")
+    assert served.echo.seen == []
+
+
+def test_a_foreign_host_is_refused_before_the_body_is_read(serve: Serve) -> None:
+    host, port = serve().url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as sock:
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: evil.example\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+        )
+        assert sock.recv(4096).startswith(b"HTTP/1.1 403")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "LocalHost"}, {"Host": "[::1]:8000"}, {"Host": "[::1]"}, {"Origin": "http://localhost:3000"}],
+    ids=str,
+)
+def test_names_of_this_machine_are_served(serve: Serve, headers: dict[str, str]) -> None:
+    assert post(serve().url, CHAT | {"model": "echo"}, **headers)[0] == 200
+
+
+def test_configured_names_are_the_only_ones(serve: Serve) -> None:
+    named, any_name = (serve(config=GatewayConfig(hosts=hosts)) for hosts in (("gate.example",), None))
+    assert get(named.url, "/healthz", Host="gate.example")[0] == 200
+    assert get(named.url, "/healthz")[0] == 403
+    assert get(any_name.url, "/healthz", Host="evil.example", Origin="http://evil.example")[0] == 200
 
 
 def test_metrics_count_without_content(serve: Serve) -> None:
@@ -257,7 +308,7 @@ def test_clients_that_vanish_leave_the_gateway_well(serve: Serve) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     body = json.dumps({"model": "echo", "prompt": "abc", "max_tokens": 2000, "stream": True}).encode()
     head = (
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
     for sent in (head, head + body[:10], head + body):

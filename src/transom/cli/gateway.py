@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transom.serving.engines.base import Engine
     from transom.serving.engines.connect import EngineKind
 
+DEFAULT_BUDGET = 1000.0
+
 
 def gateway(
     engine: Annotated[str, typer.Option(help="The engine's URL; https unless on loopback.")] = (
@@ -51,12 +53,22 @@ def gateway(
         list[str] | None, typer.Option(help="kind=pass, kind=placeholder or word=EPSILON; repeatable.")
     ] = None,
     ledger: Annotated[Path | None, typer.Option(help="Ledger file: spending durable and capped.")] = None,
-    budget: Annotated[float, typer.Option(help="Cap on an account's total epsilon.", min=0)] = 1000.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Cap on an account's total epsilon in the ledger.", min=0, show_default="1000"),
+    ] = None,
     name: Annotated[str, typer.Option(help="Published model name (default: the engine's).")] = "",
     api_key_file: Annotated[Path | None, typer.Option(help="File of account:key lines to accept.")] = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to bind; 0 picks a free one.", min=0, max=65535)] = 8000,
     allow_remote: Annotated[bool, typer.Option(help="Bind an address other machines can reach.")] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name, without port, that a Host or Origin header may hold beside loopback's; repeatable. "
+            "On an address beyond loopback: the only ones; any if none is given."
+        ),
+    ] = None,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request (413 above).", min=1024)] = 4 * 2**20,
     max_prompt_tokens: Annotated[int, typer.Option(help="Longest prompt (0: the engine's).", min=0)] = 0,
     answer_tokens: Annotated[
@@ -75,6 +87,8 @@ def gateway(
 
     if mode not in ("plain", "words"):
         raise MisconfiguredError(f"--mode must be plain or words, got {mode!r}")
+    if budget is not None and ledger is None:
+        raise MisconfiguredError(f"--budget {budget:g} needs --ledger FILE; without one nothing is counted")
     require_loopback(host, allow_remote=allow_remote)
     config = GatewayConfig(
         mode=cast(Literal["plain", "words"], mode),
@@ -83,10 +97,11 @@ def gateway(
         max_body_bytes=max_body_bytes,
         max_prompt_tokens=max_prompt_tokens or None,
         answer_tokens=answer_tokens,
+        hosts=_hosts(host, allow_host or []),
     )
     client = _client(engine, engine_kind, engine_model or None, engine_key_file, timeout_s)
     sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or []) if mode == "words" else None
-    account = _ledger(ledger, budget) if sanitizer is not None else None
+    account = _ledger(ledger, DEFAULT_BUDGET if budget is None else budget) if sanitizer is not None else None
     tokens = load_tokenizer(tokenizer or _default_tokenizer(client)) if client.takes == "ids" else None
     app = create_gateway(config, client, tokens, sanitizer, account)
     with listen(host, port) as sock:
@@ -110,6 +125,16 @@ def parse_rules(rules: list[str]) -> dict[str, str | float]:
             message = f"--rule must be kind=pass, kind=placeholder or word=EPSILON, got {rule!r}"
             raise MisconfiguredError(message) from None
     return parsed
+
+
+def _hosts(bound: str, allowed: list[str]) -> tuple[str, ...] | None:
+    """The names under which a gateway bound to `bound` may be called; None: any."""
+    from transom.serving.gateway.config import LOOPBACK_HOSTS
+    from transom.serving.local import is_loopback
+
+    if not is_loopback(bound):
+        return tuple(allowed) or None
+    return (*LOOPBACK_HOSTS, bound, *allowed)
 
 
 def _client(url: str, kind: str, model: str | None, key_file: Path | None, timeout_s: float) -> Engine:

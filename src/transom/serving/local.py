@@ -22,15 +22,17 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a loopback address or `localhost`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def require_loopback(host: str, *, allow_remote: bool) -> None:
     """Raises MisconfiguredError when `host` is reachable from other machines and that was not allowed."""
-    if allow_remote or host == "localhost":
-        return
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    if not allow_remote and not is_loopback(host):
         raise MisconfiguredError(
             f"host {host!r} is not a loopback address, and this server has neither TLS nor authentication; "
             "bind 127.0.0.1, or pass --allow-remote if another layer protects it"

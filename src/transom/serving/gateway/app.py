@@ -1,7 +1,9 @@
 """The gateway: an OpenAI-compatible endpoint on the user's machine, between private words and an engine.
 
-Threat model: the engine's host is curious; clients may be hostile or gone; web pages on the same machine
-may post (the JSON content type is required, which makes browsers ask first, and nothing here says yes).
+Threat model: the engine's host is curious; clients may be hostile or gone; web pages in a browser of this
+machine may ask. The JSON content type is required, which makes browsers ask first, and nothing here says
+yes; a page whose name was made to point here is refused by its `Host` or `Origin` header (`hosts` in the
+configuration), on every path and before the body is read.
 Nothing of a request is logged.
 Does not protect against other local users without `--api-key-file`, nor the way from client to gateway.
 Source: OpenAI API reference; ASGI specification.
@@ -10,16 +12,17 @@ Source: OpenAI API reference; ASGI specification.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from transom.errors import MisconfiguredError, NotYetError, RefusedError, TransomError
 from transom.privacy.ledger import Ledger
@@ -76,9 +79,39 @@ def create_gateway(
             Route("/metrics", pages.metrics),
             Route("/openapi.json", pages.openapi),
         ],
+        middleware=[] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)],
         exception_handlers={HTTPException: _http_error, TransomError: _error},
         lifespan=lifespan,
     )
+
+
+class _KnownHosts:
+    """Refuses (403) a request whose `Host` is missing or whose `Host` or `Origin` is none of `hosts`."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower().encode() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and not self._knows(scope["headers"]):
+            message = "the Host or Origin header names another machine; see the option --allow-host"
+            await _send_error(send, *envelope(RefusedError(message, status=403, code="forbidden_host")))
+            return
+        await self._app(scope, receive, send)
+
+    def _knows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        named = False
+        for key, value in headers:
+            if key == b"host":
+                named = True
+            elif key == b"origin":
+                value = value.partition(b"://")[2]
+            else:
+                continue
+            name, _, port = value.rpartition(b":")
+            if (name if port.isdigit() else value).lower() not in self._hosts:
+                return False
+        return named
 
 
 class _Endpoint:

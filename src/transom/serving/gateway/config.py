@@ -1,7 +1,7 @@
-"""The gateway's settings, and the keys that may use it.
+"""The gateway's settings, and the names and keys under which it may be used.
 
-Threat model: a caller without a key; comparison takes the same time whatever matches. Keys are kept as
-digests.
+Threat model: a web page whose name was made to point here (DNS rebinding); a caller without a key;
+comparison takes the same time whatever matches. Keys are kept as digests.
 Does not protect: keys on the wire (put TLS in front of anything but loopback), and the key file itself.
 """
 
@@ -18,6 +18,7 @@ from transom.errors import MisconfiguredError, RefusedError
 
 Mode = Literal["plain", "words"]
 ANONYMOUS = "default"
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class GatewayConfig:
     """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256.
 
     `max_body_bytes` bounds a request (413), `max_prompt_tokens` a prompt (400), beside the engine's context.
-    `answer_tokens` is the limit where a chat request names none.
+    `answer_tokens` is the limit where a chat request names none. `hosts` are the names, without port, that a
+    `Host` or `Origin` header may hold (403 otherwise); None: any.
     """
 
     mode: Mode = "plain"
@@ -34,6 +36,7 @@ class GatewayConfig:
     max_body_bytes: int = 4 * 2**20
     max_prompt_tokens: int | None = None
     answer_tokens: int = 512
+    hosts: tuple[str, ...] | None = LOOPBACK_HOSTS
 
     def account(self, authorization: str) -> str:
         """The account behind an `Authorization` header. Raises RefusedError (401)."""

@@ -32,6 +32,7 @@ _ERROR = {
 _STATUSES = {
     "400": "Refused: malformed, unknown or unprotectable; nothing was sent.",
     "401": "The API key is missing or wrong.",
+    "403": "The Host or Origin header names another machine.",
     "404": "No such model.",
     "413": "The request is too large.",
     "415": "The content type is not application/json.",
@@ -56,9 +57,11 @@ def openapi() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": {"post": _generation("ChatRequest", "Answer a conversation.")},
             "/v1/completions": {"post": _generation("CompletionRequest", "Continue a prompt.")},
-            "/v1/models": {"get": _page("The published model.", "application/json", ("401", "502", "504"))},
-            "/healthz": {"get": _page("Alive.", "application/json")},
-            "/metrics": {"get": _page("Prometheus counters.", "text/plain", ("401",))},
+            "/v1/models": {
+                "get": _page("The published model.", "application/json", ("401", "403", "502", "504"))
+            },
+            "/healthz": {"get": _page("Alive.", "application/json", ("403",))},
+            "/metrics": {"get": _page("Prometheus counters.", "text/plain", ("401", "403"))},
         },
         "components": {
             "schemas": {**definitions["$defs"], "Error": _ERROR},
