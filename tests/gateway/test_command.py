@@ -22,6 +22,8 @@ from transom.serving.local import serve_in_thread
         ["--host", "0.0.0.0"],
         ["--engine", "http://example.com", "--engine-kind", "chat"],
         ["--engine-kind", "nonsense"],
+        ["--engine-kind", "vllm", "--engine-limit-field", "max_completion_tokens"],
+        ["--engine-kind", "chat", "--mode", "plain", "--engine-limit-field", "max"],
         ["--engine", "http://127.0.0.1:9"],
         ["--engine-kind", "transom", "--rule", "word=lots"],
         ["--engine-kind", "transom", "--rule", "person=pass"],

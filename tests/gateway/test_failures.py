@@ -16,7 +16,7 @@ import pytest
 
 from transom.errors import MisconfiguredError
 from transom.serving.engines.base import check_url
-from transom.serving.engines.chat import ChatEngine, read_key
+from transom.serving.engines.chat import LIMIT_FIELDS, ChatEngine, read_key
 from transom.serving.engines.client import IdsEngine, check_vllm_version
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.llamacpp import LlamaCppEngine
@@ -230,6 +230,29 @@ def test_garbage_is_a_502_that_quotes_nothing(serve: Serve, engine: Any) -> None
             status, text = post(served.url, CHAT)
             assert status == 502, (body[:60], text)
             assert SECRET not in text
+
+
+@pytest.mark.parametrize("usage", [{}, {"usage": None}])
+def test_a_chat_endpoint_need_not_report_usage(serve: Serve, usage: dict[str, None]) -> None:
+    choice = {"index": 0, "message": {"content": "fine"}, "finish_reason": "stop"}
+
+    def script(connection: socket.socket, path: str) -> None:
+        answer(connection, MODELS if path == "/v1/models" else json.dumps({"choices": [choice]} | usage))
+
+    with raw_engine(script) as url:
+        status, text = post(serve(engine=lambda _: ChatEngine(url)).url, CHAT)
+    assert status == 200, text
+    assert json.loads(text)["choices"][0]["message"]["content"] == "fine"
+    assert json.loads(text)["usage"]["total_tokens"] == 0
+
+
+@pytest.mark.parametrize("name", LIMIT_FIELDS)
+def test_the_limit_field_of_a_chat_endpoint_is_configurable(serve: Serve, name: str) -> None:
+    served = serve(engine=lambda url: ChatEngine(url, limit_field=name))
+    post(served.url, CHAT | {"model": "echo", "max_tokens": 7})
+    assert {field: json.loads(served.echo.seen[-1]).get(field) for field in LIMIT_FIELDS} == {
+        field: 7 if field == name else None for field in LIMIT_FIELDS
+    }
 
 
 @pytest.mark.parametrize(

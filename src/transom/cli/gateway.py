@@ -33,6 +33,12 @@ def gateway(
     engine_key_file: Annotated[
         Path | None, typer.Option(help="File with the engine's API key (or TRANSOM_ENGINE_KEY).")
     ] = None,
+    engine_limit_field: Annotated[
+        str,
+        typer.Option(
+            help="A chat endpoint's field for the answer limit: max_tokens or max_completion_tokens."
+        ),
+    ] = "max_tokens",
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -99,7 +105,9 @@ def gateway(
         answer_tokens=answer_tokens,
         hosts=_hosts(host, allow_host or []),
     )
-    client = _client(engine, engine_kind, engine_model or None, engine_key_file, timeout_s)
+    client = _client(
+        engine, engine_kind, engine_model or None, engine_key_file, timeout_s, engine_limit_field
+    )
     sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or []) if mode == "words" else None
     account = _ledger(ledger, DEFAULT_BUDGET if budget is None else budget) if sanitizer is not None else None
     tokens = load_tokenizer(tokenizer or _default_tokenizer(client)) if client.takes == "ids" else None
@@ -137,7 +145,9 @@ def _hosts(bound: str, allowed: list[str]) -> tuple[str, ...] | None:
     return (*LOOPBACK_HOSTS, bound, *allowed)
 
 
-def _client(url: str, kind: str, model: str | None, key_file: Path | None, timeout_s: float) -> Engine:
+def _client(
+    url: str, kind: str, model: str | None, key_file: Path | None, timeout_s: float, limit_field: str
+) -> Engine:
     from transom.serving.engines.chat import read_key
     from transom.serving.engines.connect import client_of, detect
 
@@ -145,7 +155,7 @@ def _client(url: str, kind: str, model: str | None, key_file: Path | None, timeo
     chosen = cast("EngineKind", kind)
     if kind == "auto":
         chosen = asyncio.run(detect(url, model=model, api_key=key))
-    return client_of(chosen, url, model=model, api_key=key, timeout_s=timeout_s)
+    return client_of(chosen, url, model=model, api_key=key, timeout_s=timeout_s, limit_field=limit_field)
 
 
 def _default_tokenizer(client: Engine) -> str:

@@ -27,16 +27,30 @@ from transom.serving.engines.base import (
 from transom.serving.engines.client import read_card
 
 KEY_VARIABLE = "TRANSOM_ENGINE_KEY"
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 class ChatEngine:
-    """A chat endpoint at `url` (its base, with or without `/v1`). `model` None: the first that it lists."""
+    """A chat endpoint at `url` (its base, with or without `/v1`). `model` None: the first that it lists.
+
+    `limit_field` is the endpoint's name for the limit on an answer, one of LIMIT_FIELDS. An endpoint that
+    reports no usage counts 0 tokens.
+    """
 
     takes: Final = "text"
 
     def __init__(
-        self, url: str, *, model: str | None = None, api_key: str | None = None, timeout_s: float = 120.0
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
+        limit_field: str = "max_tokens",
     ) -> None:
+        if limit_field not in LIMIT_FIELDS:
+            raise MisconfiguredError(f"limit field {limit_field!r} is not one of {', '.join(LIMIT_FIELDS)}")
+        self._limit_field = limit_field
         self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s)
         self._model = model
         self._card: EngineCard | None = None
@@ -52,7 +66,7 @@ class ChatEngine:
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
-        body = _body(call, (await self.probe()).model)
+        body = _body(call, (await self.probe()).model, self._limit_field)
         if not call.stream:
             answer = await self._http.post("/v1/chat/completions", body)
             for delta in _whole(answer, call.n):
@@ -87,11 +101,11 @@ def read_key(path: str | Path | None) -> str | None:
     return key
 
 
-def _body(call: Call, model: str) -> dict[str, Any]:
+def _body(call: Call, model: str, limit_field: str) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": role, "content": text} for role, text in call.messages],
-        "max_tokens": call.max_tokens,
+        limit_field: call.max_tokens,
         "temperature": call.temperature,
         "top_p": call.top_p,
         "seed": call.seed,
@@ -108,7 +122,7 @@ def _body(call: Call, model: str) -> dict[str, Any]:
 
 def _whole(answer: object, choices: int) -> list[Delta]:
     try:
-        usage = _usage(answer["usage"])  # type: ignore[index]
+        usage = _usage(answer.get("usage"))  # type: ignore[attr-defined]
         deltas = [_delta(one, one["message"], usage, choices) for one in answer["choices"]]  # type: ignore[index]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise garbage(error) from None
@@ -148,5 +162,5 @@ def _delta(
     return Delta(index, text=text, scores=scores, finish_reason=reason, usage=usage)
 
 
-def _usage(usage: dict[str, Any]) -> tuple[int, int]:
-    return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+def _usage(usage: dict[str, Any] | None) -> tuple[int, int] | None:
+    return None if not usage else (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))

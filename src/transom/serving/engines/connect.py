@@ -35,10 +35,13 @@ def client_of(
     model: str | None = None,
     api_key: str | None = None,
     timeout_s: float = 120.0,
+    limit_field: str = "max_tokens",
 ) -> Engine:
-    """The client for a known kind of engine."""
+    """The client for a known kind of engine; `limit_field` is for chat endpoints."""
     if kind == "chat":
-        return ChatEngine(url, model=model, api_key=api_key, timeout_s=timeout_s)
+        return ChatEngine(url, model=model, api_key=api_key, timeout_s=timeout_s, limit_field=limit_field)
+    if limit_field != "max_tokens":
+        raise MisconfiguredError(f"limit field {limit_field!r} is for chat endpoints, not for kind {kind!r}")
     if kind == "llamacpp":
         return LlamaCppEngine(url, model=model, api_key=api_key, timeout_s=timeout_s)
     if kind in ("transom", "vllm"):
