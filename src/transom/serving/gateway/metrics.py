@@ -17,7 +17,7 @@ _HELP = {
     "transom_tokens_total": "Tokens of prompts and answers.",
     "transom_step_seconds_total": "Seconds spent in each step of a request.",
     "transom_step_runs_total": "How often each step ran.",
-    "transom_epsilon_spent_total": "Epsilon charged by this process.",
+    "transom_epsilon_spent_total": "Epsilon spent by this process, also where no ledger records it.",
 }
 
 
