@@ -1,1 +1,1 @@
-""""""
+"""The OpenAI-compatible endpoint between private words and an engine."""
