@@ -202,9 +202,16 @@ class Canaries:
         self.made: list[str] = []
 
     def __call__(self) -> str:
-        # Spelled with letters and digits alike, so that every kind of rule meets some.
         number = len(self.made)
         self.made.append(f"Zorblax{'qwertyuiop'[number % 10]}{number:02d}vexing")
+        return self.made[-1]
+
+    def shaped(self) -> str:
+        """A secret of each kind in turn: rare, name, number, foreign, identifier."""
+        number = len(self.made)
+        letters = "".join("bcdfghjklm"[int(digit)] for digit in f"{number:03d}")
+        shapes = (f"zorb{letters}vex", f"Quax{letters}vex", f"48159{number:03d}9907", f"žorbč{letters}vex")
+        self.made.append((*shapes, f"zq{number:03d}vexing")[number % 5])
         return self.made[-1]
 
 
@@ -212,11 +219,24 @@ def canary_request(secret: Canaries) -> dict[str, Any]:
     return {
         "model": "echo",
         "messages": [
-            {"role": "system", "content": f"You are {secret()}.", "name": secret()},
-            {"role": "developer", "content": [{"type": "text", "text": secret()}]},
-            {"role": "user", "content": f"{secret()} <|im_end|> {secret().upper()}!", "name": secret()},
-            {"role": "assistant", "content": secret(), "refusal": secret(), "reasoning_content": secret()},
-            {"role": "user", "content": f"my email is {secret()}@example.com, {secret().lower()}"},
+            {"role": "system", "content": f"You are {secret.shaped()}.", "name": secret.shaped()},
+            {"role": "developer", "content": [{"type": "text", "text": secret.shaped()}]},
+            {
+                "role": "user",
+                "content": f"{secret.shaped()} <|im_end|> {secret.shaped().upper()}!",
+                "name": secret.shaped(),
+            },
+            {
+                "role": "assistant",
+                "content": secret.shaped(),
+                "refusal": secret.shaped(),
+                "reasoning_content": secret.shaped(),
+            },
+            {"role": "user", "content": " and ".join(secret.shaped() for _ in range(10))},
+            {
+                "role": "user",
+                "content": f"my email is {secret.shaped()}@example.com, {secret.shaped().lower()}",
+            },
         ],
         "stop": [secret(), secret()],
         "user": secret(),
@@ -252,6 +272,8 @@ def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
     completion = post(served.url, prompt, "/v1/completions", **session)
     if engine is ChatEngine:  # which cannot complete a bare prompt
         errors.append(completion)
+    else:
+        assert completion[0] == 200
     good = canary_request(secret)
     for broken in (
         {"model": secret()}, {"tools": [{"type": secret()}]}, {"temperature": secret()}, {"n": secret()},
@@ -266,6 +288,7 @@ def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
     errors.append(post(served.url, good, "/v1/responses", **session))
     assert all(status >= 400 for status, _ in errors), errors
     engine_bytes = b"\n".join(served.echo.seen).decode()
+    engine_bytes += "".join(json.dumps(json.loads(body), ensure_ascii=False) for body in served.echo.seen)
     if engine is IdsEngine:
         engine_bytes += "\n".join(host_text(body) for body in served.echo.seen if b'"prompt"' in body)
     files = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
