@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from transom.checkpoint.load import Checkpoint, load
     from transom.checkpoint.walk import Block, Walk, walk
     from transom.errors import (
+        BrokerError,
+        BundleError,
         CheckpointError,
         EngineDownError,
         EngineError,
         EngineGarbageError,
         EngineTimeoutError,
+        EvidenceError,
         LedgerError,
         LedgerSpentError,
         MisconfiguredError,
@@ -58,6 +61,8 @@ __all__ = [
     "Back",
     "BayesAttack",
     "Block",
+    "BrokerError",
+    "BundleError",
     "Channel",
     "ChatEngine",
     "ChatTokenizer",
@@ -70,6 +75,7 @@ __all__ = [
     "EngineGarbageError",
     "EngineTimeoutError",
     "EpsilonFinding",
+    "EvidenceError",
     "Explanation",
     "Front",
     "GatewayConfig",
@@ -119,9 +125,9 @@ _HOMES = {
     "transom.checkpoint.load": "Checkpoint load",
     "transom.checkpoint.walk": "Block Walk walk",
     "transom.errors": (
-        "CheckpointError EngineDownError EngineError EngineGarbageError EngineTimeoutError LedgerError "
-        "LedgerSpentError MisconfiguredError MissingExtraError NeverError NotYetError PolicyError "
-        "RefusedError ReplaceableError TransomError"
+        "BrokerError BundleError CheckpointError EngineDownError EngineError EngineGarbageError "
+        "EngineTimeoutError EvidenceError LedgerError LedgerSpentError MisconfiguredError MissingExtraError "
+        "NeverError NotYetError PolicyError RefusedError ReplaceableError TransomError"
     ),
     "transom.privacy.build": "build_policy",
     "transom.privacy.channel": "BayesAttack Channel bayes exact_epsilon sample",

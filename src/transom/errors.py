@@ -11,10 +11,13 @@
     ├── ReplaceableError               8   400   replaceable    the message names what to use instead
     ├── LedgerError                    9   503   misconfigured  the ledger is locked, full or corrupt
     │   └── LedgerSpentError          10   429   never          the budget is spent; nothing was sent
-    └── EngineError                   11   502   misconfigured  the engine is down or misbehaves
-        ├── EngineDownError           11   502   misconfigured  no connection, or it died in mid-stream
-        ├── EngineTimeoutError        11   504   misconfigured  no answer in time
-        └── EngineGarbageError        11   502   misconfigured  an answer outside its dialect
+    ├── EngineError                   11   502   misconfigured  the engine is down or misbehaves
+    │   ├── EngineDownError           11   502   misconfigured  no connection, or it died in mid-stream
+    │   ├── EngineTimeoutError        11   504   misconfigured  no answer in time
+    │   └── EngineGarbageError        11   502   misconfigured  an answer outside its dialect
+    ├── EvidenceError                 12   403   never          attestation evidence does not convince
+    ├── BundleError                   13   400   misconfigured  an enclave bundle is broken or not its owner's
+    └── BrokerError                   14   503   misconfigured  the key broker is down, slow or unintelligible
 
 A message says what happened, what was got (the value for configuration, only type and length for content)
 and what to do. It never holds prompt text, keys or tensor contents. Exit code 2 is the command line's own
@@ -102,6 +105,24 @@ class LedgerSpentError(LedgerError):
     """The account's epsilon is spent; nothing was sent and nothing was charged."""
 
     exit_code, http_status, kind, code = 10, 429, "never", "privacy_budget_spent"
+
+
+class EvidenceError(TransomError):
+    """Evidence is missing, malformed, stale, for another key, or not what the policy accepts."""
+
+    exit_code, http_status, kind, code = 12, 403, "never", "evidence_refused"
+
+
+class BundleError(TransomError):
+    """An enclave bundle is incomplete, altered, unsigned, or does not fit what it is used with."""
+
+    exit_code, http_status, code = 13, 400, "bad_bundle"
+
+
+class BrokerError(TransomError):
+    """The key broker cannot be reached, does not answer in time, or answers outside its protocol."""
+
+    exit_code, http_status, code = 14, 503, "broker_unavailable"
 
 
 class EngineError(TransomError):
