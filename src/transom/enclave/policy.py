@@ -40,7 +40,7 @@ _RULE_KEYS = {"kind", "registers", "min_svn", "tcb_status", "advisories", "debug
 
 @dataclass(frozen=True)
 class Rule:
-    """One accepted attester; see the module's docstring. `debug` accepts a platform its owner can look into."""
+    """One accepted attester, as in the module's docstring. `debug` accepts what its owner can look into."""
 
     kind: Kind
     registers: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transom.errors import EngineDownError, MisconfiguredError
@@ -20,6 +22,25 @@ from transom.errors import EngineDownError, MisconfiguredError
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Paths of a PEM certificate (chain) and its private key. Raises MisconfiguredError if unusable."""
+
+    certificate: Path
+    key: Path
+
+    def __post_init__(self) -> None:
+        import ssl
+
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise MisconfiguredError(
+                f"cannot serve TLS with {self.certificate} and {self.key} ({type(error).__name__}); "
+                "give a PEM certificate and its key, for one from transom attest cert"
+            ) from None
 
 
 def is_loopback(host: str) -> bool:
@@ -50,23 +71,26 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def url_of(sock: socket.socket) -> str:
+def url_of(sock: socket.socket, tls: Tls | None = None) -> str:
     """The base URL of a listening socket."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def serve(app: ASGIApp, sock: socket.socket) -> None:
+def serve(app: ASGIApp, sock: socket.socket, tls: Tls | None = None) -> None:
     """Serve in the foreground until SIGINT or SIGTERM, then finish what runs for up to five seconds."""
     with sock:
-        _server(app).run(sockets=[sock])
+        _server(app, tls).run(sockets=[sock])
 
 
 @contextmanager
-def serve_in_thread(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def serve_in_thread(
+    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, tls: Tls | None = None
+) -> Iterator[str]:
     """Serve in a background thread; yields the base URL (without a trailing slash), stops at the end."""
     sock = listen(host, port)
-    server = _server(app)
+    server = _server(app, tls)
 
     def run() -> None:
         with suppress(SystemExit):  # how uvicorn reports an application that does not start
@@ -82,13 +106,13 @@ def serve_in_thread(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> 
                         "the server stopped while starting; its application failed to start"
                     )
                 time.sleep(0.005)
-            yield url_of(sock)
+            yield url_of(sock, tls)
         finally:
             server.should_exit = True
             thread.join()
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp, tls: Tls | None) -> uvicorn.Server:
     import uvicorn
 
     return uvicorn.Server(
@@ -100,5 +124,7 @@ def _server(app: ASGIApp) -> uvicorn.Server:
             ws="none",
             timeout_graceful_shutdown=5,
             server_header=False,
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
         )
     )
