@@ -1,0 +1,262 @@
+"""The owner's key broker: it asks for evidence under a fresh nonce, judges it, and releases one data key.
+
+    POST /v1/challenge {"bundle": hex}  ->  {"nonce": base64 of 32 bytes, "expires_s": seconds}
+    POST /v1/release {"bundle", "nonce", "hpke_public", "policy_sha256", "evidence"}
+        ->  {"sealed": base64, "measurement": hex, "signature": base64}
+    a refusal  ->  {"error": reason}, status 4xx; 503 when the broker itself cannot
+
+A nonce serves one attempt for one bundle within its time; the oldest make room when there are too many. Every
+attempt is an entry of the release log before its answer leaves: no entry, no key.
+Threat model: anyone on the network may ask anything, at any rate; bodies are bounded, and evidence is judged
+in threads, so that slow collateral does not stop the rest. Does not protect: an owner who allows a
+measurement of code that gives keys away; a flood, which fills the log's disk and then stops all releases.
+Source: RFC 9334, sections 5.1 (passport and background check; this is the latter) and 10.2 (nonces).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from transom.enclave import release
+from transom.enclave.evidence import NONCE_BYTES, PARTS, Claims, Evidence, enclave_fields, report_data
+from transom.enclave.log import Attempt, ReleaseLog
+from transom.enclave.manifest import Manifest
+from transom.enclave.owner import Owner
+from transom.enclave.policy import EvidencePolicy, accept
+from transom.enclave.release import Binding, MessageError
+from transom.enclave.verify import verify
+from transom.errors import EvidenceError, TransomError
+
+TRUST_HEADER = "x-transom-trust"
+MAX_BODY_BYTES = 2 * 1024 * 1024
+MAX_NONCES = 4096
+BODY_TIMEOUT_S = 10.0
+_log = logging.getLogger("transom.enclave.broker")
+
+
+class _RefusedError(Exception):
+    """An answer that is no: its status and reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Broker:
+    """What decides about a release. See `create_broker`."""
+
+    owner: Owner
+    bundles: Mapping[str, Manifest]
+    policy: EvidencePolicy
+    log: ReleaseLog
+    allow_insecure_dev: bool
+
+    def judge(self, ask: Mapping[str, Any], nonce: bytes, hpke_public: bytes) -> Claims:
+        """The verified and accepted claims of a request. Raises EvidenceError."""
+        manifest = self.bundles[ask["bundle"]]
+        if ask["policy_sha256"] != manifest.policy_sha256:
+            raise EvidenceError("the word policy is not the one the bundle was packed for")
+        evidence = Evidence.from_json(ask["evidence"])
+        if evidence.kind == "insecure-dev" and not self.allow_insecure_dev:
+            raise EvidenceError("insecure-dev evidence proves nothing; this broker was not told to accept it")
+        fields = enclave_fields(nonce, hpke_public, manifest.policy_sha256)
+        claims = verify(evidence, self.policy, report_data(evidence.kind, *fields))
+        if manifest.production and claims.trust != "hardware":
+            raise EvidenceError(
+                f"a production bundle opens for hardware evidence only; {claims.kind} has trust={claims.trust}"
+            )
+        accept(manifest.rules, claims)
+        return claims
+
+    def answer(
+        self, ask: Mapping[str, Any], nonce: bytes, hpke_public: bytes, claims: Claims
+    ) -> dict[str, str]:
+        """The release itself, for claims that were accepted. Raises EvidenceError, BundleError and others."""
+        manifest = self.bundles[ask["bundle"]]
+        binding = Binding(nonce, hpke_public, claims.measurement, manifest.sha256)
+        sealed = release.seal(self.owner.data_key(manifest.bundle), binding)
+        return {
+            "sealed": release.base64_of(sealed),
+            "measurement": claims.measurement,
+            "signature": release.base64_of(self.owner.sign(binding.signed(sealed))),
+        }
+
+    def note(self, attempt: Attempt) -> None:
+        """One entry in the log, then one log line. Raises MisconfiguredError."""
+        self.log.append(attempt)
+        _log.log(
+            logging.INFO if attempt.decision == "released" else logging.WARNING,
+            "key %s bundle=%s kind=%s trust=%s measurement=%s reason=%s",
+            attempt.decision,
+            attempt.bundle,
+            attempt.kind,
+            attempt.trust,
+            attempt.measurement or "-",
+            attempt.reason,
+        )
+
+
+class Nonces:
+    """Nonces that were handed out and not yet used; each is good for one bundle, once, for `ttl_s`."""
+
+    def __init__(self, ttl_s: float, clock: Callable[[], float]) -> None:
+        self.ttl_s, self._clock = ttl_s, clock
+        self._open: dict[bytes, tuple[str, float]] = {}
+
+    def give(self, bundle: str) -> bytes:
+        """A fresh nonce; when there are MAX_NONCES, the oldest is forgotten."""
+        while len(self._open) >= MAX_NONCES:
+            del self._open[next(iter(self._open))]
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        self._open[nonce] = bundle, self._clock() + self.ttl_s
+        return nonce
+
+    def take(self, nonce: bytes, bundle: str) -> None:
+        """Use a nonce up. Raises EvidenceError if it is unknown, used, expired or another bundle's."""
+        bound, until = self._open.pop(nonce, ("", 0.0))
+        if not bound:
+            raise EvidenceError("the nonce is unknown, used already or forgotten; ask for a new one")
+        if self._clock() >= until:
+            raise EvidenceError(f"the nonce is older than {self.ttl_s:g} s; ask for a new one")
+        if bound != bundle:
+            raise EvidenceError("the nonce was given out for another bundle; ask for a new one")
+
+
+def create_broker(
+    owner: Owner,
+    bundles: Mapping[str, Manifest],
+    policy: EvidencePolicy,
+    log: ReleaseLog,
+    *,
+    allow_insecure_dev: bool = False,
+    nonce_ttl_s: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Starlette:
+    """The broker as an ASGI app, to be served over TLS. `bundles` maps a manifest's `bundle` to it."""
+    broker = Broker(owner, dict(bundles), policy, log, allow_insecure_dev)
+    nonces = Nonces(nonce_ttl_s, clock)
+
+    async def challenge(request: Request) -> Response:
+        ask = _read(await _body(request), release.CHALLENGE)
+        _known(broker, ask)
+        return _json({"nonce": release.base64_of(nonces.give(ask["bundle"])), "expires_s": nonce_ttl_s})
+
+    async def released(request: Request) -> Response:
+        seen = _Seen()
+        try:
+            answer = await _release(broker, nonces, request, seen)
+        except Exception as error:
+            status, reason = _no(error)
+            await asyncio.to_thread(broker.note, seen.attempt("refused", reason))
+            raise _RefusedError(status, reason) from None
+        await asyncio.to_thread(broker.note, seen.attempt("released", "accepted"))
+        return _json(answer, trust=seen.trust)
+
+    return Starlette(
+        routes=[
+            Route(release.CHALLENGE_PATH, _guarded(challenge), methods=["POST"]),
+            Route(release.RELEASE_PATH, _guarded(released), methods=["POST"]),
+        ]
+    )
+
+
+class _Seen:
+    """What is known about an attempt so far; nothing in it is claimed before it was checked."""
+
+    bundle, kind, trust, measurement = "", "", "none", ""
+
+    def attempt(self, decision: Any, reason: str) -> Attempt:
+        return Attempt(self.bundle, self.kind, self.trust, self.measurement, decision, release.short(reason))
+
+
+async def _release(broker: Broker, nonces: Nonces, request: Request, seen: _Seen) -> dict[str, str]:
+    ask = _read(await _body(request), release.RELEASE)
+    try:
+        nonce = release.unbase64("nonce", ask["nonce"], NONCE_BYTES)
+        hpke_public = release.unbase64("hpke_public", ask["hpke_public"], release.HPKE_PUBLIC_BYTES)
+    except MessageError as error:
+        raise _RefusedError(400, str(error)) from None
+    _known(broker, ask)
+    seen.bundle = ask["bundle"]
+    nonces.take(nonce, ask["bundle"])
+    kind = ask["evidence"].get("kind")
+    if not isinstance(kind, str) or kind not in PARTS:
+        raise EvidenceError(f"the kind of evidence is not one of {', '.join(PARTS)}")
+    seen.kind = kind
+    claims = await asyncio.to_thread(broker.judge, ask, nonce, hpke_public)
+    seen.trust, seen.measurement = claims.trust, claims.measurement
+    return await asyncio.to_thread(broker.answer, ask, nonce, hpke_public, claims)
+
+
+def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def guarded(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Exception as error:
+            status, reason = _no(error)
+            if status >= 500:
+                _log.error("no answer trust=none: %s", release.short(reason))
+            return _json({"error": release.short(reason)}, status=status)
+
+    return guarded
+
+
+def _no(error: Exception) -> tuple[int, str]:
+    """Status and reason of a failed attempt. What the broker cannot do is 503; an unforeseen error no more."""
+    if isinstance(error, _RefusedError):
+        return error.status, str(error)
+    if isinstance(error, EvidenceError):
+        return 403, str(error)
+    if isinstance(error, TransomError):
+        return 503, f"the broker cannot release now: {error}"
+    return 503, f"the broker cannot release now ({type(error).__name__})"
+
+
+async def _body(request: Request) -> bytes:
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise _RefusedError(415, "the body must be application/json")
+    declared = request.headers.get("content-length", "0")
+    body = bytearray()
+    try:
+        if declared.isdigit() and len(declared) < 19 and int(declared) <= MAX_BODY_BYTES:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        break
+                else:
+                    return bytes(body)
+    except TimeoutError:
+        raise _RefusedError(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+    except ClientDisconnect:
+        raise _RefusedError(400, "the client left before its request was complete") from None
+    raise _RefusedError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _read(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
+    try:
+        return release.read_message(body, fields)
+    except MessageError as error:
+        raise _RefusedError(400, f"not a request: {error}") from None
+
+
+def _known(broker: Broker, ask: Mapping[str, Any]) -> None:
+    if ask["bundle"] not in broker.bundles:
+        raise _RefusedError(404, "this broker holds no key for that bundle")
+
+
+def _json(value: Mapping[str, Any], *, status: int = 200, trust: str = "none") -> Response:
+    return JSONResponse(value, status, headers={TRUST_HEADER: trust, "cache-control": "no-store"})

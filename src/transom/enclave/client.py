@@ -1,0 +1,170 @@
+"""The attester's side of a key release: from a fresh one-time key to the data key in memory.
+
+Nothing is sent for evidence that the bundle cannot open for. The connection is HTTPS, to a pinned key if there
+is one; but what is believed is the owner's signature over nonce, one-time key and measurement, checked before
+anything is opened. Keys live in memory only.
+Threat model: an active network, and a host that answers in the broker's place, slowly, or with anything.
+Does not protect: availability; whoever carries the messages can drop them. Source: RFC 9334, section 5.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from transom.enclave import release
+from transom.enclave.evidence import NONCE_BYTES, TRUST, Trust, enclave_fields, report_data
+from transom.enclave.release import Binding, MessageError
+from transom.errors import BrokerError, EvidenceError, MisconfiguredError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from transom.enclave.manifest import Manifest
+    from transom.enclave.pin import KeyPin
+    from transom.enclave.source import EvidenceSource
+
+_MAX_ANSWER_BYTES = 16 * 1024
+_RELEASED = {"sealed": str, "measurement": str, "signature": str}
+
+
+@dataclass(frozen=True)
+class Released:
+    """A data key of 32 bytes, the measurement (hex) it was released to, and what the evidence could prove."""
+
+    data_key: bytes = field(repr=False)
+    measurement: str
+    trust: Trust
+
+
+async def obtain_key(
+    url: str,
+    manifest: Manifest,
+    owner_key: Ed25519PublicKey,
+    source: EvidenceSource,
+    policy_sha256: str,
+    *,
+    ssl: KeyPin | None = None,
+    timeout_s: float = 10.0,
+    allow_insecure_dev: bool = False,
+) -> Released:
+    """Ask the broker at `url` for the bundle's data key. `ssl=None` trusts the system's authorities.
+
+    Raises EvidenceError if the bundle cannot open here, if the broker refuses, or if its answer is not the
+    owner's; BrokerError if it is down, slow, another server or unintelligible; MisconfiguredError for a bad
+    URL. `timeout_s` bounds each of the two requests.
+    """
+    base = _https(url)
+    _allowed(manifest, source, policy_sha256, allow_insecure_dev)
+    private, hpke_public = release.new_key()
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=ssl if ssl is not None else True, limit=1),
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    ) as session:
+        nonce = _nonce(
+            await _post(session, base + release.CHALLENGE_PATH, {"bundle": manifest.bundle}, timeout_s)
+        )
+        bound = report_data(source.kind, *enclave_fields(nonce, hpke_public, policy_sha256))
+        evidence = await asyncio.to_thread(source.collect, bound)
+        ask = {
+            "bundle": manifest.bundle,
+            "nonce": release.base64_of(nonce),
+            "hpke_public": release.base64_of(hpke_public),
+            "policy_sha256": policy_sha256,
+            "evidence": evidence.to_json(),
+        }
+        sealed, measurement, signature = _answer(
+            await _post(session, base + release.RELEASE_PATH, ask, timeout_s)
+        )
+    binding = Binding(nonce, hpke_public, measurement, manifest.sha256)
+    data_key = release.open_sealed(sealed, signature, private, binding, owner_key)
+    return Released(data_key, measurement, TRUST[evidence.kind])
+
+
+def _https(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise MisconfiguredError(
+            f"a key broker is asked over https, at https://HOST:PORT; got a URL with scheme {parts.scheme!r}"
+        )
+    return url.rstrip("/")
+
+
+def _allowed(manifest: Manifest, source: EvidenceSource, policy_sha256: str, allow_insecure_dev: bool) -> None:
+    """Raises EvidenceError when the broker could only say no."""
+    if source.kind == "insecure-dev" and not allow_insecure_dev:
+        raise EvidenceError("insecure-dev evidence proves nothing; it must be allowed in so many words")
+    if manifest.production and TRUST[source.kind] != "hardware":
+        raise EvidenceError(
+            f"a production bundle opens for hardware evidence only; {source.kind} has "
+            f"trust={TRUST[source.kind]}"
+        )
+    if policy_sha256 != manifest.policy_sha256:
+        raise EvidenceError(
+            f"the bundle was packed for the word policy {manifest.policy_sha256}; got {policy_sha256}"
+        )
+
+
+async def _post(
+    session: aiohttp.ClientSession, url: str, ask: Mapping[str, Any], timeout_s: float
+) -> tuple[int, bytes]:
+    """Status (200 or a 4xx) and body. Raises BrokerError for all else."""
+    try:
+        async with session.post(url, json=ask, allow_redirects=False) as answer:
+            body = await answer.content.read(_MAX_ANSWER_BYTES + 1)
+            while len(body) <= _MAX_ANSWER_BYTES and (more := await answer.content.read(_MAX_ANSWER_BYTES)):
+                body += more
+            status = answer.status
+    except aiohttp.ServerFingerprintMismatch:
+        raise BrokerError(
+            "the broker's TLS key is not the pinned one; nothing was sent. Ask the owner for the new pin, "
+            "or suspect the network"
+        ) from None
+    except TimeoutError:
+        raise BrokerError(f"the key broker did not answer within {timeout_s:g} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise BrokerError(
+            f"the key broker cannot be reached ({type(error).__name__}); check its address"
+        ) from None
+    if len(body) > _MAX_ANSWER_BYTES:
+        raise BrokerError(f"the key broker's answer is longer than {_MAX_ANSWER_BYTES} bytes")
+    if 300 <= status < 400:
+        raise BrokerError(f"the key broker answered a redirect ({status}), which is not followed")
+    return status, body
+
+
+def _fields(answer: tuple[int, bytes], fields: Mapping[str, type]) -> dict[str, Any]:
+    status, body = answer
+    try:
+        if status == 200:
+            return release.read_message(body, fields)
+        reason = release.short(release.read_message(body, {"error": str})["error"])
+    except MessageError as error:
+        raise BrokerError(f"the key broker's answer (status {status}) is outside its protocol: {error}") from None
+    if 400 <= status < 500:
+        raise EvidenceError(f"the key broker refused: {reason}")
+    raise BrokerError(f"the key broker failed (status {status}): {reason}")
+
+
+def _nonce(answer: tuple[int, bytes]) -> bytes:
+    fields = _fields(answer, {"nonce": str, "expires_s": float})
+    try:
+        return release.unbase64("nonce", fields["nonce"], NONCE_BYTES)
+    except MessageError as error:
+        raise BrokerError(f"the key broker's answer is outside its protocol: {error}") from None
+
+
+def _answer(answer: tuple[int, bytes]) -> tuple[bytes, str, bytes]:
+    fields = _fields(answer, _RELEASED)
+    try:
+        sealed = release.unbase64("sealed", fields["sealed"], release.SEALED_BYTES)
+        signature = release.unbase64("signature", fields["signature"], 64)
+    except MessageError as error:
+        raise BrokerError(f"the key broker's answer is outside its protocol: {error}") from None
+    return sealed, fields["measurement"], signature
