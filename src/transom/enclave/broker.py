@@ -16,12 +16,11 @@ Source: RFC 9334, sections 5.1 (passport and background check; this is the latte
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -55,6 +54,17 @@ class _RefusedError(Exception):
 
 
 @dataclass(frozen=True)
+class Question:
+    """One request for a key, well formed and for a bundle the broker holds; nothing else is checked yet."""
+
+    bundle: str
+    nonce: bytes
+    hpke_public: bytes
+    policy_sha256: str
+    evidence: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Broker:
     """What decides about a release. See `create_broker`."""
 
@@ -64,29 +74,25 @@ class Broker:
     log: ReleaseLog
     allow_insecure_dev: bool
 
-    def judge(self, ask: Mapping[str, Any], nonce: bytes, hpke_public: bytes) -> Claims:
-        """The verified and accepted claims of a request. Raises EvidenceError."""
-        manifest = self.bundles[ask["bundle"]]
-        if ask["policy_sha256"] != manifest.policy_sha256:
+    def claims(self, question: Question) -> Claims:
+        """What the evidence says, verified and accepted by the evidence policy. Raises EvidenceError."""
+        if question.policy_sha256 != self.bundles[question.bundle].policy_sha256:
             raise EvidenceError("the word policy is not the one the bundle was packed for")
-        evidence = Evidence.from_json(ask["evidence"])
+        evidence = Evidence.from_json(question.evidence)
         if evidence.kind == "insecure-dev" and not self.allow_insecure_dev:
             raise EvidenceError("insecure-dev evidence proves nothing; this broker was not told to accept it")
-        fields = enclave_fields(nonce, hpke_public, manifest.policy_sha256)
-        claims = verify(evidence, self.policy, report_data(evidence.kind, *fields))
+        fields = enclave_fields(question.nonce, question.hpke_public, question.policy_sha256)
+        return verify(evidence, self.policy, report_data(evidence.kind, *fields))
+
+    def answer(self, question: Question, claims: Claims) -> dict[str, str]:
+        """The release, if the manifest too accepts the claims. Raises EvidenceError, BundleError."""
+        manifest = self.bundles[question.bundle]
         if manifest.production and claims.trust != "hardware":
             raise EvidenceError(
-                f"a production bundle opens for hardware evidence only; {claims.kind} has trust={claims.trust}"
+                f"a production bundle opens for hardware evidence only; {claims.kind} is trust={claims.trust}"
             )
         accept(manifest.rules, claims)
-        return claims
-
-    def answer(
-        self, ask: Mapping[str, Any], nonce: bytes, hpke_public: bytes, claims: Claims
-    ) -> dict[str, str]:
-        """The release itself, for claims that were accepted. Raises EvidenceError, BundleError and others."""
-        manifest = self.bundles[ask["bundle"]]
-        binding = Binding(nonce, hpke_public, claims.measurement, manifest.sha256)
+        binding = Binding(question.nonce, question.hpke_public, claims.measurement, manifest.sha256)
         sealed = release.seal(self.owner.data_key(manifest.bundle), binding)
         return {
             "sealed": release.base64_of(sealed),
@@ -151,18 +157,24 @@ def create_broker(
 
     async def challenge(request: Request) -> Response:
         ask = _read(await _body(request), release.CHALLENGE)
-        _known(broker, ask)
-        return _json({"nonce": release.base64_of(nonces.give(ask["bundle"])), "expires_s": nonce_ttl_s})
+        _known(broker, ask["bundle"])
+        nonce = release.base64_of(nonces.give(ask["bundle"]))
+        return _json({"nonce": nonce, "expires_s": float(nonce_ttl_s)})
 
     async def released(request: Request) -> Response:
-        seen = _Seen()
+        seen = Attempt()
         try:
-            answer = await _release(broker, nonces, request, seen)
+            question = _question(broker, await _body(request))
+            nonces.take(question.nonce, question.bundle)
+            seen = replace(seen, bundle=question.bundle, kind=_kind(question))
+            claims = await asyncio.to_thread(broker.claims, question)
+            seen = replace(seen, trust=claims.trust, measurement=claims.measurement)
+            answer = await asyncio.to_thread(broker.answer, question, claims)
         except Exception as error:
-            status, reason = _no(error)
-            await asyncio.to_thread(broker.note, seen.attempt("refused", reason))
-            raise _RefusedError(status, reason) from None
-        await asyncio.to_thread(broker.note, seen.attempt("released", "accepted"))
+            refused = replace(seen, decision="refused", reason=release.short(_reason(error)))
+            await asyncio.to_thread(broker.note, refused)
+            raise
+        await asyncio.to_thread(broker.note, replace(seen, decision="released", reason="accepted"))
         return _json(answer, trust=seen.trust)
 
     return Starlette(
@@ -173,56 +185,42 @@ def create_broker(
     )
 
 
-class _Seen:
-    """What is known about an attempt so far; nothing in it is claimed before it was checked."""
-
-    bundle, kind, trust, measurement = "", "", "none", ""
-
-    def attempt(self, decision: Any, reason: str) -> Attempt:
-        return Attempt(self.bundle, self.kind, self.trust, self.measurement, decision, release.short(reason))
-
-
-async def _release(broker: Broker, nonces: Nonces, request: Request, seen: _Seen) -> dict[str, str]:
-    ask = _read(await _body(request), release.RELEASE)
+def _question(broker: Broker, body: bytes) -> Question:
+    ask = _read(body, release.RELEASE)
     try:
         nonce = release.unbase64("nonce", ask["nonce"], NONCE_BYTES)
         hpke_public = release.unbase64("hpke_public", ask["hpke_public"], release.HPKE_PUBLIC_BYTES)
     except MessageError as error:
-        raise _RefusedError(400, str(error)) from None
-    _known(broker, ask)
-    seen.bundle = ask["bundle"]
-    nonces.take(nonce, ask["bundle"])
-    kind = ask["evidence"].get("kind")
+        raise _RefusedError(400, f"not a request: {error}") from None
+    _known(broker, ask["bundle"])
+    return Question(ask["bundle"], nonce, hpke_public, ask["policy_sha256"], ask["evidence"])
+
+
+def _kind(question: Question) -> str:
+    kind = question.evidence.get("kind")
     if not isinstance(kind, str) or kind not in PARTS:
         raise EvidenceError(f"the kind of evidence is not one of {', '.join(PARTS)}")
-    seen.kind = kind
-    claims = await asyncio.to_thread(broker.judge, ask, nonce, hpke_public)
-    seen.trust, seen.measurement = claims.trust, claims.measurement
-    return await asyncio.to_thread(broker.answer, ask, nonce, hpke_public, claims)
+    return kind
 
 
 def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
     async def guarded(request: Request) -> Response:
         try:
             return await handler(request)
-        except Exception as error:
-            status, reason = _no(error)
-            if status >= 500:
-                _log.error("no answer trust=none: %s", release.short(reason))
-            return _json({"error": release.short(reason)}, status=status)
+        except _RefusedError as error:
+            return _json({"error": str(error)}, status=error.status)
+        except EvidenceError as error:
+            return _json({"error": release.short(str(error))}, status=403)
+        except Exception as error:  # not the asker's business: the reason may name the owner's files
+            _log.error("trust=none no answer: %s", _reason(error))
+            return _json({"error": f"the broker cannot release now ({type(error).__name__})"}, status=503)
 
     return guarded
 
 
-def _no(error: Exception) -> tuple[int, str]:
-    """Status and reason of a failed attempt. What the broker cannot do is 503; an unforeseen error no more."""
-    if isinstance(error, _RefusedError):
-        return error.status, str(error)
-    if isinstance(error, EvidenceError):
-        return 403, str(error)
-    if isinstance(error, TransomError):
-        return 503, f"the broker cannot release now: {error}"
-    return 503, f"the broker cannot release now ({type(error).__name__})"
+def _reason(error: Exception) -> str:
+    """For the log: the text of an error of ours, and only the type of any other, which may hold content."""
+    return str(error) if isinstance(error, TransomError | _RefusedError) else type(error).__name__
 
 
 async def _body(request: Request) -> bytes:
@@ -253,8 +251,8 @@ def _read(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
         raise _RefusedError(400, f"not a request: {error}") from None
 
 
-def _known(broker: Broker, ask: Mapping[str, Any]) -> None:
-    if ask["bundle"] not in broker.bundles:
+def _known(broker: Broker, bundle: str) -> None:
+    if bundle not in broker.bundles:
         raise _RefusedError(404, "this broker holds no key for that bundle")
 
 

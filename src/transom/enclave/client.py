@@ -1,8 +1,8 @@
 """The attester's side of a key release: from a fresh one-time key to the data key in memory.
 
-Nothing is sent for evidence that the bundle cannot open for. The connection is HTTPS, to a pinned key if there
-is one; but what is believed is the owner's signature over nonce, one-time key and measurement, checked before
-anything is opened. Keys live in memory only.
+Nothing is sent for evidence that the bundle cannot open for. The connection is HTTPS, to a pinned key if one
+is given; but what is believed is the owner's signature over nonce, one-time key and measurement, checked
+before anything is opened. Keys live in memory only.
 Threat model: an active network, and a host that answers in the broker's place, slowly, or with anything.
 Does not protect: availability; whoever carries the messages can drop them. Source: RFC 9334, section 5.2.
 """
@@ -96,7 +96,9 @@ def _https(url: str) -> str:
     return url.rstrip("/")
 
 
-def _allowed(manifest: Manifest, source: EvidenceSource, policy_sha256: str, allow_insecure_dev: bool) -> None:
+def _allowed(
+    manifest: Manifest, source: EvidenceSource, policy_sha256: str, allow_insecure_dev: bool
+) -> None:
     """Raises EvidenceError when the broker could only say no."""
     if source.kind == "insecure-dev" and not allow_insecure_dev:
         raise EvidenceError("insecure-dev evidence proves nothing; it must be allowed in so many words")
@@ -146,7 +148,9 @@ def _fields(answer: tuple[int, bytes], fields: Mapping[str, type]) -> dict[str, 
             return release.read_message(body, fields)
         reason = release.short(release.read_message(body, {"error": str})["error"])
     except MessageError as error:
-        raise BrokerError(f"the key broker's answer (status {status}) is outside its protocol: {error}") from None
+        raise BrokerError(
+            f"the key broker's answer (status {status}) is outside its protocol: {error}"
+        ) from None
     if 400 <= status < 500:
         raise EvidenceError(f"the key broker refused: {reason}")
     raise BrokerError(f"the key broker failed (status {status}): {reason}")

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from transom.enclave.evidence import digest
+from transom.enclave.evidence import Trust, digest
 from transom.errors import MisconfiguredError
 
 Decision = Literal["released", "refused"]
@@ -29,14 +29,14 @@ _START = "0" * 64
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request for a key. `trust` is what the evidence proved: none, until it was verified."""
+    """One request for a key. Fields stay empty, and `trust` none, until they have been checked."""
 
-    bundle: str
-    kind: str
-    trust: str
-    measurement: str
-    decision: Decision
-    reason: str
+    bundle: str = ""
+    kind: str = ""
+    trust: Trust = "none"
+    measurement: str = ""
+    decision: Decision = "refused"
+    reason: str = ""
 
 
 @dataclass(frozen=True)
