@@ -315,7 +315,7 @@ def test_dying_in_mid_stream_is_an_error_event_without_done(serve: Serve, ending
 
 
 def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
-    monkeypatch.setattr("transom.serving.engines.base._ANSWER_BYTES", 10_000)
+    monkeypatch.setattr("transom.serving.engines.http._ANSWER_BYTES", 10_000)
 
     def script(connection: socket.socket, path: str) -> None:
         answer(connection, MODELS if path == "/v1/models" else " " * 20_000 + "{}")

@@ -1,48 +1,39 @@
-"""What the gateway asks of an engine, and the careful HTTP underneath every client.
+"""What the gateway asks of an engine, as values and one protocol.
 
-Threat model: the engine's host reads all it is sent and may answer anything: nothing, garbage, without end,
-or with a redirect. Answers are bounded, checked, and never quoted in an error; redirects are never
-followed; plain HTTP is spoken to loopback only.
+Threat model: the engine's host reads all it is sent and may answer anything; see `http` for how its answers
+are bounded and checked.
 Does not protect: what is in a call has left; deciding what may be in it is the gateway's business.
+
+Shapes: T tokens, D model width.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 
-import aiohttp
+from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.serving.local import is_loopback
 
-from transom.errors import (
-    EngineDownError,
-    EngineError,
-    EngineGarbageError,
-    EngineTimeoutError,
-    MisconfiguredError,
-)
+if TYPE_CHECKING:
+    import numpy as np
 
 FinishReason = Literal["stop", "length", "content_filter"]
-_ANSWER_BYTES = 64 << 20
-_EVENT_BYTES = 4 << 20
 _MAX_TOKEN_ID = 2**31
-_STALE_CONNECTIONS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request to an engine: `prompts` of token ids for engines that take ids, else chat `messages`.
+    """One request to an engine: token ids in `prompts`, or `embeds` in their place, or chat `messages`.
 
-    `tenant` is an opaque name that separates prefix caches; `stop_ids` end an answer. None leaves the
-    choice to the engine.
+    Each of `embeds` is one prompt, float32 [T, D]. `tenant` is an opaque name that separates prefix caches;
+    `stop_ids` end an answer. None leaves the choice to the engine.
     """
 
     prompts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    embeds: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
     messages: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     max_tokens: int
     n: int = 1
@@ -91,6 +82,11 @@ class Engine(Protocol):
         """Whether calls carry token ids or messages."""
         ...
 
+    @property
+    def takes_embeds(self) -> bool:
+        """Whether calls may carry embeddings in place of token ids."""
+        ...
+
     async def probe(self) -> EngineCard:
         """Which model is served, and how much fits. Raises EngineError."""
         ...
@@ -106,113 +102,22 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineCard:
-    """What an engine says of itself: the model's name, who serves it, its context in tokens if it tells."""
+    """What an engine says of itself: the model's name and who serves it.
+
+    Its context in tokens and its model's width (hidden size) are None if it does not tell.
+    """
 
     model: str
     owner: str = ""
     context_tokens: int | None = None
+    width: int | None = None
 
 
-class EngineHttp:
-    """JSON over HTTP to one base URL, with every failure turned into an EngineError.
+def check_url(url: str, *, pinned: bool = False) -> str:
+    """The base URL without a trailing slash or `/v1`.
 
-    `timeout_s` bounds the silence of the engine, `total_s` the whole answer.
+    Raises MisconfiguredError for plain HTTP beyond loopback, and anywhere when a TLS key is `pinned`.
     """
-
-    def __init__(
-        self, url: str, *, api_key: str | None = None, timeout_s: float = 120.0, total_s: float = 3600.0
-    ) -> None:
-        self.url = check_url(url)
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = aiohttp.ClientTimeout(
-            total=total_s, sock_connect=min(10.0, timeout_s), sock_read=timeout_s
-        )
-        self._opened: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def get(self, path: str) -> Any:
-        """The JSON at `path`."""
-        async with self._request("GET", path, None) as response:
-            return await _read_json(response)
-
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON answer to a JSON body."""
-        async with self._request("POST", path, _dump(body)) as response:
-            return await _read_json(response)
-
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
-        async with self._request("POST", path, _dump(body)) as response:
-            size_bytes, pending = 0, b""
-            async for chunk in response.content.iter_any():
-                size_bytes += len(chunk)
-                *lines, pending = (pending + chunk).split(b"\n")
-                if size_bytes > _ANSWER_BYTES or len(pending) > _EVENT_BYTES:
-                    raise EngineGarbageError("the engine's stream is larger than any answer; it was cut off")
-                for line in lines:
-                    data = line[5:].strip() if line.startswith(b"data:") else b""
-                    if data == b"[DONE]":
-                        return
-                    if data:
-                        yield _event(data)
-
-    async def close(self) -> None:
-        """Close idle connections."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            await opened.close()
-
-    @asynccontextmanager
-    async def _request(
-        self, method: str, path: str, data: bytes | None
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        try:
-            async with await self._open(method, self.url + path, data) as response:
-                if response.status != 200:
-                    raise _refusal(response.status)
-                yield response
-        except TimeoutError:
-            raise EngineTimeoutError("the engine did not answer in time; is it overloaded?") from None
-        except aiohttp.ClientPayloadError:
-            raise EngineDownError("the engine's connection broke in the middle of an answer") from None
-        except (aiohttp.ClientConnectionError, OSError) as error:
-            name = type(error).__name__
-            raise EngineDownError(
-                f"no connection to the engine at {self.url} ({name}); is it running?"
-            ) from None
-        except (aiohttp.ClientError, ValueError) as error:
-            raise EngineGarbageError(
-                f"the engine's answer is not HTTP as expected ({type(error).__name__})"
-            ) from None
-
-    async def _open(self, method: str, url: str, data: bytes | None) -> aiohttp.ClientResponse:
-        """Send, and send again where a kept connection turns out to have been closed by the engine."""
-        for _ in range(_STALE_CONNECTIONS):
-            try:
-                return await self._session().request(method, url, data=data, allow_redirects=False)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                continue
-        return await self._session().request(method, url, data=data, allow_redirects=False)
-
-    def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._opened is None or self._loop is not loop:
-            headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **self._headers}
-            connector = aiohttp.TCPConnector(limit=0)
-            self._opened = aiohttp.ClientSession(
-                connector=connector,
-                timeout=self._timeout,
-                headers=headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-            self._loop = loop
-        return self._opened
-
-
-def check_url(url: str) -> str:
-    """The base URL without a trailing slash or `/v1`. Plain HTTP is refused beyond loopback."""
     parts = urlsplit(url)
     try:
         host, _ = parts.hostname, parts.port
@@ -223,7 +128,11 @@ def check_url(url: str) -> str:
             "the engine's URL must look like http://127.0.0.1:8000 or https://host, without user, query or "
             f"fragment; got scheme {parts.scheme!r}, host {host!r}"
         )
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and pinned:
+        raise MisconfiguredError(
+            f"plain HTTP to {host!r} has no TLS key to check; use https with a pin or with evidence"
+        )
+    if parts.scheme == "http" and not is_loopback(host):
         raise MisconfiguredError(
             f"plain HTTP to {host!r} would let the network read prompts; use https, or a tunnel to loopback"
         )
@@ -249,58 +158,3 @@ def finish_reason(value: object) -> FinishReason | None:
     if value == "length":
         return "length"
     return "content_filter" if value == "content_filter" else "stop"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _dump(body: Mapping[str, Any]) -> bytes:
-    return json.dumps({key: value for key, value in body.items() if value is not None}).encode()
-
-
-async def _read_json(response: aiohttp.ClientResponse) -> Any:
-    size_bytes, chunks = 0, []
-    async for chunk in response.content.iter_any():
-        size_bytes += len(chunk)
-        if size_bytes > _ANSWER_BYTES:
-            raise EngineGarbageError(
-                f"the engine's answer is larger than {_ANSWER_BYTES} bytes; it was cut off"
-            )
-        chunks.append(chunk)
-    try:
-        return json.loads(b"".join(chunks))
-    except (ValueError, RecursionError):
-        raise EngineGarbageError(f"the engine's answer ({size_bytes} bytes) is not JSON") from None
-
-
-def _event(data: bytes) -> dict[str, Any]:
-    try:
-        event = json.loads(data)
-    except (ValueError, RecursionError):
-        raise EngineGarbageError(f"an event of the engine's stream ({len(data)} bytes) is not JSON") from None
-    if not isinstance(event, dict):
-        raise EngineGarbageError("an event of the engine's stream is not an object")
-    if event.get("error"):
-        raise EngineError("the engine reported an error in mid-stream; its log says more")
-    return event
-
-
-def _refusal(status: int) -> EngineError:
-    if 300 <= status < 400:
-        return EngineGarbageError(
-            f"the engine answered with a redirect (HTTP {status}), which is never followed"
-        )
-    hints = {
-        400: "it refuses the request; is the prompt longer than its context?",
-        401: "it wants an API key; name the key file",
-        403: "it rejects the API key",
-        404: "it lacks this path or model; check the engine kind and the model's name",
-        429: "it is busy; try again later",
-    }
-    return EngineError(f"the engine answered HTTP {status}: {hints.get(status, 'its log says more')}")

@@ -1,6 +1,6 @@
 """Client of any OpenAI-compatible chat endpoint: text in, text out. Serves the modes that need no token ids.
 
-Threat model: that of `base`. Messages and sampling settings are sent, nothing else; stop strings stay in the
+Threat model: that of `http`. Messages and sampling settings are sent, nothing else; stop strings stay in the
 gateway.
 Does not protect: the endpoint renders its own template and may log, train on and show to others what it
 reads.
@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from transom.errors import EngineDownError, EngineGarbageError, MisconfiguredError
-from transom.serving.engines.base import (
-    Call,
-    Delta,
-    EngineCard,
-    EngineHttp,
-    TokenScore,
-    finish_reason,
-    garbage,
-)
+from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore, finish_reason
 from transom.serving.engines.client import read_card
+from transom.serving.engines.http import EngineHttp, Guard
 
 KEY_VARIABLE = "TRANSOM_ENGINE_KEY"
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
@@ -38,6 +33,7 @@ class ChatEngine:
     """
 
     takes: Final = "text"
+    takes_embeds: Final = False
 
     def __init__(
         self,
@@ -47,11 +43,12 @@ class ChatEngine:
         api_key: str | None = None,
         timeout_s: float = 120.0,
         limit_field: str = "max_tokens",
+        guard: Guard | None = None,
     ) -> None:
         if limit_field not in LIMIT_FIELDS:
             raise MisconfiguredError(f"limit field {limit_field!r} is not one of {', '.join(LIMIT_FIELDS)}")
         self._limit_field = limit_field
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s)
+        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
         self._model = model
         self._card: EngineCard | None = None
 
@@ -67,19 +64,11 @@ class ChatEngine:
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
         body = _body(call, (await self.probe()).model, self._limit_field)
-        if not call.stream:
-            answer = await self._http.post("/v1/chat/completions", body)
-            for delta in _whole(answer, call.n):
+        whole, chunk = partial(_whole, choices=call.n), partial(_chunk, choices=call.n)
+        path = "/v1/chat/completions"
+        async with aclosing(self._http.answer(path, body, call.n, whole, chunk)) as deltas:
+            async for delta in deltas:
                 yield delta
-            return
-        open_choices = set(range(call.n))
-        async for event in self._http.events("/v1/chat/completions", body):
-            for delta in _chunk(event, call.n):
-                if delta.finish_reason is not None:
-                    open_choices.discard(delta.index)
-                yield delta
-        if open_choices:
-            raise EngineDownError("the engine's stream ended before the answer did")
 
     async def close(self) -> None:
         """See `Engine.close`."""
@@ -120,26 +109,15 @@ def _body(call: Call, model: str, limit_field: str) -> dict[str, Any]:
     return body
 
 
-def _whole(answer: object, choices: int) -> list[Delta]:
-    try:
-        usage = _usage(answer.get("usage"))  # type: ignore[attr-defined]
-        deltas = [_delta(one, one["message"], usage, choices) for one in answer["choices"]]  # type: ignore[index]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise garbage(error) from None
-    if sorted(delta.index for delta in deltas) != list(range(choices)):
-        raise EngineGarbageError(f"the engine answered {len(deltas)} choices, {choices} were asked for")
-    if any(delta.finish_reason is None for delta in deltas):
-        raise EngineGarbageError("the engine left an answer unfinished")
-    return deltas
+def _whole(answer: dict[str, Any], choices: int) -> list[Delta]:
+    usage = _usage(answer.get("usage"))
+    return [_delta(one, one["message"], usage, choices) for one in answer["choices"]]
 
 
 def _chunk(event: dict[str, Any], choices: int) -> list[Delta]:
-    try:
-        deltas = [_delta(one, one["delta"], None, choices) for one in event["choices"]]
-        if event.get("usage"):
-            deltas.append(Delta(0, usage=_usage(event["usage"])))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise garbage(error) from None
+    deltas = [_delta(one, one["delta"], None, choices) for one in event["choices"]]
+    if event.get("usage"):
+        deltas.append(Delta(0, usage=_usage(event["usage"])))
     return deltas
 
 

@@ -1,10 +1,12 @@
 """Client of the one dialect, token ids in and out over `/v1/completions`: the embedded engine and vLLM.
 
-vLLM's extras are options: a version floor (earlier ones crash or corrupt memory on hostile prompt
-embeddings) and a `cache_salt` per tenant (a shared prefix cache tells tenants' prompts apart by timing).
-Threat model: that of `base`.
-Does not protect: the ids are text to whoever has the tokenizer, as hosts do.
-Source: vLLM's OpenAI-compatible server, `return_token_ids` and `return_tokens_as_token_ids`.
+Embeddings may take the place of ids. vLLM's extras are options: a version floor (earlier ones crash or
+corrupt memory on hostile prompt embeddings) and a `cache_salt` per tenant (a shared prefix cache tells
+tenants' prompts apart by timing).
+Threat model: that of `http`.
+Does not protect: the ids are text to whoever has the tokenizer, as hosts do; embeddings are ids to whoever
+has the table.
+Source: vLLM's OpenAI-compatible server, `return_token_ids`, `return_tokens_as_token_ids`, `prompt_embeds`.
 """
 
 from __future__ import annotations
@@ -14,31 +16,35 @@ import hmac
 import re
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
-from transom.errors import EngineDownError, EngineGarbageError, MisconfiguredError
+from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.engines.base import (
     Call,
     Delta,
     EngineCard,
-    EngineHttp,
     TokenScore,
     finish_reason,
     garbage,
     token_ids,
 )
+from transom.serving.engines.embeds import as_safetensors, as_torch_save
+from transom.serving.engines.http import EngineHttp, Guard
 
 VLLM_FLOOR = (0, 24)
 
 
 class IdsEngine:
-    """An engine that takes and gives token ids.
+    """An engine that takes token ids or embeddings, and gives token ids.
 
-    `model` is the name to ask for (None: the first that the engine lists). `vllm` turns on the version check
-    and the cache salt.
+    `model` is the name to ask for (None: the first that the engine lists). `vllm` turns on the version check,
+    the cache salt, and vLLM's form of embeddings. A `guard` names the TLS key the engine must hold.
     """
 
     takes: Final = "ids"
+    takes_embeds: Final = True
 
     def __init__(
         self,
@@ -48,8 +54,9 @@ class IdsEngine:
         api_key: str | None = None,
         vllm: bool = False,
         timeout_s: float = 120.0,
+        guard: Guard | None = None,
     ) -> None:
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s)
+        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
         self._model, self._vllm = model, vllm
         self._card: EngineCard | None = None
         self._salt_key = secrets.token_bytes(32)
@@ -63,39 +70,34 @@ class IdsEngine:
         return self._card
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
-        """See `Engine.generate`."""
-        body = self._body(call, (await self.probe()).model)
-        choices = len(call.prompts) * call.n
-        if not call.stream:
-            answer = await self._http.post("/v1/completions", body)
-            deltas = _deltas(answer, choices)
-            if sorted(delta.index for delta in deltas) != list(range(choices)):
-                raise EngineGarbageError(
-                    f"the engine answered {len(deltas)} choices, {choices} were asked for"
+        """See `Engine.generate`. Raises MisconfiguredError for embeddings that do not fit the model."""
+        card = await self.probe()
+        for embeds_TD in call.embeds:
+            if card.width not in (None, embeds_TD.shape[1]):
+                raise MisconfiguredError(
+                    f"the embeddings have width {embeds_TD.shape[1]}, the engine's model {card.width}; "
+                    "is it the model the bundle was cut from? Nothing was sent"
                 )
-            for delta in deltas:
+        choices = len(call.embeds or call.prompts) * call.n
+        read = partial(_deltas, choices=choices)
+        body = self._body(call, card.model)
+        async with aclosing(self._http.answer("/v1/completions", body, choices, read, read)) as deltas:
+            async for delta in deltas:
                 yield delta
-            return
-        open_choices = set(range(choices))
-        async for event in self._http.events("/v1/completions", body):
-            for delta in _deltas(event, choices):
-                if delta.finish_reason is not None:
-                    open_choices.discard(delta.index)
-                yield delta
-        if open_choices:
-            raise EngineDownError("the engine's stream ended before the answer did")
 
     async def close(self) -> None:
         """See `Engine.close`."""
         await self._http.close()
 
     def _body(self, call: Call, model: str) -> dict[str, Any]:
-        prompts, n = call.prompts, call.n
+        as_text = as_torch_save if self._vllm else as_safetensors
+        prompts: list[Any] = [as_text(one) for one in call.embeds] or list(call.prompts)
+        n = call.n
         if call.temperature == 0:  # vLLM refuses n > 1 where all would be equal; the indices stay the same
-            prompts, n = tuple(prompt for prompt in prompts for _ in range(n)), 1
+            prompts, n = [prompt for prompt in prompts for _ in range(n)], 1
         body: dict[str, Any] = {
             "model": model,
-            "prompt": prompts[0] if len(prompts) == 1 else prompts,
+            "prompt_embeds" if call.embeds else "prompt": prompts[0] if len(prompts) == 1 else prompts,
             "max_tokens": call.max_tokens,
             "temperature": call.temperature,
             "top_p": call.top_p,
@@ -137,15 +139,14 @@ def read_card(models: object, wanted: str | None) -> EngineCard:
         raise EngineGarbageError("the engine lists no model")
     name = wanted if wanted is not None else next(iter(cards))
     card = cards.get(name, {})
-    context = card.get("max_model_len")
-    return EngineCard(name, str(card.get("owned_by", "")), context if type(context) is int else None)
+    context, width = (
+        value if type(value) is int else None for value in map(card.get, ("max_model_len", "hidden_size"))
+    )
+    return EngineCard(name, str(card.get("owned_by", "")), context, width)
 
 
-def _deltas(answer: object, choices: int) -> list[Delta]:
-    try:
-        return [_delta(choice, choices) for choice in answer["choices"]]  # type: ignore[index]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise garbage(error) from None
+def _deltas(answer: dict[str, Any], choices: int) -> list[Delta]:
+    return [_delta(choice, choices) for choice in answer["choices"]]
 
 
 def _delta(choice: dict[str, Any], choices: int) -> Delta:

@@ -71,7 +71,8 @@ class EchoEngine:
 
     async def generate(self, job: Job) -> AsyncGenerator[Step, None]:
         """Repeat the prompt. Every alternative asked for in log-probabilities is the token itself, at 0."""
-        prompt = job.prompt_ids if job.prompt_ids is not None else range(job.prompt_tokens)
+        positions = range(min(job.prompt_tokens, self.vocabulary_size))
+        prompt = job.prompt_ids if job.prompt_ids is not None else positions
         ids = list(islice(cycle(prompt), job.max_tokens))
         stop = next((i for i, token in enumerate(ids) if token in job.stop_ids), None)
         if stop is not None:

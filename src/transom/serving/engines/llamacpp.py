@@ -1,7 +1,7 @@
 """Client of llama.cpp's own server: token ids in and out over its `/completion`.
 
 Its dialect has one prompt and one answer a request, so several are asked for one after the other.
-Threat model: that of `base`.
+Threat model: that of `http`.
 Does not protect: the server keeps prompts in its cache and shows them to whoever may ask its `/slots`.
 Source: llama.cpp, tools/server/README.md.
 """
@@ -16,24 +16,31 @@ from transom.serving.engines.base import (
     Call,
     Delta,
     EngineCard,
-    EngineHttp,
     FinishReason,
     TokenScore,
     garbage,
     token_ids,
 )
 from transom.serving.engines.client import read_card
+from transom.serving.engines.http import EngineHttp, Guard
 
 
 class LlamaCppEngine:
     """llama.cpp's server at `url`. `model` names it to clients (None: as the server does)."""
 
     takes: Final = "ids"
+    takes_embeds: Final = False
 
     def __init__(
-        self, url: str, *, model: str | None = None, api_key: str | None = None, timeout_s: float = 120.0
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
+        guard: Guard | None = None,
     ) -> None:
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s)
+        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
         self._model = model
         self._card: EngineCard | None = None
 

@@ -185,11 +185,15 @@ def _check_ids(param: str, ids: object, vocabulary_size: int) -> None:
 
 
 def _prompts(body: dict[str, Any], generator: Generator) -> list[Any]:
-    """The prompts as tuples of ids, or one array [T, D]."""
+    """The prompts, all as tuples of ids or all as arrays [T, D]."""
     if ("prompt" in body) == ("prompt_embeds" in body):
         raise _bad("prompt", "or prompt_embeds is required, one of the two")
     if "prompt_embeds" in body:
-        return [_embeds(body["prompt_embeds"], generator)]
+        encoded = body["prompt_embeds"]
+        return [
+            _embeds(one, generator)
+            for one in (encoded if isinstance(encoded, list) and encoded else [encoded])
+        ]
     prompt = body["prompt"]
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], (list, str)):
         return [_prompt_ids(one, generator) for one in prompt]

@@ -58,8 +58,11 @@ def create_engine_app(
         await (_stream if request.stream else _complete)(generator, request, send)
 
     async def models(_request: Request) -> Response:
-        card = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
-        return JSONResponse({"object": "list", "data": [card | {"max_model_len": generator.context_tokens}]})
+        card: dict[str, Any] = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
+        card["max_model_len"] = generator.context_tokens
+        if generator.embedding_size is not None:
+            card["hidden_size"] = generator.embedding_size
+        return JSONResponse({"object": "list", "data": [card]})
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
