@@ -1,0 +1,121 @@
+"""`transom pack MODEL`: make an enclave bundle; `transom pack verify BUNDLE`: check one.
+
+Threat model: run by the owner, whose folder holds the keys; verify is for whoever received client/.
+Does not protect: server/, which holds the plain weights and stays with the owner.
+Source: `transom.enclave.bundle`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from typer.core import TyperGroup
+
+from transom.enclave.bundle import leftovers, pack, verify_bundle
+from transom.enclave.manifest import Manifest
+from transom.enclave.owner import Owner, load_owner_key
+from transom.enclave.policy import load_evidence_policy
+from transom.privacy.policy import load_policy
+
+
+class _MakeByDefault(TyperGroup):
+    """`transom pack MODEL ...` means `transom pack make MODEL ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = not args or args[0] in self.commands or args[0] == "--help"
+        return super().parse_args(ctx, args if known else ["make", *args])
+
+
+app = typer.Typer(cls=_MakeByDefault, no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Pack a model into an enclave bundle, or verify one. `make` may be left out: `transom pack MODEL`."""
+
+
+@app.command()
+def make(
+    source: Annotated[str, typer.Argument(help="A directory, a .gguf file, a hub name or 'smollm2'.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; it must not exist.")],
+    owner: Annotated[Path, typer.Option(help="The owner's keys; made on first use.")],
+    production: Annotated[
+        bool, typer.Option("--production", help="Open only for attested hardware; needs --evidence-policy.")
+    ] = False,
+    evidence_policy: Annotated[
+        Path | None, typer.Option(help="Policy file whose rules say which enclaves get the key.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Word policy that the enclave must run; the English one by default.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's published name.")] = None,
+    server_pin: Annotated[
+        list[str] | None, typer.Option(help="Public key of the engine, sha256//BASE64; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+) -> None:
+    """Encrypt a model's embedding for an enclave, and keep the whole model for the engine."""
+    rules = load_evidence_policy(evidence_policy).allow if evidence_policy is not None else ()
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    for path in leftovers(out):
+        console.print(f"{path} is left of a packing that was killed, or still runs; delete it if none does")
+    keys = Owner(owner)
+    with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        made = pack(
+            source,
+            out,
+            keys,
+            production=production,
+            rules=rules,
+            policy_sha256=load_policy(policy).sha256,
+            name=name,
+            server_pins=server_pin or [],
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    _show(made, out, as_json)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or its client half.")],
+    owner_key: Annotated[Path, typer.Option(help="The owner's public key, owner.pub.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+) -> None:
+    """Check a bundle's signature and every file's hash; the data key is not needed."""
+    _show(verify_bundle(bundle, load_owner_key(owner_key)), bundle, as_json)
+
+
+def _show(manifest: Manifest, path: Path, as_json: bool) -> None:
+    record: dict[str, Any] = {
+        "path": str(path),
+        "bundle": manifest.bundle,
+        "model": manifest.model,
+        "production": manifest.production,
+        "rows": manifest.rows,
+        "width": manifest.width,
+        "dtype": manifest.dtype,
+        "shards": len(manifest.shards),
+        "size_bytes": sum(shard.size_bytes for shard in manifest.shards),
+        "policy_sha256": manifest.policy_sha256,
+        "rules": [rule.to_json() for rule in manifest.rules],
+        "server_pins": list(manifest.server_pins),
+        "created": manifest.created,
+        "manifest_sha256": manifest.sha256,
+    }
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    kinds = ", ".join(sorted({rule.kind for rule in manifest.rules})) or "nobody yet (no evidence policy)"
+    Console(highlight=False, markup=False, soft_wrap=True).print(
+        f"{path}: {manifest.model}, bundle {manifest.bundle} "
+        f"({'production' if manifest.production else 'development'})\n"
+        f"{manifest.rows} x {manifest.width} {manifest.dtype} in {record['shards']} encrypted shards, "
+        f"{record['size_bytes'] / 1e6:.1f} MB; opens for {kinds}\n"
+        f"manifest SHA-256 {manifest.sha256}"
+    )

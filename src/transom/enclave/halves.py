@@ -1,0 +1,131 @@
+"""A checkpoint's two halves on disk: the model for the engine, and where its embedding table lies in it.
+
+The embedding is found by its name in the safetensors header and read as raw bytes, a slice of rows at a time,
+so no model is loaded and rows keep their bits. A GGUF is dequantised to a Hugging Face directory first.
+Threat model and limits: as `checkpoint.source`, which has checked the files before they are read here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from transom.checkpoint.load import load
+from transom.checkpoint.source import Source, read_json
+from transom.checkpoint.tokenizer import TokenizerFiles
+from transom.enclave.manifest import ITEM_BYTES, TableDtype
+from transom.errors import CheckpointError, NotYetError
+
+CLIENT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+_BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
+_LLAMA_NAMES = ("model.embed_tokens.weight", "embed_tokens.weight")
+_BERT_NAMES = ("embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings.weight")
+# Architectures whose first step is a plain lookup. Those that scale it (Gemma, Granite) are not among them.
+_LLAMA_LIKE = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+_NAMES = {"bert": _BERT_NAMES} | dict.fromkeys(_LLAMA_LIKE, _LLAMA_NAMES)
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """A table of rows x width at an offset of a safetensors file."""
+
+    path: Path
+    offset_bytes: int
+    rows: int
+    width: int
+    dtype: TableDtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.width * ITEM_BYTES[self.dtype]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The raw little-endian bytes of rows start..stop."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset_bytes + start * self.row_bytes)
+            raw = file.read((stop - start) * self.row_bytes)
+        if len(raw) != (stop - start) * self.row_bytes:
+            raise CheckpointError(f"{self.path} became shorter while it was read; pack again")
+        return raw
+
+
+def write_server_half(found: Source, folder: Path) -> None:
+    """Everything an engine needs, in `folder`: a directory's files (hard links, or copies), or a converted
+    GGUF. Raises CheckpointError, NotYetError, OSError."""
+    folder.mkdir()
+    if found.kind == "gguf":
+        _convert(found, folder)
+        return
+    names = {path.name for pattern in _BESIDE for path in found.path.glob(pattern)} | _weight_files(
+        found.path
+    )
+    for name in sorted(names):
+        _link(found.path / name, folder / name)
+
+
+def locate_embedding(folder: Path) -> EmbeddingFile:
+    """The word embedding of a checked checkpoint directory. Raises CheckpointError, NotYetError."""
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in _NAMES:
+        raise NotYetError(f"the embedding of a {kind!r} model is not known; known: {', '.join(_NAMES)}")
+    for file in sorted(_weight_files(folder)):
+        header, data_start = _header(folder / file)
+        for name in _NAMES[str(kind)]:
+            if name in header:
+                return _embedding(folder / file, name, header[name], data_start)
+    raise CheckpointError(f"{folder} holds none of the tensors {', '.join(_NAMES[str(kind)])}; restore it")
+
+
+def _embedding(path: Path, name: str, entry: dict[str, Any], data_start: int) -> EmbeddingFile:
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in get_args(TableDtype):
+        raise NotYetError(
+            f"{name} in {path} is of dtype {dtype}; {', '.join(get_args(TableDtype))} are known"
+        )
+    if len(shape) != 2 or min(shape) < 1 or end - begin != shape[0] * shape[1] * ITEM_BYTES[dtype]:
+        raise CheckpointError(f"{name} in {path} has an impossible shape; download it again")
+    return EmbeddingFile(path, data_start + begin, shape[0], shape[1], cast(TableDtype, dtype))
+
+
+def _weight_files(folder: Path) -> set[str]:
+    index = folder / "model.safetensors.index.json"
+    return set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as file:
+        size_bytes = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(size_bytes)), 8 + size_bytes
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _convert(found: Source, folder: Path) -> None:
+    from safetensors import SafetensorError
+
+    checkpoint = load(found.path)
+    if checkpoint.tokenizer is None:  # cannot be for a GGUF
+        raise CheckpointError(f"{found.path} has no tokenizer")
+    try:
+        checkpoint.model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(0, f"the weights could not be written: {error}") from None
+    _save_tokenizer(checkpoint.tokenizer, folder)
+
+
+def _save_tokenizer(files: TokenizerFiles, folder: Path) -> None:
+    (folder / "tokenizer.json").write_text(files.tokenizer.to_str(), "utf-8")
+    record = {**files.specials, "tokenizer_class": "PreTrainedTokenizerFast"}
+    if files.chat_template:
+        (folder / "chat_template.jinja").write_text(files.chat_template, "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=2), "utf-8")
