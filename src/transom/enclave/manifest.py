@@ -35,6 +35,8 @@ NONCE_BYTES, TAG_BYTES = 12, 16
 SIGNATURE_DOMAIN = b"transom/manifest/v1\0"
 _MAX_MANIFEST_BYTES = 4 * 2**20
 _HEX64 = r"[0-9a-f]{64}"
+_TYPES: Mapping[str, type] = {"production": bool, "created": str, "rows": int, "width": int}
+_SHARD_TYPES: Mapping[str, type] = {"start": int, "stop": int, "size_bytes": int}
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,9 @@ def _parse(raw: bytes) -> Manifest:
     value: dict[str, Any] = json.loads(raw)
     if value.pop("format") != FORMAT:
         raise ValueError("format")
+    for entry, types in [(value, _TYPES), *((shard, _SHARD_TYPES) for shard in value["shards"])]:
+        if any(type(entry[name]) is not wanted for name, wanted in types.items()):
+            raise TypeError("a value has another type")
     for pin in value["server_pins"]:
         parse_pin(pin)
     return Manifest(
