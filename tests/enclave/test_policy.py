@@ -21,7 +21,7 @@ from transom.enclave.policy import (
 )
 from transom.errors import EvidenceError, MisconfiguredError
 
-SGX = {"kind": "sgx", "registers": {"mrenclave": "ab" * 32}}
+SGX: dict[str, Any] = {"kind": "sgx", "registers": {"mrenclave": "ab" * 32}}
 CLAIMS = Claims("sgx", {"mrenclave": "ab" * 32, "mrsigner": "cd" * 32, "isvprodid": "3"}, b"", svn=5)
 RULE = Rule("sgx", {"mrenclave": "ab" * 32}, min_svn=5)
 
@@ -175,7 +175,7 @@ def test_each_exception_lifts_its_own_objection_and_no_other() -> None:
 def test_the_first_accepting_rule_is_told_and_every_objection_is_listed() -> None:
     newer, debug = replace(RULE, min_svn=6), replace(RULE, debug=True)
     assert accept((newer, debug, RULE), CLAIMS) is debug
-    with pytest.raises(EvidenceError, match="at least 6 is allowed; or its .* at least 7"):
+    with pytest.raises(EvidenceError, match=r"at least 6 is allowed; or its .* at least 7"):
         accept((newer, replace(RULE, min_svn=7)), CLAIMS)
 
 

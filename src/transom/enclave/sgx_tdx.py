@@ -8,6 +8,7 @@ platform's TCB status and advisories; whether those will do is the policy's deci
 for claims only.
 Threat model: the evidence comes from whoever runs the machine. Intel's keys are the root of trust.
 Does not protect: physical attacks on memory (interposers); a platform behind on updates that a rule accepts.
+Collateral is valid for about a month: whoever supplies it can hold back a newer one for that long.
 Source: Intel SGX and TDX DCAP quote formats, versions 3 to 5; SGX report body in SDM volume 3D.
 """
 

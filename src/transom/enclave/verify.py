@@ -3,7 +3,7 @@
 Threat model: evidence comes from the network, and may be another's, an old one, or for another key. What ties
 it to this question is `expected_report_data`, a hash over a fresh nonce and the key in question (see
 `evidence.report_data`); the caller makes the nonce and uses it once. Does not protect: what the measured
-code then does, and what each kind's module excludes. Source: RFC 9334, section 8 (verifier, freshness in 10).
+code then does, and what each kind's module excludes. Source: RFC 9334, section 10 (freshness).
 """
 
 from __future__ import annotations
