@@ -105,7 +105,7 @@ def test_every_flipped_bit_of_an_entry_is_noticed(path: Path) -> None:
     start = whole.index(b"\n") + 1
     for at in range(start, whole.index(b"\n", start), 3):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        with pytest.raises(MisconfiguredError, match="line [23]"):
+        with pytest.raises(MisconfiguredError, match=r"line [23]"):
             verify_log(path)
 
 
