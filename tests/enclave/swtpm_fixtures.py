@@ -44,6 +44,7 @@ class SoftwareTpm:
 
     @property
     def public(self) -> bytes:
+        """The attestation key, as it goes into evidence."""
         return self.read_public(self.key)
 
     def run(self, tool: str, *arguments: str) -> None:
@@ -56,11 +57,9 @@ class SoftwareTpm:
     def make_key(
         self, handle: str, attributes: str = ATTESTATION, kind: str = "ecc256:ecdsa-sha256:null"
     ) -> str:
-        """A new primary signing key, the same for the same arguments but for its random unique part."""
-        self.run(
-            "tpm2_createprimary", "-C", "o", "-G", kind, "-a", attributes, "-c", "key.ctx",
-            "-u", self._unique(),
-        )  # fmt: skip
+        """A new primary signing key under the owner hierarchy, kept at `handle`."""
+        template = ["-G", kind, "-a", attributes, "-u", self._unique()]
+        self.run("tpm2_createprimary", "-C", "o", *template, "-c", "key.ctx")
         self.run("tpm2_evictcontrol", "-C", "o", "-c", "key.ctx", handle)
         self.run("tpm2_flushcontext", "-t")  # no resource manager does it
         return handle
@@ -70,6 +69,7 @@ class SoftwareTpm:
         self.run("tpm2_pcrextend", f"{pcr}:sha256={digest.hex()}")
 
     def read_public(self, key: str) -> bytes:
+        """The TPM2B_PUBLIC of a key."""
         self.run("tpm2_readpublic", "-c", key, "-f", "tss", "-o", "key.pub")
         return (self.folder / "key.pub").read_bytes()
 
@@ -92,11 +92,13 @@ def software_tpm(folder: Path) -> Iterator[SoftwareTpm]:
     state.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="tpm-") as sockets:  # a socket's path must be short
         server, control = Path(sockets) / "s", Path(sockets) / "s.ctrl"
+        options = ["--server", f"type=unixio,path={server}", "--ctrl", f"type=unixio,path={control}"]
+        options += ["--flags", "not-need-init,startup-clear"]
         process = subprocess.Popen(
-            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}",
-             "--flags", "not-need-init,startup-clear", "--server", f"type=unixio,path={server}", "--ctrl", f"type=unixio,path={control}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             deadline = time.monotonic() + 10
             while not (server.exists() and control.exists()):
