@@ -7,6 +7,8 @@ import http.client
 import logging
 import secrets
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -289,6 +291,20 @@ def test_a_body_that_never_arrives_is_given_up(
     assert house.last()[0] == "refused"
 
 
+def test_a_client_that_leaves_in_mid_body_is_on_record(house: House, url: str) -> None:
+    context = ssl._create_unverified_context()  # noqa: S323
+    connection = http.client.HTTPSConnection(url.removeprefix("https://"), timeout=30, context=context)
+    connection.putrequest("POST", "/v1/release")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", "100")
+    connection.endheaders(b"{")
+    connection.close()
+    give_up = time.monotonic() + 30
+    while not house.log.read_bytes() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert house.last() == ("refused", "the client left before its request was complete")
+
+
 def test_a_challenge_for_an_unknown_bundle_gives_no_nonce(url: str) -> None:
     answer = post(url, "/v1/challenge", {"bundle": "00" * 16})
     assert (answer.status, answer.reason) == (404, "this broker holds no key for that bundle")
@@ -341,6 +357,29 @@ def test_an_unforeseen_failure_tells_only_its_type(
     assert answer.status == 503
     assert house.last() == ("refused", "RuntimeError")
     assert "zyzzyva" not in answer.text + caplog.text + house.log.read_text()
+
+
+def test_slow_verification_keeps_nobody_else_waiting(
+    house: House, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, verify = threading.Event(), broker_module.verify
+
+    def slow(evidence: Evidence, policy: EvidencePolicy, expected: bytes) -> Claims:
+        assert go.wait(60)
+        return verify(evidence, policy, expected)
+
+    monkeypatch.setattr(broker_module, "verify", slow)
+    asks = [asking(house.manifest, challenge(url, house.manifest.bundle), PUBLIC) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(post, url, "/v1/release", ask) for ask in asks]
+        try:
+            assert post(url, "/v1/release", b"").status == 400  # judged, logged and answered meanwhile
+            assert len(challenge(url, house.manifest.bundle)) == 32
+            assert not any(one.done() for one in waiting)
+        finally:
+            go.set()
+        assert [one.result().status for one in waiting] == [200] * 8
+    assert [entry["decision"] for entry in house.entries()] == ["refused"] + ["released"] * 8
 
 
 def test_logs_name_the_trust_and_hold_no_key_nonce_or_evidence(

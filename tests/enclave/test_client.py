@@ -332,26 +332,25 @@ async def test_a_relay_learns_nothing_it_can_use_and_changes_nothing_unseen(hous
 async def test_another_owners_broker_is_refused_before_anything_is_opened(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seal = release.seal
+
     def opened() -> Any:
-        raise AssertionError("opened")
+        raise AssertionError("HPKE was used after the key was sealed")
+
+    def seal_and_take_hpke_away(*given: Any) -> bytes:
+        sealed = seal(*given)
+        monkeypatch.setattr(release, "_suite", opened)
+        return sealed
 
     stranger = Owner(tmp_path / "stranger")
     stranger.keep_data_key(house.manifest.bundle, secrets.token_bytes(32))
-    with replace(house, owner=stranger).broker() as url:
-        seal = release.seal
-        monkeypatch.setattr(
-            release, "seal", lambda *given: given and _sealed(seal, opened, monkeypatch, given)
-        )
-        with pytest.raises(EvidenceError, match="nothing was opened"):
-            await obtain(house, url)
+    monkeypatch.setattr(release, "seal", seal_and_take_hpke_away)
+    with (
+        replace(house, owner=stranger).broker() as url,
+        pytest.raises(EvidenceError, match="nothing was opened"),
+    ):
+        await obtain(house, url)
     assert house.last()[0] == "released"
-
-
-def _sealed(seal: Any, opened: Any, monkeypatch: pytest.MonkeyPatch, given: Any) -> bytes:
-    """Seal as usual; from then on HPKE is out of reach."""
-    sealed: bytes = seal(*given)
-    monkeypatch.setattr(release, "_suite", opened)
-    return sealed
 
 
 async def test_a_release_for_another_manifest_of_the_same_bundle_does_not_open(house: House) -> None:

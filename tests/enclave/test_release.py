@@ -102,7 +102,14 @@ def test_a_public_key_of_low_order_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("nonce", b"short"), ("hpke_public", b""), ("measurement", "zz" * 32), ("manifest_sha256", "00")],
+    [
+        ("nonce", b"short"),
+        ("hpke_public", b""),
+        ("measurement", "zz" * 32),
+        ("measurement", "AB" * 32),
+        ("measurement", "ab " * 32),
+        ("manifest_sha256", "00"),
+    ],
 )
 def test_a_binding_of_other_lengths_cannot_be_made(name: str, value: Any) -> None:
     with pytest.raises(EvidenceError, match="bytes, got"):

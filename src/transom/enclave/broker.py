@@ -41,6 +41,7 @@ from transom.errors import EvidenceError, TransomError
 TRUST_HEADER = "x-transom-trust"
 MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_NONCES = 4096
+MAX_JUDGED = 4  # at a time: fewer than there are threads, so that slow evidence does not keep the log waiting
 BODY_TIMEOUT_S = 10.0
 _log = logging.getLogger("transom.enclave.broker")
 
@@ -154,6 +155,7 @@ def create_broker(
     """The broker as an ASGI app, to be served over TLS. `bundles` maps a manifest's `bundle` to it."""
     broker = Broker(owner, dict(bundles), policy, log, allow_insecure_dev)
     nonces = Nonces(nonce_ttl_s, clock)
+    judging = asyncio.Semaphore(MAX_JUDGED)
 
     async def challenge(request: Request) -> Response:
         ask = _read(await _body(request), release.CHALLENGE)
@@ -167,7 +169,8 @@ def create_broker(
             question = _question(broker, await _body(request))
             nonces.take(question.nonce, question.bundle)
             seen = replace(seen, bundle=question.bundle, kind=_kind(question))
-            claims = await asyncio.to_thread(broker.claims, question)
+            async with judging:
+                claims = await asyncio.to_thread(broker.claims, question)
             seen = replace(seen, trust=claims.trust, measurement=claims.measurement)
             answer = await asyncio.to_thread(broker.answer, question, claims)
         except Exception as error:

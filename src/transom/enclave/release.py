@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -178,10 +179,8 @@ def _suite() -> Suite:
 
 
 def _unhex(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""
+    """Lower-case hex only: `bytes.fromhex` also reads capitals and blanks, which spell the same bytes."""
+    return bytes.fromhex(text) if re.fullmatch(r"(?:[0-9a-f]{2})*", text) else b""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
