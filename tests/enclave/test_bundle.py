@@ -341,6 +341,25 @@ def test_the_tag_binds_a_shard_to_its_place(
         open_table(folder, change(folder, manifest), owner.data_key(manifest.bundle))
 
 
+def test_each_field_of_a_place_is_in_the_associated_data(packed: tuple[Path, Manifest]) -> None:
+    manifest = packed[1]
+    first = manifest.shards[0]
+    others = [
+        replace(manifest, bundle="ab" * 16),
+        replace(manifest, model="another"),
+        replace(manifest, width=manifest.width + 1),
+        replace(manifest, dtype="BF16"),
+        replace(manifest, tokenizer_sha256="00" * 32),
+        replace(manifest, shards=manifest.shards[:-1]),
+        replace(manifest, shards=(replace(first, start=1), *manifest.shards[1:])),
+        replace(manifest, shards=(replace(first, stop=1), *manifest.shards[1:])),
+    ]
+    again = replace(manifest, shards=(first, first, *manifest.shards[2:]))  # differs in the index alone
+    places = [associated_data(one, 0) for one in (manifest, *others)] + [associated_data(again, 1)]
+    assert len(set(places)) == len(places)
+    assert associated_data(replace(manifest, created="", rules=(SNP,)), 0) == places[0]
+
+
 def test_sealing_is_what_opening_undoes(bundle: tuple[Path, Manifest], owner: Owner) -> None:
     """A shard sealed anew, with other rows, opens to those rows: the tests above fail by the tag alone."""
     folder, manifest = bundle
@@ -348,6 +367,8 @@ def test_sealing_is_what_opening_undoes(bundle: tuple[Path, Manifest], owner: Ow
     rows = bytes((shard.stop - shard.start) * manifest.width * 4)
     path = folder / "client" / shard.file
     path.write_bytes(b"".join(seal(rows, key, associated_data(manifest, 1))))
+    with pytest.raises(BundleError, match="is not the file the owner signed"):
+        open_table(folder, manifest, key)
     table = open_table(folder, rehashed(folder, manifest, shard.file), key)
     assert not table.rows(range(shard.start, shard.stop)).any()
 
