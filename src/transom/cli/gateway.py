@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from transom.privacy.sanitize import Sanitizer
     from transom.serving.engines.base import Engine
     from transom.serving.engines.connect import EngineKind
+    from transom.serving.engines.http import Guard
+    from transom.serving.gateway.enclave import Enclave
 
 DEFAULT_BUDGET = 1000.0
+TRUST, ENCLAVE = "Trust in the engine", "Mode enclave"
 
 
 def gateway(
@@ -47,7 +50,9 @@ def gateway(
             help="Directory, .gguf or name with the engine's tokenizer; not for chat endpoints.",
         ),
     ] = "",
-    mode: Annotated[str, typer.Option(help="plain, or words (sanitised).")] = "words",
+    mode: Annotated[
+        str, typer.Option(help="plain, words (sanitised), or enclave (sanitised, sent as embeddings).")
+    ] = "words",
     policy: Annotated[
         Path | None, typer.Option(help="Word policy (default: the shipped English one).")
     ] = None,
@@ -83,21 +88,74 @@ def gateway(
     timeout_s: Annotated[
         float, typer.Option(help="Longest silence of the engine, seconds.", min=0.1)
     ] = 120.0,
+    engine_pin: Annotated[
+        str, typer.Option(help="The engine's TLS key, sha256//BASE64.", rich_help_panel=TRUST)
+    ] = "",
+    require_evidence: Annotated[
+        Path | None,
+        typer.Option(help="Evidence policy that the engine must satisfy.", rich_help_panel=TRUST),
+    ] = None,
+    attestor: Annotated[
+        str,
+        typer.Option(help="URL of transom attest serve beside the engine.", rich_help_panel=TRUST),
+    ] = "",
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle from transom pack (its client half).", rich_help_panel=ENCLAVE)
+    ] = None,
+    owner_key: Annotated[
+        Path | None, typer.Option(help="The bundle owner's public key.", rich_help_panel=ENCLAVE)
+    ] = None,
+    broker: Annotated[str, typer.Option(help="The owner's key broker, https.", rich_help_panel=ENCLAVE)] = "",
+    broker_pin: Annotated[
+        str,
+        typer.Option(
+            help="The broker's TLS key (default: a certificate authority).", rich_help_panel=ENCLAVE
+        ),
+    ] = "",
+    evidence: Annotated[
+        str,
+        typer.Option(help="auto, gramine, tsm, tpm2 or insecure-dev.", rich_help_panel=ENCLAVE),
+    ] = "auto",
+    tpm_tcti: Annotated[
+        str, typer.Option(help="Where the TPM is, as tpm2-tools write it.", rich_help_panel=ENCLAVE)
+    ] = "",
+    tpm_key: Annotated[
+        str, typer.Option(help="Attestation key: handle or context file.", rich_help_panel=ENCLAVE)
+    ] = "",
+    tpm_pcrs: Annotated[
+        str,
+        typer.Option(
+            help="PCRs to quote, as sha256:0,7 (default: those of the boot).", rich_help_panel=ENCLAVE
+        ),
+    ] = "",
+    allow_insecure_dev: Annotated[
+        bool, typer.Option(help="Accept to run without any proof (trust=none).", rich_help_panel=ENCLAVE)
+    ] = False,
+    extraction_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of the table's rows that may be used within a day.",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=ENCLAVE,
+        ),
+    ] = 0.25,
 ) -> None:
     """Serve the OpenAI API on this machine; in mode words the engine's host never sees the private words."""
+    from transom.cli.enclave import EnclaveOptions, guard_of, open_enclave, open_manifest
     from transom.errors import MisconfiguredError
     from transom.serving.gateway.app import create_gateway
-    from transom.serving.gateway.config import GatewayConfig, load_keys
+    from transom.serving.gateway.config import GatewayConfig, Mode, load_keys
     from transom.serving.local import listen, require_loopback, serve, url_of
     from transom.serving.tokenizer import load_tokenizer
 
-    if mode not in ("plain", "words"):
-        raise MisconfiguredError(f"--mode must be plain or words, got {mode!r}")
+    if mode not in get_args(Mode):
+        raise MisconfiguredError(f"--mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
     if budget is not None and ledger is None:
         raise MisconfiguredError(f"--budget {budget:g} needs --ledger FILE; without one nothing is counted")
     require_loopback(host, allow_remote=allow_remote)
     config = GatewayConfig(
-        mode=cast(Literal["plain", "words"], mode),
+        mode=cast(Mode, mode),
         model=name or None,
         key_digests=load_keys(api_key_file) if api_key_file else {},
         max_body_bytes=max_body_bytes,
@@ -105,13 +163,25 @@ def gateway(
         answer_tokens=answer_tokens,
         hosts=_hosts(host, allow_host or []),
     )
+    options = EnclaveOptions(
+        bundle, owner_key, broker, broker_pin, evidence, tpm_tcti, tpm_key, tpm_pcrs, allow_insecure_dev,
+        extraction_share,
+    )  # fmt: skip
+    manifest = open_manifest(options) if mode == "enclave" else None
+    guard = guard_of(manifest, engine_pin, require_evidence, attestor, allow_insecure_dev)
+    sanitizer = None if mode == "plain" else _sanitizer(policy, mechanism or None, epsilon, rule or [])
+    opened = open_enclave(options, manifest, sanitizer) if manifest and sanitizer else None
     client = _client(
-        engine, engine_kind, engine_model or None, engine_key_file, timeout_s, engine_limit_field
+        engine, engine_kind, engine_model or None, engine_key_file, timeout_s, engine_limit_field, guard
     )
-    sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or []) if mode == "words" else None
     account = _ledger(ledger, DEFAULT_BUDGET if budget is None else budget) if sanitizer is not None else None
+    if opened is not None:
+        if tokenizer:
+            raise MisconfiguredError("mode enclave uses the bundle's tokenizer; leave --tokenizer out")
+        tokenizer = str(bundle)
+        _check_engine(opened, client)
     tokens = load_tokenizer(tokenizer or _default_tokenizer(client)) if client.takes == "ids" else None
-    app = create_gateway(config, client, tokens, sanitizer, account)
+    app = create_gateway(config, client, tokens, sanitizer, account, opened)
     with listen(host, port) as sock:
         typer.echo(f"gateway in mode {mode} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
         serve(app, sock)
@@ -146,7 +216,13 @@ def _hosts(bound: str, allowed: list[str]) -> tuple[str, ...] | None:
 
 
 def _client(
-    url: str, kind: str, model: str | None, key_file: Path | None, timeout_s: float, limit_field: str
+    url: str,
+    kind: str,
+    model: str | None,
+    key_file: Path | None,
+    timeout_s: float,
+    limit_field: str,
+    guard: Guard | None,
 ) -> Engine:
     from transom.serving.engines.chat import read_key
     from transom.serving.engines.connect import client_of, detect
@@ -154,8 +230,22 @@ def _client(
     key = read_key(key_file)
     chosen = cast("EngineKind", kind)
     if kind == "auto":
-        chosen = asyncio.run(detect(url, model=model, api_key=key))
-    return client_of(chosen, url, model=model, api_key=key, timeout_s=timeout_s, limit_field=limit_field)
+        chosen = asyncio.run(detect(url, model=model, api_key=key, guard=guard))
+    return client_of(
+        chosen, url, model=model, api_key=key, timeout_s=timeout_s, limit_field=limit_field, guard=guard
+    )
+
+
+def _check_engine(enclave: Enclave, client: Engine) -> None:
+    """Raises BundleError before serving if the engine is not the bundle's."""
+
+    async def ask() -> None:
+        try:
+            enclave.check(await client.probe())
+        finally:
+            await client.close()
+
+    asyncio.run(ask())
 
 
 def _default_tokenizer(client: Engine) -> str:

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from transom.cli import chat, demo, doctor, engine, gateway, ledger, words
+from transom.cli import attest, broker, chat, demo, doctor, engine, gateway, ledger, pack, words
 from transom.errors import TransomError
 
 app = typer.Typer(
@@ -53,6 +53,10 @@ app.command()(doctor.doctor)
 app.command()(chat.chat)
 app.command()(gateway.gateway)
 app.command()(engine.engine)
+app.command()(broker.broker)
+app.command("broker-log")(broker.broker_log)
+app.add_typer(pack.app, name="pack")
+app.add_typer(attest.app, name="attest")
 app.add_typer(words.app, name="words")
 app.add_typer(ledger.app, name="ledger")
 

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from transom.enclave.evidence import Trust
 from transom.errors import MisconfiguredError, NotYetError, RefusedError, TransomError
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
@@ -31,6 +32,7 @@ from transom.serving.engines.base import Engine
 from transom.serving.engines.wire import ClientGoneError, dump, envelope, read_body, send_event, until_gone
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.exchange import Caller, Gateway, prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
@@ -48,20 +50,28 @@ def create_gateway(
     tokenizer: ChatTokenizer | None = None,
     sanitizer: Sanitizer | None = None,
     ledger: Ledger | None = None,
+    enclave: Enclave | None = None,
 ) -> Starlette:
-    """The gateway application. Mode words needs a sanitizer; a ledger makes its spending durable and capped.
+    """The gateway application. Modes words and enclave need a sanitizer, mode enclave an opened bundle too.
 
-    Raises MisconfiguredError for a combination that could not protect what its mode promises.
+    A ledger makes the spending durable and capped. Raises MisconfiguredError for a combination that could not
+    protect what its mode promises.
     """
-    if (config.mode == "words") != (sanitizer is not None):
+    if (config.mode == "plain") != (sanitizer is None):
         raise MisconfiguredError(
             f"mode {config.mode!r} and the sanitizer do not go together; give both or none"
+        )
+    if (config.mode == "enclave") != (enclave is not None):
+        raise MisconfiguredError(f"mode {config.mode!r} and the bundle do not go together; give both or none")
+    if enclave is not None and not engine.takes_embeds:
+        raise MisconfiguredError(
+            "mode 'enclave' needs an engine that takes embeddings: the embedded engine, or vLLM"
         )
     if engine.takes == "ids" and tokenizer is None:
         raise MisconfiguredError("this engine takes token ids: give the model's tokenizer")
     veil = Veil(sanitizer) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
-    gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics())
+    gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics(), enclave)
     pages = _Pages(gateway)
 
     @asynccontextmanager
@@ -79,10 +89,28 @@ def create_gateway(
             Route("/metrics", pages.metrics),
             Route("/openapi.json", pages.openapi),
         ],
-        middleware=[] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)],
+        middleware=[
+            *([] if enclave is None else [Middleware(_Trust, enclave.trust)]),
+            *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
+        ],
         exception_handlers={HTTPException: _http_error, TransomError: _error},
         lifespan=lifespan,
     )
+
+
+class _Trust:
+    """Writes into every response header what the evidence behind this gateway can prove."""
+
+    def __init__(self, app: ASGIApp, trust: Trust) -> None:
+        self._app, self._header = app, (b"x-transom-trust", trust.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def marked(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = message | {"headers": [*message["headers"], self._header]}
+            await send(message)
+
+        await self._app(scope, receive, marked)
 
 
 class _KnownHosts:

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.types import Send
@@ -24,6 +24,7 @@ from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start,
 from transom.serving.gateway.answer import Choice, Piece
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest
 from transom.serving.gateway.respond import Writer, usage_of
@@ -53,6 +54,7 @@ class Gateway:
     veil: Veil | None
     charger: Charger | None
     metrics: Metrics
+    enclave: Enclave | None = None
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Exchange:
     call: Call
     choices: list[Choice]
     writer: Writer
+    prompts: Sequence[tuple[int, ...]] = field(repr=False)
     host_saw: Sequence[str] = field(repr=False)
     veiled: Veiled | None = None
     epsilon_total: float | None = None
@@ -74,8 +77,8 @@ class Exchange:
     def usage(self) -> dict[str, int]:
         """Token counts: our own where we tokenise, else what the engine says."""
         prompt, answer = self.engine_usage or (0, 0)
-        if self.gateway.tokenizer is not None and self.call.prompts:
-            prompt, answer = sum(map(len, self.call.prompts)), sum(c.tokens for c in self.choices)
+        if self.prompts:
+            prompt, answer = sum(map(len, self.prompts)), sum(c.tokens for c in self.choices)
         return usage_of(prompt, answer)
 
     async def complete(self, send: Send) -> None:
@@ -131,7 +134,7 @@ class Exchange:
         return self._shown() if self.caller.show_host else None
 
     def _shown(self) -> dict[str, Any]:
-        ids = [list(prompt) for prompt in self.call.prompts]
+        ids = [list(prompt) for prompt in self.prompts]
         shown: dict[str, Any] = {
             "mode": self.gateway.config.mode,
             "host_saw": "\n".join(self.host_saw),
@@ -142,6 +145,8 @@ class Exchange:
             "counts": {},
             "bayes": None,
         }
+        if self.gateway.enclave is not None:  # the engine's owner maps rows back to these ids
+            shown["trust"] = self.gateway.enclave.trust
         if self.veiled is not None and self.gateway.veil is not None:
             shown |= self.gateway.veil.explain(self.veiled)
         return shown
@@ -170,18 +175,24 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
         else:
             encoded = _encode(gateway, request, fields)
     call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
+    if gateway.enclave is not None:
+        gateway.enclave.check(card)
+        with gateway.metrics.step("embed"):
+            call = replace(call, prompts=(), embeds=gateway.enclave.embed(call.prompts))
+        gateway.metrics.embedded_rows(gateway.enclave.meter.distinct_rows)
     total = await _charge(gateway, veiled, caller)
     choices = [
         Choice(
             i, gateway.tokenizer if encoded else None, veiled.placeholders if veiled else None, request.stops
         )
-        for i in range(max(1, len(call.prompts)) * call.n)
+        for i in range(max(1, len(encoded)) * call.n)
     ]
     writer = Writer(
         isinstance(request, ChatRequest), published, gateway.tokenizer, request.alternatives is not None
     )
     saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
-    return Exchange(gateway, caller, request, call, choices, writer, saw, veiled, total)
+    prompts = [one.ids for one in encoded]
+    return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, veiled, total)
 
 
 def _fields(request: ChatRequest | CompletionRequest) -> list[tuple[str, str]] | None:

@@ -1,4 +1,4 @@
-"""Counters for Prometheus: requests, tokens, seconds a step, epsilon spent.
+"""Figures for Prometheus: requests, tokens, seconds a step, epsilon spent, rows embedded.
 
 Threat model: whoever may read `/metrics`. Labels come from fixed sets, so no content can reach it.
 Does not protect: volumes and timing, which are what it reports.
@@ -18,6 +18,7 @@ _HELP = {
     "transom_step_seconds_total": "Seconds spent in each step of a request.",
     "transom_step_runs_total": "How often each step ran.",
     "transom_epsilon_spent_total": "Epsilon spent by this process, also where no ledger records it.",
+    "transom_embedded_rows": "Distinct embedding rows used in the running day (mode enclave).",
 }
 
 
@@ -39,9 +40,13 @@ class Metrics:
         """Count charged epsilon."""
         self._values["transom_epsilon_spent_total", ""] += amount  # type: ignore[assignment]
 
+    def embedded_rows(self, distinct: int) -> None:
+        """Set the extraction meter's reading."""
+        self._values["transom_embedded_rows", ""] = distinct
+
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step: text, tokenize, ledger, engine."""
+        """Time a step: text, tokenize, embed, ledger, engine."""
         start_s = time.perf_counter()
         try:
             yield
@@ -55,7 +60,8 @@ class Metrics:
         """The exposition text."""
         lines = []
         for name, text in _HELP.items():
-            lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
             lines += [
                 f"{key}{labels} {value}" for (key, labels), value in self._values.items() if key == name
             ]
