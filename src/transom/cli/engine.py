@@ -1,17 +1,21 @@
 """`transom engine`: serve a model in the dialect the gateway speaks.
 
-Threat model: the engine is the host; it reads every prompt it is sent. It has neither TLS nor authentication,
-so it binds to loopback unless told otherwise.
+Threat model: the engine is the host; it reads every prompt it is sent. It has no authentication, and TLS only
+with a certificate, so it binds to loopback unless told otherwise.
 Does not protect against: other users of this machine.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from transom.checkpoint.load import Dtype
+
+if TYPE_CHECKING:
+    from transom.serving.local import Tls
 
 
 def engine(
@@ -30,18 +34,29 @@ def engine(
     name: Annotated[str, typer.Option(help="The model's name in requests (default: as --model).")] = "",
     first_token_s: Annotated[float, typer.Option(help="Delay of the echo engine, in seconds.", min=0)] = 0.0,
     allow_remote: Annotated[bool, typer.Option(help="Bind an address other machines can reach.")] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Serve TLS with this certificate (chain), PEM.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key, PEM.")] = None,
+    width: Annotated[
+        int, typer.Option(help="Embeddings of this width are taken by the echo engine (0: none).", min=0)
+    ] = 0,
 ) -> None:
     """Serve a model: completions with ids or embeddings in, ids out, streamed, and batched."""
     from transom.serving.local import listen, require_loopback, serve, url_of
 
     require_loopback(host, allow_remote=allow_remote)
-    sock = listen(host, port)
-    with sock:
+    tls = _tls(tls_cert, tls_key)
+    with listen(host, port) as sock:
+        url = url_of(sock, tls)
         if model == "echo":
             from transom.serving.engines.echo import EchoEngine
 
-            _announce(name or "echo", url_of(sock))
-            serve(EchoEngine(model=name or "echo", first_token_s=first_token_s, record=False).app(), sock)
+            _announce(name or "echo", url, tls)
+            echo = EchoEngine(
+                model=name or "echo", embedding_size=width or None, first_token_s=first_token_s, record=False
+            )
+            serve(echo.app(), sock, tls)
             return
         from transom.checkpoint.load import load
         from transom.serving.engines.embedded import EmbeddedEngine
@@ -52,8 +67,8 @@ def engine(
         with EmbeddedEngine(
             checkpoint, model=name or None, max_batch=max_batch, context_tokens=context or None
         ) as running:
-            _announce(running.model, url_of(sock))
-            serve(create_engine_app(running), sock)
+            _announce(running.model, url, tls)
+            serve(create_engine_app(running), sock, tls)
 
 
 def _dtype(name: str) -> Dtype:
@@ -65,5 +80,15 @@ def _dtype(name: str) -> Dtype:
     return known[name]
 
 
-def _announce(model: str, url: str) -> None:
-    typer.echo(f"serving {model} at {url}/v1 (plain text, no authentication); stop with Ctrl-C", err=True)
+def _tls(certificate: Path | None, key: Path | None) -> Tls | None:
+    from transom.errors import MisconfiguredError
+    from transom.serving.local import Tls
+
+    if (certificate is None) != (key is None):
+        raise MisconfiguredError("--tls-cert and --tls-key go together; one of them is missing")
+    return Tls(certificate, key) if certificate and key else None
+
+
+def _announce(model: str, url: str, tls: Tls | None) -> None:
+    wire = "plain text" if tls is None else "TLS"
+    typer.echo(f"serving {model} at {url}/v1 ({wire}, no authentication); stop with Ctrl-C", err=True)

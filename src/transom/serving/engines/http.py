@@ -247,6 +247,7 @@ def _refusal(status: int) -> EngineError:
         401: "it wants an API key; name the key file",
         403: "it rejects the API key",
         404: "it lacks this path or model; check the engine kind and the model's name",
+        413: "it takes no request of this size",
         429: "it is busy; try again later",
     }
     return EngineError(f"the engine answered HTTP {status}: {hints.get(status, 'its log says more')}")

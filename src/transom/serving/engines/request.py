@@ -50,7 +50,7 @@ _DEFAULT_MAX_TOKENS = 16  # as in the OpenAI completions API
 class Limits:
     """What one request may ask for."""
 
-    body_bytes: int = 16 * 2**20
+    body_bytes: int = 64 * 2**20  # 3,000 tokens of embeddings that are 4,096 wide
     choices: int = 128
     logprobs: int = 20
     stop_ids: int = 64

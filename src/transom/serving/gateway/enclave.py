@@ -52,8 +52,8 @@ class ExtractionMeter:
         fresh = fresh[~self._seen_V[fresh]]
         if self.distinct_rows + len(fresh) > self.limit_rows:
             raise RefusedError(
-                f"this request would embed more than {self.limit_rows} distinct tokens in a day; wait, or raise "
-                "--extraction-share with the bundle owner's consent",
+                f"this request would embed more than {self.limit_rows} distinct tokens in a day; wait, or "
+                "raise --extraction-share with the bundle owner's consent",
                 status=429,
                 code="extraction_limit",
             )
