@@ -1,0 +1,153 @@
+"""The guard that lets nothing reach an engine before the engine has proved what it runs.
+
+    guard = EvidenceGuard("https://gpu.example:8443", load_evidence_policy("engine-policy.yaml"))
+    engine = IdsEngine("https://gpu.example:8000", guard=guard)
+
+A companion beside the engine (`transom attest serve`) answers a fresh nonce with evidence for the engine's
+TLS key. The guard verifies it and from then on names that key as the pin of each new connection, for
+`policy.max_age_s` seconds after the nonce was made; then it asks anew. Another key in newer evidence is
+another pin, under which no older connection is used. An engine that changes its key in between is refused
+until the evidence has grown old.
+Threat model: the companion, the engine's host and the network may answer anything, late, or not at all. What
+is fetched is nobody's secret and proves itself, so the certificate of the companion is not checked.
+Does not protect: evidence says which code holds the key now; code that hands its key out is not detected.
+Source: RFC 9334, section 10 (freshness by nonce); TLS key binding as in Knauth et al., arXiv 1801.05863.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, engine_fields, report_data
+from transom.enclave.pin import KeyPin
+from transom.enclave.policy import EvidencePolicy
+from transom.enclave.verify import verify
+from transom.errors import EvidenceError, MisconfiguredError
+
+_ANSWER_BYTES = 2 << 20
+_SPKI_BYTES = 32
+
+
+def seconds_since_boot() -> float:
+    """A clock that goes on while the machine sleeps, where there is one: evidence grows old then too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class EvidenceGuard:
+    """A `Guard` over the evidence served at `url`. `claims` are those of the evidence it relies on now.
+
+    Evidence of kind insecure-dev needs `allow_insecure_dev` as well as a rule in the policy. `clock` gives
+    seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        policy: EvidencePolicy,
+        *,
+        allow_insecure_dev: bool = False,
+        timeout_s: float = 10.0,
+        clock: Callable[[], float] = seconds_since_boot,
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise MisconfiguredError(
+                f"evidence is fetched from a URL like https://host:8443, got {len(url)} characters"
+            )
+        self._url = url.rstrip("/") + "/v1/evidence"
+        self._policy, self._allow_insecure_dev = policy, allow_insecure_dev
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._clock = clock
+        self._pin: KeyPin | None = None
+        self._expires_s = float("-inf")
+        self._asking: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.claims: Claims | None = None
+
+    async def ready(self) -> KeyPin:
+        """The attested key, asked for again when its evidence is older than the policy allows.
+
+        Raises EvidenceError when there is no evidence or it does not convince.
+        """
+        async with self._lock():
+            if self._pin is None or self._clock() >= self._expires_s:
+                await self._renew()
+            assert self._pin is not None  # noqa: S101  just made
+            return self._pin
+
+    async def _renew(self) -> None:
+        old, self._pin, self.claims = self._pin, None, None
+        nonce, asked_s = secrets.token_bytes(NONCE_BYTES), self._clock()
+        evidence, spki_sha256 = _parse(await self._fetch(nonce))
+        if evidence.kind == "insecure-dev" and not self._allow_insecure_dev:
+            raise EvidenceError(
+                "the engine's evidence is of kind insecure-dev, which proves nothing; it was not allowed"
+            )
+        expected = report_data(evidence.kind, *engine_fields(nonce, spki_sha256))
+        claims = await asyncio.to_thread(verify, evidence, self._policy, expected)
+        same_key = old is not None and old.fingerprint == spki_sha256
+        self._pin = old if same_key else KeyPin(spki_sha256)
+        self.claims, self._expires_s = claims, asked_s + self._policy.max_age_s
+
+    async def _fetch(self, nonce: bytes) -> bytes:
+        body = {"nonce": base64.b64encode(nonce).decode()}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=self._timeout) as session,
+                session.post(self._url, json=body, ssl=False, allow_redirects=False) as response,
+            ):
+                if response.status != 200:
+                    raise EvidenceError(
+                        f"no evidence from {self._url}: it answered HTTP {response.status}; nothing was sent "
+                        "to the engine"
+                    )
+                return await _bounded(response)
+        except TimeoutError:
+            raise EvidenceError(
+                f"no evidence from {self._url} within {self._timeout.total:g} s; nothing was sent to the "
+                "engine"
+            ) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise EvidenceError(
+                f"no evidence from {self._url} ({type(error).__name__}); is transom attest serve running "
+                "there? Nothing was sent to the engine"
+            ) from None
+
+    def _lock(self) -> asyncio.Lock:
+        """One renewal at a time; a lock belongs to one event loop, the guard does not."""
+        loop = asyncio.get_running_loop()
+        if self._asking is None or self._loop is not loop:
+            self._asking, self._loop = asyncio.Lock(), loop
+        return self._asking
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    data = b""
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > _ANSWER_BYTES:
+            raise EvidenceError(f"evidence is at most {_ANSWER_BYTES} bytes long; the rest was not read")
+    return data
+
+
+def _parse(data: bytes) -> tuple[Evidence, bytes]:
+    """Evidence, and SHA-256 of the SubjectPublicKeyInfo it is said to be for."""
+    try:
+        value: Any = json.loads(data)
+        evidence, spki_sha256 = value["evidence"], base64.b64decode(value["spki_sha256"], validate=True)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise EvidenceError(
+            f"the answer ({len(data)} bytes) is not evidence and the hash of a key; nothing was sent to the "
+            "engine"
+        ) from None
+    if len(spki_sha256) != _SPKI_BYTES:
+        raise EvidenceError(f"the hash of a key has {_SPKI_BYTES} bytes, got {len(spki_sha256)}")
+    return Evidence.from_json(evidence), spki_sha256
