@@ -103,14 +103,7 @@ def pack(
             server_pins=tuple(server_pins),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        shards = []
-        for index, shard in enumerate(draft.shards):
-            rows = embedding.read(shard.start, shard.stop)
-            sealed = seal(rows, key, associated_data(draft, index))
-            shards.append(_write_shard(partial / "client", shard, sealed))
-            if progress is not None:
-                progress(shard.stop / embedding.rows)
-        manifest = replace(draft, shards=tuple(shards))
+        manifest = _encrypt(embedding, partial / "client", key, draft, progress)
         _publish(partial, out, manifest, owner, key)
     except OSError as error:
         raise MisconfiguredError(
@@ -133,7 +126,8 @@ def leftovers(out: str | Path) -> list[Path]:
 def verify_bundle(folder: str | Path, owner_key: Ed25519PublicKey) -> Manifest:
     """The manifest of a bundle whose every file is the one its owner signed, with no file beside them.
 
-    Raises BundleError. Needs no data key; `open_table` checks once more what it decrypts.
+    Raises BundleError. Needs no data key; `open_table` checks once more what it decrypts. The tokenizer's files
+    are read again by whoever loads them: the host may swap them in between, and only its own user suffers.
     """
     manifest = load_manifest(folder, owner_key)
     folder = client_folder(folder)
@@ -197,6 +191,23 @@ def _plan(embedding: EmbeddingFile, shard_bytes: int) -> tuple[Shard, ...]:
         Shard(f"embedding-{number:05d}.enc", start, min(start + step, embedding.rows), "", 0)
         for number, start in enumerate(starts, 1)
     )
+
+
+def _encrypt(
+    embedding: EmbeddingFile,
+    client: Path,
+    key: bytes,
+    draft: Manifest,
+    progress: Callable[[float], None] | None,
+) -> Manifest:
+    """Write the planned shards one by one; the manifest gets their hashes."""
+    shards = []
+    for index, shard in enumerate(draft.shards):
+        rows = embedding.read(shard.start, shard.stop)
+        shards.append(_write_shard(client, shard, seal(rows, key, associated_data(draft, index))))
+        if progress is not None:
+            progress(shard.stop / embedding.rows)
+    return replace(draft, shards=tuple(shards))
 
 
 def _write_shard(client: Path, shard: Shard, parts: Sequence[bytes]) -> Shard:
