@@ -52,6 +52,14 @@ def url(house: House) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, str]]:
+    """One broker for the many requests that only have to be refused."""
+    house = make_house(tmp_path_factory.mktemp("shared"))
+    with house.broker() as url:
+        yield house, url
+
+
 def test_a_release_opens_with_plain_hpke_is_signed_and_logged(house: House, url: str) -> None:
     private = X25519PrivateKey.generate()
     public = private.public_key().public_bytes_raw()
@@ -119,15 +127,16 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], int, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_wrong_request_gets_a_reason_a_log_entry_and_no_key(house: House, url: str, what: str) -> None:
-    edit, status, reason = REFUSED[what]
+def test_a_wrong_request_gets_a_reason_a_log_entry_and_no_key(shared: tuple[House, str], what: str) -> None:
+    (house, url), (edit, status, reason) = shared, REFUSED[what]
+    before = verify_log(house.log)
     ask = asking(house.manifest, challenge(url, house.manifest.bundle), PUBLIC, edit)
     answer = post(url, "/v1/release", ask)
     assert (answer.status, answer.trust) == (status, "none")
     assert set(answer.value) == {"error"}
     assert reason in answer.reason
     assert house.last() == ("refused", answer.reason)
-    assert verify_log(house.log) == 1
+    assert verify_log(house.log) == before + 1
     assert "zyzzyva" not in answer.text + house.log.read_text()
 
 
@@ -246,8 +255,10 @@ def test_a_production_bundle_opens_for_hardware_evidence_only(
     ],
 )
 def test_a_body_that_is_no_request_is_refused(
-    house: House, url: str, path: str, body: bytes, kind: str, status: int
+    shared: tuple[House, str], path: str, body: bytes, kind: str, status: int
 ) -> None:
+    house, url = shared
+    before = verify_log(house.log)
     try:
         answer = post(url, path, body, kind)
     except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
@@ -255,6 +266,7 @@ def test_a_body_that_is_no_request_is_refused(
     else:
         assert answer.status == status
         assert "zyzzyva" not in answer.text
+    assert verify_log(house.log) == before + (path == "/v1/release")
     if path == "/v1/release":
         assert house.last()[0] == "refused"
         assert house.entries()[-1]["bundle"] == ""
