@@ -126,7 +126,7 @@ def leftovers(out: str | Path) -> list[Path]:
 def verify_bundle(folder: str | Path, owner_key: Ed25519PublicKey) -> Manifest:
     """The manifest of a bundle whose every file is the one its owner signed, with no file beside them.
 
-    Raises BundleError. Needs no data key; `open_table` checks once more what it decrypts. The tokenizer's files
+    Raises BundleError. Needs no data key; `open_table` checks again what it decrypts. The tokenizer's files
     are read again by whoever loads them: the host may swap them in between, and only its own user suffers.
     """
     manifest = load_manifest(folder, owner_key)
