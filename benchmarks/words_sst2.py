@@ -11,7 +11,7 @@ included, count as recovered. For each compared method the parameter is searched
 each of three levels. All methods share tokeniser, vectors, vocabulary and the rule for words outside it (one
 placeholder).
 
-Gains are differences of mean accuracy over three seeds with a 95 % bootstrap interval, paired over sentences
+Gains are differences of mean accuracy over six seeds with a 95 % bootstrap interval, paired over sentences
 and seeds. Each trained setting is kept in --cache, so an interrupted run resumes; --worker shares the work.
 An empty cache is needed after a change of vectors or of this script. `rnm-laplace` is left out: its tables
 take minutes for the whole vocabulary.
@@ -231,7 +231,9 @@ def settings() -> list[Setting]:
     """The whole table, the rows that decide first."""
     low, middle, high = LEVELS
     rows = [
-        Setting("sst2", method, level=level, seeds=SEEDS) for level in (middle, low, high) for method in COMPARED
+        Setting("sst2", method, level=level, seeds=SEEDS)
+        for level in (middle, low, high)
+        for method in COMPARED
     ]
     rows += [Setting("sst2", "plain", seeds=3), Setting("topic", "plain")]
     rows += [Setting("topic", method, level=level) for level in LEVELS for method in COMPARED]
