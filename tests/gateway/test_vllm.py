@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from transom.serving.engines.base import Call
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.connect import detect
@@ -96,6 +97,24 @@ async def test_answers_by_ids(vllm: str, model_folder: Path) -> None:
             )
         )
         assert text == "".join(c.choices[0].delta.content or "" for c in chunks if c.choices[0].index == 1)
+
+
+async def test_embeddings_in_equal_ids_in(vllm: str, model_folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    table_VD = load_file(model_folder / "model.safetensors")["model.embed_tokens.weight"].float().numpy()
+    tokenizer = load_tokenizer(model_folder)
+    texts = ("The capital of France is", "The quick brown fox", "1, 2, 3, 4,")
+    prompts = tuple(tokenizer.encode_text(text).ids for text in texts)
+    client = IdsEngine(vllm, vllm=True)
+    found = []
+    for content in ({"prompts": prompts}, {"embeds": tuple(table_VD[list(prompt)] for prompt in prompts)}):
+        call = Call(**content, max_tokens=16, temperature=0, stream=True)
+        pieces = [(delta.index, i) async for delta in client.generate(call) for i in delta.ids]
+        found.append([[i for index, i in pieces if index == wanted] for wanted in range(len(prompts))])
+    await client.close()
+    assert found[0] == found[1]
+    assert all(len(ids) > 3 for ids in found[0])
 
 
 def test_answers_by_its_chat_endpoint(vllm: str) -> None:
