@@ -17,16 +17,26 @@ _PREFIX_BYTES = 4
 
 
 def needles(rows_ND: np.ndarray) -> list[bytes]:
-    """Runs of bytes, each of which betrays one row."""
+    """Runs of bytes, each of which betrays one row. None begins like a stretch of zeros or of one value."""
     found = []
     for row_D in rows_ND:
-        run = np.ascontiguousarray(row_D[100 : 100 + RUN_VALUES], dtype="<f4")
-        wide = run.tobytes()
-        for raw in (wide, run.astype("<f2").tobytes(), (run.view("<u4") >> 16).astype("<u2").tobytes()):
-            found.append(raw)
-            for shift in range(3):  # base64 without the characters that neighbours have a part in
-                found.append(base64.b64encode(bytes(shift) + raw)[4 if shift else 0 : -4].rstrip(b"="))
-    return [needle for needle in found if len(set(needle)) > 3]
+        for start in range(100, len(row_D) - RUN_VALUES):
+            forms = forms_of(row_D[start : start + RUN_VALUES])
+            if all(len(set(form[:_PREFIX_BYTES])) > 2 for form in forms):
+                found += forms
+                break
+    return found
+
+
+def forms_of(run: np.ndarray) -> list[bytes]:
+    """The bytes of values as float32, float16 and bfloat16, raw and in base64 at each alignment."""
+    wide = np.ascontiguousarray(run, dtype="<f4")
+    raws = [wide.tobytes(), wide.astype("<f2").tobytes(), (wide.view("<u4") >> 16).astype("<u2").tobytes()]
+    # In base64 the characters that neighbours have a part in are left out.
+    shifted = [
+        base64.b64encode(bytes(shift) + raw)[4 if shift else 0 : -4] for raw in raws for shift in range(3)
+    ]
+    return raws + shifted
 
 
 class Searcher:
@@ -37,9 +47,9 @@ class Searcher:
         for needle in wanted:
             prefix = int.from_bytes(needle[:_PREFIX_BYTES], "little")
             self._by_prefix.setdefault(prefix, []).append(needle)
-        self._low_bits = np.zeros(1 << 16, dtype=np.bool_)
-        self._low_bits[[prefix & 0xFFFF for prefix in self._by_prefix]] = True
-        self._prefixes = np.array(sorted(self._by_prefix), dtype="<u4")
+        self._low, self._high = np.zeros((2, 1 << 16), dtype=np.bool_)
+        self._low[[prefix & 0xFFFF for prefix in self._by_prefix]] = True
+        self._high[[prefix >> 16 for prefix in self._by_prefix]] = True
         self.longest = max(map(len, (n for group in self._by_prefix.values() for n in group)))
 
     def count(self, block: bytes) -> int:
@@ -47,10 +57,10 @@ class Searcher:
         hits = 0
         for shift in range(_PREFIX_BYTES):
             words = np.frombuffer(block, dtype="<u4", offset=shift, count=(len(block) - shift) // 4)
-            likely = np.flatnonzero(self._low_bits[words & 0xFFFF])
-            for place in likely[np.isin(words[likely], self._prefixes)].tolist():
-                at = shift + 4 * place
-                hits += any(block[at : at + len(n)] == n for n in self._by_prefix[int(words[place])])
+            likely = np.flatnonzero(self._low[words & 0xFFFF])
+            for place in likely[self._high[words[likely] >> 16]].tolist():
+                at, group = shift + 4 * place, self._by_prefix.get(int(words[place]), ())
+                hits += any(block[at : at + len(n)] == n for n in group)
         return hits
 
 
