@@ -14,6 +14,7 @@ import numpy as np
 
 RUN_VALUES = 8
 _PREFIX_BYTES = 4
+_HASH_BITS = 22
 
 
 def needles(rows_ND: np.ndarray) -> list[bytes]:
@@ -47,9 +48,11 @@ class Searcher:
         for needle in wanted:
             prefix = int.from_bytes(needle[:_PREFIX_BYTES], "little")
             self._by_prefix.setdefault(prefix, []).append(needle)
-        self._low, self._high = np.zeros((2, 1 << 16), dtype=np.bool_)
-        self._low[[prefix & 0xFFFF for prefix in self._by_prefix]] = True
-        self._high[[prefix >> 16 for prefix in self._by_prefix]] = True
+        prefixes = np.array(list(self._by_prefix), dtype="<u4")
+        self._low = np.zeros(1 << 16, dtype=np.bool_)
+        self._low[prefixes & 0xFFFF] = True
+        self._hashed = np.zeros(1 << _HASH_BITS, dtype=np.bool_)
+        self._hashed[hashed(prefixes)] = True
         self.longest = max(map(len, (n for group in self._by_prefix.values() for n in group)))
 
     def count(self, block: bytes) -> int:
@@ -58,10 +61,15 @@ class Searcher:
         for shift in range(_PREFIX_BYTES):
             words = np.frombuffer(block, dtype="<u4", offset=shift, count=(len(block) - shift) // 4)
             likely = np.flatnonzero(self._low[words & 0xFFFF])
-            for place in likely[self._high[words[likely] >> 16]].tolist():
+            for place in likely[self._hashed[hashed(words[likely])]].tolist():
                 at, group = shift + 4 * place, self._by_prefix.get(int(words[place]), ())
                 hits += any(block[at : at + len(n)] == n for n in group)
         return hits
+
+
+def hashed(words: np.ndarray) -> np.ndarray:
+    """A place in a small table for each 32-bit word (Knuth's multiplicative hash)."""
+    return (words * np.uint32(2654435761)) >> np.uint32(32 - _HASH_BITS)
 
 
 def memory_blocks(pid: int, overlap_bytes: int, block_bytes: int = 32 << 20) -> Iterator[bytes]:
