@@ -45,7 +45,7 @@ def test_a_full_file_is_read(tmp_path: Path) -> None:
         },
     )
     assert policy.allow[0] == Rule(
-        "sgx", SGX["registers"], 3, ("UpToDate", "SWHardeningNeeded"), ("X-1",), False
+        "sgx", SGX["registers"], 3, "", ("UpToDate", "SWHardeningNeeded"), ("X-1",), False
     )
     assert policy.allow[1] == Rule("insecure-dev")
     assert (policy.max_age_s, policy.pccs_url) == (60.0, "https://pccs.example/")
@@ -79,9 +79,19 @@ def test_the_defaults_are_strict(tmp_path: Path) -> None:
         ({"allow": [{"kind": "sgx", "registers": {"mrsigner": "ab"}}]}, "must name the registers"),
         ({"allow": [{"kind": "sgx", "registers": ["ab"]}]}, "must map names to strings"),
         ({"allow": [{"kind": "sgx", "registers": {"mrenclave": 12}}]}, "must map names to strings"),
-        ({"allow": [{"kind": "sgx", "registers": {"mrenclave": "xy"}}]}, "mrenclave must be hex"),
-        ({"allow": [{"kind": "sgx", "registers": {"mrenclave": "abc"}}]}, "mrenclave must be hex"),
-        ({"allow": [{"kind": "sgx", "registers": {"mrenclave": ""}}]}, "mrenclave must be hex"),
+        (
+            {"allow": [{"kind": "sgx", "registers": {"mrenclave": "xy"}}]},
+            "mrenclave must be a string of whole bytes in hex",
+        ),
+        (
+            {"allow": [{"kind": "sgx", "registers": {"mrenclave": "abc"}}]},
+            "mrenclave must be a string of whole bytes in hex",
+        ),
+        (
+            {"allow": [{"kind": "sgx", "registers": {"mrenclave": ""}}]},
+            "mrenclave must be a string of whole bytes in hex",
+        ),
+        ({"allow": [{**SGX, "min_tcb": 3}]}, "min_tcb must be a string of whole bytes in hex"),
         ({"allow": [{**SGX, "min_svn": -1}]}, "min_svn must be a whole number"),
         ({"allow": [{**SGX, "min_svn": True}]}, "min_svn must be a whole number"),
         ({"allow": [{**SGX, "min_svn": "3"}]}, "min_svn must be a whole number"),
@@ -191,3 +201,15 @@ def test_a_rule_of_another_kind_accepts_nothing(kind: Kind) -> None:
 def test_no_rules_accept_nothing() -> None:
     with pytest.raises(EvidenceError, match="no rule allows"):
         EvidencePolicy(()).accept(CLAIMS)
+
+
+def test_the_tcb_floor_holds_for_every_part() -> None:
+    claims = Claims("snp", {"measurement": "ab" * 48}, b"", tcb=bytes([3, 0, 0, 8, 0, 0, 115, 209]))
+    rule = Rule("snp", {"measurement": "ab" * 48})
+    for floor in ("", "0300000800007300", "03000008000073d1", "0000000000000000"):
+        assert replace(rule, min_tcb=floor).objection(claims) is None, floor
+    for floor in ("0400000000000000", "00000000000000d2", "0000000900000000"):
+        assert "no part below" in (replace(rule, min_tcb=floor).objection(claims) or ""), floor
+    assert "no part below" in (replace(rule, min_tcb="03").objection(claims) or "")  # of another layout
+    untold = replace(claims, tcb=b"")
+    assert "not told" in (replace(rule, min_tcb="03").objection(untold) or "")

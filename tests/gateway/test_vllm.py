@@ -1,4 +1,4 @@
-"""A real vLLM, unmodified, on the CPU, behind the gateway: by ids, and by its chat endpoint.
+"""A real vLLM, unmodified, on the CPU, behind the gateway: by ids, by embeddings, by its chat endpoint.
 
 It lives in its own environment; `make test-vllm` makes one and sets TRANSOM_VLLM_PYTHON to its python.
 """
@@ -6,25 +6,38 @@ It lives in its own environment; `make test-vllm` makes one and sets TRANSOM_VLL
 from __future__ import annotations
 
 import os
+import re
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from http.client import HTTPSConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import OpenAI
 
+from transom.enclave.bundle import pack
+from transom.enclave.owner import Owner
+from transom.enclave.pin import make_certificate
+from transom.enclave.policy import Rule
+from transom.enclave.table import open_table
+from transom.privacy.policy import load_policy
+from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Call
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.connect import detect
+from transom.serving.engines.http import Pinned
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.enclave import Enclave, ExtractionMeter
 from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
-from .test_llamacpp import QUESTION, healthy
+from .test_llamacpp import QUESTION
 
 PYTHON = os.environ.get("TRANSOM_VLLM_PYTHON", "")
 pytestmark = [
@@ -52,14 +65,28 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def vllm(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a vLLM server in its own process."""
+def guard(key_folder: Path) -> Pinned:
+    """The key that the server must hold."""
+    return Pinned(make_certificate(key_folder))
+
+
+@pytest.fixture(scope="module")
+def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("key")
+
+
+@pytest.fixture(scope="module")
+def vllm(
+    model_folder: Path, guard: Pinned, key_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of a vLLM server in its own process, which holds the guard's key."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     command = [
         PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder),
         "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
         "--max-model-len", "512", "--enforce-eager", "--enable-prompt-embeds",
+        "--ssl-certfile", str(key_folder / "tls.pem"), "--ssl-keyfile", str(key_folder / "tls.key"),
     ]  # fmt: skip
     environment = os.environ | {
         "OMP_NUM_THREADS": "2", "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -70,19 +97,34 @@ def vllm(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 600
-        while not healthy(port):
+        while not healthy_over_tls(port):
             assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             assert time.monotonic() < deadline, "vLLM did not start"
             time.sleep(1)
-        yield f"http://127.0.0.1:{port}"
+        yield f"https://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(60)
 
 
-async def test_answers_by_ids(vllm: str, model_folder: Path) -> None:
-    assert await detect(vllm) == "vllm"
-    app = create_gateway(GatewayConfig(), IdsEngine(vllm, vllm=True), load_tokenizer(model_folder))
+def healthy_over_tls(port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+async def test_answers_by_ids(vllm: str, guard: Pinned, model_folder: Path) -> None:
+    assert await detect(vllm, guard=guard) == "vllm"
+    app = create_gateway(
+        GatewayConfig(), IdsEngine(vllm, vllm=True, guard=guard), load_tokenizer(model_folder)
+    )
     with serve_in_thread(app) as url, OpenAI(base_url=url + "/v1", api_key="any", max_retries=0) as client:
         answer = client.chat.completions.create(
             model="smollm2", messages=QUESTION, temperature=0, max_tokens=24, logprobs=True, top_logprobs=2
@@ -99,14 +141,14 @@ async def test_answers_by_ids(vllm: str, model_folder: Path) -> None:
         assert text == "".join(c.choices[0].delta.content or "" for c in chunks if c.choices[0].index == 1)
 
 
-async def test_embeddings_in_equal_ids_in(vllm: str, model_folder: Path) -> None:
+async def test_embeddings_in_equal_ids_in(vllm: str, guard: Pinned, model_folder: Path) -> None:
     from safetensors.torch import load_file
 
     table_VD = load_file(model_folder / "model.safetensors")["model.embed_tokens.weight"].float().numpy()
     tokenizer = load_tokenizer(model_folder)
     texts = ("The capital of France is", "The quick brown fox", "1, 2, 3, 4,")
     prompts = tuple(tokenizer.encode_text(text).ids for text in texts)
-    client = IdsEngine(vllm, vllm=True)
+    client = IdsEngine(vllm, vllm=True, guard=guard)
     found = []
     for content in ({"prompts": prompts}, {"embeds": tuple(table_VD[list(prompt)] for prompt in prompts)}):
         call = Call(**content, max_tokens=16, temperature=0, stream=True)
@@ -117,11 +159,51 @@ async def test_embeddings_in_equal_ids_in(vllm: str, model_folder: Path) -> None
     assert all(len(ids) > 3 for ids in found[0])
 
 
-def test_answers_by_its_chat_endpoint(vllm: str) -> None:
-    app = create_gateway(GatewayConfig(), ChatEngine(vllm))
+def test_answers_by_its_chat_endpoint(vllm: str, guard: Pinned) -> None:
+    app = create_gateway(GatewayConfig(), ChatEngine(vllm, guard=guard))
     with serve_in_thread(app) as url, OpenAI(base_url=url + "/v1", api_key="any", max_retries=0) as client:
         answer = client.chat.completions.create(
             model="smollm2", messages=QUESTION, temperature=0, max_tokens=24
         )
         assert "Paris" in answer.choices[0].message.content
         assert answer.usage.completion_tokens > 0
+
+
+def test_mode_enclave_answers_as_plain_mode(
+    vllm: str, guard: Pinned, model_folder: Path, tmp_path: Path
+) -> None:
+    """A bundle's rows through vLLM's `prompt_embeds`; the same sanitised words as ids in plain mode."""
+    owner, policy = Owner(tmp_path / "owner"), load_policy()
+    manifest = pack(
+        str(model_folder), tmp_path / "bundle", owner, production=False, rules=(Rule("insecure-dev"),),
+        policy_sha256=policy.sha256, name="smollm2",
+    )  # fmt: skip
+    client = tmp_path / "bundle" / "client"
+    table = open_table(client, manifest, owner.data_key(manifest.bundle))
+    enclave = Enclave(table, ExtractionMeter(manifest.rows, 1.0), manifest.model, "none", "")
+
+    def ask(app: Any, content: str) -> Any:
+        with (
+            serve_in_thread(app) as url,
+            OpenAI(base_url=url + "/v1", api_key="any", max_retries=0) as openai,
+        ):
+            return openai.chat.completions.create(
+                model="transom", messages=[{"role": "user", "content": content}], temperature=0,
+                max_tokens=24, extra_headers={"X-Transom-Show-Host": "1"},
+            )  # fmt: skip
+
+    def engine() -> IdsEngine:
+        return IdsEngine(vllm, vllm=True, guard=guard)
+
+    hidden = ask(
+        create_gateway(
+            GatewayConfig(mode="enclave"), engine(), load_tokenizer(client), Sanitizer(policy), None, enclave
+        ),
+        "Which meal did the doctor cook at home?",
+    )
+    seen = re.search(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", hidden.transom["host_saw"], re.S)
+    assert seen is not None
+    plain = ask(create_gateway(GatewayConfig(), engine(), load_tokenizer(client)), seen[1])
+    assert plain.transom["host_token_ids"] == hidden.transom["host_token_ids"]
+    assert plain.choices[0].message.content == hidden.choices[0].message.content
+    assert len(plain.choices[0].message.content) > 10

@@ -96,14 +96,16 @@ class Evidence:
 class Claims:
     """What verified evidence says. `registers` are the platform's measurements by name, lower-case hex.
 
-    `svn` is the security version of the measured code where the platform has one, `tcb_status` the vendor's
-    word on the platform ("UpToDate" where it has none), `trust` what the kind of evidence can prove at all.
+    `svn` is the security version of the measured code where the platform has one, `tcb` the versions of the
+    platform's parts, one a byte, where it tells them (SNP: reported_tcb, TDX: tee_tcb_svn), `tcb_status` the
+    vendor's word on the platform ("UpToDate" where it has none), `trust` what the kind can prove at all.
     """
 
     kind: Kind
     registers: Mapping[str, str]
     report_data: bytes = field(repr=False)
     svn: int = 0
+    tcb: bytes = b""
     debug: bool = False
     tcb_status: str = "UpToDate"
     advisories: tuple[str, ...] = ()

@@ -62,10 +62,11 @@ def format_pin(value: bytes) -> str:
 
 def spki_sha256(certificate: bytes) -> bytes:
     """SHA-256 over the SubjectPublicKeyInfo of a DER certificate; empty if it cannot be read."""
+    certificates = x509()
     from cryptography.hazmat.primitives import serialization
 
     try:
-        key = x509().load_der_x509_certificate(certificate).public_key()
+        key = certificates.load_der_x509_certificate(certificate).public_key()
     except ValueError:
         return b""
     info = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -77,13 +78,13 @@ def make_certificate(folder: str | Path, name: str = "localhost") -> KeyPin:
 
     Raises MisconfiguredError if either file exists already.
     """
+    names = x509()
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
-    names = x509()
     subject = names.Name([names.NameAttribute(names.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (

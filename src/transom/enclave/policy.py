@@ -4,6 +4,7 @@
       - kind: sgx
         registers: {mrenclave: 8f3c...}      # all must match; a kind's minimum is in REQUIRED
         min_svn: 3
+        min_tcb: "d3..."                     # snp, tdx: no part's version below this one's, byte by byte
         tcb_status: [UpToDate]               # the default; each further status is an exception you name
         advisories: []                       # vendor advisories you accept
       - kind: tpm2
@@ -35,7 +36,7 @@ REQUIRED: Mapping[Kind, tuple[frozenset[str], ...]] = {  # a rule names at least
     "tpm2": (frozenset({"pcrs", "pcr_digest", "attestation_key"}),),
     "insecure-dev": (frozenset(),),
 }
-_RULE_KEYS = {"kind", "registers", "min_svn", "tcb_status", "advisories", "debug"}
+_RULE_KEYS = {"kind", "registers", "min_svn", "min_tcb", "tcb_status", "advisories", "debug"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Rule:
     kind: Kind
     registers: Mapping[str, str] = field(default_factory=dict)
     min_svn: int = 0
+    min_tcb: str = ""
     tcb_status: tuple[str, ...] = ("UpToDate",)
     advisories: tuple[str, ...] = ()
     debug: bool = False
@@ -59,6 +61,11 @@ class Rule:
             return "it runs in debug mode, in which its owner can read its memory"
         if claims.svn < self.min_svn:
             return f"its security version is {claims.svn}, at least {self.min_svn} is allowed"
+        floor = bytes.fromhex(self.min_tcb)
+        if floor and (
+            len(floor) != len(claims.tcb) or any(a < b for a, b in zip(claims.tcb, floor, strict=True))
+        ):
+            return f"its TCB is {claims.tcb.hex() or 'not told'}, no part below {self.min_tcb} is allowed"
         if claims.tcb_status not in self.tcb_status:
             return f"its TCB status is {claims.tcb_status}, {', '.join(self.tcb_status)} is allowed"
         unknown = sorted(set(claims.advisories) - set(self.advisories))
@@ -70,6 +77,7 @@ class Rule:
             "kind": self.kind,
             "registers": dict(self.registers),
             "min_svn": self.min_svn,
+            "min_tcb": self.min_tcb,
             "tcb_status": list(self.tcb_status),
             "advisories": list(self.advisories),
             "debug": self.debug,
@@ -132,7 +140,7 @@ def load_evidence_policy(path: str | Path) -> EvidencePolicy:
     return EvidencePolicy(
         allow=parse_rules(top.get("allow")),
         max_age_s=float(max_age_s),
-        pccs_url=str(dcap["pccs"]) if "pccs" in dcap else None,
+        pccs_url=dcap.get("pccs") and str(dcap["pccs"]),
         ark_sha256=_strings(snp.get("ark_sha256", []), "snp.ark_sha256"),
         crl=crl,
     )
@@ -168,6 +176,7 @@ def _rule(value: object) -> Rule:
         kind=cast(Kind, kind),
         registers=registers,
         min_svn=min_svn,
+        min_tcb=_hex("min_tcb", fields["min_tcb"]) if fields.get("min_tcb") else "",
         tcb_status=_strings(fields.get("tcb_status", ["UpToDate"]), "tcb_status"),
         advisories=_strings(fields.get("advisories", []), "advisories"),
         debug=debug,
@@ -175,10 +184,14 @@ def _rule(value: object) -> Rule:
 
 
 def _normal(name: str, text: str) -> str:
-    if name in ("pcrs", "isvprodid"):
-        return text
-    if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", text):
-        raise MisconfiguredError(f"the register {name} must be hex, got {len(text)} characters")
+    return text if name in ("pcrs", "isvprodid") else _hex(name, text)
+
+
+def _hex(name: str, text: object) -> str:
+    if not isinstance(text, str) or not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", text):
+        raise MisconfiguredError(
+            f"{name} must be a string of whole bytes in hex (quote it), got {str(text)[:80]!r}"
+        )
     return text.lower()
 
 

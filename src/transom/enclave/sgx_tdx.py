@@ -94,6 +94,7 @@ def _tdx(report: dict[str, Any], status: str, advisories: tuple[str, ...]) -> Cl
     return Claims(
         kind="tdx",
         registers={name: fields[source] for name, source in _TDX_REGISTERS.items()},
+        tcb=bytes.fromhex(fields["tee_tcb_svn"]),
         report_data=bytes.fromhex(fields["report_data"]),
         debug=bool(_bits(fields["td_attributes"]) & _TDX_DEBUG),
         tcb_status=status,

@@ -86,6 +86,7 @@ def claims(evidence: Evidence, policy: EvidencePolicy, now: datetime) -> Claims:
         },
         report_data=report.report_data,
         svn=report.guest_svn,
+        tcb=report.reported_tcb,
         debug=bool(report.policy & _POLICY_DEBUG),
     )
 
