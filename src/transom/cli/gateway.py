@@ -143,6 +143,7 @@ def gateway(
 ) -> None:
     """Serve the OpenAI API on this machine; in mode words the engine's host never sees the private words."""
     from transom.cli.enclave import EnclaveOptions, guard_of, open_enclave, open_manifest
+    from transom.enclave.manifest import client_folder
     from transom.errors import MisconfiguredError
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig, Mode, load_keys
@@ -167,18 +168,18 @@ def gateway(
         bundle, owner_key, broker, broker_pin, evidence, tpm_tcti, tpm_key, tpm_pcrs, allow_insecure_dev,
         extraction_share,
     )  # fmt: skip
+    if mode == "enclave" and tokenizer:
+        raise MisconfiguredError("mode enclave uses the bundle's tokenizer; leave --tokenizer out")
     manifest = open_manifest(options) if mode == "enclave" else None
     guard = guard_of(manifest, engine_pin, require_evidence, attestor, allow_insecure_dev)
     sanitizer = None if mode == "plain" else _sanitizer(policy, mechanism or None, epsilon, rule or [])
-    opened = open_enclave(options, manifest, sanitizer) if manifest and sanitizer else None
     client = _client(
         engine, engine_kind, engine_model or None, engine_key_file, timeout_s, engine_limit_field, guard
     )
+    opened = open_enclave(options, manifest, sanitizer) if manifest and sanitizer else None
     account = _ledger(ledger, DEFAULT_BUDGET if budget is None else budget) if sanitizer is not None else None
     if opened is not None:
-        if tokenizer:
-            raise MisconfiguredError("mode enclave uses the bundle's tokenizer; leave --tokenizer out")
-        tokenizer = str(bundle)
+        tokenizer = str(client_folder(cast(Path, bundle)))
         _check_engine(opened, client)
     tokens = load_tokenizer(tokenizer or _default_tokenizer(client)) if client.takes == "ids" else None
     app = create_gateway(config, client, tokens, sanitizer, account, opened)
