@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from transom.checkpoint.cut import Back, Front, cut
     from transom.checkpoint.load import Checkpoint, load
     from transom.checkpoint.walk import Block, Walk, walk
+    from transom.enclave.broker import create_broker
+    from transom.enclave.bundle import pack, verify_bundle
+    from transom.enclave.client import obtain_key
+    from transom.enclave.evidence import Claims, Evidence
+    from transom.enclave.manifest import Manifest
+    from transom.enclave.owner import Owner
+    from transom.enclave.pin import KeyPin
+    from transom.enclave.policy import EvidencePolicy, Rule, load_evidence_policy
+    from transom.enclave.source import InsecureDevEvidence
+    from transom.enclave.table import EmbeddingTable, open_table
+    from transom.enclave.verify import verify
     from transom.errors import (
         BrokerError,
         BundleError,
@@ -46,14 +57,18 @@ if TYPE_CHECKING:
     from transom.privacy.placeholders import Placeholders
     from transom.privacy.policy import Policy, load_policy, write_policy
     from transom.privacy.sanitize import Sanitized, Sanitizer
+    from transom.serving.attestor import create_attestor
     from transom.serving.engines.chat import ChatEngine
     from transom.serving.engines.client import IdsEngine
     from transom.serving.engines.echo import EchoEngine
     from transom.serving.engines.embedded import EmbeddedEngine
+    from transom.serving.engines.evidence import EvidenceGuard
+    from transom.serving.engines.http import Pinned
     from transom.serving.engines.llamacpp import LlamaCppEngine
     from transom.serving.engines.server import create_engine_app
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig
+    from transom.serving.gateway.enclave import Enclave, ExtractionMeter
     from transom.serving.local import serve_in_thread
     from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
@@ -68,34 +83,47 @@ __all__ = [
     "ChatTokenizer",
     "Checkpoint",
     "CheckpointError",
+    "Claims",
     "EchoEngine",
     "EmbeddedEngine",
+    "EmbeddingTable",
+    "Enclave",
     "EngineDownError",
     "EngineError",
     "EngineGarbageError",
     "EngineTimeoutError",
     "EpsilonFinding",
+    "Evidence",
     "EvidenceError",
+    "EvidenceGuard",
+    "EvidencePolicy",
     "Explanation",
+    "ExtractionMeter",
     "Front",
     "GatewayConfig",
     "Guarantee",
     "IdsEngine",
+    "InsecureDevEvidence",
+    "KeyPin",
     "Ledger",
     "LedgerError",
     "LedgerSpentError",
     "LlamaCppEngine",
+    "Manifest",
     "MisconfiguredError",
     "MissingExtraError",
     "NeverError",
     "NotYetError",
+    "Owner",
     "Partition",
+    "Pinned",
     "PlaceMemo",
     "Placeholders",
     "Policy",
     "PolicyError",
     "RefusedError",
     "ReplaceableError",
+    "Rule",
     "Sanitized",
     "Sanitizer",
     "TransomError",
@@ -104,6 +132,8 @@ __all__ = [
     "bayes",
     "build",
     "build_policy",
+    "create_attestor",
+    "create_broker",
     "create_engine_app",
     "create_gateway",
     "cut",
@@ -111,10 +141,16 @@ __all__ = [
     "exact_epsilon",
     "explain",
     "load",
+    "load_evidence_policy",
     "load_policy",
     "load_tokenizer",
+    "obtain_key",
+    "open_table",
+    "pack",
     "sample",
     "serve_in_thread",
+    "verify",
+    "verify_bundle",
     "walk",
     "write_policy",
 ]
@@ -124,6 +160,17 @@ _HOMES = {
     "transom.checkpoint.cut": "Back Front cut",
     "transom.checkpoint.load": "Checkpoint load",
     "transom.checkpoint.walk": "Block Walk walk",
+    "transom.enclave.broker": "create_broker",
+    "transom.enclave.bundle": "pack verify_bundle",
+    "transom.enclave.client": "obtain_key",
+    "transom.enclave.evidence": "Claims Evidence",
+    "transom.enclave.manifest": "Manifest",
+    "transom.enclave.owner": "Owner",
+    "transom.enclave.pin": "KeyPin",
+    "transom.enclave.policy": "EvidencePolicy Rule load_evidence_policy",
+    "transom.enclave.source": "InsecureDevEvidence",
+    "transom.enclave.table": "EmbeddingTable open_table",
+    "transom.enclave.verify": "verify",
     "transom.errors": (
         "BrokerError BundleError CheckpointError EngineDownError EngineError EngineGarbageError "
         "EngineTimeoutError EvidenceError LedgerError LedgerSpentError MisconfiguredError MissingExtraError "
@@ -140,14 +187,18 @@ _HOMES = {
     "transom.privacy.placeholders": "Placeholders",
     "transom.privacy.policy": "Policy load_policy write_policy",
     "transom.privacy.sanitize": "Sanitized Sanitizer",
+    "transom.serving.attestor": "create_attestor",
     "transom.serving.engines.chat": "ChatEngine",
     "transom.serving.engines.client": "IdsEngine",
     "transom.serving.engines.echo": "EchoEngine",
     "transom.serving.engines.embedded": "EmbeddedEngine",
+    "transom.serving.engines.evidence": "EvidenceGuard",
+    "transom.serving.engines.http": "Pinned",
     "transom.serving.engines.llamacpp": "LlamaCppEngine",
     "transom.serving.engines.server": "create_engine_app",
     "transom.serving.gateway.app": "create_gateway",
     "transom.serving.gateway.config": "GatewayConfig",
+    "transom.serving.gateway.enclave": "Enclave ExtractionMeter",
     "transom.serving.local": "serve_in_thread",
     "transom.serving.tokenizer": "ChatTokenizer load_tokenizer",
 }

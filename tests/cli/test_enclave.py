@@ -83,7 +83,7 @@ def test_a_right_setting_serves(house: House, served: list[Any], capsys: pytest.
     assert house.start(engine_pin=house.pin) == 0
 
 
-# A refused connection's TLS goodbye is still under way when the command's event loop ends, as the process would.
+# A refused connection's TLS goodbye is still under way when the command's event loop ends.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_settings_that_cannot_protect_do_not_serve(
     house: House, served: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]

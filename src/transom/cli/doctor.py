@@ -32,6 +32,8 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "chat": (("openai", "openai"),),
     "plot": (("matplotlib", "matplotlib"),),
+    "enclave": (("cryptography", "cryptography"),),
+    "dcap": (("dcap-qvl", "dcap_qvl"),),
 }
 DEMO_EXTRAS = ("models", "chat")
 # Packages that carry a model or an engine: (distribution, module, what it is for, does the demo need it)
