@@ -86,6 +86,7 @@ def shop(tmp_path: Path) -> Shop:
         policy_sha256=WORDS,
         rules=(Rule("insecure-dev"),),
         server_pins=(),
+        extraction_share=0.25,
         created="2030-01-01T00:00:00+00:00",
     )
     key = secrets.token_bytes(32)

@@ -109,7 +109,12 @@ def test_settings_that_cannot_protect_do_not_serve(
         ({"broker": house.broker.replace("https", "http")}, misconfigured),
         ({"broker": "https://127.0.0.1:9"}, BrokerError.exit_code),
         ({"broker_pin": other_pin}, BrokerError.exit_code),
-        ({"extraction_share": "2"}, 2),
+        ({"epsilon": 29}, misconfigured),
+        ({"mechanism": "krr"}, misconfigured),
+        ({"rule": "name=pass"}, misconfigured),
+        ({"attestor": house.engine}, misconfigured),
+        ({"mode": "words"}, misconfigured),
+        ({"mode": "plain", "bundle": None, "owner_key": None, "broker": None}, misconfigured),
     ):
         assert house.start(**changes) == code, (changes, capsys.readouterr().err)
     assert served == []
@@ -132,6 +137,60 @@ def test_another_owners_bundle_or_an_altered_one_does_not_serve(
         assert house.start(bundle=copy) == BundleError.exit_code, name
         shutil.rmtree(copy)
     assert served == []
+
+
+def test_evidence_or_its_companion_alone_is_refused_in_every_mode(house: House, served: list[Any]) -> None:
+    common = [
+        "gateway",
+        "--mode",
+        "plain",
+        "--engine-kind",
+        "transom",
+        "--tokenizer",
+        "smollm2",
+        "--port",
+        "0",
+    ]
+    assert run([*common, "--attestor", house.engine]) == MisconfiguredError.exit_code
+    assert run([*common, "--require-evidence", "policy.yaml"]) == MisconfiguredError.exit_code
+    assert served == []
+
+
+def test_convincing_evidence_for_an_unsigned_key_receives_no_row(
+    house: House, served: list[Any], tmp_path: Path
+) -> None:
+    from transom.enclave.source import InsecureDevEvidence
+    from transom.serving.attestor import create_attestor, spki_of
+
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(json.dumps({"allow": [{"kind": "insecure-dev"}]}))
+    make_certificate(tmp_path / "own")
+    own = Tls(tmp_path / "own" / "tls.pem", tmp_path / "own" / "tls.key")
+    echo = EchoEngine(model="tiny", embedding_size=house.manifest.width)
+    for tls, code in ((own, EvidenceError.exit_code), (house.tls, 0)):
+        attestor = create_attestor(InsecureDevEvidence(), spki_of(tls.certificate))
+        with serve_in_thread(attestor, tls=tls) as companion, serve_in_thread(echo.app(), tls=tls) as engine:
+            assert house.start(engine=engine, require_evidence=policy, attestor=companion) == code
+    assert len(served) == 1
+
+
+def test_a_tokenizer_planted_beside_the_signed_half_is_not_used(
+    house: House, served: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signed half may lie in a folder of the host's making; what is loaded is what was signed."""
+    import shutil
+
+    planted = tmp_path / "planted"
+    shutil.copytree(house.folder / "bundle" / "client", planted / "client")
+    (planted / "tokenizer.json").write_text("{}")
+    (planted / "chat_template.jinja").write_text("EVIL")
+    tokenizers: list[Any] = []
+    monkeypatch.setattr(
+        "transom.serving.gateway.app.create_gateway", lambda *parts: tokenizers.append(parts[2])
+    )
+    assert house.start(bundle=planted) == 0
+    assert "EVIL" not in tokenizers[0].encode_text("hello").text
+    assert tokenizers[0].vocab_size > 10
 
 
 def test_an_engine_of_another_model_does_not_serve(house: House, served: list[Any]) -> None:

@@ -70,6 +70,7 @@ def test_pack_then_verify(capsys: pytest.CaptureFixture[str], line: str) -> None
         "policy_sha256": load_policy(None).sha256,
         "rules": [],
         "server_pins": [],
+        "extraction_share": 0.25,
         "created": manifest.created,
         "manifest_sha256": manifest.sha256,
     }

@@ -90,6 +90,7 @@ def new_manifest(**changed: Any) -> Manifest:
         policy_sha256=WORDS,
         rules=(DEV,),
         server_pins=(),
+        extraction_share=0.25,
         created="2030-01-01T00:00:00+00:00",
     )
     return replace(plain, **changed)

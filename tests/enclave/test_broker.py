@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from transom.enclave import broker as broker_module
-from transom.enclave.broker import MAX_BODY_BYTES, MAX_NONCES, Nonces
+from transom.enclave.broker import MAX_BODY_BYTES, MAX_NONCES, Nonces, create_broker
 from transom.enclave.evidence import Claims, Evidence
-from transom.enclave.log import verify_log
+from transom.enclave.log import ReleaseLog, verify_log
 from transom.enclave.policy import EvidencePolicy, Rule
-from transom.errors import EvidenceError
+from transom.errors import EvidenceError, MisconfiguredError
 
 from .release_fixtures import (
     DEV,
@@ -215,7 +215,7 @@ def test_the_manifest_has_its_own_rules(house: House) -> None:
     assert entry["measurement"] == hashed("transom/measurement/v1", b"insecure-dev").hex()
 
 
-@pytest.mark.parametrize("kind", ["insecure-dev", "tpm2", "snp"])
+@pytest.mark.parametrize("kind", ["insecure-dev", "tpm2", "sgx"])
 def test_a_production_bundle_opens_for_hardware_evidence_only(
     house: House, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,13 +229,22 @@ def test_a_production_bundle_opens_for_hardware_evidence_only(
     house.owner.keep_data_key(production.bundle, secrets.token_bytes(32))
     with house.broker(production, rules=(Rule(kind),)) as url:
         answer = post(url, "/v1/release", asking(production, challenge(url, production.bundle), PUBLIC))
-    if kind == "snp":
+    if kind == "sgx":
         assert (answer.status, answer.trust) == (200, "hardware")
         assert house.entries()[-1]["trust"] == "hardware"
     else:
         assert answer.status == 403
         assert "hardware evidence only" in answer.reason
         assert house.entries()[-1]["trust"] == {"tpm2": "boot-state", "insecure-dev": "none"}[kind]
+
+
+def test_production_on_snp_needs_a_revocation_list(house: House) -> None:
+    rules, log = (Rule("snp"),), house.folder / "log"
+    production = new_manifest(production=True, rules=rules)
+    with pytest.raises(MisconfiguredError, match="revocation list"):
+        create_broker(house.owner, {production.bundle: production}, EvidencePolicy(rules), ReleaseLog(log))
+    listed = EvidencePolicy(rules, crl=b"list")
+    create_broker(house.owner, {production.bundle: production}, listed, ReleaseLog(log))
 
 
 @pytest.mark.parametrize("path", ["/v1/challenge", "/v1/release"])

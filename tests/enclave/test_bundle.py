@@ -21,7 +21,7 @@ import pytest
 from transom.checkpoint.load import load
 from transom.checkpoint.source import packaged_smollm2
 from transom.checkpoint.tiny import tiny_llama
-from transom.enclave.bundle import leftovers, pack, verify_bundle
+from transom.enclave.bundle import copy_files, leftovers, pack, verify_bundle
 from transom.enclave.manifest import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from transom.enclave.owner import Owner, load_owner_key
 from transom.enclave.pin import format_pin
@@ -373,6 +373,30 @@ def test_sealing_is_what_opening_undoes(bundle: tuple[Path, Manifest], owner: Ow
     assert not table.rows(range(shard.start, shard.stop)).any()
 
 
+def test_tokenizer_files_are_checked_as_they_are_copied(source: Path, owner: Owner, tmp_path: Path) -> None:
+    manifest = make(source, tmp_path / "out", owner)
+    folder, into = tmp_path / "out" / "client", tmp_path / "own"
+    into.mkdir()
+    copy_files(tmp_path / "out", manifest, into)
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == {
+        name: (folder / name).read_bytes() for name in manifest.files
+    }
+    swapped = folder / "tokenizer.json"
+    swapped.write_bytes(swapped.read_bytes() + b" ")
+    with pytest.raises(BundleError, match="not the file the owner signed"):
+        copy_files(tmp_path / "out", manifest, into)
+    swapped.unlink()
+    with pytest.raises(BundleError, match="fetch it again"):
+        copy_files(tmp_path / "out", manifest, into)
+
+
+def test_production_names_the_engines_key(source: Path, owner: Owner, tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="engine's TLS key"):
+        make(source, tmp_path / "out", owner, production=True, rules=(SNP,))
+    pins = ["sha256//" + "A" * 43 + "="]
+    assert make(source, tmp_path / "out", owner, production=True, rules=(SNP,), server_pins=pins).production
+
+
 # What is not packed
 
 
@@ -398,6 +422,8 @@ def test_production_refuses_weak_rules(
         {"name": ""},
         {"name": "a\nb"},
         {"server_pins": ["sha256//AA=="]},
+        {"extraction_share": 0.0},
+        {"extraction_share": 1.5},
         {"shard_bytes": 0},
         {"shard_bytes": 2**31},
     ],

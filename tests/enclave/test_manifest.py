@@ -44,6 +44,7 @@ MANIFEST = Manifest(
     policy_sha256="55" * 32,
     rules=(SNP,),
     server_pins=(format_pin(bytes(32)),),
+    extraction_share=0.25,
     created="2026-01-02T03:04:05+00:00",
 )
 

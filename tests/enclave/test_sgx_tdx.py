@@ -240,7 +240,7 @@ def test_the_debug_bit_is_told(
         assert sgx_tdx.claims(samples[kind], NOTHING, sample_time).debug is expected
 
 
-def test_a_tdx_guest_with_a_service_td_is_refused(
+def test_a_tdx_guest_that_can_be_migrated_is_refused(
     samples: Mapping[str, Evidence], sample_time: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = library_claims(samples["tdx"], sample_time)
@@ -250,7 +250,11 @@ def test_a_tdx_guest_with_a_service_td_is_refused(
     raw["report"]["TD15"] = {"base": base, "tee_tcb_svn2": "00" * 16, "mr_service_td": "00" * 48}
     assert sgx_tdx.claims(samples["tdx"], NOTHING, sample_time) == honest
     raw["report"]["TD15"]["mr_service_td"] = "00" * 47 + "01"
-    with pytest.raises(EvidenceError, match="service TD"):
+    with pytest.raises(EvidenceError, match="migrated"):
+        sgx_tdx.claims(samples["tdx"], NOTHING, sample_time)
+    raw["report"]["TD15"]["mr_service_td"] = "00" * 48
+    base["td_attributes"] = "0000003000000000"  # the sample's, with the bit MIGRATABLE
+    with pytest.raises(EvidenceError, match="migrated"):
         sgx_tdx.claims(samples["tdx"], NOTHING, sample_time)
 
 

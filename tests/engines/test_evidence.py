@@ -67,12 +67,18 @@ async def stage(
     policy: EvidencePolicy = POLICY,
     *,
     allow_insecure_dev: bool = True,
+    signed: list[bytes] | None = None,
     timeout_s: float = 5.0,
 ) -> AsyncIterator[Stage]:
     companion, clock = Companion(script), Clock()
     async with engine(key) as served, background(serve_in_thread(companion.app())) as url:
         guard = EvidenceGuard(
-            url, policy, allow_insecure_dev=allow_insecure_dev, timeout_s=timeout_s, clock=clock
+            url,
+            policy,
+            keys=signed,
+            allow_insecure_dev=allow_insecure_dev,
+            timeout_s=timeout_s,
+            clock=clock,
         )
         yield Stage(served, companion, guard, IdsEngine(served.url, guard=guard), clock)
 
@@ -85,6 +91,28 @@ async def test_convincing_evidence_lets_requests_through_and_is_asked_for_once(k
         assert len(on.companion.nonces) == 1
         assert on.guard.claims is not None
         assert on.guard.claims.trust == "none"
+
+
+async def test_evidence_does_not_replace_the_owners_word_on_the_key(keys: tuple[Key, Key]) -> None:
+    """Convincing evidence for a key that the bundle's owner did not sign lets nothing through."""
+    async with stage(keys[0], honest(keys[0].pin), signed=[keys[1].pin.fingerprint]) as on:
+        with pytest.raises(EvidenceError, match="did not sign"):
+            await ask(on.client)
+        assert on.served.requests == []
+        await on.client.close()
+    async with stage(keys[0], honest(keys[0].pin), signed=[keys[0].pin.fingerprint]) as on:
+        assert await ask(on.client) == (7, 8, 7)
+        await on.client.close()
+
+
+async def test_the_log_says_what_the_evidence_proves(
+    keys: tuple[Key, Key], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(keys[0], honest(keys[0].pin)) as on:
+        assert on.guard.trust == "none"
+        await ask(on.client)
+        await on.client.close()
+    assert "trust=none" in caplog.text
 
 
 async def test_many_requests_at_once_ask_for_evidence_once(keys: tuple[Key, Key]) -> None:

@@ -161,6 +161,23 @@ def test_every_response_says_what_the_evidence_proves(serve: Callable[..., Serve
     connection.close()
 
 
+def test_an_engines_trust_is_shown_beside_the_gateways_own(sanitizer: Sanitizer) -> None:
+    import http.client
+
+    engine, tokenizer = IdsEngine("http://127.0.0.1:9"), chat_tokenizer()
+    words = create_gateway(
+        GatewayConfig(mode="words"), engine, tokenizer, sanitizer, engine_trust=lambda: "none"
+    )
+    for app, expected in ((words, "none"), (create_gateway(GatewayConfig(), engine, tokenizer), None)):
+        with serve_in_thread(app) as url:
+            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            assert answer.headers["x-transom-engine-trust"] == expected
+            assert "x-transom-trust" not in answer.headers
+            connection.close()
+
+
 def test_every_log_line_says_what_the_evidence_proves(capfd: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
@@ -198,9 +215,13 @@ def test_the_meter_counts_distinct_rows_of_one_day() -> None:
     with pytest.raises(RefusedError):
         meter.count([10])
     assert meter.distinct_rows == 10
+    now[0] = 50_000.0
+    meter.count([1, 2])  # used again: they count for another day
     now[0] = 86_400.0
-    meter.count([10])
-    assert meter.distinct_rows == 1
+    assert meter.distinct_rows == 2
+    meter.count(range(10, 18))
+    with pytest.raises(RefusedError):
+        meter.count([18])
 
 
 def test_a_refused_charge_sends_nothing(serve: Callable[..., Served], tmp_path: Path) -> None:

@@ -11,29 +11,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from transom.errors import MisconfiguredError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     from transom.enclave.evidence import Trust
     from transom.enclave.manifest import Manifest
     from transom.enclave.source import EvidenceSource
     from transom.privacy.sanitize import Sanitizer
-    from transom.serving.engines.http import Guard
+    from transom.serving.engines.base import Engine
+    from transom.serving.engines.evidence import EvidenceGuard
+    from transom.serving.engines.http import Pinned
     from transom.serving.gateway.enclave import Enclave
+    from transom.serving.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True)
 class EnclaveOptions:
     """The command line of mode enclave."""
 
-    bundle: Path | None
-    owner_key: Path | None
+    bundle: Path
+    owner_key: Path
     broker: str
     broker_pin: str
     evidence: str
@@ -41,48 +48,98 @@ class EnclaveOptions:
     tpm_key: str
     tpm_pcrs: str
     allow_insecure_dev: bool
-    extraction_share: float
 
 
-def open_manifest(options: EnclaveOptions) -> Manifest:
-    """The verified bundle's manifest. Raises MisconfiguredError for a missing option, BundleError."""
+@dataclass(frozen=True)
+class SignedBundle:
+    """A bundle whose every file its owner signed, and the owner's key that said so."""
+
+    folder: Path
+    manifest: Manifest
+    owner_key: Ed25519PublicKey
+
+
+def options_of(
+    mode: str, bundle: Path | None, owner_key: Path | None, broker: str, broker_pin: str, **rest: Any
+) -> EnclaveOptions | None:
+    """The options, None in another mode. Raises MisconfiguredError if one is missing, or given in vain."""
+    if mode != "enclave":
+        if bundle or owner_key or broker or broker_pin:
+            raise MisconfiguredError(
+                f"--bundle, --owner-key, --broker and --broker-pin are for mode enclave, not for mode {mode}"
+            )
+        return None
+    if bundle is None or owner_key is None or not broker:
+        raise MisconfiguredError("mode enclave needs --bundle DIR, --owner-key FILE and --broker URL")
+    return EnclaveOptions(bundle, owner_key, broker, broker_pin, **rest)
+
+
+def verified(options: EnclaveOptions) -> SignedBundle:
+    """The bundle, checked in full. Raises BundleError."""
     from transom.enclave.bundle import verify_bundle
     from transom.enclave.owner import load_owner_key
 
-    if options.bundle is None or options.owner_key is None or not options.broker:
-        raise MisconfiguredError("mode enclave needs --bundle DIR, --owner-key FILE and --broker URL")
-    return verify_bundle(options.bundle, load_owner_key(options.owner_key))
+    owner_key = load_owner_key(options.owner_key)
+    return SignedBundle(options.bundle, verify_bundle(options.bundle, owner_key), owner_key)
 
 
-def open_enclave(options: EnclaveOptions, manifest: Manifest, sanitizer: Sanitizer) -> Enclave:
+def bundle_tokenizer(bundle: SignedBundle) -> ChatTokenizer:
+    """The tokenizer, from files that are checked as they are copied into this process's own folder.
+
+    Raises BundleError, CheckpointError.
+    """
+    from transom.enclave.bundle import copy_files
+    from transom.serving.tokenizer import load_tokenizer
+
+    with TemporaryDirectory() as folder:
+        copy_files(bundle.folder, bundle.manifest, Path(folder))
+        return load_tokenizer(Path(folder))
+
+
+def bundle_sanitizer(bundle: SignedBundle, policy: Path | None, overrides: Mapping[str, object]) -> Sanitizer:
+    """The sanitiser of the word policy that the bundle demands, as it stands in its file.
+
+    Raises MisconfiguredError for another policy, and for options that would change what was attested.
+    """
+    from transom.privacy.policy import load_policy
+    from transom.privacy.sanitize import Sanitizer
+
+    changed = [name for name, value in overrides.items() if value]
+    if changed:
+        raise MisconfiguredError(
+            f"mode enclave runs the word policy that the bundle names; {', '.join(changed)} would change it. "
+            "Build a policy that says so (transom words build), and have it packed"
+        )
+    loaded, wanted = load_policy(policy), bundle.manifest.policy_sha256
+    if loaded.sha256 != wanted:
+        raise MisconfiguredError(
+            f"the bundle is for the word policy {wanted}, this gateway has {loaded.sha256}; give the "
+            "bundle's policy with --policy"
+        )
+    return Sanitizer(loaded)
+
+
+def open_enclave(options: EnclaveOptions, bundle: SignedBundle) -> Enclave:
     """Attest, get the data key, open the table. Raises EvidenceError, BrokerError, BundleError."""
     from transom.enclave.client import obtain_key
-    from transom.enclave.owner import load_owner_key
     from transom.enclave.pin import parse_pin
     from transom.enclave.table import open_table
     from transom.serving.gateway.enclave import Enclave, ExtractionMeter
 
-    if options.bundle is None or options.owner_key is None:
-        raise MisconfiguredError("mode enclave needs --bundle DIR and --owner-key FILE")
-    policy_sha256 = sanitizer.policy.sha256
-    if policy_sha256 != manifest.policy_sha256:
-        raise MisconfiguredError(
-            f"the bundle is for the word policy {manifest.policy_sha256}, this gateway uses {policy_sha256}; "
-            "give the bundle's policy with --policy"
-        )
+    manifest = bundle.manifest
     released = asyncio.run(
         obtain_key(
             options.broker,
             manifest,
-            load_owner_key(options.owner_key),
+            bundle.owner_key,
             evidence_source(options),
-            policy_sha256,
+            manifest.policy_sha256,
             ssl=parse_pin(options.broker_pin) if options.broker_pin else None,
             allow_insecure_dev=options.allow_insecure_dev,
         )
     )
-    table = open_table(options.bundle, manifest, released.data_key)
-    meter = ExtractionMeter(manifest.rows, options.extraction_share)
+    table = open_table(bundle.folder, manifest, released.data_key)
+    meter = ExtractionMeter(manifest.rows, manifest.extraction_share)
     mark_log(released.trust)
     typer.echo(f"bundle {manifest.bundle} opened, trust={released.trust}", err=True)
     return Enclave(table, meter, manifest.model, released.trust, released.measurement)
@@ -110,28 +167,33 @@ def guard_of(
     evidence_policy: Path | None,
     attestor: str,
     allow_insecure_dev: bool,
-) -> Guard | None:
+) -> Pinned | EvidenceGuard | None:
     """What ties the engine's TLS key: its evidence, a pin as given, or the only pin that the owner signed.
 
-    Raises MisconfiguredError, also for a manifest when nothing ties the key.
+    Before a bundle, evidence does not replace the owner's word on who may receive rows: it must be for a key
+    that the manifest names, if it names any. Raises MisconfiguredError, also for a manifest when nothing ties
+    the key.
     """
     from transom.enclave.pin import parse_pin
     from transom.enclave.policy import load_evidence_policy
     from transom.serving.engines.evidence import EvidenceGuard
     from transom.serving.engines.http import Pinned
 
-    if evidence_policy is not None:
-        if pin or not attestor:
+    signed = manifest.server_pins if manifest else ()
+    if evidence_policy is not None or attestor:
+        if pin or not attestor or evidence_policy is None:
             raise MisconfiguredError(
-                "--require-evidence needs --attestor URL, and learns the engine's key from there; leave "
-                "--engine-pin out"
+                "--require-evidence POLICY and --attestor URL go together, and learn the engine's key from "
+                "there; leave --engine-pin out"
             )
         return EvidenceGuard(
-            attestor, load_evidence_policy(evidence_policy), allow_insecure_dev=allow_insecure_dev
+            attestor,
+            load_evidence_policy(evidence_policy),
+            keys=[parse_pin(one).fingerprint for one in signed] or None,
+            allow_insecure_dev=allow_insecure_dev,
         )
     if manifest is None:
         return Pinned(parse_pin(pin)) if pin else None
-    signed = manifest.server_pins
     if pin and signed and pin not in signed:
         raise MisconfiguredError(f"--engine-pin {pin} is not among the pins that the owner signed")
     if not pin and len(signed) != 1:
@@ -139,6 +201,24 @@ def guard_of(
             f"the bundle names {len(signed)} engine keys; choose one with --engine-pin, or --require-evidence"
         )
     return Pinned(parse_pin(pin or signed[0]))
+
+
+def check_engine(enclave: Enclave, client: Engine, kind: str) -> None:
+    """Raises BundleError before serving if the engine is not the bundle's, MissingExtraError for vLLM."""
+    if kind == "vllm":  # its format is written by torch, which takes seconds to import
+        import numpy as np
+
+        from transom.serving.engines.embeds import as_torch_save
+
+        as_torch_save(np.zeros((1, 1), np.float32))
+
+    async def ask() -> None:
+        try:
+            enclave.check(await client.probe())
+        finally:
+            await client.close()
+
+    asyncio.run(ask())
 
 
 def mark_log(trust: Trust) -> None:

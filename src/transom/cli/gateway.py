@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transom.serving.engines.connect import EngineKind
     from transom.serving.engines.http import Guard
     from transom.serving.gateway.enclave import Enclave
+    from transom.serving.tokenizer import ChatTokenizer
 
 DEFAULT_BUDGET = 1000.0
 TRUST, ENCLAVE = "Trust in the engine", "Mode enclave"
@@ -131,20 +132,19 @@ def gateway(
     allow_insecure_dev: Annotated[
         bool, typer.Option(help="Accept to run without any proof (trust=none).", rich_help_panel=ENCLAVE)
     ] = False,
-    extraction_share: Annotated[
-        float,
-        typer.Option(
-            help="Share of the table's rows that may be used within a day.",
-            min=0.0,
-            max=1.0,
-            rich_help_panel=ENCLAVE,
-        ),
-    ] = 0.25,
 ) -> None:
     """Serve the OpenAI API on this machine; in mode words the engine's host never sees the private words."""
-    from transom.cli.enclave import EnclaveOptions, guard_of, open_enclave, open_manifest
-    from transom.enclave.manifest import client_folder
+    from transom.cli.enclave import (
+        bundle_sanitizer,
+        bundle_tokenizer,
+        check_engine,
+        guard_of,
+        open_enclave,
+        options_of,
+        verified,
+    )
     from transom.errors import MisconfiguredError
+    from transom.serving.engines.evidence import EvidenceGuard
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig, Mode, load_keys
     from transom.serving.local import listen, require_loopback, serve, url_of
@@ -164,25 +164,35 @@ def gateway(
         answer_tokens=answer_tokens,
         hosts=_hosts(host, allow_host or []),
     )
-    options = EnclaveOptions(
-        bundle, owner_key, broker, broker_pin, evidence, tpm_tcti, tpm_key, tpm_pcrs, allow_insecure_dev,
-        extraction_share,
+    options = options_of(
+        mode, bundle, owner_key, broker, broker_pin, evidence=evidence, tpm_tcti=tpm_tcti, tpm_key=tpm_key,
+        tpm_pcrs=tpm_pcrs, allow_insecure_dev=allow_insecure_dev,
     )  # fmt: skip
-    if mode == "enclave" and tokenizer:
+    if options and tokenizer:
         raise MisconfiguredError("mode enclave uses the bundle's tokenizer; leave --tokenizer out")
-    manifest = open_manifest(options) if mode == "enclave" else None
-    guard = guard_of(manifest, engine_pin, require_evidence, attestor, allow_insecure_dev)
-    sanitizer = None if mode == "plain" else _sanitizer(policy, mechanism or None, epsilon, rule or [])
-    client = _client(
+    signed = verified(options) if options else None
+    guard = guard_of(
+        signed.manifest if signed else None, engine_pin, require_evidence, attestor, allow_insecure_dev
+    )
+    overrides = {"--mechanism": mechanism, "--epsilon": epsilon is not None, "--rule": rule}
+    sanitizer: Sanitizer | None = None
+    if signed:
+        sanitizer = bundle_sanitizer(signed, policy, overrides)
+    elif mode != "plain":
+        sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or [])
+    client, kind = _client(
         engine, engine_kind, engine_model or None, engine_key_file, timeout_s, engine_limit_field, guard
     )
-    opened = open_enclave(options, manifest, sanitizer) if manifest and sanitizer else None
     account = _ledger(ledger, DEFAULT_BUDGET if budget is None else budget) if sanitizer is not None else None
-    if opened is not None:
-        tokenizer = str(client_folder(cast(Path, bundle)))
-        _check_engine(opened, client)
-    tokens = load_tokenizer(tokenizer or _default_tokenizer(client)) if client.takes == "ids" else None
-    app = create_gateway(config, client, tokens, sanitizer, account, opened)
+    opened: Enclave | None = None
+    tokens: ChatTokenizer | None = None
+    if options and signed:
+        opened, tokens = open_enclave(options, signed), bundle_tokenizer(signed)
+        check_engine(opened, client, kind)
+    elif client.takes == "ids":
+        tokens = load_tokenizer(tokenizer or _default_tokenizer(client))
+    engine_trust = (lambda: guard.trust) if isinstance(guard, EvidenceGuard) else None
+    app = create_gateway(config, client, tokens, sanitizer, account, opened, engine_trust)
     with listen(host, port) as sock:
         typer.echo(f"gateway in mode {mode} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
         serve(app, sock)
@@ -224,7 +234,7 @@ def _client(
     timeout_s: float,
     limit_field: str,
     guard: Guard | None,
-) -> Engine:
+) -> tuple[Engine, EngineKind]:
     from transom.serving.engines.chat import read_key
     from transom.serving.engines.connect import client_of, detect
 
@@ -232,21 +242,10 @@ def _client(
     chosen = cast("EngineKind", kind)
     if kind == "auto":
         chosen = asyncio.run(detect(url, model=model, api_key=key, guard=guard))
-    return client_of(
+    client = client_of(
         chosen, url, model=model, api_key=key, timeout_s=timeout_s, limit_field=limit_field, guard=guard
     )
-
-
-def _check_engine(enclave: Enclave, client: Engine) -> None:
-    """Raises BundleError before serving if the engine is not the bundle's."""
-
-    async def ask() -> None:
-        try:
-            enclave.check(await client.probe())
-        finally:
-            await client.close()
-
-    asyncio.run(ask())
+    return client, chosen
 
 
 def _default_tokenizer(client: Engine) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.core import TyperGroup
 
-from transom.enclave.bundle import leftovers, pack, verify_bundle
+from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bundle
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
 from transom.enclave.policy import load_evidence_policy
@@ -57,6 +57,9 @@ def make(
     server_pin: Annotated[
         list[str] | None, typer.Option(help="Public key of the engine, sha256//BASE64; repeatable.")
     ] = None,
+    extraction_share: Annotated[
+        float, typer.Option(help="Share of the rows that a gateway may use within a day.", min=0, max=1)
+    ] = EXTRACTION_SHARE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
 ) -> None:
     """Encrypt a model's embedding for an enclave, and keep the whole model for the engine."""
@@ -76,9 +79,18 @@ def make(
             policy_sha256=load_policy(policy).sha256,
             name=name,
             server_pins=server_pin or [],
+            extraction_share=extraction_share,
             progress=lambda share: bar.update(task, completed=share),
         )
     _show(made, out, as_json)
+
+
+@app.command()
+def key(
+    owner: Annotated[Path, typer.Option(help="The owner's keys; made on first use.")],
+) -> None:
+    """Make the owner's keys if need be, and print where the public one is: to be measured before packing."""
+    typer.echo(Owner(owner).folder / "owner.pub")
 
 
 @app.command()
@@ -105,6 +117,7 @@ def _show(manifest: Manifest, path: Path, as_json: bool) -> None:
         "policy_sha256": manifest.policy_sha256,
         "rules": [rule.to_json() for rule in manifest.rules],
         "server_pins": list(manifest.server_pins),
+        "extraction_share": manifest.extraction_share,
         "created": manifest.created,
         "manifest_sha256": manifest.sha256,
     }

@@ -36,7 +36,7 @@ from transom.enclave.owner import Owner
 from transom.enclave.policy import EvidencePolicy, accept
 from transom.enclave.release import Binding, MessageError
 from transom.enclave.verify import verify
-from transom.errors import EvidenceError, TransomError
+from transom.errors import EvidenceError, MisconfiguredError, TransomError
 
 TRUST_HEADER = "x-transom-trust"
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -152,7 +152,16 @@ def create_broker(
     nonce_ttl_s: float = 60.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
-    """The broker as an ASGI app, to be served over TLS. `bundles` maps a manifest's `bundle` to it."""
+    """The broker as an ASGI app, to be served over TLS. `bundles` maps a manifest's `bundle` to it.
+
+    Raises MisconfiguredError when a production bundle opens for SEV-SNP and no revocation list is at hand.
+    """
+    for manifest in bundles.values():
+        if manifest.production and policy.crl is None and any(rule.kind == "snp" for rule in manifest.rules):
+            raise MisconfiguredError(
+                f"bundle {manifest.bundle} is for production on SEV-SNP: name AMD's revocation list (DER) as "
+                "snp.crl in the evidence policy, so that revoked signing keys are refused"
+            )
     broker = Broker(owner, dict(bundles), policy, log, allow_insecure_dev)
     nonces = Nonces(nonce_ttl_s, clock)
     judging = asyncio.Semaphore(MAX_JUDGED)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 SHARD_BYTES = 32 * 2**20
+EXTRACTION_SHARE = 0.25
 _MAX_SHARD_BYTES = 2**30  # AES-GCM in one call takes less than 2 GiB
 
 
@@ -63,6 +64,7 @@ def pack(
     policy_sha256: str,
     name: str | None = None,
     server_pins: Sequence[str] = (),
+    extraction_share: float = EXTRACTION_SHARE,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[float], None] | None = None,
 ) -> Manifest:
@@ -73,7 +75,9 @@ def pack(
     existing `out`, a full or unwritable disk). On any error nothing is left at `out`.
     """
     out = Path(out)
-    _check_options(production, tuple(rules), policy_sha256, server_pins, shard_bytes)
+    _check_options(production, tuple(rules), policy_sha256, tuple(server_pins), shard_bytes)
+    if not 0 < extraction_share <= 1:
+        raise MisconfiguredError(f"extraction_share must be above 0 and at most 1, got {extraction_share}")
     if os.path.lexists(out):
         raise MisconfiguredError(f"{out} exists; give a new folder, or delete it first")
     found = find(source)
@@ -101,6 +105,7 @@ def pack(
             policy_sha256=policy_sha256,
             rules=tuple(rules),
             server_pins=tuple(server_pins),
+            extraction_share=float(extraction_share),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         manifest = _encrypt(embedding, partial / "client", key, draft, progress)
@@ -126,8 +131,8 @@ def leftovers(out: str | Path) -> list[Path]:
 def verify_bundle(folder: str | Path, owner_key: Ed25519PublicKey) -> Manifest:
     """The manifest of a bundle whose every file is the one its owner signed, with no file beside them.
 
-    Raises BundleError. Needs no data key; `open_table` checks again what it decrypts. The tokenizer's files
-    are read again by whoever loads them: the host may swap them in between, and only its own user suffers.
+    Raises BundleError. Needs no data key. `open_table` checks again what it decrypts, and `copy_files` what
+    it copies, so that what was checked is what is used.
     """
     manifest = load_manifest(folder, owner_key)
     folder = client_folder(folder)
@@ -143,16 +148,29 @@ def verify_bundle(folder: str | Path, owner_key: Ed25519PublicKey) -> Manifest:
     return manifest
 
 
+def copy_files(bundle: str | Path, manifest: Manifest, into: Path) -> None:
+    """Copy the tokenizer's files, each checked against the manifest as it is copied. Raises BundleError."""
+    folder = client_folder(bundle)
+    for name, sha256 in manifest.files.items():
+        try:
+            data = (folder / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"cannot read {folder / name} ({error.strerror}); fetch it again") from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BundleError(f"{folder / name} is not the file the owner signed; fetch the bundle again")
+        (into / name).write_bytes(data)
+
+
 def _check_options(
     production: bool,
     rules: tuple[Rule, ...],
     policy_sha256: str,
-    server_pins: Sequence[str],
+    server_pins: tuple[str, ...],
     shard_bytes: int,
 ) -> None:
-    problem = production_problem(production, rules)
+    problem = production_problem(production, rules, server_pins)
     if problem:
-        raise MisconfiguredError(f"{problem}; name its measurement in the evidence policy")
+        raise MisconfiguredError(f"{problem}; see the evidence policy and the server pins")
     if not re.fullmatch(r"[0-9a-f]{64}", policy_sha256):
         raise MisconfiguredError(f"policy_sha256 must be 64 hex digits, got {len(policy_sha256)} characters")
     if not 0 < shard_bytes <= _MAX_SHARD_BYTES:

@@ -52,7 +52,7 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if self.kind not in PARTS:
-            raise EvidenceError(f"evidence of kind {self.kind!r} is not one of {', '.join(PARTS)}")
+            raise EvidenceError(f"evidence of kind {self.kind[:40]!r} is not one of {', '.join(PARTS)}")
         required, optional = PARTS[self.kind]
         names = set(self.parts)
         if not required <= names or not names <= required | optional:

@@ -35,7 +35,9 @@ NONCE_BYTES, TAG_BYTES = 12, 16
 SIGNATURE_DOMAIN = b"transom/manifest/v1\0"
 _MAX_MANIFEST_BYTES = 4 * 2**20
 _HEX64 = r"[0-9a-f]{64}"
-_TYPES: Mapping[str, type] = {"production": bool, "created": str, "rows": int, "width": int}
+_TYPES: Mapping[str, type] = {
+    "production": bool, "created": str, "rows": int, "width": int, "extraction_share": float,
+}  # fmt: skip
 _SHARD_TYPES: Mapping[str, type] = {"start": int, "stop": int, "size_bytes": int}
 
 
@@ -57,7 +59,8 @@ class Manifest:
     `bundle` is 32 random hex digits, `model` the published name, the table has `rows` x `width` of `dtype`.
     `files` are the tokenizer's files and their SHA-256, `tokenizer_sha256` a hash over all of them.
     `policy_sha256` is the word policy the enclave must run, `rules` the attesters that get the key,
-    `server_pins` the engine's TLS keys, `created` an ISO time.
+    `server_pins` the engine's TLS keys, `extraction_share` the share of the rows that a gateway may use
+    within a day, `created` an ISO time.
     """
 
     bundle: str
@@ -72,6 +75,7 @@ class Manifest:
     policy_sha256: str
     rules: tuple[Rule, ...]
     server_pins: tuple[str, ...]
+    extraction_share: float
     created: str
 
     def to_bytes(self) -> bytes:
@@ -102,7 +106,10 @@ class Manifest:
             return "its file names are not plain and distinct"
         if self.tokenizer_sha256 != tokenizer_digest(self.files):
             return "its tokenizer hash is not that of its files"
-        return self._table_problem() or production_problem(self.production, self.rules)
+        if not 0 < self.extraction_share <= 1:
+            return "its extraction share is not above 0 and at most 1"
+        problem = production_problem(self.production, self.rules, self.server_pins)
+        return self._table_problem() or problem
 
     def _table_problem(self) -> str | None:
         if self.dtype not in get_args(TableDtype) or self.rows < 1 or self.width < 1 or not self.shards:
@@ -116,8 +123,8 @@ class Manifest:
         return None if at == self.rows else f"its shards hold {at} of {self.rows} rows"
 
 
-def production_problem(production: bool, rules: tuple[Rule, ...]) -> str | None:
-    """Why a production bundle cannot open for these rules; None if it can."""
+def production_problem(production: bool, rules: tuple[Rule, ...], server_pins: tuple[str, ...]) -> str | None:
+    """Why a production bundle cannot open for these rules, or send rows to these keys; None if it can."""
     if not production:
         return None
     if not rules:
@@ -127,6 +134,8 @@ def production_problem(production: bool, rules: tuple[Rule, ...]) -> str | None:
         return f"a production bundle cannot open for {' or '.join(weak)}, which isolates nothing"
     if any(rule.debug for rule in rules):
         return "a production bundle cannot open for a debug enclave, whose owner can read its memory"
+    if not server_pins:
+        return "a production bundle names the engine's TLS key, or its user could receive the rows"
     return None
 
 

@@ -140,7 +140,7 @@ def load_evidence_policy(path: str | Path) -> EvidencePolicy:
     return EvidencePolicy(
         allow=parse_rules(top.get("allow")),
         max_age_s=float(max_age_s),
-        pccs_url=dcap.get("pccs") and str(dcap["pccs"]),
+        pccs_url=str(dcap["pccs"]) if dcap.get("pccs") else None,
         ark_sha256=_strings(snp.get("ark_sha256", []), "snp.ark_sha256"),
         crl=crl,
     )

@@ -29,7 +29,8 @@ from transom.errors import EvidenceError, MissingExtraError
 FETCH_TIMEOUT_S = 20.0
 
 _SGX_DEBUG = 1 << 1  # of ATTRIBUTES, little-endian
-_TDX_DEBUG = 1 << 0  # of td_attributes, little-endian
+_TDX_DEBUG = 0xFF  # of td_attributes, little-endian: any bit of the byte "TD under debug"
+_TDX_MIGRATABLE = 1 << 29
 _TDX_REGISTERS = {
     "mrtd": "mr_td",
     "rtmr0": "rt_mr0",
@@ -42,6 +43,8 @@ _TDX_REGISTERS = {
     "mrseam": "mr_seam",
     "mrsignerseam": "mr_signer_seam",
     "tee_tcb_svn": "tee_tcb_svn",
+    "td_attributes": "td_attributes",
+    "xfam": "xfam",
 }
 
 
@@ -89,8 +92,9 @@ def _tdx(report: dict[str, Any], status: str, advisories: tuple[str, ...]) -> Cl
     fields = dict(report)
     while "base" in fields:  # a TDX 1.5 report wraps the 1.0 report
         fields |= fields.pop("base")
-    if any(bytes.fromhex(fields.get("mr_service_td", ""))):
-        raise EvidenceError("a service TD is bound to the TDX guest, which could move its memory elsewhere")
+    migratable = _bits(fields["td_attributes"]) & _TDX_MIGRATABLE
+    if migratable or any(bytes.fromhex(fields.get("mr_service_td", ""))):
+        raise EvidenceError("the TDX guest can be migrated, so its memory could be moved elsewhere")
     return Claims(
         kind="tdx",
         registers={name: fields[source] for name, source in _TDX_REGISTERS.items()},

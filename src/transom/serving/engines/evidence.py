@@ -10,7 +10,8 @@ another pin, under which no older connection is used. An engine that changes its
 until the evidence has grown old.
 Threat model: the companion, the engine's host and the network may answer anything, late, or not at all. What
 is fetched is nobody's secret and proves itself, so the certificate of the companion is not checked.
-Does not protect: evidence says which code holds the key now; code that hands its key out is not detected.
+Does not protect: evidence says which code holds the key now; code that hands its key out is not detected. The
+clock is this machine's: in an enclave whose host runs the clock, `max_age_s` is the host's to stretch.
 Source: RFC 9334, section 10 (freshness by nonce); TLS key binding as in Knauth et al., arXiv 1801.05863.
 """
 
@@ -19,20 +20,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, engine_fields, report_data
+from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, Trust, engine_fields, report_data
 from transom.enclave.pin import KeyPin
 from transom.enclave.policy import EvidencePolicy
 from transom.enclave.verify import verify
 from transom.errors import EvidenceError, MisconfiguredError
 
+_log = logging.getLogger("transom.engine")
 _ANSWER_BYTES = 2 << 20
 _SPKI_BYTES = 32
 
@@ -45,6 +48,7 @@ def seconds_since_boot() -> float:
 class EvidenceGuard:
     """A `Guard` over the evidence served at `url`. `claims` are those of the evidence it relies on now.
 
+    `keys` are the only keys (SHA-256 of the SubjectPublicKeyInfo) that evidence may be for; None: any.
     Evidence of kind insecure-dev needs `allow_insecure_dev` as well as a rule in the policy. `clock` gives
     seconds that never run backwards.
     """
@@ -54,6 +58,7 @@ class EvidenceGuard:
         url: str,
         policy: EvidencePolicy,
         *,
+        keys: Collection[bytes] | None = None,
         allow_insecure_dev: bool = False,
         timeout_s: float = 10.0,
         clock: Callable[[], float] = seconds_since_boot,
@@ -63,7 +68,7 @@ class EvidenceGuard:
                 f"evidence is fetched from a URL like https://host:8443, got {len(url)} characters"
             )
         self._url = url.rstrip("/") + "/v1/evidence"
-        self._policy, self._allow_insecure_dev = policy, allow_insecure_dev
+        self._policy, self._allow_insecure_dev, self._keys = policy, allow_insecure_dev, keys
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._clock = clock
         self._pin: KeyPin | None = None
@@ -91,11 +96,20 @@ class EvidenceGuard:
             raise EvidenceError(
                 "the engine's evidence is of kind insecure-dev, which proves nothing; it was not allowed"
             )
+        if self._keys is not None and spki_sha256 not in self._keys:
+            raise EvidenceError("the engine's evidence is for a TLS key that the bundle's owner did not sign")
         expected = report_data(evidence.kind, *engine_fields(nonce, spki_sha256))
         claims = await asyncio.to_thread(verify, evidence, self._policy, expected)
         same_key = old is not None and old.fingerprint == spki_sha256
         self._pin = old if same_key else KeyPin(spki_sha256)
         self.claims, self._expires_s = claims, asked_s + self._policy.max_age_s
+        level = logging.WARNING if claims.trust == "none" else logging.INFO
+        _log.log(level, "engine evidence accepted, trust=%s measurement=%s", claims.trust, claims.measurement)
+
+    @property
+    def trust(self) -> Trust:
+        """What the evidence relied on now can prove; `none` before there is any."""
+        return "none" if self.claims is None else self.claims.trust
 
     async def _fetch(self, nonce: bytes) -> bytes:
         body = {"nonce": base64.b64encode(nonce).decode()}

@@ -12,7 +12,7 @@ Source: OpenAI API reference; ASGI specification.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -51,11 +51,13 @@ def create_gateway(
     sanitizer: Sanitizer | None = None,
     ledger: Ledger | None = None,
     enclave: Enclave | None = None,
+    engine_trust: Callable[[], Trust] | None = None,
 ) -> Starlette:
     """The gateway application. Modes words and enclave need a sanitizer, mode enclave an opened bundle too.
 
-    A ledger makes the spending durable and capped. Raises MisconfiguredError for a combination that could not
-    protect what its mode promises.
+    A ledger makes the spending durable and capped. `engine_trust` tells what the engine's evidence proves; it
+    and the enclave's own trust stand in every response header. Raises MisconfiguredError for a combination
+    that could not protect what its mode promises.
     """
     if (config.mode == "plain") != (sanitizer is None):
         raise MisconfiguredError(
@@ -78,6 +80,8 @@ def create_gateway(
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
         await engine.close()
+        if enclave is not None:
+            enclave.table.close()
 
     return Starlette(
         routes=[
@@ -90,7 +94,7 @@ def create_gateway(
             Route("/openapi.json", pages.openapi),
         ],
         middleware=[
-            *([] if enclave is None else [Middleware(_Trust, enclave.trust)]),
+            Middleware(_Trust, None if enclave is None else enclave.trust, engine_trust),
             *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
         ],
         exception_handlers={HTTPException: _http_error, TransomError: _error},
@@ -99,18 +103,24 @@ def create_gateway(
 
 
 class _Trust:
-    """Writes into every response header what the evidence behind this gateway can prove."""
+    """Writes into every response header what the evidence of this gateway and of its engine can prove."""
 
-    def __init__(self, app: ASGIApp, trust: Trust) -> None:
-        self._app, self._header = app, (b"x-transom-trust", trust.encode())
+    def __init__(self, app: ASGIApp, own: Trust | None, engines: Callable[[], Trust] | None) -> None:
+        self._app, self._own, self._engines = app, own, engines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def marked(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = message | {"headers": [*message["headers"], self._header]}
+                message = message | {"headers": [*message["headers"], *self._headers()]}
             await send(message)
 
-        await self._app(scope, receive, marked)
+        await self._app(scope, receive, marked if self._own or self._engines else send)
+
+    def _headers(self) -> Iterator[tuple[bytes, bytes]]:
+        if self._own is not None:
+            yield b"x-transom-trust", self._own.encode()
+        if self._engines is not None:
+            yield b"x-transom-engine-trust", self._engines().encode()
 
 
 class _KnownHosts:

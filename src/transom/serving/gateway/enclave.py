@@ -6,8 +6,9 @@ Threat model: this process is the enclave. Its machine's owner, who sends prompt
 sees neither rows nor ids of them on the wire (TLS to one pinned key). The engine's owner maps rows back
 to ids at once, so what protects the prompt is the word sanitiser alone.
 Does not protect: a user and a host who collude; a prompt per word and a look at the answers teach a user
-something of the model, as any use of it does. The extraction meter bounds distinct rows a day, in memory: a
-restart forgets. Source: Yu et al., arXiv 2509.09091; extraction bound: own.
+something of the model, as any use of it does. The extraction meter bounds distinct rows within a day for
+one process: a restart forgets, several gateways have several meters, and the clock is the machine's.
+Source: Yu et al., arXiv 2509.09091; extraction bound: own.
 
 Shapes: T tokens, D model width, V vocabulary.
 """
@@ -27,37 +28,34 @@ from transom.errors import BundleError, RefusedError
 from transom.serving.engines.base import EngineCard
 
 _DAY_S = 86_400.0
-DEFAULT_EXTRACTION_SHARE = 0.25
 
 
 class ExtractionMeter:
-    """Counts the distinct rows embedded in the running day, and refuses beyond `share` of the table."""
+    """Counts the distinct rows embedded within the last day, and refuses beyond `share` of the table."""
 
     def __init__(self, rows: int, share: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit_rows = max(1, int(rows * share))
-        self._seen_V = np.zeros(rows, dtype=np.bool_)
-        self._clock, self._since_s = clock, clock()
+        self._used_s_V = np.full(rows, -np.inf)
+        self._clock = clock
 
     @property
     def distinct_rows(self) -> int:
-        """Rows embedded since the day began."""
-        return int(self._seen_V.sum())
+        """Rows embedded within the last day."""
+        return int((self._used_s_V > self._clock() - _DAY_S).sum())
 
     def count(self, ids: Sequence[int]) -> None:
         """Count these rows. Raises RefusedError (429) beyond the limit; then none is counted."""
-        if self._clock() - self._since_s >= _DAY_S:
-            self._seen_V[:] = False
-            self._since_s = self._clock()
-        fresh = np.unique(np.asarray(ids, dtype=np.int64))
-        fresh = fresh[~self._seen_V[fresh]]
-        if self.distinct_rows + len(fresh) > self.limit_rows:
+        now_s = self._clock()
+        rows = np.unique(np.asarray(ids, dtype=np.int64))
+        fresh = int((self._used_s_V[rows] <= now_s - _DAY_S).sum())
+        if self.distinct_rows + fresh > self.limit_rows:
             raise RefusedError(
-                f"this request would embed more than {self.limit_rows} distinct tokens in a day; wait, or "
-                "raise --extraction-share with the bundle owner's consent",
+                f"this request would embed more than {self.limit_rows} distinct tokens within a day, which "
+                "the bundle's owner does not allow; wait, or ask for a bundle with a larger extraction share",
                 status=429,
                 code="extraction_limit",
             )
-        self._seen_V[fresh] = True
+        self._used_s_V[rows] = now_s
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,10 @@ class Exchange:
             "bayes": None,
         }
         if self.gateway.enclave is not None:  # the engine's owner maps rows back to these ids
-            shown["trust"] = self.gateway.enclave.trust
+            shown |= {
+                "trust": self.gateway.enclave.trust,
+                "measurement": self.gateway.enclave.measurement,
+            }
         if self.veiled is not None and self.gateway.veil is not None:
             shown |= self.gateway.veil.explain(self.veiled)
         return shown
