@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,10 +66,7 @@ def test_its_command_line_is_one_that_the_gateway_takes(manifest: dict[str, Any]
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_a_units_command_exists(unit: Path) -> None:
-    parsed = configparser.ConfigParser(interpolation=None, strict=True)
-    parsed.optionxform = str  # type: ignore[method-assign, assignment]  # systemd's keys have capitals
-    parsed.read_string(unit.read_text())
-    program, *arguments = shlex.split(parsed["Service"]["ExecStart"])
+    program, *arguments = shlex.split(unit_of(unit)["Service"]["ExecStart"])
     if program.endswith("/transom"):
         options = parse(arguments)
         assert not options.get("allow_insecure_dev")
@@ -80,9 +79,31 @@ def test_the_image_has_the_units_and_no_login() -> None:
     parsed = configparser.ConfigParser(interpolation=None)
     parsed.read(DEPLOY / "cvm" / "mkosi.conf")
     extra = parsed["Content"]["ExtraTrees"].split()
-    assert {line.partition(":")[0] for line in extra} == {unit.name for unit in UNITS}
+    assert {unit.name for unit in UNITS} < {line.partition(":")[0] for line in extra}
+    programs = {Path(shlex.split(unit_of(unit)["Service"]["ExecStart"])[0]) for unit in UNITS}
+    trees = [Path(line.partition(":")[2]) for line in extra]
+    assert all(any(program.is_relative_to(tree) for tree in trees) for program in programs)
     assert parsed["Content"]["RootPassword"] == "hashed:!"
     assert not {"openssh-server", "sudo"} & set(parsed["Content"]["Packages"].split())
+
+
+def test_the_images_root_is_under_verity() -> None:
+    partitions = {path.name: unit_of(path)["Partition"] for path in DEPLOY.glob("cvm/mkosi.repart/*.conf")}
+    root, hashes = partitions["10-root.conf"], partitions["11-root-verity.conf"]
+    assert (root["Type"], root["Verity"], root["CopyFiles"]) == ("root", "data", "/")
+    assert (hashes["Type"], hashes["Verity"]) == ("root-verity", "hash")
+    assert root["VerityMatchKey"] == hashes["VerityMatchKey"]
+
+
+def test_python_finds_the_environment_by_argv0(manifest: dict[str, Any]) -> None:
+    """As in the manifest: the interpreter is the resolved file, argv[0] the environment's, with -I."""
+    here = Path(sys.prefix) / "bin" / "python3"
+    argv = [part.replace(VARIABLES["venv"], sys.prefix) for part in manifest["loader"]["argv"][:4]]
+    assert argv[0] == str(here)
+    found = subprocess.run(
+        [*argv[:2], "-c", "import transom.cli.main"], executable=here.resolve(), capture_output=True
+    )
+    assert found.returncode == 0, found.stderr.decode()
 
 
 def test_the_policies_shown_are_policies(tmp_path: Path) -> None:
@@ -95,9 +116,18 @@ def test_the_policies_shown_are_policies(tmp_path: Path) -> None:
         shown = "\n".join(line[indent:] for line in lines)
         for digits in (64, 96):
             shown = shown.replace(f"<{digits} hex digits>", "ab" * (digits // 2))
+        (tmp_path / "milan.crl").write_bytes(b"list")
         path = tmp_path / f"{number}.yaml"
         path.write_text(shown)
         assert load_evidence_policy(path).allow[0].registers
+
+
+def unit_of(path: Path) -> configparser.ConfigParser:
+    """A file in systemd's syntax; duplicate keys raise."""
+    parsed = configparser.ConfigParser(interpolation=None, strict=True)
+    parsed.optionxform = str  # type: ignore[method-assign, assignment]  # its keys have capitals
+    parsed.read_string(path.read_text())
+    return parsed
 
 
 def flat(value: Any, name: str = "") -> list[str]:

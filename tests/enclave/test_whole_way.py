@@ -7,6 +7,7 @@ engine; its enclave is the gateway's process.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -65,8 +66,9 @@ class Deployment:
     def start(self, name: str, *command: str) -> subprocess.Popen[str]:
         with (self.folder / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=self.folder
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=self.folder, env=os.environ | {"TMPDIR": str(self.folder / "user" / "tmp")},
+            )  # fmt: skip
         self.processes[name] = process
         return process
 
@@ -110,6 +112,7 @@ def transom(*arguments: str) -> None:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("way")
     running = Deployment(folder)
+    (folder / "user" / "tmp").mkdir(parents=True)
     with ExitStack() as stack:
         tpm = stack.enter_context(software_tpm(folder / "tpm"))
         stack.callback(running.stop)
@@ -132,7 +135,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             "--port", "0",
         )  # fmt: skip
         user = folder / "user"
-        user.mkdir()
         (folder / "bundle" / "client").rename(user / "bundle")
         (folder / "owner" / "owner.pub").rename(user / "owner.pub")
         running.command(
