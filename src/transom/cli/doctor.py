@@ -34,6 +34,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "plot": (("matplotlib", "matplotlib"),),
     "enclave": (("cryptography", "cryptography"),),
     "dcap": (("dcap-qvl", "dcap_qvl"),),
+    "cluster": (("ray", "ray"),),
 }
 DEMO_EXTRAS = ("models", "chat")
 # Packages that carry a model or an engine: (distribution, module, what it is for, does the demo need it)
