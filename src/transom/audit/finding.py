@@ -1,0 +1,89 @@
+"""What an attack found: a value with its interval, the chance level beside it, and what it cost.
+
+An attack is a function `attack(target, knowledge, data, budget_s) -> Finding`. A share of successes carries the
+exact two-sided interval of Clopper and Pearson; an attack that cannot be mounted says "not run" and why, so
+that its absence is never read as a good result.
+
+Threat model: none of its own; each attack states its attacker.
+Does not prove privacy: a low value says that this attack failed on this sample within this budget.
+Source: Clopper and Pearson 1934, Biometrika 26.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from transom.errors import MisconfiguredError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One attack's outcome. `value` is in units of `metric`, between `low` and `high` with 95 % confidence.
+
+    `baseline` is what guessing reaches, `n` the number of trials behind `value`, `cost_s` the seconds spent.
+    A finding that was "not run" has None for its figures and says in `reason` what was missing.
+    """
+
+    name: str
+    metric: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+    cost_s: float = 0.0
+    n: int = 0
+    note: str = ""
+    status: Literal["run", "not run"] = "run"
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, in the order of the fields."""
+        return asdict(self)
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the interval lies above the chance level; never for an attack that was not run."""
+        return self.low is not None and self.baseline is not None and self.low > self.baseline
+
+
+def share(
+    name: str, metric: str, *, hits: int, n: int, baseline: float, cost_s: float, note: str = ""
+) -> Finding:
+    """A finding for `hits` successes in `n` trials, with its exact interval. Raises MisconfiguredError."""
+    low, high = interval(hits, n)
+    return Finding(
+        name=name,
+        metric=metric,
+        value=hits / n,
+        low=low,
+        high=high,
+        baseline=baseline,
+        cost_s=round(cost_s, 3),
+        n=n,
+        note=note,
+    )
+
+
+def not_run(name: str, metric: str, reason: str) -> Finding:
+    """A finding without figures; `reason` says what the target or the knowledge lacks."""
+    return Finding(name=name, metric=metric, status="not run", reason=reason)
+
+
+def interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Clopper and Pearson's two-sided interval for a share; it covers at least `confidence`.
+
+    Raises MisconfiguredError unless 0 <= hits <= n, n >= 1 and 0 < confidence < 1.
+    """
+    if not 0 <= hits <= n or n < 1 or not 0 < confidence < 1:
+        raise MisconfiguredError(
+            f"need 0 <= hits <= n, n >= 1 and 0 < confidence < 1, got {hits}, {n}, {confidence}"
+        )
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return low, high
