@@ -35,6 +35,7 @@ from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.exchange import Caller, Gateway, prepare
 from transom.serving.gateway.metrics import Metrics
+from transom.serving.gateway.obfuscated import Substitution
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
 from transom.serving.gateway.schema import openapi
 from transom.serving.gateway.words import Veil
@@ -52,14 +53,16 @@ def create_gateway(
     ledger: Ledger | None = None,
     enclave: Enclave | None = None,
     engine_trust: Callable[[], Trust] | None = None,
+    substitution: Substitution | None = None,
 ) -> Starlette:
-    """The gateway application. Modes words and enclave need a sanitizer, mode enclave an opened bundle too.
+    """The gateway application. Modes words, enclave and words+obfuscated need a sanitizer.
 
-    A ledger makes the spending durable and capped. `engine_trust` tells what the engine's evidence proves; it
-    and the enclave's own trust stand in every response header. Raises MisconfiguredError for a combination
-    that could not protect what its mode promises.
+    Mode enclave needs an opened bundle, obfuscated and words+obfuscated the token map of the key. A ledger
+    makes the spending durable and capped. `engine_trust` tells what the engine's evidence proves; it and the
+    enclave's own trust stand in every response header. Raises MisconfiguredError for a combination that could
+    not protect what its mode promises.
     """
-    if (config.mode == "plain") != (sanitizer is None):
+    if (config.mode in ("plain", "obfuscated")) != (sanitizer is None):
         raise MisconfiguredError(
             f"mode {config.mode!r} and the sanitizer do not go together; give both or none"
         )
@@ -69,11 +72,23 @@ def create_gateway(
         raise MisconfiguredError(
             "mode 'enclave' needs an engine that takes embeddings: the embedded engine, or vLLM"
         )
+    if (config.mode in ("obfuscated", "words+obfuscated")) != (substitution is not None):
+        raise MisconfiguredError(f"mode {config.mode!r} and the key do not go together; give both or none")
+    if substitution is not None and engine.takes != "ids":
+        raise MisconfiguredError(
+            f"mode {config.mode!r} needs an engine that takes token ids: the embedded engine, vLLM or "
+            "llama.cpp; a chat endpoint would be sent text"
+        )
     if engine.takes == "ids" and tokenizer is None:
         raise MisconfiguredError("this engine takes token ids: give the model's tokenizer")
+    if substitution is not None and tokenizer is not None and tokenizer.vocab_size > substitution.vocabulary:
+        raise MisconfiguredError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the key's checkpoint {substitution.vocabulary}; "
+            "one of them is for another model"
+        )
     veil = Veil(sanitizer) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
-    gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics(), enclave)
+    gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution)
     pages = _Pages(gateway)
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import Literal
 
 from transom.errors import MisconfiguredError, RefusedError
 
-Mode = Literal["plain", "words", "enclave"]
+Mode = Literal["plain", "words", "enclave", "obfuscated", "words+obfuscated"]
 ANONYMOUS = "default"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 

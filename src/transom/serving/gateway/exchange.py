@@ -26,6 +26,7 @@ from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.metrics import Metrics
+from transom.serving.gateway.obfuscated import Substitution, placeholders
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest
 from transom.serving.gateway.respond import Writer, usage_of
 from transom.serving.gateway.words import LONG_CHARS, Veil, Veiled
@@ -55,6 +56,7 @@ class Gateway:
     charger: Charger | None
     metrics: Metrics
     enclave: Enclave | None = None
+    substitution: Substitution | None = None
 
 
 @dataclass
@@ -112,6 +114,8 @@ class Exchange:
         with self.gateway.metrics.step("engine"):
             async with aclosing(self.gateway.engine.generate(self.call)) as deltas:
                 async for delta in deltas:
+                    if self.gateway.substitution is not None:
+                        delta = self.gateway.substitution.reveal_delta(delta)
                     self.engine_usage = delta.usage or self.engine_usage
                     choice = self.choices[delta.index]
                     if choice.finish_reason is not None:
@@ -178,6 +182,11 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
         else:
             encoded = _encode(gateway, request, fields)
     call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
+    saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
+    if gateway.substitution is not None:
+        call = gateway.substitution.hide_call(call)
+        saw = [placeholders(ids) for ids in call.prompts]
+    prompts = call.prompts
     if gateway.enclave is not None:
         gateway.enclave.check(card)
         with gateway.metrics.step("embed"):
@@ -193,8 +202,6 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
     writer = Writer(
         isinstance(request, ChatRequest), published, gateway.tokenizer, request.alternatives is not None
     )
-    saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
-    prompts = [one.ids for one in encoded]
     return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, veiled, total)
 
 
