@@ -1,7 +1,7 @@
 """What an attack found: a value with its interval, the chance level beside it, and what it cost.
 
-An attack is a function `attack(target, knowledge, data, budget_s) -> Finding`. A share of successes carries the
-exact two-sided interval of Clopper and Pearson; an attack that cannot be mounted says "not run" and why, so
+An attack is a function `attack(target, knowledge, data, budget_s) -> Finding`. A share of successes carries
+the exact two-sided interval of Clopper and Pearson; an attack that cannot be mounted says "not run" and why, so
 that its absence is never read as a good result.
 
 Threat model: none of its own; each attack states its attacker.
