@@ -1,0 +1,220 @@
+"""How fast and in how much memory a checkpoint is obfuscated.
+
+    python benchmarks/obfuscate_speed.py [--quick] [--json] [--device cuda]
+
+`ratio_to_bare_matmul`: time of all tasks of a plan over the time of nothing but their matrix products,
+replayed on random matrices of the same shapes and dtype (one thread; the space, made once a run, is timed
+apart as `space_s`). `gflops_per_core` counts those products over the whole time. `layer_14b_s`: one random
+layer with the shapes of a 14B Qwen2 (5120 wide, 13,824 inside, 40 heads, 8 of them for keys).
+`peak_over_largest_tensor`: `transom obfuscate` of a random checkpoint of about a billion parameters with two
+workers, its peak resident memory summed over processes, less what the imports take, over the largest tensor
+in float32.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _bench import parser, report
+
+QWEN2_14B = {
+    "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 5120,
+    "intermediate_size": 13_824, "num_hidden_layers": 1, "num_attention_heads": 40, "num_key_value_heads": 8,
+    "head_dim": 128, "vocab_size": 512, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "max_position_embeddings": 4096, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def random_state(config: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
+    """Random weights of one model by its own class, bfloat16."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    settings = AutoConfig.for_model(**config)
+    model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def products_of(work: Any) -> list[tuple[tuple[int, ...], tuple[int, ...], Any]]:
+    """Shapes and dtype of every matrix product that `work()` runs."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+                seen.append((tuple(args[0].shape), tuple(args[1].shape), args[0].dtype))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        work()
+    return seen
+
+
+def replay_s(products: list[tuple[tuple[int, ...], tuple[int, ...], Any]], device: str) -> float:
+    """Seconds for the products alone, operands made before the clock runs."""
+    import torch
+
+    total_s = 0.0
+    for left, right, dtype in products:
+        a, b = (torch.randn(shape, dtype=dtype, device=device) for shape in (left, right))
+        start_s = time.perf_counter()
+        torch.matmul(a, b)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        total_s += time.perf_counter() - start_s
+    return total_s
+
+
+def flops(products: list[tuple[tuple[int, ...], tuple[int, ...], Any]]) -> float:
+    """Floating-point operations of the products."""
+    return sum(2.0 * np.prod(left) * right[-1] for left, right, _ in products)
+
+
+def time_plan(config: Mapping[str, Any], device: str, h: int) -> dict[str, float]:
+    """Seconds of a whole plan over random weights, of its products alone, and of making the space."""
+    import torch
+    from transom.obfuscation.keys import Settings, Space
+    from transom.obfuscation.plan import plan, run
+
+    settings = Settings(h=h)
+    state = {name: tensor.to(device) for name, tensor in random_state(config).items()}
+    start_s = time.perf_counter()
+    space = Space(bytes(32), int(config["hidden_size"]), settings)
+    space.key("warm"), space.inverse("warm")
+    space_s = time.perf_counter() - start_s
+    tasks = plan(config, settings)
+
+    def work() -> None:
+        for task in tasks:
+            run(task, {name: state[name] for name in task.sources}, space, config, {})
+
+    products = products_of(work)
+    start_s = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    total_s = time.perf_counter() - start_s
+    bare_s = replay_s(products, device)
+    return {"total_s": total_s, "bare_s": bare_s, "space_s": space_s, "flops": flops(products)}
+
+
+def resident_bytes(pid: int) -> int:
+    """Proportional resident memory of a process and its children."""
+    total, waiting = 0, [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
+            total += (
+                int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:"))) * 1024
+            )
+            waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+        except (OSError, StopIteration, ProcessLookupError):
+            continue
+    return total
+
+
+def peak_bytes(command: list[str]) -> int:
+    """Largest resident memory, children included, while the command runs."""
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.02):
+                peak = max(peak, resident_bytes(running.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        _, errors = running.communicate()
+        done.set()
+        watcher.join()
+    if running.returncode:
+        raise SystemExit(errors.decode()[-500:])
+    return peak
+
+
+def peak_ratio(folder: Path, sizes: Mapping[str, int], workers: int) -> dict[str, float]:
+    """Peak memory of `transom obfuscate` on a random checkpoint, over its largest tensor in float32."""
+    from transom.checkpoint.tiny import tiny_llama
+
+    source = tiny_llama(folder / "model", **sizes)
+    largest = 4 * sizes["hidden_size"] * max(sizes["intermediate_size"], 400)
+    common = ["obfuscate", str(source), "--preset", "exact", "--workers", str(workers)]
+    whole = peak_bytes(
+        [
+            sys.executable,
+            "-m",
+            "transom.cli.main",
+            *common,
+            "--out",
+            str(folder / "out"),
+            "--key",
+            str(folder / "k"),
+        ]
+    )
+    tiny = tiny_llama(folder / "tiny")
+    common[1] = str(tiny)
+    imports = peak_bytes(
+        [
+            sys.executable,
+            "-m",
+            "transom.cli.main",
+            *common,
+            "--out",
+            str(folder / "o2"),
+            "--key",
+            str(folder / "k2"),
+        ]
+    )
+    return {"peak_mb": whole / 1e6, "imports_mb": imports / 1e6, "ratio": (whole - imports) / largest}
+
+
+def main() -> None:
+    """Measure, print the table, store the record."""
+    args = parser(__doc__).parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    small = QWEN2_14B | {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 8}
+    timed = {
+        "1024 wide": time_plan(small | {"num_key_value_heads": 2, "num_hidden_layers": 2}, args.device, 64)
+    }
+    sizes = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4}
+    if not args.quick:
+        timed["14B layer"] = time_plan(QWEN2_14B, args.device, 128)
+        sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16}
+    heads = {"num_attention_heads": sizes["hidden_size"] // 64, "num_key_value_heads": 8, "head_dim": 64}
+    with tempfile.TemporaryDirectory() as folder:
+        peak = peak_ratio(Path(folder), sizes | heads, 2)
+    judged = timed["1024 wide" if args.quick else "14B layer"]
+    record = {
+        "ratio_to_bare_matmul": judged["total_s"] / judged["bare_s"],
+        "gflops_per_core": judged["flops"] / judged["total_s"] / 1e9,
+        "layer_14b_s": None if args.quick else judged["total_s"],
+        "space_14b_s": None if args.quick else judged["space_s"],
+        "peak_over_largest_tensor": peak["ratio"],
+        "peak": peak,
+        "timed": timed,
+    }
+    rows = [{"plan": name, **{k: v for k, v in one.items() if k != "flops"}} for name, one in timed.items()]
+    rows.append({"plan": "peak over largest tensor", "total_s": peak["ratio"]})
+    report("obfuscate_speed", record, rows, args)
+
+
+if __name__ == "__main__":
+    main()
