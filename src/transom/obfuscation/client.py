@@ -1,0 +1,155 @@
+"""The client folder, which holds the real tokenizer, and the placeholder tokenizer that the host gets instead.
+
+    CLIENT/client.json              fingerprint and vocabulary of the plain checkpoint, and its stop ids
+    CLIENT/tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json
+
+The host's tokenizer spells id 17 as `<17>`: engines load it, `<17><4>` goes back to the ids, and no text of the
+real vocabulary is in it. Templates, tokenisation and detokenisation happen at the client.
+Threat model: the host reads everything in the output folder.
+Does not protect: the tokenizer of an open model is public; what is hidden is which id stands for which token.
+Source: arXiv 2603.01499 (the client maps ids before and after the engine).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transom.checkpoint.source import Source, read_json
+from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
+from transom.errors import CheckpointError, MisconfiguredError
+from transom.obfuscation.keyfile import KeyFile, write_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CLIENT_FILE = "client.json"
+VERSION = 1
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length")
+_SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a client folder is for: a checkpoint by fingerprint, its number of ids, its plain stop ids."""
+
+    source: str
+    vocabulary: int
+    stop_ids: tuple[int, ...]
+
+    def require_key(self, key: KeyFile) -> None:
+        """Raises MisconfiguredError unless the key file was made for this folder's checkpoint."""
+        key.require_source(self.source)
+        if key.vocabulary != self.vocabulary:
+            raise MisconfiguredError(
+                f"the key file knows {key.vocabulary} ids, the client folder {self.vocabulary}; obfuscate again"
+            )
+
+
+def load_client(folder: str | Path) -> Client:
+    """Read `client.json` of a client folder. Raises MisconfiguredError."""
+    path = Path(folder) / CLIENT_FILE
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if record.pop("version") != VERSION:
+            raise ValueError
+        client = Client(**record | {"stop_ids": tuple(record["stop_ids"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise MisconfiguredError(
+            f"{path} is no client file of version {VERSION} ({type(error).__name__}); "
+            "give the folder that `transom obfuscate --client` wrote"
+        ) from None
+    return client
+
+
+def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder: str | Path) -> Client:
+    """Write the client folder: the plain tokenizer, template and stop ids of the source.
+
+    A folder that is there already must be the same checkpoint's; it is written again. Raises CheckpointError
+    (no tokenizer, or one with ids that the model lacks), MisconfiguredError (another checkpoint's folder).
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        key.require_source(load_client(folder).source)
+    files = tokenizer_of(found)
+    largest = max(files.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= key.vocabulary:
+        raise CheckpointError(
+            f"the tokenizer knows the id {largest}, the embedding has {key.vocabulary} rows: they belong to "
+            "different models, or tokens were added without resizing the embedding; resize it and save again"
+        )
+    client = Client(key.source, key.vocabulary, stop_ids(found, config))
+    if found.kind == "gguf":
+        _write_tokenizer(files, folder)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _COPIED:
+            if (found.path / name).is_file():
+                shutil.copyfile(found.path / name, folder / name)
+    write_file(folder / CLIENT_FILE, json.dumps({"version": VERSION, **asdict(client)}, indent=2).encode())
+    return client
+
+
+def stop_ids(found: Source, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The plain ids that end an answer: those of generation_config.json, else the configuration's."""
+    eos = _generation(found).get("eos_token_id", config.get("eos_token_id"))
+    return tuple(_ids(eos))
+
+
+def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> dict[str, bytes]:
+    """The placeholder tokenizer and generation settings for the output folder, by file name.
+
+    `config` is the plain configuration; ids in it are mapped with `tau_V` (int64, [V], plain to obfuscated).
+    Of the generation settings only sampling defaults and mapped special ids are kept: any other may name ids.
+    """
+    plain = _generation(found)
+    generation: dict[str, Any] = {name: plain[name] for name in _SAMPLING if name in plain}
+    for name in _SPECIALS:
+        value = plain.get(name, config.get(name))
+        if value is not None:
+            mapped = [int(tau_V[one]) for one in _ids(value)]
+            generation[name] = mapped if isinstance(value, list) else mapped[0]
+    tokens = {"eos_token": generation.get("eos_token_id"), "bos_token": generation.get("bos_token_id")}
+    tokens["pad_token"] = generation.get("pad_token_id")
+    named = {role: f"<{_ids(value)[0]}>" for role, value in tokens.items() if value is not None}
+    record = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
+    return {
+        "tokenizer.json": placeholder_tokenizer(len(tau_V)).encode(),
+        "tokenizer_config.json": json.dumps(record, indent=2).encode(),
+        "generation_config.json": json.dumps(generation, indent=2).encode(),
+    }
+
+
+def placeholder_tokenizer(vocabulary: int) -> str:
+    """tokenizer.json of a tokenizer whose id 17 is the text `<17>`, and nothing else."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    words = {f"<{token_id}>": token_id for token_id in range(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<0>"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\d+>"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return str(tokenizer.to_str())
+
+
+def _generation(found: Source) -> dict[str, Any]:
+    file = found.path / "generation_config.json"
+    return read_json(file) if found.kind == "directory" and file.is_file() else {}
+
+
+def _ids(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return [int(one) for one in value] if isinstance(value, list) else [int(value)]
+
+
+def _write_tokenizer(files: TokenizerFiles, folder: Path) -> None:
+    write_file(folder / "tokenizer.json", files.tokenizer.to_str().encode())
+    record = {**files.specials, "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_file(folder / "tokenizer_config.json", json.dumps(record, indent=2).encode())
+    if files.chat_template:
+        write_file(folder / "chat_template.jinja", files.chat_template.encode())
