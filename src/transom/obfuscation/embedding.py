@@ -1,0 +1,79 @@
+"""The two tables of the vocabulary: W_e' = Pi (W_e + noise) P and W_h' = Q (W_h + noise) Pi^T, untied.
+
+Threat model: the host knows the plain tables. Pi is a secret substitution of ids; only the noise and Pi stand
+between the host and the plain text once it multiplies two obfuscated weights.
+Does not protect against known plaintext (template tokens), frequencies, lengths, or equality of tokens.
+Source: Lin et al., arXiv 2603.01499, embedding and head; sigma is the standard deviation of the whole table.
+
+Legend: V vocabulary, d plain width, w obfuscated width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from transom.errors import CheckpointError
+from transom.obfuscation.keys import token_map
+from transom.obfuscation.norms import PIECE, reads, wide
+from transom.obfuscation.task import Context, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def embedding(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The embedding [V, w]: row tau(v) is the noisy row of v times the key."""
+    table_Vd = tensors[task.sources[0]]
+    key_dw = context.space.key("embedding", wide(table_Vd[:0]))
+    noise = _noise(context, "embedding", context.space.settings.alpha_e, table_Vd)
+    return {task.outputs[0]: reads(table_Vd, key_dw.T, order_n=_order(table_Vd, context), noise=noise)}
+
+
+def head(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The head [V, w], from the table [V, d] (the embedding, when tied) and the last norm's weight [d]."""
+    table_Vd, norm_d = (tensors[name] for name in task.sources)
+    inverse_wd = context.space.inverse("head", wide(table_Vd[:0]))
+    noise = _noise(context, "head", context.space.settings.alpha_h, table_Vd)
+    order_V = _order(table_Vd, context)
+    return {task.outputs[0]: reads(table_Vd, inverse_wd, norm_d=norm_d, order_n=order_V, noise=noise)}
+
+
+def _order(table_Vd: Tensor, context: Context) -> Tensor:
+    """The plain id of each obfuscated id."""
+    import torch
+
+    vocabulary = table_Vd.shape[0]
+    if vocabulary != context.config["vocab_size"]:
+        raise CheckpointError(
+            f"the vocabulary's table has {vocabulary} rows and the configuration says "
+            f"{context.config['vocab_size']}; mend vocab_size in config.json"
+        )
+    tau_V = torch.from_numpy(token_map(context.space.secret, vocabulary))
+    return tau_V.argsort().to(table_Vd.device)
+
+
+def _noise(context: Context, label: str, alpha: float, table_Vd: Tensor) -> Callable[[int], Tensor] | None:
+    """Rows of noise in the table's own units, piece after piece; None when alpha is 0."""
+    import torch
+
+    if alpha == 0:
+        return None
+    scale = alpha * _deviation(table_Vd)
+    stream, like = context.space.stream(f"{label}/noise"), wide(table_Vd[:0])
+
+    def rows(n: int) -> Tensor:
+        return torch.from_numpy(stream.normal32((n, table_Vd.shape[1]))).to(like).mul_(scale)
+
+    return rows
+
+
+def _deviation(table_Vd: Tensor) -> float:
+    """The table's standard deviation, without a float32 copy of the whole of it."""
+    total = square = 0.0
+    for start in range(0, table_Vd.shape[0], PIECE):
+        piece = wide(table_Vd[start : start + PIECE])
+        total += float(piece.sum())
+        square += float((piece * piece).sum())
+    mean = total / table_Vd.numel()
+    return float((square / table_Vd.numel() - mean * mean) ** 0.5)

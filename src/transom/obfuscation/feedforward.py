@@ -1,0 +1,66 @@
+"""A gated feed-forward: the inner neurons permuted (Zf) and the linear branch rescaled (Hf).
+
+    gate' = Q W_gate Zf      up' = Q W_up Hf Zf      down' = Zf^-1 Hf^-1 W_down P
+
+Threat model: the host knows the plain weights and sees the obfuscated ones.
+Does not protect a neuron's identity: each survives as a column, and its distribution over the vocabulary
+betrays which one it is (the column-first attack).
+Source: Lin et al., arXiv 2603.01499, feed-forward. Hf carries random signs too, which cost nothing.
+
+Legend: d plain width, w obfuscated width, n inner neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from transom.obfuscation.keys import Space
+from transom.obfuscation.norms import reads, wide, writes
+from transom.obfuscation.task import Context, Task, feedforward_label
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def inner_keys(space: Space, label: str, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Zf as the plain neuron at each new place, and Hf in the new order: scales in [0.5, 2] with signs."""
+    import torch
+
+    order_n = torch.from_numpy(space.stream(f"{label}/Zf").permutation(n)).to(like.device)
+    stream = space.stream(f"{label}/Hf")
+    scale_n = torch.from_numpy(4.0 ** (stream.uniform(n) - 0.5) * stream.signs(n))
+    return order_n, scale_n.to(like.device)
+
+
+def gate(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The gate [n, w], and its bias if it has one."""
+    return _into(task, tensors, context, scaled=False)
+
+
+def up(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The linear branch [n, w], and its bias if it has one."""
+    return _into(task, tensors, context, scaled=True)
+
+
+def down(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The way back [w, n], and its bias if it has one."""
+    weight_dn, *bias = (tensors[name] for name in task.sources)
+    like, label = wide(weight_dn[:0]), feedforward_label(task.layer)
+    order_n, scale_n = inner_keys(context.space, label, weight_dn.shape[1], like)
+    key_dw = context.space.key(label, like)
+    made = [writes(weight_dn, key_dw, order_n=order_n, scale_n=1 / scale_n)]
+    made += [(wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in bias]
+    return dict(zip(task.outputs, made, strict=True))
+
+
+def _into(task: Task, tensors: Mapping[str, Tensor], context: Context, *, scaled: bool) -> dict[str, Tensor]:
+    weight_nd, norm_d, *bias = (tensors[name] for name in task.sources)
+    like, label = wide(weight_nd[:0]), feedforward_label(task.layer)
+    order_n, scale_n = inner_keys(context.space, label, weight_nd.shape[0], like)
+    if not scaled:
+        scale_n = scale_n.new_ones(scale_n.shape)
+    inverse_wd = context.space.inverse(label, like)
+    made = [reads(weight_nd, inverse_wd, norm_d=norm_d, order_n=order_n, scale_n=scale_n)]
+    made += [(wide(bias_n)[order_n] * scale_n.to(like)).to(bias_n.dtype) for bias_n in bias]
+    return dict(zip(task.outputs, made, strict=True))

@@ -1,0 +1,86 @@
+"""Norms and the two kinds of linear layer: those that read the residual stream, and those that write to it.
+
+A norm's weight vector cannot stay where it is (it would stand between Q and P), so it is folded into the linear
+layers that follow; what stays is one number, kappa = E[|xP| / |x|] sqrt(d / (d + 2h)). That the ratio is taken
+for constant is an inexact step: 1.1 % at d = 576, 4 % at d = 64.
+
+Threat model: as the room's. Does not protect the ratio of norms, which the host sees for each position.
+Source: Lin et al., arXiv 2603.01499, section on RMSNorm; the printed kappa lacks the square root.
+
+Legend: d plain width, w obfuscated width, n the other dimension of a weight. Hugging Face stores [out, in].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from transom.obfuscation.task import Context, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# Rows (or columns) multiplied at once: large enough for full speed, small enough that the float32 copies of a
+# piece do not count beside the tensor itself.
+PIECE = 2048
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype products run in: float64 stays, everything else becomes float32."""
+    import torch
+
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+
+
+def reads(
+    weight_nd: Tensor,
+    inverse_wd: Tensor,
+    *,
+    norm_d: Tensor | None = None,
+    order_n: Tensor | None = None,
+    scale_n: Tensor | None = None,
+    noise: Callable[[int], Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A layer [n, d] that reads the stream, as [n, w]: rows reordered (row k is the plain row order_n[k]), noise
+    [rows, d] added, scaled, the norm's weight folded in, then Q. `scale_n` is in the new order."""
+    n = weight_nd.shape[0]
+    output_nw = weight_nd.new_empty((n, inverse_wd.shape[0]), dtype=dtype or weight_nd.dtype)
+    for start in range(0, n, PIECE):
+        rows = slice(start, start + PIECE)
+        piece = wide(weight_nd[rows] if order_n is None else weight_nd[order_n[rows]])
+        if noise is not None:
+            piece = piece + noise(piece.shape[0])
+        if scale_n is not None:
+            piece = piece * scale_n[rows, None].to(piece)
+        if norm_d is not None:
+            piece = piece * norm_d.to(piece)
+        output_nw[rows] = piece @ inverse_wd.T
+    return output_nw
+
+
+def writes(
+    weight_dn: Tensor,
+    key_dw: Tensor,
+    *,
+    order_n: Tensor | None = None,
+    scale_n: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A layer [d, n] that writes to the stream, as [w, n]: columns reordered and scaled, then P."""
+    n = weight_dn.shape[1]
+    output_wn = weight_dn.new_empty((key_dw.shape[1], n), dtype=dtype or weight_dn.dtype)
+    for start in range(0, n, PIECE):
+        columns = slice(start, start + PIECE)
+        piece = wide(weight_dn[:, columns] if order_n is None else weight_dn[:, order_n[columns]])
+        if scale_n is not None:
+            piece = piece * scale_n[columns].to(piece)
+        output_wn[:, columns] = key_dw.T @ piece
+    return output_wn
+
+
+def norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The norm's weight [w]: kappa everywhere."""
+    (name,) = task.outputs
+    return {name: tensors[name].new_full((context.space.width,), context.kappas[name])}

@@ -1,0 +1,232 @@
+"""From an architecture to the tasks that obfuscate it, and the configuration of what comes out.
+
+Threat model: as the room's. Does not protect the architecture, its sizes, or the number of layers.
+Source: Lin et al., arXiv 2603.01499; what each engine loads was found by loading it.
+
+Tasks name few tensors each (a weight, and the vector of the norm before it), because the writer's memory is
+bounded by what the largest tasks in flight hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.errors import CheckpointError, MisconfiguredError, NotYetError
+from transom.obfuscation import attention, embedding, feedforward, mla, moe, norms
+from transom.obfuscation.keys import Settings, Space
+from transom.obfuscation.task import Config, Context, Planner, Task, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "COMPONENTS",
+    "MULTIPLES",
+    "PLANS",
+    "Task",
+    "check_names",
+    "loadable_h",
+    "norm_names",
+    "obfuscate_state",
+    "plan",
+    "run",
+    "target_config",
+]
+
+# What the obfuscated width must be divisible by, beside the number of heads: blocks of quantised formats.
+MULTIPLES = {"transformers": 1, "vllm": 1, "llama.cpp": 32, "group-128": 128, "llama.cpp-k": 256}
+
+
+def attention_tasks(config: Config, layer: int) -> tuple[Task, ...]:
+    """The four projections of a layer's attention, and its norms over heads."""
+    kind = config["model_type"]
+    into_bias = kind == "qwen2" or bool(config.get("attention_bias"))
+    own = f"model.layers.{layer}.self_attn"
+    before = f"model.layers.{layer}.input_layernorm.weight"
+    tasks = [
+        _linear(f"{own}.{letter}_proj", f"attention.{name}", layer, before, bias=into_bias)
+        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"))
+    ]
+    out = _linear(f"{own}.o_proj", "attention.output", layer, bias=into_bias)
+    tasks.append(Task(out.outputs, out.outputs[:1], out.component, layer) if kind == "qwen2" else out)
+    if kind.startswith("qwen3"):
+        names = [f"{own}.{letter}_norm.weight" for letter in "qk"]
+        tasks += [Task((name,), (name,), "attention.head_norm", layer) for name in names]
+    return tuple(tasks)
+
+
+def feedforward_tasks(config: Config, layer: int) -> tuple[Task, ...]:
+    """The three projections of a layer's gated feed-forward."""
+    own, bias = f"model.layers.{layer}.mlp", bool(config.get("mlp_bias"))
+    before = f"model.layers.{layer}.post_attention_layernorm.weight"
+    return (
+        _linear(f"{own}.gate_proj", "feedforward.gate", layer, before, bias=bias),
+        _linear(f"{own}.up_proj", "feedforward.up", layer, before, bias=bias),
+        _linear(f"{own}.down_proj", "feedforward.down", layer, bias=bias),
+    )
+
+
+def norm_tasks(layer: int) -> tuple[Task, ...]:
+    """The two norms of a layer."""
+    names = [f"model.layers.{layer}.{name}_layernorm.weight" for name in ("input", "post_attention")]
+    return tuple(Task((name,), (name,), "norm", layer) for name in names)
+
+
+def table_tasks(config: Config) -> tuple[Task, ...]:
+    """Embedding, last norm and head; a tied head is made from the embedding."""
+    table, last = "model.embed_tokens.weight", "model.norm.weight"
+    plain_head = table if config.get("tie_word_embeddings") else "lm_head.weight"
+    return (
+        Task((table,), (table,), "embedding"),
+        Task((last,), (last,), "norm"),
+        Task(("lm_head.weight",), (plain_head, last), "head"),
+    )
+
+
+def dense(config: Config, settings: Settings) -> tuple[Task, ...]:
+    """A decoder of equal layers with a gated feed-forward: Llama, Mistral, Qwen2, Qwen3."""
+    del settings
+    tasks = list(table_tasks(config))
+    for layer in range(config["num_hidden_layers"]):
+        tasks += [*norm_tasks(layer), *attention_tasks(config, layer), *feedforward_tasks(config, layer)]
+    return tuple(tasks)
+
+
+def _linear(name: str, component: str, layer: int, *norm: str, bias: bool) -> Task:
+    outputs = (f"{name}.weight", *([f"{name}.bias"] if bias else []))
+    return Task(outputs, (outputs[0], *norm, *outputs[1:]), component, layer)
+
+
+PLANS: dict[str, Planner] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), dense),
+    **moe.PLANS,
+    **mla.PLANS,
+}
+COMPONENTS: dict[str, Transform] = {
+    "embedding": embedding.embedding,
+    "head": embedding.head,
+    "norm": norms.norm,
+    "attention.query": attention.query,
+    "attention.key": attention.key,
+    "attention.value": attention.value,
+    "attention.output": attention.output,
+    "attention.head_norm": attention.head_norm,
+    "feedforward.gate": feedforward.gate,
+    "feedforward.up": feedforward.up,
+    "feedforward.down": feedforward.down,
+    **moe.COMPONENTS,
+    **mla.COMPONENTS,
+}
+
+
+def plan(config: Config, settings: Settings) -> tuple[Task, ...]:
+    """Every task of a checkpoint. Raises NotYetError for an architecture, or a variant of one, not in PLANS."""
+    kind = config.get("model_type")
+    if kind not in PLANS:
+        raise NotYetError(f"cannot obfuscate model_type {kind!r} yet; there are {', '.join(sorted(PLANS))}")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    if partial != 1.0:
+        raise NotYetError(f"cannot obfuscate a partial rotary embedding yet (factor {partial})")
+    if kind == "qwen2" and config.get("use_sliding_window"):
+        raise NotYetError(
+            "cannot obfuscate Qwen2 with use_sliding_window yet; set it to false in config.json"
+        )
+    return PLANS[str(kind)](config, settings)
+
+
+def run(
+    task: Task,
+    tensors: Mapping[str, Tensor],
+    space: Space,
+    config: Config,
+    kappas: Mapping[str, float],
+) -> dict[str, Tensor]:
+    """The outputs of one task, each in the dtype and on the device of the first source; products in float32,
+    or float64 when the sources are. Deterministic: the same secret gives the same tensors."""
+    import torch
+
+    with torch.no_grad():
+        return COMPONENTS[task.component](task, tensors, Context(space, config, kappas))
+
+
+def obfuscate_state(
+    state: Mapping[str, Tensor], config: Config, space: Space, kappas: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """A whole state dictionary in memory, for small models: `target_config` is the configuration it fits."""
+    tasks = plan(config, space.settings)
+    check_names(tasks, state, config)
+    made: dict[str, Tensor] = {}
+    for task in tasks:
+        made |= run(task, state, space, config, kappas)
+    return made
+
+
+def norm_names(tasks: Iterable[Task]) -> tuple[str, ...]:
+    """The norms that want a kappa."""
+    return tuple(task.outputs[0] for task in tasks if task.component == "norm")
+
+
+def check_names(tasks: Iterable[Task], names: Iterable[str], config: Config) -> None:
+    """Raise CheckpointError unless the checkpoint holds what the tasks read and nothing else of weight."""
+    wanted, found = {name for task in tasks for name in task.sources}, set(names)
+    spare = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
+    missing = wanted - found
+    extra = {name for name in found - wanted - spare if not name.endswith("rotary_emb.inv_freq")}
+    problems = [
+        f"{len(some)} tensors {what}, such as {min(some)}"
+        for some, what in ((missing, "are missing"), (extra, "are unknown to its architecture"))
+        if some
+    ]
+    if problems:
+        raise CheckpointError("cannot obfuscate this checkpoint: " + "; ".join(problems))
+
+
+def target_config(config: Config, settings: Settings, tau: NDArray[np.int64]) -> dict[str, Any]:
+    """config.json of the obfuscated checkpoint: wider, untied, special ids permuted. Qwen2 becomes Llama with
+    biases, because engines read `head_dim` there. Raises MisconfiguredError for an id outside the vocabulary."""
+    target = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
+    target |= {
+        "hidden_size": config["hidden_size"] + 2 * settings.h,
+        "tie_word_embeddings": False,
+        "num_key_value_heads": attention.groups(config)[0],
+    }
+    if "q_lora_rank" not in config:
+        target["head_dim"] = attention.head_width(config)
+    if config["model_type"] == "qwen2":
+        target |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": True}
+        for name in ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"):
+            target.pop(name, None)
+    ids = {name: value for name, value in config.items() if name.endswith("_token_id")}
+    return target | {name: _map_ids(name, value, tau) for name, value in ids.items()}
+
+
+def _map_ids(name: str, value: Any, tau: NDArray[np.int64]) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_map_ids(name, one, tau) for one in value]
+    if not isinstance(value, int) or not 0 <= value < len(tau):
+        raise MisconfiguredError(f"{name} is {value!r} in config.json; the vocabulary has {len(tau)} ids")
+    return int(tau[value])
+
+
+def loadable_h(config: Config, wanted_h: int, engine: str) -> int:
+    """The even h nearest to the wanted one that the engine can load; the larger of two. 0 stays 0.
+
+    Engines: transformers, vllm, llama.cpp (F16, Q8_0, Q4_0), llama.cpp-k (K-quants), group-128.
+    """
+    if engine not in MULTIPLES:
+        raise MisconfiguredError(f"no engine {engine!r}; there are {', '.join(MULTIPLES)}")
+    if wanted_h == 0:
+        return 0
+    d = config["hidden_size"]
+    divisor = int(np.lcm(config["num_attention_heads"], MULTIPLES[engine]))
+    fits = [h for h in range(2, wanted_h + 2 * divisor + 2, 2) if (d + 2 * h) % divisor == 0]
+    if not fits:
+        raise MisconfiguredError(f"no h makes hidden size {d} + 2h divisible by {divisor}, as {engine} needs")
+    return min(fits, key=lambda h: (abs(h - wanted_h), -h))

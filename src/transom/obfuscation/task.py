@@ -1,0 +1,51 @@
+"""What the writer schedules: one task makes a few tensors of the obfuscated checkpoint from a few plain ones.
+
+Threat model: none here. Does not protect anything by itself; the component that a task names does.
+Labels name the use of a key: what a sub-layer reads and what it writes share a label and not a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transom.obfuscation.keys import Settings, Space
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """`outputs` from `sources` (tensor names), by the transform called `component`, in layer `layer` or -1."""
+
+    outputs: tuple[str, ...]
+    sources: tuple[str, ...]
+    component: str
+    layer: int = -1
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every transform needs beside its tensors. `kappas`: the weight of each norm, by its tensor name."""
+
+    space: Space
+    config: Config
+    kappas: Mapping[str, float]
+
+
+Transform = Callable[[Task, Mapping[str, "Tensor"], Context], "dict[str, Tensor]"]
+Planner = Callable[[Config, Settings], tuple[Task, ...]]
+
+
+def attention_label(layer: int) -> str:
+    """The key label of a layer's attention: what it reads and what it writes."""
+    return f"layers.{layer}.attention"
+
+
+def feedforward_label(layer: int) -> str:
+    """The key label of a layer's feed-forward, or of all experts of its mixture."""
+    return f"layers.{layer}.feedforward"
