@@ -121,6 +121,25 @@ def test_csv_columns_by_name_and_number(words: Callable[..., Result], tmp_path: 
     assert "[NUMBER_1]" in target.read_text()
 
 
+def test_a_column_named_twice_is_drawn_and_charged_once(words: Callable[..., Result], tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("id,text\n1,a dog\n")
+    once = words("sanitize", source, "--column", "text", "--json")
+    twice = words("sanitize", source, "--header", "--column", "text", "--column", "2", "--json")
+    assert summary(once)["draws"] == summary(twice)["draws"] == 1
+
+
+def test_the_input_is_never_overwritten(words: Callable[..., Result], tmp_path: Path) -> None:
+    source, link = tmp_path / "in.txt", tmp_path / "link.txt"
+    source.write_text("the cat\n")
+    link.symlink_to(source)
+    for arguments in (["-o", source], ["-o", link], ["--output-dir", tmp_path]):
+        error = refusal(words("sanitize", source, *arguments))
+        assert isinstance(error, MisconfiguredError)
+        assert "is the input" in str(error)
+    assert source.read_text() == "the cat\n"
+
+
 def test_tsv_keeps_stray_quotes_and_other_columns(words: Callable[..., Result], tmp_path: Path) -> None:
     source = tmp_path / "in.tsv"
     source.write_text('"the cat\t1\nthe dog" and\t0\n')

@@ -122,7 +122,7 @@ def _sanitize_table(
             "a column is given by number: say --header or --no-header, or the first row may leave as it is"
         )
     header = header is not False
-    wanted = [_column_index(column, first, header) for column in columns]
+    wanted = list(dict.fromkeys(_column_index(column, first, header) for column in columns))
     if header:
         yield _joined([first], form), Summary()
     else:

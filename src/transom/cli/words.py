@@ -211,9 +211,12 @@ def _targets(sources: list[Path], output: Path | None, output_dir: Path | None) 
         raise MisconfiguredError("--output takes one input; give --output-dir for several")
     if output_dir is None and len(sources) > 1:
         raise MisconfiguredError(f"{len(sources)} inputs need --output-dir")
-    if output_dir is None:
-        return [output]
-    targets: list[Path | None] = [output_dir / source.name for source in sources]
+    targets: list[Path | None] = (
+        [output] if output_dir is None else [output_dir / source.name for source in sources]
+    )
+    for source, target in zip(sources, targets, strict=False):
+        if target is not None and target.exists() and source.exists() and target.samefile(source):
+            raise MisconfiguredError(f"{target} is the input; it would be lost. Name another output")
     if len(set(targets)) < len(targets):
         raise MisconfiguredError("two inputs have the same file name; --output-dir would overwrite one")
     return targets
