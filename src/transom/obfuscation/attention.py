@@ -10,8 +10,8 @@ those weights commutes: turns by quarters for all heads, by halves per group, an
 
 Threat model: the host knows the plain weights and sees the obfuscated ones, and all states.
 Does not protect attention scores: the host's are the true ones, in another order of heads.
-Source: Lin et al., arXiv 2603.01499, Algorithm 2; the transpose printed on K's permutation is a misprint, and U
-is orthogonal + 0.3 Gaussian (a plain Gaussian is conditioned too badly for 16 bits and below).
+Source: Lin et al., arXiv 2603.01499, Algorithm 2; the transpose printed on K's permutation is a misprint, and
+U is orthogonal + 0.3 Gaussian (a plain Gaussian is conditioned too badly for 16 bits and below).
 
 Legend: d plain width, w obfuscated width, G key-value heads, A query heads, k head width, m = k / 2 pairs.
 Hugging Face's layout pairs (i, i + m) and stores [out, in].
@@ -39,7 +39,7 @@ WORST_CONDITION = 4.0
 
 @dataclass(frozen=True)
 class HeadKeys:
-    """A layer's secrets: matrices [G, k, k] in the plain order of groups, and the plain head at each place."""
+    """A layer's secrets: matrices [G, k, k] in the groups' plain order, and the plain head at each place."""
 
     query_Gkk: NDArray[np.float64]
     key_Gkk: NDArray[np.float64]
@@ -130,7 +130,7 @@ def _windows(stream: Stream, settings: Settings, frequency_m: NDArray[np.float64
 def pair_matrices(
     angle_Gm: NDArray[np.float64], scale_Gm: NDArray[np.float64], order_Gm: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """[G, k, k], for rows x M: pair order[j] turned and scaled, put in place j. `order_Gm` may have one row."""
+    """[G, k, k], for rows x M: pair order[j] turned and scaled, put in place j; one order may serve all G."""
     n, m = angle_Gm.shape
     order_Gm = np.broadcast_to(order_Gm, (n, m))
     cos_Gm, sin_Gm = np.cos(angle_Gm) * scale_Gm, np.sin(angle_Gm) * scale_Gm
@@ -151,13 +151,13 @@ def mild_matrices(stream: Stream, n: int, k: int) -> NDArray[np.float64]:
 
 def _mild(stream: Stream, k: int) -> NDArray[np.float64]:
     while True:
-        matrix_kk = stream.orthogonal(k) + 0.3 * k**-0.5 * stream.normal((k, k))
+        matrix_kk: NDArray[np.float64] = stream.orthogonal(k) + 0.3 * k**-0.5 * stream.normal((k, k))
         if np.linalg.cond(matrix_kk) <= WORST_CONDITION:
             return matrix_kk
 
 
 def mix(weight: Tensor, matrices_Gkk: NDArray[np.float64], order: NDArray[np.int64]) -> Tensor:
-    """Rows [heads * k, ...] of a weight or bias: head order[j] at place j, its rows times its group's matrix."""
+    """Rows [heads * k, ...] of a weight or bias: head order[j] at place j, mixed by its group's matrix."""
     import torch
 
     heads_per_group = len(order) // len(matrices_Gkk)
@@ -188,7 +188,7 @@ def output(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[
     """The projection back [w, A * k]; its bias, or zeros where only the obfuscated model has one."""
     keys, weight_dn = _keys(task, context), tensors[task.sources[0]]
     key_dw = context.space.key(attention_label(task.layer), wide(weight_dn[:0]))
-    undo_Gkk = np.linalg.inv(keys.value_Gkk).transpose(0, 2, 1)
+    undo_Gkk = np.linalg.inv(keys.value_Gkk).astype(np.float64).transpose(0, 2, 1)
     mixed_dn = mix(weight_dn.T, undo_Gkk, keys.head_order_A).T
     made = [writes(mixed_dn, key_dw, dtype=weight_dn.dtype)]
     if len(task.outputs) > 1:

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT = """\
-The ferry leaves the harbour at seven and reaches the island before noon. Most passengers carry bread, newspapers
-and boxes of seedlings for their gardens. On Mondays the captain also takes the mail.
+The ferry leaves the harbour at seven and reaches the island before noon. Most passengers carry bread,
+newspapers and boxes of seedlings for their gardens. On Mondays the captain also takes the mail.
 
-To change a bicycle tyre, first let out the air, then loosen one edge of the tyre with two levers and pull out the
-tube. Look for the hole under water: bubbles show where it is. Dry the tube, roughen the spot, apply glue, wait five
-minutes and press the patch on.
+To change a bicycle tyre, first let out the air, then loosen one edge of the tyre with two levers and pull out
+the tube. Look for the hole under water: bubbles show where it is. Dry the tube, roughen the spot, apply glue,
+wait five minutes and press the patch on.
 
-Question: What is the sum of 17 and 26? Answer: 17 + 26 = 43. Question: Which planet is the largest? Answer: Jupiter.
+Question: What is the sum of 17 and 26? Answer: 17 + 26 = 43.
+Question: Which planet is the largest? Answer: Jupiter.
 
 def mean(values):
     total = 0.0
@@ -38,15 +39,15 @@ def mean(values):
         total += value
     return total / len(values)
 
-In 1854 a physician drew a map of the cholera cases around a pump. "Close the pump," he said, and the cases fell.
-The committee, however, did not believe that water could carry a disease; it took another ten years, a second
-epidemic and a warmer summer to persuade them. Der Zug nach Hamburg hat heute leider zwanzig Minuten Verspätung.
+In 1854 a physician drew a map of the cholera cases around a pump. "Close the pump," he said, and the cases
+fell. The committee, however, did not believe that water could carry a disease; it took another ten years, a
+second epidemic and a warmer summer to persuade them. Der Zug nach Hamburg hat zwanzig Minuten Verspätung.
 """
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """rms(x') / rms(x) at one norm, over all positions: its mean is kappa, `spread` its relative deviation."""
+    """rms(x') / rms(x) at one norm, over all positions: its mean is kappa, `spread` its relative scatter."""
 
     mean: float
     spread: float

@@ -3,13 +3,13 @@
     P = [B  C  E] Z        B = U + lam V invertible, C F = 0
     Q = Z^T [B^-1; F; D]   E D = 0
 
-B, E, F and Z are drawn once (`Space`); C and D anew for each label, from the left null space of F and the right
-one of E. Both have rank h/2, so a further key is one thin product added to a shared base.
+B, E, F and Z are drawn once (`Space`); C and D anew for each label, from the left null space of F and the
+right one of E. Both have rank h/2, so a further key is one thin product added to a shared base.
 
 Threat model: the host sees P and Q only inside products with weights that it may know.
 Does not protect those products' invariants: where P_i meets Q_j in the host's hands, both cancel.
-Source: Lin et al., arXiv 2603.01499, Algorithm 1. The scale of C and D is ours (standard deviation d^-1/2): the
-method leaves it open, and unit variance gives a condition number of hundreds.
+Source: Lin et al., arXiv 2603.01499, Algorithm 1. The scale of C and D is ours (standard deviation d^-1/2):
+the method leaves it open, and unit variance conditions the keys badly.
 
 Legend: d plain width, w = d + 2h obfuscated width, h/2 = r.
 """
@@ -74,7 +74,7 @@ def preset(name: str, **changes: Any) -> Settings:
 
 
 class Space:
-    """What all keys of one obfuscation share. Building costs two QR decompositions and an inverse of size w."""
+    """What all keys of one obfuscation share. It costs two QR decompositions and an inverse of size w."""
 
     def __init__(self, secret: bytes, d: int, settings: Settings) -> None:
         import torch

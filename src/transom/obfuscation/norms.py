@@ -1,8 +1,8 @@
 """Norms and the two kinds of linear layer: those that read the residual stream, and those that write to it.
 
-A norm's weight vector cannot stay where it is (it would stand between Q and P), so it is folded into the linear
-layers that follow; what stays is one number, kappa = E[|xP| / |x|] sqrt(d / (d + 2h)). That the ratio is taken
-for constant is an inexact step: 1.1 % at d = 576, 4 % at d = 64.
+A norm's weight vector cannot stay where it is (it would stand between Q and P), so it is folded into the
+linear layers that follow; what stays is one number, kappa = E[|xP| / |x|] sqrt(d / (d + 2h)). To take that
+ratio for constant is an inexact step: 1.1 % at d = 576, 4 % at d = 64.
 
 Threat model: as the room's. Does not protect the ratio of norms, which the host sees for each position.
 Source: Lin et al., arXiv 2603.01499, section on RMSNorm; the printed kappa lacks the square root.
@@ -43,8 +43,8 @@ def reads(
     noise: Callable[[int], Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """A layer [n, d] that reads the stream, as [n, w]: rows reordered (row k is the plain row order_n[k]), noise
-    [rows, d] added, scaled, the norm's weight folded in, then Q. `scale_n` is in the new order."""
+    """A layer [n, d] that reads the stream, as [n, w]: rows reordered (row k is the plain row order_n[k]),
+    noise [rows, d] added, scaled, the norm's weight folded in, then Q. `scale_n` is in the new order."""
     n = weight_nd.shape[0]
     output_nw = weight_nd.new_empty((n, inverse_wd.shape[0]), dtype=dtype or weight_nd.dtype)
     for start in range(0, n, PIECE):

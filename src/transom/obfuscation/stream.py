@@ -1,7 +1,7 @@
 """One secret, many labelled streams of randomness: every matrix of an obfuscation can be derived again.
 
-A stream is AES-256 in counter mode under HKDF-SHA256(secret, label). Whoever holds the secret derives the same
-matrix in any process, in any order, so workers need not talk and a resumed run continues where it stopped.
+A stream is AES-256 in counter mode under HKDF-SHA256(secret, label). Whoever holds the secret derives the
+same matrix in any process, in any order: workers need not talk, and a resumed run continues where it stopped.
 
 Threat model: the host sees what the matrices were applied to, and not the secret.
 Does not protect a secret that is used for two labels with the same name: labels name the use.
@@ -44,7 +44,7 @@ class Stream:
     def uniform(self, shape: int | tuple[int, ...]) -> NDArray[np.float64]:
         """float64 in the open interval (0, 1)."""
         words = self.words(int(np.prod(shape)))
-        return (((words >> np.uint64(11)) + 0.5) * 2.0**-53).reshape(shape)
+        return (((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53).reshape(shape)
 
     def normal(self, shape: int | tuple[int, ...]) -> NDArray[np.float64]:
         """float64 from N(0, 1), by Box and Muller's formula."""

@@ -20,7 +20,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """`outputs` from `sources` (tensor names), by the transform called `component`, in layer `layer` or -1."""
+    """`outputs` from `sources` (tensor names), by the transform named `component`, in layer `layer` or -1."""
 
     outputs: tuple[str, ...]
     sources: tuple[str, ...]
@@ -30,7 +30,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Context:
-    """What every transform needs beside its tensors. `kappas`: the weight of each norm, by its tensor name."""
+    """What a transform needs beside its tensors. `kappas`: the weight of each norm, by its tensor name."""
 
     space: Space
     config: Config
