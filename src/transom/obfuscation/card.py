@@ -49,7 +49,7 @@ class Card:
 
 
 def write_card(folder: str | Path, card: Card, key: KeyFile) -> None:
-    """Sign a card and put it into the output folder, in place of an earlier one. Raises MisconfiguredError."""
+    """Sign a card and put it into the output folder, over an earlier one. Raises MisconfiguredError."""
     record = {"version": VERSION, **card.to_json(), "public_key": key.public_key}
     record["signature"] = key.sign(_signed_bytes(record)).hex()
     write_file(Path(folder) / CARD_FILE, json.dumps(record, indent=2).encode() + b"\n")
@@ -64,10 +64,10 @@ def read_card(path: str | Path, key: KeyFile | None = None) -> Card:
     path = path / CARD_FILE if path.is_dir() else path
     record = _read(path)
     if key is not None and record.get("public_key") != key.public_key:
-        raise MisconfiguredError(f"{path} is not signed with this key file; give the one that made the output")
+        raise MisconfiguredError(f"{path} is not signed with this key file; give the one that made it")
     if not _signature_holds(record):
         raise MisconfiguredError(f"{path} was edited after it was signed; obfuscate again, or restore it")
-    fields = {name: value for name, value in record.items() if name not in ("version", "public_key", "signature")}
+    fields = {name: record[name] for name in set(record) - {"version", "public_key", "signature"}}
     try:
         card = Card(**fields | {"findings": tuple(fields["findings"])})
     except (TypeError, KeyError):
@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise MisconfiguredError(f"cannot read the card {path} ({type(error).__name__}); restore it") from None
+        raise MisconfiguredError(f"no readable card {path} ({type(error).__name__}); restore it") from None
     if not isinstance(record, dict) or record.get("version") != VERSION:
         raise MisconfiguredError(f"{path} is not a card of version {VERSION}; use the Transom that wrote it")
     return record

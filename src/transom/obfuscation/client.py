@@ -1,10 +1,10 @@
-"""The client folder, which holds the real tokenizer, and the placeholder tokenizer that the host gets instead.
+"""The client folder with the real tokenizer, and the placeholder tokenizer that the host gets instead.
 
     CLIENT/client.json              fingerprint and vocabulary of the plain checkpoint, and its stop ids
     CLIENT/tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json
 
-The host's tokenizer spells id 17 as `<17>`: engines load it, `<17><4>` goes back to the ids, and no text of the
-real vocabulary is in it. Templates, tokenisation and detokenisation happen at the client.
+The host's tokenizer spells id 17 as `<17>`: engines load it, `<17><4>` goes back to the ids, and nothing of
+the real vocabulary is in it. Templates, tokenisation and detokenisation happen at the client.
 Threat model: the host reads everything in the output folder.
 Does not protect: the tokenizer of an open model is public; what is hidden is which id stands for which token.
 Source: arXiv 2603.01499 (the client maps ids before and after the engine).
@@ -47,7 +47,7 @@ class Client:
         key.require_source(self.source)
         if key.vocabulary != self.vocabulary:
             raise MisconfiguredError(
-                f"the key file knows {key.vocabulary} ids, the client folder {self.vocabulary}; obfuscate again"
+                f"the key file knows {key.vocabulary} ids, the client folder {self.vocabulary}; make it again"
             )
 
 
@@ -56,14 +56,14 @@ def load_client(folder: str | Path) -> Client:
     path = Path(folder) / CLIENT_FILE
     try:
         record = json.loads(path.read_text("utf-8"))
-        if record.pop("version") != VERSION:
-            raise ValueError
+        known = record.pop("version") == VERSION
         client = Client(**record | {"stop_ids": tuple(record["stop_ids"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        known = False
+    if not known:
         raise MisconfiguredError(
-            f"{path} is no client file of version {VERSION} ({type(error).__name__}); "
-            "give the folder that `transom obfuscate --client` wrote"
-        ) from None
+            f"{path} is no client file of version {VERSION}; give the folder that `transom obfuscate` wrote"
+        )
     return client
 
 

@@ -39,7 +39,7 @@ _HEAD = {"format", "version", "source", "vocabulary", "settings", "public_key"}
 
 @dataclass(frozen=True)
 class KeyFile:
-    """One checkpoint's key. `source` is its fingerprint (64 hex digits), `vocabulary` the number of its ids."""
+    """One checkpoint's key. `source` is its fingerprint (64 hex digits), `vocabulary` its number of ids."""
 
     source: str
     vocabulary: int
@@ -84,6 +84,7 @@ def save_key(path: str | Path, key: KeyFile, passphrase: bytes | None = None) ->
         "settings": dataclasses.asdict(key.settings),
         "public_key": key.public_key,
     }
+    body: dict[str, Any]
     if passphrase is None:
         body = {"secret": _encode(key.secret), "signing": _encode(key.signing)}
     else:
@@ -107,7 +108,7 @@ def load_key(path: str | Path, passphrase: bytes | None = None) -> KeyFile:
         else:
             secret, signing = _decode(record.pop("secret")), _decode(record.pop("signing"))
         key = KeyFile(head["source"], head["vocabulary"], settings, secret, signing)
-        whole = not record and set(head) == _HEAD and _well_formed(key) and key.public_key == head["public_key"]
+        whole = not record and _well_formed(key) and key.public_key == head["public_key"]
     except (KeyError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
@@ -149,7 +150,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = Tr
     except FileExistsError:
         raise MisconfiguredError(f"{path} exists; use it, or give another path") from None
     except OSError as error:
-        raise MisconfiguredError(f"cannot write {path} ({error.strerror}); free the disk or choose another") from None
+        raise MisconfiguredError(f"cannot write {path} ({error.strerror}); free the disk or move") from None
     finally:
         partial.unlink(missing_ok=True)
 

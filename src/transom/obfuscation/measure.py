@@ -1,0 +1,96 @@
+"""The norms' weights for a checkpoint of any size: the plain model runs once on public text, layer by layer.
+
+A linear layer gets its weights when it runs and loses them afterwards, so that memory holds one tensor of
+the model, not the model.
+Threat model: none; text and weights are public, and nothing of the key but lengths of vectors comes out.
+Does not protect anything. Where weights are stored otherwise than they are run (a mixture's experts, stacked)
+a small model is loaded whole, and a large one's kappas are those of isotropic states.
+Source: arXiv 2603.01499, kappa; see `calibrate`.
+
+Legend: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transom.checkpoint.load import libraries, load
+from transom.checkpoint.tokenizer import tokenizer_of
+from transom.obfuscation.calibrate import TEXT, calibrate, isotropic
+from transom.obfuscation.keyfile import KeyFile
+from transom.obfuscation.keys import Space
+from transom.obfuscation.plain import Plain
+from transom.obfuscation.plan import norm_names, plan
+from transom.obfuscation.shards import Entry, read_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_LOADED_WHOLE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """A decoder without its head, as far as `calibrate` looks at one."""
+
+    model: Any
+    config: Any
+    device: str = "cpu"
+
+    def __call__(self, input_ids: Tensor, use_cache: bool) -> Any:
+        return self.model(input_ids=input_ids, use_cache=use_cache)
+
+
+def measure_kappas(plain: Plain, key: KeyFile, entries: Mapping[str, Entry]) -> dict[str, float]:
+    """Kappa of each norm, by tensor name. `entries` are the source's tensors. Raises CheckpointError when the
+    source has no tokenizer."""
+    import torch
+
+    space = Space(key.secret, int(plain.config["hidden_size"]), key.settings)
+    ids_BT = torch.tensor([tokenizer_of(plain.found).tokenizer.encode(TEXT).ids])
+    if plain.loaded is not None:
+        return calibrate(plain.loaded.model, ids_BT, space)
+    model = _empty_model(plain)
+    trunk = model.model
+    if all(f"model.{name}" in entries for name, _ in trunk.named_parameters()):
+        for name, module in trunk.named_modules():
+            _load_when_run(module, f"model.{name}", entries)
+        return calibrate(_Streamed(trunk, model.config), ids_BT, space)
+    if sum(entry.size_fp32_bytes for entry in entries.values()) <= _LOADED_WHOLE_BYTES:
+        return calibrate(load(plain.found.path).model, ids_BT, space)
+    return isotropic(space, norm_names(plan(plain.config, key.settings)))
+
+
+def _empty_model(plain: Plain) -> Any:
+    """The model's modules without weights. Buffers (tables of positions) are real."""
+    transformers, _torch = libraries()
+    from accelerate import init_empty_weights  # type: ignore[import-untyped,unused-ignore]
+
+    config = transformers.AutoConfig.from_pretrained(
+        plain.found.path, local_files_only=True, trust_remote_code=False
+    )
+    with init_empty_weights(include_buffers=False):
+        return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
+
+
+def _load_when_run(module: nn.Module, prefix: str, entries: Mapping[str, Entry]) -> None:
+    """Fill a module's own parameters before it runs, and empty them after."""
+    from torch.nn import Parameter
+
+    empty = dict(module.named_parameters(recurse=False))
+    if not empty:
+        return
+
+    def fill(module: nn.Module, inputs: Any) -> None:
+        for name in empty:
+            tensor = read_tensor(entries[f"{prefix}.{name}"]).float()
+            module.register_parameter(name, Parameter(tensor, requires_grad=False))
+
+    def drop(module: nn.Module, inputs: Any, output: Any) -> None:
+        for name, parameter in empty.items():
+            module.register_parameter(name, parameter)
+
+    module.register_forward_pre_hook(fill)
+    module.register_forward_hook(drop)

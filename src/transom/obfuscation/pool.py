@@ -1,0 +1,176 @@
+"""Shards on processes: one worker here, a pool on this machine, or Ray actors on several.
+
+Every task runs on one thread wherever it runs, so the bytes do not depend on how many workers there are. A
+pool starts a shard only when what it needs fits beside the running ones: peak memory is a matter of the
+largest tensor, not of the number of workers.
+Threat model: workers are the client's own; they get the secret over a pipe, or over Ray's connections, which
+must be the client's too (Ray does not encrypt unless told to).
+Does not protect: against whoever can read the memory of a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transom.errors import MisconfiguredError, MissingExtraError
+from transom.obfuscation.card import file_sha256
+from transom.obfuscation.keyfile import write_file
+from transom.obfuscation.keys import Settings, Space
+from transom.obfuscation.plan import run
+from transom.obfuscation.shards import Entry, Shard, read_tensor, tensor_names, write_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PEAK_SHARE = 3  # of the largest tensor in float32
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to write any shard into `folder`, and the records of finished ones into `done`."""
+
+    folder: Path
+    done: Path
+    entries: Mapping[str, Entry]
+    config: Mapping[str, Any]
+    settings: Settings
+    kappas: Mapping[str, float]
+    device: str
+    secret: bytes = field(repr=False)
+
+
+class Worker:
+    """Writes shards; the matrices that all keys share are made once."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        with one_thread():
+            self._space = Space(work.secret, int(work.config["hidden_size"]), work.settings)
+
+    def write(self, shard: Shard) -> str:
+        """Write a shard durably, then its record; returns the file's name. Raises OSError, TransomError."""
+        partial = self._work.folder / f"{shard.file}.{secrets.token_hex(4)}.tmp"
+        names = [name for task in shard.tasks for name in task.outputs]
+        try:
+            with one_thread():
+                write_safetensors(partial, names, self._tensors(shard))
+            record = {"sha256": file_sha256(partial), "tensors": tensor_names(partial)}
+            partial.replace(self._work.folder / shard.file)
+        finally:
+            partial.unlink(missing_ok=True)
+        write_file(self._work.done / f"{shard.file}.json", json.dumps(record).encode())
+        return shard.file
+
+    def _tensors(self, shard: Shard) -> Iterator[tuple[str, Tensor]]:
+        work = self._work
+        for task in shard.tasks:
+            sources = {name: read_tensor(work.entries[name]).to(work.device) for name in task.sources}
+            made = run(task, sources, self._space, work.config, work.kappas)
+            del sources
+            for name in task.outputs:
+                yield name, made.pop(name).cpu()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order: torch's result may depend on its number of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_all(work: Work, shards: Sequence[Shard], workers: int) -> Iterator[str]:
+    """Write the shards on this machine, the most demanding first; yields each file's name as it is done."""
+    ordered = sorted(shards, key=lambda shard: -shard.peak_bytes)
+    if min(workers, len(ordered)) <= 1:
+        worker = Worker(work) if ordered else None
+        yield from (worker.write(shard) for shard in ordered if worker)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(work,))
+    try:
+        budget_bytes = _PEAK_SHARE * max(entry.size_fp32_bytes for entry in work.entries.values())
+        yield from _schedule(pool, ordered, workers, budget_bytes)
+    except BrokenProcessPool:
+        raise MisconfiguredError(
+            "a worker process died, perhaps for want of memory; take fewer --workers and go on with --resume"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def write_all_ray(work: Work, shards: Sequence[Shard], address: str) -> Iterator[str]:
+    """Write the shards on a Ray cluster whose machines all see the source and the output folder.
+
+    Raises MissingExtraError, MisconfiguredError (no cluster at `address`).
+    """
+    try:
+        import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise MissingExtraError("cluster", "ray") from None
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        what = type(error).__name__
+        raise MisconfiguredError(f"no Ray cluster at {address!r} ({what}); start one there") from None
+    try:
+        count = max(1, min(len(shards), int(ray.cluster_resources().get("CPU", 1))))
+        actors = [ray.remote(num_cpus=1)(Worker).remote(work) for _ in range(count)]
+        pool = ray.util.ActorPool(actors)
+        yield from pool.map_unordered(lambda actor, shard: actor.write.remote(shard), shards)
+    finally:
+        ray.shutdown()
+
+
+def _schedule(
+    pool: ProcessPoolExecutor, shards: Sequence[Shard], workers: int, budget_bytes: int
+) -> Iterator[str]:
+    waiting = list(shards)
+    running: dict[Future[str], int] = {}
+    while waiting or running:
+        for shard in list(waiting):
+            fits = not running or sum(running.values()) + shard.peak_bytes <= budget_bytes
+            if fits and len(running) < workers:
+                running[pool.submit(_write, shard)] = shard.peak_bytes
+                waiting.remove(shard)
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            del running[future]
+            yield future.result()
+
+
+_worker: Worker | None = None
+
+
+def _start(work: Work) -> None:
+    """Runs in each new process: it must not outlive the run, even one that is killed."""
+    global _worker
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _worker = Worker(work)
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write(shard: Shard) -> str:
+    if _worker is None:
+        raise MisconfiguredError("a worker process did not start")
+    return _worker.write(shard)

@@ -1,0 +1,232 @@
+"""Obfuscate a checkpoint: read each tensor once, transform it, write it once; whole or absent at the end.
+
+    OUT.partial/            while it runs: shards as they are finished, and progress/ with a record of each
+    OUT/                    config.json, model-*.safetensors, the placeholder tokenizer, transom-card.json
+
+A run that was killed leaves OUT.partial, and `resume` goes on with it: same source, key and settings give the
+same bytes as a run that was not killed, because every matrix is drawn again from the secret and a label.
+Threat model: everything in OUT goes to the host, so neither the key nor the plain vocabulary may lie there.
+Does not protect: memory of the client's machine, or a swap device; a host that has the base model (see the
+card); what the token ids of the requests show.
+Source: Lin et al., arXiv 2603.01499, the offline phase.
+
+Memory: about three times the largest tensor in float32, summed over workers, plus each worker's keys. A GGUF
+is an exception: it is dequantised in memory first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transom.checkpoint.source import read_json
+from transom.errors import MisconfiguredError
+from transom.obfuscation.card import Card, file_sha256, write_card
+from transom.obfuscation.client import host_files
+from transom.obfuscation.keyfile import KeyFile, sync_folder, write_file
+from transom.obfuscation.keys import token_map
+from transom.obfuscation.measure import measure_kappas
+from transom.obfuscation.plain import Plain, open_source
+from transom.obfuscation.plan import check_names, plan, target_config
+from transom.obfuscation.pool import Work, write_all, write_all_ray
+from transom.obfuscation.shards import INDEX_FILE, Entry, Shard, locate, plan_shards
+
+SHARD_BYTES = 256 * 2**20
+_PROGRESS = "progress"
+_STATE_FILE = "state.json"
+
+
+def obfuscate(
+    source: str | Path | Plain,
+    out: str | Path,
+    key: KeyFile,
+    *,
+    kappas: Mapping[str, float] | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    resume: bool = False,
+    cluster: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[float], None] | None = None,
+) -> Card:
+    """Write the obfuscated checkpoint `out` under the key's settings, and its card without findings.
+
+    `kappas` are the norms' weights; without them they are measured, which a resumed run does not repeat.
+    `workers` share the CPU; on another `device`, and on a Ray `cluster` (its address), they do not count.
+    `progress` gets the share of shards done. Raises MisconfiguredError (a key for another checkpoint, an
+    existing `out`, the rest of a killed run without `resume`, a full disk), what `open_source` raises, and
+    MissingExtraError. Then `out` is absent, and OUT.partial, once it has a shard, waits for `resume`.
+    """
+    plain = source if isinstance(source, Plain) else open_source(source)
+    out = Path(out)
+    key.require_source(plain.fingerprint)
+    if os.path.lexists(out):
+        raise MisconfiguredError(f"{out} exists; give a new folder, or delete it first")
+    if workers < 1:
+        raise MisconfiguredError(f"workers must be at least 1, got {workers}")
+    try:
+        with _partial_folder(out, resume) as partial:
+            folder = _directory_of(plain, partial)
+            entries, tasks = locate(folder), plan(plain.config, key.settings)
+            check_names(tasks, entries, plain.config)
+            shards = plan_shards(tasks, entries, shard_bytes)
+            measured = _state(partial, plain, key, shards, kappas, entries)
+            work = Work(
+                folder=partial,
+                done=partial / _PROGRESS,
+                entries=entries,
+                config=plain.config,
+                settings=key.settings,
+                kappas=measured,
+                device=device,
+                secret=key.secret,
+            )
+            left = [shard for shard in shards if not _is_done(partial, shard)]
+            names = (
+                write_all(work, left, workers if device == "cpu" else 1)
+                if cluster is None
+                else write_all_ray(work, left, cluster)
+            )
+            _follow(names, len(shards), len(left), progress)
+            _write_rest(partial, plain, key, shards)
+            return _publish(partial, out, plain, key)
+    except OSError as error:
+        raise MisconfiguredError(
+            f"cannot write {out} ({error.strerror}); free the disk or choose another folder. "
+            f"What is done lies in {partial_path(out)}; --resume goes on with it"
+        ) from None
+
+
+def partial_path(out: Path) -> Path:
+    """The folder that a run for `out` works in."""
+    return out.with_name(f"{out.name}.partial")
+
+
+@contextmanager
+def _partial_folder(out: Path, resume: bool) -> Iterator[Path]:
+    """The working folder, for this process alone. It is removed when a run fails before its first shard."""
+    partial = partial_path(out)
+    if partial.exists() and not resume:
+        raise MisconfiguredError(
+            f"{partial} is left of a run that was killed, or still runs; go on with --resume, or delete it"
+        )
+    (partial / _PROGRESS).mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial / _PROGRESS, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for rest in partial.glob("*.tmp"):
+            rest.unlink()
+        yield partial
+    except BlockingIOError:
+        raise MisconfiguredError(f"another run is writing {partial}; wait for it") from None
+    except BaseException:
+        if not any(partial.glob(f"{_PROGRESS}/model-*")):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _directory_of(plain: Plain, partial: Path) -> Path:
+    """A folder of safetensors: the source itself, or a GGUF's dequantised weights, until the end."""
+    if plain.loaded is None:
+        return plain.found.path
+    folder, draft = partial / _PROGRESS / "plain", partial / _PROGRESS / "plain.draft"
+    if not folder.exists():
+        from safetensors import SafetensorError
+
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            plain.loaded.model.save_pretrained(draft)
+        except SafetensorError as error:
+            raise OSError(0, f"the dequantised weights could not be written: {error}") from None
+        draft.rename(folder)
+    return folder
+
+
+def _state(
+    partial: Path,
+    plain: Plain,
+    key: KeyFile,
+    shards: tuple[Shard, ...],
+    kappas: Mapping[str, float] | None,
+    entries: Mapping[str, Entry],
+) -> Mapping[str, float]:
+    """The norms' weights: those of the run that is resumed, which must be this very one, or new ones."""
+    state: dict[str, Any] = {
+        "source": plain.fingerprint,
+        "public_key": key.public_key,
+        "settings": dataclasses.asdict(key.settings),
+        "shards": [shard.file for shard in shards],
+    }
+    path = partial / _PROGRESS / _STATE_FILE
+    if path.exists():
+        before = read_json(path)
+        measured: Mapping[str, float] = before.pop("kappas", {})
+        if before != state:
+            raise MisconfiguredError(
+                f"{partial} belongs to a run with another source, key or settings; delete it and start anew"
+            )
+        return measured
+    measured = kappas if kappas is not None else measure_kappas(plain, key, entries)
+    write_file(path, json.dumps(state | {"kappas": dict(measured)}).encode())
+    return measured
+
+
+def _is_done(partial: Path, shard: Shard) -> bool:
+    path, record = partial / shard.file, _record(partial, shard)
+    return record.is_file() and path.is_file() and read_json(record)["sha256"] == file_sha256(path)
+
+
+def _record(partial: Path, shard: Shard) -> Path:
+    return partial / _PROGRESS / f"{shard.file}.json"
+
+
+def _follow(names: Iterator[str], count: int, left: int, progress: Callable[[float], None] | None) -> None:
+    for number, _ in enumerate(names, count - left + 1):
+        if progress:
+            progress(number / count)
+
+
+def _write_rest(partial: Path, plain: Plain, key: KeyFile, shards: tuple[Shard, ...]) -> None:
+    """Everything beside the weights, none of which takes long enough to be resumed."""
+    tau_V = token_map(key.secret, plain.vocabulary)
+    config = target_config(plain.config, key.settings, tau_V)
+    files = host_files(plain.found, plain.config, tau_V)
+    files["config.json"] = json.dumps(config, indent=2).encode()
+    weight_map = {
+        name: shard.file for shard in shards for name in read_json(_record(partial, shard))["tensors"]
+    }
+    total_bytes = sum((partial / shard.file).stat().st_size for shard in shards)
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    files[INDEX_FILE] = json.dumps(index, indent=2).encode()
+    for name, data in files.items():
+        write_file(partial / name, data)
+
+
+def _publish(partial: Path, out: Path, plain: Plain, key: KeyFile) -> Card:
+    records = (partial / _PROGRESS).glob("model-*.json")
+    outputs = {record.stem: str(read_json(record)["sha256"]) for record in records}
+    for path in partial.iterdir():
+        if path.is_file() and path.name not in outputs:
+            outputs[path.name] = file_sha256(path)
+    card = Card(
+        model_type=str(plain.config["model_type"]),
+        settings=dataclasses.asdict(key.settings),
+        source=plain.fingerprint,
+        vocabulary=plain.vocabulary,
+        outputs=dict(sorted(outputs.items())),
+    )
+    write_card(partial, card, key)
+    shutil.rmtree(partial / _PROGRESS)
+    sync_folder(partial)
+    partial.rename(out)
+    sync_folder(out.parent)
+    return card
