@@ -13,6 +13,7 @@ in float32.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,9 +23,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+for library in ("OMP", "OPENBLAS", "MKL"):  # one thread: figures are by core, and are read by numpy's import
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-from _bench import parser, report
+import numpy as np  # noqa: E402
+
+from _bench import parser, report  # noqa: E402
 
 QWEN2_14B = {
     "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 5120,
@@ -86,8 +90,9 @@ def flops(products: list[tuple[tuple[int, ...], tuple[int, ...], Any]]) -> float
 def time_plan(config: Mapping[str, Any], device: str, h: int) -> dict[str, float]:
     """Seconds of a whole plan over random weights, of its products alone, and of making the space."""
     import torch
+
     from transom.obfuscation.keys import Settings, Space
-    from transom.obfuscation.plan import plan, run
+    from transom.obfuscation.plan import norm_names, plan, run
 
     settings = Settings(h=h)
     state = {name: tensor.to(device) for name, tensor in random_state(config).items()}
@@ -96,10 +101,11 @@ def time_plan(config: Mapping[str, Any], device: str, h: int) -> dict[str, float
     space.key("warm"), space.inverse("warm")
     space_s = time.perf_counter() - start_s
     tasks = plan(config, settings)
+    kappas = dict.fromkeys(norm_names(tasks), 1.0)
 
     def work() -> None:
         for task in tasks:
-            run(task, {name: state[name] for name in task.sources}, space, config, {})
+            run(task, {name: state[name] for name in task.sources}, space, config, kappas)
 
     products = products_of(work)
     start_s = time.perf_counter()
