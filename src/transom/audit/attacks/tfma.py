@@ -1,0 +1,113 @@
+"""TFMA: match ids to tokens by how often they occur.
+
+A fixed permutation of ids keeps every count. The attacker sorts observed ids by count and plain tokens by
+their frequency in a prior, and guesses for the r-th id the tokens around rank r.
+
+Threat model: the host sees every id; three priors say what text it owns (see `traffic.Prior`).
+Does not protect anything. It ignores order, which `sda` uses.
+Source: AloePri, arXiv 2603.01499, token-frequency matching.
+
+Shapes: N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import numpy as np
+
+from transom.audit.attacks.traffic import (
+    Bools,
+    Ints,
+    Prior,
+    Texts,
+    Traffic,
+    by_frequency,
+    clustered_interval,
+    flat,
+    per_text,
+)
+from transom.audit.finding import Finding, interval
+
+Over = Literal["tokens", "types"]
+TOP = (1, 10, 100)
+
+
+def ranks(target: Traffic, knowledge: Prior) -> tuple[Ints, Ints]:
+    """(rank by observed id [V], rank by plain id [V]); known pairs share the rank of the observed id."""
+    seen_V = np.argsort(by_frequency(target.texts, target.vocabulary)[0])
+    order = by_frequency(knowledge.texts, target.vocabulary)[0]
+    for observed, plain in sorted(knowledge.known.items(), key=lambda pair: seen_V[pair[0]]):
+        order = np.insert(order[order != plain], seen_V[observed], plain)
+    return seen_V, np.argsort(order)
+
+
+def findings(target: Traffic, knowledge: Prior, data: Texts, budget_s: float) -> tuple[Finding, ...]:
+    """Top-1, top-10 and top-100 recovery over tokens and over types; `data` are the plain texts.
+
+    `budget_s` is not used: the attack sorts two lists.
+    """
+    return tuple(
+        attack(target, knowledge, data, budget_s, top=top, over=over)
+        for over in ("tokens", "types")
+        for top in TOP
+    )
+
+
+def attack(
+    target: Traffic, knowledge: Prior, data: Texts, budget_s: float, *, top: int = 1, over: Over = "tokens"
+) -> Finding:
+    """Share of tokens (or types) whose plain token is among the `top` guesses nearest in rank."""
+    started = time.monotonic()
+    seen_V, plain_V = ranks(target, knowledge)
+    observed, plain = cases(target, data, over)
+    first = np.clip(seen_V[observed] - top // 2, 0, max(0, target.vocabulary - top))
+    hit = (plain_V[plain] >= first) & (plain_V[plain] < first + top)
+    below = np.append(0, np.cumsum(np.bincount(plain_V[plain], minlength=target.vocabulary)))
+    chance = (below[np.minimum(first + top, target.vocabulary)] - below[first]).mean() / len(plain)
+    cost_s = time.monotonic() - started
+    return scored(
+        f"tfma/{knowledge.level}", f"top-{top} recovery of {over}", target, hit, chance, cost_s, over
+    )
+
+
+def token_finding(
+    name: str, target: Traffic, data: Texts, guess_V: Ints, over: Over, cost_s: float
+) -> Finding:
+    """Share of tokens (or types) that `guess_V`, plain id by observed id, gets right."""
+    observed, plain = cases(target, data, over)
+    guess = guess_V[observed]
+    chance = np.where(guess >= 0, np.bincount(plain, minlength=target.vocabulary)[guess], 0).mean() / len(
+        plain
+    )
+    return scored(name, f"recovery of {over}", target, guess == plain, chance, cost_s, over)
+
+
+def cases(target: Traffic, data: Texts, over: Over) -> tuple[Ints, Ints]:
+    """Pairs (observed id, plain id): one a token, or each distinct pair once."""
+    observed, plain = flat(target.texts), flat(data)
+    if over == "tokens":
+        return observed, plain
+    pairs = np.unique(observed * target.vocabulary + plain)
+    return pairs // target.vocabulary, pairs % target.vocabulary
+
+
+def scored(
+    name: str, metric: str, target: Traffic, hit: Bools, chance: float, cost_s: float, over: Over
+) -> Finding:
+    if over == "tokens":
+        low, high = clustered_interval(*per_text(hit, target.texts))
+    else:
+        low, high = interval(int(hit.sum()), len(hit))
+    return Finding(
+        name=name,
+        metric=metric,
+        value=float(hit.mean()),
+        low=low,
+        high=high,
+        baseline=float(chance),
+        cost_s=cost_s,
+        n=len(hit),
+        note=f"{len(target.texts)} texts; the baseline deals the same guesses out at random",
+    )
