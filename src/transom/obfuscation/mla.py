@@ -1,8 +1,217 @@
-"""Not written yet: plans and components of this kind of layer join the room's here."""
+"""Multi-head latent attention (DeepSeek-V2, -V3): low-rank queries and keys-values, one shared rotary key.
+
+    q_a' = Q W_qa O_q            q_b' = O_q^T diag(w_q) W_qb (M_i | R H Zb)   for each head i
+    kv_a' = Q W_kva (O_k | R H^-1 Zb)   kv_b' = O_k^T diag(w_k) W_kvb (M_i^-T | U_i)   o' = U_i^-1 W_o P
+
+The inner norms see the latent vectors: only an orthogonal O leaves their lengths alone, so their weights are
+folded into what follows and become ones, an exact step. M and U are invertible, each head its own. The rotary
+key is one for all heads, so R (one angle a pair), H and Zb are too. Heads change places. Models without a
+latent query have q' = Q W_q (M_i | R H Zb).
+
+Threat model: the host knows the plain weights and sees the obfuscated ones, and all states.
+Does not protect attention scores (the host's are the true ones, in another order of heads), the length of a
+latent vector, or products such as q_b' kv_b'^T over a head, in which M cancels.
+Source: Lin et al., arXiv 2603.01499, Algorithm 2, which only says that the low-rank factors get invertible
+transforms; that the inner norms ask for orthogonal ones is ours.
+
+Legend: d plain width, w obfuscated width, A heads, n head width without position, p rotary width, v value
+width, r rank of a latent vector, o a projection's outputs. DeepSeek pairs rotary dimensions (2i, 2i + 1).
+Hugging Face stores [out, in].
+"""
 
 from __future__ import annotations
 
-from transom.obfuscation.task import Planner, Transform
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-PLANS: dict[str, Planner] = {}
-COMPONENTS: dict[str, Transform] = {}
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.obfuscation.attention import mild_matrices, mix, pair_matrices, pair_orders
+from transom.obfuscation.keys import Settings
+from transom.obfuscation.moe import plan_layers
+from transom.obfuscation.norms import reads, wide, writes
+from transom.obfuscation.task import Config, Context, Planner, Task, Transform, attention_label
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def rotary_keys(context: Context, layer: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """R H Zb for queries, R H^-1 Zb for the key [p, p], for rows x M, in the checkpoint's layout of pairs."""
+    space, config, label = context.space, context.config, attention_label(layer)
+    m = config["qk_rope_head_dim"] // 2
+    angle_1m = 2 * np.pi * space.stream(f"{label}/R").uniform((1, m))
+    scale_1m = 4.0 ** (space.stream(f"{label}/H").uniform((1, m)) - 0.5)
+    order_1m = pair_orders(space, config, label, 1, m)
+    place_p = np.arange(2 * m)
+    if config["model_type"] == "deepseek_v2" or config.get("rope_interleave", True):
+        place_p = place_p.reshape(2, m).T.reshape(-1)
+    query_pp, key_pp = (
+        pair_matrices(angle_1m, scale, order_1m)[0][place_p][:, place_p] for scale in (scale_1m, 1 / scale_1m)
+    )
+    return query_pp, key_pp
+
+
+def head_order(context: Context, layer: int) -> NDArray[np.int64]:
+    """The plain head at each place [A]."""
+    return context.space.stream(f"{attention_label(layer)}/head order").permutation(_heads(context))
+
+
+def nope_keys(context: Context, layer: int) -> NDArray[np.float64]:
+    """M [A, n, n], heads in the plain order."""
+    stream = context.space.stream(f"{attention_label(layer)}/M")
+    return mild_matrices(stream, _heads(context), context.config["qk_nope_head_dim"])
+
+
+def value_keys(context: Context, layer: int) -> NDArray[np.float64]:
+    """U [A, v, v], heads in the plain order."""
+    stream = context.space.stream(f"{attention_label(layer)}/U")
+    return mild_matrices(stream, _heads(context), context.config["v_head_dim"])
+
+
+def latent_tasks(config: Config, layer: int) -> tuple[Task, ...]:
+    """The projections and inner norms of a layer's latent attention."""
+    own, before = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.input_layernorm.weight"
+    with_bias = bool(config.get("attention_bias"))
+
+    def task(name: str, component: str, *norm: str, bias: bool = False) -> Task:
+        outputs = (f"{own}.{name}.weight", *([f"{own}.{name}.bias"] if bias else []))
+        return Task(outputs, (outputs[0], *norm, *outputs[1:]), f"mla.{component}", layer)
+
+    inner = {part: f"{own}.{part}_a_layernorm.weight" for part in ("q", "kv")}
+    tasks = [
+        task("kv_a_proj_with_mqa", "latent", before, bias=with_bias),
+        task("kv_a_layernorm", "inner_norm"),
+        task("kv_b_proj", "expand", inner["kv"]),
+        task("o_proj", "output", bias=with_bias),
+    ]
+    if config.get("q_lora_rank") is None:
+        return (task("q_proj", "query", before), *tasks)
+    tasks += [
+        task("q_a_proj", "query_latent", before, bias=with_bias),
+        task("q_a_layernorm", "inner_norm"),
+        task("q_b_proj", "query_expand", inner["q"]),
+    ]
+    return tuple(tasks)
+
+
+def query(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The queries straight from the stream [A * (n + p), w], in models without a latent query."""
+    weight_od, norm_d = (tensors[name] for name in task.sources)
+    inverse_wd = context.space.inverse(attention_label(task.layer), wide(weight_od[:0]))
+    mixed_od = _mixed_queries(weight_od, task, context)
+    return {task.outputs[0]: reads(mixed_od, inverse_wd, norm_d=norm_d, dtype=weight_od.dtype)}
+
+
+def query_latent(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The latent query [r, w], and its bias."""
+    turn_rr = _turn(task, context, "query", tensors[task.sources[0]].shape[0])
+    return _into(task, tensors, context, turn_rr)
+
+
+def latent(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The latent key-value and the rotary key [r + p, w], and their bias."""
+    turn_rr = _turn(task, context, "key", context.config["kv_lora_rank"])
+    _, key_pp = rotary_keys(context, task.layer)
+    return _into(task, tensors, context, _diagonal(turn_rr[None], key_pp[None])[0])
+
+
+def query_expand(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The queries from their latent vector [A * (n + p), r]."""
+    return _out_of(task, tensors, context, "query", _mixed_queries(tensors[task.sources[0]], task, context))
+
+
+def expand(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """Keys without position and values from their latent vector [A * (n + v), r]."""
+    both = _diagonal(_undone(nope_keys(context, task.layer)), value_keys(context, task.layer))
+    mixed_or = mix(tensors[task.sources[0]], both, head_order(context, task.layer))
+    return _out_of(task, tensors, context, "key", mixed_or)
+
+
+def output(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The projection back [w, A * v], and its bias."""
+    weight_do, *bias = (tensors[name] for name in task.sources)
+    key_dw = context.space.key(attention_label(task.layer), wide(weight_do[:0]))
+    undo_Avv = _undone(value_keys(context, task.layer))
+    mixed_do = mix(weight_do.T, undo_Avv, head_order(context, task.layer)).T
+    made = [writes(mixed_do, key_dw, dtype=weight_do.dtype)]
+    made += [(wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in bias]
+    return dict(zip(task.outputs, made, strict=True))
+
+
+def inner_norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The weight [r] of a norm over a latent vector: ones."""
+    del context
+    return {task.outputs[0]: tensors[task.sources[0]].new_ones(tensors[task.sources[0]].shape)}
+
+
+def _heads(context: Context) -> int:
+    return int(context.config["num_attention_heads"])
+
+
+def _undone(matrices_Akk: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The transposed inverses."""
+    return np.asarray(np.linalg.inv(matrices_Akk).transpose(0, 2, 1), np.float64)
+
+
+def _turn(task: Task, context: Context, part: str, rank: int) -> NDArray[np.float64]:
+    """The orthogonal matrix of a latent vector."""
+    return context.space.stream(f"{attention_label(task.layer)}/{part} latent").orthogonal(rank)
+
+
+def _diagonal(first_Aaa: NDArray[np.float64], second_Abb: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Block diagonal matrices [A, a + b, a + b]."""
+    a = first_Aaa.shape[1]
+    both = np.zeros((len(first_Aaa), a + second_Abb.shape[1], a + second_Abb.shape[1]))
+    both[:, :a, :a], both[:, a:, a:] = first_Aaa, second_Abb
+    return both
+
+
+def _mixed_queries(weight: Tensor, task: Task, context: Context) -> Tensor:
+    query_pp, _ = rotary_keys(context, task.layer)
+    rotary_App = np.broadcast_to(query_pp, (_heads(context), *query_pp.shape))
+    both = _diagonal(nope_keys(context, task.layer), rotary_App)
+    return mix(weight, both, head_order(context, task.layer))
+
+
+def _into(
+    task: Task, tensors: Mapping[str, Tensor], context: Context, matrix_rr: NDArray[np.float64]
+) -> dict[str, Tensor]:
+    """A layer that reads the stream, its outputs times one matrix."""
+    import torch
+
+    weight_rd, norm_d, *bias = (tensors[name] for name in task.sources)
+    inverse_wd = context.space.inverse(attention_label(task.layer), wide(weight_rd[:0]))
+    matrix = torch.from_numpy(matrix_rr).to(inverse_wd)
+    made = [reads(matrix.T @ wide(weight_rd), inverse_wd, norm_d=norm_d, dtype=weight_rd.dtype)]
+    made += [(matrix.T @ wide(bias_r)).to(bias_r.dtype) for bias_r in bias]
+    return dict(zip(task.outputs, made, strict=True))
+
+
+def _out_of(
+    task: Task, tensors: Mapping[str, Tensor], context: Context, part: str, mixed_or: Tensor
+) -> dict[str, Tensor]:
+    """A layer that reads a latent vector, whose norm's weight it takes in."""
+    import torch
+
+    turn_rr = torch.from_numpy(_turn(task, context, part, mixed_or.shape[1])).to(mixed_or)
+    norm_r, dtype = tensors[task.sources[1]], tensors[task.sources[0]].dtype
+    return {task.outputs[0]: reads(mixed_or, turn_rr.T, norm_d=norm_r, dtype=dtype)}
+
+
+def _decoder(config: Config, settings: Settings) -> tuple[Task, ...]:
+    del settings
+    return plan_layers(config, latent_tasks)
+
+
+PLANS: dict[str, Planner] = dict.fromkeys(("deepseek_v2", "deepseek_v3"), _decoder)
+COMPONENTS: dict[str, Transform] = {
+    "mla.query": query,
+    "mla.query_latent": query_latent,
+    "mla.query_expand": query_expand,
+    "mla.latent": latent,
+    "mla.expand": expand,
+    "mla.output": output,
+    "mla.inner_norm": inner_norm,
+}

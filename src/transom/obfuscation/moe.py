@@ -1,8 +1,194 @@
-"""Not written yet: plans and components of this kind of layer join the room's here."""
+"""Mixtures of experts: experts and the router's columns change places together; each expert is keyed alone.
+
+    router' = Q W_r Pi_x      bias' = bias Pi_x      expert'_j = expert order[j], with its own Zf and Hf
+
+A router is a linear map of the normed stream: it takes Q and the folded norm and nothing else. Its columns
+are never normalised, because their lengths decide who is chosen. Where the choice is limited to groups
+(DeepSeek), groups change places and experts change places inside their group, which leaves every group's
+score alone. All experts of a layer read and write under one label: their sum is one sub-layer's contribution.
+
+Threat model: the host knows the plain weights and sees the obfuscated ones, and which experts a token takes.
+Does not protect the order of experts from a host that compares their load on public text, or DeepSeek's
+correction biases (whose values stay), or a neuron's identity inside an expert (as in `feedforward`).
+Source: Lin et al., arXiv 2603.01499, mixture of experts; the paper's normalised columns are left out.
+
+Legend: d plain width, w obfuscated width, n inner neurons, X experts.
+"""
 
 from __future__ import annotations
 
-from transom.obfuscation.task import Planner, Transform
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
-PLANS: dict[str, Planner] = {}
-COMPONENTS: dict[str, Transform] = {}
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.errors import CheckpointError
+from transom.obfuscation.feedforward import inner_keys
+from transom.obfuscation.keys import Settings
+from transom.obfuscation.norms import reads, wide, writes
+from transom.obfuscation.stream import Stream
+from transom.obfuscation.task import Config, Context, Planner, Task, Transform, feedforward_label
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_PROJECTIONS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+_MIXTRAL_PROJECTIONS = {"gate": "w1", "up": "w3", "down": "w2"}
+
+
+def expert_count(config: Config) -> int:
+    """Routed experts of a layer, under any of the names in use. Raises CheckpointError."""
+    for name in ("n_routed_experts", "num_experts", "num_local_experts"):
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    raise CheckpointError("config.json names no number of experts (num_local_experts); restore it")
+
+
+def expert_order(secret: bytes, config: Config, layer: int) -> NDArray[np.int64]:
+    """The plain expert at each place [X] of a layer. Raises CheckpointError for groups of unequal size."""
+    count, groups = expert_count(config), int(config.get("n_group") or 1)
+    if count % groups:
+        raise CheckpointError(f"config.json puts {count} experts into {groups} equal groups; restore it")
+    stream = Stream(secret, f"{feedforward_label(layer)}/experts")
+    members = np.arange(count).reshape(groups, -1)[stream.permutation(groups)]
+    return np.concatenate([group[stream.permutation(len(group))] for group in members])
+
+
+def is_sparse(config: Config, layer: int) -> bool:
+    """Whether a layer has experts: all of Mixtral's, and those that Qwen3-MoE and DeepSeek name."""
+    if config["model_type"] == "qwen3_moe":
+        step = int(config.get("decoder_sparse_step") or 1)
+        return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % step == 0
+    return layer >= int(config.get("first_k_dense_replace") or 0)
+
+
+def plan_layers(config: Config, attention: Callable[[Config, int], tuple[Task, ...]]) -> tuple[Task, ...]:
+    """Every task of a decoder with experts in its sparse layers; `attention` gives a layer's attention."""
+    from transom.obfuscation import plan  # which imports this module for its own tables
+
+    tasks = list(plan.table_tasks(config))
+    for layer in range(config["num_hidden_layers"]):
+        tasks += [*plan.norm_tasks(layer), *attention(config, layer)]
+        inner = mixture_tasks if is_sparse(config, layer) else plan.feedforward_tasks
+        tasks += inner(config, layer)
+    return tuple(tasks)
+
+
+def mixture_tasks(config: Config, layer: int) -> tuple[Task, ...]:
+    """Router, routed and shared experts of a layer: one weight a task."""
+    mixtral = config["model_type"] == "mixtral"
+    own = f"model.layers.{layer}.{'block_sparse_moe' if mixtral else 'mlp'}"
+    names = _MIXTRAL_PROJECTIONS if mixtral else _PROJECTIONS
+    before = f"model.layers.{layer}.post_attention_layernorm.weight"
+    router, bias = f"{own}.gate.weight", f"{own}.gate.e_score_correction_bias"
+    tasks = [Task((router,), (router, before), "moe.router", layer)]
+    if config["model_type"] == "deepseek_v3":
+        tasks.append(Task((bias,), (bias,), "moe.bias", layer))
+    experts = [f"{own}.experts.{place}" for place in range(expert_count(config))]
+    experts += [f"{own}.shared_experts"] if config.get("n_shared_experts") else []
+    for expert in experts:
+        for part, name in names.items():
+            weight = f"{expert}.{name}.weight"
+            sources = (weight,) if part == "down" else (weight, before)
+            tasks.append(Task((weight,), sources, f"moe.{part}", layer))
+    return tuple(tasks)
+
+
+def place_experts(tasks: Iterable[Task], config: Config, secret: bytes) -> tuple[Task, ...]:
+    """The tasks with each place's weights made from the expert that the secret puts there.
+
+    Outputs keep their order: the layout of the written files must not tell the permutation.
+    """
+    orders: dict[int, NDArray[np.int64]] = {}
+    placed = []
+    for task in tasks:
+        match = _EXPERT.search(task.outputs[0])
+        if match:
+            if task.layer not in orders:
+                orders[task.layer] = expert_order(secret, config, task.layer)
+            name = task.outputs[0]
+            plain = orders[task.layer][int(match[1])]
+            source = f"{name[: match.start(1)]}{plain}{name[match.end(1) :]}"
+            task = Task(task.outputs, (source, *task.sources[1:]), task.component, task.layer)
+        placed.append(task)
+    return tuple(placed)
+
+
+def router(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """The router [X, w]."""
+    weight_Xd, norm_d = (tensors[name] for name in task.sources)
+    inverse_wd = context.space.inverse(feedforward_label(task.layer), wide(weight_Xd[:0]))
+    order_X = _order(task, context).to(weight_Xd.device)
+    return {task.outputs[0]: reads(weight_Xd, inverse_wd, norm_d=norm_d, order_n=order_X)}
+
+
+def bias(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """What is added to the scores [X] for the choice alone."""
+    bias_X = tensors[task.sources[0]]
+    return {task.outputs[0]: bias_X[_order(task, context).to(bias_X.device)]}
+
+
+def gate(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """An expert's gate [n, w]."""
+    return _into(task, tensors, context, scaled=False)
+
+
+def up(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """An expert's linear branch [n, w]."""
+    return _into(task, tensors, context, scaled=True)
+
+
+def down(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+    """An expert's way back [w, n]."""
+    weight_dn = tensors[task.sources[0]]
+    like = wide(weight_dn[:0])
+    order_n, scale_n = inner_keys(context.space, _label(task, context), weight_dn.shape[1], like)
+    key_dw = context.space.key(feedforward_label(task.layer), like)
+    return {task.outputs[0]: writes(weight_dn, key_dw, order_n=order_n, scale_n=1 / scale_n)}
+
+
+def _into(task: Task, tensors: Mapping[str, Tensor], context: Context, *, scaled: bool) -> dict[str, Tensor]:
+    weight_nd, norm_d = (tensors[name] for name in task.sources)
+    like = wide(weight_nd[:0])
+    order_n, scale_n = inner_keys(context.space, _label(task, context), weight_nd.shape[0], like)
+    inverse_wd = context.space.inverse(feedforward_label(task.layer), like)
+    scale = scale_n if scaled else None
+    return {task.outputs[0]: reads(weight_nd, inverse_wd, norm_d=norm_d, order_n=order_n, scale_n=scale)}
+
+
+def _order(task: Task, context: Context) -> Tensor:
+    import torch
+
+    return torch.from_numpy(expert_order(context.space.secret, context.config, task.layer))
+
+
+def _label(task: Task, context: Context) -> str:
+    """The label of an expert's inner keys. A task that the secret did not place would write a wrong model."""
+    place, plain = _EXPERT.search(task.outputs[0]), _EXPERT.search(task.sources[0])
+    if place is None or plain is None:
+        return f"{feedforward_label(task.layer)}/shared"
+    if int(_order(task, context)[int(place[1])]) != int(plain[1]):
+        raise CheckpointError(
+            f"{task.outputs[0]} would be made from another expert than the secret's; plan with the secret"
+        )
+    return f"{feedforward_label(task.layer)}/experts.{plain[1]}"
+
+
+def _decoder(config: Config, settings: Settings) -> tuple[Task, ...]:
+    from transom.obfuscation import plan
+
+    del settings
+    return plan_layers(config, plan.attention_tasks)
+
+
+PLANS: dict[str, Planner] = {"mixtral": _decoder, "qwen3_moe": _decoder}
+COMPONENTS: dict[str, Transform] = {
+    "moe.router": router,
+    "moe.bias": bias,
+    "moe.gate": gate,
+    "moe.up": up,
+    "moe.down": down,
+}
