@@ -38,7 +38,7 @@ from transom.obfuscation.plan import check_names, plan, target_config
 from transom.obfuscation.pool import Work, write_all, write_all_ray
 from transom.obfuscation.shards import INDEX_FILE, Entry, Shard, locate, plan_shards
 
-SHARD_BYTES = 256 * 2**20
+_SHARD_BYTES, _MOST_SHARDS = 64 * 2**20, 400
 _PROGRESS = "progress"
 _STATE_FILE = "state.json"
 
@@ -53,22 +53,22 @@ def obfuscate(
     device: str = "cpu",
     resume: bool = False,
     cluster: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    shard_bytes: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Card:
     """Write the obfuscated checkpoint `out` under the key's settings, and its card without findings.
 
     `kappas` are the norms' weights; without them they are measured, which a resumed run does not repeat.
     `workers` share the CPU; on another `device`, and on a Ray `cluster` (its address), they do not count.
-    `progress` gets the share of shards done. Raises MisconfiguredError (a key for another checkpoint, an
+    `shard_bytes` of source go to a file, which is what a killed run loses at most per worker; by default
+    64 MiB, or a 400th of the whole. `progress` gets the share of shards done. Raises MisconfiguredError (a key for another checkpoint, an
     existing `out`, the rest of a killed run without `resume`, a full disk), what `open_source` raises, and
     MissingExtraError. Then `out` is absent, and OUT.partial, once it has a shard, waits for `resume`.
     """
     plain = source if isinstance(source, Plain) else open_source(source)
     out = Path(out)
     key.require_source(plain.fingerprint)
-    if os.path.lexists(out):
-        raise MisconfiguredError(f"{out} exists; give a new folder, or delete it first")
+    refuse_taken(out, resume)
     if workers < 1:
         raise MisconfiguredError(f"workers must be at least 1, got {workers}")
     try:
@@ -76,7 +76,8 @@ def obfuscate(
             folder = _directory_of(plain, partial)
             entries, tasks = locate(folder), plan(plain.config, key.settings)
             check_names(tasks, entries, plain.config)
-            shards = plan_shards(tasks, entries, shard_bytes)
+            size_bytes = sum(entry.size_bytes for entry in entries.values())
+            shards = plan_shards(tasks, entries, shard_bytes or max(_SHARD_BYTES, size_bytes // _MOST_SHARDS))
             measured = _state(partial, plain, key, shards, kappas, entries)
             work = Work(
                 folder=partial,
@@ -109,14 +110,21 @@ def partial_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
+def refuse_taken(out: Path, resume: bool) -> None:
+    """Raises MisconfiguredError when `out` exists, or its working folder does and is not to be resumed."""
+    if os.path.lexists(out):
+        raise MisconfiguredError(f"{out} exists; give a new folder, or delete it first")
+    if not resume and os.path.lexists(partial_path(out)):
+        raise MisconfiguredError(
+            f"{partial_path(out)} is left of a run that was killed, or still runs; go on with --resume, "
+            "or delete it"
+        )
+
+
 @contextmanager
 def _partial_folder(out: Path, resume: bool) -> Iterator[Path]:
     """The working folder, for this process alone. It is removed when a run fails before its first shard."""
     partial = partial_path(out)
-    if partial.exists() and not resume:
-        raise MisconfiguredError(
-            f"{partial} is left of a run that was killed, or still runs; go on with --resume, or delete it"
-        )
     (partial / _PROGRESS).mkdir(parents=True, exist_ok=True)
     lock = os.open(partial / _PROGRESS, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,0 +1,163 @@
+"""`transom obfuscate MODEL --out DIR --key FILE`: a checkpoint for a host, and what the client keeps.
+
+    DIR             for the host: weights, configuration, a placeholder tokenizer, the signed card
+    FILE            the key, made on first use; FILE.client (or --client) gets the real tokenizer
+
+Threat model: run by the client on its own machine; DIR is all that leaves it.
+Does not protect: against a host that has the public model, unless the card's findings say so.
+Source: `transom.obfuscation.writer`; Lin et al., arXiv 2603.01499.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from transom.errors import MisconfiguredError
+from transom.obfuscation.card import Card, read_card
+from transom.obfuscation.client import write_client
+from transom.obfuscation.keyfile import (
+    KeyFile,
+    load_key,
+    new_key,
+    read_passphrase,
+    require_outside,
+    save_key,
+)
+from transom.obfuscation.keys import Settings, preset
+from transom.obfuscation.plain import Plain, open_source
+from transom.obfuscation.plan import loadable_h
+from transom.obfuscation.writer import obfuscate as write_obfuscated
+from transom.obfuscation.writer import partial_path, refuse_taken
+
+Preset = Literal["paper", "exact", "balanced"]
+Engine = Literal["transformers", "vllm", "llamacpp", "llamacpp-k", "group-128"]
+
+
+def obfuscate(
+    source: Annotated[str, typer.Argument(help="A directory, a .gguf file, a hub name or 'smollm2'.")],
+    out: Annotated[Path, typer.Option(help="The host's folder; it must not exist.")],
+    key: Annotated[Path, typer.Option(help="The key file; made on first use. Keep it, and back it up.")],
+    client: Annotated[Path | None, typer.Option(help="The client's folder; KEY.client by default.")] = None,
+    preset_name: Annotated[
+        Preset | None, typer.Option("--preset", help="How strongly to obfuscate; paper for a new key.")
+    ] = None,
+    h: Annotated[
+        int | None, typer.Option(help="Half the added width; the nearest that loads is taken.")
+    ] = None,
+    alpha_e: Annotated[float | None, typer.Option(help="Noise on the embedding, in deviations.")] = None,
+    alpha_h: Annotated[float | None, typer.Option(help="Noise on the head, in deviations.")] = None,
+    lam: Annotated[float | None, typer.Option(help="Share of Gaussian in the keys.")] = None,
+    engine: Annotated[Engine, typer.Option(help="What will load the output.")] = "transformers",
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)] = None,
+    device: Annotated[str, typer.Option(help="Where products run: cpu, or cuda for one process.")] = "cpu",
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster ('auto'); it must see the same folders.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File whose first line seals the key file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+) -> None:
+    """Obfuscate a model for a host that must not read prompts and answers."""
+    client = client or key.with_name(f"{key.name}.client")
+    for path in (key, client):
+        require_outside(path, out, partial_path(out))
+    refuse_taken(out, resume)
+    passphrase = read_passphrase(passphrase_file) if passphrase_file else None
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    plain = open_source(source)
+    stored = load_key(key, passphrase) if key.exists() else None
+    changes = {"h": h, "alpha_e": alpha_e, "alpha_h": alpha_h, "lam": lam}
+    settings, why = _fit(plain, _wanted(preset_name, changes, stored), engine)
+    if why:
+        console.print(why)
+    secret = _reused(stored, plain, settings, key) if stored else _made(plain, settings, key, passphrase)
+    write_client(plain.found, plain.config, secret, client)
+    with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        write_obfuscated(
+            plain,
+            out,
+            secret,
+            workers=workers or os.cpu_count() or 1,
+            device=device,
+            cluster=cluster,
+            resume=resume,
+            progress=lambda share: bar.update(task, completed=share),
+        )
+    card = audit_output(plain, out, secret)
+    _show(card, plain, {"out": out, "key": key, "client": client}, why, as_json)
+
+
+def audit_output(plain: Plain, out: Path, key: KeyFile) -> Card:
+    """Attack the output and write what was found into its card, which is returned."""
+    del plain
+    return read_card(out, key)
+
+
+def _fit(plain: Plain, wanted: Settings, engine: Engine) -> tuple[Settings, str]:
+    """The settings with an h that the engine loads, and a sentence if that is another one."""
+    h = loadable_h(plain.config, wanted.h, engine.replace("llamacpp", "llama.cpp"))
+    if h == wanted.h:
+        return wanted, ""
+    heads, width = plain.config["num_attention_heads"], plain.config["hidden_size"]
+    return replace(wanted, h=h), (
+        f"h = {h} instead of {wanted.h}: {engine} loads hidden sizes that {heads} heads (and its blocks) "
+        f"divide, such as {width} + 2 x {h} = {width + 2 * h}"
+    )
+
+
+def _wanted(preset_name: Preset | None, changes: Mapping[str, Any], stored: KeyFile | None) -> Settings:
+    """What the options say; without any, the settings of a key file that exists."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    if stored is not None and preset_name is None and not given:
+        return stored.settings
+    return preset(preset_name or "paper", **given)
+
+
+def _made(plain: Plain, settings: Settings, path: Path, passphrase: bytes | None) -> KeyFile:
+    """A new key, stored before anything is made with it."""
+    key = new_key(plain.fingerprint, plain.vocabulary, settings)
+    save_key(path, key, passphrase)
+    return key
+
+
+def _reused(key: KeyFile, plain: Plain, settings: Settings, path: Path) -> KeyFile:
+    """A stored key, if it is this checkpoint's with these settings."""
+    key.require_source(plain.fingerprint)
+    asked, had = asdict(settings), asdict(key.settings)
+    other = [f"{name} {had[name]} (now {asked[name]})" for name in asked if had[name] != asked[name]]
+    if other:
+        raise MisconfiguredError(
+            f"{path} was made with {', '.join(other)}; leave those options out, or give another --key"
+        )
+    return key
+
+
+def _show(card: Card, plain: Plain, paths: dict[str, Path], why: str, as_json: bool) -> None:
+    record: dict[str, Any] = {name: str(path) for name, path in paths.items()}
+    record |= {"model": plain.found.name, "h_reason": why, **card.to_json()}
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    settings = ", ".join(f"{name} {value}" for name, value in card.settings.items())
+    verdict = {
+        None: "not audited: assume that it is not private against a host that has the base model",
+        False: "not private against a host that has the base model",
+        True: "no attack tried here recovered it, with the base model at hand",
+    }[card.private_against_base_model]
+    Console(highlight=False, markup=False, soft_wrap=True).print(
+        f"{paths['out']}: {plain.found.name}, {len(card.outputs)} files, for the host\n"
+        f"{paths['key']}: the key, and {paths['client']}: the tokenizer, for the client alone\n"
+        f"{settings}\n{verdict}"
+    )
