@@ -62,7 +62,7 @@ def obfuscate(
     `workers` share the CPU; on another `device`, and on a Ray `cluster` (its address), they do not count.
     `shard_bytes` of source go to a file, which is what a killed run loses at most per worker; by default
     64 MiB, or a 400th of the whole. `progress` gets the share of shards done.
-    Raises MisconfiguredError (a key for another checkpoint, an existing `out`, the rest of a killed run without
+    Raises MisconfiguredError (another checkpoint's key, an existing `out`, the rest of a killed run without
     `resume`, a full disk), what `open_source` raises, and MissingExtraError. Then `out` is absent, and
     OUT.partial, once it has a shard, waits for `resume`.
     """
