@@ -87,6 +87,7 @@ def test_the_engine_gets_permuted_ids_alone_and_the_answer_comes_back(
     assert (text, reason) == (f"user\n{QUESTION}", "stop")
     assert (shown["mode"], shown["host_token_ids"]) == ("obfuscated", hidden)
     assert shown["host_saw"] == " ".join(f"<{i}>" for i in hidden)
+    assert (shown["guarantee"]["kind"], shown["guarantee"]["epsilon"]) == ("empirical", None)
 
 
 def test_usage_logprobs_and_n(obfuscated: Served) -> None:
@@ -151,6 +152,7 @@ def test_words_are_sanitised_before_they_are_permuted(
         shown = json.loads(text)["transom"]
         assert status == 200
         assert shown["epsilon_total"] == shown["epsilon_spent"] > 0
+        assert shown["guarantee"]["epsilon"] == shown["epsilon_spent"]
     assert sent(served)["prompt"] == shown["host_token_ids"]
     assert shown["host_saw"] == placeholders(shown["host_token_ids"])
     # Who recovers the whole permutation reads sanitised words, and the user reads the names restored.

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from transom.serving.engines.connect import EngineKind
     from transom.serving.engines.http import Guard
     from transom.serving.gateway.enclave import Enclave
+    from transom.serving.gateway.obfuscated import Substitution
     from transom.serving.tokenizer import ChatTokenizer
 
 DEFAULT_BUDGET = 1000.0
-TRUST, ENCLAVE = "Trust in the engine", "Mode enclave"
+TRUST, ENCLAVE, OBFUSCATED = "Trust in the engine", "Mode enclave", "Modes obfuscated, words+obfuscated"
 
 
 def gateway(
@@ -52,7 +53,11 @@ def gateway(
         ),
     ] = "",
     mode: Annotated[
-        str, typer.Option(help="plain, words (sanitised), or enclave (sanitised, sent as embeddings).")
+        str,
+        typer.Option(
+            help="plain, words (sanitised), enclave (sanitised, sent as embeddings), obfuscated (permuted "
+            "ids for an obfuscated checkpoint), or words+obfuscated."
+        ),
     ] = "words",
     policy: Annotated[
         Path | None, typer.Option(help="Word policy (default: the shipped English one).")
@@ -132,6 +137,23 @@ def gateway(
     allow_insecure_dev: Annotated[
         bool, typer.Option(help="Accept to run without any proof (trust=none).", rich_help_panel=ENCLAVE)
     ] = False,
+    key: Annotated[
+        Path | None, typer.Option(help="Key file from transom obfuscate.", rich_help_panel=OBFUSCATED)
+    ] = None,
+    client_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--client", help="The client's folder; KEY.client by default.", rich_help_panel=OBFUSCATED
+        ),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="The checkpoint's card, or the folder with it.", rich_help_panel=OBFUSCATED),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File whose first line opens the key file.", rich_help_panel=OBFUSCATED),
+    ] = None,
 ) -> None:
     """Serve the OpenAI API on this machine; in mode words the engine's host never sees the private words."""
     from transom.cli.enclave import (
@@ -143,6 +165,8 @@ def gateway(
         options_of,
         verified,
     )
+    from transom.cli.obfuscated import open_key
+    from transom.cli.obfuscated import options_of as obfuscated_options_of
     from transom.errors import MisconfiguredError
     from transom.serving.engines.evidence import EvidenceGuard
     from transom.serving.gateway.app import create_gateway
@@ -168,8 +192,10 @@ def gateway(
         mode, bundle, owner_key, broker, broker_pin, evidence=evidence, tpm_tcti=tpm_tcti, tpm_key=tpm_key,
         tpm_pcrs=tpm_pcrs, allow_insecure_dev=allow_insecure_dev,
     )  # fmt: skip
-    if options and tokenizer:
-        raise MisconfiguredError("mode enclave uses the bundle's tokenizer; leave --tokenizer out")
+    hidden = obfuscated_options_of(mode, key, client_folder, card, passphrase_file)
+    if (options or hidden) and tokenizer:
+        source = "bundle's" if options else "client folder's"
+        raise MisconfiguredError(f"mode {mode} uses the {source} tokenizer; leave --tokenizer out")
     signed = verified(options) if options else None
     guard = guard_of(
         signed.manifest if signed else None, engine_pin, require_evidence, attestor, allow_insecure_dev
@@ -178,21 +204,24 @@ def gateway(
     sanitizer: Sanitizer | None = None
     if signed:
         sanitizer = bundle_sanitizer(signed, policy, overrides)
-    elif mode != "plain":
+    elif mode in ("words", "words+obfuscated"):
         sanitizer = _sanitizer(policy, mechanism or None, epsilon, rule or [])
+    substitution: Substitution | None = None
+    tokens: ChatTokenizer | None = None
+    if hidden:
+        substitution, tokens = open_key(hidden)
     client, kind = _client(
         engine, engine_kind, engine_model or None, engine_key_file, timeout_s, engine_limit_field, guard
     )
     account = _ledger(ledger, DEFAULT_BUDGET if budget is None else budget) if sanitizer is not None else None
     opened: Enclave | None = None
-    tokens: ChatTokenizer | None = None
     if options and signed:
         opened, tokens = open_enclave(options, signed), bundle_tokenizer(signed)
         check_engine(opened, client, kind)
-    elif client.takes == "ids":
+    elif client.takes == "ids" and tokens is None:
         tokens = load_tokenizer(tokenizer or _default_tokenizer(client))
     engine_trust = (lambda: guard.trust) if isinstance(guard, EvidenceGuard) else None
-    app = create_gateway(config, client, tokens, sanitizer, account, opened, engine_trust)
+    app = create_gateway(config, client, tokens, sanitizer, account, opened, engine_trust, substitution)
     with listen(host, port) as sock:
         typer.echo(f"gateway in mode {mode} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
         serve(app, sock)

@@ -154,6 +154,8 @@ class Exchange:
                 "trust": self.gateway.enclave.trust,
                 "measurement": self.gateway.enclave.measurement,
             }
+        if self.gateway.substitution is not None:
+            shown["guarantee"] = self.gateway.substitution.guarantee().to_dict()
         if self.veiled is not None and self.gateway.veil is not None:
             shown |= self.gateway.veil.explain(self.veiled)
         return shown

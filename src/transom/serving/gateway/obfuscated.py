@@ -21,19 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.privacy.guarantee import Guarantee
 from transom.serving.engines.base import Call, Delta, TokenScore
 
 
 class Substitution:
-    """`hidden_V[i]` is the id under which the host knows the plain id i. Raises MisconfiguredError."""
+    """`hidden_V[i]` is the id under which the host knows the plain id i.
 
-    def __init__(self, hidden_V: NDArray[np.int64]) -> None:
+    `private_against_base_model` is what the checkpoint's card says of a host that has the public model (None:
+    nothing). Raises MisconfiguredError for a map that is no permutation.
+    """
+
+    def __init__(self, hidden_V: NDArray[np.int64], private_against_base_model: bool | None = None) -> None:
         plain_V = np.argsort(hidden_V, kind="stable")
         if not np.array_equal(hidden_V[plain_V], np.arange(len(hidden_V))):
             raise MisconfiguredError("the token map is no permutation; is the key file whole?")
         self._hide: list[int] = hidden_V.tolist()  # lists, as a few ids are looked up at a time
         self._reveal: list[int] = plain_V.tolist()
         self.vocabulary = len(hidden_V)
+        self._private = private_against_base_model
 
     def hide(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Plain ids as the host knows them."""
@@ -60,6 +66,23 @@ class Substitution:
         """A piece of the engine's answer in plain ids. Raises EngineGarbageError."""
         scores = tuple(map(self._reveal_score, delta.scores))
         return replace(delta, ids=self.reveal(delta.ids), scores=scores)
+
+    def guarantee(self) -> Guarantee:
+        """What this stage alone promises: nothing formal."""
+        assumption = "the host does not have the base model"
+        if self._private:
+            assumption = (
+                "the host, which may have the base model, does no better than the attacks on the card"
+            )
+        return Guarantee(
+            kind="empirical",
+            unit="all requests under one key",
+            adjacency="prompts with the same pattern of repeated tokens",
+            epsilon=None,
+            assumptions=(assumption,),
+            discloses=("lengths", "token frequencies", "which tokens are equal, in and across requests"),
+            source="Lin et al., arXiv 2603.01499",
+        )
 
     def _reveal_score(self, score: TokenScore) -> TokenScore:
         top = tuple((self._plain(other), logprob) for other, logprob in score.top)
