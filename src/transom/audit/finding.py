@@ -1,8 +1,8 @@
 """What an attack found: a value with its interval, the chance level beside it, and what it cost.
 
 An attack is a function `attack(target, knowledge, data, budget_s) -> Finding`. A share of successes carries
-the exact two-sided interval of Clopper and Pearson; an attack that cannot be mounted says "not run" and why, so
-that its absence is never read as a good result.
+the exact two-sided interval of Clopper and Pearson; an attack that cannot be mounted says "not run" and
+why, so that its absence is never read as a good result.
 
 Threat model: none of its own; each attack states its attacker.
 Does not prove privacy: a low value says that this attack failed on this sample within this budget.

@@ -1,0 +1,122 @@
+"""Column-first vocabulary matching: undo the permutation of the neurons, then read the tokens row by row.
+
+In Y = W~_e W~_gate the keys cancel (P Q = I); what hides the tokens is noise on the embedding, a
+permutation of the columns (neurons) and tau on the rows. A column's distribution over the vocabulary does
+not depend on tau, so 199 quantiles of each column name its neuron among the public columns (Hungarian
+assignment). The noise widens each column; its level shows in the total variance, and the attacker adds as
+much noise of its own to the public embedding before it takes quantiles. Rows are then matched by cosine;
+the surest rows give better columns, and after a few rounds the columns are undone by least squares and the
+nearest embedding is taken.
+
+Threat model: the host, with the public base model and no traffic. Adaptive: not an attack of the paper.
+Does not reach models whose neurons have no public counterpart (re-grown layers).
+Source: own; the quantities are those of Lin et al., arXiv 2603.01499, section on vocabulary matching.
+
+Shapes: V vocabulary, D width, N neurons, S sampled ids, A anchor rows, Q quantiles.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from transom.audit.attacks.matching import Floats, Ints, assign, nearest, product_quantiles, unit
+from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
+from transom.audit.finding import Finding
+
+NAME = "column-first VMA"
+_QUANTILES, _ANCHORS, _ROUNDS = 199, 2048, 4
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """One layer's products: the target's side, and the public one."""
+
+    target_VD: Floats
+    target_DN: Floats
+    base_VD: Floats
+    base_DN: Floats
+
+
+def column_first(
+    target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0, *, layer: int = 0
+) -> Finding:
+    """The share of sampled ids named rightly from the gate of one layer."""
+    started = time.monotonic()
+    if gap := misfit(NAME, target, knowledge, "gate"):
+        return gap
+    sides = neurons(target, knowledge, layer)
+    columns_N = assign(*column_quantiles(sides))
+    rows = anchors(data.obfuscated_S, target.weights.vocabulary)
+    columns_N = refine(sides, rows, columns_N, until=started + budget_s)
+    guess_S = name_rows(sides, data.obfuscated_S, columns_N)[0]
+    return scored(
+        NAME, guess_S, data, candidates=knowledge.base.vocabulary, started=started, note=f"layer {layer}"
+    )
+
+
+def neurons(target: Target, knowledge: Knowledge, layer: int) -> Neurons:
+    """Both sides of layer `layer`'s gate; `misfit` has shown that there is one."""
+    left, right = target.weights.layers[layer].gate, knowledge.base.layers[layer].gate
+    if left is None or right is None:
+        raise AssertionError("call misfit first")
+    return Neurons(target.weights.embedding_VD, left, knowledge.base.embedding_VD, right)
+
+
+def column_quantiles(sides: Neurons) -> tuple[Floats, Floats]:
+    """[N, Q] of the target's columns, and of the public ones under as much noise as the target shows."""
+    noisy_VD = sides.base_VD + noise_like(sides)
+    return (
+        product_quantiles(sides.target_DN.T, sides.target_VD.T, _QUANTILES),
+        product_quantiles(sides.base_DN.T, noisy_VD.T, _QUANTILES),
+    )
+
+
+def noise_like(sides: Neurons) -> Floats:
+    """[V, D] Gaussian noise of the level by which the target's products vary more than the public ones."""
+    excess = _power(sides.target_VD, sides.target_DN) - _power(sides.base_VD, sides.base_DN)
+    level = np.sqrt(max(0.0, excess) / float((sides.base_DN.astype(np.float64) ** 2).sum()))
+    # Below a thousandth of the embedding it is rounding, and no noise is then the better model.
+    if level < 1e-3 * float(sides.base_VD.std()):
+        return np.zeros_like(sides.base_VD)
+    drawn_VD = np.random.default_rng(0).standard_normal(sides.base_VD.shape, dtype=np.float32)
+    return np.asarray(np.float32(level) * drawn_VD)
+
+
+def _power(left_VD: Floats, right_DN: Floats) -> float:
+    """Mean over rows of |row of left @ right|^2, from the two Gram matrices."""
+    left_DD = (left_VD.T @ left_VD).astype(np.float64)
+    return float((left_DD * (right_DN @ right_DN.T)).sum()) / len(left_VD)
+
+
+def anchors(ids_S: Ints, vocabulary: int) -> Ints:
+    """The sampled obfuscated ids and further ones, at random, up to 2,048."""
+    others = np.setdiff1d(np.random.default_rng(1).permutation(vocabulary), ids_S, assume_unique=False)
+    np.random.default_rng(2).shuffle(others)
+    return np.concatenate([ids_S, others[: max(0, _ANCHORS - len(ids_S))]]).astype(np.int64)
+
+
+def refine(sides: Neurons, rows_A: Ints, columns_N: Ints, *, until: float) -> Ints:
+    """Columns again from the rows that were named most surely, until they stay or time is up."""
+    products_AN = sides.target_VD[rows_A] @ sides.target_DN
+    base_VN = unit(sides.base_VD @ sides.base_DN)
+    for _ in range(_ROUNDS):
+        if time.monotonic() > until:
+            break
+        guess_A, margin_A = nearest(unit(products_AN[:, columns_N]), base_VN)
+        sure = np.argsort(-margin_A)[: max(32, len(rows_A) // 4)]
+        public_AN = sides.base_VD[guess_A[sure]] @ sides.base_DN
+        better_N = assign(unit(products_AN[sure].T), unit(public_AN.T))
+        if (better_N == columns_N).all():
+            break
+        columns_N = better_N
+    return columns_N
+
+
+def name_rows(sides: Neurons, rows_A: Ints, columns_N: Ints) -> tuple[Ints, Floats]:
+    """(plain ids [A], margins [A]) by the nearest embedding, the columns undone by least squares."""
+    undo_ND = np.linalg.pinv(sides.base_DN)
+    products_AN = sides.target_VD[rows_A] @ sides.target_DN[:, columns_N]
+    return nearest(products_AN @ undo_ND, sides.base_VD @ (sides.base_DN @ undo_ND))

@@ -1,0 +1,70 @@
+"""What attacks on weights share: products row by row, quantiles, column assignment, nearest neighbours.
+
+Everything runs in float32 and in blocks, so that a vocabulary of 150,000 times a width of 5,000 needs no more
+memory than one such matrix.
+
+Threat model: see `weights`. Does not protect anything.
+
+Shapes: V vocabulary, S sampled rows, N columns (neurons), F features, Q quantiles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+_BLOCK = 1024
+
+
+def unit(rows_SF: Floats) -> Floats:
+    """Rows of length 1 (a zero row stays zero)."""
+    lengths_S = np.sqrt(np.einsum("sf,sf->s", rows_SF, rows_SF)) + np.float32(1e-12)
+    return np.asarray(rows_SF / lengths_S[:, None], dtype=np.float32)
+
+
+def quantiles(rows_SF: Floats, count: int) -> Floats:
+    """[S, count]: each row's quantiles at i / (count + 1); the whole sorted row where F <= count.
+
+    The extremes stay out: under noise they vary more than all the rest together.
+    """
+    width = rows_SF.shape[1]
+    inner = np.arange(1, count + 1) / (count + 1) * (width - 1)
+    picks = inner.round().astype(int) if width > count else np.arange(width)
+    blocks = range(0, len(rows_SF), _BLOCK)
+    return np.concatenate([np.sort(rows_SF[start : start + _BLOCK], axis=1)[:, picks] for start in blocks])
+
+
+def product_quantiles(left_SD: Floats, right_DN: Floats, count: int) -> Floats:
+    """`quantiles` of the rows of left @ right, without ever holding that product."""
+    blocks = range(0, len(left_SD), _BLOCK)
+    return np.concatenate([quantiles(left_SD[start : start + _BLOCK] @ right_DN, count) for start in blocks])
+
+
+def nearest(rows_SF: Floats, base_VF: Floats) -> tuple[Ints, Floats]:
+    """(ids [S], margins [S]): the nearest base row by Euclidean distance, and 1 - first / second distance."""
+    halves_V = np.einsum("vf,vf->v", base_VF, base_VF) / 2
+    ids, margins = [], []
+    for start in range(0, len(rows_SF), _BLOCK):
+        block = rows_SF[start : start + _BLOCK]
+        away_SV = halves_V - block @ base_VF.T  # half the squared distance, less the row's own part
+        best = np.argpartition(away_SV, 1, axis=1)[:, :2]
+        two = np.linalg.norm(block[:, None] - base_VF[best], axis=2)  # again, free of cancellation
+        order = two.argsort(axis=1)
+        ids.append(np.take_along_axis(best, order, 1)[:, 0])
+        first, second = np.take_along_axis(two, order, 1).T
+        margins.append(1 - first / (second + np.float32(1e-30)))
+    return np.concatenate(ids).astype(np.int64), np.concatenate(margins).astype(np.float32)
+
+
+def assign(rows_NF: Floats, base_NF: Floats) -> Ints:
+    """[N]: for each base row the row assigned to it, least total squared distance (Hungarian)."""
+    from scipy.optimize import linear_sum_assignment
+
+    squares = (rows_NF**2).sum(1)[None] + (base_NF**2).sum(1)[:, None]
+    found: Any = linear_sum_assignment(squares - 2 * base_NF @ rows_NF.T)
+    return np.asarray(found[1], dtype=np.int64)

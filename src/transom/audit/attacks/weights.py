@@ -1,0 +1,235 @@
+"""What an attack on an obfuscated checkpoint is given: the target's weights, the public ones, and a sample.
+
+Weights are read in the row-vector convention (y = x W), so Hugging Face's matrices are transposed, and the
+weight of the norm before a matrix is folded into it: diag(w) W. A norm weight that is one constant, as an
+obfuscated checkpoint's is, only scales the matrix and is left out. Experts lie side by side as more columns.
+
+Threat model: the attacker is the host. It holds the obfuscated checkpoint and the public base model, knows
+the method and every setting, and wants tau: which plain id each obfuscated id stands for.
+Does not protect anything. `Sample.plain_S` is the truth; attacks hand it to the scoring and nowhere else.
+Source: Lin et al., arXiv 2603.01499 (the setting).
+
+Shapes: V vocabulary, D width, N neurons (all experts together), H query heads, G key-value heads, K head
+width, S sampled ids.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.audit.finding import Finding, not_run, share
+from transom.checkpoint import find, load
+from transom.checkpoint.source import check, read_json
+from transom.errors import CheckpointError, MisconfiguredError
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+METRIC = "ttrsr"  # share of sampled obfuscated ids whose plain id is named rightly
+_EXPERTS = {"gate": ("gate_proj", "w1"), "up": ("up_proj", "w3"), "down": ("down_proj", "w2")}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: query [D, H*K], key [D, G*K], gate and up [D, N], down [N, D], router [D, experts].
+
+    None where the architecture has no such matrix (latent attention has no plain query and key).
+    """
+
+    query: Floats | None
+    key: Floats | None
+    gate: Floats | None
+    up: Floats | None
+    down: Floats | None
+    router: Floats | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A causal language model's matrices as attacks read them: embedding [V, D], head [D, V], layers."""
+
+    embedding_VD: Floats
+    head_DV: Floats
+    layers: tuple[Layer, ...]
+    query_heads: int
+    key_value_heads: int
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return len(self.embedding_VD)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The obfuscated checkpoint: its weights, and a model to run (transformers, causal) if there is one."""
+
+    weights: Weights
+    model: Any = None
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the host knows: the public base, a model of it to run, and pairs {obfuscated id: plain id}."""
+
+    base: Weights
+    model: Any = None
+    known: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The obfuscated ids [S] to name, and the plain ids [S] they stand for (read by the scoring alone)."""
+
+    obfuscated_S: Ints
+    plain_S: Ints
+
+
+def sample(tau_V: Ints, count: int, *, seed: int = 0) -> Sample:
+    """`count` plain ids drawn without replacement from the vocabulary, with their images under tau [V]."""
+    plain_S = np.random.default_rng(seed).choice(len(tau_V), size=min(count, len(tau_V)), replace=False)
+    return Sample(np.asarray(tau_V, dtype=np.int64)[plain_S], plain_S.astype(np.int64))
+
+
+def scored(
+    name: str, guess_S: Ints, data: Sample, *, candidates: int, started: float, note: str = ""
+) -> Finding:
+    """The share of right names, against guessing one of `candidates`; `started` is a `time.monotonic()`."""
+    hits = int((guess_S == data.plain_S).sum())
+    return share(
+        name,
+        METRIC,
+        hits=hits,
+        n=len(data.plain_S),
+        baseline=1 / candidates,
+        cost_s=time.monotonic() - started,
+        note=note,
+    )
+
+
+def misfit(name: str, target: Target, knowledge: Knowledge, *parts: str) -> Finding | None:
+    """A not-run finding unless the two vocabularies agree and layer 0 has all `parts`, equally wide."""
+    a, b = target.weights, knowledge.base
+    if a.vocabulary != b.vocabulary:
+        return not_run(name, METRIC, f"the vocabularies differ: {a.vocabulary} and {b.vocabulary} ids")
+    if parts and not (a.layers and b.layers):
+        return not_run(name, METRIC, "no layers were read")
+    for part in parts:
+        left, right = getattr(a.layers[0], part), getattr(b.layers[0], part)
+        if left is None or right is None:
+            return not_run(name, METRIC, f"the architecture has no plain {part} matrix")
+        if left.shape[part != "down"] != right.shape[part != "down"]:
+            return not_run(name, METRIC, f"the {part} matrices differ in width")
+    return None
+
+
+def read(source: str | Path, *, layers: int | None = None) -> Weights:
+    """The weights of a checkpoint (path, "smollm2", hub name), of its first `layers` layers if given.
+
+    A directory is read tensor by tensor; a GGUF is loaded whole. Raises CheckpointError, MissingExtraError.
+    """
+    found = find(source)
+    check(found)
+    if found.kind == "gguf":
+        model = load(found.path).model
+        return from_state(model.state_dict(), model.config.to_dict(), layers=layers)
+    return from_state(
+        dict(_tensors(found.path, layers)), read_json(found.path / "config.json"), layers=layers
+    )
+
+
+def from_state(
+    state: Mapping[str, torch.Tensor], config: Mapping[str, Any], *, layers: int | None = None
+) -> Weights:
+    """The weights of a state dict under the hub's names, matrices [out, in], and its own `config`.
+
+    Raises CheckpointError, MisconfiguredError.
+    """
+    if layers is not None and layers < 1:
+        raise MisconfiguredError(f"layers must be at least 1, got {layers}")
+    count = min(layers or 10**6, int(config["num_hidden_layers"]))
+    if "model.embed_tokens.weight" not in state:
+        raise CheckpointError("no model.embed_tokens.weight among the tensors; give a causal language model")
+    embedding_VD = _plain(state["model.embed_tokens.weight"])
+    head = state.get("lm_head.weight")
+    norm = state.get("model.norm.weight")
+    return Weights(
+        embedding_VD=embedding_VD,
+        head_DV=_fold(norm, embedding_VD.T if head is None else _plain(head).T),
+        layers=tuple(_layer(state, f"model.layers.{index}.") for index in range(count)),
+        query_heads=int(config["num_attention_heads"]),
+        key_value_heads=int(config.get("num_key_value_heads") or config["num_attention_heads"]),
+    )
+
+
+def _layer(state: Mapping[str, torch.Tensor], prefix: str) -> Layer:
+    before_attention = state.get(prefix + "input_layernorm.weight")
+    before_mlp = state.get(prefix + "post_attention_layernorm.weight")
+
+    def attention(name: str) -> Floats | None:
+        found = state.get(f"{prefix}self_attn.{name}.weight")
+        return None if found is None else _fold(before_attention, _plain(found).T)
+
+    gate, up, down = (_neurons(state, prefix, part) for part in ("gate", "up", "down"))
+    router = next(
+        (
+            state[prefix + name]
+            for name in ("mlp.gate.weight", "block_sparse_moe.gate.weight")
+            if prefix + name in state
+        ),
+        None,
+    )
+    return Layer(
+        query=attention("q_proj"),
+        key=attention("k_proj"),
+        gate=None if gate is None else _fold(before_mlp, gate.T),
+        up=None if up is None else _fold(before_mlp, up.T),
+        down=None if down is None else down,
+        router=None if router is None else _fold(before_mlp, _plain(router).T),
+    )
+
+
+def _neurons(state: Mapping[str, torch.Tensor], prefix: str, part: str) -> Floats | None:
+    """All experts' rows one below the other: gate and up [N, D], and down as [N, D] too."""
+    names = "|".join(_EXPERTS[part])
+    pattern = re.compile(re.escape(prefix) + rf"(mlp|block_sparse_moe)\.(\w+\.)*({names})\.weight")
+    found = [_plain(state[name]) for name in sorted(state) if pattern.fullmatch(name)]
+    if not found:
+        return None
+    return np.concatenate([matrix.T if part == "down" else matrix for matrix in found])
+
+
+def _fold(norm: torch.Tensor | None, matrix_DX: Floats) -> Floats:
+    if norm is None:
+        return matrix_DX
+    weight_D = _plain(norm)
+    return matrix_DX if np.ptp(weight_D) == 0 else weight_D[:, None] * matrix_DX
+
+
+def _plain(tensor: torch.Tensor) -> Floats:
+    found: Floats = tensor.detach().float().cpu().numpy()
+    return found
+
+
+def _tensors(folder: Path, layers: int | None) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    for shard in names:
+        with safe_open(folder / shard, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dictionary)
+                place = re.match(r"model\.layers\.(\d+)\.", name)
+                if layers is None or place is None or int(place[1]) < layers:
+                    yield name, file.get_tensor(name)

@@ -1,0 +1,267 @@
+"""Attacks on weights: each names the tokens of an undefended permutation, and unrelated ones by chance alone.
+
+Undefended: tau, neurons, heads and keys of the real method, without noise and block permutation. The keys are
+orthogonal for the fingerprint: the norms of a model as narrow as this are not kept by others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from transom.audit.attacks import matching
+from transom.audit.attacks.alignment import alignment
+from transom.audit.attacks.attn_ia import attn_ia
+from transom.audit.attacks.column_first import column_first
+from transom.audit.attacks.fingerprint import fingerprint
+from transom.audit.attacks.gate_ia import gate_ia
+from transom.audit.attacks.least_squares import least_squares
+from transom.audit.attacks.vma import row_sort
+from transom.audit.attacks.weights import Knowledge, Sample, Target, from_state, read, sample
+from transom.audit.finding import Finding
+from transom.errors import CheckpointError, MisconfiguredError
+from transom.obfuscation.calibrate import isotropic
+from transom.obfuscation.keys import Settings, Space, token_map
+from transom.obfuscation.plan import norm_names, obfuscate_state, plan, target_config
+
+V, D, COUNT = 700, 24, 200
+SECRET = b"a fixed secret for these tests.."
+ATTACKS: list[Callable[..., Finding]] = [
+    row_sort,
+    column_first,
+    gate_ia,
+    attn_ia,
+    fingerprint,
+    least_squares,
+    alignment,
+]
+ORTHOGONAL = Settings(h=0, lam=0.0, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
+EXACT = Settings(h=4, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
+
+
+def a_model(seed: int, **options: Any) -> Any:
+    """A small Llama whose embedding has heavy tails and unequal directions, as real ones do."""
+    config = transformers.LlamaConfig(
+        vocab_size=V,
+        hidden_size=D,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=False,
+        **options,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.LlamaForCausalLM(config).eval()
+        state = {name: torch.randn_like(value) * 0.2 for name, value in model.state_dict().items()}
+        sources = torch.distributions.Laplace(0.0, 1.0).sample((V, D))
+        state["model.embed_tokens.weight"] = sources @ torch.randn(D, D)
+        for name in state:
+            if "norm" in name:
+                state[name] = 1 + torch.rand(D)
+    model.load_state_dict(state)
+    return model
+
+
+def obfuscated(model: Any, settings: Settings) -> tuple[Any, np.ndarray]:
+    """The obfuscated model, and tau."""
+    config = model.config.to_dict()
+    space = Space(SECRET, D, settings)
+    kappas = isotropic(space, norm_names(plan(config, settings)))
+    tau = token_map(SECRET, V)
+    target = target_config(config, settings, tau)
+    host = transformers.LlamaForCausalLM(transformers.LlamaConfig(**target)).eval()
+    host.load_state_dict(obfuscate_state(model.state_dict(), config, space, kappas))
+    return host, tau
+
+
+def weights(model: Any) -> Any:
+    return from_state(model.state_dict(), model.config.to_dict())
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return a_model(0)
+
+
+@pytest.fixture(scope="module", params=[EXACT, ORTHOGONAL], ids=["exact", "orthogonal"])
+def undefended(base: Any, request: pytest.FixtureRequest) -> tuple[Target, Knowledge, Sample]:
+    host, tau = obfuscated(base, request.param)
+    seeds = {int(tau[plain]): plain for plain in range(6)}
+    return Target(weights(host), host), Knowledge(weights(base), base, seeds), sample(tau, COUNT, seed=1)
+
+
+@pytest.fixture(scope="module")
+def unrelated(base: Any) -> tuple[Target, Knowledge, Sample]:
+    """The host holds an obfuscation of another model: nothing in it depends on the base."""
+    host, tau = obfuscated(a_model(1), EXACT)
+    seeds = {int(tau[plain]): plain for plain in range(6)}
+    data = sample(tau, V, seed=1)
+    fresh = ~np.isin(data.obfuscated_S, list(seeds))
+    data = Sample(data.obfuscated_S[fresh], data.plain_S[fresh])
+    return Target(weights(host), host), Knowledge(weights(base), base, seeds), data
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_undefended_permutation_is_undone(attack: Any, undefended: Any) -> None:
+    finding = attack(*undefended, 60.0)
+    orthogonal = undefended[0].weights.embedding_VD.shape[1] == D
+    assert finding.status == "run"
+    assert finding.value > (0.9 if orthogonal or attack is not fingerprint else 0.2)
+    assert finding.low <= finding.value <= finding.high
+    assert finding.above_chance
+    assert finding.n == COUNT
+    assert finding.baseline == pytest.approx(1 / V)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_unrelated_weights_leave_only_chance(attack: Any, unrelated: Any) -> None:
+    finding = attack(*unrelated, 60.0)
+    assert finding.status == "run"
+    assert finding.low <= finding.baseline <= finding.high
+    assert not finding.above_chance
+
+
+def test_alignment_needs_no_seeds(undefended: Any) -> None:
+    target, knowledge, data = undefended
+    assert alignment(target, replace(knowledge, known={}), data, 60.0).value > 0.9
+
+
+def test_enough_known_pairs_need_no_neurons(undefended: Any) -> None:
+    target, knowledge, data = undefended
+    pairs = dict(zip(data.obfuscated_S.tolist(), data.plain_S.tolist(), strict=True))
+    bare = [replace(side, layers=()) for side in (target.weights, knowledge.base)]
+    known = dict(list(pairs.items())[:50])
+    rest = Sample(data.obfuscated_S[50:], data.plain_S[50:])
+    assert least_squares(Target(bare[0]), Knowledge(bare[1], known=known), rest).value > 0.9
+
+
+def test_noise_stops_the_sorted_rows_and_not_the_columns(base: Any) -> None:
+    settings = replace(EXACT, alpha_e=0.5, alpha_h=0.5)
+    host, tau = obfuscated(base, settings)
+    given = Target(weights(host), host), Knowledge(weights(base), base), sample(tau, COUNT)
+    found = {attack: attack(*given, 60.0).value for attack in (row_sort, fingerprint, column_first)}
+    assert found[row_sort] < 0.5 * found[column_first]
+    assert found[fingerprint] < 0.1
+
+
+def test_the_truth_is_read_by_the_scoring_alone(undefended: Any) -> None:
+    target, knowledge, data = undefended
+    wrong = Sample(data.obfuscated_S, (data.plain_S + 1) % V)
+    for attack in ATTACKS:
+        assert attack(target, knowledge, wrong, 60.0).value < 0.05
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_another_vocabulary_is_not_attacked(attack: Any, undefended: Any) -> None:
+    target, knowledge, data = undefended
+    less = replace(knowledge.base, embedding_VD=knowledge.base.embedding_VD[:-1])
+    finding = attack(target, replace(knowledge, base=less), data, 60.0)
+    assert (finding.status, finding.value) == ("not run", None)
+    assert "vocabularies differ" in finding.reason
+
+
+@pytest.mark.parametrize(
+    ("attack", "part"),
+    [(column_first, "gate"), (gate_ia, "gate"), (least_squares, "gate"), (attn_ia, "query")],
+)
+def test_a_missing_matrix_is_said(attack: Any, part: str, undefended: Any) -> None:
+    target, knowledge, data = undefended
+    without = replace(
+        target.weights, layers=tuple(replace(one, **{part: None}) for one in target.weights.layers)
+    )
+    finding = attack(replace(target, weights=without), knowledge, data, 60.0)
+    assert finding.status == "not run"
+    assert part in finding.reason
+
+
+def test_missing_knowledge_is_said(undefended: Any) -> None:
+    target, knowledge, data = undefended
+    assert "pairs" in least_squares(target, replace(knowledge, known={}), data).reason
+    assert "models" in fingerprint(replace(target, model=None), knowledge, data).reason
+
+
+def test_fewer_candidates_are_named_in_the_finding(undefended: Any) -> None:
+    finding = fingerprint(*undefended, 60.0, candidates=400)
+    assert finding.baseline == 1 / 400
+    assert f"among 400 of {V}" in finding.note
+
+
+def test_a_spent_budget_still_gives_a_finding(undefended: Any) -> None:
+    for attack in ATTACKS:
+        assert attack(*undefended, 0.0).status == "run"
+
+
+def test_a_folder_reads_like_its_state(base: Any, tmp_path: Path) -> None:
+    base.save_pretrained(tmp_path)
+    state, folder = weights(base), read(tmp_path, layers=1)
+    assert len(folder.layers) == 1
+    assert np.array_equal(folder.head_DV, state.head_DV)
+    for part in ("query", "key", "gate", "up", "down"):
+        assert np.array_equal(getattr(folder.layers[0], part), getattr(state.layers[0], part))
+    norm = base.model.layers[0].post_attention_layernorm.weight
+    expected = (base.model.layers[0].mlp.gate_proj.weight * norm).T.detach().numpy()
+    assert np.allclose(folder.layers[0].gate, expected)
+
+
+def test_experts_lie_side_by_side(tmp_path: Path) -> None:
+    state = {
+        "model.embed_tokens.weight": torch.randn(10, 4),
+        "model.layers.0.post_attention_layernorm.weight": torch.ones(4),
+        "model.layers.0.block_sparse_moe.gate.weight": torch.randn(2, 4),
+    }
+    for expert in range(2):
+        for name, shape in (("w1", (6, 4)), ("w3", (6, 4)), ("w2", (4, 6))):
+            state[f"model.layers.0.block_sparse_moe.experts.{expert}.{name}.weight"] = torch.randn(shape)
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 1, "num_attention_heads": 2}', "utf-8")
+    save_file(state, tmp_path / "model.safetensors")
+    layer = read(tmp_path).layers[0]
+    assert layer.gate.shape == layer.up.shape == (4, 12)
+    assert layer.down.shape == (12, 4)
+    assert layer.router.shape == (4, 2)
+    assert layer.query is None
+
+
+def test_bad_checkpoints_are_refused(base: Any) -> None:
+    with pytest.raises(CheckpointError, match="embed_tokens"):
+        from_state({}, {"num_hidden_layers": 1, "num_attention_heads": 1})
+    with pytest.raises(MisconfiguredError, match="layers must be at least 1"):
+        from_state(base.state_dict(), base.config.to_dict(), layers=0)
+
+
+def test_nearest_agrees_with_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    rows, cloud = (rng.standard_normal((n, 5), dtype=np.float32) for n in (1500, 40))
+    ids, margins = matching.nearest(rows, cloud)
+    distances = np.linalg.norm(rows[:, None] - cloud[None], axis=2)
+    assert (ids == distances.argmin(1)).all()
+    first, second = np.sort(distances, axis=1)[:, :2].T
+    assert np.allclose(margins, 1 - first / second, atol=1e-4)
+
+
+def test_quantiles_ignore_order_and_leave_out_the_extremes() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((3, 1000), dtype=np.float32)
+    found = matching.quantiles(rows, 199)
+    assert np.array_equal(found, matching.quantiles(rng.permuted(rows, axis=1), 199))
+    assert (np.diff(found, axis=1) >= 0).all()
+    assert (found[:, 0] > rows.min(1)).all()
+    assert np.allclose(found, np.quantile(rows, np.arange(1, 200) / 200, axis=1).T, atol=0.1)
+
+
+def test_assignment_undoes_a_permutation() -> None:
+    rng = np.random.default_rng(0)
+    base_rows = rng.standard_normal((30, 8)).astype(np.float32)
+    order = rng.permutation(30)
+    noisy = base_rows[order] + rng.normal(0, 0.01, (30, 8)).astype(np.float32)
+    assert (order[matching.assign(noisy, base_rows)] == np.arange(30)).all()
