@@ -17,14 +17,16 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from transom.audit.attacks import matching
-from transom.audit.attacks.alignment import alignment
-from transom.audit.attacks.attn_ia import attn_ia
-from transom.audit.attacks.column_first import column_first
-from transom.audit.attacks.fingerprint import fingerprint
-from transom.audit.attacks.gate_ia import gate_ia
-from transom.audit.attacks.least_squares import least_squares
-from transom.audit.attacks.vma import row_sort
+from transom.audit.attacks import (
+    alignment,
+    attn_ia,
+    column_first,
+    fingerprint,
+    gate_ia,
+    least_squares,
+    matching,
+    vma,
+)
 from transom.audit.attacks.weights import Knowledge, Sample, Target, from_state, read, sample
 from transom.audit.finding import Finding
 from transom.errors import CheckpointError, MisconfiguredError
@@ -35,13 +37,7 @@ from transom.obfuscation.plan import norm_names, obfuscate_state, plan, target_c
 V, D, COUNT = 700, 24, 200
 SECRET = b"a fixed secret for these tests.."
 ATTACKS: list[Callable[..., Finding]] = [
-    row_sort,
-    column_first,
-    gate_ia,
-    attn_ia,
-    fingerprint,
-    least_squares,
-    alignment,
+    module.attack for module in (vma, column_first, gate_ia, attn_ia, fingerprint, least_squares, alignment)
 ]
 ORTHOGONAL = Settings(h=0, lam=0.0, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
 EXACT = Settings(h=4, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
@@ -112,19 +108,19 @@ def unrelated(base: Any) -> tuple[Target, Knowledge, Sample]:
     return Target(weights(host), host), Knowledge(weights(base), base, seeds), data
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__module__.rpartition(".")[2])
 def test_an_undefended_permutation_is_undone(attack: Any, undefended: Any) -> None:
     finding = attack(*undefended, 60.0)
     orthogonal = undefended[0].weights.embedding_VD.shape[1] == D
     assert finding.status == "run"
-    assert finding.value > (0.9 if orthogonal or attack is not fingerprint else 0.2)
+    assert finding.value > (0.9 if orthogonal or attack is not fingerprint.attack else 0.2)
     assert finding.low <= finding.value <= finding.high
     assert finding.above_chance
     assert finding.n == COUNT
     assert finding.baseline == pytest.approx(1 / V)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__module__.rpartition(".")[2])
 def test_unrelated_weights_leave_only_chance(attack: Any, unrelated: Any) -> None:
     finding = attack(*unrelated, 60.0)
     assert finding.status == "run"
@@ -134,7 +130,7 @@ def test_unrelated_weights_leave_only_chance(attack: Any, unrelated: Any) -> Non
 
 def test_alignment_needs_no_seeds(undefended: Any) -> None:
     target, knowledge, data = undefended
-    assert alignment(target, replace(knowledge, known={}), data, 60.0).value > 0.9
+    assert alignment.attack(target, replace(knowledge, known={}), data, 60.0).value > 0.9
 
 
 def test_enough_known_pairs_need_no_neurons(undefended: Any) -> None:
@@ -143,16 +139,18 @@ def test_enough_known_pairs_need_no_neurons(undefended: Any) -> None:
     bare = [replace(side, layers=()) for side in (target.weights, knowledge.base)]
     known = dict(list(pairs.items())[:50])
     rest = Sample(data.obfuscated_S[50:], data.plain_S[50:])
-    assert least_squares(Target(bare[0]), Knowledge(bare[1], known=known), rest).value > 0.9
+    assert least_squares.attack(Target(bare[0]), Knowledge(bare[1], known=known), rest).value > 0.9
 
 
 def test_noise_stops_the_sorted_rows_and_not_the_columns(base: Any) -> None:
     settings = replace(EXACT, alpha_e=0.5, alpha_h=0.5)
     host, tau = obfuscated(base, settings)
     given = Target(weights(host), host), Knowledge(weights(base), base), sample(tau, COUNT)
-    found = {attack: attack(*given, 60.0).value for attack in (row_sort, fingerprint, column_first)}
-    assert found[row_sort] < 0.5 * found[column_first]
-    assert found[fingerprint] < 0.1
+    found = {
+        attack: attack(*given, 60.0).value for attack in (vma.attack, fingerprint.attack, column_first.attack)
+    }
+    assert found[vma.attack] < 0.5 * found[column_first.attack]
+    assert found[fingerprint.attack] < 0.1
 
 
 def test_the_truth_is_read_by_the_scoring_alone(undefended: Any) -> None:
@@ -162,7 +160,7 @@ def test_the_truth_is_read_by_the_scoring_alone(undefended: Any) -> None:
         assert attack(target, knowledge, wrong, 60.0).value < 0.05
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__module__.rpartition(".")[2])
 def test_another_vocabulary_is_not_attacked(attack: Any, undefended: Any) -> None:
     target, knowledge, data = undefended
     less = replace(knowledge.base, embedding_VD=knowledge.base.embedding_VD[:-1])
@@ -173,7 +171,12 @@ def test_another_vocabulary_is_not_attacked(attack: Any, undefended: Any) -> Non
 
 @pytest.mark.parametrize(
     ("attack", "part"),
-    [(column_first, "gate"), (gate_ia, "gate"), (least_squares, "gate"), (attn_ia, "query")],
+    [
+        (column_first.attack, "gate"),
+        (gate_ia.attack, "gate"),
+        (least_squares.attack, "gate"),
+        (attn_ia.attack, "query"),
+    ],
 )
 def test_a_missing_matrix_is_said(attack: Any, part: str, undefended: Any) -> None:
     target, knowledge, data = undefended
@@ -187,12 +190,12 @@ def test_a_missing_matrix_is_said(attack: Any, part: str, undefended: Any) -> No
 
 def test_missing_knowledge_is_said(undefended: Any) -> None:
     target, knowledge, data = undefended
-    assert "pairs" in least_squares(target, replace(knowledge, known={}), data).reason
-    assert "models" in fingerprint(replace(target, model=None), knowledge, data).reason
+    assert "pairs" in least_squares.attack(target, replace(knowledge, known={}), data).reason
+    assert "models" in fingerprint.attack(replace(target, model=None), knowledge, data).reason
 
 
 def test_fewer_candidates_are_named_in_the_finding(undefended: Any) -> None:
-    finding = fingerprint(*undefended, 60.0, candidates=400)
+    finding = fingerprint.attack(*undefended, 60.0, candidates=400)
     assert finding.baseline == 1 / 400
     assert f"among 400 of {V}" in finding.note
 

@@ -30,7 +30,7 @@ NAME = "alignment"
 _QUANTILES, _ROUNDS, _STEPS, _TOLERANCE = 199, 6, 200, 1e-5
 
 
-def alignment(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly; four fifths of the budget go to the two component analyses."""
     started = time.monotonic()
     if gap := misfit(NAME, target, knowledge):

@@ -28,7 +28,7 @@ from transom.audit.finding import Finding
 NAME = "Attn-IA"
 
 
-def attn_ia(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly, from as many layers as half the budget allows."""
     started = time.monotonic()
     if gap := misfit(NAME, target, knowledge, "query", "key"):

@@ -40,7 +40,7 @@ class Neurons:
     base_DN: Floats
 
 
-def column_first(
+def attack(
     target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0, *, layer: int = 0
 ) -> Finding:
     """The share of sampled ids named rightly from the gate of one layer."""

@@ -26,7 +26,7 @@ NAME = "sorted-output fingerprint"
 _QUANTILES, _BATCH = 127, 64
 
 
-def fingerprint(
+def attack(
     target: Target,
     knowledge: Knowledge,
     data: Sample,

@@ -27,7 +27,7 @@ NAME = "Gate-IA"
 _WIDTH = 4  # columns a band
 
 
-def gate_ia(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly; takes seconds, so `budget_s` is not consulted."""
     started = time.monotonic()
     if gap := misfit(NAME, target, knowledge, "gate"):

@@ -33,7 +33,7 @@ from transom.audit.finding import Finding, not_run
 NAME = "seeded least squares"
 
 
-def least_squares(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly; ids that were known are counted as any other."""
     started = time.monotonic()
     if gap := misfit(NAME, target, knowledge):

@@ -32,7 +32,7 @@ _PARTS = ("gate", "up", "down", "router")
 Pair = tuple[Floats, Floats]  # rows [V, D] and columns [D, N] of one product
 
 
-def row_sort(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids that the vote of all products names rightly."""
     started = time.monotonic()
     if gap := misfit(NAME, target, knowledge):
