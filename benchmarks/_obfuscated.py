@@ -26,7 +26,7 @@ class Obfuscated:
 @contextmanager
 def obfuscated(model: str, preset: str, *, h: int | None = None, device: str = "cpu") -> Iterator[Obfuscated]:
     """`transom obfuscate` into a folder that is gone afterwards."""
-    from transom.obfuscation.keyfile import KeyFile
+    from transom.obfuscation.keyfile import load_key
     from transom.obfuscation.keys import token_map
 
     from transom.cli.main import run
@@ -38,7 +38,7 @@ def obfuscated(model: str, preset: str, *, h: int | None = None, device: str = "
         arguments += [] if h is None else ["--h", str(h)]
         if run(arguments) != 0:
             raise SystemExit(f"transom obfuscate failed for preset {preset}")
-        loaded = KeyFile.load(key)
+        loaded = load_key(key)
         tau = token_map(loaded.secret, loaded.vocabulary)
         yield Obfuscated(folder, client, tau, loaded.settings)
 

@@ -51,7 +51,7 @@ def questions(per_set: int) -> dict[str, list[tuple[str, int]]]:
     """Prompts with the index of the right answer, by task."""
     lines = (data_folder() / "sst2" / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.split("\t") for line in lines]
-    sst2 = [(f"Review: {text}\nSentiment:", int(label)) for text, label in rows]
+    sst2 = [(f"Review: {text}\nSentiment:", int(label)) for label, text in rows]
     statements = []
     for name in ("animals", "capitals", "cities", "elements", "facts", "inventions"):
         with (data_folder() / "true_false" / f"{name}.csv").open(encoding="utf-8", newline="") as file:

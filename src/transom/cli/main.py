@@ -20,7 +20,20 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from transom.cli import attest, broker, chat, demo, doctor, engine, gateway, ledger, pack, words
+from transom.cli import (
+    attest,
+    broker,
+    chat,
+    demo,
+    doctor,
+    engine,
+    gateway,
+    ledger,
+    obfuscate,
+    obfuscated,
+    pack,
+    words,
+)
 from transom.errors import TransomError
 
 app = typer.Typer(
@@ -53,6 +66,8 @@ app.command()(doctor.doctor)
 app.command()(chat.chat)
 app.command()(gateway.gateway)
 app.command()(engine.engine)
+app.command()(obfuscate.obfuscate)
+app.command("obfuscate-gguf")(obfuscated.obfuscate_gguf)
 app.command()(broker.broker)
 app.command("broker-log")(broker.broker_log)
 app.add_typer(pack.app, name="pack")
