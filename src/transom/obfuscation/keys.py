@@ -8,8 +8,9 @@ right one of E. Both have rank h/2, so a further key is one thin product added t
 
 Threat model: the host sees P and Q only inside products with weights that it may know.
 Does not protect those products' invariants: where P_i meets Q_j in the host's hands, both cancel.
-Source: Lin et al., arXiv 2603.01499, Algorithm 1. The scale of C and D is ours (standard deviation d^-1/2):
-the method leaves it open, and unit variance conditions the keys badly.
+Source: Lin et al., arXiv 2603.01499, Algorithm 1. The scale of C and D is ours, an eighth of d^-1/2: the method
+leaves it open. Unit variance conditions the keys badly; and since what sub-layers write may cancel in x while
+sum_i y_i C_i does not, even d^-1/2 spoils the ratio |xP| / |x| that the norms rely on, the more so the larger h.
 
 Legend: d plain width, w = d + 2h obfuscated width, h/2 = r.
 """
@@ -40,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Settings:
     """How strongly to obfuscate. `h` is half the added width; lam the share of Gaussian in B; alpha_e and
     alpha_h the noise on embedding and head in units of their standard deviation; beta the largest window of
-    RoPE pairs permuted together, gamma how close their frequencies must be. Raises MisconfiguredError."""
+    RoPE pairs permuted together, gamma how close their frequencies must be; null_scale the standard deviation
+    of C and D in units of d^-1/2. Raises MisconfiguredError."""
 
     h: int = 128
     lam: float = 0.3
@@ -49,6 +51,7 @@ class Settings:
     beta: float = 8.0
     gamma: float = 1e3
     block_permutation: bool = True
+    null_scale: float = 0.125
 
     def __post_init__(self) -> None:
         problems = [
@@ -122,7 +125,8 @@ class Space:
     def _gaussian(self, label: str, like: Tensor | None) -> Tensor:
         import torch
 
-        sample_dr = torch.from_numpy(self.stream(label).normal((self.d, self.settings.h // 2)) * self.d**-0.5)
+        sample_dr = torch.from_numpy(self.stream(label).normal((self.d, self.settings.h // 2)))
+        sample_dr *= self.settings.null_scale * self.d**-0.5
         return sample_dr if like is None else sample_dr.to(like.device, like.dtype)
 
     def _base(self, name: str, like: Tensor | None) -> Tensor:

@@ -188,7 +188,7 @@ def check_names(tasks: Iterable[Task], names: Iterable[str], config: Config) -> 
 
 def target_config(config: Config, settings: Settings, tau: NDArray[np.int64]) -> dict[str, Any]:
     """config.json of the obfuscated checkpoint: wider, untied, special ids permuted. Qwen2 becomes Llama with
-    biases, because engines read `head_dim` there. Raises MisconfiguredError for ids outside the vocabulary."""
+    biases: engines read `head_dim` there. Raises MisconfiguredError for ids outside the vocabulary."""
     target = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
     target |= {
         "hidden_size": config["hidden_size"] + 2 * settings.h,
