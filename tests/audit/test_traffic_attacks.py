@@ -97,7 +97,7 @@ def test_random_ids_leave_both_at_chance(corpus: tuple[Texts, Texts, int]) -> No
     plain, held_out, vocabulary = corpus
     plain, held_out = plain[:1000], held_out[:1000]
     target, prior = random_ids(plain, vocabulary), Prior("distribution", held_out)
-    found = (*tfma.findings(target, prior, plain, 10.0), *sda.findings(target, prior, plain, 10.0))
+    found = (*tfma.findings(target, prior, plain, 10.0), *sda.findings(target, prior, plain, 2.0))
     for finding in found:
         assert finding.low <= finding.baseline <= finding.high, finding.metric
         assert finding.value < 0.02

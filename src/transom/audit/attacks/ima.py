@@ -1,0 +1,112 @@
+"""IMA: train an inverter, a transformer of two layers, that reads token ids off observed states.
+
+The attacker runs public text through the public model, obfuscates the states with keys of its own where the
+method is known (`Simulator.states_of`), trains on the pairs, and applies the inverter to the real states.
+
+Threat model: the host knows the method and the base model, not the key. Does not protect anything; it names
+only tokens that its public text holds, and a failure says that this network did not learn to, in this time.
+Source: arXiv 2603.01499, the inversion-model attack; Kugler et al. 2021, "InvBERT", arXiv 2109.10104.
+
+Shapes: B texts, T tokens, D width, C candidate tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transom.audit.attacks.states import METRIC, Ints, States, recovery, require_hidden
+from transom.audit.finding import Finding, not_run
+from transom.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "ima"
+_HEADS, _LEARNING_RATE, _BATCH = 4, 2e-3, 32
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """What the attacker brings: public ids [N, T], and the states [B, T, D] that ids [B, T] would have."""
+
+    public_ids: Ints
+    states_of: Callable[[Ints], torch.Tensor]
+
+
+def attack(
+    target: States,
+    knowledge: Simulator,
+    data: Ints,
+    budget_s: float,
+    *,
+    steps: int = 1000,
+    width: int = 128,
+    seed: int = 0,
+) -> Finding:
+    """Share of tokens read; `data` are the plain ids [B, T]. Trains for `steps` steps or `budget_s`."""
+    import torch
+
+    started = time.monotonic()
+    if width % _HEADS:
+        raise MisconfiguredError(f"width must be a multiple of {_HEADS}, got {width}")
+    observed_BTD = require_hidden(target)
+    candidates_C = np.unique(knowledge.public_ids)
+    example = knowledge.states_of(knowledge.public_ids[:_BATCH]).float()
+    if example.shape[-1] != observed_BTD.shape[-1]:
+        return not_run(
+            NAME,
+            METRIC,
+            f"simulated states are {example.shape[-1]} wide, observed ones {observed_BTD.shape[-1]}",
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inverter = _inverter(example, len(candidates_C), width)
+        taken = _train(inverter, knowledge, candidates_C, steps, started + budget_s, seed)
+    with torch.no_grad():
+        guess_BT = candidates_C[inverter(observed_BTD).argmax(-1).numpy()]
+    note = f"{taken} steps on {len(knowledge.public_ids)} public texts, {len(candidates_C)} candidates"
+    return recovery(NAME, guess_BT, data, cost_s=time.monotonic() - started, note=note)
+
+
+def _inverter(example_BTD: torch.Tensor, candidates: int, width: int) -> Any:
+    """A network [B, T, D] -> [B, T, C], which standardises states as the simulated ones are spread."""
+    from torch import nn
+
+    flat = example_BTD.flatten(0, 1)
+    scale = nn.Linear(flat.shape[1], width)
+    with_spread = flat.std(0) + 1e-6
+    scale.weight.data /= with_spread
+    scale.bias.data -= scale.weight.data @ flat.mean(0)
+    block = nn.TransformerEncoderLayer(
+        width, _HEADS, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+    )
+    blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+    return nn.Sequential(scale, blocks, nn.LayerNorm(width), nn.Linear(width, candidates))
+
+
+def _train(
+    inverter: Any, knowledge: Simulator, candidates_C: Ints, steps: int, stop: float, seed: int
+) -> int:
+    """Train in place; the number of steps taken, at least one."""
+    import torch
+
+    draw = np.random.default_rng(seed)
+    optimiser = torch.optim.AdamW(inverter.parameters(), lr=_LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
+    for step in range(1, steps + 1):
+        ids_BT = knowledge.public_ids[draw.integers(0, len(knowledge.public_ids), _BATCH)]
+        logits = inverter(knowledge.states_of(ids_BT).float())
+        wanted = torch.from_numpy(np.searchsorted(candidates_C, ids_BT))
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if time.monotonic() > stop:
+            return step
+    return steps

@@ -1,0 +1,202 @@
+"""ISA: find input embeddings that make the public model show the observed states, then the nearest tokens.
+
+Gradient descent on the embeddings of all texts at once; then, from left to right, the token among the nearest
+few whose own state fits best, which a causal model allows: a state depends on nothing after it.
+Two kinds of observation: the residual stream after a block, and a block's attention probabilities. Key
+transforms cancel in attention scores and permute heads, so the probabilities are compared in sorted order
+over heads; a residual stream of another width is compared by the cosines between its tokens, which a change
+of basis nearly keeps.
+
+Threat model: the host sees the states of a request and owns the public model. Does not protect anything; the
+search is local, and a failure says that it did not get there in this time.
+Source: arXiv 2603.01499, the internal-state attack on hidden states and attention scores.
+
+Shapes: B texts, T tokens, D width, H heads, V vocabulary, K candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from transom.audit.attacks.states import METRIC, Ints, States, recovery
+from transom.audit.finding import Finding, not_run
+from transom.checkpoint.walk import walk
+from transom.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["hidden", "attention"]
+See = Callable[["torch.Tensor"], "torch.Tensor"]  # from embeddings [B, T, D] to what is compared
+_LEARNING_RATE = 0.1  # in units of the embedding's own spread
+
+
+class _Reached(Exception):  # noqa: N818 (a signal, not an error)
+    """Carries an observation out of a model whose later layers need not run."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+def attack(
+    target: States,
+    knowledge: Any,
+    data: Ints,
+    budget_s: float,
+    *,
+    kind: Kind = "hidden",
+    steps: int = 400,
+    nearest_tokens: int = 64,
+    prefix: int = 0,
+    seed: int = 0,
+) -> Finding:
+    """Share of tokens read; `knowledge` is the public model (transformers, causal), `data` plain ids [B, T].
+
+    Descends for `steps` steps or half of `budget_s`, and searches among `nearest_tokens` tokens a position.
+    The first `prefix` tokens are the chat template's: known, and not counted. "not run" where the target
+    lacks that kind of state.
+    """
+    import torch
+
+    started, name = time.monotonic(), f"isa/{kind}"
+    wanted = target.hidden if kind == "hidden" else target.attention
+    if wanted is None:
+        return not_run(name, METRIC, f"no {kind} states were observed")
+    base_VD = walk(knowledge).embedding.weight.detach().float()
+    look = _look(kind, wanted.float(), base_VD.shape[1])
+    goal, known = look(wanted.float()), torch.from_numpy(data[:, :prefix])
+    with _watched(knowledge, kind, target.layer) as run:
+
+        def see(x_BTD: torch.Tensor) -> torch.Tensor:
+            return look(run(x_BTD))
+
+        x_BTD, taken = _descend(see, goal, base_VD, known, data.shape[1], steps, started + budget_s / 2, seed)
+        with torch.no_grad():
+            guess_BT = _search(see, goal, base_VD, known, x_BTD, nearest_tokens, started + budget_s)
+    note = f"{taken} steps, {nearest_tokens} tokens a position, layer {target.layer}, {prefix} tokens known"
+    cost_s = time.monotonic() - started
+    return recovery(name, guess_BT[:, prefix:].numpy(), data[:, prefix:], cost_s=cost_s, note=note)
+
+
+def _descend(
+    see: See,
+    goal: torch.Tensor,
+    base_VD: torch.Tensor,
+    known: torch.Tensor,
+    tokens: int,
+    steps: int,
+    stop: float,
+    seed: int,
+) -> tuple[torch.Tensor, int]:
+    """(embeddings [B, T, D] whose observation is near `goal`, steps taken: at least one)."""
+    import torch
+
+    spread, draw = base_VD.std(), torch.Generator().manual_seed(seed)
+    free = (len(known), tokens - known.shape[1], base_VD.shape[1])
+    x = (base_VD.mean(0) + 0.1 * spread * torch.randn(*free, generator=draw)).requires_grad_(True)
+    optimiser = torch.optim.Adam([x], lr=float(_LEARNING_RATE * spread))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
+    taken = 0
+    while taken < steps:
+        loss = (see(torch.cat([base_VD[known], x], 1)) - goal).square().mean() / (goal.var() + 1e-12)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        taken += 1
+        if time.monotonic() > stop:
+            break
+    return torch.cat([base_VD[known], x.detach()], 1), taken
+
+
+def _search(
+    see: See,
+    goal: torch.Tensor,
+    base_VD: torch.Tensor,
+    known: torch.Tensor,
+    x_BTD: torch.Tensor,
+    count: int,
+    stop: float,
+) -> torch.Tensor:
+    """Ids [B, T]: left to right, the candidate whose row of the observation is nearest to the goal's.
+
+    After `stop` the nearest tokens stand.
+    """
+    import torch
+
+    away_BTV = torch.cdist(x_BTD, base_VD[None])
+    candidates_BTK = away_BTV.topk(min(count, len(base_VD)), largest=False).indices
+    guess_BT = candidates_BTK[..., 0]
+    guess_BT[:, : known.shape[1]] = known
+    for place in range(known.shape[1], x_BTD.shape[1]):
+        if time.monotonic() > stop:
+            break
+        ids_BK = candidates_BTK[:, place]
+        before = base_VD[guess_BT[:, None, :place].expand(-1, ids_BK.shape[1], -1)]
+        trial = torch.cat([before, base_VD[ids_BK][:, :, None]], 2).flatten(0, 1)
+        row = see(trial)[..., -1, :]
+        row = row.view(*ids_BK.shape, *row.shape[1:])
+        wanted = goal[:, None, ..., place, : row.shape[-1]]
+        best = (row - wanted).square().flatten(2).sum(-1).argmin(1)
+        guess_BT[:, place] = ids_BK[torch.arange(len(best)), best]
+    return guess_BT
+
+
+def observe(model: Any, ids_BT: Ints, layer: int) -> States:
+    """What a host sees when `model` runs `ids_BT`: the stream after block `layer`, the attention in it."""
+    import torch
+
+    with torch.no_grad():
+        x_BTD = walk(model).embedding(torch.from_numpy(np.asarray(ids_BT)))
+        with _watched(model, "attention", layer) as run:
+            attention = run(x_BTD)
+        with _watched(model, "hidden", layer) as run:
+            return States(layer, hidden=run(x_BTD), attention=attention)
+
+
+def _look(kind: Kind, wanted: torch.Tensor, width: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What of an observation is compared: something the two models share."""
+    from torch.nn.functional import normalize
+
+    if kind == "attention":
+        return lambda probabilities_BHTT: probabilities_BHTT.sort(dim=1).values
+    if wanted.shape[-1] == width:
+        return lambda hidden_BTD: hidden_BTD
+    return lambda hidden_BTD: normalize(hidden_BTD, dim=-1) @ normalize(hidden_BTD, dim=-1).mT
+
+
+@contextmanager
+def _watched(model: Any, kind: Kind, layer: int) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """A function from embeddings [B, T, D] to the observation at `layer`; later layers do not run."""
+    blocks = walk(model).blocks
+    if not 0 <= layer < len(blocks):
+        raise MisconfiguredError(f"layer must be from 0 to {len(blocks) - 1}, got {layer}")
+    module: Any = blocks[layer].module if kind == "hidden" else blocks[layer].module.self_attn
+
+    def reach(_module: Any, _inputs: Any, output: Any) -> None:
+        if kind == "attention":
+            raise _Reached(output[1])
+        raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+    def run(x_BTD: torch.Tensor) -> torch.Tensor:
+        try:
+            model(inputs_embeds=x_BTD, use_cache=False)
+        except _Reached as reached:
+            value: torch.Tensor = reached.value
+            return value
+        raise MisconfiguredError("the model ran without reaching the layer to watch")
+
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the only one that returns its probabilities
+    hook = module.register_forward_hook(reach)
+    try:
+        yield run
+    finally:
+        hook.remove()
+        model.set_attn_implementation(before)
