@@ -123,8 +123,9 @@ COMPONENTS: dict[str, Transform] = {
 }
 
 
-def plan(config: Config, settings: Settings) -> tuple[Task, ...]:
-    """Every task of a checkpoint. Raises NotYetError for an architecture or a variant that is not planned."""
+def plan(config: Config, settings: Settings, secret: bytes | None = None) -> tuple[Task, ...]:
+    """Every task of a checkpoint. `run` wants those of the secret, which puts a mixture's experts in their
+    places. Raises NotYetError for an architecture or a variant that is not planned."""
     kind = config.get("model_type")
     if kind not in PLANS:
         raise NotYetError(f"cannot obfuscate model_type {kind!r} yet; there are {', '.join(sorted(PLANS))}")
@@ -136,7 +137,8 @@ def plan(config: Config, settings: Settings) -> tuple[Task, ...]:
         raise NotYetError(
             "cannot obfuscate Qwen2 with use_sliding_window yet; set it to false in config.json"
         )
-    return PLANS[str(kind)](config, settings)
+    tasks = PLANS[str(kind)](config, settings)
+    return tasks if secret is None else moe.place_experts(tasks, config, secret)
 
 
 def run(
@@ -158,7 +160,7 @@ def obfuscate_state(
     state: Mapping[str, Tensor], config: Config, space: Space, kappas: Mapping[str, float]
 ) -> dict[str, Tensor]:
     """A whole state dictionary in memory, for small models: `target_config` is the configuration it fits."""
-    tasks = plan(config, space.settings)
+    tasks = plan(config, space.settings, space.secret)
     check_names(tasks, state, config)
     made: dict[str, Tensor] = {}
     for task in tasks:
