@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _LOADED_WHOLE_BYTES = 2 * 2**30
+_TOKENS = 256  # enough for the mean; the states of more would count beside the largest tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def measure_kappas(plain: Plain, key: KeyFile, entries: Mapping[str, Entry]) -> 
     import torch
 
     space = Space(key.secret, int(plain.config["hidden_size"]), key.settings)
-    ids_BT = torch.tensor([tokenizer_of(plain.found).tokenizer.encode(TEXT).ids])
+    ids_BT = torch.tensor([tokenizer_of(plain.found).tokenizer.encode(TEXT).ids[:_TOKENS]])
     if plain.loaded is not None:
         return calibrate(plain.loaded.model, ids_BT, space)
     model = _empty_model(plain)

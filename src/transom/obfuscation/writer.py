@@ -35,7 +35,7 @@ from transom.obfuscation.keys import token_map
 from transom.obfuscation.measure import measure_kappas
 from transom.obfuscation.plain import Plain, open_source
 from transom.obfuscation.plan import check_names, plan, target_config
-from transom.obfuscation.pool import Work, write_all, write_all_ray
+from transom.obfuscation.pool import Work, give_back_memory, write_all, write_all_ray
 from transom.obfuscation.shards import INDEX_FILE, Entry, Shard, locate, plan_shards
 
 _SHARD_BYTES, _MOST_SHARDS = 64 * 2**20, 400
@@ -75,11 +75,12 @@ def obfuscate(
     try:
         with _partial_folder(out, resume) as partial:
             folder = _directory_of(plain, partial)
-            entries, tasks = locate(folder), plan(plain.config, key.settings)
+            entries, tasks = locate(folder), plan(plain.config, key.settings, key.secret)
             check_names(tasks, entries, plain.config)
             size_bytes = sum(entry.size_bytes for entry in entries.values())
             shards = plan_shards(tasks, entries, shard_bytes or max(_SHARD_BYTES, size_bytes // _MOST_SHARDS))
             measured = _state(partial, plain, key, shards, kappas, entries)
+            give_back_memory()
             work = Work(
                 folder=partial,
                 done=partial / _PROGRESS,
