@@ -149,6 +149,7 @@ def test_noise_stops_the_sorted_rows_and_not_the_columns(base: Any) -> None:
     found = {
         attack: attack(*given, 60.0).value for attack in (vma.attack, fingerprint.attack, column_first.attack)
     }
+    assert found[column_first.attack] > 0.9
     assert found[vma.attack] < 0.5 * found[column_first.attack]
     assert found[fingerprint.attack] < 0.1
 
@@ -186,6 +187,15 @@ def test_a_missing_matrix_is_said(attack: Any, part: str, undefended: Any) -> No
     finding = attack(replace(target, weights=without), knowledge, data, 60.0)
     assert finding.status == "not run"
     assert part in finding.reason
+
+
+def test_models_of_another_shape_are_not_attacked(undefended: Any) -> None:
+    target, knowledge, data = undefended
+    narrow = replace(target.weights.layers[0], gate=target.weights.layers[0].gate[:, :-1])
+    other = replace(target.weights, layers=(narrow, *target.weights.layers[1:]), query_heads=2)
+    for attack in (column_first.attack, gate_ia.attack, least_squares.attack):
+        assert "differ in width" in attack(replace(target, weights=other), knowledge, data).reason
+    assert "heads differ" in attn_ia.attack(replace(target, weights=other), knowledge, data).reason
 
 
 def test_missing_knowledge_is_said(undefended: Any) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transom.audit.attacks.matching import Floats, Ints, assign, nearest, product_quantiles, unit
+from transom.audit.attacks.matching import Floats, Ints, assign, nearest, product_quantiles, unit, with_others
 from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
 from transom.audit.finding import Finding
 
@@ -92,10 +92,8 @@ def _power(left_VD: Floats, right_DN: Floats) -> float:
 
 
 def anchors(ids_S: Ints, vocabulary: int) -> Ints:
-    """The sampled obfuscated ids and further ones, at random, up to 2,048."""
-    others = np.setdiff1d(np.random.default_rng(1).permutation(vocabulary), ids_S, assume_unique=False)
-    np.random.default_rng(2).shuffle(others)
-    return np.concatenate([ids_S, others[: max(0, _ANCHORS - len(ids_S))]]).astype(np.int64)
+    """The sampled obfuscated ids and further ones, 2,048 in all."""
+    return with_others(ids_S, vocabulary, _ANCHORS)
 
 
 def refine(sides: Neurons, rows_A: Ints, columns_N: Ints, *, until: float) -> Ints:

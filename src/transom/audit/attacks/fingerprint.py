@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from transom.audit.attacks.matching import Floats, Ints, nearest, quantiles
+from transom.audit.attacks.matching import Floats, Ints, nearest, quantiles, with_others
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
 from transom.audit.finding import Finding, not_run
 
@@ -48,16 +48,10 @@ def attack(
     per_id_s = (time.monotonic() - started) / len(data.obfuscated_S)
     affordable = max(2 * len(data.obfuscated_S), int(budget_s / per_id_s) - len(data.obfuscated_S))
     vocabulary = knowledge.base.vocabulary
-    among_C = _among(data.plain_S, vocabulary, min(candidates or vocabulary, affordable))
+    among_C = with_others(data.plain_S, vocabulary, min(candidates or vocabulary, affordable))
     guess_S = among_C[nearest(rows_SQ, _fingerprints(knowledge.model, among_C))[0]]
     note = f"among {len(among_C)} of {vocabulary} ids"
     return scored(NAME, guess_S, data, candidates=len(among_C), started=started, note=note)
-
-
-def _among(plain_S: Ints, vocabulary: int, count: int) -> Ints:
-    others = np.setdiff1d(np.arange(vocabulary), plain_S)
-    drawn = np.random.default_rng(4).permutation(others)[: max(0, count - len(plain_S))]
-    return np.concatenate([plain_S, drawn]).astype(np.int64)
 
 
 def _fingerprints(model: Any, ids_S: Ints) -> Floats:

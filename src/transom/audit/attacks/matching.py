@@ -68,3 +68,10 @@ def assign(rows_NF: Floats, base_NF: Floats) -> Ints:
     squares = (rows_NF**2).sum(1)[None] + (base_NF**2).sum(1)[:, None]
     found: Any = linear_sum_assignment(squares - 2 * base_NF @ rows_NF.T)
     return np.asarray(found[1], dtype=np.int64)
+
+
+def with_others(ids_S: Ints, vocabulary: int, count: int) -> Ints:
+    """`ids_S` and, up to `count` in all, other ids at random (always the same ones)."""
+    others = np.setdiff1d(np.arange(vocabulary), ids_S)
+    drawn = np.random.default_rng(1).permutation(others)[: max(0, count - len(ids_S))]
+    return np.concatenate([ids_S, drawn]).astype(np.int64)

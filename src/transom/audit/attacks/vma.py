@@ -59,7 +59,7 @@ def _products(a: Weights, b: Weights) -> Iterator[tuple[str, list[tuple[Pair, Pa
         for part in _PARTS:
             if _fits(left, right, part):
                 yield f"{part} {layer}", [(_pair(a, left, part), _pair(b, right, part))]
-        if left.query is not None and right.query is not None:
+        if _fits(left, right, "query") and _fits(left, right, "key") and a.query_heads == b.query_heads:
             yield f"attention {layer}", _attention(a, b, layer)
 
 

@@ -125,6 +125,8 @@ def misfit(name: str, target: Target, knowledge: Knowledge, *parts: str) -> Find
         return not_run(name, METRIC, f"the vocabularies differ: {a.vocabulary} and {b.vocabulary} ids")
     if parts and not (a.layers and b.layers):
         return not_run(name, METRIC, "no layers were read")
+    if "query" in parts and a.query_heads != b.query_heads:
+        return not_run(name, METRIC, f"the numbers of heads differ: {a.query_heads} and {b.query_heads}")
     for part in parts:
         left, right = getattr(a.layers[0], part), getattr(b.layers[0], part)
         if left is None or right is None:
@@ -158,7 +160,7 @@ def from_state(
     """
     if layers is not None and layers < 1:
         raise MisconfiguredError(f"layers must be at least 1, got {layers}")
-    count = min(layers or 10**6, int(config["num_hidden_layers"]))
+    count = int(config["num_hidden_layers"]) if layers is None else min(layers, config["num_hidden_layers"])
     if "model.embed_tokens.weight" not in state:
         raise CheckpointError("no model.embed_tokens.weight among the tensors; give a causal language model")
     embedding_VD = _plain(state["model.embed_tokens.weight"])
