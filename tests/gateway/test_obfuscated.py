@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
+from transom.cli.main import run
+from transom.cli.obfuscated import ObfuscatedOptions, open_key
 from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.obfuscation.card import CARD_FILE, Card, write_card
+from transom.obfuscation.keyfile import KeyFile, new_key, save_key
+from transom.obfuscation.keys import preset, token_map
 from transom.privacy.ledger import Ledger
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
@@ -28,7 +34,7 @@ from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.obfuscated import Substitution, placeholders
 from transom.serving.local import serve_in_thread
 
-from .conftest import Served, chat_tokenizer, get, post
+from .conftest import CHATML, Served, byte_tokenizer, chat_tokenizer, get, post
 
 OBFUSCATED = GatewayConfig(mode="obfuscated")
 BOTH = GatewayConfig(mode="words+obfuscated")
@@ -243,3 +249,106 @@ def test_no_secret_in_logs_metrics_or_errors(
     for secret in (*SECRETS, str(TAU_V[:5].tolist())[1:-1]):
         assert secret not in caplog.text
         assert not any(secret in page for page in pages)
+
+
+@dataclass(frozen=True)
+class House:
+    """A key file, its client folder and its card, as `transom obfuscate` leaves them."""
+
+    key_file: Path
+    client: Path
+    card: Path
+    key: KeyFile
+
+    def start(self, engine_url: str, **changes: Any) -> int:
+        """The exit code of `transom gateway`."""
+        options = {
+            "--mode": "obfuscated", "--key": self.key_file, "--client": self.client, "--card": self.card,
+            "--engine": engine_url, "--engine-kind": "transom", "--port": 0,
+        }  # fmt: skip
+        options |= {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+        arguments = [str(part) for pair in options.items() if pair[1] is not None for part in pair]
+        return run(["gateway", *arguments])
+
+
+def make_house(folder: Path, source: str = "ab" * 32, passphrase: bytes | None = None) -> House:
+    key = new_key(source, V, preset("exact"))
+    save_key(folder / "key", key, passphrase)
+    client = folder / "key.client"
+    client.mkdir()
+    byte_tokenizer().save(str(client / "tokenizer.json"))
+    tokenizer_config = {"chat_template": CHATML, "eos_token": "<|im_end|>"}
+    (client / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    record = {"version": 1, "source": source, "vocabulary": V, "stop_ids": [7]}
+    (client / "client.json").write_text(json.dumps(record))
+    (folder / "out").mkdir()
+    card = Card("llama", asdict(key.settings), source, V, {}, private_against_base_model=False)
+    write_card(folder / "out", card, key)
+    return House(folder / "key", client, folder / "out", key)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The apps that would have been served."""
+    apps: list[Any] = []
+    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock: apps.append(app))
+    return apps
+
+
+@pytest.fixture
+def echo_url() -> Iterator[str]:
+    with serve_in_thread(EchoEngine().app()) as url:
+        yield url
+
+
+def test_the_command_serves_what_the_key_says(
+    tmp_path: Path, served: list[Any], echo_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = make_house(tmp_path)
+    assert house.start(echo_url) == 0
+    assert "not private against a host that has the base model" in capsys.readouterr().err
+    assert house.start(echo_url, mode="words+obfuscated", card=None, client=None) == 0
+    assert "not audited" in capsys.readouterr().err
+    with serve_in_thread(served[0]) as url:
+        status, text = post(url, question(max_tokens=3), **{"X-Transom-Show-Host": "1"})
+    tau_V = token_map(house.key.secret, V)
+    assert (status, json.loads(text)["transom"]["host_token_ids"]) == (200, tau_V[plain_ids()].tolist())
+
+
+def test_all_stop_ids_of_the_checkpoint_stop(tmp_path: Path) -> None:
+    house = make_house(tmp_path, passphrase=b"open sesame")
+    passphrase = tmp_path / "passphrase"
+    passphrase.touch(mode=0o600)
+    passphrase.write_text("open sesame\n")
+    options = ObfuscatedOptions(house.key_file, house.client, None, passphrase)
+    assert open_key(options)[1].eos_ids == tuple(sorted({7, *chat_tokenizer().eos_ids}))
+    passphrase.write_text("wrong\n")
+    with pytest.raises(MisconfiguredError):
+        open_key(options)
+
+
+def test_what_belongs_to_another_checkpoint_does_not_serve(
+    tmp_path: Path, served: list[Any], echo_url: str
+) -> None:
+    for name in ("one", "two", "edited", "open"):
+        (tmp_path / name).mkdir()
+    house, other = make_house(tmp_path / "one"), make_house(tmp_path / "two", source="cd" * 32)
+    edited, exposed = make_house(tmp_path / "edited"), make_house(tmp_path / "open")
+    card = edited.card / CARD_FILE
+    verdict = '"private_against_base_model": '
+    card.write_text(card.read_text().replace(f"{verdict}false", f"{verdict}true"))
+    exposed.key_file.chmod(0o644)
+    for one, changes in (
+        (house, {"key": other.key_file}),
+        (house, {"client": other.client}),
+        (house, {"card": other.card}),
+        (house, {"key": None}),
+        (house, {"client": tmp_path}),
+        (house, {"tokenizer": "smollm2"}),
+        (house, {"engine_kind": "chat"}),
+        (house, {"mode": "words"}),
+        (edited, {}),
+        (exposed, {}),
+    ):  # fmt: skip
+        assert one.start(echo_url, **changes) == MisconfiguredError.exit_code, changes
+    assert served == []
