@@ -44,11 +44,17 @@ sys.stdin.read()
 # As after obfuscation: the heads together are narrower than the hidden size.
 SHAPE = {"hidden_size": 96, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
+LATENT = {
+    "num_key_value_heads": 4, "n_routed_experts": 8, "n_shared_experts": 1, "first_k_dense_replace": 1,
+    "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32,
+}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"attention_bias": True},
     "Mistral": {},
     "Qwen3": {},
     "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "DeepseekV3": EXPERTS | LATENT | {"n_group": 2, "topk_group": 1, "q_lora_rank": 64},
+    "DeepseekV2": EXPERTS | LATENT | {"n_group": 1, "topk_group": 1, "q_lora_rank": 64},
     "Qwen3Moe": EXPERTS | {"num_experts": 4, "norm_topk_prob": True},
 }
 PROMPT = [5, 17, 99, 40, 7, 201, 33]
@@ -102,7 +108,7 @@ def logprobs(folder: Path, ids: list[int]) -> torch.Tensor:
     ("family", "kind", "tolerance"), [(f, "f16", 0.03) for f in FAMILIES] + [("Llama", "q8_0", 0.5)]
 )
 def test_llamacpp_agrees_with_transformers(tmp_path: Path, family: str, kind: str, tolerance: float) -> None:
-    folder = tiny_llama(tmp_path / "model", architecture=family, **SHAPE, **FAMILIES[family])
+    folder = tiny_llama(tmp_path / "model", architecture=family, **SHAPE | FAMILIES[family])
     out = write_gguf(folder, tmp_path / "model.gguf", kind)
     options = {"n_predict": 6, "temperature": 0, "n_probs": 20, "return_tokens": True}
     with llamacpp(out) as port:

@@ -25,6 +25,7 @@ import numpy as np
 
 from transom.checkpoint.source import check, find, read_json
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError, NotYetError
+from transom.obfuscation import gguf_latent
 
 ARCHITECTURES = {
     "llama": "llama",
@@ -32,9 +33,12 @@ ARCHITECTURES = {
     "mixtral": "llama",
     "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
 }
 KINDS = ("f16", "q8_0")
 _BLOCK = 32  # Q8_0: so many values share a scale
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _EXPERT = re.compile(r"(?<=\.experts\.)(\d+)\.")
 
 
@@ -116,6 +120,14 @@ def _require_known(config: Mapping[str, Any]) -> None:
         raise NotYetError(
             "llama.cpp always normalises the weights of Qwen3's experts, and this model does not"
         )
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        raise NotYetError("no GGUF for a model whose layers have experts here and none there")
+    if _is_latent(config):
+        gguf_latent.require_known(config)
+
+
+def _is_latent(config: Mapping[str, Any]) -> bool:
+    return ARCHITECTURES[config["model_type"]] == "deepseek2"
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,6 +159,11 @@ def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> I
         ordered = [parts[i] for i in sorted(parts)]
         shape = ordered[0][0] if -1 in parts else (len(parts), *ordered[0][0])
         sources = tuple((path, name) for _, path, name in ordered)
+        if ".attn_kv_b." in target:
+            for half, cut in gguf_latent.halves(config).items():
+                name = target.replace("attn_kv_b", half)
+                yield _Tensor(name, cut, sources, kind=_kind(name, cut, kind))
+            continue
         yield _Tensor(target, shape, sources, _heads(target, config), _kind(target, shape, kind))
 
 
@@ -158,7 +175,8 @@ def _architecture(gguf: Any, model_type: str) -> Any:
 def _target(names: Any, name: str) -> tuple[str, int]:
     """The tensor's name in llama.cpp, and which expert it is (-1: none). Raises NotYetError."""
     expert = _EXPERT.search(name)
-    known = names.get_name(_EXPERT.sub("", name), (".weight", ".bias"))
+    spelled = _EXPERT.sub("", name).replace("_correction_bias", "_correction.bias")
+    known = names.get_name(spelled, (".weight", ".bias"))
     if not known:
         raise NotYetError(f"no place in a GGUF for the tensor {name!r}; serve the folder with vLLM")
     return known, int(expert[1]) if expert else -1
@@ -208,6 +226,8 @@ def _part(gguf: Any, tensor: _Tensor, path: Path, name: str) -> np.ndarray:
         values: np.ndarray = file.get_tensor(name).float().numpy()
     if tensor.heads:
         values = _interleaved(values, tensor.heads)
+    if re.search(r"\.attn_[kv]_b\.", tensor.name):
+        values = gguf_latent.half_of(values, tensor.name, tensor.shape)
     if tensor.kind == "f16":
         with np.errstate(over="ignore"):
             values = values.astype(np.float16)
@@ -238,13 +258,16 @@ def _describe(gguf: Any, writer: Any, config: Mapping[str, Any], kind: str) -> N
     writer.add_block_count(int(config["num_hidden_layers"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(heads)
-    writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
-    writer.add_key_length(head_width)
-    writer.add_value_length(head_width)
-    writer.add_rope_dimension_count(head_width)
     writer.add_rope_freq_base(float(_rope(config).get("rope_theta", 10_000.0)))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    experts = config.get("num_local_experts") or config.get("num_experts")
+    if _is_latent(config):
+        gguf_latent.describe(gguf, writer, config)
+    else:
+        writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
+        writer.add_key_length(head_width)
+        writer.add_value_length(head_width)
+        writer.add_rope_dimension_count(head_width)
+    experts = next((config[name] for name in _EXPERT_COUNTS if config.get(name)), None)
     if experts:
         writer.add_expert_count(int(experts))
         writer.add_expert_used_count(int(config["num_experts_per_tok"]))
