@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Singles = NDArray[np.float32]
 
-FIRST_TYPES, GROWTH, ROUNDS = 64, 1.6, 5
+FIRST_TYPES, GROWTH, ROUNDS = 16, 1.6, 5
 HEAD_TYPES, BLOCK_TYPES, ANCHORS = 2000, 1500, 2000
 _SMOOTHING = 5.0  # pseudo-count of the background distribution of neighbours
 

@@ -38,8 +38,9 @@ def ranks(target: Traffic, knowledge: Prior) -> tuple[Ints, Ints]:
     """(rank by observed id [V], rank by plain id [V]); known pairs share the rank of the observed id."""
     seen_V = np.argsort(by_frequency(target.texts, target.vocabulary)[0])
     order = by_frequency(knowledge.texts, target.vocabulary)[0]
+    order = order[~np.isin(order, list(knowledge.known.values()))]
     for observed, plain in sorted(knowledge.known.items(), key=lambda pair: seen_V[pair[0]]):
-        order = np.insert(order[order != plain], seen_V[observed], plain)
+        order = np.insert(order, min(seen_V[observed], len(order)), plain)
     return seen_V, np.argsort(order)
 
 
