@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _LOADED_WHOLE_BYTES = 2 * 2**30
-_TOKENS = 256  # enough for the mean; the states of more would count beside the largest tensor
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def measure_kappas(plain: Plain, key: KeyFile, entries: Mapping[str, Entry]) -> 
     import torch
 
     space = Space(key.secret, int(plain.config["hidden_size"]), key.settings)
-    ids_BT = torch.tensor([tokenizer_of(plain.found).tokenizer.encode(TEXT).ids[:_TOKENS]])
+    ids_BT = torch.tensor([tokenizer_of(plain.found).tokenizer.encode(TEXT).ids])
     if plain.loaded is not None:
         return calibrate(plain.loaded.model, ids_BT, space)
     model = _empty_model(plain)
@@ -58,10 +57,16 @@ def measure_kappas(plain: Plain, key: KeyFile, entries: Mapping[str, Entry]) -> 
     if all(f"model.{name}" in entries for name, _ in trunk.named_parameters()):
         for name, module in trunk.named_modules():
             _load_when_run(module, f"model.{name}", entries)
-        return calibrate(_Streamed(trunk, model.config), ids_BT, space)
+        return calibrate(_Streamed(trunk, model.config), ids_BT[:, : tokens_beside(space.d)], space)
     if sum(entry.size_fp32_bytes for entry in entries.values()) <= _LOADED_WHOLE_BYTES:
         return calibrate(load(plain.found.path).model, ids_BT, space)
     return isotropic(space, norm_names(plan(plain.config, key.settings)))
+
+
+def tokens_beside(d: int) -> int:
+    """How many tokens a streamed model of width d runs on: four states of a feed-forward layer [T, n] then
+    take no more memory than one of its weights [n, d]."""
+    return max(128, d // 4)
 
 
 def _empty_model(plain: Plain) -> Any:

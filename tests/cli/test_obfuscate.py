@@ -1,0 +1,178 @@
+"""`transom obfuscate`: what is printed, the exit codes, what is written where and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from transom.checkpoint.tiny import tiny_llama
+from transom.cli import main
+from transom.cli import obfuscate as obfuscate_command
+from transom.errors import CheckpointError, MisconfiguredError, NotYetError, ReplaceableError
+from transom.obfuscation.card import verify_card
+from transom.obfuscation.client import load_client
+from transom.obfuscation.keyfile import load_key
+from transom.obfuscation.keys import preset
+
+LINE = "obfuscate tiny --out out --key key --h 8 --workers 1"
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = typer.Typer()
+    root.callback()(lambda: None)
+    root.command()(obfuscate_command.obfuscate)
+    monkeypatch.setattr(main, "app", root)
+    monkeypatch.chdir(tmp_path)
+    tiny_llama(Path("tiny"))
+
+
+def run(line: str) -> int:
+    return main.run(line.split())
+
+
+def made(capsys: pytest.CaptureFixture[str], line: str) -> dict[str, Any]:
+    assert run(f"{line} --json") == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    value: dict[str, Any] = json.loads(captured.out)
+    return value
+
+
+def present() -> set[str]:
+    return {path.name for path in Path.cwd().iterdir()}
+
+
+def test_the_host_gets_a_folder_and_the_client_a_key_and_a_tokenizer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = made(capsys, f"{LINE} --preset exact")
+    key = load_key("key")
+    card = verify_card("out", key)
+    load_client("key.client").require_key(key)
+    assert key.settings == preset("exact", h=8)
+    assert record.items() >= {"out": "out", "key": "key", "client": "key.client", "h_reason": ""}.items()
+    assert record["outputs"] == card.outputs
+    assert present() == {"tiny", "out", "key", "key.client"}
+
+
+def test_options_reach_the_key_and_the_client_folder_can_be_chosen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = f"{LINE} --preset balanced --alpha-e 0.5 --alpha-h 0.4 --lam 0.2 --client mine"
+    record = made(capsys, line)
+    assert load_key("key").settings == preset("balanced", h=8, alpha_e=0.5, alpha_h=0.4, lam=0.2)
+    assert record["client"] == "mine"
+    assert load_client("mine").source == record["source"]
+
+
+@pytest.mark.parametrize(
+    ("options", "h", "said"),
+    [
+        ("--h 8", 8, None),
+        ("--h 10", 10, None),
+        ("--h 8 --engine llamacpp", 16, "llamacpp loads hidden sizes"),
+        ("--h 40 --engine group-128", 48, "h = 48 instead of 40"),
+    ],
+)
+def test_an_h_that_does_not_load_is_moved_and_explained(
+    capsys: pytest.CaptureFixture[str], options: str, h: int, said: str | None
+) -> None:
+    assert run(f"obfuscate tiny --out out --key key --workers 1 {options}") == 0
+    captured = capsys.readouterr()
+    assert load_key("key").settings.h == h
+    assert json.loads(Path("out/config.json").read_text())["hidden_size"] == 32 + 2 * h
+    assert (said in captured.err) if said else captured.err == ""
+    assert f"h {h}" in captured.out
+    assert "not private against a host that has the base model" in captured.out
+
+
+def test_a_key_is_reused_for_its_source_and_settings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    first = made(capsys, LINE)
+    again = made(capsys, "obfuscate tiny --out again --key key --workers 1")
+    assert again["outputs"] == first["outputs"]
+    assert run("obfuscate tiny --out third --key key --h 8 --alpha-e 0.1") == MisconfiguredError.exit_code
+    assert "alpha_e 1.0 (now 0.1)" in capsys.readouterr().err
+    tiny_llama(Path("other"), seed=1)
+    assert run("obfuscate other --out third --key key") == MisconfiguredError.exit_code
+    assert "belongs to the checkpoint" in capsys.readouterr().err
+    assert present() == {"tiny", "other", "out", "again", "key", "key.client"}
+
+
+def test_a_sealed_key_needs_its_passphrase(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("phrase").write_text("correct horse\n")
+    Path("phrase").chmod(0o600)
+    made(capsys, f"{LINE} --passphrase-file phrase")
+    assert load_key("key", b"correct horse").settings.h == 8
+    assert run("obfuscate tiny --out again --key key") == MisconfiguredError.exit_code
+    assert "--passphrase-file" in capsys.readouterr().err
+    Path("phrase").write_text("wrong\n")
+    assert run("obfuscate tiny --out again --key key --passphrase-file phrase") == 3
+    told = capsys.readouterr().err
+    assert "passphrase is wrong" in told
+    assert "horse" not in told
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--out out --key out/key",
+        "--out out --key key --client out/client",
+        "--out out --key out.partial/key",
+        "--out out --key out",
+        "--out out --key deep/../out/key",
+    ],
+)
+def test_nothing_of_the_clients_goes_into_the_hosts_folder(
+    capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    assert run(f"obfuscate tiny {options}") == MisconfiguredError.exit_code
+    assert "goes to the host" in capsys.readouterr().err
+    assert present() == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("absent", CheckpointError),
+        ("truncated", CheckpointError),
+        ("gpt2", NotYetError),
+        ("gptq", ReplaceableError),
+        ("tiny --h -2", MisconfiguredError),
+        ("tiny --h 9", MisconfiguredError),
+        ("tiny --lam 0.9", MisconfiguredError),
+        ("tiny --alpha-e -1", MisconfiguredError),
+        ("tiny --passphrase-file absent", MisconfiguredError),
+    ],
+)
+def test_refusals_have_their_exit_code_and_leave_nothing(source: str, error: type[CheckpointError]) -> None:
+    for name, change in (("gpt2", {"model_type": "gpt2"}), ("gptq", {"quantization_config": {}})):
+        config = json.loads((tiny_llama(Path(name)) / "config.json").read_text()) | change
+        Path(name, "config.json").write_text(json.dumps(config))
+    weights = tiny_llama(Path("truncated")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    before = present()
+    assert run(f"obfuscate {source} --out out --key key") == error.exit_code
+    assert present() == before
+
+
+def test_an_existing_folder_or_the_rest_of_a_run_is_refused_before_a_key_is_made(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("out").mkdir()
+    assert run(LINE) == MisconfiguredError.exit_code
+    Path("out").rename("out.partial")
+    assert run(LINE) == MisconfiguredError.exit_code
+    assert "--resume" in capsys.readouterr().err
+    assert present() == {"tiny", "out.partial"}
+    assert run(f"{LINE} --resume") == 0
+    verify_card("out", load_key("key"))
+
+
+@pytest.mark.parametrize("line", ["obfuscate tiny", "obfuscate tiny --out a", f"{LINE} --preset none"])
+def test_usage_errors_are_2(line: str) -> None:
+    assert run(line) == 2

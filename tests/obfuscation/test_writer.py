@@ -1,0 +1,588 @@
+"""The writer: what it writes is what the transforms give, however it is cut, interrupted or spread."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from transom.checkpoint.load import load
+from transom.checkpoint.tiny import tiny_llama
+from transom.errors import (
+    CheckpointError,
+    MisconfiguredError,
+    MissingExtraError,
+    NotYetError,
+    ReplaceableError,
+    TransomError,
+)
+from transom.obfuscation.card import CARD_FILE, verify_card
+from transom.obfuscation.client import load_client, write_client
+from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
+from transom.obfuscation.keys import Settings, Space, preset, token_map
+from transom.obfuscation.measure import measure_kappas, tokens_beside
+from transom.obfuscation.plain import open_source
+from transom.obfuscation.plan import norm_names, obfuscate_state, plan
+from transom.obfuscation.shards import locate
+from transom.obfuscation.writer import obfuscate, partial_path
+
+EXACT = preset("exact", h=8)
+SMALL_SHARDS_BYTES = 8_000
+CHILD = """
+import os, signal, sys, torch
+from pathlib import Path
+from transom.obfuscation.keyfile import load_key
+from transom.obfuscation.plain import open_source
+from transom.obfuscation.writer import obfuscate
+from transom.errors import TransomError
+if __name__ == "__main__":
+    source, out, key, workers, kill_at, resume = sys.argv[1:]
+    def progress(share):
+        if share >= float(kill_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        options = {"workers": int(workers), "resume": bool(int(resume)), "shard_bytes": 8000}
+        obfuscate(source, out, load_key(key), progress=progress, **options)
+    except TransomError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def key(source: Path) -> KeyFile:
+    return key_for(source)
+
+
+@pytest.fixture(scope="module")
+def kappas(source: Path, key: KeyFile) -> Mapping[str, float]:
+    return measure_kappas(open_source(source), key, locate(source))
+
+
+@pytest.fixture(scope="module")
+def out(
+    source: Path, key: KeyFile, kappas: Mapping[str, float], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The source in several shards by one worker, uninterrupted."""
+    folder = tmp_path_factory.mktemp("made") / "out"
+    obfuscate(source, folder, key, kappas=kappas, shard_bytes=SMALL_SHARDS_BYTES)
+    return folder
+
+
+def key_for(source: Path, settings: Settings = EXACT) -> KeyFile:
+    plain = open_source(source)
+    return new_key(plain.fingerprint, plain.vocabulary, settings)
+
+
+def stored(key: KeyFile, folder: Path) -> Path:
+    save_key(folder / "key", key)
+    return folder / "key"
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def logits(folder: Path, ids_BT: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder)(ids_BT).logits
+    return result
+
+
+def run_child(*arguments: object, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Returns when the child and all its workers have closed their ends of the pipe."""
+
+    def limit() -> None:
+        if limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, preexec_fn=limit)
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_with_orthogonal_keys_the_folder_answers_as_the_source(architecture: str, tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "source", architecture=architecture)
+    key = key_for(source, preset("exact", h=0, lam=0.0))
+    obfuscate(source, tmp_path / "out", key)
+    tau_V = torch.from_numpy(token_map(key.secret, key.vocabulary))
+    ids_BT = torch.randint(key.vocabulary, (2, 24), generator=torch.Generator().manual_seed(0))
+    plain_BTV, hidden_BTV = logits(source, ids_BT), logits(tmp_path / "out", tau_V[ids_BT])
+    torch.testing.assert_close(hidden_BTV[..., tau_V], plain_BTV, atol=1e-4, rtol=1e-4)
+    assert (hidden_BTV - plain_BTV).abs().max() > 1  # without the map it is another answer
+
+
+def test_the_folder_holds_what_the_transforms_give(
+    source: Path, key: KeyFile, kappas: Mapping[str, float], out: Path
+) -> None:
+    config = json.loads((source / "config.json").read_text())
+    space = Space(key.secret, config["hidden_size"], key.settings)
+    state = dict(load(source).model.state_dict())
+    expected = obfuscate_state(state, config, space, kappas)
+    made = tensors(out)
+    assert made.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(made[name], tensor, atol=1e-6, rtol=1e-5)
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == expected.keys()
+    assert index["metadata"]["total_size"] >= sum(4 * tensor.numel() for tensor in expected.values())
+
+
+def test_measured_kappas_are_those_of_the_whole_model(source: Path, key: KeyFile, kappas: Any) -> None:
+    """They were measured a layer at a time; the model loaded whole gives the same."""
+    from transom.checkpoint.tokenizer import export_tokenizer
+    from transom.obfuscation.calibrate import TEXT, calibrate
+
+    ids_BT = torch.tensor([export_tokenizer(source).tokenizer.encode(TEXT).ids[: tokens_beside(32)]])
+    whole = calibrate(load(source).model, ids_BT, Space(key.secret, 32, key.settings))
+    assert kappas == pytest.approx(whole, rel=1e-5)
+    assert set(kappas) == set(norm_names(plan(json.loads((source / "config.json").read_text()), EXACT)))
+
+
+def test_several_shards_in_and_several_out(
+    source: Path, key: KeyFile, kappas: Mapping[str, float], out: Path, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(source, cut)
+    (cut / "model.safetensors").unlink()
+    load(source).model.save_pretrained(cut, max_shard_size="20KB")
+    assert len(list(cut.glob("*.safetensors"))) > 2
+    same_secret = dataclasses.replace(key, source=open_source(cut).fingerprint)
+    obfuscate(cut, tmp_path / "one", same_secret, kappas=kappas)
+    assert len(list((tmp_path / "one").glob("*.safetensors"))) == 1
+    assert len(list(out.glob("*.safetensors"))) > 5
+    several, one = tensors(out), tensors(tmp_path / "one")
+    assert several.keys() == one.keys()
+    assert all(torch.equal(several[name], one[name]) for name in one)
+
+
+def test_two_workers_write_the_bytes_of_one(
+    source: Path, key: KeyFile, kappas: Mapping[str, float], out: Path, tmp_path: Path
+) -> None:
+    shares = list[float]()
+    obfuscate(
+        source, tmp_path / "out", key, kappas=kappas, workers=2, shard_bytes=SMALL_SHARDS_BYTES,
+        progress=shares.append,
+    )  # fmt: skip
+    assert contents(tmp_path / "out") == contents(out)
+    assert shares == sorted(shares)
+    assert (shares[-1], len(shares)) == (1.0, len(list(out.glob("*.safetensors"))))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_is_resumed_to_the_same_bytes(
+    source: Path, key: KeyFile, tmp_path: Path, workers: int
+) -> None:
+    path, out = stored(key, tmp_path), tmp_path / "out"
+    killed = run_child(source, out, path, workers, 0.4, 0)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    partial = partial_path(out)
+    done = {file.name: file.stat().st_ino for file in partial.glob("*.safetensors")}
+    assert done
+    with pytest.raises(MisconfiguredError, match="--resume"):
+        obfuscate(source, out, key)
+    kappas = json.loads((partial / "progress" / "state.json").read_text())["kappas"]
+    (victim, *_) = sorted(done)
+    (partial / victim).write_bytes(b"damaged since")
+    obfuscate(source, out, key, resume=True, shard_bytes=SMALL_SHARDS_BYTES)
+    kept = {name: inode for name, inode in done.items() if (out / name).stat().st_ino == inode}
+    assert len(kept) >= len(done) - 1
+    assert not partial.exists()
+    obfuscate(source, tmp_path / "straight", key, kappas=kappas, shard_bytes=SMALL_SHARDS_BYTES)
+    assert contents(out) == contents(tmp_path / "straight")
+    verify_card(out, key)
+
+
+def test_resuming_another_run_is_refused(source: Path, key: KeyFile, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_child(source, out, stored(key, tmp_path), 1, 0.4, 0).returncode == -signal.SIGKILL
+    before = contents(partial_path(out) / "progress")
+    others = (
+        new_key(key.source, key.vocabulary, key.settings),
+        dataclasses.replace(key, settings=preset("balanced", h=8)),
+    )
+    for other in others:
+        with pytest.raises(MisconfiguredError, match="another source, key or settings"):
+            obfuscate(source, out, other, resume=True, shard_bytes=SMALL_SHARDS_BYTES)
+    with pytest.raises(MisconfiguredError, match="another source, key or settings"):
+        obfuscate(source, out, key, resume=True, shard_bytes=2 * SMALL_SHARDS_BYTES)
+    assert contents(partial_path(out) / "progress") == before
+
+
+def test_two_runs_do_not_write_one_folder(source: Path, key: KeyFile, kappas: Any, tmp_path: Path) -> None:
+    def again(_: float) -> None:
+        with pytest.raises(MisconfiguredError, match="another run is writing"):
+            obfuscate(source, tmp_path / "out", key, kappas=kappas, resume=True)
+
+    obfuscate(source, tmp_path / "out", key, kappas=kappas, progress=again)
+    verify_card(tmp_path / "out", key)
+
+
+def test_a_full_disk_is_a_clean_error_and_can_be_resumed(source: Path, key: KeyFile, tmp_path: Path) -> None:
+    path, out = stored(key, tmp_path), tmp_path / "out"
+    failed = run_child(source, out, path, 1, 2, 0, limit_bytes=40_000)  # the embedding alone is larger
+    assert failed.returncode == 1
+    assert "MisconfiguredError: cannot write" in failed.stderr
+    assert "File too large" in failed.stderr
+    assert not out.exists()
+    assert not list(partial_path(out).glob("*.tmp"))
+    done = run_child(source, out, path, 1, 2, 1)
+    assert done.returncode == 0, done.stderr
+    verify_card(out, key)
+
+
+def test_an_existing_output_is_left_alone(source: Path, key: KeyFile, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(MisconfiguredError, match="exists"):
+        obfuscate(source, tmp_path / "out", key, resume=True)
+    with pytest.raises(MisconfiguredError, match="workers"):
+        obfuscate(source, tmp_path / "other", key, workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_key_for_another_checkpoint_writes_nothing(source: Path, key: KeyFile, tmp_path: Path) -> None:
+    other = tiny_llama(tmp_path / "other", seed=1)
+    with pytest.raises(MisconfiguredError, match="belongs to the checkpoint"):
+        obfuscate(other, tmp_path / "out", key)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_tied_weights_are_untied(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "source", tie_word_embeddings=True)
+    assert "lm_head.weight" not in load_file(source / "model.safetensors")
+    obfuscate(source, tmp_path / "wide", key_for(source))
+    made = tensors(tmp_path / "wide")
+    assert json.loads((tmp_path / "wide" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert not torch.allclose(made["lm_head.weight"], made["model.embed_tokens.weight"], atol=0.1)
+    key = key_for(source, preset("exact", h=0, lam=0.0))
+    obfuscate(source, tmp_path / "out", key)
+    tau_V = torch.from_numpy(token_map(key.secret, key.vocabulary))
+    ids_BT = torch.arange(20)[None]
+    hidden_BTV = logits(tmp_path / "out", tau_V[ids_BT])[..., tau_V]
+    torch.testing.assert_close(hidden_BTV, logits(source, ids_BT), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_sources_dtype_is_kept(source: Path, dtype: torch.dtype, kappas: Any, tmp_path: Path) -> None:
+    narrow = tmp_path / "narrow"
+    shutil.copytree(source, narrow)
+    state = load_file(source / "model.safetensors")
+    save_file({name: t.to(dtype) for name, t in state.items()}, narrow / "model.safetensors")
+    obfuscate(narrow, tmp_path / "out", key_for(narrow), kappas=kappas)
+    assert {tensor.dtype for tensor in tensors(tmp_path / "out").values()} == {dtype}
+
+
+def test_the_output_holds_no_secret(source: Path, key: KeyFile, out: Path) -> None:
+    tau_V = token_map(key.secret, key.vocabulary)
+    some = tau_V[:16]
+    forbidden = [json.dumps(some.tolist()).strip("[]").encode(), ",".join(map(str, some)).encode()]
+    forbidden += [np.argsort(tau_V)[:16].astype(kind).tobytes() for kind in ("<i8", "<i4", "<u2")]
+    forbidden += [some.astype(kind).tobytes() for kind in ("<i8", "<i4", "<u2")]
+    for secret in (key.secret, key.signing):
+        forbidden += [secret, secret.hex().encode(), base64.b64encode(secret)]
+    vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    words = [json.dumps(word).encode() for word in vocabulary if len(word) > 3]
+    assert len(words) > 20
+    template = b"<|im_start|>"
+    for name, data in contents(out).items():
+        assert not any(value in data for value in [*forbidden, template, str(source).encode()]), name
+        if name.endswith(".json"):
+            assert not any(word in data for word in words), name
+    assert not {"chat_template.jinja", "special_tokens_map.json"} & set(contents(out))
+
+
+def test_the_hosts_tokenizer_spells_ids(source: Path, key: KeyFile, out: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = [17, 4, key.vocabulary - 1]
+    assert tokenizer.decode(ids) == f"<17><4><{key.vocabulary - 1}>"
+    assert tokenizer("<17><4>").input_ids == [17, 4]
+    assert len(tokenizer) == key.vocabulary
+    plain_eos = json.loads((source / "config.json").read_text())["eos_token_id"]
+    hidden_eos = int(token_map(key.secret, key.vocabulary)[plain_eos])
+    assert tokenizer.eos_token_id == hidden_eos
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((out / file).read_text())["eos_token_id"] == hidden_eos
+
+
+def test_generation_settings_that_name_ids_stay_with_the_client(
+    source: Path, key: KeyFile, kappas: Any, tmp_path: Path
+) -> None:
+    chatty = tmp_path / "chatty"
+    shutil.copytree(source, chatty)
+    settings = {"eos_token_id": [2, 1], "temperature": 0.5, "suppress_tokens": [3], "forced_bos_token_id": 4}
+    (chatty / "generation_config.json").write_text(json.dumps(settings))
+    obfuscate(chatty, tmp_path / "out", key, kappas=kappas)
+    tau_V = token_map(key.secret, key.vocabulary)
+    host = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert host["eos_token_id"] == [int(tau_V[2]), int(tau_V[1])]
+    assert (host["temperature"], "suppress_tokens" in host, "forced_bos_token_id" in host) == (
+        0.5,
+        False,
+        False,
+    )
+    plain = open_source(chatty)
+    client = write_client(plain.found, plain.config, key, tmp_path / "client")
+    assert client == load_client(tmp_path / "client")
+    assert client.stop_ids == (2, 1)
+
+
+def test_the_client_folder_has_the_real_tokenizer(source: Path, key: KeyFile, tmp_path: Path) -> None:
+    plain, folder = open_source(source), tmp_path / "client"
+    client = write_client(plain.found, plain.config, key, folder)
+    client.require_key(key)
+    assert (folder / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    assert write_client(plain.found, plain.config, key, folder) == client
+    other = dataclasses.replace(key, source="cd" * 32)
+    with pytest.raises(MisconfiguredError, match="belongs to the checkpoint"):
+        client.require_key(other)
+    with pytest.raises(MisconfiguredError, match="belongs to the checkpoint"):
+        write_client(plain.found, plain.config, other, folder)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
+    with pytest.raises(MisconfiguredError, match="no client file"):
+        write_client(plain.found, plain.config, key, tmp_path / "photos")
+
+
+def test_added_tokens_need_rows(source: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    grown = tmp_path / "grown"
+    shutil.copytree(source, grown)
+    tokenizer = Tokenizer.from_file(str(grown / "tokenizer.json"))
+    tokenizer.add_tokens(["<new one>"])
+    tokenizer.save(str(grown / "tokenizer.json"))
+    plain, key = open_source(grown), key_for(grown)
+    with pytest.raises(CheckpointError, match="resize"):
+        write_client(plain.found, plain.config, key, tmp_path / "client")
+    wider = tiny_llama(tmp_path / "wider", tie_word_embeddings=True)
+    model = load(wider).model
+    model.resize_token_embeddings(key.vocabulary + 5)
+    model.save_pretrained(wider)
+    tokenizer.save(str(wider / "tokenizer.json"))
+    plain, key = open_source(wider), key_for(wider)
+    write_client(plain.found, plain.config, key, tmp_path / "client")
+    obfuscate(plain, tmp_path / "out", key)
+    assert tensors(tmp_path / "out")["lm_head.weight"].shape[0] == key.vocabulary == plain.vocabulary
+
+
+def break_config(folder: Path, **changes: Any) -> None:
+    record = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"model_type": "gpt2"}, NotYetError, "gpt2"),
+        ({"model_type": None}, NotYetError, "None"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ReplaceableError, "gptq.*GGUF"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, ReplaceableError, "bitsandbytes"),
+        ({"vocab_size": None}, CheckpointError, "vocab_size"),
+    ],
+)
+def test_what_cannot_be_obfuscated_is_refused_at_once(
+    source: Path, tmp_path: Path, changes: dict[str, Any], error: type[TransomError], words: str
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    break_config(other, **changes)
+    with pytest.raises(error, match=words):
+        open_source(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda state: state.pop("model.norm.weight"), CheckpointError),
+        (lambda state: state.update({"model.vision.weight": torch.zeros(2)}), TransomError),
+        (lambda state: state.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}), NotYetError),
+    ],
+)
+def test_missing_unknown_and_strange_tensors_are_refused(
+    source: Path, tmp_path: Path, change: Any, error: type[TransomError]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    state = load_file(source / "model.safetensors")
+    change(state)
+    save_file(state, other / "model.safetensors")
+    with pytest.raises(error, match=r"model\."):
+        obfuscate(other, tmp_path / "out", key_for(other))
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_truncated_shard_is_refused(source: Path, key: KeyFile, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    with (other / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.truncate()
+    with pytest.raises(CheckpointError, match="truncated"):
+        obfuscate(other, tmp_path / "out", key)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_shard_that_shrinks_meanwhile_is_noticed(
+    source: Path, key: KeyFile, kappas: Any, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(source, other)
+    plain = open_source(other)
+    entries = locate(other)
+    with (other / "model.safetensors").open("r+b") as file:
+        file.truncate(max(entry.offset_bytes for entry in entries.values()))
+    with pytest.raises(CheckpointError, match=r"became shorter|truncated"):
+        obfuscate(plain, tmp_path / "out", key, kappas=kappas)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_needs_ray(
+    source: Path, key: KeyFile, kappas: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"transom\[cluster\]"):
+        obfuscate(source, tmp_path / "out", key, kappas=kappas, cluster="auto")
+    assert list(tmp_path.iterdir()) == []
+
+
+MEMORY = """
+import json, os, sys, threading, time
+from pathlib import Path
+from transom.obfuscation.keyfile import load_key, new_key
+from transom.obfuscation.plain import open_source
+from transom.obfuscation.keys import preset
+from transom.obfuscation.writer import obfuscate
+
+def resident_bytes():
+    pids, total = [os.getpid()], 0
+    for task in os.listdir("/proc/self/task"):
+        pids += Path(f"/proc/self/task/{task}/children").read_text().split()
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += 1024 * int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+        except (OSError, StopIteration):
+            pass
+    return total
+
+def peak_of(source, out, workers):
+    peak, done = 0, threading.Event()
+    def watch():
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, resident_bytes())
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    plain = open_source(source)
+    key = new_key(plain.fingerprint, plain.vocabulary, preset("paper", h=8))
+    shard_bytes = 2**15 if source.name == "tiny" else None  # so that there, too, every worker starts
+    obfuscate(plain, out, key, workers=workers, shard_bytes=shard_bytes)
+    done.set()
+    watcher.join()
+    return peak
+
+if __name__ == "__main__":
+    folder, workers = Path(sys.argv[1]), int(sys.argv[2])
+    peaks = [peak_of(folder / name, folder / f"{name}.out", workers) for name in ("tiny", "large")]
+    print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_is_bounded_by_the_largest_tensor(tmp_path: Path, workers: int) -> None:
+    """Calibration and products of large layers; what the imports of all processes take is not counted."""
+    tiny_llama(tmp_path / "tiny")
+    tiny_llama(tmp_path / "large", intermediate_size=20_000, hidden_size=512, num_hidden_layers=1)
+    largest_bytes = 4 * 20_000 * 512
+    command = [sys.executable, "-c", MEMORY, str(tmp_path), str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    imports_bytes, peak_bytes = json.loads(done.stdout)
+    assert peak_bytes > imports_bytes
+    assert (peak_bytes - imports_bytes) / largest_bytes <= 3
+
+
+def gguf_of(source: Path, path: Path) -> Path:
+    """The source as a float16 GGUF with its real tokenizer."""
+    import gguf
+
+    from transom.obfuscation.gguf_writer import write_gguf
+
+    config = json.loads((source / "config.json").read_text())
+    record = json.loads((source / "tokenizer.json").read_text())
+    vocabulary = record["model"]["vocab"] | {
+        token["content"]: token["id"] for token in record["added_tokens"]
+    }
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(sorted(vocabulary, key=lambda token: vocabulary[token]))
+    writer.add_token_types([1] * len(vocabulary))
+    writer.add_token_merges([" ".join(merge) for merge in record["model"]["merges"]])
+    for tensor in gguf.GGUFReader(write_gguf(source, path.with_name("draft.gguf"))).tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_is_dequantised(tmp_path: Path, source: Path) -> None:
+    file = gguf_of(source, tmp_path / "model.gguf")
+    key = key_for(file, preset("exact", h=0, lam=0.0))
+    obfuscate(file, tmp_path / "out", key)
+    tau_V = torch.from_numpy(token_map(key.secret, key.vocabulary))
+    ids_BT = torch.arange(20)[None]
+    with torch.no_grad():
+        plain_BTV = load(file).model(ids_BT).logits
+    hidden_BTV = logits(tmp_path / "out", tau_V[ids_BT])[..., tau_V]
+    torch.testing.assert_close(hidden_BTV, plain_BTV, atol=1e-3, rtol=1e-3)
+    assert not (tmp_path / "out" / "progress").exists()
+    assert CARD_FILE in contents(tmp_path / "out")
+
+
+def test_a_key_opens_nothing_it_was_not_made_for(
+    source: Path, key: KeyFile, out: Path, tmp_path: Path
+) -> None:
+    """The output under another token map is noise: the wrong key decodes nothing."""
+    stored(key, tmp_path)
+    right, wrong = load_key(tmp_path / "key"), new_key(key.source, key.vocabulary, key.settings)
+    ids_BT = torch.arange(24)[None]
+    plain_BT = logits(source, ids_BT).argmax(-1)
+    agreements = []
+    for one in (right, wrong):
+        tau_V = torch.from_numpy(token_map(one.secret, one.vocabulary))
+        hidden_BT = logits(out, tau_V[ids_BT])[..., tau_V].argmax(-1)
+        agreements.append(float((hidden_BT == plain_BT).float().mean()))
+    assert agreements[0] > 0.5
+    assert agreements[1] < 0.2
