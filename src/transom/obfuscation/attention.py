@@ -43,7 +43,6 @@ class HeadKeys:
 
     query_Gkk: NDArray[np.float64]
     key_Gkk: NDArray[np.float64]
-    value_Gkk: NDArray[np.float64]
     group_order_G: NDArray[np.int64]
     head_order_A: NDArray[np.int64]
     norm_order_k: NDArray[np.int64]
@@ -67,8 +66,7 @@ def groups(config: Config) -> tuple[int, int]:
 def head_keys(space: Space, config: Config, layer: int, *, head_norms: bool = False) -> HeadKeys:
     """The secrets of one layer's heads; `head_norms` restricts them to what a norm over each head allows."""
     label = attention_label(layer)
-    (n_groups, per_group), k = groups(config), head_width(config)
-    m = k // 2
+    (n_groups, per_group), m = groups(config), head_width(config) // 2
     order_Gm = pair_orders(space, config, label, 1 if head_norms else n_groups, m)
     angle_Gm, scale_Gm = _turns(space, label, n_groups, m, head_norms=head_norms)
     query_Gkk = pair_matrices(angle_Gm, scale_Gm, order_Gm)
@@ -78,11 +76,15 @@ def head_keys(space: Space, config: Config, layer: int, *, head_norms: bool = Fa
     return HeadKeys(
         query_Gkk=query_Gkk,
         key_Gkk=pair_matrices(angle_Gm, 1 / scale_Gm, order_Gm),
-        value_Gkk=mild_matrices(space.stream(f"{label}/U"), n_groups, k),
         group_order_G=group_order_G,
         head_order_A=(group_order_G[:, None] * per_group + inner_GA[group_order_G]).reshape(-1),
         norm_order_k=np.abs(query_Gkk[0]).argmax(axis=0),
     )
+
+
+def value_matrices(space: Space, config: Config, layer: int) -> NDArray[np.float64]:
+    """U of each group of a layer, [G, k, k] in the groups' plain order."""
+    return mild_matrices(space.stream(f"{attention_label(layer)}/U"), groups(config)[0], head_width(config))
 
 
 def _turns(
@@ -150,9 +152,11 @@ def mild_matrices(stream: Stream, n: int, k: int) -> NDArray[np.float64]:
 
 
 def _mild(stream: Stream, k: int) -> NDArray[np.float64]:
+    import torch
+
     while True:
         matrix_kk: NDArray[np.float64] = stream.orthogonal(k) + 0.3 * k**-0.5 * stream.normal((k, k))
-        if np.linalg.cond(matrix_kk) <= WORST_CONDITION:
+        if torch.linalg.cond(torch.from_numpy(matrix_kk)) <= WORST_CONDITION:
             return matrix_kk
 
 
@@ -180,16 +184,19 @@ def key(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str
 
 def value(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """The values' projection [G * k, w], and its bias."""
-    keys = _keys(task, context)
-    return _into(task, tensors, context, keys.value_Gkk, keys.group_order_G)
+    matrices_Gkk = value_matrices(context.space, context.config, task.layer)
+    return _into(task, tensors, context, matrices_Gkk, _keys(task, context).group_order_G)
 
 
 def output(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """The projection back [w, A * k]; its bias, or zeros where only the obfuscated model has one."""
-    keys, weight_dn = _keys(task, context), tensors[task.sources[0]]
+    import torch
+
+    weight_dn = tensors[task.sources[0]]
     key_dw = context.space.key(attention_label(task.layer), wide(weight_dn[:0]))
-    undo_Gkk = np.linalg.inv(keys.value_Gkk).astype(np.float64).transpose(0, 2, 1)
-    mixed_dn = mix(weight_dn.T, undo_Gkk, keys.head_order_A).T
+    matrices_Gkk = torch.from_numpy(value_matrices(context.space, context.config, task.layer))
+    undo_Gkk = torch.linalg.inv(matrices_Gkk).transpose(1, 2).numpy()
+    mixed_dn = mix(weight_dn.T, undo_Gkk, _keys(task, context).head_order_A).T
     made = [writes(mixed_dn, key_dw, dtype=weight_dn.dtype)]
     if len(task.outputs) > 1:
         bias_d = tensors[task.sources[1]] if len(task.sources) > 1 else weight_dn.new_zeros(context.space.d)

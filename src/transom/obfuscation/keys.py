@@ -8,9 +8,9 @@ right one of E. Both have rank h/2, so a further key is one thin product added t
 
 Threat model: the host sees P and Q only inside products with weights that it may know.
 Does not protect those products' invariants: where P_i meets Q_j in the host's hands, both cancel.
-Source: Lin et al., arXiv 2603.01499, Algorithm 1. The scale of C and D is ours, an eighth of d^-1/2: the method
-leaves it open. Unit variance conditions the keys badly; and since what sub-layers write may cancel in x while
-sum_i y_i C_i does not, even d^-1/2 spoils the ratio |xP| / |x| that the norms rely on, the more so the larger h.
+Source: Lin et al., arXiv 2603.01499, Algorithm 1. The method leaves the scale of C and D open; ours is an
+eighth of d^-1/2. Unit variance conditions the keys badly. Even d^-1/2 spoils the ratio |xP| / |x| that the
+norms rely on, the more so the larger h: what sub-layers write may cancel in x while sum_i y_i C_i does not.
 
 Legend: d plain width, w = d + 2h obfuscated width, h/2 = r.
 """
@@ -84,16 +84,16 @@ class Space:
 
         h, r, sd = settings.h, settings.h // 2, d**-0.5
         self.secret, self.d, self.settings = secret, d, settings
-        u_dd = self.stream("space/U").orthogonal(d)
-        b_dd = u_dd + settings.lam * sd * self.stream("space/V").normal((d, d))
+        u_dd, v_dd = self.stream("space/U").orthogonal(d), self.stream("space/V").normal((d, d))
+        b_dd = torch.from_numpy(u_dd + settings.lam * sd * v_dd)
         e1_dr, e2_rh = _pair(self.stream("space/E"), d, r, h, sd)
         f2_dr, f1_rh = _pair(self.stream("space/F"), d, r, h, sd)
-        z_ww = self.stream("space/Z").orthogonal(d + 2 * h)
+        z_ww = torch.from_numpy(self.stream("space/Z").orthogonal(d + 2 * h))
         z_dw, z_cw, z_ew = z_ww[:d], z_ww[d : d + h], z_ww[d + h :]
-        self._p_dw = torch.from_numpy(b_dd @ z_dw + (e1_dr @ e2_rh) @ z_ew)
-        self._q_wd = torch.from_numpy(z_dw.T @ np.linalg.inv(b_dd) + z_cw.T @ (f1_rh.T @ f2_dr.T))
-        self._c_rw = torch.from_numpy(_null_rows(f1_rh) @ z_cw)
-        self._d_wr = torch.from_numpy(z_ew.T @ _null_rows(e2_rh).T)
+        self._p_dw = b_dd @ z_dw + (e1_dr @ e2_rh) @ z_ew
+        self._q_wd = z_dw.T @ torch.linalg.inv(b_dd) + z_cw.T @ (f1_rh.T @ f2_dr.T)
+        self._c_rw = _null_rows(f1_rh) @ z_cw
+        self._d_wr = z_ew.T @ _null_rows(e2_rh).T
         self._cast: dict[tuple[str, torch.dtype, str], Tensor] = {}
 
     @property
@@ -144,16 +144,16 @@ def token_map(secret: bytes, vocabulary: int) -> NDArray[np.int64]:
     return Stream(secret, "tokens/tau").permutation(vocabulary)
 
 
-def _pair(
-    stream: Stream, d: int, r: int, h: int, sd: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _pair(stream: Stream, d: int, r: int, h: int, sd: float) -> tuple[Tensor, Tensor]:
     """Two Gaussian factors [d, r] and [r, h] of a matrix of rank r."""
-    return sd * stream.normal((d, r)), sd * stream.normal((r, h))
+    import torch
+
+    return torch.from_numpy(sd * stream.normal((d, r))), torch.from_numpy(sd * stream.normal((r, h)))
 
 
-def _null_rows(factor_rh: NDArray[np.float64]) -> NDArray[np.float64]:
+def _null_rows(factor_rh: Tensor) -> Tensor:
     """Orthonormal rows [h - r, h], each orthogonal to every row of the factor."""
-    r, h = factor_rh.shape
-    if h == 0:
-        return np.zeros((0, 0))
-    return np.linalg.qr(factor_rh.T, mode="complete")[0][:, r:].T
+    import torch
+
+    rows: Tensor = torch.linalg.qr(factor_rh.T, mode="complete")[0][:, factor_rh.shape[0] :].T
+    return rows

@@ -73,8 +73,10 @@ class Stream:
 
     def orthogonal(self, d: int) -> NDArray[np.float64]:
         """A d x d orthogonal matrix from Haar's measure: QR of a Gaussian, with the signs of R moved to Q."""
-        q, r = np.linalg.qr(self.normal((d, d)))
-        return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
+        import torch  # its QR keeps to torch's number of threads, and numpy's may fight the other workers'
+
+        q, r = torch.linalg.qr(torch.from_numpy(self.normal((d, d))))
+        return np.asarray((q * torch.where(r.diagonal() < 0, -1.0, 1.0)).numpy())
 
 
 def _encryptor(secret: bytes, label: str) -> Any:
