@@ -44,6 +44,10 @@ sys.stdin.read()
 # As after obfuscation: the heads together are narrower than the hidden size.
 SHAPE = {"hidden_size": 96, "head_dim": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
 LATENT = {
     "num_key_value_heads": 4, "n_routed_experts": 8, "n_shared_experts": 1, "first_k_dense_replace": 1,
     "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32,
@@ -51,6 +55,7 @@ LATENT = {
 FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"attention_bias": True},
     "Mistral": {},
+    "Llama 3.1": {"rope_parameters": LLAMA3},
     "Qwen3": {},
     "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "DeepseekV3": EXPERTS | LATENT | {"n_group": 2, "topk_group": 1, "q_lora_rank": 64},
@@ -108,7 +113,7 @@ def logprobs(folder: Path, ids: list[int]) -> torch.Tensor:
     ("family", "kind", "tolerance"), [(f, "f16", 0.03) for f in FAMILIES] + [("Llama", "q8_0", 0.5)]
 )
 def test_llamacpp_agrees_with_transformers(tmp_path: Path, family: str, kind: str, tolerance: float) -> None:
-    folder = tiny_llama(tmp_path / "model", architecture=family, **SHAPE | FAMILIES[family])
+    folder = tiny_llama(tmp_path / "model", architecture=family.split()[0], **SHAPE | FAMILIES[family])
     out = write_gguf(folder, tmp_path / "model.gguf", kind)
     options = {"n_predict": 6, "temperature": 0, "n_probs": 20, "return_tokens": True}
     with llamacpp(out) as port:
@@ -226,7 +231,11 @@ def test_from_a_plain_checkpoint_to_an_answer_of_llamacpp(tmp_path: Path) -> Non
     command("obfuscate-gguf", out, "--out", gguf, "--type", "f16")
     substitution, tokenizer = open_key(ObfuscatedOptions(key, tmp_path / "key.client", out, None))
     ids = list(tokenizer.encode_chat([("user", "Where is the fox?")]).ids)
+    hidden = list(substitution.hide(ids))
     with llamacpp(gguf) as port:
+        body = {"prompt": hidden, "n_predict": 12, "temperature": 0, "return_tokens": True}
+        tokens = request(port, "POST", "/completion", body)["tokens"]
+        tokens = [token for token in tokens if token not in substitution.hide(tokenizer.eos_ids)]
         engine = LlamaCppEngine(f"http://127.0.0.1:{port}", model="tiny")
         config = GatewayConfig(mode="obfuscated")
         app = create_gateway(config, engine, tokenizer, substitution=substitution)
@@ -236,20 +245,21 @@ def test_from_a_plain_checkpoint_to_an_answer_of_llamacpp(tmp_path: Path) -> Non
         ):
             answer = client.chat.completions.create(
                 model="tiny", messages=[{"role": "user", "content": "Where is the fox?"}], temperature=0,
-                max_tokens=12, logprobs=True, top_logprobs=2, extra_headers={"X-Transom-Show-Host": "1"},
+                max_tokens=len(tokens), logprobs=True, top_logprobs=2,
+                extra_headers={"X-Transom-Show-Host": "1"},
             )  # fmt: skip
-    hidden = list(substitution.hide(ids))
     assert answer.transom["host_token_ids"] == hidden
-    # What the gateway says of each token is what transformers computes from the obfuscated folder.
+    # What the gateway says of each token is what transformers computes from the obfuscated folder,
     entries = answer.choices[0].logprobs.content
-    generated: list[int] = []
-    for entry in entries:
-        row_V = logprobs(out, hidden + generated)[-1]
-        generated.append(int(row_V.argmax()))
-        (token,) = substitution.reveal(generated[-1:])
-        assert entry.token == tokenizer.token_text(token)
-        assert entry.logprob == pytest.approx(float(row_V.max()), abs=0.05)
-    # And the obfuscated model is the plain one: the same next tokens, given the same text.
-    plain_ids = ids + list(substitution.reveal(generated))
-    plain_V = logprobs(plain, plain_ids).argmax(-1)[len(ids) - 1 : -1].tolist()
-    assert np.mean([a == b for a, b in zip(plain_V, plain_ids[len(ids) :], strict=True)]) >= 0.75
+    shown = [tokenizer.token_text(token) for token in substitution.reveal(tokens)]
+    assert [entry.token for entry in entries] == shown
+    found_T = np.array([entry.logprob for entry in entries])
+    assert np.abs(found_T - scored(out, hidden, tokens)).max() < 0.1
+    # and nearly what the plain model says, though in so small a model kappa is a coarse approximation.
+    assert np.abs(found_T - scored(plain, ids, list(substitution.reveal(tokens)))).mean() < 1.0
+
+
+def scored(folder: Path, prompt: list[int], answer: list[int]) -> np.ndarray:
+    """transformers' log-probability of each token of an answer."""
+    rows_TV = logprobs(folder, prompt + answer)[len(prompt) - 1 : -1]
+    return rows_TV[range(len(answer)), answer].numpy()

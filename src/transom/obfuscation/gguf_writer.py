@@ -38,6 +38,7 @@ ARCHITECTURES = {
 }
 KINDS = ("f16", "q8_0")
 _BLOCK = 32  # Q8_0: so many values share a scale
+_DIVISORS = "rope_freqs.weight"
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _EXPERT = re.compile(r"(?<=\.experts\.)(\d+)\.")
 
@@ -86,7 +87,8 @@ def write_gguf(folder: str | Path, out: str | Path, kind: str = "f16") -> Path:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in tensors:
-            writer.write_tensor_data(_encoded(gguf, tensor))
+            made = tensor.name == _DIVISORS
+            writer.write_tensor_data(_rope_divisors(config) if made else _encoded(gguf, tensor))
         writer.flush()
         for file in writer.fout:
             os.fsync(file.fileno())
@@ -113,8 +115,8 @@ def _require_known(config: Mapping[str, Any]) -> None:
         raise NotYetError(
             f"no GGUF for the model type {model_type!r}; it can be written for {', '.join(ARCHITECTURES)}"
         )
-    scaling = _rope(config).get("rope_type", "default")
-    if scaling != "default":
+    scaling = _rope(config)["rope_type"]
+    if scaling not in ("default", "llama3") or (scaling == "llama3" and model_type != "llama"):
         raise NotYetError(f"no GGUF for positions rescaled by {scaling!r}; serve the folder with vLLM")
     if model_type == "qwen3_moe" and not config.get("norm_topk_prob"):
         raise NotYetError(
@@ -132,11 +134,23 @@ def _is_latent(config: Mapping[str, Any]) -> bool:
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary settings of either form of configuration."""
-    scaling = config.get("rope_scaling") or {}
-    old = {"rope_type": scaling.get("rope_type", scaling.get("type", "default"))}
-    if "rope_theta" in config:
-        old["rope_theta"] = config["rope_theta"]
+    old = config.get("rope_scaling") or {}
+    old = {"rope_theta": config.get("rope_theta", 10_000.0), "rope_type": old.get("type", "default"), **old}
     return old | (config.get("rope_parameters") or {})
+
+
+def _rope_divisors(config: Mapping[str, Any]) -> np.ndarray:
+    """By how much Llama 3.1 slows each pair of a head, float32 [K/2]: the long waves only."""
+    rope = _rope(config)
+    turns = rope["rope_theta"] ** -(np.arange(0, _head_width(config), 2) / _head_width(config)) / (2 * np.pi)
+    turns *= rope["original_max_position_embeddings"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    share = np.clip((turns - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - share) / rope["factor"] + share), np.float32)
+
+
+def _head_width(config: Mapping[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> Iterator[_Tensor]:
@@ -153,6 +167,8 @@ def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> I
                 shape = tuple(file.get_slice(name).get_shape())
                 target, expert = _target(names, name)
                 found.setdefault(target, {})[expert] = (shape, path, name)
+    if _rope(config)["rope_type"] == "llama3":
+        yield _Tensor(_DIVISORS, (_head_width(config) // 2,), ())
     for target, parts in found.items():
         if sorted(parts) not in ([-1], list(range(len(parts)))):
             raise CheckpointError(f"the tensor {target} lacks experts; obfuscate again")
@@ -245,8 +261,7 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _describe(gguf: Any, writer: Any, config: Mapping[str, Any], kind: str) -> None:
-    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
-    head_width = int(config.get("head_dim") or width // heads)
+    heads, head_width = int(config["num_attention_heads"]), _head_width(config)
     window = config.get("sliding_window") or config["max_position_embeddings"]
     writer.add_type("model")
     writer.add_name("obfuscated")
@@ -254,11 +269,11 @@ def _describe(gguf: Any, writer: Any, config: Mapping[str, Any], kind: str) -> N
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(int(config["vocab_size"]))
     writer.add_context_length(min(int(window), int(config["max_position_embeddings"])))
-    writer.add_embedding_length(width)
+    writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_block_count(int(config["num_hidden_layers"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(heads)
-    writer.add_rope_freq_base(float(_rope(config).get("rope_theta", 10_000.0)))
+    writer.add_rope_freq_base(float(_rope(config)["rope_theta"]))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
     if _is_latent(config):
         gguf_latent.describe(gguf, writer, config)
