@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from transom.errors import CheckpointError
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation import attention
 from transom.obfuscation.keys import Settings, Space, preset, token_map
 from transom.obfuscation.plan import attention_tasks, feedforward_tasks, run, table_tasks
@@ -227,3 +227,14 @@ def test_a_vocabulary_that_is_not_the_configured_one_is_refused() -> None:
     config = CONFIG | {"model_type": "llama", "vocab_size": 50}
     with pytest.raises(CheckpointError, match="53 rows"):
         _run(table_tasks(config)[:1], _state(table_tasks(config)), _space(), config)
+
+
+@pytest.mark.parametrize("kappas", [{}, {"model.norm.weight": float("nan")}, {"model.norm.weight": 0.0}])
+def test_a_norm_without_a_usable_kappa_is_refused(kappas: dict[str, float]) -> None:
+    config = CONFIG | {"model_type": "llama"}
+    (task,) = (task for task in table_tasks(config) if task.component == "norm")
+    state = _state((task,))
+    with pytest.raises(MisconfiguredError, match=r"model\.norm\.weight"):
+        run(task, state, _space(), config, kappas)
+    made = run(task, state, _space(), config, {"model.norm.weight": 0.9})["model.norm.weight"]
+    assert torch.equal(made, torch.full((_space().width,), 0.9, dtype=torch.float64))

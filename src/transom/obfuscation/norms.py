@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from transom.errors import MisconfiguredError
 from transom.obfuscation.task import Context, Task
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def writes(
 
 
 def norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
-    """The norm's weight [w]: kappa everywhere."""
+    """The norm's weight [w]: kappa everywhere. Raises MisconfiguredError without a usable kappa."""
     (name,) = task.outputs
-    return {name: tensors[name].new_full((context.space.width,), context.kappas[name])}
+    kappa = context.kappas.get(name, 0.0)
+    if not 0 < kappa < float("inf"):
+        raise MisconfiguredError(f"{name} has no positive kappa; calibrate on this checkpoint")
+    return {name: tensors[name].new_full((context.space.width,), kappa)}
