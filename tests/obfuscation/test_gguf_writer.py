@@ -212,6 +212,8 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="exists"):
         write_gguf(folder, tmp_path / "out.gguf")
     assert (tmp_path / "out.gguf").read_bytes() == b"mine"
+    with pytest.raises(MisconfiguredError, match="cannot write"):
+        write_gguf(folder, tmp_path / "nowhere" / "out.gguf")
 
 
 def command(*arguments: object) -> None:

@@ -58,7 +58,7 @@ def write_gguf(folder: str | Path, out: str | Path, kind: str = "f16") -> Path:
     """Write an obfuscated folder as `out`, whole or not at all; `kind` is f16 or q8_0 (vectors stay float32).
 
     Holds one tensor in memory. Raises MisconfiguredError (kind, a width that Q8_0 cannot have, an existing
-    file), NotYetError (architecture, rescaled positions), CheckpointError, MissingExtraError.
+    file, a full disk), NotYetError (architecture, rescaled positions), CheckpointError, MissingExtraError.
     """
     folder, out = Path(folder), Path(out)
     if kind not in KINDS:
@@ -93,6 +93,10 @@ def write_gguf(folder: str | Path, out: str | Path, kind: str = "f16") -> Path:
         for file in writer.fout:
             os.fsync(file.fileno())
         partial.replace(out)
+    except OSError as error:
+        raise MisconfiguredError(
+            f"cannot write {out} ({error.strerror}); free the disk or choose another path"
+        ) from None
     finally:
         writer.close()
         with suppress(FileNotFoundError):
