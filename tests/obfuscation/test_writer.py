@@ -264,6 +264,8 @@ def test_an_existing_output_is_left_alone(source: Path, key: KeyFile, tmp_path: 
         obfuscate(source, tmp_path / "out", key, resume=True)
     with pytest.raises(MisconfiguredError, match="workers"):
         obfuscate(source, tmp_path / "other", key, workers=0)
+    with pytest.raises(MisconfiguredError, match="use cpu"):
+        obfuscate(source, tmp_path / "other", key, device="abacus")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -70,8 +70,7 @@ def obfuscate(
     out = Path(out)
     key.require_source(plain.fingerprint)
     refuse_taken(out, resume)
-    if workers < 1:
-        raise MisconfiguredError(f"workers must be at least 1, got {workers}")
+    _check_place(workers, device)
     try:
         with _partial_folder(out, resume) as partial:
             folder = _directory_of(plain, partial)
@@ -105,6 +104,17 @@ def obfuscate(
             f"cannot write {out} ({error.strerror}); free the disk or choose another folder. "
             f"What is done lies in {partial_path(out)}; --resume goes on with it"
         ) from None
+
+
+def _check_place(workers: int, device: str) -> None:
+    import torch
+
+    if workers < 1:
+        raise MisconfiguredError(f"workers must be at least 1, got {workers}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise MisconfiguredError(f"device {device!r} is not usable here; use cpu") from None
 
 
 def partial_path(out: Path) -> Path:
