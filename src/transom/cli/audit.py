@@ -221,10 +221,11 @@ def _own_keys(width: int, key: KeyFile | None) -> list[Any]:
 
 
 def _descend(target: Any, knowledge: Any, data: Any, tau_V: Ints, budget_s: float) -> list[Finding]:
-    """ISA on the first block's states, for eight texts of eight of the sampled tokens, two of them known."""
+    """ISA on the first block's states, for texts of eight of the sampled tokens, two of them known."""
     from transom.audit.attacks import isa
 
-    plain_BT = np.resize(data.plain_S, (8, 8))
+    texts = len(data.plain_S) // 8
+    plain_BT = data.plain_S[: 8 * texts].reshape(texts, 8)
     seen = isa.observe(target.model, tau_V[plain_BT], 0)
     kinds: tuple[isa.Kind, ...] = ("hidden", "attention")
     return [isa.attack(seen, knowledge.model, plain_BT, budget_s / 2, kind=kind, prefix=2) for kind in kinds]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["hidden", "attention"]
 See = Callable[["torch.Tensor"], "torch.Tensor"]  # from embeddings [B, T, D] to what is compared
+_BLOCK = 1024  # texts seen at once in the search
 _LEARNING_RATE = 0.1  # in units of the embedding's own spread
 
 
@@ -140,7 +141,7 @@ def _search(
         ids_BK = candidates_BTK[:, place]
         before = base_VD[guess_BT[:, None, :place].expand(-1, ids_BK.shape[1], -1)]
         trial = torch.cat([before, base_VD[ids_BK][:, :, None]], 2).flatten(0, 1)
-        row = see(trial)[..., -1, :]
+        row = torch.cat([see(part)[..., -1, :] for part in torch.split(trial, _BLOCK)])
         row = row.view(*ids_BK.shape, *row.shape[1:])
         wanted = goal[:, None, ..., place, : row.shape[-1]]
         best = (row - wanted).square().flatten(2).sum(-1).argmin(1)
