@@ -26,16 +26,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import (
-    CheckpointError,
     MisconfiguredError,
     MissingExtraError,
-    NotYetError,
-    ReplaceableError,
-    TransomError,
 )
 from transom.obfuscation import pool
-from transom.obfuscation.card import CARD_FILE, verify_card
-from transom.obfuscation.client import load_client, write_client
+from transom.obfuscation.card import verify_card
 from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
 from transom.obfuscation.keys import Settings, Space, preset, token_map
 from transom.obfuscation.measure import measure_kappas, tokens_beside
@@ -333,138 +328,6 @@ def test_the_hosts_tokenizer_spells_ids(source: Path, key: KeyFile, out: Path) -
         assert json.loads((out / file).read_text())["eos_token_id"] == hidden_eos
 
 
-def test_generation_settings_that_name_ids_stay_with_the_client(
-    source: Path, key: KeyFile, kappas: Any, tmp_path: Path
-) -> None:
-    chatty = tmp_path / "chatty"
-    shutil.copytree(source, chatty)
-    settings = {"eos_token_id": [2, 1], "temperature": 0.5, "suppress_tokens": [3], "forced_bos_token_id": 4}
-    (chatty / "generation_config.json").write_text(json.dumps(settings))
-    obfuscate(chatty, tmp_path / "out", key, kappas=kappas)
-    tau_V = token_map(key.secret, key.vocabulary)
-    host = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert host["eos_token_id"] == [int(tau_V[2]), int(tau_V[1])]
-    assert (host["temperature"], "suppress_tokens" in host, "forced_bos_token_id" in host) == (
-        0.5,
-        False,
-        False,
-    )
-    plain = open_source(chatty)
-    client = write_client(plain.found, plain.config, key, tmp_path / "client")
-    assert client == load_client(tmp_path / "client")
-    assert client.stop_ids == (2, 1)
-
-
-def test_the_client_folder_has_the_real_tokenizer(source: Path, key: KeyFile, tmp_path: Path) -> None:
-    plain, folder = open_source(source), tmp_path / "client"
-    client = write_client(plain.found, plain.config, key, folder)
-    client.require_key(key)
-    assert (folder / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
-    assert write_client(plain.found, plain.config, key, folder) == client
-    other = dataclasses.replace(key, source="cd" * 32)
-    with pytest.raises(MisconfiguredError, match="belongs to the checkpoint"):
-        client.require_key(other)
-    with pytest.raises(MisconfiguredError, match="belongs to the checkpoint"):
-        write_client(plain.found, plain.config, other, folder)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
-    with pytest.raises(MisconfiguredError, match="no client file"):
-        write_client(plain.found, plain.config, key, tmp_path / "photos")
-
-
-def test_added_tokens_need_rows(source: Path, tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
-
-    grown = tmp_path / "grown"
-    shutil.copytree(source, grown)
-    tokenizer = Tokenizer.from_file(str(grown / "tokenizer.json"))
-    tokenizer.add_tokens(["<new one>"])
-    tokenizer.save(str(grown / "tokenizer.json"))
-    plain, key = open_source(grown), key_for(grown)
-    with pytest.raises(CheckpointError, match="resize"):
-        write_client(plain.found, plain.config, key, tmp_path / "client")
-    wider = tiny_llama(tmp_path / "wider", tie_word_embeddings=True)
-    model = load(wider).model
-    model.resize_token_embeddings(key.vocabulary + 5)
-    model.save_pretrained(wider)
-    tokenizer.save(str(wider / "tokenizer.json"))
-    plain, key = open_source(wider), key_for(wider)
-    write_client(plain.found, plain.config, key, tmp_path / "client")
-    obfuscate(plain, tmp_path / "out", key)
-    assert tensors(tmp_path / "out")["lm_head.weight"].shape[0] == key.vocabulary == plain.vocabulary
-
-
-def break_config(folder: Path, **changes: Any) -> None:
-    record = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(record))
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
-    [
-        ({"model_type": "gpt2"}, NotYetError, "gpt2"),
-        ({"model_type": None}, NotYetError, "None"),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ReplaceableError, "gptq.*GGUF"),
-        ({"quantization_config": {"quant_method": "bitsandbytes"}}, ReplaceableError, "bitsandbytes"),
-        ({"vocab_size": None}, CheckpointError, "vocab_size"),
-    ],
-)
-def test_what_cannot_be_obfuscated_is_refused_at_once(
-    source: Path, tmp_path: Path, changes: dict[str, Any], error: type[TransomError], words: str
-) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(source, other)
-    break_config(other, **changes)
-    with pytest.raises(error, match=words):
-        open_source(other)
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        (lambda state: state.pop("model.norm.weight"), CheckpointError),
-        (lambda state: state.update({"model.vision.weight": torch.zeros(2)}), TransomError),
-        (lambda state: state.update({"model.norm.weight": torch.zeros(32, dtype=torch.int8)}), NotYetError),
-    ],
-)
-def test_missing_unknown_and_strange_tensors_are_refused(
-    source: Path, tmp_path: Path, change: Any, error: type[TransomError]
-) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(source, other)
-    state = load_file(source / "model.safetensors")
-    change(state)
-    save_file(state, other / "model.safetensors")
-    with pytest.raises(error, match=r"model\."):
-        obfuscate(other, tmp_path / "out", key_for(other))
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
-
-
-def test_a_truncated_shard_is_refused(source: Path, key: KeyFile, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(source, other)
-    with (other / "model.safetensors").open("r+b") as file:
-        file.seek(-1, 2)
-        file.truncate()
-    with pytest.raises(CheckpointError, match="truncated"):
-        obfuscate(other, tmp_path / "out", key)
-    assert [path.name for path in tmp_path.iterdir()] == ["other"]
-
-
-def test_a_shard_that_shrinks_meanwhile_is_noticed(
-    source: Path, key: KeyFile, kappas: Any, tmp_path: Path
-) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(source, other)
-    plain = open_source(other)
-    entries = locate(other)
-    with (other / "model.safetensors").open("r+b") as file:
-        file.truncate(max(entry.offset_bytes for entry in entries.values()))
-    with pytest.raises(CheckpointError, match=r"became shorter|truncated"):
-        obfuscate(plain, tmp_path / "out", key, kappas=kappas)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_cluster_needs_ray(
     source: Path, key: KeyFile, kappas: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -552,53 +415,6 @@ def test_a_pool_starts_what_fits_beside_the_running(
     assert sorted(done) == [shard.file for shard in shards]
     assert max(count for count, _ in sums) == at_once
     assert max(total for _, total in sums) <= max(budget_bytes, 20)
-
-
-def gguf_of(source: Path, path: Path) -> Path:
-    """The source as a float16 GGUF with its real tokenizer."""
-    import gguf
-
-    from transom.obfuscation.gguf_writer import write_gguf
-
-    config = json.loads((source / "config.json").read_text())
-    record = json.loads((source / "tokenizer.json").read_text())
-    vocabulary = record["model"]["vocab"] | {
-        token["content"]: token["id"] for token in record["added_tokens"]
-    }
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(sorted(vocabulary, key=lambda token: vocabulary[token]))
-    writer.add_token_types([1] * len(vocabulary))
-    writer.add_token_merges([" ".join(merge) for merge in record["model"]["merges"]])
-    for tensor in gguf.GGUFReader(write_gguf(source, path.with_name("draft.gguf"))).tensors:
-        writer.add_tensor(tensor.name, np.array(tensor.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_a_gguf_is_dequantised(tmp_path: Path, source: Path) -> None:
-    file = gguf_of(source, tmp_path / "model.gguf")
-    key = key_for(file, preset("exact", h=0, lam=0.0))
-    obfuscate(file, tmp_path / "out", key)
-    tau_V = torch.from_numpy(token_map(key.secret, key.vocabulary))
-    ids_BT = torch.arange(20)[None]
-    with torch.no_grad():
-        plain_BTV = load(file).model(ids_BT).logits
-    hidden_BTV = logits(tmp_path / "out", tau_V[ids_BT])[..., tau_V]
-    torch.testing.assert_close(hidden_BTV, plain_BTV, atol=1e-3, rtol=1e-3)
-    assert not (tmp_path / "out" / "progress").exists()
-    assert CARD_FILE in contents(tmp_path / "out")
 
 
 def test_a_key_opens_nothing_it_was_not_made_for(
