@@ -213,6 +213,8 @@ def test_fewer_candidates_are_named_in_the_finding(undefended: Any) -> None:
 def test_a_spent_budget_still_gives_a_finding(undefended: Any) -> None:
     for attack in ATTACKS:
         assert attack(*undefended, 0.0).status == "run"
+    assert "cut short" in alignment.attack(*undefended, 0.0).note
+    assert "cut short" not in alignment.attack(*undefended, 60.0).note
 
 
 def test_a_folder_reads_like_its_state(base: Any, tmp_path: Path) -> None:

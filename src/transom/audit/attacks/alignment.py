@@ -41,11 +41,12 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
     known_KP = np.array(list(knowledge.known.items()), dtype=np.int64).reshape(-1, 2)
     target_VD = components(whiten(target.weights.embedding_VD, width), until=started + 0.4 * budget_s)
     base_VD = components(whiten(knowledge.base.embedding_VD, width), until=started + 0.8 * budget_s)
+    cut_short = time.monotonic() > started + 0.8 * budget_s
     target_VD = target_VD @ _axes(target_VD, base_VD, known_KP)
     rows_A = anchors(data.obfuscated_S, len(base_VD))
     target_VD = _procrustes(target_VD, base_VD, rows_A, until=started + budget_s)
     guess_S = nearest(target_VD[data.obfuscated_S], base_VD)[0]
-    note = f"{len(known_KP)} known pairs"
+    note = f"{len(known_KP)} known pairs" + ("; components cut short by the budget" if cut_short else "")
     return scored(NAME, guess_S, data, candidates=len(base_VD), started=started, note=note)
 
 

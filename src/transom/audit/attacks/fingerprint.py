@@ -1,8 +1,8 @@
 """Sorted-output fingerprint: a token is what the model says after it, in order of probability.
 
 After a prompt of one token the sorted next-token distribution does not depend on tau. Of its sorted
-log-probabilities 127 quantiles are kept, and each obfuscated token is named after the public token with the
-nearest such fingerprint.
+logits 127 quantiles are kept, shifted and scaled to mean 0 and length 1, and each obfuscated token is named
+after the public token with the nearest such fingerprint.
 
 Threat model: the host, with the public base model, that runs both; no traffic.
 Does not survive noise in the output head (0.05 of its spread is enough).
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from transom.audit.attacks.matching import Floats, Ints, nearest, quantiles, with_others
+from transom.audit.attacks.matching import Floats, Ints, nearest, quantiles, unit, with_others
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
 from transom.audit.finding import Finding, not_run
 
@@ -62,5 +62,7 @@ def _fingerprints(model: Any, ids_S: Ints) -> Floats:
         for start in range(0, len(ids_S), _BATCH):
             ids_B1 = torch.from_numpy(ids_S[start : start + _BATCH, None]).to(model.device)
             logits_BV = model(input_ids=ids_B1).logits[:, -1].float()
-            found.append(quantiles(logits_BV.log_softmax(-1).cpu().numpy(), _QUANTILES))
-    return np.concatenate(found)
+            found.append(quantiles(logits_BV.cpu().numpy(), _QUANTILES))
+    fingerprints_SQ = np.concatenate(found)
+    # A norm's constant weight leaves the logits a few percent too large or small, which length 1 takes out.
+    return unit(fingerprints_SQ - fingerprints_SQ.mean(axis=1, keepdims=True))
