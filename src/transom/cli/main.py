@@ -22,6 +22,7 @@ from rich.text import Text
 
 from transom.cli import (
     attest,
+    audit,
     broker,
     chat,
     demo,
@@ -70,6 +71,7 @@ app.command()(obfuscate.obfuscate)
 app.command("obfuscate-gguf")(obfuscated.obfuscate_gguf)
 app.command()(broker.broker)
 app.command("broker-log")(broker.broker_log)
+app.add_typer(audit.app, name="audit")
 app.add_typer(pack.app, name="pack")
 app.add_typer(attest.app, name="attest")
 app.add_typer(words.app, name="words")

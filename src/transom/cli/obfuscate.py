@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from transom.errors import MisconfiguredError
-from transom.obfuscation.card import Card, read_card
+from transom.obfuscation.card import Card, read_card, write_card
 from transom.obfuscation.client import write_client
 from transom.obfuscation.keyfile import (
     KeyFile,
@@ -40,6 +40,11 @@ from transom.obfuscation.writer import partial_path, refuse_taken
 
 Preset = Literal["paper", "exact", "balanced"]
 Engine = Literal["transformers", "vllm", "llamacpp", "llamacpp-k", "group-128"]
+
+QUICK_ATTACKS = ("nn", "gate-ia", "least-squares", "column-first")
+AUDITED_TOKENS = 500
+AUDIT_BUDGET_S = 60.0  # an attack
+PRIVATE_BELOW = 0.01  # a lower end of an interval this far above chance is a recovery
 
 
 def obfuscate(
@@ -62,6 +67,7 @@ def obfuscate(
     cluster: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster ('auto'); it must see the same folders.")
     ] = None,
+    audit: Annotated[bool, typer.Option(help="Attack the output, and sign what was recovered.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
     passphrase_file: Annotated[
         Path | None, typer.Option(help="File whose first line seals the key file.")
@@ -95,14 +101,30 @@ def obfuscate(
             resume=resume,
             progress=lambda share: bar.update(task, completed=share),
         )
-    card = audit_output(plain, out, secret)
+    card = audit_output(plain, out, secret) if audit else read_card(out, secret)
     _show(card, plain, {"out": out, "key": key, "client": client}, why, as_json)
 
 
 def audit_output(plain: Plain, out: Path, key: KeyFile) -> Card:
-    """Attack the output and write what was found into its card, which is returned."""
-    del plain
-    return read_card(out, key)
+    """Attack the output with the base model at hand; its card, with what was found, written and returned.
+
+    These are the quick attacks, with one layer's weights; `transom audit checkpoint` has all of them.
+    """
+    from transom.cli.audit import attack_checkpoint
+
+    card = read_card(out, key)
+    findings = attack_checkpoint(
+        out, plain.found.name, key, QUICK_ATTACKS, tokens=AUDITED_TOKENS, layers=1, budget_s=AUDIT_BUDGET_S
+    )
+    run = [found for found in findings if found.value is not None]
+    beaten = [found for found in run if (found.low or 0.0) > (found.baseline or 0.0) + PRIVATE_BELOW]
+    audited = replace(
+        card,
+        findings=tuple(found.to_dict() for found in findings),
+        private_against_base_model=None if not run else not beaten,
+    )
+    write_card(out, audited, key)
+    return audited
 
 
 def _fit(plain: Plain, wanted: Settings, engine: Engine) -> tuple[Settings, str]:

@@ -90,6 +90,8 @@ def create_gateway(
     charger = Charger(ledger) if ledger is not None else None
     gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution)
     pages = _Pages(gateway)
+    own = None if enclave is None else enclave.trust
+    trusts = own is not None or engine_trust is not None
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -109,7 +111,7 @@ def create_gateway(
             Route("/openapi.json", pages.openapi),
         ],
         middleware=[
-            Middleware(_Trust, None if enclave is None else enclave.trust, engine_trust),
+            *([Middleware(_Trust, own, engine_trust)] if trusts else []),
             *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
         ],
         exception_handlers={HTTPException: _http_error, TransomError: _error},
@@ -129,7 +131,7 @@ class _Trust:
                 message = message | {"headers": [*message["headers"], *self._headers()]}
             await send(message)
 
-        await self._app(scope, receive, marked if self._own or self._engines else send)
+        await self._app(scope, receive, marked)
 
     def _headers(self) -> Iterator[tuple[bytes, bytes]]:
         if self._own is not None:
