@@ -26,10 +26,9 @@ class Obfuscated:
 @contextmanager
 def obfuscated(model: str, preset: str, *, h: int | None = None, device: str = "cpu") -> Iterator[Obfuscated]:
     """`transom obfuscate` into a folder that is gone afterwards."""
+    from transom.cli.main import run
     from transom.obfuscation.keyfile import load_key
     from transom.obfuscation.keys import token_map
-
-    from transom.cli.main import run
 
     with tempfile.TemporaryDirectory() as scratch:
         folder, key, client = Path(scratch) / "model", Path(scratch) / "key", Path(scratch) / "client"
