@@ -11,12 +11,23 @@ Source: Clopper and Pearson 1934, Biometrika 26.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from transom.errors import MisconfiguredError
 
 CONFIDENCE = 0.95
+MAX_EXAMPLES = 10
+INTERRUPTED = "the audit was interrupted"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text: as it was, as it was seen, as the attack read it; for reports only, never for logs."""
+
+    original: str = field(repr=False)
+    seen: str = field(repr=False)
+    recovered: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +35,8 @@ class Finding:
     """One attack's outcome. `value` is in units of `metric`, between `low` and `high` with 95 % confidence.
 
     `baseline` is what guessing reaches, `n` the number of trials behind `value`, `cost_s` the seconds spent.
-    A finding that was "not run" has None for its figures and says in `reason` what was missing.
+    A finding that was "not run" has None for its figures and says in `reason` what was missing. At most
+    MAX_EXAMPLES `examples` are shown.
     """
 
     name: str
@@ -38,6 +50,7 @@ class Finding:
     note: str = ""
     status: Literal["run", "not run"] = "run"
     reason: str = ""
+    examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, in the order of the fields."""

@@ -1,0 +1,87 @@
+"""The one seam of the audit: what an attack is, and how a user's own is found.
+
+An attack is anything with a name, a metric and one call: each module of `transom.audit.attacks`, an `Attack`
+that binds a function to what it needs, or an object of a user's own, given as `module:object`.
+
+Threat model: a user's object is the user's own code and runs with all the rights of the audit. Does not
+protect against: an object that lies about what it found.
+Source: own design.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from transom.audit.finding import Finding
+from transom.errors import MisconfiguredError
+
+
+class Attack(Protocol):
+    """A name, the metric of its finding, and the call. Modules satisfy it, and so does any object."""
+
+    @property
+    def NAME(self) -> str: ...
+    @property
+    def METRIC(self) -> str: ...
+    def attack(self, target: Any, knowledge: Any, data: Any, budget_s: float, /) -> Finding:
+        """What was found within about `budget_s` seconds; "not run" where the target does not fit."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An attack made of a function, for one that needs a setting or a target of its own."""
+
+    NAME: str
+    METRIC: str
+    attack: Callable[[Any, Any, Any, float], Finding]
+
+
+def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ...]:
+    """The attacks in `wanted`: names of built-in ones choose among them, `module:object` adds a user's own.
+
+    With no name in `wanted` every built-in one is chosen. Raises MisconfiguredError.
+    """
+    by_name = {attack.NAME.lower(): attack for attack in builtin}
+    names = [name.lower() for name in wanted if ":" not in name]
+    if unknown := sorted(set(names) - set(by_name)):
+        known = ", ".join(attack.NAME for attack in builtin)
+        raise MisconfiguredError(f"unknown attack {unknown[0]!r}; known: {known}, or module:object")
+    chosen = [by_name[name] for name in dict.fromkeys(names)] or list(builtin)
+    return (*chosen, *(load_attack(place) for place in wanted if ":" in place))
+
+
+def load_attack(place: str) -> Attack:
+    """The user's attack at `module:object`. Raises MisconfiguredError for anything that is none."""
+    found = load_object(place)
+    named = all(isinstance(getattr(found, name, None), str) for name in ("NAME", "METRIC"))
+    if not named or not callable(getattr(found, "attack", None)):
+        raise MisconfiguredError(
+            f"{place} is a {type(found).__name__} without NAME, METRIC and attack(target, knowledge, data, "
+            "budget_s); an attack needs all three"
+        )
+    attack: Attack = found
+    return attack
+
+
+def load_object(place: str) -> Any:
+    """The object at `module:object`, looked for in the working directory first. Raises MisconfiguredError."""
+    module_name, _, path = place.partition(":")
+    if not module_name or not path:
+        raise MisconfiguredError(f"{place!r} is not module:object; write for instance my_attacks:Guess")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # a user's module may raise anything; its text may hold anything
+        raise MisconfiguredError(
+            f"{place} cannot be imported ({type(error).__name__}); is it in this folder or installed?"
+        ) from None
+    return found

@@ -1,0 +1,130 @@
+"""What every `transom audit` command shares: its options, and how a report leaves.
+
+`--json` prints the report as one line; `--html` and `--sarif` write files that only their owner can read,
+for a report shows audited text. With --gate the exit code is 20 when a finding may exceed the bound, or when
+no attack could be run. The files are written in every case.
+
+Threat model: the report is the auditor's own; standard error and errors hold names and figures, never text.
+Source: own design.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from transom.audit.finding import Finding
+from transom.audit.report import Report, figure, span
+from transom.errors import MisconfiguredError
+
+GATE_EXIT = 20
+
+BudgetOption = Annotated[float, typer.Option("--budget", help="Minutes for all attacks together.", min=0)]
+JsonOption = Annotated[bool, typer.Option("--json", help="The report as one JSON object on one line.")]
+SarifOption = Annotated[Path | None, typer.Option("--sarif", help="Write the report as SARIF 2.1.0.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report as one HTML page.")]
+GateOption = Annotated[
+    float | None, typer.Option("--gate", help="Exit with 20 when a finding may exceed this bound.", min=0)
+]
+AttackOption = Annotated[
+    list[str] | None,
+    typer.Option("--attack", help="Only this one, or module:object to add your own; repeatable."),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The common options of one command. Raises MisconfiguredError before an attack spends any time."""
+
+    budget_min: float = 10.0
+    as_json: bool = False
+    sarif: Path | None = None
+    html: Path | None = None
+    gate: float | None = None
+    attacks: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for path in filter(None, (self.sarif, self.html)):
+            if path.is_dir() or not path.absolute().parent.is_dir():
+                raise MisconfiguredError(f"cannot write {path}; give a file in a folder that exists")
+
+    @property
+    def budget_s(self) -> float:
+        """The budget in seconds."""
+        return 60 * self.budget_min
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show progress on a terminal."""
+        return not self.as_json
+
+
+def now() -> str:
+    """The time for `Report.created`, in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def finish(report: Report, options: Options) -> None:
+    """Write and print `report`; exit with 20 when its gate is shut."""
+    _write(report, options)
+    if options.as_json:
+        typer.echo(json.dumps(report.to_dict()))
+    else:
+        console = Console(highlight=False)
+        console.print(_table(report))
+        console.print(escape(report.verdict))
+    if report.passed is False:
+        typer.echo(f"gate {report.gate:g} not passed: {_shut_by(report)}", err=True)
+        raise typer.Exit(GATE_EXIT)
+
+
+def _write(report: Report, options: Options) -> None:
+    from transom.audit.html import page
+    from transom.audit.sarif import sarif
+    from transom.obfuscation.keyfile import write_file
+
+    made: list[tuple[Path | None, Callable[[], str]]] = [
+        (options.html, lambda: page(report)),
+        (options.sarif, lambda: json.dumps(sarif(report), indent=2) + "\n"),
+    ]
+    for path, make in made:
+        if path is not None:
+            write_file(path, make().encode(), mode=0o600)
+
+
+def _shut_by(report: Report) -> str:
+    worst = report.worst
+    return "no attack ran" if worst is None else f"{worst.name}: {span(worst)} ({worst.metric})"
+
+
+def _table(report: Report) -> Table:
+    columns = ("attack", "metric", "value", "95 % interval", "chance", "n", "s", "note")
+    table = Table(*columns, title=escape(f"{report.kind}: {report.target.get('target', '')}"))
+    for found in report.findings:
+        table.add_row(*(escape(cell) for cell in _row(found)))
+    return table
+
+
+def _row(found: Finding) -> tuple[str, ...]:
+    if found.value is None:
+        return (found.name, found.metric, "not run", "", "", "", f"{found.cost_s:.1f}", found.reason)
+    chance = "" if found.baseline is None else figure(found.metric, found.baseline)
+    return (
+        found.name,
+        found.metric,
+        figure(found.metric, found.value),
+        span(found),
+        chance,
+        str(found.n),
+        f"{found.cost_s:.1f}",
+        found.note,
+    )
