@@ -30,6 +30,7 @@ from transom.obfuscation.keyfile import KeyFile, new_key
 from transom.obfuscation.keys import Settings, preset, token_map
 from transom.obfuscation.measure import measure_kappas
 from transom.obfuscation.plain import open_source
+from transom.obfuscation.pool import make_space
 from transom.obfuscation.shards import locate
 from transom.obfuscation.writer import obfuscate
 
@@ -48,7 +49,8 @@ def key(source: Path) -> KeyFile:
 
 @pytest.fixture(scope="module")
 def kappas(source: Path, key: KeyFile) -> Mapping[str, float]:
-    return measure_kappas(open_source(source), key, locate(source))
+    plain, entries = open_source(source), locate(source)
+    return measure_kappas(plain, make_space(key.secret, plain.config, key.settings, entries), entries)
 
 
 def key_for(source: Path, settings: Settings = EXACT) -> KeyFile:

@@ -36,6 +36,7 @@ from transom.obfuscation.keys import Settings, Space, preset, token_map
 from transom.obfuscation.measure import measure_kappas, tokens_beside
 from transom.obfuscation.plain import open_source
 from transom.obfuscation.plan import norm_names, obfuscate_state, plan
+from transom.obfuscation.pool import make_space
 from transom.obfuscation.shards import Shard, locate
 from transom.obfuscation.writer import obfuscate, partial_path
 
@@ -73,7 +74,8 @@ def key(source: Path) -> KeyFile:
 
 @pytest.fixture(scope="module")
 def kappas(source: Path, key: KeyFile) -> Mapping[str, float]:
-    return measure_kappas(open_source(source), key, locate(source))
+    plain, entries = open_source(source), locate(source)
+    return measure_kappas(plain, make_space(key.secret, plain.config, key.settings, entries), entries)
 
 
 @pytest.fixture(scope="module")

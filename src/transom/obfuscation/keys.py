@@ -17,6 +17,7 @@ Legend: d plain width, w = d + 2h obfuscated width, h/2 = r.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -77,23 +78,24 @@ def preset(name: str, **changes: Any) -> Settings:
 
 
 class Space:
-    """What all keys of one obfuscation share. It costs two QR decompositions and an inverse of size w."""
+    """What all keys of one obfuscation share. It costs two QR decompositions and an inverse of size w.
 
-    def __init__(self, secret: bytes, d: int, settings: Settings) -> None:
-        import torch
+    `bases` are those of another process with the same secret, which need not be made again; `dtype` is what
+    they are kept in, float64 by default.
+    """
 
-        h, r, sd = settings.h, settings.h // 2, d**-0.5
+    def __init__(
+        self,
+        secret: bytes,
+        d: int,
+        settings: Settings,
+        *,
+        bases: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.secret, self.d, self.settings = secret, d, settings
-        u_dd, v_dd = self.stream("space/U").orthogonal(d), self.stream("space/V").normal((d, d))
-        b_dd = torch.from_numpy(u_dd + settings.lam * sd * v_dd)
-        e1_dr, e2_rh = _pair(self.stream("space/E"), d, r, h, sd)
-        f2_dr, f1_rh = _pair(self.stream("space/F"), d, r, h, sd)
-        z_ww = torch.from_numpy(self.stream("space/Z").orthogonal(d + 2 * h))
-        z_dw, z_cw, z_ew = z_ww[:d], z_ww[d : d + h], z_ww[d + h :]
-        self._p_dw = b_dd @ z_dw + (e1_dr @ e2_rh) @ z_ew
-        self._q_wd = z_dw.T @ torch.linalg.inv(b_dd) + z_cw.T @ (f1_rh.T @ f2_dr.T)
-        self._c_rw = _null_rows(f1_rh) @ z_cw
-        self._d_wr = z_ew.T @ _null_rows(e2_rh).T
+        made = _bases(secret, d, settings) if bases is None else bases
+        self.bases = {name: base if dtype is None else base.to(dtype) for name, base in made.items()}
         self._cast: dict[tuple[str, torch.dtype, str], Tensor] = {}
 
     @property
@@ -107,20 +109,20 @@ class Space:
 
     def key(self, label: str, like: Tensor | None = None) -> Tensor:
         """P [d, w] of a label: what a sub-layer writes with. float64 on the CPU, or as `like` is."""
-        return self._base("_p_dw", like).addmm(self.mixing(label, like), self._base("_c_rw", like))
+        return self._base("p_dw", like).addmm(self.mixing(label, like), self._base("c_rw", like))
 
     def inverse(self, label: str, like: Tensor | None = None) -> Tensor:
         """Q [w, d] of a label: what a sub-layer reads with. float64 on the CPU, or as `like` is."""
         d_rd = self._gaussian(f"{label}/D", like).T
-        return self._base("_q_wd", like).addmm(self._base("_d_wr", like), d_rd)
+        return self._base("q_wd", like).addmm(self._base("d_wr", like), d_rd)
 
     def mixing(self, label: str, like: Tensor | None = None) -> Tensor:
         """G [d, h/2] of a label: its key is the shared base plus G times rows orthonormal to that base."""
         return self._gaussian(f"{label}/C", like)
 
     def shared(self) -> Tensor:
-        """The base [d, w] of every key, float64."""
-        return self._p_dw
+        """The base [d, w] of every key."""
+        return self.bases["p_dw"]
 
     def _gaussian(self, label: str, like: Tensor | None) -> Tensor:
         import torch
@@ -130,8 +132,8 @@ class Space:
         return sample_dr if like is None else sample_dr.to(like.device, like.dtype)
 
     def _base(self, name: str, like: Tensor | None) -> Tensor:
-        base: Tensor = getattr(self, name)
-        if like is None:
+        base = self.bases[name]
+        if like is None or (like.dtype, like.device) == (base.dtype, base.device):
             return base
         place = (name, like.dtype, str(like.device))
         if place not in self._cast:
@@ -142,6 +144,26 @@ class Space:
 def token_map(secret: bytes, vocabulary: int) -> NDArray[np.int64]:
     """tau [vocabulary]: the obfuscated id of each plain id."""
     return Stream(secret, "tokens/tau").permutation(vocabulary)
+
+
+def _bases(secret: bytes, d: int, settings: Settings) -> dict[str, Tensor]:
+    """What P [d, w] and Q [w, d] are without their labels, and what the labels' own factors [d, r] multiply;
+    float64. Memory: three matrices [w, w] beside the result."""
+    import torch
+
+    h, r, sd = settings.h, settings.h // 2, d**-0.5
+    b_dd = torch.from_numpy(Stream(secret, "space/U").orthogonal(d))
+    b_dd += torch.from_numpy(Stream(secret, "space/V").normal((d, d))).mul_(settings.lam * sd)
+    e1_dr, e2_rh = _pair(Stream(secret, "space/E"), d, r, h, sd)
+    f2_dr, f1_rh = _pair(Stream(secret, "space/F"), d, r, h, sd)
+    z_ww = torch.from_numpy(Stream(secret, "space/Z").orthogonal(d + 2 * h))
+    z_dw, z_cw, z_ew = z_ww[:d], z_ww[d : d + h], z_ww[d + h :]
+    return {
+        "p_dw": b_dd @ z_dw + (e1_dr @ e2_rh) @ z_ew,
+        "q_wd": z_dw.T @ torch.linalg.inv(b_dd) + z_cw.T @ (f1_rh.T @ f2_dr.T),
+        "c_rw": _null_rows(f1_rh) @ z_cw,
+        "d_wr": z_ew.T @ _null_rows(e2_rh).T,
+    }
 
 
 def _pair(stream: Stream, d: int, r: int, h: int, sd: float) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from transom.checkpoint.load import libraries, load
 from transom.checkpoint.tokenizer import tokenizer_of
 from transom.obfuscation.calibrate import TEXT, calibrate, isotropic
-from transom.obfuscation.keyfile import KeyFile
 from transom.obfuscation.keys import Space
 from transom.obfuscation.plain import Plain
 from transom.obfuscation.plan import norm_names, plan
@@ -43,12 +42,11 @@ class _Streamed:
         return self.model(input_ids=input_ids, use_cache=use_cache)
 
 
-def measure_kappas(plain: Plain, key: KeyFile, entries: Mapping[str, Entry]) -> dict[str, float]:
+def measure_kappas(plain: Plain, space: Space, entries: Mapping[str, Entry]) -> dict[str, float]:
     """Kappa of each norm, by tensor name. `entries` are the source's tensors. Raises CheckpointError when the
     source has no tokenizer."""
     import torch
 
-    space = Space(key.secret, int(plain.config["hidden_size"]), key.settings)
     ids_BT = torch.tensor([tokenizer_of(plain.found).tokenizer.encode(TEXT).ids])
     if plain.loaded is not None:
         return calibrate(plain.loaded.model, ids_BT, space)
@@ -60,7 +58,7 @@ def measure_kappas(plain: Plain, key: KeyFile, entries: Mapping[str, Entry]) -> 
         return calibrate(_Streamed(trunk, model.config), ids_BT[:, : tokens_beside(space.d)], space)
     if sum(entry.size_fp32_bytes for entry in entries.values()) <= _LOADED_WHOLE_BYTES:
         return calibrate(load(plain.found.path).model, ids_BT, space)
-    return isotropic(space, norm_names(plan(plain.config, key.settings)))
+    return isotropic(space, norm_names(plan(plain.config, space.settings)))
 
 
 def tokens_beside(d: int) -> int:

@@ -28,6 +28,7 @@ from transom.errors import MisconfiguredError, MissingExtraError
 from transom.obfuscation.card import file_sha256
 from transom.obfuscation.keyfile import write_file
 from transom.obfuscation.keys import Settings, Space
+from transom.obfuscation.memory import Shared, share
 from transom.obfuscation.plan import run
 from transom.obfuscation.shards import Entry, Shard, read_tensor, tensor_names, write_safetensors
 
@@ -52,12 +53,11 @@ class Work:
 
 
 class Worker:
-    """Writes shards; the matrices that all keys share are made once."""
+    """Writes shards. The matrices that all keys share are given, or made here."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, bases: Mapping[str, Tensor] | None = None) -> None:
         self._work = work
-        with one_thread():
-            self._space = Space(work.secret, int(work.config["hidden_size"]), work.settings)
+        self._space = make_space(work.secret, work.config, work.settings, work.entries, bases)
 
     def write(self, shard: Shard) -> str:
         """Write a shard durably, then its record; returns the file's name. Raises OSError, TransomError."""
@@ -84,6 +84,21 @@ class Worker:
             give_back_memory()
 
 
+def make_space(
+    secret: bytes,
+    config: Mapping[str, Any],
+    settings: Settings,
+    entries: Mapping[str, Entry],
+    bases: Mapping[str, Tensor] | None = None,
+) -> Space:
+    """The keys' space, no wider than the products it is for: float64 only where a source tensor is."""
+    import torch
+
+    dtype = torch.float64 if any(entry.dtype == "F64" for entry in entries.values()) else torch.float32
+    with one_thread():
+        return Space(secret, int(config["hidden_size"]), settings, bases=bases, dtype=dtype)
+
+
 def give_back_memory() -> None:
     """Return freed memory to the system now; glibc keeps pieces up to 32 MiB for itself."""
     with suppress(OSError, AttributeError):
@@ -103,14 +118,21 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def write_all(work: Work, shards: Sequence[Shard], workers: int) -> Iterator[str]:
-    """Write the shards on this machine, the most demanding first; yields each file's name as it is done."""
+def write_all(work: Work, shards: Sequence[Shard], workers: int, space: Space) -> Iterator[str]:
+    """Write the shards on this machine, the most demanding first; yields each file's name as it is done.
+
+    Workers read the space's matrices in shared memory, or make their own where the system has none.
+    """
     ordered = sorted(shards, key=lambda shard: -shard.peak_bytes)
     if min(workers, len(ordered)) <= 1:
-        worker = Worker(work) if ordered else None
-        yield from (worker.write(shard) for shard in ordered if worker)
+        worker = Worker(work, space.bases)
+        yield from (worker.write(shard) for shard in ordered)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(work,))
+    shared = share(space.bases)
+    space.bases.clear()
+    give_back_memory()
+    context, given = get_context("spawn"), (work, shared)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=given)
     try:
         budget_bytes = _PEAK_SHARE * max(entry.size_fp32_bytes for entry in work.entries.values())
         yield from _schedule(pool, ordered, workers, budget_bytes)
@@ -120,6 +142,8 @@ def write_all(work: Work, shards: Sequence[Shard], workers: int) -> Iterator[str
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+        if shared is not None:
+            shared.close()
 
 
 def write_all_ray(work: Work, shards: Sequence[Shard], address: str) -> Iterator[str]:
@@ -164,11 +188,11 @@ def _schedule(
 _worker: Worker | None = None
 
 
-def _start(work: Work) -> None:
+def _start(work: Work, shared: Shared | None) -> None:
     """Runs in each new process: it must not outlive the run, even one that is killed."""
     global _worker
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _worker = Worker(work)
+    _worker = Worker(work, shared.tensors() if shared else None)
 
 
 def _die_with_parent() -> None:

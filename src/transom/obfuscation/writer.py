@@ -35,8 +35,8 @@ from transom.obfuscation.keys import token_map
 from transom.obfuscation.measure import measure_kappas
 from transom.obfuscation.plain import Plain, open_source
 from transom.obfuscation.plan import check_names, plan, target_config
-from transom.obfuscation.pool import Work, give_back_memory, write_all, write_all_ray
-from transom.obfuscation.shards import INDEX_FILE, Entry, Shard, locate, plan_shards
+from transom.obfuscation.pool import Work, give_back_memory, make_space, write_all, write_all_ray
+from transom.obfuscation.shards import INDEX_FILE, Shard, locate, plan_shards
 
 _SHARD_BYTES, _MOST_SHARDS = 64 * 2**20, 400
 _PROGRESS = "progress"
@@ -78,7 +78,12 @@ def obfuscate(
             check_names(tasks, entries, plain.config)
             size_bytes = sum(entry.size_bytes for entry in entries.values())
             shards = plan_shards(tasks, entries, shard_bytes or max(_SHARD_BYTES, size_bytes // _MOST_SHARDS))
-            measured = _state(partial, plain, key, shards, kappas, entries)
+            measured = _resumed(partial, plain, key, shards)
+            space = make_space(key.secret, plain.config, key.settings, entries)
+            if measured is None:
+                measured = measure_kappas(plain, space, entries) if kappas is None else kappas
+                state = _state(plain, key, shards) | {"kappas": dict(measured)}
+                write_file(partial / _PROGRESS / _STATE_FILE, json.dumps(state).encode())
             give_back_memory()
             work = Work(
                 folder=partial,
@@ -92,7 +97,7 @@ def obfuscate(
             )
             left = [shard for shard in shards if not _is_done(partial, shard)]
             names = (
-                write_all(work, left, workers if device == "cpu" else 1)
+                write_all(work, left, workers if device == "cpu" else 1, space)
                 if cluster is None
                 else write_all_ray(work, left, cluster)
             )
@@ -171,33 +176,29 @@ def _directory_of(plain: Plain, partial: Path) -> Path:
     return folder
 
 
-def _state(
-    partial: Path,
-    plain: Plain,
-    key: KeyFile,
-    shards: tuple[Shard, ...],
-    kappas: Mapping[str, float] | None,
-    entries: Mapping[str, Entry],
-) -> Mapping[str, float]:
-    """The norms' weights: those of the run that is resumed, which must be this very one, or new ones."""
-    state: dict[str, Any] = {
+def _resumed(
+    partial: Path, plain: Plain, key: KeyFile, shards: tuple[Shard, ...]
+) -> Mapping[str, float] | None:
+    """The norms' weights of the run that is resumed, which must be this very one; None for a new run."""
+    path = partial / _PROGRESS / _STATE_FILE
+    if not path.exists():
+        return None
+    before = read_json(path)
+    measured: Mapping[str, float] = before.pop("kappas", {})
+    if before != _state(plain, key, shards):
+        raise MisconfiguredError(
+            f"{partial} belongs to a run with another source, key or settings; delete it and start anew"
+        )
+    return measured
+
+
+def _state(plain: Plain, key: KeyFile, shards: tuple[Shard, ...]) -> dict[str, Any]:
+    return {
         "source": plain.fingerprint,
         "public_key": key.public_key,
         "settings": dataclasses.asdict(key.settings),
         "shards": [shard.file for shard in shards],
     }
-    path = partial / _PROGRESS / _STATE_FILE
-    if path.exists():
-        before = read_json(path)
-        measured: Mapping[str, float] = before.pop("kappas", {})
-        if before != state:
-            raise MisconfiguredError(
-                f"{partial} belongs to a run with another source, key or settings; delete it and start anew"
-            )
-        return measured
-    measured = kappas if kappas is not None else measure_kappas(plain, key, entries)
-    write_file(path, json.dumps(state | {"kappas": dict(measured)}).encode())
-    return measured
 
 
 def _is_done(partial: Path, shard: Shard) -> bool:
