@@ -66,7 +66,7 @@ class DistanceMechanism:
         out = np.empty_like(words)
         distinct, place_N, counts = np.unique(words, return_inverse=True, return_counts=True)
         places = np.split(np.argsort(place_N, kind="stable"), np.cumsum(counts)[:-1])
-        for first, weights_BV in self._rows(distinct):
+        for first, weights_BV in self.rows(distinct):
             cumulative_BV, last_B = thresholds(weights_BV)
             for cumulative, last, where in zip(cumulative_BV, last_B, places[first:], strict=False):
                 random = np.frombuffer(os.urandom(8 * len(where)), dtype=np.uint64)
@@ -100,7 +100,7 @@ class DistanceMechanism:
         """Epsilon from the integers over all pairs of sensitive words (no finite one covers kept words)."""
         low_V = np.full(len(self.vectors_VE), np.uint64(2**64 - 1))
         high_V = np.zeros(len(self.vectors_VE), dtype=np.uint64)
-        for _, weights_BV in self._rows(np.flatnonzero(self.sensitive_V)):
+        for _, weights_BV in self.rows(np.flatnonzero(self.sensitive_V)):
             low_V = np.minimum(low_V, weights_BV.min(axis=0))
             high_V = np.maximum(high_V, weights_BV.max(axis=0))
         return log_ratio(low_V, high_V)
@@ -114,7 +114,7 @@ class DistanceMechanism:
         inputs = np.flatnonzero(prior)
         best_V = np.zeros(len(prior))
         guess_V = np.full(len(prior), int(prior.argmax()))
-        for first, weights_BV in self._rows(inputs):
+        for first, weights_BV in self.rows(inputs):
             rows = inputs[first : first + len(weights_BV)]
             joint_BV = weights_BV * (prior[rows] / 2.0**64)[:, None]
             winner_V = joint_BV.argmax(axis=0)
@@ -124,7 +124,7 @@ class DistanceMechanism:
         success, chance = float(best_V.sum()), float(prior.max())
         return BayesAttack(with_passed(success, pass_share), with_passed(chance, pass_share), guess_V)
 
-    def _rows(self, word_ids: Ints) -> Iterator[tuple[int, Weights]]:
+    def rows(self, word_ids: Ints) -> Iterator[tuple[int, Weights]]:
         """Integer rows [B, V], chunk by chunk, each with the position of its first word in `word_ids`."""
         step = max(1, _CHUNK_ENTRIES // len(self.vectors_VE))
         for first in range(0, len(word_ids), step):

@@ -1,0 +1,374 @@
+"""Sanitised words: what the host sees, what an attacker brings, and how a guess is scored.
+
+A sentence is a tuple of tokens. Some were *drawn* by a mechanism, the others *passed* or became a
+*placeholder*; which is which is public. An attack names the original of every drawn token, and its finding's
+metric is the share named rightly ("token recovery"); the note adds the share of all tokens, where passed ones
+are read and placeholders are not.
+
+Threat model: an honest-but-curious host that knows mechanism, groups, vectors and rules, sees the whole
+sanitised text, and owns public text. Mechanisms over a whole vocabulary are read through the candidates that
+matter: for each output those with the largest prior times likelihood.
+Does not protect anything.
+Source: the integers of `transom.privacy`; intervals cluster by sentence, for its tokens are not independent
+(Korn and Graubard 1998).
+
+Legend: S sentences, N drawn tokens, V vocabulary, K candidates of one output, R repeated observations,
+O distinct outputs, B rows of a block.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.audit.attacks.traffic import clustered_interval
+from transom.audit.finding import MAX_EXAMPLES, Example, Finding
+from transom.errors import MisconfiguredError
+from transom.privacy.partition import PartitionedMechanism, WordMechanism
+from transom.privacy.placeholders import Placeholders
+from transom.privacy.policy import Policy
+from transom.privacy.relaxed import DistanceMechanism
+from transom.privacy.sanitize import Piece, Sanitizer
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Kind = Literal["drawn", "passed", "placeholder"]
+
+METRIC = "token recovery"
+MAX_CANDIDATES = 256
+_BLOCK_ROWS = 2048
+
+
+class Token(NamedTuple):
+    """A word, mark or placeholder's label in lower case; `word` is its id where it is drawn, else -1."""
+
+    kind: Kind
+    text: str
+    word: int = -1
+
+
+Sentence = tuple[Token, ...]
+Sentences = tuple[Sentence, ...]
+
+
+class Column(NamedTuple):
+    """What one output says: candidate words [K], P(output | candidate) [K], and the best guess unseen."""
+
+    words_K: Ints
+    likelihood_K: Floats
+    blind: int
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """A mechanism as its attacker reads it: a column for every output that was seen.
+
+    `optimum` is the exact expected recovery of the best attacker without context when text follows the
+    prior, `chance` the same without the output.
+    """
+
+    words: tuple[str, ...] = field(repr=False)
+    columns: Mapping[int, Column] = field(repr=False)
+    optimum: float
+    chance: float
+
+    def likelihood(self, output: int) -> tuple[Ints, Floats]:
+        """Candidate word ids [K] and P(output | candidate) [K]. Raises MisconfiguredError when unseen."""
+        if output not in self.columns:
+            raise MisconfiguredError(f"output {output} was not seen when the channel was read")
+        return self.columns[output][:2]
+
+
+@dataclass(frozen=True, eq=False)
+class WordTarget:
+    """What the host sees. `repeats_RN` are further independent outputs of the N drawn tokens, in order.
+
+    `epsilon` is what one draw of one word costs, None where no ledger can add it up.
+    """
+
+    channel: Channel
+    seen: Sentences = field(repr=False)
+    epsilon: float | None = None
+    repeats_RN: Ints = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.repeats_RN.size and self.repeats_RN.shape[1] != len(self.outputs_N):
+            raise MisconfiguredError(
+                f"repeats for {self.repeats_RN.shape[1]} tokens, but {len(self.outputs_N)} are drawn"
+            )
+
+    @property
+    def outputs_N(self) -> Ints:
+        """The drawn tokens' outputs, sentence after sentence."""
+        return np.array([token.word for token in drawn(self.seen)], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class WordKnowledge:
+    """What the attacker owns: a prior over the vocabulary, plain public sentences, the mechanism itself.
+
+    `reader` is a neural model of context, `vectors_VE` word vectors, `language` a masked language model
+    (`transom.audit.attacks.mask_token`); an attack that needs one which is absent is "not run".
+    """
+
+    prior_V: Floats = field(repr=False)
+    text: Sentences = field(default=(), repr=False)
+    mechanism: WordMechanism | None = field(default=None, repr=False)
+    vectors_VE: NDArray[Any] | None = field(default=None, repr=False)
+    reader: Any = field(default=None, repr=False)
+    language: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class WordData:
+    """The plain sentences behind `WordTarget.seen`, token by token: for scoring only."""
+
+    plain: Sentences = field(repr=False)
+
+
+def drawn(sentences: Iterable[Sentence]) -> Iterator[Token]:
+    """The drawn tokens, sentence after sentence."""
+    return (token for sentence in sentences for token in sentence if token.kind == "drawn")
+
+
+# ------------------------------------------------------------------------------------------------- channels
+
+
+def read_channel(
+    words: Sequence[str], mechanism: WordMechanism, outputs: Iterable[int], prior_V: Floats
+) -> Channel:
+    """The columns of `outputs`, from the very integers that are sampled. Raises MisconfiguredError."""
+    wanted = sorted(set(map(int, outputs)))
+    if isinstance(mechanism, PartitionedMechanism):
+        columns = {output: _in_group(mechanism, output, prior_V) for output in wanted}
+    elif isinstance(mechanism, DistanceMechanism):
+        columns = _over_vocabulary(mechanism, wanted, prior_V)
+    else:
+        raise MisconfiguredError(
+            f"a {type(mechanism).__name__} cannot be read; known are mechanisms on groups and on distances"
+        )
+    return Channel(tuple(words), columns, *_among_drawn(mechanism, prior_V))
+
+
+def _in_group(mechanism: PartitionedMechanism, output: int, prior_V: Floats) -> Column:
+    group = int(mechanism.partition.group_V[output])
+    start, end = (int(edge) for edge in mechanism.partition.starts_G1[group : group + 2])
+    column_K = mechanism.channel(group).p_XY[:, output - start]
+    return Column(np.arange(start, end), column_K, start + int(prior_V[start:end].argmax()))
+
+
+def _over_vocabulary(mechanism: DistanceMechanism, outputs: list[int], prior_V: Floats) -> dict[int, Column]:
+    """For each output the MAX_CANDIDATES words of largest prior times likelihood, in one pass over rows."""
+    kept_KO = np.zeros((0, len(outputs)))
+    words_KO = np.zeros((0, len(outputs)), dtype=np.int64)
+    places_O = np.arange(len(outputs))
+    for rows_B, p_BO in _blocks(mechanism, outputs, prior_V):
+        joint_KO = np.concatenate([kept_KO, p_BO * prior_V[rows_B, None]])
+        words_KO = np.concatenate([words_KO, np.broadcast_to(rows_B[:, None], p_BO.shape)])
+        if len(joint_KO) > MAX_CANDIDATES:
+            best_KO = np.argpartition(-joint_KO, MAX_CANDIDATES - 1, axis=0)[:MAX_CANDIDATES]
+            joint_KO, words_KO = joint_KO[best_KO, places_O], words_KO[best_KO, places_O]
+        kept_KO = joint_KO
+    visible_V = np.where(mechanism.sensitive_V, 1.0, 1.0 - mechanism.keep)
+    blind = int((prior_V * visible_V).argmax())
+    likelihood_KO = kept_KO / prior_V[words_KO]
+    return {
+        output: Column(words_KO[:, place], likelihood_KO[:, place], blind)
+        for place, output in enumerate(outputs)
+    }
+
+
+def _blocks(
+    mechanism: DistanceMechanism, outputs: list[int], prior_V: Floats
+) -> Iterator[tuple[Ints, Floats]]:
+    """Words of positive prior [B] and P(output | word) [B, O], in blocks large enough to sort at ease."""
+    inputs = np.flatnonzero(prior_V)
+    words: list[Ints] = []
+    rows: list[Floats] = []
+    for first, weights_BV in mechanism.rows(inputs):
+        words.append(inputs[first : first + len(weights_BV)])
+        rows.append(weights_BV[:, outputs] / 2.0**64)
+        if sum(map(len, words)) >= _BLOCK_ROWS:
+            yield np.concatenate(words), np.concatenate(rows)
+            words, rows = [], []
+    if words:
+        yield np.concatenate(words), np.concatenate(rows)
+
+
+def _among_drawn(mechanism: WordMechanism, prior_V: Floats) -> tuple[float, float]:
+    """(optimum, chance) among tokens that are not visibly kept (SANTEXT+ keeps some)."""
+    best = mechanism.bayes(prior_V)
+    if not isinstance(mechanism, DistanceMechanism) or not mechanism.keep:
+        return best.success, best.chance
+    prior = prior_V / prior_V.sum()
+    kept_V = np.where(mechanism.sensitive_V, 0.0, mechanism.keep) * prior
+    rest = 1.0 - kept_V.sum()
+    return (best.success - kept_V.sum()) / rest, float((prior - kept_V).max()) / rest
+
+
+# ------------------------------------------------------------------------------------------- text to tokens
+
+
+def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
+    """The attacker's own lines as plain tokens; `word` is the id of each word that the policy would draw."""
+    sanitizer = Sanitizer(policy.with_rules({"word": "placeholder"}))
+    ids = policy.word_ids
+    return tuple(
+        tuple(_own(piece, ids) for piece in _pieces(sanitizer, line)) for line in lines if line.strip()
+    )
+
+
+def _own(piece: Piece, ids: Mapping[str, int]) -> Token:
+    if piece.kind == "word":
+        return Token("drawn", piece.source.lower(), ids[piece.source.lower()])
+    return _undrawn(piece, piece.output)
+
+
+def observe(sanitizer: Sanitizer, lines: Iterable[str]) -> tuple[Sentences, Sentences]:
+    """(seen, plain) of each line that is not blank, sanitised as a message of its own."""
+    seen, plain = [], []
+    words = sanitizer.policy.words
+    for line in lines:
+        pieces = _pieces(sanitizer, line)
+        if pieces:
+            seen.append(tuple(_seen(piece, words) for piece in pieces))
+            plain.append(tuple(_plain(piece, words) for piece in pieces))
+    return tuple(seen), tuple(plain)
+
+
+def _pieces(sanitizer: Sanitizer, line: str) -> list[Piece]:
+    pieces = sanitizer.sanitize(line, placeholders=Placeholders()).pieces
+    return [piece for piece in pieces if piece.kind != "space"]
+
+
+def _seen(piece: Piece, words: Sequence[str]) -> Token:
+    if piece.output_id >= 0:
+        return Token("drawn", words[piece.output_id], piece.output_id)
+    return _undrawn(piece, piece.output)
+
+
+def _plain(piece: Piece, words: Sequence[str]) -> Token:
+    if piece.source_id >= 0:
+        return Token("drawn", words[piece.source_id], piece.source_id)
+    return _undrawn(piece, piece.source)
+
+
+def _undrawn(piece: Piece, text: str) -> Token:
+    if piece.action == "placeholder":
+        return Token("placeholder", text)
+    return Token("passed", text.lower())
+
+
+def prior_of(text: Sentences, public_V: NDArray[Any]) -> Floats:
+    """Word frequencies [V] of the attacker's text, backed off to public ones as Witten and Bell do.
+
+    The back-off weighs as much as the text has distinct words; an even share of it keeps every word possible.
+    """
+    words = np.array([token.word for token in drawn(text)], dtype=np.int64)
+    counts_V = np.bincount(words, minlength=len(public_V)).astype(np.float64)
+    public: Floats = np.asarray(public_V, dtype=np.float64)
+    public = public / public.sum()
+    weight = max(1, int(np.count_nonzero(counts_V)))
+    prior_V: Floats = counts_V + weight * (0.99 * public + 0.01 / len(public))
+    normal_V: Floats = prior_V / prior_V.sum()
+    return normal_V
+
+
+def without_overlap(own: Sentences, attacked: Sentences, run: int = 8) -> Sentences:
+    """The attacker's sentences that neither equal an attacked one nor share `run` tokens in a row with it.
+
+    Corpora repeat themselves; a sentence that the attacker has already read is not recovered but known.
+    """
+    known = {tuple(token.text for token in sentence) for sentence in attacked}
+    runs = {text[i : i + run] for text in known for i in range(len(text) - run + 1)}
+
+    def fresh(sentence: Sentence) -> bool:
+        text = tuple(token.text for token in sentence)
+        return text not in known and not any(text[i : i + run] in runs for i in range(len(text) - run + 1))
+
+    return tuple(sentence for sentence in own if fresh(sentence))
+
+
+# -------------------------------------------------------------------------------------------------- scoring
+
+
+def scored(
+    name: str,
+    target: WordTarget,
+    data: WordData,
+    guesses_N: Sequence[str],
+    *,
+    started: float,
+    note: str = "",
+    baseline: float | None = None,
+) -> Finding:
+    """The finding for one guess a drawn token. `baseline` is the prior's guess unless given.
+
+    Raises MisconfiguredError when target, data and guesses do not belong together or nothing is drawn.
+    """
+    hit_N = right(target, data, guesses_N)
+    sentence_N = np.repeat(np.arange(len(target.seen)), [_drawn_in(sentence) for sentence in target.seen])
+    hits_S = np.bincount(sentence_N, weights=hit_N, minlength=len(target.seen))
+    sizes_S = np.bincount(sentence_N, minlength=len(target.seen))
+    used_S = sizes_S > 0
+    low, high = clustered_interval(hits_S[used_S].astype(np.int64), sizes_S[used_S])
+    if baseline is None:
+        baseline = float(right(target, data, blind(target)).mean())
+    return Finding(
+        name=name,
+        metric=METRIC,
+        value=float(hit_N.mean()),
+        low=low,
+        high=high,
+        baseline=baseline,
+        cost_s=round(time.monotonic() - started, 3),
+        n=len(hit_N),
+        note="; ".join(filter(None, (note, _over_all(target, int(hit_N.sum()))))),
+        examples=_examples(target, data, guesses_N),
+    )
+
+
+def right(target: WordTarget, data: WordData, guesses_N: Sequence[str]) -> NDArray[np.bool_]:
+    """Which drawn tokens [N] are named rightly. Raises MisconfiguredError."""
+    truth = [token.text for token in drawn(data.plain)]
+    if [*map(len, target.seen)] != [*map(len, data.plain)] or len(truth) != len(target.outputs_N):
+        raise MisconfiguredError("the plain sentences are not those behind the target's, token by token")
+    if not truth or len(guesses_N) != len(truth):
+        raise MisconfiguredError(f"{len(guesses_N)} guesses for {len(truth)} drawn tokens; need one for each")
+    return np.array([guess == word for guess, word in zip(guesses_N, truth, strict=True)])
+
+
+def blind(target: WordTarget) -> list[str]:
+    """The best guesses without context and output, but with its group, where there are groups."""
+    channel = target.channel
+    return [channel.words[channel.columns[output].blind] for output in target.outputs_N.tolist()]
+
+
+def _drawn_in(sentence: Sentence) -> int:
+    return sum(token.kind == "drawn" for token in sentence)
+
+
+def _over_all(target: WordTarget, hits: int) -> str:
+    kinds = [token.kind for sentence in target.seen for token in sentence]
+    share = (hits + kinds.count("passed")) / len(kinds)
+    return f"{share:.3f} of all tokens with the {kinds.count('passed') / len(kinds):.3f} that pass"
+
+
+def _examples(target: WordTarget, data: WordData, guesses_N: Sequence[str]) -> tuple[Example, ...]:
+    """The first sentences that have three drawn tokens or more, else the first with any."""
+    guesses = iter(guesses_N)
+    made: list[tuple[int, Example]] = []
+    for seen, plain in zip(target.seen, data.plain, strict=True):
+        recovered = [next(guesses) if token.kind == "drawn" else token.text for token in seen]
+        made.append((_drawn_in(seen), Example(_joined(plain), _joined(seen), " ".join(recovered))))
+    chosen = [example for count, example in made if count >= 3] or [e for count, e in made if count]
+    return tuple(chosen[:MAX_EXAMPLES])
+
+
+def _joined(sentence: Sentence) -> str:
+    return " ".join(token.text for token in sentence)

@@ -1,0 +1,95 @@
+"""A small language to sanitise: two kinds of sentence, words in groups of five, and marks that pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transom.audit.attacks.words import (
+    Sentences,
+    Token,
+    WordData,
+    WordKnowledge,
+    WordTarget,
+    drawn,
+    prior_of,
+    read_channel,
+)
+from transom.privacy.mechanisms import build
+from transom.privacy.partition import Partition, WordMechanism
+
+GROUPS, SIZE = 8, 5
+WORDS = tuple(f"{'bdfgklmn'[g]}{'aeiou'[k]}" for g in range(GROUPS) for k in range(SIZE))
+SENTENCE_WORDS = 10
+PLACES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
+
+
+@dataclass(frozen=True)
+class World:
+    """Groups of WORDS, the attacker's sentences, and what each attack takes."""
+
+    partition: Partition
+    own: Sentences
+    prior_V: np.ndarray[Any, np.dtype[np.float64]]
+    words: tuple[str, ...] = WORDS
+
+    def sentences(self, count: int, seed: int, context: bool = True) -> Sentences:
+        """Walks over the groups; with `context` each word's place in its group follows the one before."""
+        rng = np.random.default_rng(seed)
+        return tuple(tuple(self._sentence(rng, context)) for _ in range(count))
+
+    def _sentence(self, rng: np.random.Generator, context: bool) -> list[Token]:
+        place, tokens = int(rng.choice(SIZE, p=PLACES)), []
+        for number in range(SENTENCE_WORDS):
+            word = int(rng.integers(GROUPS)) * SIZE + place
+            tokens.append(Token("drawn", WORDS[word], word))
+            if number % 4 == 3:
+                tokens.append(Token("passed", ","))
+            stays = context and rng.random() < 0.9
+            place = place if stays else int(rng.choice(SIZE, p=PLACES))
+        return tokens
+
+    def mechanism(self, name: str, epsilon: float) -> WordMechanism:
+        return build(name, self.partition, epsilon)
+
+    def attacked(
+        self, mechanism: WordMechanism, plain: Sentences, *, repeats: int = 0, **more: Any
+    ) -> tuple[WordTarget, WordKnowledge, WordData]:
+        """(target, knowledge, data) of `plain` sanitised by `mechanism`; `more` goes to the knowledge."""
+        words_N = np.array([token.word for token in drawn(plain)])
+        draws_RN = np.stack([mechanism.sample(words_N) for _ in range(1 + repeats)])
+        outputs = iter(draws_RN[0].tolist())
+        seen = tuple(
+            tuple(
+                Token("drawn", WORDS[output := next(outputs)], output) if token.kind == "drawn" else token
+                for token in sentence
+            )
+            for sentence in plain
+        )
+        channel = read_channel(WORDS, mechanism, draws_RN.ravel(), self.prior_V)
+        knowledge = WordKnowledge(self.prior_V, self.own, mechanism, **more)
+        return WordTarget(channel, seen, 1.0, draws_RN[1:]), knowledge, WordData(plain)
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    starts_G1 = np.arange(0, GROUPS * SIZE + 1, SIZE, dtype=np.int32)
+    scores_KK = (255 - 60 * np.abs(np.subtract.outer(range(SIZE), range(SIZE)))).astype(np.uint8)
+    empty = World(Partition(starts_G1, np.tile(scores_KK.ravel(), GROUPS)), (), np.ones(1))
+    own = empty.sentences(600, seed=1)
+    return World(empty.partition, own, prior_of(own, np.ones(len(WORDS))))
+
+
+@pytest.fixture
+def covers() -> Callable[[list[tuple[float, float]], float], bool]:
+    """Whether so many of the 95 % intervals cover the truth as chance allows (three standard errors)."""
+
+    def check(intervals: list[tuple[float, float]], truth: float) -> bool:
+        share = np.mean([low <= truth <= high for low, high in intervals])
+        return bool(share >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / len(intervals)))
+
+    return check
