@@ -1,0 +1,38 @@
+"""The attacker's own obfuscation: the public model under keys of its own, to learn what keys alone change.
+
+The method is public, so whoever holds the base model can obfuscate it as often as it likes and compare.
+
+Threat model: see `weights`; knows the method and its settings, not the key. Does not protect anything.
+Source: Lin et al., arXiv 2603.01499 (the method); the use of it against itself is ours.
+
+Shapes: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from transom.audit.attacks.matching import Ints
+from transom.obfuscation.calibrate import calibrate
+from transom.obfuscation.keys import Settings, Space, token_map
+from transom.obfuscation.plan import obfuscate_state, target_config
+
+
+def obfuscated(model: Any, settings: Settings, secret: bytes, calibration_ids: Ints) -> tuple[Any, Ints]:
+    """(a runnable obfuscation of a transformers causal model, its tau [V]), all in memory.
+
+    `calibration_ids` are the text whose norms set kappa. Raises NotYetError for unknown architectures.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    space = Space(secret, config["hidden_size"], settings)
+    tau_V = token_map(secret, config["vocab_size"])
+    kappas = calibrate(model, torch.from_numpy(np.asarray(calibration_ids)[None]), space)
+    target = target_config(config, settings, tau_V)
+    wide = AutoModelForCausalLM.from_config(AutoConfig.for_model(**target)).eval()
+    wide.load_state_dict(obfuscate_state(model.state_dict(), config, space, kappas))
+    return wide, tau_V
