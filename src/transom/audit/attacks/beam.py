@@ -1,0 +1,194 @@
+"""Beam search: read noised embedding rows with a language model as the prior.
+
+Each row says how likely each token of the public table is; the language model says which token may follow
+which. The search keeps the hypotheses with the largest sum of both, which with the true law of the noise is
+the sentence's posterior; a scale that is not known is estimated first. `nearest` reads each row alone.
+
+Threat model: see `rows`. The attacker has a causal language model with the target's vocabulary, or text of
+its own for a bigram model. Does not protect anything; a pruned candidate or hypothesis is not found again.
+Source: Rashid et al. 2025, "BeamClean", arXiv 2505.13758 (joint estimate of the noise and beam decoding).
+
+Shapes: T tokens of a text, H hypotheses of all texts, K candidates a token, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transom.audit.attacks.rows import METRIC, Rows, Truth, estimated, misfit, score
+from transom.audit.attacks.traffic import Texts
+from transom.audit.finding import Finding, not_run
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "beam"
+_TEXTS = 4  # texts decoded side by side
+
+# Continue the hypotheses of these numbers [H] (of the call before) with these ids [H]; the answer is
+# log P(next id) [H, V]. The first call's numbers mean nothing, its ids are the start token.
+Step = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A language: `begin()` opens one decoding, `start_id` is what stands before a text."""
+
+    begin: Callable[[], Step]
+    start_id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Public:
+    """What the attacker brings: the public table [V, D] and a language for its ids (None: none)."""
+
+    table_VD: torch.Tensor
+    prior: Prior | None = None
+
+
+def causal(model: Any, start_id: int, name: str = "language model") -> Prior:
+    """The language of a causal transformers model, with its cache of keys and values."""
+    import torch
+    from transformers import DynamicCache
+
+    def begin() -> Step:
+        cache = DynamicCache(config=model.config)
+
+        @torch.inference_mode()
+        def step(parents_H: torch.Tensor, ids_H: torch.Tensor) -> torch.Tensor:
+            if cache.get_seq_length():
+                cache.batch_select_indices(parents_H)
+            logits = model(ids_H[:, None], past_key_values=cache, use_cache=True).logits[:, -1]
+            return torch.log_softmax(logits.float(), -1)
+
+        return step
+
+    return Prior(begin, start_id, name)
+
+
+def bigrams(texts: Texts, vocabulary: int, *, weight: float = 2.0) -> Prior:
+    """The language of the attacker's own texts: pairs, smoothed by `weight` tokens drawn from all of them.
+
+    The start token is an id of its own, `vocabulary`.
+    """
+    import torch
+
+    counts_V = torch.full((vocabulary,), 0.05 * sum(map(len, texts)) / vocabulary)
+    pairs: dict[int, dict[int, int]] = {}
+    for text in texts:
+        for before, after in zip((vocabulary, *text), text, strict=False):
+            counts_V[after] += 1
+            row = pairs.setdefault(before, {})
+            row[after] = row.get(after, 0) + 1
+    unigram_V = counts_V / counts_V.sum()
+
+    def step(parents_H: torch.Tensor, ids_H: torch.Tensor) -> torch.Tensor:
+        share_HV = weight * unigram_V.repeat(len(ids_H), 1)
+        for row_V, before in zip(share_HV, ids_H.tolist(), strict=True):
+            followers = pairs.get(before, {})
+            row_V[list(followers)] += torch.tensor(list(followers.values()), dtype=row_V.dtype)
+            row_V /= weight + sum(followers.values())
+        return share_HV.log()
+
+    return Prior(lambda: step, vocabulary, f"bigrams of {len(texts)} texts")
+
+
+def nearest(target: Rows, knowledge: Public, data: Truth, budget_s: float) -> Finding:
+    """The baseline: each row read alone, as the token it is likeliest from. `budget_s` is not used."""
+    started = time.monotonic()
+    refused = misfit("nn", target, knowledge.table_VD, data)
+    if refused is not None:
+        return refused
+    return score("nn", _nearest(target, knowledge.table_VD), data, started=started, note="each row alone")
+
+
+def attack(
+    target: Rows,
+    knowledge: Public,
+    data: Truth,
+    budget_s: float,
+    *,
+    width: int = 16,
+    candidates: int = 256,
+) -> Finding:
+    """Share of tokens read with `width` hypotheses a text and the `candidates` likeliest tokens a row.
+
+    Texts that `budget_s` does not reach are read by their nearest rows; the note counts them.
+    """
+    started = time.monotonic()
+    refused = misfit(NAME, target, knowledge.table_VD, data)
+    if refused is not None:
+        return refused
+    if knowledge.prior is None:
+        return not_run(NAME, METRIC, "no language to search with; give a causal model or public text")
+    target, prior = estimated(target, knowledge.table_VD), knowledge.prior
+    alone = _nearest(target, knowledge.table_VD)
+    read = decode(target, knowledge.table_VD, prior, width, candidates, stop=started + budget_s)
+    guesses = tuple(read.get(number, text) for number, text in enumerate(alone))
+    note = (
+        f"{prior.name}, {width} hypotheses, {candidates} candidates, noise of scale "
+        f"{target.noise.scale:.3g}, {len(read)} of {len(alone)} texts within the budget"
+    )
+    return score(NAME, guesses, data, alone, started=started, note=note)
+
+
+def _nearest(target: Rows, table_VD: torch.Tensor) -> Texts:
+    table_VD = target.noise.clipped(table_VD)
+    best = (target.noise.distance(rows.float(), table_VD).argmin(1).tolist() for rows in target.texts)
+    return tuple(tuple(ids) for ids in best)
+
+
+def decode(
+    target: Rows, table_VD: torch.Tensor, prior: Prior, width: int, candidates: int, *, stop: float
+) -> dict[int, tuple[int, ...]]:
+    """{number of the text: its ids} for the texts reached before `stop`, the longest first."""
+    order = sorted(range(len(target.texts)), key=lambda number: -len(target.texts[number]))
+    table_VD = target.noise.clipped(table_VD)
+    read: dict[int, tuple[int, ...]] = {}
+    for start in range(0, len(order), _TEXTS):
+        if time.monotonic() > stop:
+            break
+        numbers = order[start : start + _TEXTS]
+        likely = [_likely(target, number, table_VD, candidates) for number in numbers]
+        read |= dict(zip(numbers, _search(likely, prior, width), strict=True))
+    return read
+
+
+def _likely(
+    target: Rows, number: int, table_VD: torch.Tensor, candidates: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-likelihoods [T, K], ids [T, K]) of the likeliest tokens of each row."""
+    away_TV = target.noise.distance(target.texts[number].float(), table_VD)
+    best = target.noise.log_likelihood(away_TV).topk(min(candidates, len(table_VD)), dim=1)
+    return best.values, best.indices
+
+
+def _search(
+    likely: Sequence[tuple[torch.Tensor, torch.Tensor]], prior: Prior, width: int
+) -> list[tuple[int, ...]]:
+    """The best ids of each text; texts come longest first, and each leaves the batch at its end."""
+    import torch
+
+    step, best = prior.begin(), [torch.empty(0, dtype=torch.long)] * len(likely)
+    owners_H = parents_H = torch.arange(len(likely))
+    ids_H, scores_H = torch.full((len(likely),), prior.start_id), torch.zeros(len(likely))
+    paths_HT = torch.empty(len(likely), 0, dtype=torch.long)
+    for place in range(len(likely[0][0])):
+        next_HV = step(parents_H, ids_H)
+        kept: list[tuple[torch.Tensor, ...]] = []  # owners, parents, ids, scores: one tuple a text
+        for owner, (logs_TK, ids_TK) in enumerate(likely):
+            if place < len(ids_TK):
+                mine = torch.nonzero(owners_H == owner).flatten()
+                total_HK = scores_H[mine, None] + next_HV[mine][:, ids_TK[place]] + logs_TK[place]
+                scores, flat = total_HK.flatten().topk(min(width, total_HK.numel()))
+                row, column = flat // total_HK.shape[1], flat % total_HK.shape[1]
+                kept.append((torch.full_like(row, owner), mine[row], ids_TK[place][column], scores))
+        owners_H, parents_H, ids_H, scores_H = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        paths_HT = torch.cat([paths_HT[parents_H], ids_H[:, None]], 1)
+        for owner in sorted(set(owners_H.tolist())):
+            best[owner] = paths_HT[owners_H == owner][0]  # topk puts the best first
+    return [tuple(ids.tolist()) for ids in best]

@@ -1,0 +1,198 @@
+"""Observed embedding rows: what a host sees of each token when the table is public and the rows are noised.
+
+A row is clip(table[id]) + noise of a known law. Where it was also multiplied by a matrix that the attacker
+knows, this is the target that remains when the matrix is undone, or the table is multiplied by it.
+`beam` holds the attackers: nearest row, and search with a language.
+
+Threat model: the host keeps every row of every request, owns the public table and knows the law of the noise
+(the code is public); where it does not know the scale, it estimates it. Does not protect anything.
+Source: the laws are those of Gaussian, Laplace and metric ("d_chi") mechanisms; Qu et al. 2021,
+arXiv 2102.01502, for the last.
+
+Shapes: T tokens of a text, N tokens of all texts, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from transom.audit.attacks.traffic import Texts, clustered_interval, flat, per_text
+from transom.audit.finding import MAX_EXAMPLES, Example, Finding, not_run
+from transom.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    import torch
+
+Law = Literal["none", "gaussian", "laplace", "norm"]
+
+METRIC = "ttrsr"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The law of what was added to each row, and the Euclidean length that rows were clipped to before.
+
+    `scale` is the standard deviation of a coordinate ("gaussian"), the scale of a coordinate ("laplace"), or
+    1 / eta of a density proportional to exp(-eta * length) ("norm"); None where the attacker has to estimate.
+    """
+
+    law: Law = "none"
+    scale: float | None = None
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.law not in get_args(Law):
+            raise MisconfiguredError(f"noise must be one of {', '.join(get_args(Law))}, got {self.law!r}")
+        for name, value in (("scale", self.scale), ("clip", self.clip)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise MisconfiguredError(f"the noise's {name} must be positive and finite, got {value}")
+
+    def distance(self, rows_TD: torch.Tensor, table_VD: torch.Tensor) -> torch.Tensor:
+        """[T, V]: the distance that the law's likelihood falls with."""
+        import torch
+
+        return torch.cdist(rows_TD, table_VD, p=1.0 if self.law == "laplace" else 2.0)
+
+    def log_likelihood(self, distance: torch.Tensor) -> torch.Tensor:
+        """Of rows at that distance, up to a constant. Needs a scale."""
+        if self.scale is None:
+            raise MisconfiguredError("a likelihood needs the noise's scale; estimate it with fitted()")
+        return distance.square() / (-2 * self.scale**2) if self._squares else distance / -self.scale
+
+    def fitted(self, distances_N: torch.Tensor, width: int) -> Noise:
+        """With the scale that is likeliest for rows so far from where they came from."""
+        mean = distances_N.double().square().mean().sqrt() if self._squares else distances_N.double().mean()
+        scale = float(mean) / (width**0.5 if self._squares else width)
+        return replace(self, scale=max(scale, 1e-9))
+
+    @property
+    def _squares(self) -> bool:
+        return self.law in ("gaussian", "none")
+
+    def clipped(self, table_VD: torch.Tensor) -> torch.Tensor:
+        """The rows [V, D] as they are before noise."""
+        if self.clip is None:
+            return table_VD
+        lengths_V1 = table_VD.norm(dim=1, keepdim=True)
+        clipped_VD: torch.Tensor = table_VD * (self.clip / lengths_V1.clamp_min(1e-12)).clamp_max(1.0)
+        return clipped_VD
+
+    def protect(self, rows_TD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Rows [T, D] as this mechanism would show them; for measuring, not for protecting: it is seeded."""
+        import torch
+
+        rows_TD = self.clipped(rows_TD)
+        if self.law == "none":
+            return rows_TD
+        if self.scale is None:
+            raise MisconfiguredError(
+                "noise cannot be added without its scale; write for instance gaussian:0.1"
+            )
+        normal_TD = torch.randn(rows_TD.shape, generator=generator)
+        if self.law == "gaussian":
+            return rows_TD + self.scale * normal_TD
+        if self.law == "laplace":
+            uniform_TD = 1 - torch.rand(rows_TD.shape, generator=generator)  # above 0
+            return rows_TD + normal_TD.sign() * uniform_TD.log() * self.scale
+        # A length from the Gamma law of shape D is D exponential steps; the direction is uniform.
+        uniform_TD = 1 - torch.rand(rows_TD.shape, generator=generator)
+        lengths_T1 = -self.scale * uniform_TD.log().sum(1, keepdim=True)
+        moved_TD: torch.Tensor = rows_TD + lengths_T1 * normal_TD / normal_TD.norm(dim=1, keepdim=True)
+        return moved_TD
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The target: one tensor [T, D] a text, and the noise as far as the attacker knows it."""
+
+    texts: tuple[torch.Tensor, ...]
+    noise: Noise = Noise()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The plain ids, for scoring only, and how ids are shown in examples (None shows none)."""
+
+    texts: Texts
+    decode: Callable[[Sequence[int]], str] | None = None
+
+
+def misfit(name: str, target: Rows, table_VD: torch.Tensor, data: Truth) -> Finding | None:
+    """A finding "not run" where rows, table and truth do not belong together or are no numbers."""
+    import torch
+
+    lengths = [len(text) for text in data.texts]
+    if not target.texts or not all(lengths):
+        return not_run(name, METRIC, f"no rows to read: {len(target.texts)} texts, {sum(lengths)} tokens")
+    if [len(rows) for rows in target.texts] != lengths:
+        rows = sum(len(rows) for rows in target.texts)
+        return not_run(
+            name, METRIC, f"{rows} rows in {len(target.texts)} texts, the truth has {sum(lengths)} "
+            f"tokens in {len(lengths)} texts; is it the same text and tokenizer?"
+        )  # fmt: skip
+    if (width := target.texts[0].shape[1]) != table_VD.shape[1]:
+        return not_run(name, METRIC, f"rows are {width} wide, the public table {table_VD.shape[1]}")
+    if not all(bool(torch.isfinite(rows).all()) for rows in target.texts):
+        return not_run(name, METRIC, "some rows are not finite")
+    return None
+
+
+def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
+    """The target with the noise's scale, estimated where it is not known.
+
+    Rounds of expectation and maximisation, from the rows nearest: the true row of a token is as often
+    another one as the posterior says.
+    """
+    import torch
+
+    noise = target.noise
+    if noise.scale is not None:
+        return target
+    sample_ND = torch.cat(target.texts)[:512]
+    away_NV = noise.distance(sample_ND, noise.clipped(table_VD))
+    width, noise = table_VD.shape[1], noise.fitted(away_NV.min(1).values, table_VD.shape[1])
+    for _ in range(5):
+        weight_NV = noise.log_likelihood(away_NV).softmax(1)
+        power = 2 if noise.law in ("gaussian", "none") else 1
+        expected_N = (weight_NV * away_NV**power).sum(1) ** (1 / power)
+        noise = noise.fitted(expected_N, width)
+    return Rows(target.texts, noise)
+
+
+def score(
+    name: str, guesses: Texts, data: Truth, seen: Texts | None = None, *, started: float, note: str
+) -> Finding:
+    """Share of tokens named rightly, interval over texts; chance deals the same guesses out at random.
+
+    `seen` are the ids that stand in the examples for what was seen.
+    """
+    guess_N, plain_N = flat(guesses), flat(data.texts)
+    hit_N = guess_N == plain_N
+    size = int(max(guess_N.max(), plain_N.max())) + 1
+    guessed_V, plain_V = (np.bincount(ids, minlength=size) / len(ids) for ids in (guess_N, plain_N))
+    low, high = clustered_interval(*per_text(hit_N, data.texts))
+    return Finding(
+        name=name,
+        metric=METRIC,
+        value=float(hit_N.mean()),
+        low=low,
+        high=high,
+        baseline=float(guessed_V @ plain_V),
+        cost_s=round(time.monotonic() - started, 3),
+        n=len(hit_N),
+        note=note,
+        examples=_examples(guesses, data, seen or guesses),
+    )
+
+
+def _examples(guesses: Texts, data: Truth, seen: Texts) -> tuple[Example, ...]:
+    if data.decode is None:
+        return ()
+    shown = zip(data.texts[:MAX_EXAMPLES], seen, guesses, strict=False)
+    return tuple(Example(*map(data.decode, three)) for three in shown)
