@@ -1,0 +1,104 @@
+"""Tasks from a user's files: `classify:FILE`, `summarize:FILE`, `answers:FILE`.
+
+    classify   TSV with a header: `label` and `sentence`; a third of the rows, at most, is tested
+    summarize  JSON lines with `document`
+    answers    CSV with `statement,label` (1 is true), or `Question,Best Answer,Incorrect Answers` (answers
+               apart by semicolons)
+
+Threat model: the files are the auditor's own; errors name a file and a line, never what stands in it.
+Does not protect anything.
+Source: the columns are those of SST-2 (GLUE), XSum, Azaria and Mitchell 2023, and TruthfulQA.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from transom.audit.utility.model import Answerer
+from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, Task
+from transom.errors import MisconfiguredError
+
+MOST_ITEMS = 300
+_MOST_CHARS = 1200  # of a document: about 300 tokens
+
+
+def read_task(place: str, model: Answerer, *, items: int = MOST_ITEMS, seed: int = 0) -> Task:
+    """The task at `kind:file`, with at most `items` items chosen at random. Raises MisconfiguredError."""
+    kind, _, name = place.partition(":")
+    if kind not in _READERS or not name:
+        raise MisconfiguredError(
+            f"{place!r} is no task; write {', '.join(f'{one}:FILE' for one in _READERS)}"
+        )
+    rows = _rows(Path(name))
+    order = np.random.default_rng(seed).permutation(len(rows))
+    try:
+        return _READERS[kind]([rows[i] for i in order], items, model, f"{kind} {Path(name).stem}")
+    except (KeyError, ValueError, AttributeError):
+        raise MisconfiguredError(
+            f"{name} lacks a column or value that {kind} needs; see its columns"
+        ) from None
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The file's rows by column, read by its ending: .tsv, .csv, .jsonl. Raises MisconfiguredError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(_parsed(path.suffix, file))
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise MisconfiguredError(f"{path} cannot be read as {path.suffix} ({type(error).__name__})") from None
+    if len(rows) < 3 or not all(isinstance(row, dict) for row in rows):
+        raise MisconfiguredError(f"{path} holds {len(rows)} rows; a task needs three or more, with columns")
+    return rows
+
+
+def _parsed(suffix: str, file: Iterator[str]) -> Iterator[dict[str, str]]:
+    if suffix == ".tsv":
+        return csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    if suffix == ".csv":
+        return csv.DictReader(file)
+    if suffix == ".jsonl":
+        return (json.loads(line) for line in file if line.strip())
+    raise ValueError(suffix)
+
+
+def _classify(rows: list[dict[str, str]], items: int, model: Answerer, name: str) -> Task:
+    del model
+    labels = sorted({row["label"] for row in rows})
+    pairs = tuple((row["sentence"], labels.index(row["label"])) for row in rows[: 2 * items])
+    cut = -(-len(pairs) // 2)
+    return Classify(pairs[:cut], pairs[cut:], name)
+
+
+def _summarize(rows: list[dict[str, str]], items: int, model: Answerer, name: str) -> Task:
+    return Summarise(tuple(row["document"][:_MOST_CHARS] for row in rows[:items]), model, name)
+
+
+def _answers(rows: list[dict[str, str]], items: int, model: Answerer, name: str) -> Task:
+    del model
+    if "statement" in rows[0]:
+        return Answers(tuple(map(_statement, rows[:items])), name, TRUE_OR_FALSE, calibrated=True)
+    return Answers(tuple(map(_multiple, rows[:items])), name)
+
+
+TRUE_OR_FALSE = "Is this true or false? {}\nAnswer:"
+
+
+def _statement(row: dict[str, str]) -> Question:
+    return Question(row["statement"], ("false", "true"), int(row["label"]))
+
+
+def _multiple(row: dict[str, str]) -> Question:
+    wrong = [text.strip() for text in row["Incorrect Answers"].split(";") if text.strip()]
+    return Question(row["Question"], (row["Best Answer"].strip(), *wrong), 0)
+
+
+_READERS: dict[str, Callable[[list[dict[str, str]], int, Answerer, str], Task]] = {
+    "classify": _classify,
+    "summarize": _summarize,
+    "answers": _answers,
+}

@@ -1,0 +1,99 @@
+"""The frontier: what an attack recovers against what the protected text is still good for.
+
+Each text is protected once a setting and the same protected text goes to every model, so modes differ by
+the model alone. Intervals are over items: exact (Clopper and Pearson) when every score is 0 or 1, else
+Student's t on the mean. They hold for fresh items and fresh draws; a classifier's training set is fixed.
+
+Threat model: none of its own. The recovery beside words+obfuscated is that of words alone: a host which owns
+the base model is counted as one that undid the obfuscation.
+Does not prove that other tasks fare alike.
+Source: Student 1908, Biometrika 6; Clopper and Pearson 1934, Biometrika 26.
+
+Legend: N items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.audit.finding import CONFIDENCE, Finding, interval
+from transom.audit.report import Frontier, FrontierPoint
+from transom.audit.utility.model import Answerer
+from transom.audit.utility.protect import Protect, Protected
+from transom.audit.utility.tasks import Task
+from transom.errors import MisconfiguredError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One protection, named for the plot, and what an attack recovers from it (None: everything)."""
+
+    name: str
+    protect: Protect = field(repr=False)
+    recovery: Finding | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean score over `n` items with its 95 % interval, and what guessing scores."""
+
+    utility: float
+    low: float
+    high: float
+    n: int
+    floor: float
+
+
+def measure(task: Task, protected: Sequence[Protected], model: Answerer) -> Measured:
+    """The task's utility through `model`, given its texts protected. Raises MisconfiguredError."""
+    score_N = task.scores(protected, model)
+    return Measured(float(score_N.mean()), *mean_interval(score_N), len(score_N), task.floor)
+
+
+def mean_interval(score_N: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The two-sided interval of a mean of scores in [0, 1]. Raises MisconfiguredError."""
+    if not len(score_N) or not np.all((score_N >= 0) & (score_N <= 1)):
+        raise MisconfiguredError(f"need one score or more, all in [0, 1], got {len(score_N)}")
+    if np.isin(score_N, (0.0, 1.0)).all():
+        return interval(int(score_N.sum()), len(score_N), confidence)
+    if len(score_N) == 1:
+        return 0.0, 1.0
+    from scipy.stats import t
+
+    reach = t.ppf((1 + confidence) / 2, len(score_N) - 1) * score_N.std(ddof=1) / len(score_N) ** 0.5
+    return max(0.0, float(score_N.mean() - reach)), min(1.0, float(score_N.mean() + reach))
+
+
+def frontier(
+    tasks: Sequence[Task],
+    settings: Sequence[Setting],
+    models: Mapping[str, Answerer],
+    progress: Callable[[float], None] = lambda share: None,
+) -> Frontier:
+    """One point for each task, setting and model; `models` are by the label of their line in the plot.
+
+    `progress` is called with the share done, from 0 to 1. Raises MisconfiguredError.
+    """
+    points = []
+    total = len(tasks) * len(settings) * len(models)
+    for task in tasks:
+        for setting in settings:
+            protected = [setting.protect(text) for text in task.texts]
+            for label, model in models.items():
+                points.append(_point(label, task.name, setting, measure(task, protected, model)))
+                progress(len(points) / total)
+    return Frontier(tuple(points))
+
+
+def _point(label: str, task: str, setting: Setting, found: Measured) -> FrontierPoint:
+    recovery = (1.0, 1.0, 1.0)
+    if setting.recovery is not None:
+        reached = (setting.recovery.value, setting.recovery.low, setting.recovery.high)
+        if None in reached:
+            raise MisconfiguredError(f"the attack at {setting.name} did not run; a point needs its recovery")
+        recovery = tuple(float(share or 0.0) for share in reached)  # type: ignore[assignment]
+    return FrontierPoint(label, setting.name, *recovery, found.utility, found.low, found.high, task)

@@ -1,0 +1,166 @@
+"""A language model as its client uses it: text in, answers and likelihoods out, through a token map or plain.
+
+Threat model: none of its own; the map is what the modes obfuscated and words+obfuscated put between client
+and host. Does not measure an engine's own arithmetic: the model runs here, in one process.
+Source: own design; the obfuscated copy is that of Lin et al., arXiv 2603.01499, made in memory.
+
+Legend: B batch, T tokens, V vocabulary, K choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.errors import MisconfiguredError
+from transom.obfuscation.calibrate import TEXT, calibrate
+from transom.obfuscation.keys import Settings, Space, token_map
+from transom.obfuscation.plan import loadable_h, obfuscate_state, target_config
+from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
+
+_BATCH = 8  # prompts answered together
+
+
+@dataclass(frozen=True, eq=False)
+class Answerer:
+    """A causal model of transformers, its tokenizer, and `hidden_V`: the model's id of each plain id."""
+
+    model: Any = field(repr=False)
+    tokenizer: ChatTokenizer = field(repr=False)
+    hidden_V: NDArray[np.int64] = field(repr=False)
+
+    def next_log_probabilities(self, prompt: str) -> NDArray[np.float64]:
+        """log P [V] of the next token by plain id."""
+        import torch
+
+        with torch.inference_mode():
+            state_1TD = self._trunk(self._tensor([self.tokenizer.encode_text(prompt).ids])).last_hidden_state
+            return self._log_probabilities(state_1TD[0, -1])
+
+    def log_likelihoods(self, prompt: str, choices: Sequence[str]) -> NDArray[np.float64]:
+        """log P [K] of each choice as the continuation of the prompt, up to a constant common to all.
+
+        What all choices begin with is read once. Raises MisconfiguredError for an empty prompt or choice.
+        """
+        import torch
+
+        rows = [self.tokenizer.encode_text(prompt + choice).ids for choice in choices]
+        columns = enumerate(zip(*rows, strict=False))
+        alike = next((place for place, column in columns if len(set(column)) > 1), min(map(len, rows)))
+        shared = min(alike, min(map(len, rows)) - 1)
+        if shared < 1:
+            raise MisconfiguredError(f"need a prompt and choices that are not empty, got {len(rows)} choices")
+        with torch.inference_mode():
+            read = self._trunk(self._tensor([rows[0][:shared]]), use_cache=True)
+            first_V = self._log_probabilities(read.last_hidden_state[0, -1])
+            scores_K = first_V[[row[shared] for row in rows]]
+            longer = [k for k, row in enumerate(rows) if len(row) > shared + 1]
+            if longer:
+                read.past_key_values.batch_repeat_interleave(len(longer))
+                tails = [rows[k][shared:] for k in longer]
+                scores_K[longer] += self._tail_scores(tails, read.past_key_values)
+        return scores_K
+
+    def respond(self, prompts: Sequence[str], max_tokens: int) -> list[str]:
+        """The greedy answer to each prompt, as one message of a chat where the model has a template."""
+        encoded = [self._encode_message(prompt) for prompt in prompts]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # little padding
+        answers = [""] * len(encoded)
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            for i, answer in zip(batch, self._generate([encoded[i] for i in batch], max_tokens), strict=True):
+                answers[i] = answer
+        return answers
+
+    def _encode_message(self, prompt: str) -> tuple[int, ...]:
+        if self.tokenizer.has_template:
+            return self.tokenizer.encode_chat([("user", prompt)]).ids
+        return self.tokenizer.encode_text(prompt).ids
+
+    def _generate(self, rows: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
+        import torch
+
+        width = max(map(len, rows))
+        ids_BT = self._tensor([[*[0] * (width - len(row)), *row] for row in rows])
+        mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]).to(ids_BT.device)
+        stops = [int(self.hidden_V[i]) for i in self.tokenizer.eos_ids]
+        with torch.inference_mode():
+            out_BT = self.model.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                eos_token_id=stops or None,
+                pad_token_id=stops[0] if stops else 0,
+            )
+        plain_V = np.argsort(self.hidden_V)
+        return [self._decode(plain_V[row]) for row in out_BT[:, width:].cpu().numpy()]
+
+    def _decode(self, ids_T: NDArray[np.int64]) -> str:
+        ids = ids_T.tolist()
+        end = min((ids.index(stop) for stop in self.tokenizer.eos_ids if stop in ids), default=len(ids))
+        decoder = self.tokenizer.detokenizer()
+        return decoder.feed(ids[:end]) + decoder.close()
+
+    def _tail_scores(self, tails: Sequence[Sequence[int]], cache: Any) -> NDArray[np.float64]:
+        """log P [K] of each tail after its first id, given the cache and that id."""
+        width = max(map(len, tails)) - 1
+        # Padding on the right is never attended to by what stands before it.
+        inputs_KT = self._tensor([[*row[:-1], *[0] * (width + 1 - len(row))] for row in tails])
+        state_KTD = self._trunk(inputs_KT, past_key_values=cache, use_cache=True).last_hidden_state
+        return np.array(
+            [
+                self._log_probabilities(state_TD[: len(row) - 1])[range(len(row) - 1), list(row[1:])].sum()
+                for row, state_TD in zip(tails, state_KTD, strict=True)
+            ]
+        )
+
+    def _trunk(self, ids_BT: Any, **options: Any) -> Any:
+        return self.model.base_model(input_ids=ids_BT, **options)
+
+    def _log_probabilities(self, state_D: Any) -> NDArray[np.float64]:
+        """log P [..., V] by plain id after states [..., D]."""
+        logits_V = self.model.get_output_embeddings()(state_D).double()
+        found: NDArray[np.float64] = logits_V.log_softmax(-1).cpu().numpy()[..., self.hidden_V]
+        return found
+
+    def _tensor(self, rows: Sequence[Sequence[int]]) -> Any:
+        import torch
+
+        return torch.from_numpy(self.hidden_V[np.array(rows)]).to(self.model.device)
+
+
+def load_answerer(source: str | Path, *, device: str = "cpu") -> Answerer:
+    """A model with its tokenizer from wherever checkpoints are found, in float32.
+
+    Raises CheckpointError, NotYetError, MissingExtraError.
+    """
+    from transom.checkpoint.load import load
+
+    model = load(source, device=device).model
+    return Answerer(model, load_tokenizer(source), np.arange(model.config.vocab_size))
+
+
+def obfuscated(plain: Answerer, secret: bytes, settings: Settings) -> Answerer:
+    """An obfuscated copy behind its token map; `settings.h` becomes the nearest that can be loaded.
+
+    Raises NotYetError for an architecture that has no plan.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = plain.model.config.to_dict() | {"architectures": [type(plain.model).__name__]}
+    settings = replace(settings, h=loadable_h(config, settings.h, "transformers"))
+    space = Space(secret, config["hidden_size"], settings)
+    hidden_V = token_map(secret, config["vocab_size"])
+    ids_BT = torch.tensor([plain.tokenizer.encode_text(TEXT).ids], device=plain.model.device)
+    state = obfuscate_state(plain.model.state_dict(), config, space, calibrate(plain.model, ids_BT, space))
+    target = AutoConfig.for_model(**target_config(config, settings, hidden_V))
+    wide: Any = AutoModelForCausalLM.from_config(target)  # type: ignore[no-untyped-call]
+    wide.load_state_dict(state)
+    return Answerer(wide.to(plain.model.device).requires_grad_(False).eval(), plain.tokenizer, hidden_V)
