@@ -58,6 +58,8 @@ def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ..
 def load_attack(place: str) -> Attack:
     """The user's attack at `module:object`. Raises MisconfiguredError for anything that is none."""
     found = load_object(place)
+    if isinstance(found, type):
+        raise MisconfiguredError(f"{place} is a class; name an object made of it")
     named = all(isinstance(getattr(found, name, None), str) for name in ("NAME", "METRIC"))
     if not named or not callable(getattr(found, "attack", None)):
         raise MisconfiguredError(

@@ -74,7 +74,8 @@ class Report:
     def verdict(self) -> str:
         """The outcome in plain words."""
         if self.worst is None:
-            return "Nothing was measured: no attack could be run."
+            why = {found.reason for found in self.findings if found.reason}
+            return f"Nothing was measured: {why.pop() if len(why) == 1 else 'no attack could be run'}."
         return " ".join(filter(None, (self._gate_sentence(self.worst), _sentence(self.worst))))
 
     def _gate_sentence(self, worst: Finding) -> str:
@@ -82,10 +83,10 @@ class Report:
             return ""
         bound = figure(worst.metric, self.gate)
         if self.passed:
-            return f"Passed: no attack may exceed the bound of {bound}."
-        if not exceeds(worst, self.gate):
-            return "Not passed: the audit was interrupted."
-        return f"Not passed: the bound is {bound}."
+            return f"Passed: within the bound of {bound}."
+        if exceeds(worst, self.gate):
+            return f"Not passed: it may be above the bound of {bound}."
+        return f"Not passed: {INTERRUPTED}."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

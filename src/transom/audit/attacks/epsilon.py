@@ -1,9 +1,9 @@
 """The epsilon distinguisher: is a mechanism that claims (epsilon, delta) caught breaking its claim?
 
-Half of the samples teach an event, the outputs that look likelier on input `a` than on `b`; the other half
-counts how often the event happens on each. Clopper-Pearson bounds turn the counts into a certificate: when
-the lower bound on one input exceeds e^epsilon times the upper bound on the other, plus delta, the claim is
-rejected. Both directions are tried.
+Half of the samples teach an event, the outputs that look likelier on input `a` than on `b` (a set of outputs,
+or for vectors a learned score above a threshold); the other half counts how often it happens on each.
+Clopper-Pearson bounds turn the counts into a certificate: when the lower bound on one input exceeds e^epsilon
+times the upper bound on the other, plus delta, the claim is rejected. Both directions are tried.
 
 Threat model: the attacker chooses both inputs and sees as many outputs as it asks for, nothing else.
 Does not prove privacy: a claim that survives was not caught on these two inputs with these samples. A
@@ -12,31 +12,64 @@ alpha / 4), as long as its outputs are independent draws: where draws share stat
 of its own.
 Source: Ding et al. 2018, "Detecting violations of differential privacy"; Jagielski et al. 2020, arXiv
 2006.07709; Clopper and Pearson 1934.
+
+Shapes: N outputs, K thresholds.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.audit.attacks.projections import Bools, Floats, scores, thresholds
+from transom.audit.draws import Draws, Encoder, Samples, draw
+from transom.audit.finding import Finding
+from transom.audit.report import EPSILON_METRIC
 from transom.errors import MisconfiguredError
 
-Output = Hashable
-Event = frozenset[Output]
-Floats = NDArray[np.float64]
+NAME, METRIC = "epsilon distinguisher", EPSILON_METRIC
 Ints = NDArray[np.int64]
+_DRAWING = 0.9  # of the budget; the rest is for learning
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The target: a mechanism at `place` (module:callable) and what it claims."""
+
+    place: str
+    epsilon: float
+    delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Two JSON values that the claim calls neighbours, and how often to draw on each."""
+
+    a: object
+    b: object
+    samples: int = 20_000
+    alpha: float = 0.01
+
+
+@dataclass(frozen=True)
+class Event:
+    """A set of outputs, in words and as a test of outputs."""
+
+    name: str
+    contains: Callable[[Any], Bools]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpsilonFinding:
     """`epsilon_lower` holds with confidence 1 - `alpha`; `hits` counts its event in `trials` draws each.
 
-    `direction` names the input on which the event is likelier; `event_size` is its number of distinct
-    outputs.
+    `direction` names the input on which the event is likelier.
     """
 
     epsilon_claimed: float
@@ -44,14 +77,37 @@ class EpsilonFinding:
     epsilon_lower: float
     rejected: bool
     direction: str
-    event_size: int
+    event: str
     hits: tuple[int, int]
     trials: int
     alpha: float
 
 
+def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> Finding:
+    """What the distinguisher certifies; `above_chance` says that the claim is rejected.
+
+    Raises MisconfiguredError for a mechanism that cannot be drawn from, or too few draws to refute anything.
+    """
+    started = time.monotonic()
+    drawn = draw(target.place, data.a, data.b, data.samples, _DRAWING * budget_s)
+    found = judge(drawn, epsilon=target.epsilon, delta=target.delta, alpha=data.alpha)
+    likelier, other = ("a", "b") if found.direction == "a" else ("b", "a")
+    hits = f"{found.hits[0]} times on {likelier} and {found.hits[1]} on {other}"
+    short = f"; the budget allowed {len(drawn.a)} of {data.samples} draws" * (len(drawn.a) < data.samples)
+    return Finding(
+        name=NAME,
+        metric=METRIC,
+        value=found.epsilon_lower,
+        low=found.epsilon_lower,
+        baseline=target.epsilon,
+        cost_s=round(time.monotonic() - started, 3),
+        n=found.trials,
+        note=f"event: {found.event}, {hits}; false alarms at most {found.alpha:g}{short}",
+    )
+
+
 def distinguish(
-    mechanism: Callable[[object], Output],
+    mechanism: Callable[[Any], object],
     a: object,
     b: object,
     *,
@@ -60,53 +116,89 @@ def distinguish(
     samples: int = 20_000,
     alpha: float = 0.01,
 ) -> EpsilonFinding:
-    """Draw `samples` outputs on `a` and as many on `b`, and test the claim at false-alarm rate `alpha`.
+    """Draw `samples` outputs on `a` and as many on `b` in this process, and judge the claim."""
+    encode = Encoder()
+    pairs = np.array([(encode(mechanism(a)), encode(mechanism(b))) for _ in range(samples)])
+    return judge(Draws(pairs[:, 0], pairs[:, 1]), epsilon=epsilon, delta=delta, alpha=alpha)
+
+
+def judge(drawn: Draws, *, epsilon: float, delta: float = 0.0, alpha: float = 0.01) -> EpsilonFinding:
+    """Test the claim at false-alarm rate `alpha`.
 
     `hits` of the finding are (on the likelier input, on the other). Raises MisconfiguredError for settings
     with which no claim could ever be rejected.
     """
-    if samples < 4 or not 0 < alpha < 1 or not epsilon >= 0 or not 0 <= delta < 1:
-        raise MisconfiguredError(
-            "need samples >= 4, 0 < alpha < 1, epsilon >= 0, 0 <= delta < 1, "
-            f"got {samples}, {alpha}, {epsilon}, {delta}"
-        )
-    half = samples // 2
-    learn_a, learn_b = _draw(mechanism, a, half), _draw(mechanism, b, half)
-    test_a, test_b = _draw(mechanism, a, samples - half), _draw(mechanism, b, samples - half)
+    _check(len(drawn.a), epsilon, delta, alpha)
+    half = len(drawn.a) // 2
+    trials = len(drawn.a) - half
     found = []
-    for direction, learn, test in (
-        ("a", (learn_a, learn_b), (test_a, test_b)),
-        ("b", (learn_b, learn_a), (test_b, test_a)),
-    ):
-        event = learned_event(*learn, delta=delta, alpha=alpha / 4)
-        hits = (_count(test[0], event), _count(test[1], event))
-        counts = np.array([hits])
-        bound = epsilon_lower(counts[:, 0], counts[:, 1], samples - half, delta=delta, alpha=alpha / 4)
-        found.append((float(bound[0]), direction, len(event), hits))
-    lower, direction, size, hits = max(found)
+    for direction, x, y in (("a", drawn.a, drawn.b), ("b", drawn.b, drawn.a)):
+        event = learned_event(x[:half], y[:half], delta=delta, alpha=alpha / 4)
+        hits = (int(event.contains(x[half:]).sum()), int(event.contains(y[half:]).sum()))
+        bound = epsilon_lower(np.array(hits[:1]), np.array(hits[1:]), trials, delta=delta, alpha=alpha / 4)
+        found.append((float(bound[0]), direction, event.name, hits))
+    lower, direction, name, hits = max(found)
     return EpsilonFinding(
         epsilon_claimed=epsilon,
         delta=delta,
         epsilon_lower=lower,
         rejected=lower > epsilon,
         direction=direction,
-        event_size=size,
+        event=name,
         hits=hits,
-        trials=samples - half,
+        trials=trials,
         alpha=alpha,
     )
 
 
-def learned_event(likelier: Counter[Output], other: Counter[Output], *, delta: float, alpha: float) -> Event:
-    """The set of outputs with the best certificate on these counts, among prefixes in order of their ratio.
+def _check(samples: int, epsilon: float, delta: float, alpha: float) -> None:
+    if samples < 4 or not 0 < alpha < 1 or not 0 <= epsilon < math.inf or not 0 <= delta < 1:
+        raise MisconfiguredError(
+            "need samples >= 4, 0 < alpha < 1, 0 <= epsilon < infinity, 0 <= delta < 1, "
+            f"got {samples}, {alpha}, {epsilon}, {delta}"
+        )
+    trials = samples - samples // 2
+    best = epsilon_lower(np.array([trials]), np.array([0]), trials, delta=delta, alpha=alpha / 4)
+    if best[0] <= epsilon:
+        raise MisconfiguredError(
+            f"{samples} draws cannot refute epsilon {epsilon:g}: were the outputs never the same, they would "
+            f"certify {best[0]:.3g}; draw more"
+        )
+
+
+def learned_event(likelier: Samples, other: Samples, *, delta: float, alpha: float) -> Event:
+    """The event with the best certificate on these samples: a set of identities, or a score's upper end."""
+    if likelier.dtype.kind == "i":
+        return _learned_set(likelier.astype(np.int64), other.astype(np.int64), delta=delta, alpha=alpha)
+    fit = len(likelier) // 2
+    pick_x, pick_y = likelier[fit:].astype(np.float64), other[fit:].astype(np.float64)
+    best = (-1.0, "not finite", 1.0)
+    fitted = scores(likelier[:fit].astype(np.float64), other[:fit].astype(np.float64))
+    for name, score in fitted.items():
+        x_N, y_N = np.sort(score(pick_x)), np.sort(score(pick_y))
+        at_K = thresholds(x_N)
+        hits, others = (len(s_N) - np.searchsorted(s_N, at_K) for s_N in (x_N, y_N))
+        lower_K = epsilon_lower(hits, others, len(x_N), delta=delta, alpha=alpha)
+        if len(at_K) and lower_K.max() > best[0]:
+            best = (float(lower_K.max()), name, float(at_K[lower_K.argmax()]))
+    _, name, at = best
+    return Event(name, lambda outputs: fitted[name](outputs) >= at)
+
+
+def _learned_set(likelier_N: Ints, other_N: Ints, *, delta: float, alpha: float) -> Event:
+    """Identities in order of their ratio, as many as give the best certificate.
 
     By the lemma of Neyman and Pearson the best event of any size is such a prefix; smoothing by one half
     keeps an output that was seen once from leading the order.
     """
-    order = sorted(likelier, key=lambda out: (likelier[out] + 0.5) / (other[out] + 0.5), reverse=True)
-    hits = np.cumsum([(likelier[out], other[out]) for out in order], axis=0)
-    lower = epsilon_lower(hits[:, 0], hits[:, 1], likelier.total(), delta=delta, alpha=alpha)
-    return frozenset(order[: int(lower.argmax()) + 1])
+    size = int(max(likelier_N.max(), other_N.max())) + 1
+    counts, others = (np.bincount(drawn_N, minlength=size) for drawn_N in (likelier_N, other_N))
+    order = np.argsort(-(counts + 0.5) / (others + 0.5), kind="stable")
+    order = order[counts[order] > 0]
+    hits, misses = np.cumsum(counts[order]), np.cumsum(others[order])
+    lower = epsilon_lower(hits, misses, len(likelier_N), delta=delta, alpha=alpha)
+    chosen = order[: int(lower.argmax()) + 1]
+    return Event(f"{len(chosen)} of {size} outputs", lambda outputs: np.isin(outputs, chosen))
 
 
 def epsilon_lower(hits_N: Ints, other_N: Ints, trials: int, *, delta: float, alpha: float) -> Floats:
@@ -116,11 +208,3 @@ def epsilon_lower(hits_N: Ints, other_N: Ints, trials: int, *, delta: float, alp
     lower = np.where(hits_N > 0, beta.ppf(alpha, np.maximum(hits_N, 1), trials - hits_N + 1), 0.0)
     upper = np.where(other_N < trials, beta.ppf(1 - alpha, other_N + 1, np.maximum(trials - other_N, 1)), 1.0)
     return np.asarray(np.log(np.maximum(1.0, np.maximum(lower - delta, 0.0) / upper)), dtype=np.float64)
-
-
-def _draw(mechanism: Callable[[object], Output], value: object, count: int) -> Counter[Output]:
-    return Counter(mechanism(value) for _ in range(count))
-
-
-def _count(outputs: Counter[Output], event: Event) -> int:
-    return sum(outputs[out] for out in event)

@@ -1,0 +1,88 @@
+"""`transom audit epsilon MODULE:CALLABLE`: does a mechanism of your own break the epsilon it claims?
+
+    transom audit epsilon my_noise:sanitize --epsilon 1 --a '"paris"' --b '"rome"' [--gate 1]
+
+The callable takes one JSON value and returns something hashable, or floats: a number, a list, an array. It
+runs in a process of its own until the samples are drawn or the budget is spent.
+With --gate the exit code is 20 when a larger epsilon than the bound is certified, or nothing could be
+measured; a bound equal to the claim asks for just that claim.
+Threat model: the mechanism is the user's own code; the attacker sees as many outputs as it asks for.
+Does not prove privacy: a claim that survives was not refuted on these two inputs with these samples.
+Source: `transom.audit.attacks.epsilon`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import typer
+
+from transom.audit.attack import choose
+from transom.audit.attacks import epsilon as distinguisher
+from transom.audit.report import Report
+from transom.audit.runner import run
+from transom.cli.audit_report import (
+    AttackOption,
+    BudgetOption,
+    GateOption,
+    HtmlOption,
+    JsonOption,
+    Options,
+    SarifOption,
+    finish,
+    now,
+)
+from transom.errors import MisconfiguredError
+
+
+def epsilon(
+    mechanism: Annotated[str, typer.Argument(help="module:callable, in this folder or installed.")],
+    epsilon: Annotated[float, typer.Option(help="The claim.", min=0)],
+    a: Annotated[str, typer.Option(help="One input, as JSON.")],
+    b: Annotated[str, typer.Option(help="Another that the claim calls a neighbour, as JSON.")],
+    delta: Annotated[float, typer.Option(help="The claim's delta.", min=0, max=1)] = 0.0,
+    samples: Annotated[int, typer.Option(help="Outputs to draw on each input.", min=4)] = 20_000,
+    alpha: Annotated[float, typer.Option(help="The rate of false alarms to stay below.")] = 0.01,
+    attack: AttackOption = None,
+    budget: BudgetOption = 10.0,
+    as_json: JsonOption = False,
+    sarif: SarifOption = None,
+    html: HtmlOption = None,
+    gate: GateOption = None,
+) -> None:
+    """Try to catch a mechanism that claims (epsilon, delta) breaking its claim."""
+    options = Options(
+        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
+    )
+    inputs = distinguisher.Inputs(_parsed("--a", a), _parsed("--b", b), samples, alpha)
+    if inputs.a == inputs.b:
+        raise MisconfiguredError("--a and --b are the same value; give two that the claim calls neighbours")
+    started = time.monotonic()
+    findings = run(
+        choose((distinguisher,), options.attacks),
+        distinguisher.Claim(mechanism, epsilon, delta),
+        None,
+        inputs,
+        budget_s=options.budget_s,
+        progress=options.progress,
+    )
+    report = Report(
+        kind="epsilon",
+        target={"target": mechanism, "epsilon": epsilon, "delta": delta, "samples": samples, "alpha": alpha},
+        findings=findings,
+        gate=gate,
+        created=now(),
+        cost_s=round(time.monotonic() - started, 3),
+    )
+    finish(report, options)
+
+
+def _parsed(option: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise MisconfiguredError(
+            f"{option} holds {len(text)} characters that are no JSON; a word is '\"word\"', in both quotes"
+        ) from None
