@@ -165,9 +165,12 @@ def mix(weight: Tensor, matrices_Gkk: NDArray[np.float64], order: NDArray[np.int
     import torch
 
     heads_per_group = len(order) // len(matrices_Gkk)
-    blocks = wide(weight).reshape(len(order), matrices_Gkk.shape[1], -1)[torch.from_numpy(order)]
-    chosen = torch.from_numpy(matrices_Gkk[order // heads_per_group]).to(blocks)
-    return torch.bmm(chosen.transpose(1, 2), blocks).reshape(weight.shape)
+    heads = weight.reshape(len(order), matrices_Gkk.shape[1], -1)
+    mixed = torch.empty_like(heads, dtype=wide(weight[:0]).dtype, memory_format=torch.contiguous_format)
+    for place, head in enumerate(order.tolist()):
+        chosen = torch.from_numpy(matrices_Gkk[head // heads_per_group]).to(mixed)
+        torch.mm(chosen.T, wide(heads[head]), out=mixed[place])
+    return mixed.reshape(weight.shape)
 
 
 def query(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:

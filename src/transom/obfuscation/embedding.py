@@ -10,16 +10,19 @@ Legend: V vocabulary, d plain width, w obfuscated width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from transom.errors import CheckpointError
 from transom.obfuscation.keys import token_map
 from transom.obfuscation.norms import PIECE, reads, wide
+from transom.obfuscation.stream import Stream
 from transom.obfuscation.task import Context, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_BLOCK = 2048  # rows whose noise is drawn, and whose deviation is summed, at once: both depend on it
 
 
 def embedding(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
@@ -53,26 +56,26 @@ def _order(table_Vd: Tensor, context: Context) -> Tensor:
     return tau_V.argsort().to(table_Vd.device)
 
 
-def _noise(context: Context, label: str, alpha: float, table_Vd: Tensor) -> Callable[[int], Tensor] | None:
-    """Rows of noise in the table's own units, piece after piece; None when alpha is 0."""
+def _noise(context: Context, label: str, alpha: float, table_Vd: Tensor) -> Iterator[Tensor] | None:
+    """Noise [PIECE, d] in the table's own units for one piece after the other; None when alpha is 0."""
+    return _scaled(context.space.stream(f"{label}/noise"), alpha, table_Vd) if alpha else None
+
+
+def _scaled(stream: Stream, alpha: float, table_Vd: Tensor) -> Iterator[Tensor]:
     import torch
 
-    if alpha == 0:
-        return None
-    scale = alpha * _deviation(table_Vd)
-    stream, like = context.space.stream(f"{label}/noise"), wide(table_Vd[:0])
-
-    def rows(n: int) -> Tensor:
-        return torch.from_numpy(stream.normal32((n, table_Vd.shape[1]))).to(like).mul_(scale)
-
-    return rows
+    scale, like = alpha * _deviation(table_Vd), wide(table_Vd[:0])
+    rows, d = table_Vd.shape
+    for start in range(0, rows, _BLOCK):
+        drawn_nd = torch.from_numpy(stream.normal32((min(_BLOCK, rows - start), d))).to(like).mul_(scale)
+        yield from drawn_nd.split(PIECE)
 
 
 def _deviation(table_Vd: Tensor) -> float:
     """The table's standard deviation, without a float32 copy of the whole of it."""
     total = square = 0.0
-    for start in range(0, table_Vd.shape[0], PIECE):
-        piece = wide(table_Vd[start : start + PIECE])
+    for start in range(0, table_Vd.shape[0], _BLOCK):
+        piece = wide(table_Vd[start : start + _BLOCK])
         total += float(piece.sum())
         square += float((piece * piece).sum())
     mean = total / table_Vd.numel()

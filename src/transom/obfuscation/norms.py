@@ -12,7 +12,7 @@ Legend: d plain width, w obfuscated width, n the other dimension of a weight. Hu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from transom.errors import MisconfiguredError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Rows (or columns) multiplied at once: large enough for full speed, small enough that the float32 copies of a
 # piece do not count beside the tensor itself.
-PIECE = 2048
+PIECE = 1024
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -41,22 +41,22 @@ def reads(
     norm_d: Tensor | None = None,
     order_n: Tensor | None = None,
     scale_n: Tensor | None = None,
-    noise: Callable[[int], Tensor] | None = None,
+    noise: Iterator[Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """A layer [n, d] that reads the stream, as [n, w]: rows reordered (row k is the plain row order_n[k]),
-    noise [rows, d] added, scaled, the norm's weight folded in, then Q. `scale_n` is in the new order."""
+    the next noise [PIECE, d] added, scaled, the norm's weight folded in, then Q. `scale_n` is in the new order."""
     n = weight_nd.shape[0]
     output_nw = weight_nd.new_empty((n, inverse_wd.shape[0]), dtype=dtype or weight_nd.dtype)
     for start in range(0, n, PIECE):
         rows = slice(start, start + PIECE)
-        piece = wide(weight_nd[rows] if order_n is None else weight_nd[order_n[rows]])
+        piece = _own(weight_nd[rows]) if order_n is None else wide(weight_nd[order_n[rows]])
         if noise is not None:
-            piece = piece + noise(piece.shape[0])
+            piece += next(noise)
         if scale_n is not None:
-            piece = piece * scale_n[rows, None].to(piece)
+            piece *= scale_n[rows, None].to(piece)
         if norm_d is not None:
-            piece = piece * norm_d.to(piece)
+            piece *= norm_d.to(piece)
         output_nw[rows] = piece @ inverse_wd.T
     return output_nw
 
@@ -74,11 +74,16 @@ def writes(
     output_wn = weight_dn.new_empty((key_dw.shape[1], n), dtype=dtype or weight_dn.dtype)
     for start in range(0, n, PIECE):
         columns = slice(start, start + PIECE)
-        piece = wide(weight_dn[:, columns] if order_n is None else weight_dn[:, order_n[columns]])
+        piece = _own(weight_dn[:, columns]) if order_n is None else wide(weight_dn[:, order_n[columns]])
         if scale_n is not None:
-            piece = piece * scale_n[columns].to(piece)
+            piece *= scale_n[columns].to(piece)
         output_wn[:, columns] = key_dw.T @ piece
     return output_wn
+
+
+def _own(piece: Tensor) -> Tensor:
+    """As `wide`, in memory of its own, which can be scaled in place."""
+    return wide(piece).clone() if wide(piece[:0]).dtype == piece.dtype else wide(piece)
 
 
 def norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
