@@ -30,7 +30,7 @@ from rich.table import Table
 from transom.audit.attacks import sda, tfma
 from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, conceal, read_traffic, reveal
 from transom.audit.finding import Finding, not_run
-from transom.cli import audit_epsilon
+from transom.cli import audit_adapter, audit_epsilon
 from transom.errors import MisconfiguredError, NotYetError, RefusedError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ _LISTS = ("top-10 ", "top-100 ")  # a token among many guesses is not a token re
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(audit_epsilon.epsilon)
+app.command()(audit_adapter.adapter)
 
 KeyOption = Annotated[Path | None, typer.Option(help="Key file: the truth that guesses are scored against.")]
 PassphraseOption = Annotated[Path | None, typer.Option(help="File whose first line opens a sealed key file.")]

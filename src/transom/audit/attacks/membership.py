@@ -23,13 +23,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.audit.attack import Bound
-from transom.audit.attacks.adapter import Adapter, applied
+from transom.audit.attacks.adapter import Adapter, applied, read_adapter
 from transom.audit.finding import CONFIDENCE, Finding, interval, not_run
 
 Floats = NDArray[np.float64]
@@ -78,7 +79,7 @@ def attacks() -> tuple[Bound, ...]:
     def bound(score: str, metric: str) -> Bound:
         name = f"membership/{score}"
 
-        def attack(target: Adapter, knowledge: Base, data: Candidates, budget_s: float) -> Finding:
+        def attack(target: Adapter | Path, knowledge: Base, data: Candidates, budget_s: float) -> Finding:
             started = time.monotonic()
             if not heard:
                 heard.append(listen(target, knowledge, data, budget_s))
@@ -89,9 +90,13 @@ def attacks() -> tuple[Bound, ...]:
     return tuple(bound(score, metric) for score in ("ratio", "min-k") for metric in (METRIC, AREA))
 
 
-def listen(target: Adapter, knowledge: Base, data: Candidates, budget_s: float) -> dict[str, Scores]:
-    """Both scores of the candidates that `budget_s` reaches, members and others in turn."""
+def listen(target: Adapter | Path, knowledge: Base, data: Candidates, budget_s: float) -> dict[str, Scores]:
+    """Both scores of the candidates that `budget_s` reaches, members and others in turn.
+
+    `target` is an adapter or its folder. Raises CheckpointError, NotYetError.
+    """
     stop, model = time.monotonic() + budget_s, knowledge.model
+    adapter = target if isinstance(target, Adapter) else read_adapter(target)
     queue = sorted(
         ((place, member, text) for member, side in ((True, data.members), (False, data.others))
          for place, text in enumerate(side)), key=lambda one: one[:2],
@@ -103,7 +108,7 @@ def listen(target: Adapter, knowledge: Base, data: Candidates, budget_s: float) 
         block = queue[start : start + _BLOCK]
         texts = [text for _, _, text in block]
         plain = token_logs(model, texts, knowledge.start_id)
-        with applied(model, target):
+        with applied(model, adapter):
             tuned = token_logs(model, texts, knowledge.start_id)
         for (_, member, _), before, after in zip(block, plain, tuned, strict=True):
             found["ratio"][member].append(after.mean() - before.mean())

@@ -1,0 +1,88 @@
+"""`transom audit adapter DIR`: does a fine-tuned LoRA adapter give away which texts it was trained on?
+
+    transom audit adapter DIR --base MODEL --members in.txt --non-members out.txt [--gate 0.05]
+
+Both files hold one text a line and must come from one source: what an attacker could tell apart without any
+training counts as found. With 437 non-members or more the interval of the rate has a lower end above 0.
+Threat model: run by the owner of the adapter, the attack plays somebody who was given it.
+Does not prove privacy: only that these scores, on these texts, told no more.
+Source: `transom.audit.attacks.membership`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transom.audit.attack import choose
+from transom.audit.attacks import membership
+from transom.audit.report import Report
+from transom.audit.runner import run
+from transom.cli.audit_report import (
+    AttackOption,
+    BudgetOption,
+    GateOption,
+    HtmlOption,
+    JsonOption,
+    Options,
+    SarifOption,
+    finish,
+    now,
+)
+from transom.cli.audit_texts import read_texts, token_ids
+from transom.errors import MisconfiguredError
+
+
+def adapter(
+    folder: Annotated[Path, typer.Argument(help="The adapter, as peft saves it (safetensors).")],
+    base: Annotated[str, typer.Option(help="The base model: directory, .gguf, hub name or 'smollm2'.")],
+    members: Annotated[Path, typer.Option(help="Texts that it was trained on, one a line.")],
+    non_members: Annotated[Path, typer.Option(help="Texts of the same source that it was not trained on.")],
+    max_tokens: Annotated[int, typer.Option(help="Look at the first tokens of each text.", min=1)] = 128,
+    attack: AttackOption = None,
+    budget: BudgetOption = 10.0,
+    as_json: JsonOption = False,
+    sarif: SarifOption = None,
+    html: HtmlOption = None,
+    gate: GateOption = None,
+) -> None:
+    """Try to tell the texts that a LoRA adapter was trained on from others."""
+    from transom.checkpoint import load
+
+    options = Options(
+        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
+    )
+    started = time.monotonic()
+    attacks = choose(membership.attacks(), options.attacks)
+    inside, outside = read_texts(members), read_texts(non_members)
+    loaded = load(base)
+    if loaded.tokenizer is None:
+        raise MisconfiguredError(f"{base} comes without a tokenizer; give a folder that holds tokenizer.json")
+    sides = (token_ids(texts, loaded.tokenizer.tokenizer, max_tokens) for texts in (inside, outside))
+    findings = run(
+        attacks,
+        folder,
+        membership.Base(loaded.model, start_id(loaded.model)),
+        membership.Candidates(*sides),
+        budget_s=options.budget_s,
+        progress=options.progress,
+    )
+    report = Report(
+        kind="adapter",
+        target={"target": str(folder), "base": base, "members": len(inside), "non_members": len(outside)},
+        findings=findings,
+        gate=gate,
+        created=now(),
+        cost_s=round(time.monotonic() - started, 3),
+    )
+    finish(report, options)
+
+
+def start_id(model: object) -> int:
+    """The id that stands before a text: the model's own start token, or its end token, or 0."""
+    config = getattr(model, "config", None)
+    found = getattr(config, "bos_token_id", None), getattr(config, "eos_token_id", None)
+    return next((one for one in found if isinstance(one, int)), 0)
