@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 
-from transom.audit.attacks.words import (
-    Sentences,
-    Token,
-    WordData,
-    WordKnowledge,
-    WordTarget,
-    drawn,
-    prior_of,
-    read_channel,
-)
+from transom.audit.attacks.word_text import Sentences, Token, drawn, sanitised
+from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted
 from transom.privacy.mechanisms import build
 from transom.privacy.partition import Partition, WordMechanism
 
-GROUPS, SIZE = 8, 5
-WORDS = tuple(f"{'bdfgklmn'[g]}{'aeiou'[k]}" for g in range(GROUPS) for k in range(SIZE))
+GROUPS, SIZE = 4, 5
+WORDS = tuple(f"{'bdfg'[g]}{'aeiou'[k]}" for g in range(GROUPS) for k in range(SIZE))
 SENTENCE_WORDS = 10
 PLACES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
 
@@ -34,7 +25,6 @@ class World:
 
     partition: Partition
     own: Sentences
-    prior_V: np.ndarray[Any, np.dtype[np.float64]]
     words: tuple[str, ...] = WORDS
 
     def sentences(self, count: int, seed: int, context: bool = True) -> Sentences:
@@ -57,31 +47,23 @@ class World:
         return build(name, self.partition, epsilon)
 
     def attacked(
-        self, mechanism: WordMechanism, plain: Sentences, *, repeats: int = 0, **more: Any
+        self, mechanism: WordMechanism, plain: Sentences, repeats: int = 0
     ) -> tuple[WordTarget, WordKnowledge, WordData]:
-        """(target, knowledge, data) of `plain` sanitised by `mechanism`; `more` goes to the knowledge."""
+        """What an attack takes, for `plain` sanitised by `mechanism` once and `repeats` times more."""
         words_N = np.array([token.word for token in drawn(plain)])
-        draws_RN = np.stack([mechanism.sample(words_N) for _ in range(1 + repeats)])
-        outputs = iter(draws_RN[0].tolist())
-        seen = tuple(
-            tuple(
-                Token("drawn", WORDS[output := next(outputs)], output) if token.kind == "drawn" else token
-                for token in sentence
-            )
-            for sentence in plain
+        repeats_RN = np.stack([mechanism.sample(words_N) for _ in range(repeats)]) if repeats else None
+        seen = sanitised(plain, mechanism, WORDS)
+        return mounted(
+            WORDS, mechanism, seen, plain, self.own, np.ones(len(WORDS)), epsilon=1.0, repeats_RN=repeats_RN
         )
-        channel = read_channel(WORDS, mechanism, draws_RN.ravel(), self.prior_V)
-        knowledge = WordKnowledge(self.prior_V, self.own, mechanism, **more)
-        return WordTarget(channel, seen, 1.0, draws_RN[1:]), knowledge, WordData(plain)
 
 
 @pytest.fixture(scope="session")
 def world() -> World:
     starts_G1 = np.arange(0, GROUPS * SIZE + 1, SIZE, dtype=np.int32)
     scores_KK = (255 - 60 * np.abs(np.subtract.outer(range(SIZE), range(SIZE)))).astype(np.uint8)
-    empty = World(Partition(starts_G1, np.tile(scores_KK.ravel(), GROUPS)), (), np.ones(1))
-    own = empty.sentences(600, seed=1)
-    return World(empty.partition, own, prior_of(own, np.ones(len(WORDS))))
+    empty = World(Partition(starts_G1, np.tile(scores_KK.ravel(), GROUPS)), ())
+    return World(empty.partition, empty.sentences(600, seed=1))
 
 
 @pytest.fixture

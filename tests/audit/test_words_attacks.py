@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from transom.audit.attacks import bayes
-from transom.audit.attacks.words import (
+from transom.audit.attacks.word_text import (
     Token,
-    WordData,
-    blind,
     drawn,
     observe,
     own_sentences,
     prior_of,
-    read_channel,
-    scored,
+    sanitised,
+    spelled,
+    whole_sentences,
     without_overlap,
 )
+from transom.audit.attacks.words import WordData, blind, read_channel, scored
 from transom.errors import MisconfiguredError
 from transom.privacy.mechanisms import build
 from transom.privacy.policy import load_policy
@@ -50,12 +50,13 @@ def test_the_measured_share_is_the_exact_optimum_and_intervals_cover_it(world, c
     """On text drawn from the prior itself, sentence after sentence."""
     mechanism = world.mechanism(name, 2.0)
     rng = np.random.default_rng(4)
+    template, knowledge, _ = world.attacked(mechanism, world.sentences(5, seed=4))
     found = []
     for _ in range(100):
-        words = rng.choice(len(world.prior_V), (40, 8), p=world.prior_V).tolist()
+        words = rng.choice(len(world.words), (40, 8), p=knowledge.prior_V).tolist()
         plain = tuple(tuple(Token("drawn", world.words[w], w) for w in row) for row in words)
-        target, knowledge, data = world.attacked(mechanism, plain)
-        found.append(bayes.attack(target, knowledge, data, 1.0))
+        target = replace(template, seen=sanitised(plain, mechanism, world.words))
+        found.append(bayes.attack(target, knowledge, WordData(plain), 1.0))
     optimum = target.channel.optimum
     assert covers([(one.low, one.high) for one in found], optimum)
     assert np.mean([one.value for one in found]) == pytest.approx(optimum, abs=0.012)
@@ -113,7 +114,7 @@ def test_the_optimum_leaves_out_what_is_visibly_kept():
     alone_V = np.where(np.arange(40) < 20, 0.0, 1 / 20)
     assert channel.optimum == pytest.approx(mechanism.bayes(alone_V).success, abs=1e-6)
     assert channel.chance == pytest.approx(1 / 20, abs=1e-6)
-    assert channel.columns[30].blind >= 20
+    assert channel.columns[30].unseen_K[0] >= 20
 
 
 def test_text_becomes_tokens_as_the_policy_treats_it():
@@ -150,6 +151,32 @@ def test_attacked_sentences_are_taken_out_of_the_attackers_text():
     assert without_overlap(own, attacked) == (own[1], own[3], own[4])
 
 
+def test_parts_of_longer_sentences_are_left_out():
+    def sentence(text):
+        return tuple(Token("passed", word) for word in text.split())
+
+    text = tuple(map(sentence, ["b c", "a b c d", "c b", "a b c d", "x"]))
+    assert set(whole_sentences(text)) == {text[1], text[2], text[4]}
+    assert len(whole_sentences(text)) == 3
+
+
+def test_placeholders_lose_their_number():
+    assert spelled(Token("placeholder", "[TERM_12]")) == "[TERM]"
+    assert spelled(Token("passed", "a_b")) == "a_b"
+
+
+def test_a_word_that_is_visibly_kept_counts_as_passed():
+    mechanism = distances(0.9, 0.5)
+    plain = ((tuple(Token("drawn", f"w{i}", i) for i in range(40))),) * 50
+    seen = sanitised(plain, mechanism, [f"w{i}" for i in range(40)])
+    for one, other in zip(seen, plain, strict=True):
+        for after, before in zip(one, other, strict=True):
+            assert after.kind == "drawn" or after.text == before.text
+            assert (after.word >= 20) == (after.kind == "drawn")
+    kept = sum(token.kind == "passed" for sentence in seen for token in sentence)
+    assert 800 < kept < 980  # nine tenths of the 1,000 frequent ones
+
+
 def test_what_does_not_belong_together_is_refused(world):
     target, knowledge, data = world.attacked(world.mechanism("krr", 1.0), world.sentences(5, seed=6))
     with pytest.raises(MisconfiguredError, match="token by token"):
@@ -164,7 +191,7 @@ def test_what_does_not_belong_together_is_refused(world):
     with pytest.raises(MisconfiguredError, match="drawn"):
         bayes.attack(nothing, knowledge, WordData(nothing.seen), 1.0)
     with pytest.raises(MisconfiguredError, match="cannot be read"):
-        read_channel(world.words, NoKnownLaw(), [0], world.prior_V)
+        read_channel(world.words, NoKnownLaw(), [0], np.ones(40))
 
 
 class NoKnownLaw:

@@ -21,47 +21,46 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.audit.attacks.traffic import clustered_interval
+from transom.audit.attacks.word_text import (
+    Sentence,
+    Sentences,
+    Token,
+    drawn,
+    prior_of,
+    sanitised,
+    whole_sentences,
+    without_overlap,
+)
 from transom.audit.finding import MAX_EXAMPLES, Example, Finding
 from transom.errors import MisconfiguredError
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
-from transom.privacy.placeholders import Placeholders
-from transom.privacy.policy import Policy
 from transom.privacy.relaxed import DistanceMechanism
-from transom.privacy.sanitize import Piece, Sanitizer
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Kind = Literal["drawn", "passed", "placeholder"]
 
 METRIC = "token recovery"
 MAX_CANDIDATES = 256
+MAX_TRIAL = 300
 _BLOCK_ROWS = 2048
 
 
-class Token(NamedTuple):
-    """A word, mark or placeholder's label in lower case; `word` is its id where it is drawn, else -1."""
-
-    kind: Kind
-    text: str
-    word: int = -1
-
-
-Sentence = tuple[Token, ...]
-Sentences = tuple[Sentence, ...]
-
-
 class Column(NamedTuple):
-    """What one output says: candidate words [K], P(output | candidate) [K], and the best guess unseen."""
+    """What one output says: candidate words [K] and P(output | candidate) [K].
+
+    `unseen_K` are the candidates of one who does not look at it: its group, or else the likeliest words of
+    the vocabulary; likeliest first.
+    """
 
     words_K: Ints
     likelihood_K: Floats
-    blind: int
+    unseen_K: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,18 +109,22 @@ class WordTarget:
 
 @dataclass(frozen=True, eq=False)
 class WordKnowledge:
-    """What the attacker owns: a prior over the vocabulary, plain public sentences, the mechanism itself.
+    """What the attacker owns: the mechanism, a prior over its vocabulary, and plain public sentences.
 
-    `reader` is a neural model of context, `vectors_VE` word vectors, `language` a masked language model
-    (`transom.audit.attacks.mask_token`); an attack that needs one which is absent is "not run".
+    `text_seen` are the sentences of `text` as the mechanism sanitises them in the attacker's own hands, and
+    `trial`, `trial_seen` further ones on which an attack sets its weights; the target's channel knows their
+    outputs. `language` is a masked language model (see `mask_token`), `reader` a neural model of context (see
+    `reader`); an attack that needs what is absent is "not run".
     """
 
+    mechanism: WordMechanism = field(repr=False)
     prior_V: Floats = field(repr=False)
     text: Sentences = field(default=(), repr=False)
-    mechanism: WordMechanism | None = field(default=None, repr=False)
-    vectors_VE: NDArray[Any] | None = field(default=None, repr=False)
-    reader: Any = field(default=None, repr=False)
+    text_seen: Sentences = field(default=(), repr=False)
+    trial: Sentences = field(default=(), repr=False)
+    trial_seen: Sentences = field(default=(), repr=False)
     language: Any = field(default=None, repr=False)
+    reader: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,33 @@ class WordData:
     plain: Sentences = field(repr=False)
 
 
-def drawn(sentences: Iterable[Sentence]) -> Iterator[Token]:
-    """The drawn tokens, sentence after sentence."""
-    return (token for sentence in sentences for token in sentence if token.kind == "drawn")
+def mounted(
+    words: Sequence[str],
+    mechanism: WordMechanism,
+    seen: Sentences,
+    plain: Sentences,
+    own: Sentences,
+    public_V: NDArray[Any],
+    *,
+    epsilon: float | None = None,
+    repeats_RN: Ints | None = None,
+) -> tuple[WordTarget, WordKnowledge, WordData]:
+    """What an attack takes, from sentences before and after, the attacker's own, and public frequencies [V].
+
+    Attacked sentences are taken out of the attacker's text, and so are parts of sentences it holds whole.
+    Raises MisconfiguredError for mechanisms that cannot be read.
+    """
+    text = whole_sentences(without_overlap(own, plain))
+    order = np.random.default_rng(0).permutation(len(text))
+    cut = min(MAX_TRIAL, len(text) // 8)
+    trial, rest = (tuple(text[i] for i in some) for some in (order[:cut], order[cut:]))
+    rest_seen, trial_seen = sanitised(rest, mechanism, words), sanitised(trial, mechanism, words)
+    prior_V = prior_of(text, public_V)
+    repeats = np.zeros((0, 0), dtype=np.int64) if repeats_RN is None else repeats_RN
+    outputs = {token.word for some in (seen, rest_seen, trial_seen) for token in drawn(some)}
+    channel = read_channel(words, mechanism, outputs | set(repeats.ravel().tolist()), prior_V)
+    target = WordTarget(channel, seen, epsilon, repeats)
+    return target, WordKnowledge(mechanism, prior_V, rest, rest_seen, trial, trial_seen), WordData(plain)
 
 
 # ------------------------------------------------------------------------------------------------- channels
@@ -159,7 +186,8 @@ def _in_group(mechanism: PartitionedMechanism, output: int, prior_V: Floats) -> 
     group = int(mechanism.partition.group_V[output])
     start, end = (int(edge) for edge in mechanism.partition.starts_G1[group : group + 2])
     column_K = mechanism.channel(group).p_XY[:, output - start]
-    return Column(np.arange(start, end), column_K, start + int(prior_V[start:end].argmax()))
+    words_K = np.arange(start, end)
+    return Column(words_K, column_K, words_K[np.argsort(-prior_V[start:end], kind="stable")])
 
 
 def _over_vocabulary(mechanism: DistanceMechanism, outputs: list[int], prior_V: Floats) -> dict[int, Column]:
@@ -174,11 +202,11 @@ def _over_vocabulary(mechanism: DistanceMechanism, outputs: list[int], prior_V: 
             best_KO = np.argpartition(-joint_KO, MAX_CANDIDATES - 1, axis=0)[:MAX_CANDIDATES]
             joint_KO, words_KO = joint_KO[best_KO, places_O], words_KO[best_KO, places_O]
         kept_KO = joint_KO
-    visible_V = np.where(mechanism.sensitive_V, 1.0, 1.0 - mechanism.keep)
-    blind = int((prior_V * visible_V).argmax())
+    drawn_V = prior_V * np.where(mechanism.sensitive_V, 1.0, 1.0 - mechanism.keep)
+    unseen_K = np.argsort(-drawn_V, kind="stable")[:MAX_CANDIDATES]
     likelihood_KO = kept_KO / prior_V[words_KO]
     return {
-        output: Column(words_KO[:, place], likelihood_KO[:, place], blind)
+        output: Column(words_KO[:, place], likelihood_KO[:, place], unseen_K)
         for place, output in enumerate(outputs)
     }
 
@@ -209,89 +237,6 @@ def _among_drawn(mechanism: WordMechanism, prior_V: Floats) -> tuple[float, floa
     kept_V = np.where(mechanism.sensitive_V, 0.0, mechanism.keep) * prior
     rest = 1.0 - kept_V.sum()
     return (best.success - kept_V.sum()) / rest, float((prior - kept_V).max()) / rest
-
-
-# ------------------------------------------------------------------------------------------- text to tokens
-
-
-def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
-    """The attacker's own lines as plain tokens; `word` is the id of each word that the policy would draw."""
-    sanitizer = Sanitizer(policy.with_rules({"word": "placeholder"}))
-    ids = policy.word_ids
-    return tuple(
-        tuple(_own(piece, ids) for piece in _pieces(sanitizer, line)) for line in lines if line.strip()
-    )
-
-
-def _own(piece: Piece, ids: Mapping[str, int]) -> Token:
-    if piece.kind == "word":
-        return Token("drawn", piece.source.lower(), ids[piece.source.lower()])
-    return _undrawn(piece, piece.output)
-
-
-def observe(sanitizer: Sanitizer, lines: Iterable[str]) -> tuple[Sentences, Sentences]:
-    """(seen, plain) of each line that is not blank, sanitised as a message of its own."""
-    seen, plain = [], []
-    words = sanitizer.policy.words
-    for line in lines:
-        pieces = _pieces(sanitizer, line)
-        if pieces:
-            seen.append(tuple(_seen(piece, words) for piece in pieces))
-            plain.append(tuple(_plain(piece, words) for piece in pieces))
-    return tuple(seen), tuple(plain)
-
-
-def _pieces(sanitizer: Sanitizer, line: str) -> list[Piece]:
-    pieces = sanitizer.sanitize(line, placeholders=Placeholders()).pieces
-    return [piece for piece in pieces if piece.kind != "space"]
-
-
-def _seen(piece: Piece, words: Sequence[str]) -> Token:
-    if piece.output_id >= 0:
-        return Token("drawn", words[piece.output_id], piece.output_id)
-    return _undrawn(piece, piece.output)
-
-
-def _plain(piece: Piece, words: Sequence[str]) -> Token:
-    if piece.source_id >= 0:
-        return Token("drawn", words[piece.source_id], piece.source_id)
-    return _undrawn(piece, piece.source)
-
-
-def _undrawn(piece: Piece, text: str) -> Token:
-    if piece.action == "placeholder":
-        return Token("placeholder", text)
-    return Token("passed", text.lower())
-
-
-def prior_of(text: Sentences, public_V: NDArray[Any]) -> Floats:
-    """Word frequencies [V] of the attacker's text, backed off to public ones as Witten and Bell do.
-
-    The back-off weighs as much as the text has distinct words; an even share of it keeps every word possible.
-    """
-    words = np.array([token.word for token in drawn(text)], dtype=np.int64)
-    counts_V = np.bincount(words, minlength=len(public_V)).astype(np.float64)
-    public: Floats = np.asarray(public_V, dtype=np.float64)
-    public = public / public.sum()
-    weight = max(1, int(np.count_nonzero(counts_V)))
-    prior_V: Floats = counts_V + weight * (0.99 * public + 0.01 / len(public))
-    normal_V: Floats = prior_V / prior_V.sum()
-    return normal_V
-
-
-def without_overlap(own: Sentences, attacked: Sentences, run: int = 8) -> Sentences:
-    """The attacker's sentences that neither equal an attacked one nor share `run` tokens in a row with it.
-
-    Corpora repeat themselves; a sentence that the attacker has already read is not recovered but known.
-    """
-    known = {tuple(token.text for token in sentence) for sentence in attacked}
-    runs = {text[i : i + run] for text in known for i in range(len(text) - run + 1)}
-
-    def fresh(sentence: Sentence) -> bool:
-        text = tuple(token.text for token in sentence)
-        return text not in known and not any(text[i : i + run] in runs for i in range(len(text) - run + 1))
-
-    return tuple(sentence for sentence in own if fresh(sentence))
 
 
 # -------------------------------------------------------------------------------------------------- scoring
@@ -335,18 +280,24 @@ def scored(
 
 def right(target: WordTarget, data: WordData, guesses_N: Sequence[str]) -> NDArray[np.bool_]:
     """Which drawn tokens [N] are named rightly. Raises MisconfiguredError."""
-    truth = [token.text for token in drawn(data.plain)]
-    if [*map(len, target.seen)] != [*map(len, data.plain)] or len(truth) != len(target.outputs_N):
+    if [*map(len, target.seen)] != [*map(len, data.plain)]:
         raise MisconfiguredError("the plain sentences are not those behind the target's, token by token")
+    truth = [token.text for token in originals(target.seen, data.plain)]
     if not truth or len(guesses_N) != len(truth):
         raise MisconfiguredError(f"{len(guesses_N)} guesses for {len(truth)} drawn tokens; need one for each")
     return np.array([guess == word for guess, word in zip(guesses_N, truth, strict=True)])
 
 
+def originals(seen: Sentences, plain: Sentences) -> Iterator[Token]:
+    """The plain token behind each drawn one, sentence after sentence; the two must be aligned."""
+    for one, other in zip(seen, plain, strict=True):
+        yield from (token for drew, token in zip(one, other, strict=True) if drew.kind == "drawn")
+
+
 def blind(target: WordTarget) -> list[str]:
     """The best guesses without context and output, but with its group, where there are groups."""
     channel = target.channel
-    return [channel.words[channel.columns[output].blind] for output in target.outputs_N.tolist()]
+    return [channel.words[channel.columns[output].unseen_K[0]] for output in target.outputs_N.tolist()]
 
 
 def _drawn_in(sentence: Sentence) -> int:

@@ -1,0 +1,155 @@
+"""Text as tokens: what a policy draws, lets pass or replaces, for the audited text and the attacker's own.
+
+Threat model: see `words`; the attacker reads its own text as the policy would. Does not protect anything.
+Source: `transom.privacy.sanitize` for the kinds; Witten and Bell 1991 for the prior's back-off.
+
+Legend: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transom.privacy.partition import WordMechanism
+from transom.privacy.placeholders import Placeholders
+from transom.privacy.policy import Policy
+from transom.privacy.relaxed import DistanceMechanism
+from transom.privacy.sanitize import Piece, Sanitizer
+
+Floats = NDArray[np.float64]
+Kind = Literal["drawn", "passed", "placeholder"]
+
+
+class Token(NamedTuple):
+    """A word, mark or placeholder's label in lower case; `word` is its id where it is drawn, else -1."""
+
+    kind: Kind
+    text: str
+    word: int = -1
+
+
+Sentence = tuple[Token, ...]
+Sentences = tuple[Sentence, ...]
+
+
+def drawn(sentences: Iterable[Sentence]) -> Iterator[Token]:
+    """The drawn tokens, sentence after sentence."""
+    return (token for sentence in sentences for token in sentence if token.kind == "drawn")
+
+
+def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
+    """The attacker's own lines as plain tokens; `word` is the id of each word that the policy would draw."""
+    sanitizer = Sanitizer(policy.with_rules({"word": "placeholder"}))
+    ids = policy.word_ids
+    return tuple(
+        tuple(_own(piece, ids) for piece in _pieces(sanitizer, line)) for line in lines if line.strip()
+    )
+
+
+def _own(piece: Piece, ids: Mapping[str, int]) -> Token:
+    if piece.kind == "word":
+        return Token("drawn", piece.source.lower(), ids[piece.source.lower()])
+    return _undrawn(piece, piece.output)
+
+
+def observe(sanitizer: Sanitizer, lines: Iterable[str]) -> tuple[Sentences, Sentences]:
+    """(seen, plain) of each line that is not blank, sanitised as a message of its own."""
+    seen, plain = [], []
+    words = sanitizer.policy.words
+    for line in lines:
+        pieces = _pieces(sanitizer, line)
+        if pieces:
+            seen.append(tuple(_seen(piece, words) for piece in pieces))
+            plain.append(tuple(_plain(piece, words) for piece in pieces))
+    return tuple(seen), tuple(plain)
+
+
+def _pieces(sanitizer: Sanitizer, line: str) -> list[Piece]:
+    pieces = sanitizer.sanitize(line, placeholders=Placeholders()).pieces
+    return [piece for piece in pieces if piece.kind != "space"]
+
+
+def _seen(piece: Piece, words: Sequence[str]) -> Token:
+    if piece.output_id >= 0:
+        return Token("drawn", words[piece.output_id], piece.output_id)
+    return _undrawn(piece, piece.output)
+
+
+def _plain(piece: Piece, words: Sequence[str]) -> Token:
+    if piece.source_id >= 0:
+        return Token("drawn", words[piece.source_id], piece.source_id)
+    return _undrawn(piece, piece.source)
+
+
+def _undrawn(piece: Piece, text: str) -> Token:
+    if piece.action == "placeholder":
+        return Token("placeholder", text)
+    return Token("passed", text.lower())
+
+
+def sanitised(plain: Sentences, mechanism: WordMechanism, words: Sequence[str]) -> Sentences:
+    """Plain sentences as the mechanism leaves them; a word that it visibly keeps counts as passed."""
+    words_N = np.array([token.word for token in drawn(plain)], dtype=np.int64)
+    outputs = iter(mechanism.sample(words_N).tolist() if len(words_N) else ())
+    kept = set()
+    if isinstance(mechanism, DistanceMechanism):
+        kept = set(np.flatnonzero(~mechanism.sensitive_V).tolist())
+
+    def seen(token: Token) -> Token:
+        if token.kind != "drawn":
+            return token
+        output = next(outputs)
+        return Token("passed", words[output]) if output in kept else Token("drawn", words[output], output)
+
+    return tuple(tuple(map(seen, sentence)) for sentence in plain)
+
+
+def prior_of(text: Sentences, public_V: NDArray[Any]) -> Floats:
+    """Word frequencies [V] of the attacker's text, backed off to public ones as Witten and Bell do.
+
+    The back-off weighs as much as the text has distinct words; an even share of it keeps every word possible.
+    """
+    words = np.array([token.word for token in drawn(text)], dtype=np.int64)
+    counts_V = np.bincount(words, minlength=len(public_V)).astype(np.float64)
+    public: Floats = np.asarray(public_V, dtype=np.float64)
+    public = public / public.sum()
+    weight = max(1, int(np.count_nonzero(counts_V)))
+    prior_V: Floats = counts_V + weight * (0.99 * public + 0.01 / len(public))
+    normal_V: Floats = prior_V / prior_V.sum()
+    return normal_V
+
+
+def spelled(token: Token) -> str:
+    """A token as the model knows it; placeholders lose their number."""
+    return f"{token.text.split('_')[0]}]" if token.kind == "placeholder" else token.text
+
+
+def whole_sentences(text: Sentences) -> Sentences:
+    """The sentences that are not a part of another one. Corpora of phrases would count their words often."""
+    kept: list[Sentence] = []
+    runs: set[int] = set()
+    for sentence in sorted(text, key=len, reverse=True):
+        words = tuple(map(spelled, sentence))
+        if hash(words) not in runs:
+            kept.append(sentence)
+            runs.update(hash(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    return tuple(kept)
+
+
+def without_overlap(own: Sentences, attacked: Sentences, run: int = 8) -> Sentences:
+    """The attacker's sentences that neither equal an attacked one nor share `run` tokens in a row with it.
+
+    Corpora repeat themselves; a sentence that the attacker has already read is not recovered but known.
+    """
+    known = {tuple(token.text for token in sentence) for sentence in attacked}
+    runs = {text[i : i + run] for text in known for i in range(len(text) - run + 1)}
+
+    def fresh(sentence: Sentence) -> bool:
+        text = tuple(token.text for token in sentence)
+        return text not in known and not any(text[i : i + run] in runs for i in range(len(text) - run + 1))
+
+    return tuple(sentence for sentence in own if fresh(sentence))
