@@ -56,7 +56,7 @@ def reported(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0,
 
 def test_a_broken_claim_shuts_the_gate_and_a_sound_one_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     broken = reported(capsys, "coin", "--gate", "0.5", "--alpha", "1e-4", epsilon=0.5, code=20)
-    assert "claim is broken" in broken["verdict"]
+    assert "claim of epsilon 0.5 is broken" in broken["verdict"]
     assert 0.5 < broken["findings"][0]["low"] <= 1.1
     sound = reported(capsys, "coin", "--gate", "1.1", "--alpha", "1e-4", epsilon=1.1)  # ln 3 = 1.0986
     assert sound["passed"]

@@ -1,12 +1,209 @@
-"""A report as one HTML page without external resource or script."""
+"""A report as one HTML page: no script, no external resource, light and dark, narrow, wide and on paper.
+
+Order: the verdict, recovery of each attack, the frontier where there is one, the findings, examples, what the
+audit does not prove, settings and cost.
+Threat model: names, notes and audited text may hold anything; all of it is escaped, and the page's own policy
+forbids it to run or to load anything. The page shows audited text: it is for the auditor's eyes.
+Does not protect against: who the auditor gives it to.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
+from importlib.metadata import version
+from importlib.resources import files
 
-from transom.audit.report import Report
+from transom.audit.charts import frontier_chart, mark, recovery_chart
+from transom.audit.finding import MAX_EXAMPLES, Example, Finding
+from transom.audit.report import EPSILON_METRIC, Report, figure, span
+
+_KINDS = {
+    "words": "sanitised words",
+    "embeddings": "embeddings",
+    "adapter": "a fine-tuned adapter",
+    "checkpoint": "an obfuscated checkpoint",
+    "traffic": "traffic of obfuscated ids",
+    "epsilon": "a claim of epsilon",
+}
+_METRICS = {
+    "token recovery": "the share of replaced words whose original is named",
+    "ttrsr": "the share of tokens named rightly (text token recovery success rate)",
+    "BLEU-4": "likeness to the original text, by runs of up to four tokens",
+    "cosine": "likeness to the original embedding",
+    "members found at 1 % false alarms": "the share of training texts recognised when one other text in a "
+    "hundred is taken for one",
+    "AUC": "how often a training text looks more like one than another text does; guessing gives one half",
+    EPSILON_METRIC: "what the samples certify, with the confidence that the note states",
+}
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_LIMITS = (
+    "A low figure says that these attacks failed within their budgets. A better one may exist, or be found.",
+    "Intervals cover the chance in this sample. Texts of another kind may be easier to read than these.",
+    "An attacker who knows more than was assumed reads more: the author, the topic, a copy of the text.",
+    "What an attack that was not run would have found is unknown.",
+)
+_EPSILON_LIMITS = (
+    "Only two inputs were tried. Another pair may break the claim.",
+    "Samples certify no more than a lower bound: the true epsilon is at least that, and may be far above.",
+    "Events that no learned score shows, and draws that share state between calls, go unseen.",
+)
 
 
 def page(report: Report) -> str:
-    """The page; everything in it is escaped."""
-    return f"<!doctype html><title>Audit</title><h1>{escape(report.verdict)}</h1>"
+    """The whole page. Every text in it is escaped."""
+    sections = (
+        _chart(report),
+        _frontier(report),
+        _findings(report),
+        _examples(report),
+        _limits(report),
+        _settings(report),
+    )
+    css = files("transom.audit").joinpath("report.css").read_text("utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
+        f"<title>Audit of {_what(report)}: {escape(report.headline)}</title>\n<style>\n{css}</style></head>\n"
+        f"<body>{_header(report)}\n<main>{''.join(filter(None, sections))}</main></body></html>\n"
+    )
+
+
+def _what(report: Report) -> str:
+    return escape(_KINDS.get(report.kind, report.kind))
+
+
+def _header(report: Report) -> str:
+    label, mark = {True: ("Passed", "good"), False: ("Not passed", "bad"), None: ("", "")}[report.passed]
+    badge = f'<strong class="badge {mark}">{label}</strong>' if label else ""
+    gate = f"<p>{escape(report.gate_sentence)}</p>" if report.gate_sentence else ""
+    day, _, time = report.created.partition("T")
+    return (
+        f'<header><p class="eyebrow">Audit of {_what(report)} <span>'
+        f'<time datetime="{escape(report.created)}">{escape(day)} {escape(time[:5])} UTC</time></span></p>'
+        f"<h1>{badge}{escape(report.headline)}</h1>"
+        f'<div class="lead"><p>{escape(report.details)}</p>{gate}</div></header>'
+    )
+
+
+def _section(title: str, body: str, lead: str = "") -> str:
+    lead = f'<p class="note">{lead}</p>' if lead else ""
+    return f"<section><h2>{title}</h2>{lead}{body}</section>\n"
+
+
+def _chart(report: Report) -> str:
+    chart = recovery_chart(report.findings, report.gate)
+    if not chart:
+        return ""
+    if report.kind == "epsilon":
+        return _section("Certified epsilon", chart, "The true epsilon is at least the value.")
+    return _section("What each attack recovers", chart, "Left is better: less is read.")
+
+
+def _frontier(report: Report) -> str:
+    if report.frontier is None or not report.frontier.points:
+        return ""
+    lead = "Up is more useful, left is more private. Crosses are 95 % intervals; utility in percent."
+    return _section("What it costs in use", frontier_chart(report.frontier), lead)
+
+
+def _findings(report: Report) -> str:
+    heads = (
+        "Attack",
+        "Value",
+        "95 % interval",
+        "Claimed" if report.kind == "epsilon" else "Guessing",
+        "Trials",
+        "Seconds",
+    )
+    head = "".join(
+        f'<th scope="col" role="columnheader"{"" if at == 0 else " class=num"}>{text}</th>'
+        for at, text in enumerate(heads)
+    )
+    rows = "".join(_finding(found, report.gate, heads) for found in report.findings)
+    table = (
+        f'<table role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'<tbody role="rowgroup">{rows}</tbody></table>'
+    )
+    used = {found.metric.lower() for found in report.findings}
+    meanings = [
+        f"<b>{metric}</b>: {meaning}." for metric, meaning in _METRICS.items() if metric.lower() in used
+    ]
+    return _section("Findings", table, " ".join(meanings))
+
+
+def _finding(found: Finding, gate: float | None, heads: tuple[str, ...]) -> str:
+    notes = [found.metric, found.note] if found.value is not None else [found.metric]
+    note = "; ".join(filter(None, notes))
+    name = f'<th scope="row" role="rowheader">{escape(found.name)}<small>{escape(note)}</small></th>'
+    if found.value is None:
+        reason = f'<td role="cell" class="reason" colspan="5"><b>Not run:</b> {escape(found.reason)}</td>'
+        return f'<tr role="row" class="missing">{name}{reason}</tr>'
+    guess = "" if found.baseline is None else figure(found.metric, found.baseline)
+    cells = (figure(found.metric, found.value), span(found), guess, f"{found.n:,}", f"{found.cost_s:,.1f}")
+    data = "".join(
+        f'<td role="cell" class="num" data-label="{head}">{escape(cell)}</td>'
+        for head, cell in zip(heads[1:], cells, strict=True)
+    )
+    return f'<tr role="row" class="{mark(found, gate)}">{name}{data}</tr>'
+
+
+def _examples(report: Report) -> str:
+    shown = [found for found in report.findings if found.examples]
+    if not shown:
+        return ""
+    best = max(shown, key=lambda found: found.value or 0.0)
+    rows = "".join(_example(example) for example in best.examples[:MAX_EXAMPLES])
+    lead = (
+        f"As {escape(best.name)} reads them. Marked words were hidden and are named rightly. "
+        "These are texts of the auditor's own: pass this page on with care."
+    )
+    return _section("Examples", f'<ol class="examples">{rows}</ol>', lead)
+
+
+def _example(example: Example) -> str:
+    lines = (
+        ("Original", escape(example.original)),
+        ("Seen", escape(example.seen)),
+        ("Recovered", _marked(example)),
+    )
+    return (
+        "<li><dl>"
+        + "".join(f'<div><dt>{label}</dt><dd dir="auto">{text}</dd></div>' for label, text in lines)
+        + "</dl></li>"
+    )
+
+
+def _marked(example: Example) -> str:
+    """The recovered text; words that were hidden and are right are marked, where the words align."""
+    texts = (example.original, example.seen, example.recovered)
+    original, seen, recovered = (text.split() for text in texts)
+    if not len(original) == len(seen) == len(recovered):
+        return escape(example.recovered)
+    return " ".join(
+        f"<mark>{escape(guess)}</mark>" if guess == truth != sight else escape(guess)
+        for truth, sight, guess in zip(original, seen, recovered, strict=True)
+    )
+
+
+def _limits(report: Report) -> str:
+    limits = _EPSILON_LIMITS if report.kind == "epsilon" else _LIMITS
+    items = "".join(f"<li>{limit}</li>" for limit in limits)
+    return _section("What this does not prove", f'<ul class="limits">{items}</ul>')
+
+
+def _settings(report: Report) -> str:
+    ran = sum(found.status == "run" for found in report.findings)
+    cost: Mapping[str, object] = {
+        "attacks": f"{ran} run, {len(report.findings) - ran} not run",
+        "cost": f"{report.cost_s / 60:.1f} minutes" if report.cost_s > 90 else f"{report.cost_s:.1f} seconds",
+        "transom": version("transom"),
+    }
+    gate = {} if report.gate is None else {"gate": report.gate}
+    rows = "".join(
+        f"<div><dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(str(value))}</dd></div>"
+        for key, value in (*report.target.items(), *gate.items(), *cost.items())
+    )
+    return _section("Settings and cost", f'<dl class="settings">{rows}</dl>')

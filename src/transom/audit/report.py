@@ -18,6 +18,11 @@ from typing import Any
 from transom.audit.finding import INTERRUPTED, Finding
 
 EPSILON_METRIC = "epsilon lower bound"
+_PLAIN_WORDS = {
+    "token recovery": "of the replaced words can be read back",
+    "ttrsr": "of the tokens can be named",
+    "members found at 1 % false alarms": "of the training texts can be recognised at 1 % false alarms",
+}
 _UNGATED = ("top-10 ", "top-100 ", "cosine", "AUC")
 
 
@@ -72,20 +77,47 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """The outcome in plain words."""
-        if self.worst is None:
-            why = {found.reason for found in self.findings if found.reason}
-            return f"Nothing was measured: {why.pop() if len(why) == 1 else 'no attack could be run'}."
-        return " ".join(filter(None, (self._gate_sentence(self.worst), _sentence(self.worst))))
+        """The outcome in plain words: the gate where there is one, the headline, and what it rests on."""
+        return " ".join(filter(None, (self.gate_sentence, self.headline, self.details)))
 
-    def _gate_sentence(self, worst: Finding) -> str:
-        if self.gate is None:
+    @property
+    def headline(self) -> str:
+        """One short sentence."""
+        worst = self.worst
+        if worst is None:
+            return "Nothing was measured."
+        if worst.metric == EPSILON_METRIC:
+            outcome = "is broken" if worst.above_chance else "was not refuted"
+            return f"The claim of epsilon {worst.baseline:g} {outcome}."
+        if not worst.above_chance:
+            return "No attack is shown to beat guessing."
+        what = _PLAIN_WORDS.get(worst.metric, f"{worst.metric} is what an attacker reaches")
+        return f"{figure(worst.metric, worst.value or 0.0)} {what}."
+
+    @property
+    def details(self) -> str:
+        """What the headline rests on: the strongest attack beside guessing, or what was missing."""
+        worst = self.worst
+        if worst is None:
+            why = {found.reason for found in self.findings if found.reason}
+            return f"Reason: {why.pop()}." if len(why) == 1 else "No attack could be run."
+        if worst.metric == EPSILON_METRIC:
+            return f"What was drawn certifies an epsilon of {span(worst)}; {worst.note}."
+        reached = f"{figure(worst.metric, worst.value or 0.0)} {worst.metric}"
+        guessing = "" if worst.baseline is None else f"; guessing {figure(worst.metric, worst.baseline)}"
+        return f"The strongest attack, {worst.name}: {reached} (95 % interval {span(worst)}){guessing}."
+
+    @property
+    def gate_sentence(self) -> str:
+        """Whether the gate is passed, and why not; empty without one."""
+        worst = self.worst
+        if self.gate is None or worst is None:
             return ""
         bound = figure(worst.metric, self.gate)
         if self.passed:
             return f"Passed: within the bound of {bound}."
         if exceeds(worst, self.gate):
-            return f"Not passed: it may be above the bound of {bound}."
+            return f"Not passed: {'it is' if worst.high is None else 'it may be'} above the bound of {bound}."
         return f"Not passed: {INTERRUPTED}."
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +155,8 @@ def figure(metric: str, value: float) -> str:
     if metric == EPSILON_METRIC:
         return f"{value:.2f}"
     percent = 100 * value
-    return f"{percent:.2f} %" if 0 < percent < 1 else f"{percent:.1f} %"
+    digits = "0" if not percent else f"{percent:.1g}" if percent < 0.1 else f"{percent:.2f}"
+    return f"{digits if percent < 1 else f'{percent:.1f}'} %"
 
 
 def span(found: Finding) -> str:
@@ -133,21 +166,3 @@ def span(found: Finding) -> str:
     if found.high is None:
         return f"at least {figure(found.metric, found.low)}"
     return f"{figure(found.metric, found.low)} to {figure(found.metric, found.high)}"
-
-
-def _sentence(worst: Finding) -> str:
-    if worst.metric == EPSILON_METRIC:
-        return _epsilon_sentence(worst)
-    reached = f"{figure(worst.metric, worst.value or 0.0)} {worst.metric}"
-    guessing = "" if worst.baseline is None else f"; guessing reaches {figure(worst.metric, worst.baseline)}"
-    what = (
-        "The strongest attack" if worst.above_chance else "No attack is shown to beat guessing: the strongest"
-    )
-    return f"{what}, {worst.name}, reaches {reached} (95 % interval {span(worst)}){guessing}."
-
-
-def _epsilon_sentence(worst: Finding) -> str:
-    low, claimed = worst.low or 0.0, worst.baseline or 0.0
-    if worst.above_chance:
-        return f"The claim is broken: epsilon is at least {low:.2f}, claimed is {claimed:g}."
-    return f"The claim of epsilon {claimed:g} was not refuted: epsilon is at least {low:.2f}."

@@ -1,17 +1,21 @@
 """Running attacks one after another within a budget; whatever happens, each one has a finding.
 
 What an attack leaves of its share goes to those after it. One that raises, does not fit, returns something
-else than a finding, or has no time left is "not run" with its reason; an interruption leaves the rest so.
+else than a finding, has no time left or overruns its share by far is "not run" with its reason; an
+interruption leaves the rest so.
 
-Threat model: none of its own. Does not protect against: an attack that ignores its budget and never comes
-back; `transom audit epsilon` runs mechanisms in a process of their own for that.
+Threat model: none of its own. Does not protect against: an attack stuck in compiled code, which no alarm
+reaches; mechanisms of a user's own are run in another process for that (`transom.audit.draws`).
 """
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from rich.console import Console
@@ -23,6 +27,11 @@ from transom.audit.finding import INTERRUPTED, Finding, not_run
 from transom.errors import TransomError
 
 SMALLEST_SHARE_S = 0.1
+_OVERRUN = 3.0  # an attack is stopped after this many times its share, and the grace
+
+
+class _OverrunError(BaseException):
+    """Raised inside an attack by the alarm; no `except Exception` of its own stops it."""
 
 
 def run(
@@ -32,6 +41,7 @@ def run(
     data: object,
     *,
     budget_s: float,
+    grace_s: float = 60.0,
     progress: bool = True,
 ) -> tuple[Finding, ...]:
     """One finding for each of `attacks`, in their order, within about `budget_s` seconds. Never raises."""
@@ -43,14 +53,14 @@ def run(
             for number, attack in enumerate(attacks):
                 bar.update(task, description=f"{number + 1} of {len(attacks)}: {attack.NAME}")
                 share_s = (ends - time.monotonic()) / (len(attacks) - number)
-                found.append(_one(attack, target, knowledge, data, share_s))
+                found.append(_one(attack, (target, knowledge, data), share_s, grace_s))
                 bar.advance(task)
         except KeyboardInterrupt:
             found += [not_run(attack.NAME, attack.METRIC, INTERRUPTED) for attack in attacks[len(found) :]]
     return tuple(found)
 
 
-def _one(attack: Attack, target: object, knowledge: object, data: object, share_s: float) -> Finding:
+def _one(attack: Attack, given: tuple[object, object, object], share_s: float, grace_s: float) -> Finding:
     if share_s < SMALLEST_SHARE_S:
         return not_run(
             attack.NAME,
@@ -59,12 +69,38 @@ def _one(attack: Attack, target: object, knowledge: object, data: object, share_
         )
     started = time.monotonic()
     try:
-        found = _checked(attack, attack.attack(target, knowledge, data, share_s))
+        with _stopped_after(_OVERRUN * share_s + grace_s):
+            found = _checked(attack, attack.attack(*given, share_s))
+    except _OverrunError:
+        reason = f"it was stopped after {time.monotonic() - started:.3g} s of a share of {share_s:.3g} s"
+        found = not_run(attack.NAME, attack.METRIC, reason)
     except TransomError as error:
         found = not_run(attack.NAME, attack.METRIC, str(error))
     except (Exception, SystemExit) as error:  # its text may hold content
         found = not_run(attack.NAME, attack.METRIC, f"it raised {type(error).__name__}")
     return found if found.cost_s else replace(found, cost_s=round(time.monotonic() - started, 3))
+
+
+@contextmanager
+def _stopped_after(limit_s: float) -> Iterator[None]:
+    """Raise _OverrunError inside after `limit_s`, where alarms exist; another's alarm is put back."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _OverrunError
+
+    started = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, stop)
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left_s:
+            signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - started), 0.001))
 
 
 def _checked(attack: Attack, found: object) -> Finding:

@@ -90,7 +90,7 @@ def finish(report: Report, options: Options) -> None:
 def _write(report: Report, options: Options) -> None:
     from transom.audit.html import page
     from transom.audit.sarif import sarif
-    from transom.obfuscation.keyfile import write_file
+    from transom.files import write_file
 
     made: list[tuple[Path | None, Callable[[], str]]] = [
         (options.html, lambda: page(report)),
@@ -98,7 +98,7 @@ def _write(report: Report, options: Options) -> None:
     ]
     for path, make in made:
         if path is not None:
-            write_file(path, make().encode(), mode=0o600)
+            write_file(path, make().encode("utf-8", "replace"), mode=0o600)
 
 
 def _shut_by(report: Report) -> str:

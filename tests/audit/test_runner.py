@@ -1,0 +1,142 @@
+"""The runner: every attack has a finding, whatever it does, and the budget is shared."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from transom.audit.attack import Attack, Bound, choose, load_attack
+from transom.audit.attacks import epsilon
+from transom.audit.finding import INTERRUPTED, Finding, not_run, share
+from transom.audit.runner import SMALLEST_SHARE_S, run
+from transom.errors import MisconfiguredError, NotYetError
+
+FOUND = share("guess", "token recovery", hits=3, n=10, baseline=0.1, cost_s=0.5)
+
+
+def attack(name: str, result: Any = FOUND) -> Attack:
+    def mount(target: object, knowledge: object, data: object, budget_s: float) -> Any:
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    return Bound(name, "token recovery", mount)
+
+
+def ran(*attacks: Attack, budget_s: float = 60.0) -> tuple[Finding, ...]:
+    return run(attacks, None, None, None, budget_s=budget_s, progress=False)
+
+
+def test_findings_come_in_order_and_unchanged() -> None:
+    other = not_run("other", "token recovery", "no words")
+    found = ran(attack("a"), attack("b", other))
+    assert found[0] == FOUND
+    assert (found[1].name, found[1].reason) == ("other", "no words")
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (NotYetError("the target has no router"), "the target has no router"),
+        (ValueError("the audited text"), "it raised ValueError"),
+        (MemoryError(), "it raised MemoryError"),
+        (SystemExit(3), "it raised SystemExit"),
+        (0.3, "it returned a float, not a Finding"),
+        (None, "it returned a NoneType, not a Finding"),
+        (Finding(name="x", metric="m"), "it returned no value"),
+        (Finding(name="x", metric="m", value=math.nan), "its figures are not finite"),
+        (Finding(name="x", metric="m", value=0.1, high=math.inf), "its figures are not finite"),
+    ],
+)
+def test_whatever_goes_wrong_is_a_finding_with_its_reason(result: Any, reason: str) -> None:
+    found = ran(attack("bad", result), attack("good"))
+    assert (found[0].name, found[0].metric) == ("bad", "token recovery")
+    assert (found[0].status, found[0].reason) == ("not run", reason)
+    assert found[1] == FOUND
+
+
+def test_an_interruption_leaves_what_there_is() -> None:
+    found = ran(attack("a"), attack("b", KeyboardInterrupt()), attack("c"))
+    assert [finding.reason for finding in found] == ["", INTERRUPTED, INTERRUPTED]
+    assert [finding.name for finding in found] == ["guess", "b", "c"]
+
+
+def test_what_is_left_goes_to_those_after() -> None:
+    shares: list[float] = []
+
+    def note(target: object, knowledge: object, data: object, budget_s: float) -> Finding:
+        shares.append(budget_s)
+        return FOUND
+
+    ran(*[Bound(f"{i}", "token recovery", note) for i in range(4)], budget_s=40)
+    assert shares == pytest.approx([10, 40 / 3, 20, 40], rel=0.05)
+
+
+def test_a_budget_too_small_is_said() -> None:
+    found = ran(attack("a"), attack("b"), budget_s=SMALLEST_SHARE_S)
+    assert all("raise --budget" in finding.reason for finding in found)
+
+
+def test_one_that_never_comes_back_is_stopped() -> None:
+    def forever(*_: object) -> Finding:
+        while True:
+            time.sleep(0.01)
+
+    found = run((Bound("slow", "m", forever), attack("b")), 0, 0, 0, budget_s=1, grace_s=0.5, progress=False)
+    assert found[0].reason.startswith("it was stopped after")
+    assert found[1].reason == "" or "raise --budget" in found[1].reason
+
+
+def test_the_alarm_of_another_is_put_back() -> None:
+    rang: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
+    left = signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        ran(Bound("sleeps", "m", lambda *_: time.sleep(0.2)))
+        assert not rang
+        time.sleep(0.1)
+        assert rang
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_modules_and_objects_are_attacks() -> None:
+    class Own:
+        NAME, METRIC = "own", "token recovery"
+
+        def attack(self, target: object, knowledge: object, data: object, budget_s: float, /) -> Finding:
+            return FOUND
+
+    assert ran(Own(), epsilon) == (FOUND, not_run(epsilon.NAME, epsilon.METRIC, "it raised AttributeError"))
+
+
+def test_names_choose_and_objects_add(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_attacks.py").write_text(
+        "from transom.audit.attack import Bound\n"
+        "guess = Bound('guess', 'token recovery', lambda *_: None)\n"
+        "nameless = object()\n"
+    )
+    both = (attack("NN"), attack("Gate-IA"))
+    assert choose(both, ()) == both
+    assert [chosen.NAME for chosen in choose(both, ["gate-ia"])] == ["Gate-IA"]
+    assert [chosen.NAME for chosen in choose(both, ["own_attacks:guess"])] == ["NN", "Gate-IA", "guess"]
+    assert [chosen.NAME for chosen in choose(both, ["nn", "own_attacks:guess"])] == ["NN", "guess"]
+    with pytest.raises(MisconfiguredError, match="unknown attack 'vma'; known: NN, Gate-IA"):
+        choose(both, ["vma"])
+    with pytest.raises(MisconfiguredError, match="needs all three"):
+        load_attack("own_attacks:nameless")
+    with pytest.raises(MisconfiguredError, match="is a class"):
+        load_attack("transom.audit.attack:Bound")
+    with pytest.raises(MisconfiguredError, match="not module:object"):
+        load_attack("own_attacks:")
+
+
+def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    run((attack("a"),), None, None, None, budget_s=60)
+    assert capsys.readouterr().out == ""
