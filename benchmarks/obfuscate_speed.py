@@ -45,6 +45,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 import transom.cli.obfuscate, transom.obfuscation.measure, transformers, torch
+import accelerate, transformers.models.llama.modeling_llama
 if __name__ == "__main__":
     with ProcessPoolExecutor({workers}, mp_context=get_context("spawn")) as pool:
         for module in ("torch", "transom.obfuscation.pool", "transom.obfuscation.plan"):
@@ -192,7 +193,7 @@ def peak_ratio(folder: Path, sizes: Mapping[str, int], workers: int) -> dict[str
 
 
 def keys_bytes(d: int, h: int, workers: int) -> int:
-    """What keys must take in float32: the shared bases P and Q [d, w] with the rows [h / 2, w] that their labels
+    """What keys must take in float32: the shared bases P and Q [d, w] with the rows [h / 2, w] that labels
     mix in, once; and in each worker the one key [d, w] it is using, with its mixture [d, h / 2]."""
     w, r = d + 2 * h, h // 2
     return 4 * (2 * (d + r) * w + workers * d * (w + r))

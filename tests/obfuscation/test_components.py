@@ -13,8 +13,11 @@ from torch import Tensor
 
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation import attention
+from transom.obfuscation.attention import attention_tasks
+from transom.obfuscation.embedding import table_tasks
+from transom.obfuscation.feedforward import feedforward_tasks
 from transom.obfuscation.keys import Settings, Space, preset, token_map
-from transom.obfuscation.plan import attention_tasks, feedforward_tasks, run, table_tasks
+from transom.obfuscation.plan import run
 from transom.obfuscation.task import Task
 
 SECRET = bytes(range(32))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from transom.errors import MisconfiguredError
+from transom.files import write_file
 from transom.obfuscation.keyfile import (
     KeyFile,
     load_key,
@@ -18,7 +19,6 @@ from transom.obfuscation.keyfile import (
     read_passphrase,
     require_outside,
     save_key,
-    write_file,
 )
 from transom.obfuscation.keys import Settings, preset
 

@@ -16,6 +16,7 @@ from transom.checkpoint.gguf import check_gguf_size, read_gguf_head
 from transom.errors import CheckpointError, MissingExtraError
 
 DEFAULT_MODEL = "smollm2"
+INDEX_FILE = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _MAX_HEADER_BYTES = 100 * 2**20  # the safetensors format's own limit
@@ -119,8 +120,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def weight_files(folder: Path) -> list[str]:
+    """Names of a checked checkpoint's weight files, sorted."""
+    index = folder / INDEX_FILE
+    names = set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return sorted(names)
+
+
+def read_safetensors_head(path: Path) -> tuple[dict[str, Any], int]:
+    """What a checked safetensors file holds, by tensor name, and where in it the data starts, in bytes."""
+    with path.open("rb") as file:
+        start_bytes = 8 + int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(start_bytes - 8))
+    header.pop("__metadata__", None)
+    return header, start_bytes
+
+
 def _shards(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     if index.exists():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map or not all(map(_plain, weight_map.values())):

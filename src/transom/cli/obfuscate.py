@@ -85,8 +85,9 @@ def obfuscate(
     stored = load_key(key, passphrase) if key.exists() else None
     changes = {"h": h, "alpha_e": alpha_e, "alpha_h": alpha_h, "lam": lam}
     settings, why = _fit(plain, _wanted(preset_name, changes, stored), engine)
-    if why:
-        console.print(why)
+    for told in (why, _left_out(plain)):
+        if told:
+            console.print(told)
     secret = _reused(stored, plain, settings, key) if stored else _made(plain, settings, key, passphrase)
     write_client(plain.found, plain.config, secret, client)
     with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
@@ -137,6 +138,11 @@ def _fit(plain: Plain, wanted: Settings, engine: Engine) -> tuple[Settings, str]
         f"h = {h} instead of {wanted.h}: {engine} loads hidden sizes that {heads} heads (and its blocks) "
         f"divide, such as {width} + 2 x {h} = {width + 2 * h}"
     )
+
+
+def _left_out(plain: Plain) -> str:
+    count = len(plain.left_out)
+    return f"{count} tensors that predict further tokens at once are left out" if count else ""
 
 
 def _wanted(preset_name: Preset | None, changes: Mapping[str, Any], stored: KeyFile | None) -> Settings:

@@ -40,11 +40,12 @@ from transom.enclave.manifest import (
     production_problem,
     tokenizer_digest,
 )
-from transom.enclave.owner import DATA_KEY_BYTES, Owner, sync_folder
+from transom.enclave.owner import DATA_KEY_BYTES, Owner
 from transom.enclave.pin import parse_pin
 from transom.enclave.policy import Rule
 from transom.enclave.table import associated_data, seal
 from transom.errors import BundleError, CheckpointError, MisconfiguredError
+from transom.files import sync_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from transom.checkpoint.load import load
-from transom.checkpoint.source import Source, read_json
+from transom.checkpoint.source import Source, read_json, read_safetensors_head, weight_files
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.enclave.manifest import ITEM_BYTES, TableDtype
 from transom.errors import CheckpointError, NotYetError
@@ -61,8 +61,8 @@ def write_server_half(found: Source, folder: Path) -> None:
     if found.kind == "gguf":
         _convert(found, folder)
         return
-    names = {path.name for pattern in _BESIDE for path in found.path.glob(pattern)} | _weight_files(
-        found.path
+    names = {path.name for pattern in _BESIDE for path in found.path.glob(pattern)} | set(
+        weight_files(found.path)
     )
     for name in sorted(names):
         _link(found.path / name, folder / name)
@@ -73,8 +73,8 @@ def locate_embedding(folder: Path) -> EmbeddingFile:
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in _NAMES:
         raise NotYetError(f"the embedding of a {kind!r} model is not known; known: {', '.join(_NAMES)}")
-    for file in sorted(_weight_files(folder)):
-        header, data_start = _header(folder / file)
+    for file in weight_files(folder):
+        header, data_start = read_safetensors_head(folder / file)
         for name in _NAMES[str(kind)]:
             if name in header:
                 return _embedding(folder / file, name, header[name], data_start)
@@ -90,17 +90,6 @@ def _embedding(path: Path, name: str, entry: dict[str, Any], data_start: int) ->
     if len(shape) != 2 or min(shape) < 1 or end - begin != shape[0] * shape[1] * ITEM_BYTES[dtype]:
         raise CheckpointError(f"{name} in {path} has an impossible shape; download it again")
     return EmbeddingFile(path, data_start + begin, shape[0], shape[1], cast(TableDtype, dtype))
-
-
-def _weight_files(folder: Path) -> set[str]:
-    index = folder / "model.safetensors.index.json"
-    return set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    with path.open("rb") as file:
-        size_bytes = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(size_bytes)), 8 + size_bytes
 
 
 def _link(source: Path, target: Path) -> None:

@@ -11,15 +11,12 @@ Source: RFC 8032 (Ed25519).
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transom.enclave.pin import write_new
 from transom.errors import BundleError, MisconfiguredError, MissingExtraError
+from transom.files import read_private, write_new, write_once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -40,7 +37,7 @@ class Owner:
             _make_key(self.folder)
         self._key = _private_key(path)
         if create and not (self.folder / "owner.pub").exists():
-            _publish(self.folder / "owner.pub", _public_pem(self._key.public_key()), mode=0o644)
+            write_once(self.folder / "owner.pub", _public_pem(self._key.public_key()))
 
     @property
     def public_key(self) -> Ed25519PublicKey:
@@ -56,7 +53,7 @@ class Owner:
         path = self._key_path(bundle)
         if not path.is_file():
             raise BundleError(f"the owner's folder {self.folder} has no key for the bundle {bundle}")
-        value = _read_secret(path)
+        value = read_private(path)
         if len(value) != DATA_KEY_BYTES:
             raise MisconfiguredError(f"{path} has {len(value)} bytes instead of {DATA_KEY_BYTES}; restore it")
         return value
@@ -66,7 +63,6 @@ class Owner:
         path = self._key_path(bundle)
         _make_folder(path.parent)
         write_new(path, key, mode=0o600)
-        sync_folder(path.parent)
 
     def _key_path(self, bundle: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{32}", bundle):
@@ -93,15 +89,6 @@ def load_owner_key(path: str | Path) -> Ed25519PublicKey:
     return key
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make_key(folder: Path) -> None:
     try:
         from cryptography.hazmat.primitives import serialization
@@ -116,27 +103,13 @@ def _make_key(folder: Path) -> None:
     private = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _publish(folder / "signing.key", private, mode=0o600)
+    write_once(folder / "signing.key", private, mode=0o600)
 
 
 def _public_pem(key: Ed25519PublicKey) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _publish(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that is whole or absent; of two processes that do so at once, the first one wins."""
-    partial = path.with_name(f"{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        write_new(partial, data, mode=mode)
-        with suppress(FileExistsError):
-            os.link(partial, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot write {path} ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
@@ -147,25 +120,12 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
     except ImportError:
         raise MissingExtraError("enclave", "cryptography") from None
     try:
-        key = load_pem_private_key(_read_secret(path), password=None)
+        key = load_pem_private_key(read_private(path, give="the owner's folder"), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise MisconfiguredError(f"{path} is not an unencrypted PEM key; restore it") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise MisconfiguredError(f"{path} is a {type(key).__name__}; an owner's key is Ed25519")
     return key
-
-
-def _read_secret(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & 0o077:
-                raise MisconfiguredError(
-                    f"others may read {path} (mode {mode & 0o777:04o}); run: chmod 600 {path}"
-                )
-            return file.read()
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); give the owner's folder") from None
 
 
 def _make_folder(folder: Path) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from aiohttp import Fingerprint, ServerFingerprintMismatch
 
 from transom.errors import MisconfiguredError, MissingExtraError
+from transom.files import write_new
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -104,20 +105,6 @@ def make_certificate(folder: str | Path, name: str = "localhost") -> KeyPin:
     write_new(folder / "tls.key", private, mode=0o600)
     write_new(folder / "tls.pem", certificate.public_bytes(serialization.Encoding.PEM))
     return KeyPin(spki_sha256(certificate.public_bytes(serialization.Encoding.DER)))
-
-
-def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file that must not exist yet. Raises MisconfiguredError."""
-    import os
-
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot write {path} ({error.strerror}); move the old file away") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def x509() -> ModuleType:

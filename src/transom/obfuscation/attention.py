@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.norms import reads, wide, writes
 from transom.obfuscation.stream import Stream
-from transom.obfuscation.task import Config, Context, Task, attention_label
+from transom.obfuscation.task import Config, Context, Task, attention_label, linear_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,6 +171,24 @@ def mix(weight: Tensor, matrices_Gkk: NDArray[np.float64], order: NDArray[np.int
         chosen = torch.from_numpy(matrices_Gkk[head // heads_per_group]).to(mixed)
         torch.mm(chosen.T, wide(heads[head]), out=mixed[place])
     return mixed.reshape(weight.shape)
+
+
+def attention_tasks(config: Config, layer: int) -> tuple[Task, ...]:
+    """The four projections of a layer's attention, and its norms over heads."""
+    kind = config["model_type"]
+    into_bias = kind == "qwen2" or bool(config.get("attention_bias"))
+    own = f"model.layers.{layer}.self_attn"
+    before = f"model.layers.{layer}.input_layernorm.weight"
+    tasks = [
+        linear_task(f"{own}.{letter}_proj", f"attention.{name}", layer, before, bias=into_bias)
+        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"))
+    ]
+    out = linear_task(f"{own}.o_proj", "attention.output", layer, bias=into_bias)
+    tasks.append(Task(out.outputs, out.outputs[:1], out.component, layer) if kind == "qwen2" else out)
+    if kind.startswith("qwen3"):
+        names = [f"{own}.{letter}_norm.weight" for letter in "qk"]
+        tasks += [Task((name,), (name,), "attention.head_norm", layer) for name in names]
+    return tuple(tasks)
 
 
 def query(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from transom.errors import MisconfiguredError, MissingExtraError
-from transom.obfuscation.keyfile import KeyFile, write_file
+from transom.files import write_file
+from transom.obfuscation.keyfile import KeyFile
 
 CARD_FILE = "transom-card.json"
 VERSION = 1

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from transom.checkpoint.source import Source, read_json
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
 from transom.errors import CheckpointError, MisconfiguredError
-from transom.obfuscation.keyfile import KeyFile, write_file
+from transom.files import write_file
+from transom.obfuscation.keyfile import KeyFile
 
 if TYPE_CHECKING:
     import numpy as np

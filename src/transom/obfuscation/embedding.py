@@ -17,12 +17,23 @@ from transom.errors import CheckpointError
 from transom.obfuscation.keys import token_map
 from transom.obfuscation.norms import PIECE, reads, wide
 from transom.obfuscation.stream import Stream
-from transom.obfuscation.task import Context, Task
+from transom.obfuscation.task import Config, Context, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _BLOCK = 2048  # rows whose noise is drawn, and whose deviation is summed, at once: both depend on it
+
+
+def table_tasks(config: Config) -> tuple[Task, ...]:
+    """Embedding, last norm and head; a tied head is made from the embedding."""
+    table, last = "model.embed_tokens.weight", "model.norm.weight"
+    plain_head = table if config.get("tie_word_embeddings") else "lm_head.weight"
+    return (
+        Task((table,), (table,), "embedding"),
+        Task((last,), (last,), "norm"),
+        Task(("lm_head.weight",), (plain_head, last), "head"),
+    )
 
 
 def embedding(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
@@ -68,7 +79,7 @@ def _scaled(stream: Stream, alpha: float, table_Vd: Tensor) -> Iterator[Tensor]:
     rows, d = table_Vd.shape
     for start in range(0, rows, _BLOCK):
         drawn_nd = torch.from_numpy(stream.normal32((min(_BLOCK, rows - start), d))).to(like).mul_(scale)
-        yield from drawn_nd.split(PIECE)
+        yield from torch.split(drawn_nd, PIECE)
 
 
 def _deviation(table_Vd: Tensor) -> float:

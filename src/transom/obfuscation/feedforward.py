@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from transom.obfuscation.keys import Space
 from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.task import Context, Task, feedforward_label
+from transom.obfuscation.task import Config, Context, Task, feedforward_label, linear_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,17 @@ def inner_keys(space: Space, label: str, n: int, like: Tensor) -> tuple[Tensor, 
     stream = space.stream(f"{label}/Hf")
     scale_n = torch.from_numpy(4.0 ** (stream.uniform(n) - 0.5) * stream.signs(n))
     return order_n, scale_n.to(like.device)
+
+
+def feedforward_tasks(config: Config, layer: int) -> tuple[Task, ...]:
+    """The three projections of a layer's gated feed-forward."""
+    own, bias = f"model.layers.{layer}.mlp", bool(config.get("mlp_bias"))
+    before = f"model.layers.{layer}.post_attention_layernorm.weight"
+    return (
+        linear_task(f"{own}.gate_proj", "feedforward.gate", layer, before, bias=bias),
+        linear_task(f"{own}.up_proj", "feedforward.up", layer, before, bias=bias),
+        linear_task(f"{own}.down_proj", "feedforward.down", layer, bias=bias),
+    )
 
 
 def gate(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:

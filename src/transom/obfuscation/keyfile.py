@@ -17,7 +17,6 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.errors import MisconfiguredError, MissingExtraError
+from transom.files import read_private, write_new
 from transom.obfuscation.keys import Settings
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def save_key(path: str | Path, key: KeyFile, passphrase: bytes | None = None) ->
         body = {"secret": _encode(key.secret), "signing": _encode(key.signing)}
     else:
         body = {"sealed": _seal(key.secret + key.signing, passphrase, head)}
-    write_file(Path(path), json.dumps(head | body, indent=2).encode() + b"\n", mode=0o600, replace=False)
+    write_new(Path(path), json.dumps(head | body, indent=2).encode() + b"\n", mode=0o600)
 
 
 def load_key(path: str | Path, passphrase: bytes | None = None) -> KeyFile:
@@ -127,46 +127,15 @@ def require_outside(path: str | Path, *folders: Path) -> None:
 
 def read_passphrase(path: str | Path) -> bytes:
     """The first line of a file that only its owner may read. Raises MisconfiguredError."""
-    value = _read_private(Path(path)).split(b"\n", 1)[0].rstrip(b"\r")
+    value = read_private(Path(path)).split(b"\n", 1)[0].rstrip(b"\r")
     if not value:
         raise MisconfiguredError(f"{path} holds no passphrase on its first line; write one")
     return value
 
 
-def write_file(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
-    """Write a file that is whole or absent, and durable. Raises MisconfiguredError."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            partial.replace(path)
-        else:
-            os.link(partial, path)
-        sync_folder(path.parent)
-    except FileExistsError:
-        raise MisconfiguredError(f"{path} exists; use it, or give another path") from None
-    except OSError as error:
-        raise MisconfiguredError(f"cannot write {path} ({error.strerror}); free the disk or move") from None
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(_read_private(path))
+        record = json.loads(read_private(path))
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -177,19 +146,6 @@ def _read(path: Path) -> dict[str, Any]:
             "use the Transom that wrote it"
         )
     return record
-
-
-def _read_private(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & 0o077:
-                raise MisconfiguredError(
-                    f"others may read {path} (mode {mode & 0o777:04o}); run: chmod 600 {path}"
-                )
-            return file.read()
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); give a file that exists") from None
 
 
 def _well_formed(key: KeyFile) -> bool:

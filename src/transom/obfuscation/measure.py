@@ -56,7 +56,8 @@ def measure_kappas(plain: Plain, space: Space, entries: Mapping[str, Entry]) -> 
         for name, module in trunk.named_modules():
             _load_when_run(module, f"model.{name}", entries)
         return calibrate(_Streamed(trunk, model.config), ids_BT[:, : tokens_beside(space.d)], space)
-    if sum(entry.size_fp32_bytes for entry in entries.values()) <= _LOADED_WHOLE_BYTES:
+    small = sum(entry.size_fp32_bytes for entry in entries.values()) <= _LOADED_WHOLE_BYTES
+    if small and not any(entry.scale for entry in entries.values()):
         return calibrate(load(plain.found.path).model, ids_BT, space)
     return isotropic(space, norm_names(plan(plain.config, space.settings)))
 

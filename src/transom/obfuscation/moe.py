@@ -25,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.errors import CheckpointError
-from transom.obfuscation.feedforward import inner_keys
+from transom.obfuscation.attention import attention_tasks
+from transom.obfuscation.embedding import table_tasks
+from transom.obfuscation.feedforward import feedforward_tasks, inner_keys
 from transom.obfuscation.keys import Settings
-from transom.obfuscation.norms import reads, wide, writes
+from transom.obfuscation.norms import norm_tasks, reads, wide, writes
 from transom.obfuscation.stream import Stream
 from transom.obfuscation.task import Config, Context, Planner, Task, Transform, feedforward_label
 
@@ -67,12 +69,10 @@ def is_sparse(config: Config, layer: int) -> bool:
 
 def plan_layers(config: Config, attention: Callable[[Config, int], tuple[Task, ...]]) -> tuple[Task, ...]:
     """Every task of a decoder with experts in its sparse layers; `attention` gives a layer's attention."""
-    from transom.obfuscation import plan  # which imports this module for its own tables
-
-    tasks = list(plan.table_tasks(config))
+    tasks = list(table_tasks(config))
     for layer in range(config["num_hidden_layers"]):
-        tasks += [*plan.norm_tasks(layer), *attention(config, layer)]
-        inner = mixture_tasks if is_sparse(config, layer) else plan.feedforward_tasks
+        tasks += [*norm_tasks(layer), *attention(config, layer)]
+        inner = mixture_tasks if is_sparse(config, layer) else feedforward_tasks
         tasks += inner(config, layer)
     return tuple(tasks)
 
@@ -178,10 +178,8 @@ def _label(task: Task, context: Context) -> str:
 
 
 def _decoder(config: Config, settings: Settings) -> tuple[Task, ...]:
-    from transom.obfuscation import plan
-
     del settings
-    return plan_layers(config, plan.attention_tasks)
+    return plan_layers(config, attention_tasks)
 
 
 PLANS: dict[str, Planner] = {"mixtral": _decoder, "qwen3_moe": _decoder}

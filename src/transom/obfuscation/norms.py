@@ -45,7 +45,7 @@ def reads(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """A layer [n, d] that reads the stream, as [n, w]: rows reordered (row k is the plain row order_n[k]),
-    the next noise [PIECE, d] added, scaled, the norm's weight folded in, then Q. `scale_n` is in the new order."""
+    the next noise [PIECE, d] added, scaled (in the new order), the norm's weight folded in, then Q."""
     n = weight_nd.shape[0]
     output_nw = weight_nd.new_empty((n, inverse_wd.shape[0]), dtype=dtype or weight_nd.dtype)
     for start in range(0, n, PIECE):
@@ -84,6 +84,12 @@ def writes(
 def _own(piece: Tensor) -> Tensor:
     """As `wide`, in memory of its own, which can be scaled in place."""
     return wide(piece).clone() if wide(piece[:0]).dtype == piece.dtype else wide(piece)
+
+
+def norm_tasks(layer: int) -> tuple[Task, ...]:
+    """The two norms of a layer."""
+    names = [f"model.layers.{layer}.{name}_layernorm.weight" for name in ("input", "post_attention")]
+    return tuple(Task((name,), (name,), "norm", layer) for name in names)
 
 
 def norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:

@@ -16,25 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from transom.checkpoint.load import Checkpoint, load
-from transom.checkpoint.source import Source, check, find, read_json
+from transom.checkpoint.source import Source, check, find, read_json, weight_files
 from transom.errors import CheckpointError, ReplaceableError
 from transom.obfuscation.card import file_sha256
 from transom.obfuscation.keys import Settings
-from transom.obfuscation.plan import plan
-from transom.obfuscation.shards import weight_files
+from transom.obfuscation.plan import further_tokens, plan
+from transom.obfuscation.shards import locate
 
 
 @dataclass(frozen=True)
 class Plain:
     """A source that can be obfuscated: where it is, its configuration, its fingerprint.
 
-    `loaded` is a GGUF's model, which has no other form that could be read tensor by tensor.
+    `loaded` is a GGUF's model, which has no other form that could be read tensor by tensor. `left_out` are
+    tensors that the output does without.
     """
 
     found: Source
     config: Mapping[str, Any]
     fingerprint: str
     loaded: Checkpoint | None = dataclasses.field(default=None, repr=False)
+    left_out: tuple[str, ...] = ()
 
     @property
     def vocabulary(self) -> int:
@@ -55,12 +57,14 @@ def open_source(source: str | Path) -> Plain:
         config = {**loaded.model.config.to_dict(), "architectures": [type(loaded.model).__name__]}
         return Plain(found, _planned(config), file_sha256(found.path), loaded)
     config = read_json(found.path / "config.json")
-    if "quantization_config" in config:
+    if "quantization_config" in config and _method(config) != "fp8":
         raise ReplaceableError(
             f"{found.path} holds weights quantised by {_method(config)}, which cannot be multiplied by keys; "
-            "give the checkpoint they were made from (bf16 or fp16), or a GGUF, which is dequantised here"
+            "give the checkpoint they were made from (bf16, fp16 or fp8), or a GGUF, which is dequantised here"
         )
-    return Plain(found, _planned(config), _fingerprint(found.path))
+    planned = _planned(config)
+    left_out = further_tokens(locate(found.path), planned)
+    return Plain(found, planned, _fingerprint(found.path), left_out=tuple(left_out))
 
 
 def _planned(config: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ __all__ = [
     "PLANS",
     "Task",
     "check_names",
+    "further_tokens",
     "loadable_h",
     "norm_names",
     "obfuscate_state",
@@ -39,66 +40,18 @@ __all__ = [
 
 # What the obfuscated width must be divisible by, beside the number of heads: blocks of quantised formats.
 MULTIPLES = {"transformers": 1, "vllm": 1, "llama.cpp": 32, "group-128": 128, "llama.cpp-k": 256}
-
-
-def attention_tasks(config: Config, layer: int) -> tuple[Task, ...]:
-    """The four projections of a layer's attention, and its norms over heads."""
-    kind = config["model_type"]
-    into_bias = kind == "qwen2" or bool(config.get("attention_bias"))
-    own = f"model.layers.{layer}.self_attn"
-    before = f"model.layers.{layer}.input_layernorm.weight"
-    tasks = [
-        _linear(f"{own}.{letter}_proj", f"attention.{name}", layer, before, bias=into_bias)
-        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"))
-    ]
-    out = _linear(f"{own}.o_proj", "attention.output", layer, bias=into_bias)
-    tasks.append(Task(out.outputs, out.outputs[:1], out.component, layer) if kind == "qwen2" else out)
-    if kind.startswith("qwen3"):
-        names = [f"{own}.{letter}_norm.weight" for letter in "qk"]
-        tasks += [Task((name,), (name,), "attention.head_norm", layer) for name in names]
-    return tuple(tasks)
-
-
-def feedforward_tasks(config: Config, layer: int) -> tuple[Task, ...]:
-    """The three projections of a layer's gated feed-forward."""
-    own, bias = f"model.layers.{layer}.mlp", bool(config.get("mlp_bias"))
-    before = f"model.layers.{layer}.post_attention_layernorm.weight"
-    return (
-        _linear(f"{own}.gate_proj", "feedforward.gate", layer, before, bias=bias),
-        _linear(f"{own}.up_proj", "feedforward.up", layer, before, bias=bias),
-        _linear(f"{own}.down_proj", "feedforward.down", layer, bias=bias),
-    )
-
-
-def norm_tasks(layer: int) -> tuple[Task, ...]:
-    """The two norms of a layer."""
-    names = [f"model.layers.{layer}.{name}_layernorm.weight" for name in ("input", "post_attention")]
-    return tuple(Task((name,), (name,), "norm", layer) for name in names)
-
-
-def table_tasks(config: Config) -> tuple[Task, ...]:
-    """Embedding, last norm and head; a tied head is made from the embedding."""
-    table, last = "model.embed_tokens.weight", "model.norm.weight"
-    plain_head = table if config.get("tie_word_embeddings") else "lm_head.weight"
-    return (
-        Task((table,), (table,), "embedding"),
-        Task((last,), (last,), "norm"),
-        Task(("lm_head.weight",), (plain_head, last), "head"),
-    )
+_NOT_THE_HOSTS = ("auto_map", "_name_or_path", "quantization_config")
 
 
 def dense(config: Config, settings: Settings) -> tuple[Task, ...]:
     """A decoder of equal layers with a gated feed-forward: Llama, Mistral, Qwen2, Qwen3."""
     del settings
-    tasks = list(table_tasks(config))
+    tasks = list(embedding.table_tasks(config))
     for layer in range(config["num_hidden_layers"]):
-        tasks += [*norm_tasks(layer), *attention_tasks(config, layer), *feedforward_tasks(config, layer)]
+        tasks += norms.norm_tasks(layer)
+        tasks += attention.attention_tasks(config, layer)
+        tasks += feedforward.feedforward_tasks(config, layer)
     return tuple(tasks)
-
-
-def _linear(name: str, component: str, layer: int, *norm: str, bias: bool) -> Task:
-    outputs = (f"{name}.weight", *([f"{name}.bias"] if bias else []))
-    return Task(outputs, (outputs[0], *norm, *outputs[1:]), component, layer)
 
 
 PLANS: dict[str, Planner] = {
@@ -178,6 +131,7 @@ def check_names(tasks: Iterable[Task], names: Iterable[str], config: Config) -> 
     wanted, found = {name for task in tasks for name in task.sources}, set(names)
     spare = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
     missing = wanted - found
+    spare |= set(further_tokens(found, config))
     extra = {name for name in found - wanted - spare if not name.endswith("rotary_emb.inv_freq")}
     problems = [
         f"{len(some)} tensors {what}, such as {min(some)}"
@@ -188,15 +142,25 @@ def check_names(tasks: Iterable[Task], names: Iterable[str], config: Config) -> 
         raise CheckpointError("cannot obfuscate this checkpoint: " + "; ".join(problems))
 
 
+def further_tokens(names: Iterable[str], config: Config) -> list[str]:
+    """The tensors that predict further tokens at once (DeepSeek-V3: layers after the last), which are left
+    out: engines answer the same without them."""
+    first = int(config["num_hidden_layers"])
+    layers = range(first, first + int(config.get("num_nextn_predict_layers") or 0))
+    return sorted(name for name in names if name.startswith(tuple(f"model.layers.{i}." for i in layers)))
+
+
 def target_config(config: Config, settings: Settings, tau: NDArray[np.int64]) -> dict[str, Any]:
     """config.json of the obfuscated checkpoint: wider, untied, special ids permuted. Qwen2 becomes Llama with
     biases: engines read `head_dim` there. Raises MisconfiguredError for ids outside the vocabulary."""
-    target = {name: value for name, value in config.items() if name not in ("auto_map", "_name_or_path")}
+    target = {name: value for name, value in config.items() if name not in _NOT_THE_HOSTS}
     target |= {
         "hidden_size": config["hidden_size"] + 2 * settings.h,
         "tie_word_embeddings": False,
         "num_key_value_heads": attention.groups(config)[0],
     }
+    if "num_nextn_predict_layers" in config:
+        target["num_nextn_predict_layers"] = 0
     if "q_lora_rank" not in config:
         target["head_dim"] = attention.head_width(config)
     if config["model_type"] == "qwen2":

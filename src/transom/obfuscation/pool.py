@@ -24,13 +24,14 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transom.checkpoint.source import read_safetensors_head
 from transom.errors import MisconfiguredError, MissingExtraError
+from transom.files import write_file
 from transom.obfuscation.card import file_sha256
-from transom.obfuscation.keyfile import write_file
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.memory import Shared, share
 from transom.obfuscation.plan import run
-from transom.obfuscation.shards import Entry, Shard, read_tensor, tensor_names, write_safetensors
+from transom.obfuscation.shards import Entry, Shard, read_tensor, write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +67,7 @@ class Worker:
         try:
             with one_thread():
                 write_safetensors(partial, names, self._tensors(shard))
-            record = {"sha256": file_sha256(partial), "tensors": tensor_names(partial)}
+            record = {"sha256": file_sha256(partial), "tensors": list(read_safetensors_head(partial)[0])}
             partial.replace(self._work.folder / shard.file)
         finally:
             partial.unlink(missing_ok=True)

@@ -12,31 +12,37 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.source import read_json
+from transom.checkpoint.source import read_safetensors_head, weight_files
 from transom.errors import CheckpointError, NotYetError
 from transom.obfuscation.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-INDEX_FILE = "model.safetensors.index.json"
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+_SCALES, _BLOCK = "_scale_inv", 128  # of 8-bit floats: one scale for each block of 128 x 128
 _HEADER_ITEM_BYTES = 160  # dtype, shape and offsets of one tensor, at their longest
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a source tensor lies."""
+    """Where a source tensor lies. `scale` [rows / 128, columns / 128] belongs to one of 8-bit floats."""
 
     path: Path
     dtype: str
     shape: tuple[int, ...]
     offset_bytes: int
     size_bytes: int
+    scale: Entry | None = None
+
+    @property
+    def loaded_bytes(self) -> int:
+        """Bytes it has in memory: 8-bit floats become bfloat16."""
+        return self.size_bytes if self.scale is None else 2 * self.size_bytes
 
     @property
     def size_fp32_bytes(self) -> int:
@@ -53,31 +59,41 @@ class Shard:
     peak_bytes: int
 
 
-def weight_files(folder: Path) -> list[str]:
-    """Names of a checked checkpoint's weight files."""
-    index = folder / INDEX_FILE
-    names = set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    return sorted(names)
-
-
 def locate(folder: Path) -> dict[str, Entry]:
-    """Every tensor of a checked checkpoint by name. Raises CheckpointError, NotYetError (a dtype)."""
+    """Every tensor of a checked checkpoint by name; scales belong to what they scale.
+
+    Raises CheckpointError, NotYetError (a dtype, or 8-bit floats scaled otherwise than DeepSeek's).
+    """
     entries: dict[str, Entry] = {}
     for name in weight_files(folder):
         path = folder / name
-        with path.open("rb") as file:
-            start_bytes = 8 + int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(start_bytes - 8))
-        header.pop("__metadata__", None)
+        header, start_bytes = read_safetensors_head(path)
         entries |= {tensor: _entry(path, tensor, item, start_bytes) for tensor, item in header.items()}
-    return entries
+    return {
+        name: _scaled(name, entry, entries) for name, entry in entries.items() if not name.endswith(_SCALES)
+    }
 
 
 def read_tensor(entry: Entry) -> Tensor:
-    """A source tensor in its own memory. Raises CheckpointError when the file became shorter."""
+    """A source tensor in its own memory, 8-bit floats times their scales as bfloat16. Raises CheckpointError
+    when the file became shorter."""
+    import torch
+
+    raw = _read(entry)
+    if entry.scale is None:
+        return raw
+    scale, made = _read(entry.scale), torch.empty(entry.shape, dtype=torch.bfloat16)
+    for row, scale_c in enumerate(scale.float()):
+        rows = slice(row * _BLOCK, (row + 1) * _BLOCK)
+        made[rows] = raw[rows].float() * scale_c.repeat_interleave(_BLOCK)[: entry.shape[1]]
+    return made
+
+
+def _read(entry: Entry) -> Tensor:
     import torch
 
     dtype = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    dtype["F8_E4M3"] = torch.float8_e4m3fn
     tensor = torch.empty(entry.shape, dtype=dtype[entry.dtype])
     with entry.path.open("rb") as file:
         file.seek(entry.offset_bytes)
@@ -127,13 +143,6 @@ def write_safetensors(path: Path, names: Iterable[str], tensors: Iterator[tuple[
         os.fsync(file.fileno())
 
 
-def tensor_names(path: Path) -> list[str]:
-    """The names in a safetensors file that was just written."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return [name for name in header if name != "__metadata__"]
-
-
 def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
@@ -156,6 +165,20 @@ def _entry(path: Path, name: str, item: Mapping[str, Any], start_bytes: int) -> 
     return Entry(path, dtype, shape, start_bytes + begin, end - begin)
 
 
+def _scaled(name: str, entry: Entry, entries: Mapping[str, Entry]) -> Entry:
+    """The entry with its scales, which 8-bit floats must have, one for each block."""
+    if entry.dtype != "F8_E4M3":
+        return entry
+    scale = entries.get(f"{name}{_SCALES}")
+    blocks = tuple(-(-side // _BLOCK) for side in entry.shape)
+    if len(blocks) != 2 or scale is None or scale.shape != blocks or scale.dtype == "F8_E4M3":
+        raise NotYetError(
+            f"{name} in {entry.path} is of 8-bit floats without a scale for each {_BLOCK} x {_BLOCK}; "
+            "give the checkpoint before it was quantised"
+        )
+    return replace(entry, scale=scale)
+
+
 def _peak_bytes(tasks: Sequence[Task], entries: Mapping[str, Entry]) -> int:
     """Source and result are in memory together, the result a little wider, and pieces in float32 beside."""
-    return max(3 * sum(entries[name].size_bytes for name in task.sources) for task in tasks)
+    return max(3 * sum(entries[name].loaded_bytes for name in task.sources) for task in tasks)

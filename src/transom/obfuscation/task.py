@@ -49,3 +49,9 @@ def attention_label(layer: int) -> str:
 def feedforward_label(layer: int) -> str:
     """The key label of a layer's feed-forward, or of all experts of its mixture."""
     return f"layers.{layer}.feedforward"
+
+
+def linear_task(name: str, component: str, layer: int, *norm: str, bias: bool) -> Task:
+    """The task of a linear layer: its weight, the norm before it if it reads the stream, its bias if any."""
+    outputs = (f"{name}.weight", *([f"{name}.bias"] if bias else []))
+    return Task(outputs, (outputs[0], *norm, *outputs[1:]), component, layer)

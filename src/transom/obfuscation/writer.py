@@ -26,17 +26,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transom.checkpoint.source import read_json
+from transom.checkpoint.source import INDEX_FILE, read_json
 from transom.errors import MisconfiguredError
+from transom.files import sync_folder, write_file
 from transom.obfuscation.card import Card, file_sha256, write_card
 from transom.obfuscation.client import host_files
-from transom.obfuscation.keyfile import KeyFile, sync_folder, write_file
+from transom.obfuscation.keyfile import KeyFile
 from transom.obfuscation.keys import token_map
 from transom.obfuscation.measure import measure_kappas
 from transom.obfuscation.plain import Plain, open_source
 from transom.obfuscation.plan import check_names, plan, target_config
 from transom.obfuscation.pool import Work, give_back_memory, make_space, write_all, write_all_ray
-from transom.obfuscation.shards import INDEX_FILE, Shard, locate, plan_shards
+from transom.obfuscation.shards import Shard, locate, plan_shards
 
 _SHARD_BYTES, _MOST_SHARDS = 64 * 2**20, 400
 _PROGRESS = "progress"

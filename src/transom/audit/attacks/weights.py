@@ -29,6 +29,7 @@ from transom.audit.finding import Finding, not_run, share
 from transom.checkpoint import find, load
 from transom.checkpoint.source import check, read_json
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.obfuscation.shards import locate, read_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -225,13 +226,7 @@ def _plain(tensor: torch.Tensor) -> Floats:
 
 
 def _tensors(folder: Path, layers: int | None) -> Iterator[tuple[str, torch.Tensor]]:
-    from safetensors import safe_open
-
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    for shard in names:
-        with safe_open(folder / shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dictionary)
-                place = re.match(r"model\.layers\.(\d+)\.", name)
-                if layers is None or place is None or int(place[1]) < layers:
-                    yield name, file.get_tensor(name)
+    for name, entry in locate(folder).items():
+        place = re.match(r"model\.layers\.(\d+)\.", name)
+        if layers is None or place is None or int(place[1]) < layers:
+            yield name, read_tensor(entry)

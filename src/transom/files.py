@@ -1,0 +1,86 @@
+"""Files that matter: whole or absent, durable, and where they are secret, for their owner's eyes alone.
+
+Threat model: other users of the machine, a crash, a full disk, two processes that write one path at once.
+Does not protect: against root, or a file system that loses what it has acknowledged.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from transom.errors import MisconfiguredError
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file, over an earlier one. Raises MisconfiguredError."""
+    _write(path, data, mode, Path.replace)
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file that must not exist yet. Raises MisconfiguredError."""
+    if not write_once(path, data, mode=mode):
+        raise MisconfiguredError(f"cannot write {path}: it exists; use it, move it, or give another path")
+
+
+def write_once(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
+    """Write a file unless there is one: of several processes the first wins. Whether this one did.
+
+    Raises MisconfiguredError.
+    """
+    written = True
+
+    def put(partial: Path, path: Path) -> None:
+        nonlocal written
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            written = False
+
+    _write(path, data, mode, put)
+    return written
+
+
+def read_private(path: Path, *, give: str = "a file that exists") -> bytes:
+    """The bytes of a file that nobody but its owner may read. Raises MisconfiguredError: `give` says what to
+    give instead of a path that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & 0o077:
+                raise MisconfiguredError(
+                    f"others may read {path} (mode {mode & 0o777:04o}); run: chmod 600 {path}"
+                )
+            return file.read()
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); give {give}") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, data: bytes, mode: int, put: Callable[[Path, Path], object]) -> None:
+    """Write beside `path`, then put it there. Raises MisconfiguredError."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        put(partial, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise MisconfiguredError(f"cannot write {path} ({error.strerror}); free the disk or move") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()

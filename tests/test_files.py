@@ -1,0 +1,83 @@
+"""Files that matter: whole or absent, never over another one unless asked, and secret ones private."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from transom.errors import MisconfiguredError
+from transom.files import read_private, sync_folder, write_file, write_new, write_once
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_or_new_as_asked(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    write_file(path, b"one")
+    write_file(path, b"two", mode=0o600)
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(MisconfiguredError, match="exists"):
+        write_new(path, b"three")
+    assert not write_once(path, b"three")
+    assert path.read_bytes() == b"two"
+    assert write_once(path.with_name("other"), b"three")
+    assert names(path.parent) == ["file", "other"]
+
+
+def test_of_many_writers_one_wins_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    values = [bytes([i]) * 100_000 for i in range(16)]
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(lambda value: write_once(path, value), values))
+    assert won.count(True) == 1
+    assert path.read_bytes() == values[won.index(True)]
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (write_file, write_new, write_once):
+        with pytest.raises(MisconfiguredError, match="No space left"):
+            write(path, b"new")
+    with pytest.raises(OSError, match="No space"):
+        sync_folder(tmp_path)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    write_file(tmp_path / "file", b"")
+    for write in (write_file, write_new, write_once):
+        with pytest.raises(MisconfiguredError, match="cannot write"):
+            write(tmp_path / "file" / "inner", b"new")
+    with pytest.raises(MisconfiguredError, match="cannot write"):
+        write_file(tmp_path, b"new")
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "secret"
+    write_new(path, b"value", mode=0o600)
+    assert read_private(path) == b"value"
+    path.chmod(mode)
+    with pytest.raises(MisconfiguredError, match="chmod 600") as error:
+        read_private(path)
+    assert "value" not in str(error.value)
+    with pytest.raises(MisconfiguredError, match="give the folder"):
+        read_private(tmp_path / "absent", give="the folder")
