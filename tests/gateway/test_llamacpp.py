@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
@@ -31,12 +33,12 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture(scope="module")
-def llamacpp() -> Iterator[str]:
-    """The URL of a llama.cpp server with the packaged model, in its own process."""
+@contextmanager
+def running_llamacpp(gguf: Path) -> Iterator[str]:
+    """The URL of a llama.cpp server with that file, in its own process."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    command = [sys.executable, "-c", SERVER, str(packaged_smollm2()), str(port)]
+    command = [sys.executable, "-c", SERVER, str(gguf), str(port)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -50,6 +52,12 @@ def llamacpp() -> Iterator[str]:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def llamacpp() -> Iterator[str]:
+    with running_llamacpp(packaged_smollm2()) as url:
+        yield url
 
 
 def healthy(port: int) -> bool:

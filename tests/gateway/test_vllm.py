@@ -12,8 +12,10 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPSConnection
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -37,14 +39,18 @@ from transom.serving.gateway.enclave import Enclave, ExtractionMeter
 from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
-from .test_llamacpp import QUESTION
+from .test_llamacpp import QUESTION, healthy
 
 PYTHON = os.environ.get("TRANSOM_VLLM_PYTHON", "")
-pytestmark = [
+VLLM_ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "2", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+}  # fmt: skip
+MARKS = [
     pytest.mark.vllm,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not PYTHON, reason="TRANSOM_VLLM_PYTHON is not set; run `make test-vllm`"),
 ]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -76,35 +82,39 @@ def key_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def vllm(
-    model_folder: Path, guard: Pinned, key_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The URL of a vLLM server in its own process, which holds the guard's key."""
+def vllm(model_folder: Path, guard: Pinned, key_folder: Path) -> Iterator[str]:
+    """The URL of a server that holds the key which the guard names."""
+    with running_vllm(
+        model_folder, "--dtype", "bfloat16", "--enable-prompt-embeds",
+        "--ssl-certfile", str(key_folder / "tls.pem"), "--ssl-keyfile", str(key_folder / "tls.key"),
+    ) as port:  # fmt: skip
+        yield f"https://127.0.0.1:{port}"
+
+
+@contextmanager
+def running_vllm(folder: Path, *options: str) -> Iterator[int]:
+    """The port of a vLLM server in its own process, which calls the model smollm2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     command = [
-        PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_folder),
-        "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
-        "--max-model-len", "512", "--enforce-eager", "--enable-prompt-embeds",
-        "--ssl-certfile", str(key_folder / "tls.pem"), "--ssl-keyfile", str(key_folder / "tls.key"),
+        PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder),
+        "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port),
+        "--max-model-len", "512", "--enforce-eager", *options,
     ]  # fmt: skip
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "2", "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-    }  # fmt: skip
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + 600
-        while not healthy_over_tls(port):
-            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-            assert time.monotonic() < deadline, "vLLM did not start"
-            time.sleep(1)
-        yield f"https://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
+    with TemporaryFile() as output:
+        process = subprocess.Popen(command, env=VLLM_ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 600
+            while not (healthy_over_tls(port) if "--ssl-keyfile" in options else healthy(port)):
+                if process.poll() is not None:
+                    output.seek(0)
+                    raise AssertionError(output.read().decode(errors="replace")[-3000:])
+                assert time.monotonic() < deadline, "vLLM did not start"
+                time.sleep(1)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def healthy_over_tls(port: int) -> bool:
