@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,6 +36,7 @@ from transom.errors import MisconfiguredError, NotYetError, RefusedError
 
 if TYPE_CHECKING:
     from transom.obfuscation.keyfile import KeyFile
+    from transom.obfuscation.keys import Settings
     from transom.serving.tokenizer import ChatTokenizer
 
 GATE_EXIT = 20
@@ -150,6 +152,7 @@ def attack_checkpoint(
 
     Raises CheckpointError, MisconfiguredError, MissingExtraError.
     """
+    from transom.audit.attacks.own_keys import settings_of
     from transom.audit.attacks.weights import Knowledge, Target, read, sample
     from transom.checkpoint import load
     from transom.serving.tokenizer import load_tokenizer
@@ -165,73 +168,32 @@ def attack_checkpoint(
     target = Target(weights, models[0])
     knowledge = Knowledge(read(base, layers=layers), models[1], known)
     data = sample(tau_V, tokens)
-    findings: list[Finding] = []
-    for name in names:
-        if name in WEIGHT_ATTACKS:
-            module = importlib.import_module(f"transom.audit.attacks.{WEIGHT_ATTACKS[name]}")
-            findings += _tried(name, lambda: [module.attack(target, knowledge, data, budget_s)])  # noqa: B023
-        elif name == "ima":
-            findings += _tried(name, lambda: [_invert(target, knowledge, data, key, budget_s)])
-        else:
-            findings += _tried(name, lambda: _descend(target, knowledge, data, tau_V, budget_s))
-    return findings
+    settings = key.settings if key and settings_of(target, knowledge) else None  # permuted rows have none
+    return [
+        _tried(name, partial(attack, target, knowledge, data, budget_s))
+        for name in names
+        for attack in _attacks(name, settings)
+    ]
 
 
-def _tried(name: str, run: Callable[[], list[Finding]]) -> list[Finding]:
+def _attacks(name: str, settings: Settings | None) -> list[Callable[..., Finding]]:
+    """The functions behind a name; those that make keys of their own are told the method's settings."""
+    from transom.audit.attacks import checkpoint_states, fingerprint
+
+    if name == "fingerprint":
+        return [partial(fingerprint.attack, settings=settings)]
+    if name == "ima":
+        return [partial(checkpoint_states.invert, settings=settings)]
+    if name == "isa":
+        return [partial(checkpoint_states.descend, kind=kind) for kind in ("hidden", "attention")]
+    return [importlib.import_module(f"transom.audit.attacks.{WEIGHT_ATTACKS[name]}").attack]
+
+
+def _tried(name: str, run: Callable[[], Finding]) -> Finding:
     try:
         return run()
     except NotYetError as error:
-        return [not_run(name, "ttrsr", str(error))]
-
-
-def _invert(target: Any, knowledge: Any, data: Any, key: KeyFile | None, budget_s: float) -> Finding:
-    """IMA on the embedding's rows: trained on rows that the attacker obfuscates with keys of its own."""
-    import torch
-
-    from transom.audit.attacks import ima
-    from transom.audit.attacks.states import States
-
-    base_VD = torch.from_numpy(knowledge.base.embedding_VD)
-    same_width = target.weights.embedding_VD.shape[1] == base_VD.shape[1]
-    keys = _own_keys(base_VD.shape[1], None if same_width else key)
-    noise = 0.0 if key is None else key.settings.alpha_e * float(base_VD.std())
-    turn = iter(range(10**9))
-
-    def states_of(ids_BT: Ints) -> torch.Tensor:
-        rows_BTD = base_VD[torch.from_numpy(ids_BT)]
-        key_DW: torch.Tensor = keys[next(turn) % len(keys)]
-        return (rows_BTD + noise * torch.randn_like(rows_BTD)) @ key_DW
-
-    texts = len(data.plain_S) // 8
-    plain_BT, observed_BT = (ids[: 8 * texts].reshape(texts, 8) for ids in (data.plain_S, data.obfuscated_S))
-    public = np.random.default_rng(1).choice(data.plain_S, (1000, 8))
-    observed = torch.from_numpy(target.weights.embedding_VD[observed_BT])
-    return ima.attack(States(0, observed), ima.Simulator(public, states_of), plain_BT, budget_s)
-
-
-def _own_keys(width: int, key: KeyFile | None) -> list[Any]:
-    """Four embedding keys [D, D + 2h] of the attacker's own, with the public settings; none for no method."""
-    import secrets
-
-    import torch
-
-    from transom.obfuscation.keys import Space
-
-    if key is None:
-        return [torch.eye(width)]
-    spaces = [Space(secrets.token_bytes(32), width, key.settings) for _ in range(4)]
-    return [space.key("embedding").float() for space in spaces]
-
-
-def _descend(target: Any, knowledge: Any, data: Any, tau_V: Ints, budget_s: float) -> list[Finding]:
-    """ISA on the first block's states, for texts of eight of the sampled tokens, two of them known."""
-    from transom.audit.attacks import isa
-
-    texts = len(data.plain_S) // 8
-    plain_BT = data.plain_S[: 8 * texts].reshape(texts, 8)
-    seen = isa.observe(target.model, tau_V[plain_BT], 0)
-    kinds: tuple[isa.Kind, ...] = ("hidden", "attention")
-    return [isa.attack(seen, knowledge.model, plain_BT, budget_s / 2, kind=kind, prefix=2) for kind in kinds]
+        return not_run(name, "ttrsr", str(error))
 
 
 def template_ids(tokenizer: ChatTokenizer) -> list[int]:

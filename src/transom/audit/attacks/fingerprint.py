@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from transom.audit.attacks.matching import Floats, Ints, nearest, with_others
-from transom.audit.attacks.own_keys import obfuscated
+from transom.audit.attacks.own_keys import obfuscated, settings_of
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
 from transom.audit.finding import Finding, not_run
 from transom.obfuscation.keys import Settings
@@ -100,11 +100,9 @@ def _weights(
 ) -> tuple[Floats, int]:
     """(whitening of what own keys do to fingerprints [R, R], number of keys); the identity where no width
     was added, since nothing was then done to the norms."""
-    added = target.weights.embedding_VD.shape[1] - knowledge.base.embedding_VD.shape[1]
-    if added <= 0 and settings is None:
-        return np.eye(len(_ranks(knowledge.base.vocabulary)), dtype=np.float32), 0
+    settings = settings or settings_of(target, knowledge)
     if settings is None:
-        settings = Settings(h=added // 2, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
+        return np.eye(len(_ranks(knowledge.base.vocabulary)), dtype=np.float32), 0
     draw = np.random.default_rng(2)
     ids_S = draw.permutation(knowledge.base.vocabulary)[:_TOKENS].astype(np.int64)
     public_SR = fingerprints(knowledge.model, ids_S)

@@ -15,9 +15,19 @@ from typing import Any
 import numpy as np
 
 from transom.audit.attacks.matching import Ints
+from transom.audit.attacks.weights import Knowledge, Target
 from transom.obfuscation.calibrate import calibrate
 from transom.obfuscation.keys import Settings, Space, token_map
 from transom.obfuscation.plan import obfuscate_state, target_config
+
+
+def settings_of(target: Target, knowledge: Knowledge) -> Settings | None:
+    """What widths say of the settings: h, and nothing of noise. None where no width was added, as where rows
+    were permuted and nothing else was done."""
+    added = target.weights.embedding_VD.shape[1] - knowledge.base.embedding_VD.shape[1]
+    if added <= 0:
+        return None
+    return Settings(h=added // 4 * 2, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
 
 
 def obfuscated(model: Any, settings: Settings, secret: bytes, calibration_ids: Ints) -> tuple[Any, Ints]:
