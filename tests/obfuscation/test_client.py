@@ -30,9 +30,12 @@ from transom.obfuscation.keyfile import KeyFile, new_key
 from transom.obfuscation.keys import Settings, preset, token_map
 from transom.obfuscation.measure import measure_kappas
 from transom.obfuscation.plain import open_source
+from transom.obfuscation.plan import norm_names, plan
 from transom.obfuscation.pool import make_space
 from transom.obfuscation.shards import locate
 from transom.obfuscation.writer import obfuscate
+
+from .mixtures import save_plain
 
 EXACT = preset("exact", h=8)
 
@@ -249,3 +252,90 @@ def test_a_gguf_is_dequantised(tmp_path: Path, source: Path) -> None:
     torch.testing.assert_close(hidden_BTV, plain_BTV, atol=1e-3, rtol=1e-3)
     assert not (tmp_path / "out" / "progress").exists()
     assert CARD_FILE in contents(tmp_path / "out")
+
+
+def further(model: Any, folder: Path) -> list[str]:
+    """Add the tensors of a layer that predicts one token more, as DeepSeek-V3's checkpoints have them."""
+    path = folder / "model.safetensors"
+    state, last = load_file(path), model["num_hidden_layers"]
+    again = {
+        name.replace(f".{last - 1}.", f".{last}.", 1): tensor.clone()
+        for name, tensor in state.items()
+        if name.startswith(f"model.layers.{last - 1}.")
+    }
+    again[f"model.layers.{last}.eh_proj.weight"] = torch.zeros(32, 64)
+    save_file(state | again, path, {"format": "pt"})
+    break_config(folder, num_nextn_predict_layers=1)
+    return sorted(again)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    source = save_plain("DeepSeek-V3", tmp_path / "source")
+    bare = open_source(source)
+    assert bare.left_out == ()
+    names = further(bare.config, source)
+    plain, settings = open_source(source), preset("exact", h=0, lam=0.0)
+    assert plain.left_out == tuple(names)
+    key = key_for(source, settings)
+    kappas = dict.fromkeys(norm_names(plan(plain.config, settings)), 1.0)
+    obfuscate(plain, tmp_path / "out", key, kappas=kappas)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_nextn_predict_layers"] == 0
+    assert not set(names) & set(tensors(tmp_path / "out"))
+    assert_same_answers(source, tmp_path / "out", key)
+
+
+def assert_same_answers(source: Path, out: Path, key: KeyFile, tolerance: float = 1e-4) -> None:
+    tau_V = torch.from_numpy(token_map(key.secret, key.vocabulary))
+    ids_BT = torch.arange(20)[None]
+    hidden_BTV = logits(out, tau_V[ids_BT])[..., tau_V]
+    torch.testing.assert_close(hidden_BTV, logits(source, ids_BT), atol=tolerance, rtol=tolerance)
+
+
+def in_8_bits(source: Path, folder: Path) -> tuple[Path, Path]:
+    """The checkpoint with its projections as 8-bit floats and their scales, and the same after rounding."""
+    eight, rounded = folder / "eight", folder / "rounded"
+    state, stored, back = load_file(source / "model.safetensors"), {}, {}
+    for name, tensor in state.items():
+        if not name.endswith("_proj.weight"):
+            stored[name] = back[name] = tensor.bfloat16()
+            continue
+        blocks = [-(-side // 128) for side in tensor.shape]
+        scale = torch.rand(blocks, generator=torch.Generator().manual_seed(len(name))) * 0.01 + 0.001
+        spread = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[
+            : tensor.shape[0], : tensor.shape[1]
+        ]
+        stored[name] = (tensor / spread).clamp(-448, 448).to(torch.float8_e4m3fn)
+        stored[f"{name}_scale_inv"] = scale
+        back[name] = (stored[name].float() * spread).bfloat16()
+    for place, tensors_of in ((eight, stored), (rounded, back)):
+        shutil.copytree(source, place)
+        save_file(tensors_of, place / "model.safetensors", {"format": "pt"})
+    break_config(eight, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+    return eight, rounded
+
+
+def test_8_bit_floats_are_dequantised_block_by_block(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "source", hidden_size=160, intermediate_size=300, num_hidden_layers=1)
+    eight, rounded = in_8_bits(source, tmp_path)
+    key = key_for(eight)
+    same = dataclasses.replace(key, source=open_source(rounded).fingerprint)
+    for one, mine in ((eight, key), (rounded, same)):
+        obfuscate(one, tmp_path / f"{one.name}.out", mine, workers=1)
+    made, expected = tensors(tmp_path / "eight.out"), tensors(tmp_path / "rounded.out")
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], expected[name]) for name in expected)
+    assert "quantization_config" not in json.loads((tmp_path / "eight.out" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("change", ["absent", "of another block size"])
+def test_8_bit_floats_without_their_scales_are_refused(tmp_path: Path, change: str) -> None:
+    eight, _ = in_8_bits(tiny_llama(tmp_path / "source"), tmp_path)
+    state = load_file(eight / "model.safetensors")
+    for name in [name for name in state if name.endswith("_scale_inv")]:
+        scale = state.pop(name)
+        if change != "absent":
+            state[name] = scale.repeat(2, 1)
+    save_file(state, eight / "model.safetensors", {"format": "pt"})
+    with pytest.raises(NotYetError, match=r"without a scale.*before it was quantised"):
+        open_source(eight)

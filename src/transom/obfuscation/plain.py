@@ -60,7 +60,7 @@ def open_source(source: str | Path) -> Plain:
     if "quantization_config" in config and _method(config) != "fp8":
         raise ReplaceableError(
             f"{found.path} holds weights quantised by {_method(config)}, which cannot be multiplied by keys; "
-            "give the checkpoint they were made from (bf16, fp16 or fp8), or a GGUF, which is dequantised here"
+            "give what they were made from (bf16, fp16 or fp8), or a GGUF, which is dequantised here"
         )
     planned = _planned(config)
     left_out = further_tokens(locate(found.path), planned)
