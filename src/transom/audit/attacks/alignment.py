@@ -62,8 +62,9 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
     level, public = _as_noisy(cloud, base_VD, until=started + budget_s / 4)
     known_KP = np.array(list(knowledge.known.items()), dtype=np.int64).reshape(-1, 2)
     turned_VD = cloud.rows_VD @ _axes(cloud.rows_VD, public.rows_VD, known_KP)
-    clean_VD = (base_VD - public.centre_D) @ public.into_DD
-    back_DD = np.linalg.inv(public.into_DD)  # noise is alike in all directions of the public embedding
+    clean_VD = np.asarray((base_VD - public.centre_D) @ public.into_DD, dtype=np.float32)
+    # Noise is alike in all directions of the public embedding, so distances are taken there.
+    back_DD = np.asarray(np.linalg.inv(public.into_DD), dtype=np.float32)
     rows_A = with_others(data.obfuscated_S, vocabulary, _ANCHORS)
     best_fit, best_DD, tries = -1.0, np.eye(width, dtype=np.float32), 0
     for axes in dict.fromkeys(min(axes, width) for axes in _STARTS):
@@ -74,7 +75,8 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
         if time.monotonic() > until or best_fit > 0.9:
             break
     cut_short = time.monotonic() > until
-    guess_S = nearest(turned_VD[data.obfuscated_S] @ best_DD @ back_DD, clean_VD @ back_DD)[0]
+    rows_SD = np.asarray(turned_VD[data.obfuscated_S] @ best_DD @ back_DD, dtype=np.float32)
+    guess_S = nearest(rows_SD, np.asarray(clean_VD @ back_DD, dtype=np.float32))[0]
     note = f"{len(known_KP)} known pairs, {tries} starts, noise taken for {level:g}, fit {best_fit:.2f}"
     note += "; cut short by the budget" if cut_short else ""
     return scored(NAME, guess_S, data, candidates=vocabulary, started=started, note=note)
@@ -145,17 +147,18 @@ def _procrustes(
     The first names go by the last `axes` axes alone, later ones by distance in the public embedding.
     """
     fit, turn_DD = 0.0, np.eye(rows_AD.shape[1], dtype=np.float32)
-    public_VD = clean_VD @ back_DD
+    public_VD: Floats = clean_VD @ back_DD
     before_A = np.full(len(rows_AD), -1)
     for number in range(_ROUNDS):
         if number == 0:
             guess_A, margin_A = nearest(rows_AD[:, -axes:], clean_VD[:, -axes:])
         else:
-            guess_A, margin_A = nearest(rows_AD @ turn_DD @ back_DD, public_VD)
+            placed_AD = np.asarray(rows_AD @ turn_DD @ back_DD, dtype=np.float32)
+            guess_A, margin_A = nearest(placed_AD, public_VD)
         sure = np.argsort(-margin_A)[: max(min(64, len(rows_AD)), len(rows_AD) // 2)]
         left_AD, right_AD = rows_AD[sure], clean_VD[guess_A[sure]]
         left, strengths, right = np.linalg.svd(left_AD.T @ right_AD)
-        turn_DD = left @ right
+        turn_DD = np.asarray(left @ right, dtype=np.float32)
         fit = float(strengths.sum() / (np.linalg.norm(left_AD) * np.linalg.norm(right_AD)))
         if time.monotonic() > until or (guess_A == before_A).mean() > 0.99:
             break

@@ -43,6 +43,7 @@ def obfuscated(model: Any, settings: Settings, secret: bytes, calibration_ids: I
     tau_V = token_map(secret, config["vocab_size"])
     kappas = calibrate(model, torch.from_numpy(np.asarray(calibration_ids)[None]), space)
     target = target_config(config, settings, tau_V)
-    wide = AutoModelForCausalLM.from_config(AutoConfig.for_model(**target)).eval()
+    shape = AutoConfig.for_model(**target)
+    wide = AutoModelForCausalLM.from_config(shape).eval()  # type: ignore[no-untyped-call]
     wide.load_state_dict(obfuscate_state(model.state_dict(), config, space, kappas))
     return wide, tau_V
