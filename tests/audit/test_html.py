@@ -116,7 +116,10 @@ def test_plots_show_the_figures() -> None:
 
 def test_right_words_are_marked_where_they_were_hidden() -> None:
     text = page(FULL)
-    assert "a <mark>fine</mark> tale" in text
+    assert 'a <span class="gone">good</span> <span class="gone">tale</span>' in text
+    assert 'a <mark>fine</mark> <span class="gone">tale</span>' in text
+    wrong = replace(HIGH, examples=(Example("a film", "a tale", "the play"),))
+    assert "<s>the</s> <s>play</s>" in page(report(wrong))
     unaligned = replace(HIGH, examples=(Example("a b c", "d e", "a b"),))
     assert "<mark>" not in page(report(unaligned))
 

@@ -151,41 +151,52 @@ def _finding(found: Finding, gate: float | None, heads: tuple[str, ...]) -> str:
 
 
 def _examples(report: Report) -> str:
-    shown = [found for found in report.findings if found.examples]
+    """The examples of each attack that has some, strongest first and open."""
+    shown = sorted(
+        (found for found in report.findings if found.examples), key=lambda found: -(found.value or 0)
+    )
     if not shown:
         return ""
-    best = max(shown, key=lambda found: found.value or 0.0)
-    rows = "".join(_example(example) for example in best.examples[:MAX_EXAMPLES])
-    lead = (
-        f"As {escape(best.name)} reads them. Marked words were hidden and are named rightly. "
-        "These are texts of the auditor's own: pass this page on with care."
+    blocks = "".join(
+        f"<details{' open' * (found is shown[0])}><summary>{escape(found.name)}"
+        f' <span class="metric">{figure(found.metric, found.value or 0.0)}</span></summary>'
+        f'<ol class="examples">{"".join(map(_example, found.examples[:MAX_EXAMPLES]))}</ol></details>'
+        for found in shown
     )
-    return _section("Examples", f'<ol class="examples">{rows}</ol>', lead)
+    lead = (
+        'Of the words that were <span class="gone">replaced</span>, some are <mark>read back</mark> and some '
+        "<s>named wrongly</s>. These are texts of the auditor's own: pass this page on with care."
+    )
+    return _section("Examples", blocks, lead)
 
 
 def _example(example: Example) -> str:
-    lines = (
-        ("Original", escape(example.original)),
-        ("Seen", escape(example.seen)),
-        ("Recovered", _marked(example)),
-    )
-    return (
-        "<li><dl>"
-        + "".join(f'<div><dt>{label}</dt><dd dir="auto">{text}</dd></div>' for label, text in lines)
-        + "</dl></li>"
-    )
-
-
-def _marked(example: Example) -> str:
-    """The recovered text; words that were hidden and are right are marked, where the words align."""
     texts = (example.original, example.seen, example.recovered)
-    original, seen, recovered = (text.split() for text in texts)
-    if not len(original) == len(seen) == len(recovered):
-        return escape(example.recovered)
-    return " ".join(
-        f"<mark>{escape(guess)}</mark>" if guess == truth != sight else escape(guess)
-        for truth, sight, guess in zip(original, seen, recovered, strict=True)
-    )
+    lines = zip(("Original", "Seen", "Recovered"), _aligned(*texts) or map(escape, texts), strict=True)
+    parts = "".join(f'<div><dt>{label}</dt><dd dir="auto">{text}</dd></div>' for label, text in lines)
+    return f"<li><dl>{parts}</dl></li>"
+
+
+def _aligned(original: str, seen: str, recovered: str) -> tuple[str, str, str] | None:
+    """The three texts with their words marked; None where they do not align word by word."""
+    words = [text.split() for text in (original, seen, recovered)]
+    if len({len(some) for some in words}) > 1:
+        return None
+    marked = [
+        (escape(truth), *_pair(truth, sight, guess)) for truth, sight, guess in zip(*words, strict=True)
+    ]
+    first, second, third = (" ".join(column) for column in zip(*marked, strict=True)) if marked else ("",) * 3
+    return first, second, third
+
+
+def _pair(truth: str, sight: str, guess: str) -> tuple[str, str]:
+    """A word as it was seen and as it was read, marked by what became of it."""
+    gone = f'<span class="gone">{escape(sight)}</span>'
+    if sight == truth:
+        return escape(sight), escape(guess) if guess == truth else f"<s>{escape(guess)}</s>"
+    if guess == truth:
+        return gone, f"<mark>{escape(guess)}</mark>"
+    return gone, gone if guess == sight else f"<s>{escape(guess)}</s>"
 
 
 def _limits(report: Report) -> str:
