@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 import typer
+from safetensors.torch import load_file, save_file
 
+from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import main
 from transom.cli import obfuscate as obfuscate_command
-from transom.errors import CheckpointError, MisconfiguredError, NotYetError, ReplaceableError
-from transom.obfuscation.card import verify_card
+from transom.errors import (
+    CheckpointError,
+    MisconfiguredError,
+    NeverError,
+    NotYetError,
+    ReplaceableError,
+    TransomError,
+)
+from transom.obfuscation.card import CARD_FILE, verify_card
 from transom.obfuscation.client import load_client
 from transom.obfuscation.keyfile import load_key
 from transom.obfuscation.keys import preset
@@ -133,6 +142,105 @@ def test_nothing_of_the_clients_goes_into_the_hosts_folder(
     assert run(f"obfuscate tiny {options}") == MisconfiguredError.exit_code
     assert "goes to the host" in capsys.readouterr().err
     assert present() == {"tiny"}
+
+
+def changed(name: str, **changes: Any) -> Path:
+    """The tiny checkpoint with another configuration."""
+    config = json.loads((tiny_llama(Path(name)) / "config.json").read_text()) | changes
+    Path(name, "config.json").write_text(json.dumps(config))
+    return Path(name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        (
+            {"model_type": "gpt2"},
+            NotYetError,
+            "cannot obfuscate model_type 'gpt2' yet; there are deepseek_v2",
+        ),
+        ({"model_type": "t5", "is_encoder_decoder": True}, NotYetError, "the encoder of 't5' yet"),
+        ({"model_type": "mamba2"}, NeverError, "recurrent"),
+        ({"model_type": "llava", "vision_config": {}}, NeverError, "images"),
+        ({"quantization_config": {"quant_method": "gptq"}}, ReplaceableError, "by gptq, which"),
+        ({"quantization_config": {"quant_method": "awq"}}, ReplaceableError, "give what they were made from"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, ReplaceableError, "or a GGUF"),
+        ({"use_sliding_window": True, "model_type": "qwen2"}, NotYetError, "set it to false"),
+        ({"vocab_size": 7}, CheckpointError, "the embedding has 7 rows"),
+        ({"eos_token_id": 10**6}, MisconfiguredError, "eos_token_id is 1000000"),
+    ],
+)
+def test_a_source_that_is_refused_says_which_kind_of_no_and_the_way_out(
+    capsys: pytest.CaptureFixture[str], changes: dict[str, Any], error: type[TransomError], said: str
+) -> None:
+    changed("source", **changes)
+    assert run("obfuscate source --out out --key key --h 8 --workers 1") == error.exit_code
+    told = capsys.readouterr().err
+    assert said in told
+    assert not Path("out").exists()
+
+
+def test_added_tokens_without_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file("tiny/tokenizer.json")
+    tokenizer.add_tokens(["<new one>"])
+    tokenizer.save("tiny/tokenizer.json")
+    assert run(LINE) == CheckpointError.exit_code
+    told = capsys.readouterr().err
+    assert "resize" in told
+    assert "<new one>" not in told
+    assert not Path("out").exists()
+
+
+def test_tied_weights_and_rows_beyond_the_tokenizer_are_no_obstacle(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = tiny_llama(Path("tied"), tie_word_embeddings=True)
+    model = load(source).model
+    model.resize_token_embeddings(model.config.vocab_size + 6)
+    model.save_pretrained(source)
+    record = made(capsys, "obfuscate tied --out out --key key --h 8 --workers 1 --no-audit")
+    assert record["vocabulary"] == load_key("key").vocabulary == model.config.vocab_size
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"format": "transom-obfuscation-key", "version": 1}'])
+def test_a_file_that_is_no_key_or_a_damaged_one_is_refused(
+    capsys: pytest.CaptureFixture[str], damage: bytes
+) -> None:
+    Path("key").write_bytes(damage)
+    Path("key").chmod(0o600)
+    assert run(LINE) == MisconfiguredError.exit_code
+    assert "key file" in capsys.readouterr().err
+    assert present() == {"tiny", "key"}
+    assert Path("key").read_bytes() == damage
+
+
+def test_the_key_of_another_run_does_not_resume_or_verify_this_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made(capsys, f"{LINE} --no-audit")
+    made(capsys, "obfuscate tiny --out other --key wrong --h 8 --workers 1 --no-audit")
+    with pytest.raises(MisconfiguredError, match="not signed with this key"):
+        verify_card("out", load_key("wrong"))
+    card = Path("out", CARD_FILE)
+    card.write_text(card.read_text().replace('"alpha_e": 1.0', '"alpha_e": 9.0'))
+    with pytest.raises(MisconfiguredError, match="edited"):
+        verify_card("out", load_key("key"))
+
+
+def test_layers_left_out_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    state = load_file("tiny/model.safetensors")
+    save_file(
+        state | {"model.layers.3.eh_proj.weight": state["model.norm.weight"].clone()},
+        "tiny/model.safetensors",
+    )
+    changed_config = json.loads(Path("tiny/config.json").read_text()) | {"num_nextn_predict_layers": 1}
+    Path("tiny/config.json").write_text(json.dumps(changed_config))
+    assert run(f"{LINE} --no-audit") == 0
+    assert "left out, as engines do without them: 1 tensors that predict further tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

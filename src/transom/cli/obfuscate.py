@@ -142,7 +142,8 @@ def _fit(plain: Plain, wanted: Settings, engine: Engine) -> tuple[Settings, str]
 
 def _left_out(plain: Plain) -> str:
     count = len(plain.left_out)
-    return f"{count} tensors that predict further tokens at once are left out" if count else ""
+    told = "left out, as engines do without them"
+    return f"{told}: {count} tensors that predict further tokens" if count else ""
 
 
 def _wanted(preset_name: Preset | None, changes: Mapping[str, Any], stored: KeyFile | None) -> Settings:

@@ -10,12 +10,12 @@ bounded by what the largest tasks in flight hold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.errors import CheckpointError, MisconfiguredError, NotYetError
+from transom.errors import CheckpointError, MisconfiguredError, NeverError, NotYetError
 from transom.obfuscation import attention, embedding, feedforward, mla, moe, norms
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.task import Config, Context, Planner, Task, Transform
@@ -40,6 +40,7 @@ __all__ = [
 
 # What the obfuscated width must be divisible by, beside the number of heads: blocks of quantised formats.
 MULTIPLES = {"transformers": 1, "vllm": 1, "llama.cpp": 32, "group-128": 128, "llama.cpp-k": 256}
+_RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")
 _NOT_THE_HOSTS = ("auto_map", "_name_or_path", "quantization_config")
 
 
@@ -78,10 +79,11 @@ COMPONENTS: dict[str, Transform] = {
 
 def plan(config: Config, settings: Settings, secret: bytes | None = None) -> tuple[Task, ...]:
     """Every task of a checkpoint. `run` wants those of the secret, which puts a mixture's experts in their
-    places. Raises NotYetError for an architecture or a variant that is not planned."""
+    places. Raises NotYetError for an architecture or a variant that is not planned, NeverError for one that
+    has no place for keys."""
     kind = config.get("model_type")
     if kind not in PLANS:
-        raise NotYetError(f"cannot obfuscate model_type {kind!r} yet; there are {', '.join(sorted(PLANS))}")
+        _refuse(config)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
@@ -92,6 +94,23 @@ def plan(config: Config, settings: Settings, secret: bytes | None = None) -> tup
         )
     tasks = PLANS[str(kind)](config, settings)
     return tasks if secret is None else moe.place_experts(tasks, config, secret)
+
+
+def _refuse(config: Config) -> NoReturn:
+    """An architecture without a plan: never, where the method has nothing to offer it, or not yet."""
+    kind, known = config.get("model_type"), ", ".join(sorted(PLANS))
+    if any(f"{sense}_config" in config for sense in ("vision", "audio")):
+        raise NeverError(
+            f"{kind!r} takes images or sound, which no substitution of token ids hides from the host; "
+            f"obfuscate a text model ({known})"
+        )
+    if kind in _RECURRENT:
+        raise NeverError(
+            f"{kind!r} is recurrent: each channel decays by itself, which leaves no room for keys between "
+            f"channels; obfuscate a transformer ({known})"
+        )
+    what = "the encoder of" if config.get("is_encoder_decoder") else "model_type"
+    raise NotYetError(f"cannot obfuscate {what} {kind!r} yet; there are {known}")
 
 
 def run(
