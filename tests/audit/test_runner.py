@@ -127,6 +127,8 @@ def test_names_choose_and_objects_add(tmp_path: Any, monkeypatch: pytest.MonkeyP
     assert [chosen.NAME for chosen in choose(both, ["gate-ia"])] == ["Gate-IA"]
     assert [chosen.NAME for chosen in choose(both, ["own_attacks:guess"])] == ["NN", "Gate-IA", "guess"]
     assert [chosen.NAME for chosen in choose(both, ["nn", "own_attacks:guess"])] == ["NN", "guess"]
+    twice = (attack("nn"), attack("vma"), attack("nn"))  # one name, two figures
+    assert choose(twice, ["nn"]) == (twice[0], twice[2])
     with pytest.raises(MisconfiguredError, match="unknown attack 'vma'; known: NN, Gate-IA"):
         choose(both, ["vma"])
     with pytest.raises(MisconfiguredError, match="needs all three"):

@@ -46,12 +46,12 @@ def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ..
 
     With no name in `wanted` every built-in one is chosen. Raises MisconfiguredError.
     """
-    by_name = {attack.NAME.lower(): attack for attack in builtin}
-    names = [name.lower() for name in wanted if ":" not in name]
-    if unknown := sorted(set(names) - set(by_name)):
-        known = ", ".join(attack.NAME for attack in builtin)
-        raise MisconfiguredError(f"unknown attack {unknown[0]!r}; known: {known}, or module:object")
-    chosen = [by_name[name] for name in dict.fromkeys(names)] or list(builtin)
+    names = {name.lower() for name in wanted if ":" not in name}
+    known = {attack.NAME.lower(): attack.NAME for attack in builtin}
+    if unknown := sorted(names - set(known)):
+        listed = ", ".join(known.values())
+        raise MisconfiguredError(f"unknown attack {unknown[0]!r}; known: {listed}, or module:object")
+    chosen = [attack for attack in builtin if not names or attack.NAME.lower() in names]
     return (*chosen, *(load_attack(place) for place in wanted if ":" in place))
 
 
