@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from transom.audit.finding import not_run, share
 from transom.audit.utility import (
@@ -22,12 +23,14 @@ from transom.audit.utility import (
     obfuscated,
     read_task,
     rouge_l,
+    sentence_features,
     unprotected,
     words,
 )
 from transom.audit.utility.frontier import mean_interval
 from transom.audit.utility.tasks import fitted
-from transom.checkpoint.tiny import tiny_llama
+from transom.checkpoint import load
+from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import MisconfiguredError
 from transom.obfuscation.keys import preset
 from transom.privacy.policy import load_policy
@@ -70,8 +73,6 @@ def _nothing(texts: tuple[str, ...]) -> list[Protected]:
 
 
 def test_likelihoods_are_those_of_whole_passes_over_each_text(plain: Answerer) -> None:
-    import torch
-
     prompt, choices = "Q: why?\nA:", [" The fox", " The fox jumps over the dog.", " A", " Tell me"]
     differences = []
     for choice in choices:
@@ -83,11 +84,11 @@ def test_likelihoods_are_those_of_whole_passes_over_each_text(plain: Answerer) -
 
 
 def test_next_log_probabilities_are_the_last_row_of_a_plain_pass(plain: Answerer) -> None:
-    import torch
-
-    ids = torch.tensor([plain.tokenizer.encode_text("The quick").ids])
-    expected = plain.model(ids).logits[0, -1].log_softmax(-1).numpy()
-    assert plain.next_log_probabilities("The quick") == pytest.approx(expected, abs=1e-4)
+    prompts = [text * (1 + i % 3) for i, text in enumerate(DOCUMENTS * 4)]
+    found = plain.next_log_probabilities(prompts)
+    for prompt, row in zip(prompts, found, strict=True):
+        ids = torch.tensor([plain.tokenizer.encode_text(prompt).ids])
+        assert row == pytest.approx(plain.model(ids).logits[0, -1].log_softmax(-1).numpy(), abs=1e-3)
 
 
 def test_answers_do_not_depend_on_what_is_answered_beside_them(plain: Answerer) -> None:
@@ -108,8 +109,8 @@ def test_an_obfuscated_model_answers_as_the_plain_one(plain: Answerer, hidden: A
     assert hidden.log_likelihoods(prompt, choices) == pytest.approx(
         plain.log_likelihoods(prompt, choices), abs=1e-3
     )
-    assert hidden.next_log_probabilities(prompt) == pytest.approx(
-        plain.next_log_probabilities(prompt), abs=1e-3
+    assert hidden.next_log_probabilities([prompt]) == pytest.approx(
+        plain.next_log_probabilities([prompt]), abs=1e-3
     )
     assert hidden.respond(list(DOCUMENTS), 8) == plain.respond(list(DOCUMENTS), 8)
 
@@ -181,6 +182,17 @@ def test_given_features_are_used_instead_of_the_model(plain: Answerer) -> None:
     rows = tuple((f"{i}", int(i > 20)) for i in range(41))
     task = Classify(rows, rows, features=lambda texts: np.array([[float(text)] for text in texts]))
     assert task.scores(_all(task.texts), plain).mean() > 0.9
+
+
+def test_an_encoder_pools_over_tokens_and_not_over_padding(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path / "bert")
+    features, files = sentence_features(folder), load(folder)
+    together = features([*DOCUMENTS, "fox"])
+    assert files.tokenizer is not None
+    for text, row in zip((*DOCUMENTS, "fox"), together, strict=True):
+        ids = files.tokenizer.tokenizer.encode(text).ids
+        state = files.model.base_model(torch.tensor([ids])).last_hidden_state[0]
+        assert row == pytest.approx(state.mean(dim=0).numpy(), abs=1e-4)
 
 
 def test_the_classifier_finds_three_classes_and_refuses_one() -> None:

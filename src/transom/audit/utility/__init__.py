@@ -4,6 +4,7 @@
 Importing this room loads no model library.
 """
 
+from transom.audit.utility.encoder import sentence_features
 from transom.audit.utility.files import read_task
 from transom.audit.utility.frontier import Measured, Setting, frontier, measure
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
@@ -26,6 +27,7 @@ __all__ = [
     "obfuscated",
     "read_task",
     "rouge_l",
+    "sentence_features",
     "unprotected",
     "words",
 ]

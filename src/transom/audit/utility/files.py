@@ -1,6 +1,6 @@
 """Tasks from a user's files: `classify:FILE`, `summarize:FILE`, `answers:FILE`.
 
-    classify   TSV with a header: `label` and `sentence`; a third of the rows, at most, is tested
+    classify   TSV with a header: `label` and `sentence`; half of the rows trains, half is tested
     summarize  JSON lines with `document`
     answers    CSV with `statement,label` (1 is true), or `Question,Best Answer,Incorrect Answers` (answers
                apart by semicolons)
@@ -23,11 +23,12 @@ from transom.audit.utility.model import Answerer
 from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, Task
 from transom.errors import MisconfiguredError
 
-MOST_ITEMS = 300
+_ITEMS = {"classify": 200, "summarize": 24, "answers": 150}  # a few minutes for all three on one core
 _MOST_CHARS = 1200  # of a document: about 300 tokens
+TRUE_OR_FALSE = "Is this true or false? {}\nAnswer:"
 
 
-def read_task(place: str, model: Answerer, *, items: int = MOST_ITEMS, seed: int = 0) -> Task:
+def read_task(place: str, model: Answerer, *, items: int | None = None, seed: int = 0) -> Task:
     """The task at `kind:file`, with at most `items` items chosen at random. Raises MisconfiguredError."""
     kind, _, name = place.partition(":")
     if kind not in _READERS or not name:
@@ -37,7 +38,9 @@ def read_task(place: str, model: Answerer, *, items: int = MOST_ITEMS, seed: int
     rows = _rows(Path(name))
     order = np.random.default_rng(seed).permutation(len(rows))
     try:
-        return _READERS[kind]([rows[i] for i in order], items, model, f"{kind} {Path(name).stem}")
+        return _READERS[kind](
+            [rows[i] for i in order], items or _ITEMS[kind], model, f"{kind} {Path(name).stem}"
+        )
     except (KeyError, ValueError, AttributeError):
         raise MisconfiguredError(
             f"{name} lacks a column or value that {kind} needs; see its columns"
@@ -81,18 +84,17 @@ def _summarize(rows: list[dict[str, str]], items: int, model: Answerer, name: st
 def _answers(rows: list[dict[str, str]], items: int, model: Answerer, name: str) -> Task:
     del model
     if "statement" in rows[0]:
-        return Answers(tuple(map(_statement, rows[:items])), name, TRUE_OR_FALSE, calibrated=True)
-    return Answers(tuple(map(_multiple, rows[:items])), name)
+        return Answers(tuple(map(statement, rows[:items])), name, TRUE_OR_FALSE, calibrated=True)
+    return Answers(tuple(map(multiple_choice, rows[:items])), name)
 
 
-TRUE_OR_FALSE = "Is this true or false? {}\nAnswer:"
-
-
-def _statement(row: dict[str, str]) -> Question:
+def statement(row: dict[str, str]) -> Question:
+    """A true/false statement as a question, for the prompt TRUE_OR_FALSE."""
     return Question(row["statement"], ("false", "true"), int(row["label"]))
 
 
-def _multiple(row: dict[str, str]) -> Question:
+def multiple_choice(row: dict[str, str]) -> Question:
+    """A row of TruthfulQA as a question with one right choice, which stands first."""
     wrong = [text.strip() for text in row["Incorrect Answers"].split(";") if text.strip()]
     return Question(row["Question"], (row["Best Answer"].strip(), *wrong), 0)
 

@@ -9,7 +9,7 @@ Legend: B batch, T tokens, V vocabulary, K choices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transom.obfuscation.keys import Settings, Space, token_map
 from transom.obfuscation.plan import loadable_h, obfuscate_state, target_config
 from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
-_BATCH = 8  # prompts answered together
+_BATCH = 24  # prompts answered together
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,45 +34,45 @@ class Answerer:
     tokenizer: ChatTokenizer = field(repr=False)
     hidden_V: NDArray[np.int64] = field(repr=False)
 
-    def next_log_probabilities(self, prompt: str) -> NDArray[np.float64]:
-        """log P [V] of the next token by plain id."""
-        import torch
-
-        with torch.inference_mode():
-            state_1TD = self._trunk(self._tensor([self.tokenizer.encode_text(prompt).ids])).last_hidden_state
-            return self._log_probabilities(state_1TD[0, -1])
+    def next_log_probabilities(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """log P [B, V] of the token after each prompt, by plain id."""
+        rows = [self.tokenizer.encode_text(prompt).ids for prompt in prompts]
+        found_BV = np.empty((len(rows), len(self.hidden_V)), dtype=np.float32)
+        for batch in _batches(rows):
+            last = [len(rows[i]) - 1 for i in batch]
+            # Padding on the right is never attended to by what stands before it.
+            state_BTD = self._trunk([rows[i] for i in batch]).last_hidden_state
+            log_p_BV = self._log_probabilities(state_BTD[range(len(batch)), last])
+            found_BV[batch] = log_p_BV.cpu().numpy()[:, self.hidden_V]
+        return found_BV
 
     def log_likelihoods(self, prompt: str, choices: Sequence[str]) -> NDArray[np.float64]:
         """log P [K] of each choice as the continuation of the prompt, up to a constant common to all.
 
         What all choices begin with is read once. Raises MisconfiguredError for an empty prompt or choice.
         """
-        import torch
-
         rows = [self.tokenizer.encode_text(prompt + choice).ids for choice in choices]
         columns = enumerate(zip(*rows, strict=False))
         alike = next((place for place, column in columns if len(set(column)) > 1), min(map(len, rows)))
         shared = min(alike, min(map(len, rows)) - 1)
         if shared < 1:
             raise MisconfiguredError(f"need a prompt and choices that are not empty, got {len(rows)} choices")
-        with torch.inference_mode():
-            read = self._trunk(self._tensor([rows[0][:shared]]), use_cache=True)
-            first_V = self._log_probabilities(read.last_hidden_state[0, -1])
-            scores_K = first_V[[row[shared] for row in rows]]
-            longer = [k for k, row in enumerate(rows) if len(row) > shared + 1]
-            if longer:
-                read.past_key_values.batch_repeat_interleave(len(longer))
-                tails = [rows[k][shared:] for k in longer]
-                scores_K[longer] += self._tail_scores(tails, read.past_key_values)
+        read = self._trunk([rows[0][:shared]], use_cache=True)
+        first_V = self._log_probabilities(read.last_hidden_state[0, -1])
+        scores_K: NDArray[np.float64] = (
+            first_V[self.hidden_V[[row[shared] for row in rows]]].double().cpu().numpy()
+        )
+        longer = [k for k, row in enumerate(rows) if len(row) > shared + 1]
+        if longer:
+            read.past_key_values.batch_repeat_interleave(len(longer))
+            scores_K[longer] += self._tail_scores([rows[k][shared:] for k in longer], read.past_key_values)
         return scores_K
 
     def respond(self, prompts: Sequence[str], max_tokens: int) -> list[str]:
         """The greedy answer to each prompt, as one message of a chat where the model has a template."""
         encoded = [self._encode_message(prompt) for prompt in prompts]
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))  # little padding
         answers = [""] * len(encoded)
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
+        for batch in _batches(encoded):
             for i, answer in zip(batch, self._generate([encoded[i] for i in batch], max_tokens), strict=True):
                 answers[i] = answer
         return answers
@@ -109,30 +109,39 @@ class Answerer:
 
     def _tail_scores(self, tails: Sequence[Sequence[int]], cache: Any) -> NDArray[np.float64]:
         """log P [K] of each tail after its first id, given the cache and that id."""
-        width = max(map(len, tails)) - 1
-        # Padding on the right is never attended to by what stands before it.
-        inputs_KT = self._tensor([[*row[:-1], *[0] * (width + 1 - len(row))] for row in tails])
-        state_KTD = self._trunk(inputs_KT, past_key_values=cache, use_cache=True).last_hidden_state
-        return np.array(
-            [
-                self._log_probabilities(state_TD[: len(row) - 1])[range(len(row) - 1), list(row[1:])].sum()
-                for row, state_TD in zip(tails, state_KTD, strict=True)
-            ]
-        )
+        state_KTD = self._trunk([row[:-1] for row in tails], past_key_values=cache).last_hidden_state
+        scores_K = np.empty(len(tails))
+        for k, (row, state_TD) in enumerate(zip(tails, state_KTD, strict=True)):
+            log_p_TV = self._log_probabilities(state_TD[: len(row) - 1])
+            scores_K[k] = float(log_p_TV[range(len(row) - 1), self.hidden_V[list(row[1:])]].double().sum())
+        return scores_K
 
-    def _trunk(self, ids_BT: Any, **options: Any) -> Any:
-        return self.model.base_model(input_ids=ids_BT, **options)
+    def _trunk(self, rows: Sequence[Sequence[int]], **options: Any) -> Any:
+        """The model below its head, on rows of plain ids, padded on the right."""
+        import torch
 
-    def _log_probabilities(self, state_D: Any) -> NDArray[np.float64]:
-        """log P [..., V] by plain id after states [..., D]."""
-        logits_V = self.model.get_output_embeddings()(state_D).double()
-        found: NDArray[np.float64] = logits_V.log_softmax(-1).cpu().numpy()[..., self.hidden_V]
-        return found
+        width = max(map(len, rows))
+        ids_BT = self._tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        with torch.inference_mode():
+            return self.model.base_model(input_ids=ids_BT, **options)
+
+    def _log_probabilities(self, state_D: Any) -> Any:
+        """log P [..., V] by the model's own ids after states [..., D]."""
+        import torch
+
+        with torch.inference_mode():
+            return self.model.get_output_embeddings()(state_D).log_softmax(-1)
 
     def _tensor(self, rows: Sequence[Sequence[int]]) -> Any:
         import torch
 
         return torch.from_numpy(self.hidden_V[np.array(rows)]).to(self.model.device)
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Indices of rows of similar length, a batch at a time, so that little is padding."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    return (order[start : start + _BATCH] for start in range(0, len(order), _BATCH))
 
 
 def load_answerer(source: str | Path, *, device: str = "cpu") -> Answerer:

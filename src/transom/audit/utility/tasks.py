@@ -79,10 +79,9 @@ class Classify:
         if self.features is not None:
             found_MF = self.features(sentences)
         else:
-            prompts = [self.prompt.format(text) for text in sentences]
-            log_p_MV = np.stack([model.next_log_probabilities(prompt) for prompt in prompts])
+            log_p_MV = model.next_log_probabilities([self.prompt.format(text) for text in sentences])
             likeliest = np.argsort(-np.exp(log_p_MV[:cut]).mean(axis=0), kind="stable")[:_MOST_FEATURES]
-            found_MF = log_p_MV[:, likeliest]
+            found_MF = log_p_MV[:, likeliest].astype(np.float64)
         labels_N = np.array([label for _, label in self.train])
         guess_N = fitted(found_MF[:cut], labels_N)(found_MF[cut:])
         return np.asarray(guess_N == [label for _, label in self.test], dtype=np.float64)
