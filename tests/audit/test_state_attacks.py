@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from transom.audit.attacks import ima, isa, nearest
+from transom.audit.attacks import checkpoint_states, ima, isa, nearest
 from transom.audit.attacks.states import States, recovery
-from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, sample
+from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, from_state, sample
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import MisconfiguredError
@@ -192,3 +194,39 @@ def test_chance_is_what_the_same_guesses_get_when_dealt_at_random() -> None:
         assert found.baseline == pytest.approx(0.62, abs=0.08)
         inside.append(found.low <= 0.62 <= found.high)
     assert np.mean(inside) > 0.91
+
+
+def mounted(model: Any, host: Any) -> tuple[Target, Knowledge]:
+    sides = [from_state(side.state_dict(), side.config.to_dict()) for side in (host, model)]
+    return Target(sides[0], host), Knowledge(sides[1], model)
+
+
+ON_CHECKPOINT = [
+    checkpoint_states.invert,
+    partial(checkpoint_states.descend, kind="hidden"),
+    partial(checkpoint_states.descend, kind="attention"),
+]
+
+
+def test_an_unprotected_checkpoint_gives_its_tokens_away(model: Any) -> None:
+    data = sample(np.arange(model.config.vocab_size), 160)
+    found = checkpoint_states.descend(*mounted(model, model), data, 60.0)
+    assert found.value > 0.9, found
+
+
+@pytest.mark.parametrize("attack", ON_CHECKPOINT)
+def test_redrawn_weights_leave_only_chance(model: Any, attack: Any) -> None:
+    host = copy.deepcopy(model)
+    draw = torch.Generator().manual_seed(21)
+    for weight in host.parameters():
+        weight.data = weight.data.std() * torch.randn(weight.shape, generator=draw)
+    found = attack(*mounted(model, host), sample(np.arange(model.config.vocab_size), 160), 1.0)
+    assert found.low <= found.baseline <= found.high, found
+
+
+def test_a_checkpoint_needs_models_and_eight_tokens(model: Any) -> None:
+    target, knowledge = mounted(model, model)
+    few = sample(np.arange(model.config.vocab_size), 7)
+    assert checkpoint_states.descend(Target(target.weights), knowledge, few, 1.0).status == "not run"
+    with pytest.raises(MisconfiguredError, match="got 7"):
+        checkpoint_states.invert(target, knowledge, few, 1.0)

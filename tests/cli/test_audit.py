@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from transom.audit.attacks.traffic import conceal
 from transom.checkpoint.tiny import tiny_llama
-from transom.cli import audit, main
+from transom.cli import audit, main, obfuscate
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.keyfile import KeyFile, new_key, save_key
 from transom.obfuscation.keys import preset, token_map
@@ -29,6 +29,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = typer.Typer()
     root.callback()(lambda: None)
     root.add_typer(audit.app, name="audit")
+    root.command()(obfuscate.obfuscate)
     monkeypatch.setattr(main, "app", root)
     monkeypatch.chdir(tmp_path)
     tiny_llama(Path("base"))
@@ -96,6 +97,16 @@ def test_a_gate_opens_for_weights_that_say_nothing(
     assert record["passed"] is True
     assert [finding["status"] for finding in record["findings"]] == ["run", "run"]
     assert reported(capsys, line.replace("0.05", "0"), 20)["passed"] is False
+
+
+def test_a_gate_shuts_on_an_obfuscated_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `transom obfuscate` makes hides nothing from a host with the base model, and the gate says so."""
+    assert run("obfuscate base --out out --key secret --preset exact --workers 1 --no-audit") == 0
+    line = "audit checkpoint out --base base --key secret --attack column-first --attack nn --gate 0.05"
+    record = reported(capsys, line, audit.GATE_EXIT)
+    assert record["passed"] is False
+    assert record["worst"]["name"] == "column-first VMA"
+    assert record["worst"]["high"] > 0.5
 
 
 def test_without_a_gate_findings_alone_do_not_fail(
