@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import METRIC, Rows, Truth, estimated, misfit, score
 from transom.audit.attacks.traffic import Texts
 from transom.audit.finding import Finding, not_run
@@ -70,31 +71,16 @@ def causal(model: Any, start_id: int, name: str = "language model") -> Prior:
     return Prior(begin, start_id, name)
 
 
-def bigrams(texts: Texts, vocabulary: int, *, weight: float = 2.0) -> Prior:
-    """The language of the attacker's own texts: pairs, smoothed by `weight` tokens drawn from all of them.
-
-    The start token is an id of its own, `vocabulary`.
-    """
+def bigrams(texts: Texts, vocabulary: int) -> Prior:
+    """The language of pairs in the attacker's own texts."""
     import torch
 
-    counts_V = torch.full((vocabulary,), 0.05 * sum(map(len, texts)) / vocabulary)
-    pairs: dict[int, dict[int, int]] = {}
-    for text in texts:
-        for before, after in zip((vocabulary, *text), text, strict=False):
-            counts_V[after] += 1
-            row = pairs.setdefault(before, {})
-            row[after] = row.get(after, 0) + 1
-    unigram_V = counts_V / counts_V.sum()
+    language = Bigrams.of(texts, vocabulary)
 
-    def step(parents_H: torch.Tensor, ids_H: torch.Tensor) -> torch.Tensor:
-        share_HV = weight * unigram_V.repeat(len(ids_H), 1)
-        for row_V, before in zip(share_HV, ids_H.tolist(), strict=True):
-            followers = pairs.get(before, {})
-            row_V[list(followers)] += torch.tensor(list(followers.values()), dtype=row_V.dtype)
-            row_V /= weight + sum(followers.values())
-        return share_HV.log()
+    def step(_parents_H: torch.Tensor, ids_H: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(language.row(before)) for before in ids_H.tolist()])
 
-    return Prior(lambda: step, vocabulary, f"bigrams of {len(texts)} texts")
+    return Prior(lambda: step, language.start_id, f"bigrams of {len(texts)} texts")
 
 
 def nearest(target: Rows, knowledge: Public, data: Truth, budget_s: float) -> Finding:

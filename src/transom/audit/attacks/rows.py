@@ -71,6 +71,11 @@ class Noise:
         scale = float(mean) / (width**0.5 if self._squares else width)
         return replace(self, scale=max(scale, 1e-9))
 
+    def variance(self, width: int) -> float:
+        """Of one coordinate; 0 where the scale is not known."""
+        scale = (self.scale or 0.0) * (self.law != "none")
+        return scale**2 * {"laplace": 2.0, "norm": width + 1.0}.get(self.law, 1.0)
+
     @property
     def _squares(self) -> bool:
         return self.law in ("gaussian", "none")
@@ -107,12 +112,15 @@ class Noise:
         return moved_TD
 
 
+NO_NOISE = Noise()
+
+
 @dataclass(frozen=True)
 class Rows:
     """The target: one tensor [T, D] a text, and the noise as far as the attacker knows it."""
 
     texts: tuple[torch.Tensor, ...]
-    noise: Noise = Noise()
+    noise: Noise = NO_NOISE
 
 
 @dataclass(frozen=True)
@@ -187,12 +195,18 @@ def score(
         cost_s=round(time.monotonic() - started, 3),
         n=len(hit_N),
         note=note,
-        examples=_examples(guesses, data, seen or guesses),
+        examples=examples(guesses, data, lambda number, decode: decode((seen or guesses)[number])),
     )
 
 
-def _examples(guesses: Texts, data: Truth, seen: Texts) -> tuple[Example, ...]:
+def examples(
+    guesses: Texts, data: Truth, seen: Callable[[int, Callable[[Sequence[int]], str]], str]
+) -> tuple[Example, ...]:
+    """The first few readings beside the truth; `seen` words what was observed of the text of that number."""
     if data.decode is None:
         return ()
-    shown = zip(data.texts[:MAX_EXAMPLES], seen, guesses, strict=False)
-    return tuple(Example(*map(data.decode, three)) for three in shown)
+    first = enumerate(zip(data.texts[:MAX_EXAMPLES], guesses, strict=False))
+    return tuple(
+        Example(data.decode(plain), seen(number, data.decode), data.decode(guess))
+        for number, (plain, guess) in first
+    )

@@ -1,0 +1,168 @@
+"""Sentence embeddings: a public encoder, what a host or a vector store sees, and how a reading is scored.
+
+An embedding is the mean of a BERT's last states, of length 1, as the sentence-transformers library makes it;
+what is seen may be that plus noise. A reading is scored by the words that it shares with the sentence, each
+counted once, as Song and Raghunathan do: precision and recall over all sentences, and their harmonic mean.
+
+Threat model: the attacker has the embeddings, the public encoder, and text of its own that is like the
+sentences. Does not protect anything.
+Source: Song and Raghunathan 2020, arXiv 2004.00053, section 3; Reimers and Gurevych 2019, arXiv 1908.10084.
+
+Shapes: N sentences, B texts, T tokens, D width, E width of the encoder's table, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from transom.audit.attacks.rows import NO_NOISE, Noise, Truth, examples
+from transom.audit.attacks.traffic import Ints, Texts, clustered_interval
+from transom.audit.finding import Finding, not_run
+from transom.checkpoint.walk import walk
+from transom.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    import torch
+
+    from transom.checkpoint import Checkpoint
+
+METRIC = "token F1"
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A BERT and the ids that it stands before and after every text."""
+
+    model: Any
+    ends: tuple[int, int]
+
+    @property
+    def width(self) -> int:
+        """D, of an embedding."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def table_VE(self) -> torch.Tensor:
+        """The encoder's own embedding of tokens."""
+        weight: torch.Tensor = self.model.get_input_embeddings().weight
+        return weight.detach()
+
+    def embed(self, texts: Texts) -> torch.Tensor:
+        """[B, D], of length 1, float32."""
+        import torch
+
+        made_BD = torch.empty(len(texts), self.width)
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        for start in range(0, len(order), _BATCH):
+            numbers = order[start : start + _BATCH]
+            with torch.inference_mode():
+                made_BD[numbers] = self._embed_batch([texts[number] for number in numbers])
+        return made_BD
+
+    def _embed_batch(self, texts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        import torch
+
+        longest = max(map(len, texts))
+        before, after = self.ends
+        rows = [(before, *text, after) + (0,) * (longest - len(text)) for text in texts]
+        seen_BT = torch.tensor([[1] * (len(text) + 2) + [0] * (longest - len(text)) for text in texts])
+        states_BTD = self.model(input_ids=torch.tensor(rows), attention_mask=seen_BT)[0].float()
+        return torch.nn.functional.normalize((states_BTD * seen_BT[..., None]).sum(1), dim=1)
+
+    def pull(self, text: tuple[int, ...], goal_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How the likeness to `goal_D` moves with each token's embedding [T, E], and those embeddings."""
+        import torch
+
+        before, after = self.ends
+        rows_TE = self.table_VE[torch.tensor([before, *text, after])].requires_grad_(True)
+        states_TD = self.model(inputs_embeds=rows_TE[None])[0][0].float()
+        like = torch.nn.functional.normalize(states_TD.mean(0), dim=0) @ goal_D
+        (slope_TE,) = torch.autograd.grad(like, rows_TE)
+        return slope_TE[1:-1].float(), rows_TE[1:-1].detach().float()
+
+
+def encoder_of(checkpoint: Checkpoint) -> Encoder:
+    """The encoder in a loaded checkpoint. Raises MisconfiguredError unless it is a BERT with a tokenizer."""
+    ends = [] if checkpoint.tokenizer is None else checkpoint.tokenizer.tokenizer.encode("").ids
+    if checkpoint.model.config.model_type != "bert" or len(ends) != 2:
+        kind = checkpoint.model.config.model_type
+        raise MisconfiguredError(f"{checkpoint.source.name} ({kind}) is no sentence encoder; give a BERT's")
+    return Encoder(walk(checkpoint.model).trunk, (ends[0], ends[1]))
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """The target: embeddings [N, D], and the noise in them as far as it is known."""
+
+    values_ND: torch.Tensor
+    noise: Noise = NO_NOISE
+
+
+@dataclass(frozen=True)
+class Public:
+    """What the attacker brings: the encoder, and ids of its own texts."""
+
+    encoder: Encoder
+    texts: Texts
+
+
+def misfit(name: str, target: Sentences, knowledge: Public, data: Truth) -> Finding | None:
+    """A finding "not run" where embeddings, encoder, texts and truth do not belong together."""
+    values, width = target.values_ND, knowledge.encoder.width
+    if values.ndim != 2 or values.shape[1] != width:
+        return not_run(name, METRIC, f"embeddings are {tuple(values.shape)}, the encoder makes [N, {width}]")
+    if not len(values) or len(values) != len(data.texts) or not all(data.texts):
+        return not_run(name, METRIC, f"{len(values)} embeddings, {len(data.texts)} sentences of truth")
+    if not bool(values.isfinite().all()):
+        return not_run(name, METRIC, "some embeddings are not finite")
+    if len(knowledge.texts) < 2:
+        return not_run(name, METRIC, "no text to learn words from; give the attacker text of its own")
+    return None
+
+
+def overlap(guesses: Texts, plain: Texts) -> Ints:
+    """[N, 3]: words shared, words guessed, words there; each word of a sentence counted once."""
+    pairs = ((set(guess), set(text)) for guess, text in zip(guesses, plain, strict=True))
+    return np.array([(len(a & b), len(a), len(b)) for a, b in pairs], dtype=np.int64)
+
+
+def f1(counts_N3: Ints) -> float:
+    """The harmonic mean of precision and recall over all sentences."""
+    shared, guessed, there = counts_N3.sum(axis=0)
+    return float(2 * shared / (guessed + there))
+
+
+def score(name: str, guesses: Texts, data: Truth, *, started: float, note: str) -> Finding:
+    """F1 of the words named, interval over sentences; chance deals the same guesses out at random."""
+    counts_N3 = overlap(guesses, data.texts)
+    shared, guessed, there = counts_N3.sum(axis=0)
+    low, high = clustered_interval(2 * counts_N3[:, 0], counts_N3[:, 1] + counts_N3[:, 2])
+    note += f"; precision {shared / max(1, guessed):.2f}, recall {shared / there:.2f}"
+    return Finding(
+        name=name,
+        metric=METRIC,
+        value=f1(counts_N3),
+        low=low,
+        high=high,
+        baseline=_dealt(guesses, data.texts),
+        cost_s=round(time.monotonic() - started, 3),
+        n=len(guesses),
+        note=note,
+        examples=examples(guesses, data, lambda _number, _decode: "an embedding"),
+    )
+
+
+def _dealt(guesses: Texts, plain: Texts) -> float:
+    """F1 over all pairs of a guess and a sentence."""
+    size = max(max(text, default=0) for text in (*guesses, *plain)) + 1
+    guess_V, plain_V = np.zeros(size), np.zeros(size)
+    for counts_V, texts in ((guess_V, guesses), (plain_V, plain)):
+        for text in texts:
+            counts_V[list(set(text))] += 1
+    return float(2 * guess_V @ plain_V / len(plain) / (guess_V.sum() + plain_V.sum()))
