@@ -339,6 +339,22 @@ def test_a_cluster_needs_ray(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cluster_writes_the_bytes_of_one_worker(
+    source: Path, key: KeyFile, kappas: Any, out: Path, tmp_path: Path
+) -> None:
+    """A cluster of this machine alone, joined by its address as one of several machines would be."""
+    cluster_utils = pytest.importorskip(
+        "ray.cluster_utils", reason="Ray is absent; run: pip install 'transom[cluster]'"
+    )
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        options = {"kappas": kappas, "cluster": cluster.address, "shard_bytes": SMALL_SHARDS_BYTES}
+        obfuscate(source, tmp_path / "out", key, **options)
+    finally:
+        cluster.shutdown()
+    assert contents(tmp_path / "out") == contents(out)
+
+
 MEMORY = """
 import json, os, sys, threading, time
 from pathlib import Path
