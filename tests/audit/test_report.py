@@ -62,8 +62,12 @@ def test_the_gate(findings: tuple[Finding, ...], gate: float | None, passed: boo
     ("made", "words"),
     [
         (report(WORDS), ["30.0 % of the replaced words can be read back", "bayes", "guessing 10.0 %"]),
+        (
+            report(SMALL, WORDS),
+            ["30.0 % of the replaced"],
+        ),  # four trials show nothing, however far they reach
         (report(WEAK), ["No attack is shown to beat guessing"]),
-        (report(WORDS, gate=0.2), ["Not passed: it may be above the bound of 20.0 %"]),
+        (report(WORDS, gate=0.2), ["Not passed: bayes may be above the bound of 20.0 %"]),
         (report(WORDS, gate=0.9), ["Passed: within the bound of 90.0 %"]),
         (report(MISSING), ["Nothing was measured", "no language to search with"]),
         (report(), ["Nothing was measured", "No attack could be run"]),
@@ -71,7 +75,7 @@ def test_the_gate(findings: tuple[Finding, ...], gate: float | None, passed: boo
         (report(WEAK, not_run("a", "m", INTERRUPTED), gate=0.9), ["Not passed: the audit was interrupted"]),
         (report(claim(1.5)), ["claim of epsilon 1 is broken", "at least 1.50"]),
         (report(claim(0.5), gate=1.0), ["was not refuted", "at least 0.50"]),
-        (report(claim(1.5), gate=1.0), ["Not passed: it is above the bound of 1.00"]),
+        (report(claim(1.5), gate=1.0), ["Not passed: distinguisher is above the bound of 1.00"]),
         (report(share("a", "BLEU-4", hits=3, n=4, baseline=0.0, cost_s=0)), ["75.0 % BLEU-4 is what"]),
     ],
 )

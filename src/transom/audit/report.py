@@ -21,6 +21,8 @@ EPSILON_METRIC = "epsilon lower bound"
 _PLAIN_WORDS = {
     "token recovery": "of the replaced words can be read back",
     "ttrsr": "of the tokens can be named",
+    "recovery of tokens": "of the tokens can be read",
+    "recovery of types": "of the different tokens can be named",
     "members found at 1 % false alarms": "of the training texts can be recognised at 1 % false alarms",
 }
 _UNGATED = ("top-10 ", "top-100 ", "cosine", "AUC")
@@ -63,8 +65,7 @@ class Report:
     @cached_property
     def worst(self) -> Finding | None:
         """The gated finding that may reach furthest; None when no such attack ran."""
-        gated = [found for found in self.findings if gauge(found) is not None]
-        return max(gated, key=lambda found: gauge(found) or 0.0, default=None)
+        return max(self._gated, key=lambda found: gauge(found) or 0.0, default=None)
 
     @property
     def passed(self) -> bool | None:
@@ -83,29 +84,31 @@ class Report:
     @property
     def headline(self) -> str:
         """One short sentence."""
-        worst = self.worst
-        if worst is None:
+        best = self._strongest
+        if best is None:
             return "Nothing was measured."
-        if worst.metric == EPSILON_METRIC:
-            outcome = "is broken" if worst.above_chance else "was not refuted"
-            return f"The claim of epsilon {worst.baseline:g} {outcome}."
-        if not worst.above_chance:
+        if best.metric == EPSILON_METRIC:
+            outcome = "is broken" if best.above_chance else "was not refuted"
+            return f"The claim of epsilon {best.baseline or 0.0:g} {outcome}."
+        if not best.above_chance:
             return "No attack is shown to beat guessing."
-        what = _PLAIN_WORDS.get(worst.metric, f"{worst.metric} is what an attacker reaches")
-        return f"{figure(worst.metric, worst.value or 0.0)} {what}."
+        what = _PLAIN_WORDS.get(
+            best.metric.removeprefix("top-1 "), f"{best.metric} is what an attacker reaches"
+        )
+        return f"{figure(best.metric, best.value or 0.0)} {what}."
 
     @property
     def details(self) -> str:
         """What the headline rests on: the strongest attack beside guessing, or what was missing."""
-        worst = self.worst
-        if worst is None:
+        best = self._strongest
+        if best is None:
             why = {found.reason for found in self.findings if found.reason}
             return f"Reason: {why.pop()}." if len(why) == 1 else "No attack could be run."
-        if worst.metric == EPSILON_METRIC:
-            return f"What was drawn certifies an epsilon of {span(worst)}; {worst.note}."
-        reached = f"{figure(worst.metric, worst.value or 0.0)} {worst.metric}"
-        guessing = "" if worst.baseline is None else f"; guessing {figure(worst.metric, worst.baseline)}"
-        return f"The strongest attack, {worst.name}: {reached} (95 % interval {span(worst)}){guessing}."
+        if best.metric == EPSILON_METRIC:
+            return f"What was drawn certifies an epsilon of {span(best)}; {best.note}."
+        reached = f"{figure(best.metric, best.value or 0.0)} {best.metric}"
+        guessing = "" if best.baseline is None else f"; guessing {figure(best.metric, best.baseline)}"
+        return f"The strongest attack, {best.name}: {reached} (95 % interval {span(best)}){guessing}."
 
     @property
     def gate_sentence(self) -> str:
@@ -117,8 +120,18 @@ class Report:
         if self.passed:
             return f"Passed: within the bound of {bound}."
         if exceeds(worst, self.gate):
-            return f"Not passed: {'it is' if worst.high is None else 'it may be'} above the bound of {bound}."
+            reach = "is" if worst.high is None else "may be"
+            return f"Not passed: {worst.name} {reach} above the bound of {bound}."
         return f"Not passed: {INTERRUPTED}."
+
+    @property
+    def _strongest(self) -> Finding | None:
+        """The gated finding that reads most; one above guessing goes before any that is not."""
+        return max(self._gated, key=lambda found: (found.above_chance, found.value or 0.0), default=None)
+
+    @property
+    def _gated(self) -> list[Finding]:
+        return [found for found in self.findings if gauge(found) is not None]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

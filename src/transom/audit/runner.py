@@ -108,8 +108,8 @@ def _checked(attack: Attack, found: object) -> Finding:
         reason = f"it returned a {type(found).__name__}, not a Finding"
     elif any(figure is not None and not math.isfinite(figure) for figure in _figures(found)):
         reason = "its figures are not finite"
-    elif found.status == "run" and found.value is None:
-        reason = "it returned no value"
+    elif found.status == "run" and (found.value is None or found.low is None):
+        reason = "it returned no value or no interval"
     else:
         return found
     return not_run(attack.NAME, attack.METRIC, reason)

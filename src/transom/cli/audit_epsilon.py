@@ -14,15 +14,11 @@ Source: `transom.audit.attacks.epsilon`.
 from __future__ import annotations
 
 import json
-import time
 from typing import Annotated
 
 import typer
 
-from transom.audit.attack import choose
 from transom.audit.attacks import epsilon as distinguisher
-from transom.audit.report import Report
-from transom.audit.runner import run
 from transom.cli.audit_report import (
     AttackOption,
     BudgetOption,
@@ -31,8 +27,7 @@ from transom.cli.audit_report import (
     JsonOption,
     Options,
     SarifOption,
-    finish,
-    now,
+    audit,
 )
 from transom.errors import MisconfiguredError
 
@@ -59,24 +54,9 @@ def epsilon(
     inputs = distinguisher.Inputs(_parsed("--a", a), _parsed("--b", b), samples, alpha)
     if inputs.a == inputs.b:
         raise MisconfiguredError("--a and --b are the same value; give two that the claim calls neighbours")
-    started = time.monotonic()
-    findings = run(
-        choose((distinguisher,), options.attacks),
-        distinguisher.Claim(mechanism, epsilon, delta),
-        None,
-        inputs,
-        budget_s=options.budget_s,
-        progress=options.progress,
-    )
-    report = Report(
-        kind="epsilon",
-        target={"target": mechanism, "epsilon": epsilon, "delta": delta, "samples": samples, "alpha": alpha},
-        findings=findings,
-        gate=gate,
-        created=now(),
-        cost_s=round(time.monotonic() - started, 3),
-    )
-    finish(report, options)
+    claim = distinguisher.Claim(mechanism, epsilon, delta)
+    record = {"target": mechanism, "epsilon": epsilon, "delta": delta, "samples": samples, "alpha": alpha}
+    audit("epsilon", record, (distinguisher,), (claim, None, inputs), options)
 
 
 def _parsed(option: str, text: str) -> object:

@@ -11,19 +11,22 @@ Source: own design.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from transom.audit.attack import Attack, choose
 from transom.audit.finding import Finding
 from transom.audit.report import Report, figure, span
+from transom.audit.runner import run
 from transom.errors import MisconfiguredError
 
 GATE_EXIT = 20
@@ -51,6 +54,7 @@ class Options:
     html: Path | None = None
     gate: float | None = None
     attacks: Sequence[str] = ()
+    started_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         for path in filter(None, (self.sarif, self.html)):
@@ -66,6 +70,30 @@ class Options:
     def progress(self) -> bool:
         """Whether to show progress on a terminal."""
         return not self.as_json
+
+
+def audit(
+    kind: str,
+    record: Mapping[str, Any],
+    attacks: Sequence[Attack],
+    given: tuple[object, object, object],
+    options: Options,
+) -> None:
+    """Run the chosen attacks on `given` (target, knowledge, data), report, and leave through the gate.
+
+    `record` names the target and the settings for the reader. Raises MisconfiguredError, typer.Exit.
+    """
+    chosen = choose(attacks, options.attacks)
+    findings = run(chosen, *given, budget_s=options.budget_s, progress=options.progress)
+    report = Report(
+        kind=kind,
+        target=record,
+        findings=findings,
+        gate=options.gate,
+        created=now(),
+        cost_s=round(time.monotonic() - options.started_s, 3),
+    )
+    finish(report, options)
 
 
 def now() -> str:
