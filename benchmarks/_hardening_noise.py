@@ -53,23 +53,24 @@ class Channel:
         return np.asarray(self.without_noise(table_VD) + drawn_VD @ root_DD.T)
 
 
-def sensitivities(model: Any, ids_BT: Any, seed: int = 0) -> tuple[Matrix, Matrix]:
-    """M [D, D] of the embedding and of the head, on public text."""
+def sensitivities(model: Any, ids_BT: Any, *, gradients: bool, seed: int = 0) -> tuple[Matrix, Matrix]:
+    """M [D, D] of the embedding (0 without `gradients`) and of the head, on public text."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     width = model.config.hidden_size
     into, out = np.zeros((width, width)), np.zeros((width, width))
     for ids_T in ids_BT:
-        embedded = model.get_input_embeddings()(ids_T[None]).detach().requires_grad_(True)
+        embedded = model.get_input_embeddings()(ids_T[None]).detach().requires_grad_(gradients)
         states_TD = model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
         log_p_TV = model.get_output_embeddings()(states_TD).float().log_softmax(-1)
         p_TV = log_p_TV.detach().exp()
-        drawn_T = torch.multinomial(p_TV, 1, generator=generator)
-        log_p_TV.gather(1, drawn_T).sum().backward()
-        gradient_TD = embedded.grad[0].double().numpy()
         weighted_TD = (states_TD.detach() * (1 - p_TV.square().sum(-1))[:, None].sqrt()).double().numpy()
-        into += gradient_TD.T @ gradient_TD / ids_BT.numel()
+        if gradients:
+            drawn_T = torch.multinomial(p_TV, 1, generator=generator)
+            log_p_TV.gather(1, drawn_T).sum().backward()
+            gradient_TD = embedded.grad[0].double().numpy()
+            into += gradient_TD.T @ gradient_TD / ids_BT.numel()
         out += weighted_TD.T @ weighted_TD / ids_BT.numel()
     return into, out
 
@@ -104,6 +105,27 @@ def shaped(table_VD: Floats, metric_DD: Matrix, theta: float) -> Channel:
         (back_DD.T * (kept_D * theta)) @ back_DD,
         float(rate),
         float(0.5 * np.minimum(theta, values_D).sum()),
+    )
+
+
+def least_harm(table_VD: Floats, metric_DD: Matrix, scale: float) -> Channel:
+    """Noise added, nothing taken away, in the shape that harms least for what it hides when it hides much.
+
+    At a low rate, tr(C S^-1) / 2 nats get through noise S and tr(M S) / 2 is the harm; their product is least
+    for S proportional to the geometric mean of C and M^-1.
+    """
+    mean_D, covariance_DD = _moments(table_VD)
+    root_DD, unroot_DD = _roots(metric_DD)
+    values_D, vectors_DD = np.linalg.eigh(root_DD @ covariance_DD @ root_DD)
+    values_D = np.maximum(values_D, 1e-12 * values_D[-1])
+    back_DD = vectors_DD.T @ unroot_DD
+    rate = 0.5 * np.log1p(np.sqrt(values_D) / scale).sum()
+    return Channel(
+        mean_D,
+        np.eye(len(mean_D)),
+        (back_DD.T * (scale * np.sqrt(values_D))) @ back_DD,
+        float(rate),
+        float(0.5 * scale * np.sqrt(values_D).sum()),
     )
 
 
