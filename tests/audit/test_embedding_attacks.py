@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from transom.audit.attacks import beam
+from transom.audit.attacks import beam, blocks
 from transom.audit.attacks.rows import Law, Noise, Rows, Truth, estimated
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
@@ -137,11 +137,15 @@ def test_a_language_of_pairs_is_a_distribution() -> None:
     torch.testing.assert_close(rows.exp().sum(1), torch.ones(3))
 
 
-def test_a_spent_budget_leaves_the_nearest_rows() -> None:
-    target = Rows(shown(PLAIN, Noise("gaussian", 1.3)), Noise("gaussian", 1.3))
-    found = beam.attack(target, PUBLIC, TRUTH, -1.0)
-    assert found.value == beam.nearest(target, PUBLIC, TRUTH, 1.0).value
-    assert "0 of 60 texts" in found.note
+def test_a_budget_reads_the_texts_that_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Noise("gaussian", 1.6)
+    target = Rows(shown(PLAIN, noise), noise)
+    assert "too few" in beam.attack(target, PUBLIC, TRUTH, -1.0).reason
+    clock = iter(np.arange(1000.0))
+    monkeypatch.setattr(beam.time, "monotonic", lambda: float(next(clock)))
+    found = beam.attack(target, PUBLIC, TRUTH, 3.0)
+    assert "12 of 60 texts" in found.note
+    assert found.n == 12 * 12
 
 
 def without_prior() -> beam.Public:
@@ -176,3 +180,27 @@ def test_one_token_still_has_an_interval() -> None:
 def test_an_unusable_noise_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(MisconfiguredError):
         Noise(**bad)
+
+
+def test_blocks_hold_the_most_tokens() -> None:
+    assert blocks.block_length(((1,) * 3, (1,) * 4, (1,) * 9)) == 3
+    assert blocks.block_length(((1,) * 2, (1,) * 14)) == 14
+    assert blocks.block_length(((1,) * 40,)) == 16
+
+
+def test_the_inverter_reads_noised_rows_of_unlike_lengths(tmp_path: Any) -> None:
+    model = load(tiny_llama(tmp_path / "model")).model
+    place, noise = blocks.Observed(model, None), Noise("gaussian", 0.1)
+    draw = np.random.default_rng(9)
+    own = tuple(tuple(draw.integers(0, 60, draw.integers(4, 9)).tolist()) for _ in range(800))
+    plain, few = own[:30], own[:9]
+    generator = torch.Generator().manual_seed(0)
+    bare = [place.states_of(np.array([text]))[0] for text in plain]
+    target = Rows(tuple(noise.protect(rows, generator) for rows in bare), Noise("gaussian"))
+    knowledge = beam.Public(model.get_input_embeddings().weight)
+    (inverter,) = blocks.attacks(place, own[30:])
+    found = inverter.attack(target, knowledge, Truth(plain), 3.0)
+    assert found.value is not None
+    assert found.value > 0.9
+    (inverter,) = blocks.attacks(place, few)
+    assert "public texts" in inverter.attack(target, knowledge, Truth(plain), 3.0).reason

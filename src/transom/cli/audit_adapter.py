@@ -21,6 +21,7 @@ from transom.audit.attack import choose
 from transom.audit.attacks import membership
 from transom.audit.report import Report
 from transom.audit.runner import run
+from transom.checkpoint import load
 from transom.cli.audit_report import (
     AttackOption,
     BudgetOption,
@@ -50,8 +51,6 @@ def adapter(
     gate: GateOption = None,
 ) -> None:
     """Try to tell the texts that a LoRA adapter was trained on from others."""
-    from transom.checkpoint import load
-
     options = Options(
         budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
     )

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transom.audit.attacks.bigrams import Bigrams
-from transom.audit.attacks.rows import METRIC, Rows, Truth, estimated, misfit, score
+from transom.audit.attacks.rows import METRIC as METRIC  # an attack has one
+from transom.audit.attacks.rows import Rows, Truth, estimated, misfit, score
 from transom.audit.attacks.traffic import Texts
 from transom.audit.finding import Finding, not_run
 
@@ -103,7 +104,7 @@ def attack(
 ) -> Finding:
     """Share of tokens read with `width` hypotheses a text and the `candidates` likeliest tokens a row.
 
-    Texts that `budget_s` does not reach are read by their nearest rows; the note counts them.
+    Texts that `budget_s` does not reach are left out; the note counts them.
     """
     started = time.monotonic()
     refused = misfit(NAME, target, knowledge.table_VD, data)
@@ -112,14 +113,16 @@ def attack(
     if knowledge.prior is None:
         return not_run(NAME, METRIC, "no language to search with; give a causal model or public text")
     target, prior = estimated(target, knowledge.table_VD), knowledge.prior
-    alone = _nearest(target, knowledge.table_VD)
-    read = decode(target, knowledge.table_VD, prior, width, candidates, stop=started + budget_s)
-    guesses = tuple(read.get(number, text) for number, text in enumerate(alone))
+    guesses = decode(target, knowledge.table_VD, prior, width, candidates, stop=started + budget_s)
+    if not guesses:
+        return not_run(NAME, METRIC, f"{budget_s:.2g} s are too few for one text; raise --budget")
     note = (
         f"{prior.name}, {width} hypotheses, {candidates} candidates, noise of scale "
-        f"{target.noise.scale:.3g}, {len(read)} of {len(alone)} texts within the budget"
+        f"{target.noise.scale:.3g}, {len(guesses)} of {len(data.texts)} texts within the budget"
     )
-    return score(NAME, guesses, data, alone, started=started, note=note)
+    reached = Truth(data.texts[: len(guesses)], data.decode)
+    alone = _nearest(Rows(target.texts[: len(guesses)], target.noise), knowledge.table_VD)
+    return score(NAME, guesses, reached, alone, started=started, note=note)
 
 
 def _nearest(target: Rows, table_VD: torch.Tensor) -> Texts:
@@ -130,18 +133,18 @@ def _nearest(target: Rows, table_VD: torch.Tensor) -> Texts:
 
 def decode(
     target: Rows, table_VD: torch.Tensor, prior: Prior, width: int, candidates: int, *, stop: float
-) -> dict[int, tuple[int, ...]]:
-    """{number of the text: its ids} for the texts reached before `stop`, the longest first."""
-    order = sorted(range(len(target.texts)), key=lambda number: -len(target.texts[number]))
+) -> Texts:
+    """The ids of the first texts, as many as are reached before `stop`."""
     table_VD = target.noise.clipped(table_VD)
     read: dict[int, tuple[int, ...]] = {}
-    for start in range(0, len(order), _TEXTS):
+    for start in range(0, len(target.texts), _TEXTS):
         if time.monotonic() > stop:
             break
-        numbers = order[start : start + _TEXTS]
-        likely = [_likely(target, number, table_VD, candidates) for number in numbers]
-        read |= dict(zip(numbers, _search(likely, prior, width), strict=True))
-    return read
+        numbers = range(start, min(start + _TEXTS, len(target.texts)))
+        longest_first = sorted(numbers, key=lambda number: -len(target.texts[number]))
+        likely = [_likely(target, number, table_VD, candidates) for number in longest_first]
+        read |= dict(zip(longest_first, _search(likely, prior, width), strict=True))
+    return tuple(read[number] for number in sorted(read))
 
 
 def _likely(

@@ -30,7 +30,7 @@ from transom.audit.attacks import bag
 from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Truth
 from transom.audit.attacks.sentences import METRIC, Public, Sentences, misfit, score
-from transom.audit.finding import Finding
+from transom.audit.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Text = tuple[int, ...]
 
 LEAST_WEIGHT = 5e-4
+LEAST_S = 5.0  # for one sentence
 _LONGEST = 126  # tokens, as the encoders are trained
 _WORDS, _PROPOSED, _SHUFFLED, _TOGETHER = 80, 60, 20, 8
 _LEANING = 0.35  # of a proposal on the bag's log-odds; slopes are in units of their spread
@@ -97,9 +98,12 @@ def _attack(
     log_odds_NU = words.log_odds(target.values_ND.float())
     guesses, note = words.read(log_odds_NU), f"learnt from {words.texts} texts"
     if stop is not None:
-        guesses, likeness, reached = invert(target, knowledge, words, log_odds_NU, guesses, stop)
-        note += f", {reached} of {len(guesses)} sentences searched, likeness {likeness:.3f}"
-    return score(name, guesses, data, started=started, note=note)
+        guesses, likeness = invert(target, knowledge, words, log_odds_NU, guesses, stop)
+        if not guesses:
+            return not_run(name, METRIC, "no time was left for one sentence; raise --budget")
+        note += f", {len(guesses)} of {len(data.texts)} sentences searched, likeness {likeness:.3f}"
+    reached = Truth(data.texts[: len(guesses)], data.decode)
+    return score(name, guesses, reached, started=started, note=note)
 
 
 def invert(
@@ -107,22 +111,27 @@ def invert(
     knowledge: Public,
     words: bag.Bag,
     log_odds_NU: torch.Tensor,
-    guesses: tuple[Text, ...],
+    starts: tuple[Text, ...],
     stop: float,
-) -> tuple[tuple[Text, ...], float, int]:
-    """(texts, mean likeness of those searched, how many were); time is shared evenly among sentences."""
+) -> tuple[tuple[Text, ...], float]:
+    """(texts of the first sentences, their mean likeness), as many as are reached before `stop`.
+
+    Time is shared evenly among sentences, but each gets a few seconds if it needs them.
+    """
     end = knowledge.encoder.ends[1]
     language = Bigrams.of(((*text, end) for text in knowledge.texts), len(knowledge.encoder.table_VE))
     weight = max(LEAST_WEIGHT, target.noise.variance(knowledge.encoder.width))
-    found, likeness = list(guesses), []
+    found: list[Text] = []
+    likeness: list[float] = []
     for number, goal_D in enumerate(target.values_ND.float()):
-        share_s = (stop - time.monotonic()) / (len(found) - number)
-        if share_s <= 0:
+        left_s = stop - time.monotonic()
+        if left_s <= 0:
             break
+        share_s = max(left_s / (len(starts) - number), min(left_s, LEAST_S))
         hunt = Hunt(knowledge, words, language, goal_D, log_odds_NU[number], weight)
-        found[number] = hunt.run(guesses[number], time.monotonic() + share_s)
-        likeness.append(float(knowledge.encoder.embed((found[number],))[0] @ goal_D / goal_D.norm()))
-    return tuple(found), float(np.mean(likeness or [0.0])), len(likeness)
+        found.append(hunt.run(starts[number], time.monotonic() + share_s))
+        likeness.append(float(knowledge.encoder.embed((found[-1],))[0] @ goal_D / goal_D.norm()))
+    return tuple(found), float(np.mean(likeness or [0.0]))
 
 
 @dataclass

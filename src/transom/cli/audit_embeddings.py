@@ -1,0 +1,240 @@
+"""`transom audit embeddings`: what is read of embeddings that cross a boundary.
+
+    transom audit embeddings rows.safetensors --model MODEL --texts plain.txt --noise gaussian
+    transom audit embeddings --model MODEL --texts plain.txt --noise gaussian:0.3 --noise gaussian:0.6
+    transom audit embeddings --kind sentence --model minilm --texts plain.txt --public-text own.txt
+
+With FILE its rows are attacked and the texts are the truth that guesses are scored against; FILE holds one
+tensor, or one named `embeddings`: rows [N, D] of all texts one after another, [B, T, D] padded at the end, or
+one row a text for --kind sentence. Without FILE the texts are embedded here, with each --noise in turn.
+Noise is LAW:SCALE: `gaussian` and `laplace` a coordinate, `norm` with a density that falls with the length
+(scale 1/eta). With FILE the scale may be left out; the attacker then estimates it.
+Threat model: run by the owner of the text, with the host's part played by the attacks; the model, the law and
+--public-text are the attacker's too. Texts that are audited are taken out of --public-text.
+Does not prove privacy: only that these attacks, within this budget, found no more.
+Source: each attack's own docstring.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import typer
+
+from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attacks import beam, blocks, sentence_inversion, sentences
+from transom.audit.attacks.rows import METRIC, Noise, Rows, Truth
+from transom.audit.attacks.traffic import Texts
+from transom.audit.finding import Finding
+from transom.audit.report import Report
+from transom.audit.runner import run
+from transom.checkpoint import Checkpoint, load
+from transom.checkpoint.walk import walk
+from transom.cli.audit_adapter import start_id
+from transom.cli.audit_report import (
+    AttackOption,
+    BudgetOption,
+    GateOption,
+    HtmlOption,
+    JsonOption,
+    Options,
+    SarifOption,
+    finish,
+    now,
+)
+from transom.cli.audit_texts import read_texts, token_ids
+from transom.errors import MisconfiguredError, NotYetError
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["token", "hidden", "sentence"]
+_TENSOR = "embeddings"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is attacked with what, for one noise."""
+
+    attacks: tuple[Attack, ...]
+    target: object
+    knowledge: object
+
+
+def embeddings(
+    model: Annotated[str, typer.Option(help="The public model: directory, .gguf, hub name, 'minilm', ...")],
+    texts: Annotated[Path, typer.Option(help="The plain texts, one a line.")],
+    file: Annotated[Path | None, typer.Argument(help="Observed rows; without it they are made here.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What a row is of.")] = "token",
+    layer: Annotated[int, typer.Option(help="For --kind hidden: after which block, from 0.", min=0)] = 0,
+    noise: Annotated[
+        list[str] | None, typer.Option(help="LAW or LAW:SCALE; repeatable without FILE.")
+    ] = None,
+    clip: Annotated[float | None, typer.Option(help="Length that rows were clipped to before.")] = None,
+    public_text: Annotated[
+        Path | None, typer.Option(help="The attacker's own text, one text a line.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 100,
+    max_tokens: Annotated[int, typer.Option(help="Take the first tokens of each text.", min=1)] = 128,
+    attack: AttackOption = None,
+    budget: BudgetOption = 10.0,
+    as_json: JsonOption = False,
+    sarif: SarifOption = None,
+    html: HtmlOption = None,
+    gate: GateOption = None,
+) -> None:
+    """Attack embeddings of tokens, hidden states or embeddings of sentences."""
+    options = Options(
+        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
+    )
+    noises = [parse_noise(text, clip) for text in noise or ["none"]]
+    _check(file, noises)
+    started = time.monotonic()
+    ends = started + options.budget_s
+    loaded = load(model)
+    plain, own = (
+        _ids(read_texts(path) if path else (), loaded, kind, max_tokens) for path in (texts, public_text)
+    )
+    plain, audited = plain[:limit], set(plain[:limit])
+    own = tuple(text for text in own if text not in audited)
+    observed = None if file is None else read_tensor(file)
+    findings: list[Finding] = []
+    for number, one in enumerate(noises):
+        made = case(loaded, kind, layer, one, plain, own, observed)
+        found = run(
+            choose(made.attacks, options.attacks),
+            made.target,
+            made.knowledge,
+            Truth(plain, _decoder(loaded)),
+            budget_s=(ends - time.monotonic()) / (len(noises) - number),
+            progress=options.progress,
+        )
+        findings += found if len(noises) == 1 else _named(found, one)
+    report = Report(
+        kind=f"{kind} embeddings",
+        target={
+            "target": str(file or texts),
+            "model": model,
+            "noise": ", ".join(map(_spelled, noises)),
+            "clipped to": clip,
+            "made here": file is None,
+            "texts": len(plain),
+            "attacker's texts": len(own),
+        },
+        findings=tuple(findings),
+        gate=gate,
+        created=now(),
+        cost_s=round(time.monotonic() - started, 3),
+    )
+    finish(report, options)
+
+
+def parse_noise(text: str, clip: float | None) -> Noise:
+    """ "gaussian:0.5" as a value. Raises MisconfiguredError."""
+    law, _, scale = text.partition(":")
+    try:
+        return Noise(law, float(scale) if scale else None, clip)  # type: ignore[arg-type]
+    except ValueError:
+        raise MisconfiguredError(f"--noise {text!r}: {scale!r} is no number; write gaussian:0.5") from None
+
+
+def _check(file: Path | None, noises: Sequence[Noise]) -> None:
+    if file is not None and len(noises) > 1:
+        raise MisconfiguredError(f"{file} was made with one noise, got {len(noises)}; give one --noise")
+    if file is None and (bare := [one.law for one in noises if one.law != "none" and one.scale is None]):
+        raise MisconfiguredError(f"--noise {bare[0]} needs a scale to be added here; write {bare[0]}:0.5")
+
+
+def _ids(texts: tuple[str, ...], loaded: Checkpoint, kind: Kind, longest: int) -> Texts:
+    if loaded.tokenizer is None:
+        raise MisconfiguredError(f"{loaded.source.name} has no tokenizer; give a folder with tokenizer.json")
+    return token_ids(texts, loaded.tokenizer.tokenizer, longest, ends=kind != "sentence")
+
+
+def _decoder(loaded: Checkpoint) -> Any:
+    return None if loaded.tokenizer is None else loaded.tokenizer.tokenizer.decode
+
+
+def _named(found: Sequence[Finding], noise: Noise) -> list[Finding]:
+    return [replace(one, name=f"{one.name}, {_spelled(noise)}") for one in found]
+
+
+def _spelled(noise: Noise) -> str:
+    return noise.law if noise.scale is None else f"{noise.law}:{noise.scale:g}"
+
+
+def read_tensor(file: Path) -> torch.Tensor:
+    """The embeddings in a safetensors file, in float32. Raises MisconfiguredError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise MisconfiguredError(f"{file} is no readable safetensors file ({type(error).__name__})") from None
+    if len(tensors) != 1 and _TENSOR not in tensors:
+        raise MisconfiguredError(f"{file} holds {len(tensors)} tensors, none named {_TENSOR!r}; name one so")
+    found: torch.Tensor = tensors.get(_TENSOR, next(iter(tensors.values())))
+    return found.float()
+
+
+def case(
+    loaded: Checkpoint,
+    kind: Kind,
+    layer: int,
+    noise: Noise,
+    plain: Texts,
+    own: Texts,
+    observed: torch.Tensor | None,
+) -> Case:
+    """The attacks of `kind`, on the rows observed or on rows made of `plain` with `noise`."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    if kind == "sentence":
+        encoder = sentences.encoder_of(loaded)
+        if observed is None:
+            observed = noise.protect(encoder.embed(plain), draw)
+        public = sentences.Public(sentences.faster(encoder), own)
+        return Case(sentence_inversion.attacks(), sentences.Sentences(observed[: len(plain)], noise), public)
+    if kind == "hidden" and walk(loaded.model).family != "llama":
+        raise NotYetError(f"--kind hidden needs a causal model, {loaded.source.name} is not one")
+    place = blocks.Observed(loaded.model, layer if kind == "hidden" else None)
+    if observed is None:
+        bare = (place.states_of(np.array([text]))[0] for text in plain)
+        rows = tuple(noise.protect(rows_TD, draw) for rows_TD in bare)
+    else:
+        rows = split(observed, [len(text) for text in plain])
+    table_VD = walk(loaded.model).embedding.weight.detach().float()
+    made: list[Attack] = [Bound("nn", METRIC, beam.nearest), *blocks.attacks(place, own)]
+    if kind == "token":
+        made.append(beam)
+    return Case(tuple(made), Rows(rows, noise), beam.Public(table_VD, _language(loaded, own)))
+
+
+def split(observed: torch.Tensor, lengths: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """Rows [T, D] of each text, out of [N, D] or of [B, T, D] padded at the end.
+
+    Rows beyond the last text are left out; where there are too few, the last texts have fewer than they
+    should, which the attacks refuse.
+    """
+    if observed.ndim == 3:
+        return tuple(rows_TD[:length] for rows_TD, length in zip(observed, lengths, strict=False))
+    if observed.ndim != 2:
+        raise MisconfiguredError(f"embeddings of shape {tuple(observed.shape)}; give [N, D] or [B, T, D]")
+    cuts = [sum(lengths[:number]) for number in range(len(lengths) + 1)]
+    return tuple(observed[start:stop] for start, stop in pairwise(cuts))
+
+
+def _language(loaded: Checkpoint, own: Texts) -> beam.Prior | None:
+    """The model itself where it is causal, else the attacker's texts."""
+    parts = walk(loaded.model)
+    if parts.family == "llama" and parts.head is not None:
+        return beam.causal(loaded.model, start_id(loaded.model))
+    return beam.bigrams(own, parts.embedding.num_embeddings) if own else None
