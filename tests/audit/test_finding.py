@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from transom.audit.finding import interval, not_run, share
+from transom.audit.finding import Example, interval, not_run, share
 from transom.errors import MisconfiguredError
 
 
@@ -65,3 +66,13 @@ def test_a_finding_survives_json() -> None:
     record = json.loads(json.dumps(finding.to_dict()))
     assert type(finding)(**record) == finding
     assert record["status"] == "run"
+
+
+def test_examples_travel_with_a_finding_and_are_not_printed_with_it() -> None:
+    bare = share("x", "ttrsr", hits=3, n=4, baseline=0.01, cost_s=1)
+    shown = replace(bare, examples=(Example("a secret", "[NAME_1]", "a secret"),))
+    assert "secret" not in repr(shown) + repr(shown.examples)
+    assert shown.to_dict()["examples"] == (
+        {"original": "a secret", "seen": "[NAME_1]", "recovered": "a secret"},
+    )
+    assert shown == bare  # the figures are the finding
