@@ -1,0 +1,97 @@
+"""Utility beside recovery in `transom audit words`: tasks on plain text and on text at each epsilon.
+
+    --utility classify:dev.tsv --utility summarize:news.jsonl --utility answers:facts.csv
+
+Tasks and their files: `transom.audit.utility.files`. A task that fails is a finding "not run" with its
+reason, and the report is written all the same. The minutes that this takes do not count towards --budget.
+Threat model and what it does not measure: `transom.audit.utility`.
+Source: own design.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from transom.audit.finding import Finding, not_run
+from transom.audit.report import Frontier, FrontierPoint
+from transom.audit.utility import (
+    Answerer,
+    Setting,
+    Task,
+    frontier,
+    load_answerer,
+    obfuscated,
+    read_task,
+)
+from transom.errors import TransomError
+from transom.obfuscation.keys import PRESETS, preset
+
+METRIC = "utility"
+UtilityOption = Annotated[
+    list[str] | None,
+    typer.Option("--utility", help="Also: what is it good for? classify:, summarize: or answers:FILE."),
+]
+UtilityModelOption = Annotated[
+    str, typer.Option("--utility-model", help="The model that does the tasks: directory, .gguf or hub name.")
+]
+UtilityPresetOption = Annotated[
+    str | None,
+    typer.Option("--utility-preset", help=f"Also words+obfuscated, with {', '.join(PRESETS)}."),
+]
+
+
+@dataclass(frozen=True)
+class Utility:
+    """The tasks, and the models that do them, by the label of their line in the plot."""
+
+    tasks: tuple[Task, ...] = field(repr=False)
+    models: Mapping[str, Answerer] = field(repr=False)
+
+
+def open_utility(places: Sequence[str] | None, model: str, preset_name: str | None) -> Utility | None:
+    """Read the tasks and load the models, before time is spent on attacks; None when no task is asked for.
+
+    Raises MisconfiguredError, CheckpointError, NotYetError, MissingExtraError.
+    """
+    if not places:
+        return None
+    settings = None if preset_name is None else preset(preset_name)
+    plain = load_answerer(model)
+    models = {"words": plain}
+    tasks = tuple(read_task(place, plain) for place in places)
+    if settings is not None:
+        models["words+obfuscated"] = obfuscated(plain, secrets.token_bytes(32), settings)
+    return Utility(tasks, models)
+
+
+def measured(
+    utility: Utility, settings: Sequence[Setting], *, progress: bool
+) -> tuple[Frontier | None, tuple[Finding, ...]]:
+    """The frontier over the tasks that ran, and a finding for each that did not."""
+    points: list[FrontierPoint] = []
+    failed: list[Finding] = []
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not progress or not console.is_terminal) as bar:
+        for task in utility.tasks:
+            shown = partial(_show, bar, bar.add_task(f"utility: {task.name}", total=1.0))
+            try:
+                points += frontier((task,), settings, utility.models, shown).points
+            except KeyboardInterrupt:
+                failed.append(not_run(task.name, METRIC, "it was interrupted"))
+            except TransomError as error:
+                failed.append(not_run(task.name, METRIC, str(error)))
+            except Exception as error:  # its text may hold content
+                failed.append(not_run(task.name, METRIC, f"it raised {type(error).__name__}"))
+    return Frontier(tuple(points)) if points else None, tuple(failed)
+
+
+def _show(bar: Progress, line: TaskID, share: float) -> None:
+    bar.update(line, completed=share)
