@@ -19,19 +19,6 @@ from transom.cli.audit_embeddings import embeddings, parse_noise, split
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError
 
 WORDS = ["fox", "dog", "model", "brown", "lazy", "person", "why", "weather", "question", "quick", "tell"]
-    "fox",
-    "dog",
-    "model",
-    "brown",
-    "lazy",
-    "person",
-    "why",
-    "weather",
-    "question",
-    "quick",
-    "tell",
-    "number",
-]
 MADE = "audit embeddings --model llama --texts plain.txt --public-text own.txt"
 READ = "audit embeddings rows.safetensors --model llama --texts plain.txt"
 
