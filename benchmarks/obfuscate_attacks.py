@@ -1,7 +1,7 @@
 """What a host with the public base model recovers from an obfuscated checkpoint, attack by attack.
 
     python benchmarks/obfuscate_attacks.py [--quick] [--json] [--model MODEL] [--budget S] [--presets P ...]
-                                           [--sections weights traffic] [--candidates N]
+                                           [--attacks A ...] [--sections weights traffic] [--candidates N]
 
 Section `weights`: for each preset the model is obfuscated in memory, with the preset's noise and keys, and
 every attack on weights names 2,000 sampled ids against the whole vocabulary (the fingerprint 400 ids among
@@ -10,7 +10,7 @@ permuted and nothing else: what an attack must undo to be believed elsewhere. `r
 rightly, with its exact 95 % interval; `worst` is the preset's highest. Known tokens, for the attacks that use
 them, are those of the chat template.
 Section `traffic`: see `_traffic.py`; it needs TRANSOM_DATA with xsum/ and sst2/.
-Each part is stored as it ends, beside the parts of earlier runs of the same model. A quick run keeps four
+Each finding is stored as it comes, beside those of earlier runs on the same model. A quick run keeps four
 layers, 200 ids and the attacks that take seconds.
 """
 
@@ -20,8 +20,7 @@ import argparse
 import copy
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -93,8 +92,10 @@ def template_ids(tokenizer: Any) -> list[int]:
     return sorted(set(tokenizer.encode(text, add_special_tokens=False).ids))
 
 
-def run_preset(name: str, checkpoint: Any, public_VR: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Obfuscate under one preset and let every attack try; told on the console as it comes."""
+def run_preset(
+    name: str, checkpoint: Any, public_VR: Any, args: argparse.Namespace
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Obfuscate under one preset and let every attack try: (attack, finding) as it comes."""
     plain, tokenizer = checkpoint.model, checkpoint.tokenizer.tokenizer
     if name == UNPROTECTED:
         settings, (host, tau) = None, permuted(plain)
@@ -106,18 +107,13 @@ def run_preset(name: str, checkpoint: Any, public_VR: Any, args: argparse.Namesp
     target = Target(from_state(host.state_dict(), host.config.to_dict(), layers=LAYERS), host)
     base = from_state(plain.state_dict(), plain.config.to_dict(), layers=LAYERS)
     known = {int(tau[plain_id]): plain_id for plain_id in template_ids(tokenizer)}
-    data, found = sample(tau, 200 if args.quick else 2000), {}
+    data = sample(tau, 200 if args.quick else 2000)
     few = Sample(data.obfuscated_S[:400], data.plain_S[:400])
     for each, attack in suite(settings, public_VR, args.candidates).items():
-        if not args.quick or each in QUICK:
+        if each in args.attacks:
             given = few if each in FEW else data
-            found[each] = _brief(attack(target, Knowledge(base, plain, known), given, args.budget))
-            Console(stderr=True).print(f"{name} {each}: {found[each]}", highlight=False)
-    return {
-        "worst": max(each["recovery"] or 0.0 for each in found.values()),
-        "budget_s": args.budget,
-        "attacks": found,
-    }
+            found = attack(target, Knowledge(base, plain, known), given, args.budget)
+            yield each, _brief(found) | {"budget_s": args.budget}
 
 
 def main() -> None:
@@ -129,26 +125,30 @@ def main() -> None:
     flags.add_argument("--presets", nargs="+", default=choices, choices=choices)
     sections = ["weights", "traffic"]
     flags.add_argument("--sections", nargs="+", default=sections, choices=sections)
+    attacks = list(suite(None, None, None))
+    flags.add_argument("--attacks", nargs="+", default=attacks, choices=attacks)
     flags.add_argument("--candidates", type=int, help="fingerprint among this many ids (default: all)")
     args = flags.parse_args()
     checkpoint = load(args.model)
     if checkpoint.tokenizer is None:
         sys.exit(f"{args.model} has no tokenizer; its text is needed for kappa")
     if args.quick:
-        args.budget, args.presets = 2.0, [UNPROTECTED, "paper"]
+        args.budget, args.presets, args.attacks = 2.0, [UNPROTECTED, "paper"], QUICK
         model = checkpoint.model
         model.model.layers, model.config.num_hidden_layers = model.model.layers[:LAYERS], LAYERS
     record = _earlier(args)
     if "weights" in args.sections:
         public_VR = None
-        if not args.quick and args.candidates is None:
+        if "fingerprint" in args.attacks and args.candidates is None:
             vocabulary = checkpoint.model.config.vocab_size
             public_VR = fingerprint.fingerprints(checkpoint.model, np.arange(vocabulary))
         for name in args.presets:
-            started = time.monotonic()
-            record["presets"][name] = run_preset(name, checkpoint, public_VR, args)
-            record["presets"][name]["seconds"] = round(time.monotonic() - started)
-            _store(record, args)
+            entry = record["presets"].setdefault(name, {"worst": 0.0, "attacks": {}})
+            for each, finding in run_preset(name, checkpoint, public_VR, args):
+                Console(stderr=True).print(f"{name} {each}: {finding}", highlight=False)
+                entry["attacks"][each] = finding
+                entry["worst"] = max(one["recovery"] or 0.0 for one in entry["attacks"].values())
+                _store(record, args)
     if "traffic" in args.sections:
         folder = _traffic.data_folder()
         if folder is None:

@@ -131,7 +131,7 @@ def _search(
     """
     import torch
 
-    away_BTV = torch.cdist(x_BTD, base_VD[None])
+    away_BTV = torch.cdist(x_BTD.flatten(0, 1), base_VD).view(*x_BTD.shape[:2], -1)
     candidates_BTK = away_BTV.topk(min(count, len(base_VD)), largest=False).indices
     guess_BT = candidates_BTK[..., 0]
     guess_BT[:, : known.shape[1]] = known
