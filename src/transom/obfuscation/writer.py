@@ -10,8 +10,8 @@ Does not protect: memory of the client's machine, or a swap device; a host that 
 card); what the token ids of the requests show.
 Source: Lin et al., arXiv 2603.01499, the offline phase.
 
-Memory: about three times the largest tensor in float32, summed over workers, plus each worker's keys. A GGUF
-is an exception: it is dequantised in memory first.
+Memory: about three times the largest tensor in float32, summed over workers, plus keys: what all keys share,
+once for all workers, and one key in each. A GGUF is an exception: it is dequantised in memory first.
 """
 
 from __future__ import annotations
