@@ -29,6 +29,7 @@ _KINDS = {
 _METRICS = {
     "token recovery": "the share of replaced words whose original is named",
     "ttrsr": "the share of tokens named rightly (text token recovery success rate)",
+    "token F1": "how far the named tokens are those of the text: of precision and recall, the harmonic mean",
     "BLEU-4": "likeness to the original text, by runs of up to four tokens",
     "cosine": "likeness to the original embedding",
     "members found at 1 % false alarms": "the share of training texts recognised when one other text in a "
@@ -214,7 +215,14 @@ def _settings(report: Report) -> str:
     }
     gate = {} if report.gate is None else {"gate": report.gate}
     rows = "".join(
-        f"<div><dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(str(value))}</dd></div>"
+        f"<div><dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd></div>"
         for key, value in (*report.target.items(), *gate.items(), *cost.items())
     )
     return _section("Settings and cost", f'<dl class="settings">{rows}</dl>')
+
+
+def _plain(value: object) -> str:
+    """A setting as people write it."""
+    if value is None:
+        return "none"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
