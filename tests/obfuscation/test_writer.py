@@ -25,10 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
-from transom.errors import (
-    MisconfiguredError,
-    MissingExtraError,
-)
+from transom.errors import MisconfiguredError, MissingExtraError
 from transom.obfuscation import pool
 from transom.obfuscation.card import verify_card
 from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
