@@ -21,6 +21,7 @@ EPSILON_METRIC = "epsilon lower bound"
 _PLAIN_WORDS = {
     "token recovery": "of the replaced words can be read back",
     "ttrsr": "of the tokens can be named",
+    "token F1": "of the words can be read back (F1)",
     "recovery of tokens": "of the tokens can be read",
     "recovery of types": "of the different tokens can be named",
     "members found at 1 % false alarms": "of the training texts can be recognised at 1 % false alarms",
