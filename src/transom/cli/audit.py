@@ -31,7 +31,7 @@ from rich.table import Table
 from transom.audit.attacks import sda, tfma
 from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, conceal, read_traffic, reveal
 from transom.audit.finding import Finding, not_run
-from transom.cli import audit_adapter, audit_epsilon
+from transom.cli import audit_adapter, audit_embeddings, audit_epsilon, audit_words
 from transom.errors import MisconfiguredError, NotYetError, RefusedError
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ _LISTS = ("top-10 ", "top-100 ")  # a token among many guesses is not a token re
 app = typer.Typer(no_args_is_help=True)
 app.command()(audit_epsilon.epsilon)
 app.command()(audit_adapter.adapter)
+app.command()(audit_embeddings.embeddings)
+app.command()(audit_words.words)
 
 KeyOption = Annotated[Path | None, typer.Option(help="Key file: the truth that guesses are scored against.")]
 PassphraseOption = Annotated[Path | None, typer.Option(help="File whose first line opens a sealed key file.")]

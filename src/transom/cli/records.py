@@ -93,6 +93,32 @@ def sanitize_file(
     return total
 
 
+def read_column(source: Path, column: str) -> tuple[str, ...]:
+    """The cells of one column of a CSV or TSV file, by name (the first row is a header) or number from 1.
+
+    Raises MisconfiguredError as `sanitize_file` does.
+    """
+    form = _form_of(source)
+    if form is Format.text:
+        raise MisconfiguredError(f"{source} is no .csv or .tsv file; it has no columns")
+    with _opened(source) as file:
+        rows = _rows(_decoded(file, str(source), lambda _: None), form)
+        first = next(rows, None)
+        if first is None:
+            raise MisconfiguredError(f"{source} is empty")
+        named = not column.isdecimal()
+        index = _column_index(column, first, named)
+        found = list(rows)
+    short = [number for number, row in enumerate(found, 2) if len(row) <= index]
+    if short:
+        raise MisconfiguredError(f"row {short[0]} of {source} has no column {column!r}")
+    return tuple(row[index] for row in ([] if named else [first]) + found)
+
+
+def _rows(lines: Iterator[str], form: Format) -> Iterator[list[str]]:
+    return _csv_rows(lines) if form is Format.csv else (line.rstrip("\r\n").split("\t") for line in lines)
+
+
 def _cost(sanitizer: Sanitizer, summaries: Iterable[Summary]) -> float:
     draws = sum(summary.draws for summary in summaries)
     return draws * sanitizer.word_epsilon if draws else 0.0
@@ -113,7 +139,7 @@ def _sanitize_text(
 def _sanitize_table(
     sanitizer: Sanitizer, lines: Iterator[str], form: Format, columns: Sequence[str], header: bool | None
 ) -> Iterator[tuple[str, Summary]]:
-    rows = _csv_rows(lines) if form is Format.csv else (line.rstrip("\r\n").split("\t") for line in lines)
+    rows = _rows(lines, form)
     first = next(rows, None)
     if first is None:
         raise MisconfiguredError("the table is empty; nothing to sanitise")

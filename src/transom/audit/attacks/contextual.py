@@ -94,13 +94,20 @@ class Mind:
     def _place(self, token: Token) -> Place:
         if token.kind != "drawn":
             return Place(np.array([self.model.number(token)]), np.ones(1))
-        words_K, likelihood_K, unseen_K = self.channel.columns[token.word]
-        if self.unseen:
-            return Place(unseen_K[:WIDTH], np.ones(min(WIDTH, len(unseen_K))))
-        if len(words_K) > WIDTH:
-            best_K = np.argpartition(-self.prior_V[words_K] * likelihood_K, WIDTH - 1)[:WIDTH]
-            words_K, likelihood_K = words_K[best_K], likelihood_K[best_K]
-        return Place(words_K, likelihood_K / likelihood_K.max())
+        return candidates(self.channel, self.prior_V, token, unseen=self.unseen)
+
+
+def candidates(channel: Channel, prior_V: Floats, token: Token, *, unseen: bool = False) -> Place:
+    """The WIDTH most promising originals of a drawn token; `unseen` does without its output."""
+    if token.kind != "drawn":
+        return Place(np.zeros(1, dtype=np.int64), np.ones(1))
+    words_K, likelihood_K, unseen_K = channel.columns[token.word]
+    if unseen:
+        return Place(unseen_K[:WIDTH], np.ones(min(WIDTH, len(unseen_K))))
+    if len(words_K) > WIDTH:
+        best_K = np.argpartition(-prior_V[words_K] * likelihood_K, WIDTH - 1)[:WIDTH]
+        words_K, likelihood_K = words_K[best_K], likelihood_K[best_K]
+    return Place(words_K, likelihood_K / likelihood_K.max())
 
 
 def learned(channel: Channel, knowledge: WordKnowledge, deadline: float) -> Mind:

@@ -95,17 +95,23 @@ def sanitised(plain: Sentences, mechanism: WordMechanism, words: Sequence[str]) 
     """Plain sentences as the mechanism leaves them; a word that it visibly keeps counts as passed."""
     words_N = np.array([token.word for token in drawn(plain)], dtype=np.int64)
     outputs = iter(mechanism.sample(words_N).tolist() if len(words_N) else ())
-    kept = set()
-    if isinstance(mechanism, DistanceMechanism):
-        kept = set(np.flatnonzero(~mechanism.sensitive_V).tolist())
 
     def seen(token: Token) -> Token:
-        if token.kind != "drawn":
-            return token
-        output = next(outputs)
-        return Token("passed", words[output]) if output in kept else Token("drawn", words[output], output)
+        return Token("drawn", words[output := next(outputs)], output) if token.kind == "drawn" else token
 
-    return tuple(tuple(map(seen, sentence)) for sentence in plain)
+    return with_kept_passed(tuple(tuple(map(seen, sentence)) for sentence in plain), mechanism)
+
+
+def with_kept_passed(seen: Sentences, mechanism: WordMechanism) -> Sentences:
+    """The same, with an output that only a kept word can have (SANTEXT+) as a passed token."""
+    if not isinstance(mechanism, DistanceMechanism) or mechanism.sensitive_V.all():
+        return seen
+    kept = set(np.flatnonzero(~mechanism.sensitive_V).tolist())
+
+    def passed(token: Token) -> Token:
+        return Token("passed", token.text) if token.word in kept else token
+
+    return tuple(tuple(map(passed, sentence)) for sentence in seen)
 
 
 def prior_of(text: Sentences, public_V: NDArray[Any]) -> Floats:

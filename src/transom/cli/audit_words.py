@@ -1,0 +1,236 @@
+"""`transom audit words FILE`: what a host recovers of text that the words mode sanitises.
+
+    transom audit words mail.txt --prior public.txt --epsilon 1 --epsilon 3 --epsilon 8 --html out.html
+    transom audit words dev.tsv --column sentence --prior train.tsv --mechanism custext+ --gate 0.5
+
+The file is sanitised here, message by message, exactly as the words mode does it, at each epsilon; then every
+attack is run on the result. Files: one text a line (`-` is standard input), .csv and .tsv with --column,
+.jsonl with --field. The prior is the attacker's own text: sentences of the audited file are taken out of it.
+Nothing is sent and nothing is charged to a ledger.
+Threat model: run by the owner of the text, with the host's part played by the attacks.
+Does not prove privacy: only that these attacks, with this prior and within this budget, found no more.
+Source: each attack's own docstring.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from transom.audit.attack import Attack, choose
+from transom.audit.attacks import averaging, bayes, contextual, mask_token, word_inversion
+from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
+from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
+from transom.audit.finding import Finding
+from transom.audit.report import Report
+from transom.audit.runner import run
+from transom.cli.audit_report import (
+    AttackOption,
+    BudgetOption,
+    GateOption,
+    HtmlOption,
+    JsonOption,
+    Options,
+    SarifOption,
+    finish,
+    now,
+)
+from transom.cli.audit_texts import read_texts
+from transom.cli.records import read_column
+from transom.errors import MisconfiguredError
+from transom.privacy.lexicon import read_vectors
+from transom.privacy.mechanisms import IN_GROUP, build
+from transom.privacy.partition import WordMechanism
+from transom.privacy.policy import Policy, load_policy
+from transom.privacy.sanitize import Sanitizer
+
+ATTACKS: tuple[Attack, ...] = (bayes, contextual, word_inversion, word_inversion.LEARNED, averaging)
+_KNOWN = (*IN_GROUP, "custext+", "santext+")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The audited text at one epsilon, as its attackers see it."""
+
+    epsilon: float
+    target: WordTarget
+    knowledge: WordKnowledge
+    data: WordData
+
+
+def words(
+    file: Annotated[Path, typer.Argument(help="Text to audit: .txt, .csv, .tsv, .jsonl, or - for lines.")],
+    policy: Annotated[Path | None, typer.Option(help="Policy file; the English one by default.")] = None,
+    mechanism: Annotated[str | None, typer.Option(help=f"One of {', '.join(_KNOWN)}.")] = None,
+    epsilon: Annotated[list[float] | None, typer.Option(help="Epsilon a word; repeatable.")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="The attacker's own text, in a file of any kind.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of .csv and .tsv, by name or number from 1.")
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="Field of .jsonl.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Word vectors, for santext+.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="BERT with a masked-language head for mask-token inference; 'minilm' trains one."),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Further sanitisations of the same text that the host sees.", min=0)
+    ] = 4,
+    limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 2000,
+    attack: AttackOption = None,
+    budget: BudgetOption = 10.0,
+    as_json: JsonOption = False,
+    sarif: SarifOption = None,
+    html: HtmlOption = None,
+    gate: GateOption = None,
+) -> None:
+    """Sanitise text as the words mode does, attack the result, and report what is recovered."""
+    options = Options(
+        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
+    )
+    started = time.monotonic()
+    ends = started + options.budget_s
+    masked: tuple[Attack, ...] = () if model is None else (mask_token,)
+    attacks = choose((*ATTACKS, *masked), options.attacks)
+    chosen = load_policy(policy)
+    texts = read_corpus(file, column, field)[:limit]
+    own = own_sentences(chosen, read_corpus(prior, column, field)) if prior else ()
+    epsilons = epsilon or ([chosen.epsilon] if chosen.epsilon is not None else [])
+    if not epsilons:
+        raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
+    language = _language(model, own, (ends - time.monotonic()) / 5)
+    findings: list[Finding] = []
+    drawn_share = 0.0
+    for number, one in enumerate(epsilons):
+        case = sanitised_case(chosen, mechanism, one, texts, own, repeats=repeats, embeddings=embeddings)
+        drawn_share = len(case.target.outputs_N) / sum(map(len, case.target.seen))
+        found = run(
+            attacks,
+            case.target,
+            replace(case.knowledge, language=language),
+            case.data,
+            budget_s=(ends - time.monotonic()) / (len(epsilons) - number),
+            progress=options.progress,
+        )
+        findings += [replace(each, name=f"{each.name}, epsilon {one:g}") for each in found]
+    report = Report(
+        kind="words",
+        target={
+            "target": str(file),
+            "texts": len(texts),
+            "policy": chosen.name,
+            "mechanism": mechanism or chosen.mechanism,
+            "epsilon": ", ".join(f"{one:g}" for one in epsilons),
+            "share of tokens drawn": round(drawn_share, 3),
+            "prior": str(prior) if prior else "public word frequencies",
+            "attacker's sentences": len(own),
+        },
+        findings=tuple(findings),
+        gate=gate,
+        created=now(),
+        cost_s=round(time.monotonic() - started, 3),
+    )
+    finish(report, options)
+
+
+def sanitised_case(
+    policy: Policy,
+    mechanism: str | None,
+    epsilon: float,
+    texts: Sequence[str],
+    own: Sentences,
+    *,
+    repeats: int = 0,
+    embeddings: Path | None = None,
+) -> Case:
+    """`texts` through the policy at `epsilon`, and what an attacker with the sentences `own` knows.
+
+    Raises MisconfiguredError, PolicyError.
+    """
+    sanitizer = Sanitizer(policy, _mechanism(policy, mechanism, epsilon, embeddings), epsilon)
+    seen, plain = observe(sanitizer, texts)
+    if sanitizer.mechanism is None or not any(True for _ in drawn(seen)):
+        raise MisconfiguredError("no word of the text is drawn under this policy; there is nothing to attack")
+    seen = with_kept_passed(seen, sanitizer.mechanism)
+    words_N = np.array([token.word for token in originals(seen, plain)], dtype=np.int64)
+    again = [sanitizer.mechanism.sample(words_N) for _ in range(repeats)]
+    cost = sanitizer.word_epsilon
+    target, knowledge, data = mounted(
+        policy.words,
+        sanitizer.mechanism,
+        seen,
+        plain,
+        own,
+        policy.prior_V,
+        epsilon=cost if np.isfinite(cost) else None,
+        repeats_RN=np.stack(again) if again else None,
+    )
+    return Case(epsilon, target, knowledge, data)
+
+
+def _mechanism(
+    policy: Policy, name: str | None, epsilon: float, embeddings: Path | None
+) -> str | WordMechanism | None:
+    """What a sanitizer takes: a name, or a mechanism on the vectors of the policy's words."""
+    if name is not None and name not in _KNOWN:
+        raise MisconfiguredError(f"unknown mechanism {name!r}; choose from {', '.join(_KNOWN)}")
+    if name != "santext+":
+        return name
+    if embeddings is None:
+        raise MisconfiguredError("santext+ works on word vectors; give them with --embeddings")
+    vectors = read_vectors(embeddings, 400_000)
+    row = {word: number for number, word in enumerate(vectors.words)}
+    space_VE = np.zeros((len(policy.words), vectors.vectors_VE.shape[1]))
+    for number, word in enumerate(policy.words):
+        if word in row:
+            space_VE[number] = vectors.vectors_VE[row[word]]
+    return build(name, space_VE, epsilon, frequency_V=policy.prior_V)
+
+
+def _language(model: str | None, own: Sentences, budget_s: float) -> mask_token.Masked | None:
+    if model is None:
+        return None
+    if model == "minilm":
+        return mask_token.trained(own, budget_s=budget_s)
+    return mask_token.load_masked(model)
+
+
+def read_corpus(source: Path, column: str | None, field: str | None) -> tuple[str, ...]:
+    """The texts of a file, by its ending. Raises MisconfiguredError for what cannot be read or holds none."""
+    if str(source) == "-":
+        texts: tuple[str, ...] = tuple(sys.stdin.read().split("\n"))
+    elif source.suffix in (".csv", ".tsv"):
+        if column is None:
+            raise MisconfiguredError(f"{source} has columns; name the one to read with --column")
+        texts = read_column(source, column)
+    elif source.suffix == ".jsonl":
+        texts = tuple(_fields(source, field))
+    else:
+        texts = read_texts(source)
+    found = tuple(text.strip() for text in texts if text.strip())
+    if not found:
+        raise MisconfiguredError(f"{source} holds no text")
+    return found
+
+
+def _fields(source: Path, field: str | None) -> Iterator[str]:
+    if field is None:
+        raise MisconfiguredError(f"{source} holds JSON objects; name the field to read with --field")
+    for number, line in enumerate(read_texts(source), 1):
+        try:
+            value = json.loads(line)[field]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            value = None
+        if not isinstance(value, str):
+            raise MisconfiguredError(f"{source}, text {number}: no JSON object with a string {field!r}")
+        yield value
