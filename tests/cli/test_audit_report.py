@@ -48,6 +48,15 @@ def test_a_table_and_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert "secret" not in printed.out + printed.err
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_reasons_are_told_on_any_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    finished(SHOWN, MISSING)
+    assert "no language" in capsys.readouterr().out
+
+
 def test_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     finished(SHOWN, MISSING, as_json=True)
     out = capsys.readouterr().out

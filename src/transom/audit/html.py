@@ -123,7 +123,8 @@ def _findings(report: Report) -> str:
         f'<th scope="col" role="columnheader"{"" if at == 0 else " class=num"}>{text}</th>'
         for at, text in enumerate(heads)
     )
-    rows = "".join(_finding(found, report.gate, heads) for found in report.findings)
+    several = len({found.metric for found in report.findings}) > 1
+    rows = "".join(_finding(found, report.gate, heads, with_metric=several) for found in report.findings)
     table = (
         f'<table role="table"><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{rows}</tbody></table>'
@@ -135,9 +136,8 @@ def _findings(report: Report) -> str:
     return _section("Findings", table, " ".join(meanings))
 
 
-def _finding(found: Finding, gate: float | None, heads: tuple[str, ...]) -> str:
-    notes = [found.metric, found.note] if found.value is not None else [found.metric]
-    note = "; ".join(filter(None, notes))
+def _finding(found: Finding, gate: float | None, heads: tuple[str, ...], *, with_metric: bool) -> str:
+    note = "; ".join(filter(None, (found.metric if with_metric else "", found.note)))
     name = f'<th scope="row" role="rowheader">{escape(found.name)}<small>{escape(note)}</small></th>'
     if found.value is None:
         reason = f'<td role="cell" class="reason" colspan="5"><b>Not run:</b> {escape(found.reason)}</td>'

@@ -30,6 +30,7 @@ from transom.audit.runner import run
 from transom.errors import MisconfiguredError
 
 GATE_EXIT = 20
+_NOTES_FROM = 140  # columns of a terminal
 
 BudgetOption = Annotated[float, typer.Option("--budget", help="Minutes for all attacks together.", min=0)]
 JsonOption = Annotated[bool, typer.Option("--json", help="The report as one JSON object on one line.")]
@@ -108,8 +109,10 @@ def finish(report: Report, options: Options) -> None:
         typer.echo(json.dumps(report.to_dict()))
     else:
         console = Console(highlight=False)
-        console.print(_table(report))
-        console.print(escape(report.verdict))
+        notes = console.width >= _NOTES_FROM
+        console.print(_table(report, notes=notes))
+        for line in (*([] if notes else _reasons(report)), report.verdict):
+            console.print(escape(line))
     if report.passed is False:
         typer.echo(f"gate {report.gate:g} not passed: {_shut_by(report)}", err=True)
         raise typer.Exit(GATE_EXIT)
@@ -134,25 +137,33 @@ def _shut_by(report: Report) -> str:
     return "no attack ran" if worst is None else f"{worst.name}: {span(worst)} ({worst.metric})"
 
 
-def _table(report: Report) -> Table:
-    columns = ("attack", "metric", "value", "95 % interval", "chance", "n", "s", "note")
-    table = Table(*columns, title=escape(f"{report.kind}: {report.target.get('target', '')}"))
+def _table(report: Report, *, notes: bool) -> Table:
+    """A row for each finding; one metric alone stands in the title, and `notes` need room."""
+    metrics = list(dict.fromkeys(found.metric for found in report.findings))
+    title = f"{report.kind}: {report.target.get('target', '')}"
+    several = len(metrics) > 1
+    table = Table(title=escape(title if several or not metrics else f"{title}, {metrics[0]}"))
+    for column in ("attack", *["metric"] * several, "value", "95 % interval", "chance", "n", "s"):
+        table.add_column(column, overflow="fold")
+    if notes:
+        table.add_column("note")
     for found in report.findings:
-        table.add_row(*(escape(cell) for cell in _row(found)))
+        cells = (
+            found.name,
+            *[found.metric] * several,
+            *_figures(found),
+            *[found.note or found.reason] * notes,
+        )
+        table.add_row(*map(escape, cells))
     return table
 
 
-def _row(found: Finding) -> tuple[str, ...]:
+def _figures(found: Finding) -> tuple[str, ...]:
     if found.value is None:
-        return (found.name, found.metric, "not run", "", "", "", f"{found.cost_s:.1f}", found.reason)
+        return ("not run", "", "", "", f"{found.cost_s:.1f}")
     chance = "" if found.baseline is None else figure(found.metric, found.baseline)
-    return (
-        found.name,
-        found.metric,
-        figure(found.metric, found.value),
-        span(found),
-        chance,
-        str(found.n),
-        f"{found.cost_s:.1f}",
-        found.note,
-    )
+    return (figure(found.metric, found.value), span(found), chance, str(found.n), f"{found.cost_s:.1f}")
+
+
+def _reasons(report: Report) -> list[str]:
+    return [f"not run: {found.name}: {found.reason}" for found in report.findings if found.reason]
