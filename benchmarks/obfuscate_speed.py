@@ -48,7 +48,9 @@ import transom.cli.obfuscate, transom.obfuscation.measure, transformers, torch
 import accelerate, transformers.models.llama.modeling_llama
 if __name__ == "__main__":
     with ProcessPoolExecutor({workers}, mp_context=get_context("spawn")) as pool:
-        for module in ("torch", "transom.obfuscation.pool", "transom.obfuscation.plan"):
+        made = "cryptography.hazmat.primitives"
+        for module in ("torch", "transom.obfuscation.pool", "transom.obfuscation.plan",
+                       f"{{made}}.ciphers", f"{{made}}.kdf.hkdf"):
             list(pool.map(exec, [f"import {{module}}"] * 4 * {workers}))
         list(pool.map(time.sleep, [1] * {workers}))
 """
