@@ -40,11 +40,3 @@ def obfuscated(model: str, preset: str, *, h: int | None = None, device: str = "
         loaded = load_key(key)
         tau = token_map(loaded.secret, loaded.vocabulary)
         yield Obfuscated(folder, client, tau, loaded.settings)
-
-
-def next_token_logits(model: Any, ids_BT: Any) -> Any:
-    """Logits [B, T, V] of a plain pass."""
-    import torch
-
-    with torch.inference_mode():
-        return model(input_ids=ids_BT.to(model.device), use_cache=False).logits.float().cpu()
