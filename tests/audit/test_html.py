@@ -66,7 +66,7 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not {"style", "title"} & set(self.open):
-            self.texts.append(data)
+            self.texts.append(data.replace("\xa0", " "))
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]

@@ -49,6 +49,12 @@ def test_a_mechanism_that_breaks_its_claim_fails_the_build() -> None:
     assert Path("epsilon.html").exists()
 
 
+def test_a_setting_that_hides_little_fails_the_build() -> None:
+    (line,) = [line for line in LINES if "audit words" in line]
+    assert run(line.replace("--epsilon 1", "--epsilon 8")) == 20
+    assert Path("words.html").exists()
+
+
 def test_the_readmes_commands_pass() -> None:
     named = re.findall(r"^\$ (transom .+)$", (SAMPLE / "README.md").read_text(), re.MULTILINE)
     assert named

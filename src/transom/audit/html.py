@@ -79,14 +79,19 @@ def _what(report: Report) -> str:
 def _header(report: Report) -> str:
     label, mark = {True: ("Passed", "good"), False: ("Not passed", "bad"), None: ("", "")}[report.passed]
     badge = f'<strong class="badge {mark}">{label}</strong>' if label else ""
-    gate = f"<p>{escape(report.gate_sentence)}</p>" if report.gate_sentence else ""
+    lead = "".join(f"<p>{_unbroken(text)}</p>" for text in (report.details, report.gate_sentence) if text)
     day, _, time = report.created.partition("T")
     return (
         f'<header><p class="eyebrow">Audit of {_what(report)} <span>'
         f'<time datetime="{escape(report.created)}">{escape(day)} {escape(time[:5])} UTC</time></span></p>'
-        f"<h1>{badge}{escape(report.headline)}</h1>"
-        f'<div class="lead"><p>{escape(report.details)}</p>{gate}</div></header>'
+        f"<h1>{badge}{_unbroken(report.headline)}</h1>"
+        f'<div class="lead">{lead}</div></header>'
     )
+
+
+def _unbroken(text: str) -> str:
+    """Escaped, with figures and their units on one line."""
+    return escape(text).replace(" %", "&nbsp;%")
 
 
 def _section(title: str, body: str, lead: str = "") -> str:
