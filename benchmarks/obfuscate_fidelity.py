@@ -8,8 +8,9 @@ prompts are plain text. For `exact` over several keys, each with its figures, an
 each preset also answers two tasks: which of two answers gains most over an empty prompt, SST-2 (full dev set)
 and true/false statements (100 of each of six topics).
 The other engines serve the plain and the obfuscated directory and are asked, by the gateway's own client, for
-one token after every fourth beginning of a document, up to 64 tokens. Their `kl` counts the 1,000 likeliest
-tokens one by one and the rest as one, which makes it a lower bound; `named` is the mass counted one by one.
+one token after every eighth beginning of a document, up to 128 tokens, for two keys. Their `kl` counts the
+1,000 likeliest tokens one by one and the rest as one, which makes it a lower bound; `named` is the mass
+counted one by one.
 Results of several engines stand side by side in the stored record.
 """
 
@@ -38,8 +39,8 @@ from _engines import TOP, engine
 DOCUMENT_TOKENS = 256
 PRESETS = ("exact", "balanced", "paper")
 KEYS = 5  # of preset exact
-ENGINE_DOCUMENTS = 48
-ENGINE_LENGTHS = range(4, 65, 4)  # tokens
+ENGINE_DOCUMENTS, ENGINE_KEYS = 32, 2
+ENGINE_LENGTHS = range(8, 129, 8)  # tokens
 
 
 def data_folder() -> Path:
@@ -167,12 +168,12 @@ def on_engine(args: Any) -> dict[str, Any]:
         load(args.model, dtype=dtype).model.save_pretrained(root / "plain")
         source = open_source(root / "plain")
         h = loadable_h(source.config, args.h or 128, args.engine.replace("embedded", "transformers"))
-        key = new_key(source.fingerprint, source.vocabulary, preset("exact", h=h))
-        write_client(find(args.model), source.config, key, root / "client")
+        keys = [
+            new_key(source.fingerprint, source.vocabulary, preset("exact", h=h)) for _ in range(ENGINE_KEYS)
+        ]
+        write_client(find(args.model), source.config, keys[0], root / "client")
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(root / "client" / name, root / "plain" / name)
-        obfuscate(source, root / "hidden", key)
-        tau = Substitution(token_map(key.secret, key.vocabulary))
         ids = documents(export_tokenizer(root / "client").tokenizer, 3 if args.quick else ENGINE_DOCUMENTS)
         prompts = [one[:end] for one in ids for end in ENGINE_LENGTHS]
 
@@ -182,14 +183,25 @@ def on_engine(args: Any) -> dict[str, Any]:
             await client.close()
             return found
 
-        scores = []
-        for folder, substitution in (("plain", None), ("hidden", tau)):
-            with engine(args.engine, root / folder, dtype, args.vllm_python) as connect:
-                scores.append(asyncio.run(scored(connect, substitution)))
-    found = asdict(compare_scores(*scores))
-    kind = "float16" if args.engine == "llama.cpp" else dtype
-    return {"h": h, "dtype": kind, "kl": found["kl"], "top1_agreement": found["top1"]} | {
-        name: found[name] for name in ("named", "positions")
+        def served(folder: Path, substitution: Any) -> Any:
+            with engine(args.engine, folder, dtype, args.vllm_python) as connect:
+                return asyncio.run(scored(connect, substitution))
+
+        plain, found = served(root / "plain", None), []
+        for number, key in enumerate(keys[:1] if args.quick else keys):
+            obfuscate(source, root / f"hidden-{number}", key)
+            tau = Substitution(token_map(key.secret, key.vocabulary))
+            found.append(asdict(compare_scores(plain, served(root / f"hidden-{number}", tau))))
+            Console(stderr=True).print(f"key {number}: {found[-1]}")
+    mean = {name: float(np.mean([one[name] for one in found])) for name in ("kl", "top1", "named")}
+    return {
+        "h": h,
+        "dtype": "float16" if args.engine == "llama.cpp" else dtype,
+        "kl": mean["kl"],
+        "top1_agreement": mean["top1"],
+        "named": mean["named"],
+        "positions": len(prompts),
+        "keys": [{"kl": one["kl"], "top1_agreement": one["top1"]} for one in found],
     }
 
 
@@ -225,7 +237,7 @@ def main() -> None:
     else:
         found = on_engine(args)
         record["engines"] = record.get("engines", {}) | {args.engine: found}
-        rows = [{"engine": args.engine, **found}]
+        rows = [{"engine": args.engine, **{k: v for k, v in found.items() if k != "keys"}}]
     report("obfuscate_fidelity", record, rows, args)
 
 
