@@ -30,9 +30,12 @@ from transom.audit.utility import (
     load_answerer,
     obfuscated,
     read_task,
+    unprotected,
+    words,
 )
 from transom.errors import TransomError
 from transom.obfuscation.keys import PRESETS, preset
+from transom.privacy.sanitize import Sanitizer
 
 METRIC = "utility"
 UtilityOption = Annotated[
@@ -72,10 +75,21 @@ def open_utility(places: Sequence[str] | None, model: str, preset_name: str | No
     return Utility(tasks, models)
 
 
+def at_epsilon(epsilon: float, sanitizer: Sanitizer, found: Sequence[Finding]) -> list[Setting]:
+    """Words at one epsilon beside the strongest of the attacks on one draw; none when no attack ran."""
+    strongest = max(found, key=lambda each: each.value or 0.0, default=None)
+    if strongest is None or strongest.value is None:
+        return []
+    return [Setting(f"epsilon {epsilon:g}", words(sanitizer), strongest)]
+
+
 def measured(
-    utility: Utility, settings: Sequence[Setting], *, progress: bool
+    utility: Utility | None, settings: Sequence[Setting], *, progress: bool
 ) -> tuple[Frontier | None, tuple[Finding, ...]]:
-    """The frontier over the tasks that ran, and a finding for each that did not."""
+    """The frontier from plain text over `settings`, and a finding for each task that did not run."""
+    if utility is None:
+        return None, ()
+    settings = (Setting("plain text", unprotected), *settings)
     points: list[FrontierPoint] = []
     failed: list[Finding] = []
     console = Console(stderr=True)

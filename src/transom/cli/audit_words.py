@@ -2,6 +2,7 @@
 
     transom audit words mail.txt --prior public.txt --epsilon 1 --epsilon 3 --epsilon 8 --html out.html
     transom audit words dev.tsv --column sentence --prior train.tsv --mechanism custext+ --gate 0.5
+    transom audit words dev.tsv --column sentence --prior train.tsv --utility classify:dev.tsv --html out.html
 
 The file is sanitised here, message by message, exactly as the words mode does it, at each epsilon; then every
 attack is run on the result. Files: one text a line (`-` is standard input), .csv and .tsv with --column,
@@ -44,6 +45,14 @@ from transom.cli.audit_report import (
     now,
 )
 from transom.cli.audit_texts import read_texts
+from transom.cli.audit_utility import (
+    UtilityModelOption,
+    UtilityOption,
+    UtilityPresetOption,
+    at_epsilon,
+    measured,
+    open_utility,
+)
 from transom.cli.records import read_column
 from transom.errors import MisconfiguredError
 from transom.privacy.lexicon import read_vectors
@@ -61,6 +70,7 @@ class Case:
     """The audited text at one epsilon, as its attackers see it."""
 
     epsilon: float
+    sanitizer: Sanitizer
     target: WordTarget
     knowledge: WordKnowledge
     data: WordData
@@ -87,6 +97,9 @@ def words(
         int, typer.Option(help="Further sanitisations of the same text that the host sees.", min=0)
     ] = 4,
     limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 2000,
+    utility: UtilityOption = None,
+    utility_model: UtilityModelOption = "smollm2",
+    utility_preset: UtilityPresetOption = None,
     attack: AttackOption = None,
     budget: BudgetOption = 10.0,
     as_json: JsonOption = False,
@@ -108,8 +121,10 @@ def words(
     epsilons = epsilon or ([chosen.epsilon] if chosen.epsilon is not None else [])
     if not epsilons:
         raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
+    tasks = open_utility(utility, utility_model, utility_preset)
     language = _language(model, own, (ends - time.monotonic()) / 5)
     findings: list[Finding] = []
+    settings = []
     drawn_share = 0.0
     for number, one in enumerate(epsilons):
         case = sanitised_case(chosen, mechanism, one, texts, own, repeats=repeats, embeddings=embeddings)
@@ -123,6 +138,8 @@ def words(
             progress=options.progress,
         )
         findings += [replace(each, name=f"{each.name}, epsilon {one:g}") for each in found]
+        settings += at_epsilon(one, case.sanitizer, [each for each in found if each.name != averaging.NAME])
+    frontier, failed = measured(tasks, settings, progress=options.progress)
     report = Report(
         kind="words",
         target={
@@ -135,7 +152,8 @@ def words(
             "prior": str(prior) if prior else "public word frequencies",
             "attacker's sentences": len(own),
         },
-        findings=tuple(findings),
+        findings=(*findings, *failed),
+        frontier=frontier,
         gate=gate,
         created=now(),
         cost_s=round(time.monotonic() - started, 3),
@@ -175,7 +193,7 @@ def sanitised_case(
         epsilon=cost if np.isfinite(cost) else None,
         repeats_RN=np.stack(again) if again else None,
     )
-    return Case(epsilon, target, knowledge, data)
+    return Case(epsilon, sanitizer, target, knowledge, data)
 
 
 def _mechanism(
