@@ -240,7 +240,10 @@ def test_layers_left_out_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     changed_config = json.loads(Path("tiny/config.json").read_text()) | {"num_nextn_predict_layers": 1}
     Path("tiny/config.json").write_text(json.dumps(changed_config))
     assert run(f"{LINE} --no-audit") == 0
-    assert "left out, as engines do without them: 1 tensors that predict further tokens" in capsys.readouterr().err
+    assert (
+        "left out, as engines do without them: 1 tensors that predict further tokens"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
