@@ -5,7 +5,7 @@ word counts as there.
 
 Threat model: see `sentences`; this attack asks the encoder for embeddings only. Does not protect anything;
 it names only words that its texts hold.
-Source: Song and Raghunathan 2020, arXiv 2004.00053, section 3.3, multi-label classification.
+Source: Song and Raghunathan 2020, arXiv 2004.00053, section 3, multi-label classification.
 
 Shapes: N texts, D width, U words of the attacker's texts.
 """
@@ -69,11 +69,14 @@ def train(encoder: Encoder, texts: Texts, budget_s: float, *, seed: int = 0) -> 
         if time.monotonic() > started + 0.75 * budget_s:
             break
     values_ND = torch.cat(made)
-    texts = texts[: len(values_ND)]
+    return fit(values_ND, texts[: len(values_ND)], started + budget_s)
+
+
+def fit(values_ND: torch.Tensor, texts: Texts, stop: float) -> Bag:
+    """Train on texts whose embeddings are at hand, until `stop`; the first tenth chooses the threshold."""
     words_U = np.unique([token for text in texts for token in text])
     held = max(1, len(texts) // 10)
-    linear = _fitted(values_ND[held:], texts[held:], words_U, started + budget_s)
-    bag = Bag(words_U, linear, 0.0, len(texts))
+    bag = Bag(words_U, _fitted(values_ND[held:], texts[held:], words_U, stop), 0.0, len(texts))
     return replace(bag, threshold=_best_threshold(bag, values_ND[:held], texts[:held]))
 
 

@@ -113,10 +113,13 @@ def invert(
     log_odds_NU: torch.Tensor,
     starts: tuple[Text, ...],
     stop: float,
+    *,
+    most: int = 1_000_000,
 ) -> tuple[tuple[Text, ...], float]:
     """(texts of the first sentences, their mean likeness), as many as are reached before `stop`.
 
-    Time is shared evenly among sentences, but each gets a few seconds if it needs them.
+    Time is shared evenly among sentences, but each gets a few seconds if it needs them; no sentence gets
+    more than about `most` tries.
     """
     end = knowledge.encoder.ends[1]
     language = Bigrams.of(((*text, end) for text in knowledge.texts), len(knowledge.encoder.table_VE))
@@ -128,7 +131,7 @@ def invert(
         if left_s <= 0:
             break
         share_s = max(left_s / (len(starts) - number), min(left_s, LEAST_S))
-        hunt = Hunt(knowledge, words, language, goal_D, log_odds_NU[number], weight)
+        hunt = Hunt(knowledge, words, language, goal_D, log_odds_NU[number], weight, most)
         found.append(hunt.run(starts[number], time.monotonic() + share_s))
         likeness.append(float(knowledge.encoder.embed((found[-1],))[0] @ goal_D / goal_D.norm()))
     return tuple(found), float(np.mean(likeness or [0.0]))
@@ -144,14 +147,15 @@ class Hunt:
     goal_D: torch.Tensor
     log_odds_U: torch.Tensor
     weight: float
+    most: int = 1_000_000
     scores: dict[Text, float] = field(default_factory=dict)
 
     def run(self, bag_words: Text, stop: float) -> Text:
-        """The best text found before `stop`, or when a few rounds in a row find none better."""
+        """The best text found before `stop`, `most` tries, or a few rounds in a row that find none better."""
         draw = np.random.default_rng(0)
         pool, stale = [self._in_order(bag_words)], 0
         self._try(pool)
-        while time.monotonic() < stop and stale < _PATIENCE:
+        while time.monotonic() < stop and len(self.scores) < self.most and stale < _PATIENCE:
             before = self.scores[pool[0]]
             for text in pool:
                 singles = {edit: edited(text, [edit]) for edit in self._edits(text, 1 + stale)}
