@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from transom.audit.attacks.traffic import conceal
 from transom.checkpoint.tiny import tiny_llama
-from transom.cli import audit, main, obfuscate
+from transom.cli import audit, audit_checkpoint, main, obfuscate
+from transom.cli.audit_keys import template_ids
+from transom.cli.audit_report import GATE_EXIT
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.keyfile import KeyFile, new_key, save_key
 from transom.obfuscation.keys import preset, token_map
@@ -78,10 +80,10 @@ def test_every_attack_reports_on_a_bare_permutation(
     capsys: pytest.CaptureFixture[str], permuted: Path
 ) -> None:
     record = reported(
-        capsys, "audit checkpoint permuted --base base --key key --tokens 64 --budget-s 4 --gate 0.05", 20
+        capsys, "audit checkpoint permuted --base base --key key --tokens 64 --budget 0.7 --gate 0.05", 20
     )
     names = [finding["name"] for finding in record["findings"]]
-    assert len(names) == len(audit.ATTACKS) + 1  # isa looks at two kinds of state
+    assert len(names) == len(audit_checkpoint.ATTACKS) + 1  # isa looks at two kinds of state
     values = {finding["name"]: finding["value"] for finding in record["findings"]}
     assert values["nn/cosine"] > 0.9
     assert values["ima"] > 0.9
@@ -103,7 +105,7 @@ def test_a_gate_shuts_on_an_obfuscated_checkpoint(capsys: pytest.CaptureFixture[
     """What `transom obfuscate` makes hides nothing from a host with the base model, and the gate says so."""
     assert run("obfuscate base --out out --key secret --preset exact --workers 1 --no-audit") == 0
     line = "audit checkpoint out --base base --key secret --attack column-first --attack nn --gate 0.05"
-    record = reported(capsys, line, audit.GATE_EXIT)
+    record = reported(capsys, line, GATE_EXIT)
     assert record["passed"] is False
     assert record["worst"]["name"] == "column-first VMA"
     assert record["worst"]["high"] > 0.5
@@ -186,7 +188,7 @@ def test_traffic_is_read_with_and_without_a_key(
     write_traffic(texts[:600], key if with_key else None)
     Path("prior.txt").write_text("\n".join(texts[600:]))
     record = reported(capsys, LINE + (" --key key" if with_key else ""))
-    assert record["permuted_here"] is not with_key
+    assert record["target"]["permuted_here"] is not with_key
     values = {(found["name"], found["metric"]): found["value"] for found in record["findings"]}
     assert values["sda/distribution", "recovery of tokens"] > 0.9
     assert values["sda/distribution", "BLEU-4"] > 0.5
@@ -208,7 +210,7 @@ def test_the_gate_shuts_on_traffic_that_is_read(
 def test_template_tokens_are_known_plaintext(capsys: pytest.CaptureFixture[str], key: KeyFile) -> None:
     tokenizer = load_tokenizer("base")
     chats = [tokenizer.encode_chat([("user", "why")]).ids] * 3
-    known = audit.template_ids(tokenizer)
+    known = template_ids(tokenizer)
     assert set(known) < set(chats[0])
     tau = token_map(key.secret, key.vocabulary)
     Path("ids.jsonl").write_text("\n".join(json.dumps(tau[list(ids)].tolist()) for ids in chats))
@@ -240,3 +242,23 @@ def test_a_key_of_another_vocabulary_is_refused(capsys: pytest.CaptureFixture[st
     Path("prior.txt").write_text("text")
     assert run(LINE + " --key smaller") == MisconfiguredError.exit_code
     assert "7 ids" in capsys.readouterr().err
+
+
+def test_every_report_is_written_by_every_command(
+    capsys: pytest.CaptureFixture[str], key: KeyFile, texts: list[str]
+) -> None:
+    write_traffic(texts[:100], key)
+    Path("prior.txt").write_text("\n".join(texts[600:700]))
+    line = LINE + " --key key --attack tfma/none --html r.html --sarif r.sarif"
+    found = reported(capsys, line)["findings"]
+    assert {finding["name"] for finding in found} == {"tfma/none"}
+    assert len(found) == 6  # three lengths of list, over tokens and over types
+    assert "traffic of obfuscated ids" in Path("r.html").read_text()
+    assert len(json.loads(Path("r.sarif").read_text())["runs"][0]["results"]) == 6
+
+
+def test_a_budget_too_small_is_said(capsys: pytest.CaptureFixture[str], permuted: Path) -> None:
+    record = reported(
+        capsys, "audit checkpoint permuted --base base --key key --attack nn --budget 0 --gate 1", 20
+    )
+    assert "raise --budget" in record["findings"][0]["reason"]

@@ -43,7 +43,7 @@ Engine = Literal["transformers", "vllm", "llamacpp", "llamacpp-k", "group-128"]
 
 QUICK_ATTACKS = ("nn", "gate-ia", "least-squares", "column-first")
 AUDITED_TOKENS = 500
-AUDIT_BUDGET_S = 60.0  # an attack
+AUDIT_BUDGET_S = 240.0  # for all of them
 PRIVATE_BELOW = 0.01  # a lower end of an interval this far above chance is a recovery
 
 
@@ -111,7 +111,7 @@ def audit_output(plain: Plain, out: Path, key: KeyFile) -> Card:
 
     These are the quick attacks, with one layer's weights; `transom audit checkpoint` has all of them.
     """
-    from transom.cli.audit import attack_checkpoint
+    from transom.cli.audit_checkpoint import attack_checkpoint
 
     card = read_card(out, key)
     findings = attack_checkpoint(
