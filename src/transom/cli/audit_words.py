@@ -61,7 +61,7 @@ from transom.privacy.partition import WordMechanism
 from transom.privacy.policy import Policy, load_policy
 from transom.privacy.sanitize import Sanitizer
 
-ATTACKS: tuple[Attack, ...] = (bayes, contextual, word_inversion, word_inversion.LEARNED, averaging)
+ATTACKS: tuple[Attack, ...] = (bayes, word_inversion, word_inversion.LEARNED, averaging, contextual)
 _KNOWN = (*IN_GROUP, "custext+", "santext+")
 
 
