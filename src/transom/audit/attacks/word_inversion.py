@@ -27,7 +27,7 @@ NAME = "inversion"
 LEARNED_NAME = "learned inversion"
 __all__ = ["LEARNED", "METRIC", "NAME", "attack", "learned_attack"]
 SANITISATIONS = 100
-_CHUNK = 10
+MOST_DRAWS = 10_000_000
 
 
 def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
@@ -37,23 +37,28 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
 
 
 def learned_attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
-    """Recovery by the commonest original of each output; an output that was never met stands for itself."""
+    """Recovery by the commonest original of each output; an output never met stands for itself.
+
+    `budget_s` is not used: the number of draws is bounded.
+    """
     started = time.monotonic()
-    words_N = np.array([token.word for token in drawn(knowledge.text)], dtype=np.int64)
-    if not len(words_N):
+    if not knowledge.text:
         return not_run(LEARNED_NAME, METRIC, "it needs text of the attacker's own, and got none")
-    size = len(target.channel.words)
-    pairs: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
-    while len(pairs) * _CHUNK < SANITISATIONS and (not pairs or time.monotonic() < started + budget_s):
-        repeated_N = np.tile(words_N, _CHUNK)
-        pairs.append(knowledge.mechanism.sample(repeated_N) * size + repeated_N)
-    found, counts = np.unique(np.concatenate(pairs), return_counts=True)
+    guesses, count = learned_guesses(target, knowledge)
+    note = f"{count} sanitisations of the attacker's text"
+    return scored(LEARNED_NAME, target, data, guesses, started=started, note=note)
+
+
+def learned_guesses(target: WordTarget, knowledge: WordKnowledge) -> tuple[list[str], int]:
+    """One word for each drawn token, and how many sanitisations it was learned from."""
+    words_N = np.array([token.word for token in drawn(knowledge.text)], dtype=np.int64)
+    count, size = max(1, min(SANITISATIONS, MOST_DRAWS // len(words_N))), len(target.channel.words)
+    repeated_N = np.tile(words_N, count)
+    pairs, counts = np.unique(knowledge.mechanism.sample(repeated_N) * size + repeated_N, return_counts=True)
     order = np.argsort(counts, kind="stable")  # so that the commonest original is written last
     original_V = np.arange(size)
-    original_V[found[order] // size] = found[order] % size
-    guesses = [target.channel.words[original_V[output]] for output in target.outputs_N]
-    note = f"{len(pairs) * _CHUNK} sanitisations of the attacker's text"
-    return scored(LEARNED_NAME, target, data, guesses, started=started, note=note)
+    original_V[pairs[order] // size] = pairs[order] % size
+    return [target.channel.words[original_V[output]] for output in target.outputs_N], count
 
 
 LEARNED = Bound(LEARNED_NAME, METRIC, learned_attack)

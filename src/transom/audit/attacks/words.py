@@ -47,7 +47,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 METRIC = "token recovery"
-MAX_CANDIDATES = 256
+MAX_CANDIDATES = 64
 MAX_TRIAL = 300
 _BLOCK_ROWS = 2048
 
@@ -156,8 +156,10 @@ def mounted(
     order = np.random.default_rng(0).permutation(len(text))
     cut = min(MAX_TRIAL, len(text) // 8)
     trial, rest = (tuple(text[i] for i in some) for some in (order[:cut], order[cut:]))
-    rehearsed = tuple(sanitised(rest, mechanism, words) for _ in range(rehearsals))
-    trial_seen = sanitised(trial, mechanism, words)
+    # One call to the mechanism: over a whole vocabulary, rows are dear and draws cheap.
+    made = sanitised(rest * rehearsals + trial, mechanism, words)
+    rehearsed = tuple(made[i * len(rest) : (i + 1) * len(rest)] for i in range(rehearsals))
+    trial_seen = made[rehearsals * len(rest) :]
     prior_V = prior_of(text, public_V)
     seen = with_kept_passed(seen, mechanism)
     repeats = np.zeros((0, 0), dtype=np.int64) if repeats_RN is None else repeats_RN
@@ -176,14 +178,14 @@ def read_channel(
     """The columns of `outputs`, from the very integers that are sampled. Raises MisconfiguredError."""
     wanted = sorted(set(map(int, outputs)))
     if isinstance(mechanism, PartitionedMechanism):
+        best = mechanism.bayes(prior_V)
         columns = {output: _in_group(mechanism, output, prior_V) for output in wanted}
-    elif isinstance(mechanism, DistanceMechanism):
-        columns = _over_vocabulary(mechanism, wanted, prior_V)
-    else:
-        raise MisconfiguredError(
-            f"a {type(mechanism).__name__} cannot be read; known are mechanisms on groups and on distances"
-        )
-    return Channel(tuple(words), columns, *_among_drawn(mechanism, prior_V))
+        return Channel(tuple(words), columns, best.success, best.chance)
+    if isinstance(mechanism, DistanceMechanism):
+        return _over_vocabulary(words, mechanism, wanted, prior_V / prior_V.sum())
+    raise MisconfiguredError(
+        f"a {type(mechanism).__name__} cannot be read; known are mechanisms on groups and on distances"
+    )
 
 
 def _in_group(mechanism: PartitionedMechanism, output: int, prior_V: Floats) -> Column:
@@ -194,53 +196,50 @@ def _in_group(mechanism: PartitionedMechanism, output: int, prior_V: Floats) -> 
     return Column(words_K, column_K, words_K[np.argsort(-prior_V[start:end], kind="stable")])
 
 
-def _over_vocabulary(mechanism: DistanceMechanism, outputs: list[int], prior_V: Floats) -> dict[int, Column]:
-    """For each output the MAX_CANDIDATES words of largest prior times likelihood, in one pass over rows."""
-    kept_KO = np.zeros((0, len(outputs)))
-    words_KO = np.zeros((0, len(outputs)), dtype=np.int64)
-    places_O = np.arange(len(outputs))
-    for rows_B, p_BO in _blocks(mechanism, outputs, prior_V):
-        joint_KO = np.concatenate([kept_KO, p_BO * prior_V[rows_B, None]])
-        words_KO = np.concatenate([words_KO, np.broadcast_to(rows_B[:, None], p_BO.shape)])
-        if len(joint_KO) > MAX_CANDIDATES:
-            best_KO = np.argpartition(-joint_KO, MAX_CANDIDATES - 1, axis=0)[:MAX_CANDIDATES]
-            joint_KO, words_KO = joint_KO[best_KO, places_O], words_KO[best_KO, places_O]
-        kept_KO = joint_KO
-    drawn_V = prior_V * np.where(mechanism.sensitive_V, 1.0, 1.0 - mechanism.keep)
-    unseen_K = np.argsort(-drawn_V, kind="stable")[:MAX_CANDIDATES]
-    likelihood_KO = kept_KO / prior_V[words_KO]
-    return {
-        output: Column(words_KO[:, place], likelihood_KO[:, place], unseen_K)
-        for place, output in enumerate(outputs)
-    }
+def _over_vocabulary(
+    words: Sequence[str], mechanism: DistanceMechanism, outputs: list[int], prior_V: Floats
+) -> Channel:
+    """The MAX_CANDIDATES words of largest prior times likelihood for each output, in one pass over all rows.
 
-
-def _blocks(
-    mechanism: DistanceMechanism, outputs: list[int], prior_V: Floats
-) -> Iterator[tuple[Ints, Floats]]:
-    """Words of positive prior [B] and P(output | word) [B, O], in blocks large enough to sort at ease."""
+    Optimum and chance are those among tokens that are not visibly kept (SANTEXT+ keeps some).
+    """
+    best = _Best(np.zeros((len(outputs), 0)), np.zeros((len(outputs), 0), dtype=np.int64))
+    peak_V, block_s, rows_s = np.zeros(len(prior_V)), [], []
     inputs = np.flatnonzero(prior_V)
-    words: list[Ints] = []
-    rows: list[Floats] = []
     for first, weights_BV in mechanism.rows(inputs):
-        words.append(inputs[first : first + len(weights_BV)])
-        rows.append(weights_BV[:, outputs] / 2.0**64)
-        if sum(map(len, words)) >= _BLOCK_ROWS:
-            yield np.concatenate(words), np.concatenate(rows)
-            words, rows = [], []
-    if words:
-        yield np.concatenate(words), np.concatenate(rows)
+        rows_B = inputs[first : first + len(weights_BV)]
+        joint_BV = weights_BV * (prior_V[rows_B] / 2.0**64)[:, None]
+        np.maximum(peak_V, joint_BV.max(axis=0), out=peak_V)
+        block_s.append(joint_BV[:, outputs])
+        rows_s.append(rows_B)
+        if sum(map(len, rows_s)) >= _BLOCK_ROWS or rows_B[-1] == inputs[-1]:
+            best = _merged(best, np.concatenate(block_s).T, np.concatenate(rows_s))
+            block_s, rows_s = [], []
+    kept_V = np.where(mechanism.sensitive_V, 0.0, mechanism.keep) * prior_V
+    drawn_V, drawn_share = prior_V - kept_V, 1.0 - float(kept_V.sum())
+    unseen_K = np.argsort(-drawn_V, kind="stable")[:MAX_CANDIDATES]
+    columns = {
+        output: Column(words_K, joint_K / prior_V[words_K], unseen_K)
+        for output, joint_K, words_K in zip(outputs, *best, strict=True)
+    }
+    optimum = (float(peak_V.sum()) - float(kept_V.sum())) / drawn_share
+    return Channel(tuple(words), columns, optimum, float(drawn_V.max()) / drawn_share)
 
 
-def _among_drawn(mechanism: WordMechanism, prior_V: Floats) -> tuple[float, float]:
-    """(optimum, chance) among tokens that are not visibly kept (SANTEXT+ keeps some)."""
-    best = mechanism.bayes(prior_V)
-    if not isinstance(mechanism, DistanceMechanism) or not mechanism.keep:
-        return best.success, best.chance
-    prior = prior_V / prior_V.sum()
-    kept_V = np.where(mechanism.sensitive_V, 0.0, mechanism.keep) * prior
-    rest = 1.0 - kept_V.sum()
-    return (best.success - kept_V.sum()) / rest, float((prior - kept_V).max()) / rest
+class _Best(NamedTuple):
+    """For each output its best candidates so far: prior times likelihood, and the words [O, K]."""
+
+    joint_OK: Floats
+    words_OK: Ints
+
+
+def _merged(best: _Best, joint_OB: Floats, rows_B: Ints) -> _Best:
+    joint_OK = np.concatenate([best.joint_OK, joint_OB], axis=1)
+    words_OK = np.concatenate([best.words_OK, np.broadcast_to(rows_B, joint_OB.shape)], axis=1)
+    if joint_OK.shape[1] <= MAX_CANDIDATES:
+        return _Best(joint_OK, words_OK)
+    chosen_OK = np.argpartition(-joint_OK, MAX_CANDIDATES - 1, axis=1)[:, :MAX_CANDIDATES]
+    return _Best(np.take_along_axis(joint_OK, chosen_OK, 1), np.take_along_axis(words_OK, chosen_OK, 1))
 
 
 # -------------------------------------------------------------------------------------------------- scoring
