@@ -1,4 +1,4 @@
-"""The frontier: what protected text is still good for against what the exact Bayes attacker reads of it.
+"""The frontier: what protected text is still good for against what the strongest attacker reads of it.
 
     TRANSOM_DATA=DIR python benchmarks/audit_utility.py [--quick] [--json] [--model MODEL] [--preset PRESET]
 
@@ -9,9 +9,9 @@ log-probabilities; XSum summaries, ROUGE-L against the plain model's own summary
 true/false statements and TruthfulQA (MC1) by likelihood, scored as the plain model's own choice on plain text
 and as the right choice. `floor` is what guessing scores.
 
-`recovery` is that of the attackers, who know mechanism and groups, on the same texts drawn once more; their
-prior is other text of the same corpus. Beside words+obfuscated it is counted as if the host, which may own
-the base model, had undone the obfuscation. Intervals are over items, 95 %.
+`recovery` is the better of exact Bayes and contextual Bayes (trigrams) on the same texts, drawn once more;
+the attacker knows mechanism and groups and owns other text of the same corpus. Beside words+obfuscated it is
+counted as if the host, which may own the base model, had undone the obfuscation. Intervals: over items, 95 %.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from _bench import RESULTS, parser, report
-from transom.audit.attacks import bayes
+from transom.audit.attacks import bayes, contextual
 from transom.audit.attacks.word_text import observe, own_sentences
 from transom.audit.attacks.words import mounted
 from transom.audit.finding import Finding
@@ -69,7 +69,7 @@ class Sizes:
     other: int = 6000
     train: int = 1000
     test: int = 872
-    few: int = 200
+    few: int = 150
     documents: int = 24
     chars: int = 1200
     tokens: int = 48
@@ -161,24 +161,34 @@ def corpora(sizes: Sizes, plain: Answerer) -> list[Corpus]:
     ]
 
 
-def recovery(corpus: Corpus, sizes: Sizes, sanitizer: Sanitizer) -> Finding:
-    """What the exact Bayes attacker reads of a corpus' texts."""
+def recoveries(corpus: Corpus, sizes: Sizes, sanitizer: Sanitizer) -> list[Finding]:
+    """What each attacker reads of a corpus' texts."""
     assert sanitizer.mechanism is not None
     policy = sanitizer.policy
     seen, plain = observe(sanitizer, corpus.tasks[0].texts)
     own = own_sentences(policy, shuffled(corpus.other)[: sizes.other])
-    return bayes.attack(*mounted(policy.words, sanitizer.mechanism, seen, plain, own, policy.prior_V), 60.0)
+    given = mounted(policy.words, sanitizer.mechanism, seen, plain, own, policy.prior_V)
+    return [attack.attack(*given, 120.0) for attack in (bayes, contextual)]
 
 
-def settings(corpus: Corpus, sizes: Sizes) -> list[Setting]:
-    """Plain text and words at each epsilon; two tasks on one text get the same draw of it."""
-    made = [Setting("plain text", unprotected)]
+def settings(corpus: Corpus, sizes: Sizes) -> tuple[list[Setting], list[dict[str, Any]]]:
+    """Plain text and words at each epsilon beside the strongest attack, and every attack's figures.
+
+    Two tasks on one text get the same draw of it.
+    """
+    made, rows = [Setting("plain text", unprotected)], []
     for epsilon in sizes.epsilons:
         sanitizer = Sanitizer(load_policy(), epsilon=epsilon)
-        made.append(
-            Setting(f"epsilon {epsilon:g}", cache(words(sanitizer)), recovery(corpus, sizes, sanitizer))
-        )
-    return made
+        found = recoveries(corpus, sizes, sanitizer)
+        strongest = max(found, key=lambda each: each.value or 0.0)
+        made.append(Setting(f"epsilon {epsilon:g}", cache(words(sanitizer)), strongest))
+        shown = ("value", "low", "high", "baseline", "n", "note", "reason")
+        rows += [
+            {"texts": corpus.tasks[0].name, "epsilon": epsilon, "attack": each.name}
+            | {name: getattr(each, name) for name in shown}
+            for each in found
+        ]
+    return made, rows
 
 
 def plot(rows: Sequence[dict[str, Any]], floors: dict[str, float], path: Path) -> None:
@@ -199,7 +209,7 @@ def plot(rows: Sequence[dict[str, Any]], floors: dict[str, float], path: Path) -
                     [abs(row[f"utility_{end}"] - row["utility"]) for row in line] for end in ("low", "high")
                 ]
                 axis.errorbar(x, y, reach, marker="o", capsize=3, label=label)
-        axis.set(title=task, xlabel="drawn words recovered (exact Bayes)", ylabel="utility", ylim=(0, 1.02))
+        axis.set(title=task, xlabel="drawn words recovered by the attacker", ylabel="utility", ylim=(0, 1.02))
         axis.legend(fontsize=8)
     figure.savefig(path)
 
@@ -221,23 +231,23 @@ def main() -> None:
     )
     sizes = QUICK if args.quick else Sizes()
     rows: list[dict[str, Any]] = []
+    attacks: list[dict[str, Any]] = []
     floors: dict[str, float] = {}
     with Progress(console=Console(stderr=True)) as progress:
         for corpus in corpora(sizes, plain):
             started = time.monotonic()
             bar = progress.add_task(corpus.tasks[0].name, total=1.0)
             models = {"words": plain} | ({"words+obfuscated": hidden} if corpus.obfuscated else {})
+            sweep, found = settings(corpus, sizes)
+            attacks += found
             made = frontier(
-                corpus.tasks,
-                settings(corpus, sizes),
-                models,
-                lambda share, bar=bar: progress.update(bar, completed=share),
+                corpus.tasks, sweep, models, lambda share, bar=bar: progress.update(bar, completed=share)
             )
             rows += [asdict(point) for point in made.points]
             floors |= {task.name: task.floor for task in corpus.tasks}
             print(f"{corpus.tasks[0].name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    record = {"model": args.model, "preset": args.preset, "floors": floors, "points": rows}
-    record |= {"items": asdict(sizes)}
+    record = {"model": args.model, "preset": args.preset, "floors": floors, "items": asdict(sizes)}
+    record |= {"points": rows, "attacks": attacks}
     if not args.quick:
         plot(rows, floors, RESULTS / "audit_utility.svg")
     shown = ("task", "label", "setting", "recovery", "utility", "utility_low", "utility_high")
