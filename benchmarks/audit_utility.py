@@ -67,14 +67,14 @@ class Sizes:
 
     epsilons: tuple[float, ...] = (1.0, 3.0, 8.0)
     other: int = 6000
-    train: int = 1000
+    train: int = 800
     test: int = 872
-    few: int = 150
-    documents: int = 24
+    few: int = 120
+    documents: int = 20
     chars: int = 1200
     tokens: int = 48
-    statements: int = 200
-    questions: int = 120
+    statements: int = 150
+    questions: int = 100
 
 
 QUICK = Sizes(
