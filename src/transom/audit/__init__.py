@@ -1,1 +1,1 @@
-"""The audit: attacks on every boundary; for now the epsilon distinguisher."""
+"""The audit: attacks on every boundary, what runs them, and the reports that people and builds read."""

@@ -4,6 +4,7 @@ Positions are percentages and sizes are pixels, so a plot fills any width and it
 size. Numbers go through `_at`, and all text is escaped.
 Threat model: names and notes may hold anything; none of it becomes markup.
 Does not protect anything.
+Source: own design; dots and intervals on one scale as in Cleveland 1985, "The Elements of Graphing Data".
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ audit does not prove, settings and cost.
 Threat model: names, notes and audited text may hold anything; all of it is escaped, and the page's own policy
 forbids it to run or to load anything. The page shows audited text: it is for the auditor's eyes.
 Does not protect against: who the auditor gives it to.
+Source: own design; contrast as in WCAG 2.2, criterion 1.4.3.
 """
 
 from __future__ import annotations

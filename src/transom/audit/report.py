@@ -6,6 +6,7 @@ curve are reported and not gated: none of them is a share of text read.
 
 Threat model: none of its own; each attack states its attacker.
 Does not prove privacy: a gate that passes says that these attacks, within their budgets, found no more.
+Source: own design.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ interruption leaves the rest so.
 
 Threat model: none of its own. Does not protect against: an attack stuck in compiled code, which no alarm
 reaches; mechanisms of a user's own are run in another process for that (`transom.audit.draws`).
+Source: own design.
 """
 
 from __future__ import annotations

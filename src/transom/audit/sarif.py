@@ -2,7 +2,8 @@
 
 A rule is an attack. A result is an error above the gate, a warning above chance, else a note; an attack that
 was not run is a notification of the invocation.
-Threat model: the file may be uploaded to a code host, so examples stay out.
+Threat model: the file may be uploaded to a code host, so examples stay out. Does not hide
+names, figures, the target's name and the reasons of what was not run.
 Source: OASIS, Static Analysis Results Interchange Format 2.1.0, sections 3.20, 3.27, 3.58.
 """
 
