@@ -21,7 +21,7 @@ MISSING = not_run("beam", "token recovery", "no language")
 def log(*findings: Finding, gate: float | None = 0.4) -> dict[str, Any]:
     made = Report(
         kind="words",
-        target={"target": "notes.txt"},
+        target={"target": "my notes:1"},
         findings=findings,
         gate=gate,
         created="2030-01-02T03:04:05Z",
@@ -39,13 +39,16 @@ def test_the_log_has_what_the_standard_requires() -> None:
     (run,) = found["runs"]
     rules = run["tool"]["driver"]["rules"]
     assert run["tool"]["driver"]["name"]
+    assert run["automationDetails"]["id"] == "transom/words/"
     assert len({rule["id"] for rule in rules}) == len(rules) == 5
     for result in run["results"]:
         assert set(result) >= {"message", "ruleId", "level"}
         assert result["message"]["text"]
         assert result["level"] in {"none", "note", "warning", "error"}
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
-        assert result["locations"][0]["logicalLocations"][0]["name"] == "notes.txt"
+        (location,) = result["locations"]
+        assert location["logicalLocations"][0]["name"] == "my notes:1"
+        assert location["physicalLocation"]["artifactLocation"]["uri"] == "my%20notes%3A1"  # no scheme
     (invocation,) = run["invocations"]
     assert isinstance(invocation["executionSuccessful"], bool)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", invocation["endTimeUtc"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 from transom.audit.finding import Finding
 from transom.audit.report import Report, exceeds, figure, span
@@ -41,6 +42,7 @@ def sarif(report: Report) -> dict[str, Any]:
         "runs": [
             {
                 "tool": {"driver": driver},
+                "automationDetails": {"id": f"transom/{report.kind}/"},  # reports of two kinds stay apart
                 "invocations": [invocation],
                 "results": [_result(found, ids, report) for found in run],
                 "properties": {"verdict": report.verdict, "gate": report.gate, "passed": report.passed},
@@ -58,7 +60,7 @@ def _result(found: Finding, ids: list[str], report: Report) -> dict[str, Any]:
         "ruleIndex": ids.index(rule),
         "level": _level(found, report.gate),
         "message": {"text": f"{found.name}: {value} {found.metric} (95 % interval {span(found)})"},
-        "locations": [{"logicalLocations": [{"name": target, "kind": report.kind}]}],
+        "locations": [_location(target, report.kind)],
         "properties": {
             "metric": found.metric,
             "value": found.value,
@@ -68,6 +70,14 @@ def _result(found: Finding, ids: list[str], report: Report) -> dict[str, Any]:
             "n": found.n,
             "cost_s": found.cost_s,
         },
+    }
+
+
+def _location(target: str, kind: str) -> dict[str, Any]:
+    """The target by its name, and as a file, without which code hosts refuse a result."""
+    return {
+        "physicalLocation": {"artifactLocation": {"uri": quote(target)}, "region": {"startLine": 1}},
+        "logicalLocations": [{"name": target, "kind": kind}],
     }
 
 
