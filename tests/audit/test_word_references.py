@@ -31,7 +31,7 @@ def test_inversion_is_at_chance_where_outputs_say_nothing(world):
         world.mechanism("random-in-group", 0.0), world.sentences(200, seed=3)
     )
     kept = word_inversion.attack(target, knowledge, data, 5.0)
-    assert kept.low <= 0.2 <= kept.high  # one word in five stays by chance
+    assert kept.value == pytest.approx(0.2, abs=0.04)  # one word in five stays by chance
     learned = word_inversion.LEARNED.attack(target, knowledge, data, 5.0)
     assert learned.value <= learned.baseline + 0.03
 
@@ -57,7 +57,7 @@ def test_averaging_reads_everything_in_the_end(world):
     assert found.low > 0.9
     shares = [float(share) for share in re.findall(r"0\.\d{3}|1\.000", found.note.split(" after ")[0])]
     assert shares[0] < shares[3] < shares[5] <= shares[6]
-    assert shares[0] == pytest.approx(bayes.attack(target, knowledge, data, 1.0).value, abs=5e-4)
+    assert shares[0] == pytest.approx(bayes.attack(target, knowledge, data, 1.0).value, abs=1e-3)
     assert "after 1, 2, 3, 5, 10, 20, 50 observations, each for epsilon 1: 50 in all" in found.note
 
 
