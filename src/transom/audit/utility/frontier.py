@@ -39,19 +39,18 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean score over `n` items with its 95 % interval, and what guessing scores."""
+    """Mean score over `n` items with its 95 % interval."""
 
     utility: float
     low: float
     high: float
     n: int
-    floor: float
 
 
 def measure(task: Task, protected: Sequence[Protected], model: Answerer) -> Measured:
     """The task's utility through `model`, given its texts protected. Raises MisconfiguredError."""
     score_N = task.scores(protected, model)
-    return Measured(float(score_N.mean()), *mean_interval(score_N), len(score_N), task.floor)
+    return Measured(float(score_N.mean()), *mean_interval(score_N), len(score_N))
 
 
 def mean_interval(score_N: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -90,10 +89,14 @@ def frontier(
 
 
 def _point(label: str, task: str, setting: Setting, found: Measured) -> FrontierPoint:
-    recovery = (1.0, 1.0, 1.0)
-    if setting.recovery is not None:
-        reached = (setting.recovery.value, setting.recovery.low, setting.recovery.high)
-        if None in reached:
-            raise MisconfiguredError(f"the attack at {setting.name} did not run; a point needs its recovery")
-        recovery = tuple(float(share or 0.0) for share in reached)  # type: ignore[assignment]
-    return FrontierPoint(label, setting.name, *recovery, found.utility, found.low, found.high, task)
+    reached = _recovered(setting)
+    return FrontierPoint(label, setting.name, *reached, found.utility, found.low, found.high, task)
+
+
+def _recovered(setting: Setting) -> tuple[float, float, float]:
+    found = setting.recovery
+    if found is None:
+        return 1.0, 1.0, 1.0
+    if found.value is None or found.low is None or found.high is None:
+        raise MisconfiguredError(f"the attack at {setting.name} did not run; a point needs its recovery")
+    return found.value, found.low, found.high
