@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from transom.audit.attacks.matching import Floats, Ints, assign, nearest, quantiles, unit
 from transom.audit.attacks.weights import Weights
 
-_QUANTILES = 199
+_QUANTILES, _BLOCK = 199, 8192
 _RIDGE = 1e-3
 _DOUBLINGS, _ANCHORS = 9, 256
 
@@ -87,12 +87,20 @@ def decode(
 
     Several looks at the same tokens (embedding and head, two uploads) count together.
     """
-    rows, without = [], []
+    sides = []
     for look_RD, table_VD, covariance_DD in zip(looks, candidates, covariances, strict=True):
-        metric_DD = _inverse_root(covariance_DD, table_VD)
-        rows.append(look_RD @ metric_DD)
-        without.append(table_VD @ metric_DD)
-    return nearest(np.hstack(rows), np.hstack(without))[0]
+        metric_DD, mean_D = _inverse_root(covariance_DD, table_VD), table_VD.mean(0)
+        sides.append(((look_RD - mean_D) @ metric_DD, table_VD, mean_D, metric_DD))
+    best_R, guess_R = np.full(len(looks[0]), np.inf, np.float32), np.zeros(len(looks[0]), np.int64)
+    for start in range(0, len(candidates[0]), _BLOCK):
+        away_RC = np.zeros((1, 1), np.float32)
+        for rows_RD, table_VD, mean_D, metric_DD in sides:
+            block_CD = (table_VD[start : start + _BLOCK] - mean_D) @ metric_DD
+            away_RC = away_RC + np.einsum("cd,cd->c", block_CD, block_CD) / 2 - rows_RD @ block_CD.T
+        nearer_R = away_RC.min(1) < best_R
+        guess_R[nearer_R] = start + away_RC.argmin(1)[nearer_R]
+        best_R = np.minimum(best_R, away_RC.min(1))
+    return guess_R
 
 
 def _inverse_root(covariance_DD: NDArray[np.float64], table_VD: Floats) -> Floats:

@@ -67,7 +67,7 @@ def _activations(model: Any, layer: int, ids_BT: Any) -> tuple[Any, Any]:
 
 
 def fine_tune(model: Any, ids_BT: Any, *, step: float) -> dict[str, Any]:
-    """A step against the sign of the gradient a text, on every matrix: {name: change}, the model as it was."""
+    """A step against the gradient's sign a text, on every matrix: {name: change}, the model as it was."""
     import torch
 
     matrices = {name: weight for name, weight in model.named_parameters() if weight.ndim == 2}

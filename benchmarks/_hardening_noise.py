@@ -43,14 +43,19 @@ class Channel:
 
     def without_noise(self, table_VD: Floats) -> Floats:
         """The table through the channel, noise left out: what the host compares with."""
-        return np.asarray((table_VD - self.mean_D) @ self.keep_DD + self.mean_D, dtype=np.float32)
+        if np.array_equal(self.keep_DD, np.eye(len(self.mean_D))):
+            return table_VD
+        mean_D, keep_DD = self.mean_D.astype(np.float32), self.keep_DD.astype(np.float32)
+        return np.asarray((table_VD - mean_D) @ keep_DD + mean_D, dtype=np.float32)
 
     def send(self, table_VD: Floats, seed: int) -> Floats:
         """The table with noise. Seeded: this is a study."""
         values_D, vectors_DD = np.linalg.eigh(self.noise_DD)
         root_DD = (vectors_DD * np.sqrt(np.maximum(values_D, 0))).astype(np.float32)
         drawn_VD = np.random.default_rng(seed).standard_normal(table_VD.shape, dtype=np.float32)
-        return np.asarray(self.without_noise(table_VD) + drawn_VD @ root_DD.T)
+        noisy_VD = drawn_VD @ root_DD.T
+        noisy_VD += self.without_noise(table_VD)
+        return np.asarray(noisy_VD, dtype=np.float32)
 
 
 def sensitivities(model: Any, ids_BT: Any, *, gradients: bool, seed: int = 0) -> tuple[Matrix, Matrix]:
@@ -75,23 +80,18 @@ def sensitivities(model: Any, ids_BT: Any, *, gradients: bool, seed: int = 0) ->
     return into, out
 
 
-def isotropic(table_VD: Floats, metric_DD: Matrix, alpha: float, *, shrink: bool = False) -> Channel:
-    """Noise of alpha standard deviations of the table; `shrink` to the posterior mean or leave as it is."""
+def isotropic(table_VD: Floats, metric_DD: Matrix, alpha: float) -> Channel:
+    """Noise of alpha standard deviations of the table."""
     mean_D, covariance_DD = _moments(table_VD)
     noise_DD = np.eye(len(mean_D)) * (alpha * float(table_VD.std())) ** 2
     if alpha == 0:
         return Channel(mean_D, np.eye(len(mean_D)), noise_DD, float("inf"), 0.0)
     keep_DD = np.eye(len(mean_D))
     rate = 0.5 * np.linalg.slogdet(keep_DD + covariance_DD / noise_DD[0, 0])[1]
-    left_DD = noise_DD
-    if shrink:
-        keep_DD = np.linalg.solve(covariance_DD + noise_DD, covariance_DD)
-        left_DD = covariance_DD @ (np.eye(len(mean_D)) - keep_DD)
-        noise_DD = keep_DD.T @ noise_DD @ keep_DD
-    return Channel(mean_D, keep_DD, noise_DD, float(rate), float(0.5 * np.trace(metric_DD @ left_DD)))
+    return Channel(mean_D, keep_DD, noise_DD, float(rate), float(0.5 * np.trace(metric_DD @ noise_DD)))
 
 
-def shaped(table_VD: Floats, metric_DD: Matrix, theta: float) -> Channel:
+def water_filled(table_VD: Floats, metric_DD: Matrix, theta: float) -> Channel:
     """Reverse water-filling at level `theta` (nats of KL a direction, twice)."""
     mean_D, covariance_DD = _moments(table_VD)
     root_DD, unroot_DD = _roots(metric_DD)

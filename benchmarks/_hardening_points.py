@@ -20,9 +20,9 @@ from _hardening import choice_accuracy, fidelity, host_weights, tables
 from _hardening_study import Study, read_tables, share
 from obfuscate_attacks import template_ids
 from obfuscate_fidelity import documents, questions
-from transom.audit.attacks import sda
+from transom.audit.attacks import column_first, sda
 from transom.audit.attacks.traffic import Prior, Traffic, conceal
-from transom.audit.attacks.weights import sample
+from transom.audit.attacks.weights import Knowledge, Target, sample
 
 Points = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
 GRAM_ROWS = 1000
@@ -65,21 +65,32 @@ def functional(study: Study, model: Any, tau_V: Any) -> dict[str, Any]:
 def tables_only(study: Study) -> Points:
     """Every layer re-grown, at no cost to the model: what the tables and the behaviour still betray.
 
-    Fidelity is that of the point of the same name under `isotropic`, which re-growing could only lower.
+    Fidelity is that of the point of the same name under `isotropic` or `shaped`; re-growing can only
+    lower it.
     """
     into, out = study.metrics
 
-    def one(alpha_e: float, alpha_h: float) -> dict[str, Any]:
-        a = noise.isotropic(study.embedding_VD, into, alpha_e)
-        b = noise.isotropic(study.head_VD, out, alpha_h)
-        with tables(study.model, a.send(study.embedding_VD, 1), b.send(study.head_VD, 2)):
+    def one(into: noise.Channel, out: noise.Channel) -> dict[str, Any]:
+        with tables(study.model, into.send(study.embedding_VD, 1), out.send(study.head_VD, 2)):
             host, tau_V = host_weights(study.model, 1)
             found = {"Gram matching": gram(study, host, tau_V)}
             found["functional matching"] = functional(study, study.model, tau_V)
             return {"attacks": found}
 
-    for alpha_e, alpha_h in ((0.25, 0.1), (1, 0.2), (2, 2)):
-        yield f"alpha_e {alpha_e}, alpha_h {alpha_h}", lambda a=alpha_e, b=alpha_h: one(a, b)
+    for alpha_e, alpha_h in ((0.25, 0.1), (0.5, 0.2), (1, 0.2), (2, 2)):
+        yield (
+            f"alpha_e {alpha_e}, alpha_h {alpha_h}",
+            lambda a=alpha_e, b=alpha_h: one(
+                noise.isotropic(study.embedding_VD, into, a), noise.isotropic(study.head_VD, out, b)
+            ),
+        )
+    for alpha_e, scale in ((0.5, 0.01), (1, 0.03)):
+        yield (
+            f"alpha_e {alpha_e}, head scale {scale}",
+            lambda a=alpha_e, s=scale: one(
+                noise.isotropic(study.embedding_VD, into, a), noise.least_harm(study.head_VD, out, s)
+            ),
+        )
 
 
 def regrown(study: Study) -> Points:
@@ -136,7 +147,14 @@ def changed(study: Study) -> Points:
         try:
             host, tau_V = host_weights(study.model, 1)
             still = noise.isotropic(study.embedding_VD, study.metrics[0], 0)
-            found = read_tables(study, host, study.sample(tau_V), still, still)
+            data = study.sample(tau_V)
+            found = read_tables(study, host, data, still, still)
+            quantiles = column_first.attack(Target(host), Knowledge(study.base), data, 120.0)
+            found["column first"] = {
+                "recovery": quantiles.value,
+                "low": quantiles.low,
+                "high": quantiles.high,
+            }
             return {
                 "relative_size": factor * natural,
                 **fidelity(study.model, study.yardstick),
@@ -147,7 +165,7 @@ def changed(study: Study) -> Points:
                 weights[name].data = weight
 
     yield "fine-tuned, as trained", lambda: one("fine-tuned", None)
-    for kind, size in (("fine-tuned", 0.3), ("random", 0.1), ("random", 0.3)):
+    for kind, size in (("fine-tuned", 0.03), ("random", 0.03), ("random", 0.1), ("random", 0.3)):
         yield f"{kind}, {size}", lambda kind=kind, size=size: one(kind, size)
 
 

@@ -46,8 +46,8 @@ class Study:
         state, config = self.model.state_dict(), self.model.config.to_dict()
         self.base: Weights = from_state(state, config, layers=1)
         self.norm_D = state["model.norm.weight"].numpy().copy()
-        self.embedding_VD = state["model.embed_tokens.weight"].numpy().copy()
-        self.head_VD = state["lm_head.weight"].numpy().copy()
+        self.embedding_VD = state["model.embed_tokens.weight"].numpy()
+        self.head_VD = state["lm_head.weight"].numpy()
 
     @cached_property
     def yardstick(self) -> Yardstick:
@@ -63,7 +63,7 @@ class Study:
         import torch
 
         def compute() -> Any:
-            ids = documents(self.tokenizer, FIRST_SENSITIVITY_TEXT + self.texts * 4)[FIRST_SENSITIVITY_TEXT:]
+            ids = documents(self.tokenizer, FIRST_SENSITIVITY_TEXT + self.texts**2)[FIRST_SENSITIVITY_TEXT:]
             return np.stack(noise.sensitivities(self.model, torch.tensor(ids), gradients=self.texts >= 4))
 
         into, out = self.remembered("metrics", compute)
@@ -98,6 +98,7 @@ def channels(study: Study, into: noise.Channel, out: noise.Channel, *, looks: bo
     with tables(study.model, embedding_VD, head_VD):
         worth = fidelity(study.model, study.yardstick)
         host, tau_V = host_weights(study.model, 1)
+    del embedding_VD, head_VD  # half a gigabyte each in a large vocabulary
     return {
         "rate_nats": [into.rate, out.rate],
         "predicted_kl": into.harm + out.harm,
