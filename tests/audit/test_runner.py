@@ -11,7 +11,7 @@ import pytest
 
 from transom.audit.attack import Attack, Bound, choose, load_attack
 from transom.audit.attacks import epsilon
-from transom.audit.finding import INTERRUPTED, Finding, not_run, share
+from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run, share
 from transom.audit.runner import SMALLEST_SHARE_S, run
 from transom.errors import MisconfiguredError, NotYetError
 
@@ -64,6 +64,8 @@ def test_an_interruption_leaves_what_there_is() -> None:
     found = ran(attack("a"), attack("b", KeyboardInterrupt()), attack("c"))
     assert [finding.reason for finding in found] == ["", INTERRUPTED, INTERRUPTED]
     assert [finding.name for finding in found] == ["guess", "b", "c"]
+    assert interrupted(found)
+    assert not interrupted(found[:1])
 
 
 def test_what_is_left_goes_to_those_after() -> None:

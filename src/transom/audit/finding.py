@@ -11,6 +11,7 @@ Source: Clopper and Pearson 1934, Biometrika 26.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -83,6 +84,11 @@ def share(
 def not_run(name: str, metric: str, reason: str) -> Finding:
     """A finding without figures; `reason` says what the target or the knowledge lacks."""
     return Finding(name=name, metric=metric, status="not run", reason=reason)
+
+
+def interrupted(findings: Iterable[Finding]) -> bool:
+    """Whether the user broke off: then nothing more is run, and no gate is passed."""
+    return any(found.reason == INTERRUPTED for found in findings)
 
 
 def interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

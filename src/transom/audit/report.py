@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from transom.audit.finding import INTERRUPTED, Finding
+from transom.audit.finding import INTERRUPTED, Finding, interrupted
 
 EPSILON_METRIC = "epsilon lower bound"
 _PLAIN_WORDS = {
@@ -74,7 +74,7 @@ class Report:
         """None without a gate; else whether attacks ran, uninterrupted, and none may exceed the gate."""
         if self.gate is None:
             return None
-        if self.worst is None or any(found.reason == INTERRUPTED for found in self.findings):
+        if self.worst is None or interrupted(self.findings):
             return False
         return not exceeds(self.worst, self.gate)
 

@@ -30,7 +30,7 @@ from transom.audit.attack import Attack, choose
 from transom.audit.attacks import averaging, bayes, contextual, mask_token, word_inversion
 from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
 from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
-from transom.audit.finding import Finding
+from transom.audit.finding import Finding, interrupted
 from transom.audit.report import Report
 from transom.audit.runner import run
 from transom.cli.audit_report import (
@@ -138,6 +138,8 @@ def words(
             progress=options.progress,
         )
         findings += [replace(each, name=f"{each.name}, epsilon {one:g}") for each in found]
+        if interrupted(found):
+            break
         settings += at_epsilon(one, case.sanitizer, [each for each in found if each.name != averaging.NAME])
     frontier, failed = measured(tasks, settings, progress=options.progress)
     report = Report(
