@@ -140,7 +140,7 @@ def theta_at(table_VD: Floats, metrics: Sequence[Matrix], rate: float) -> float:
         low, high = (
             (middle, high) if np.log(np.maximum(1, values / middle)).sum() > 2 * rate else (low, middle)
         )
-    return middle
+    return float(middle)
 
 
 def _moments(table_VD: Floats) -> tuple[Matrix, Matrix]:

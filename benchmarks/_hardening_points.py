@@ -45,21 +45,25 @@ def gram(study: Study, host: Any, tau_V: Any) -> dict[str, Any]:
 
 def functional(study: Study, model: Any, tau_V: Any) -> dict[str, Any]:
     """Seeded functional matching among `CANDIDATES` ids; `model` is the variant before its ids are mapped."""
-    pairs = known(study, tau_V)
-    rng = np.random.default_rng(3)
-    seeds = np.array(list(pairs.values()))
-    others = rng.permutation(np.setdiff1d(np.arange(len(tau_V)), seeds))
-    candidates_C = np.sort(np.concatenate([seeds, others[: CANDIDATES - len(seeds)]]))
-    plain_R = rng.permutation(candidates_C)[: 2 * FUNCTIONAL_ROWS]
-    contexts = [study.tokenizer.encode(text, add_special_tokens=False).ids for text in CONTEXTS]
-    base = study.remembered(
-        "behaviour", lambda: attacks.behaviour(study.model, candidates_C, contexts).states
-    )
+    pairs, (base, candidates_C, contexts) = known(study, tau_V), behaviour(study)
+    plain_R = np.random.default_rng(3).permutation(candidates_C)[: 2 * FUNCTIONAL_ROWS]
     seen = attacks.behaviour(model, plain_R, contexts)
     target = attacks.Behaviour(seen.states, seen.head_VD[np.argsort(tau_V)], len(contexts))
     here = attacks.Behaviour(base, study.head_VD, len(contexts))
     guess_R = attacks.functional_matching(target, here, tau_V[plain_R], candidates_C, pairs)
     return share(guess_R[:FUNCTIONAL_ROWS], plain_R[:FUNCTIONAL_ROWS]) | {"candidates": CANDIDATES}
+
+
+def behaviour(study: Study) -> tuple[Any, Any, list[list[int]]]:
+    """(states of the plain model, ids, contexts); first asked for before any table is changed."""
+    seeds, rng = np.array(template_ids(study.tokenizer)), np.random.default_rng(3)
+    others = rng.permutation(np.setdiff1d(np.arange(len(study.embedding_VD)), seeds))
+    candidates_C = np.sort(np.concatenate([seeds, others[: CANDIDATES - len(seeds)]]))
+    contexts = [study.tokenizer.encode(text, add_special_tokens=False).ids for text in CONTEXTS]
+    states = study.remembered(
+        "behaviour", lambda: attacks.behaviour(study.model, candidates_C, contexts).states
+    )
+    return states, candidates_C, contexts
 
 
 def tables_only(study: Study) -> Points:
@@ -69,6 +73,7 @@ def tables_only(study: Study) -> Points:
     lower it.
     """
     into, out = study.metrics
+    behaviour(study)
 
     def one(into: noise.Channel, out: noise.Channel) -> dict[str, Any]:
         with tables(study.model, into.send(study.embedding_VD, 1), out.send(study.head_VD, 2)):

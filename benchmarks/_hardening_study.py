@@ -125,8 +125,11 @@ def read_tables(
     seen = (embedding_RD, head_RD / study.norm_D)
     clean = (into.without_noise(study.embedding_VD), out.without_noise(study.head_VD))
     spread = (into.noise_DD, out.noise_DD)
-    uses = {"both tables": slice(0, 2)} | ({"embedding": slice(0, 1), "head": slice(1, 2)} if looks else {})
+    uses: dict[str, slice] = {"both tables": slice(0, 2)}
+    uses |= {"embedding": slice(0, 1), "head": slice(1, 2)} if looks else {}
     return {
-        f"neurons first, {name}": share(attacks.decode(seen[use], clean[use], spread[use]), data.plain_S)
+        f"neurons first, {name}": share(
+            attacks.decode(list(seen)[use], list(clean)[use], list(spread)[use]), data.plain_S
+        )
         for name, use in uses.items()
     }
