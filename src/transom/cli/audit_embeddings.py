@@ -29,9 +29,10 @@ import typer
 
 from transom.audit.attack import Attack, Bound, choose
 from transom.audit.attacks import beam, blocks, sentence_inversion, sentences
-from transom.audit.attacks.rows import METRIC, Noise, Rows, Truth
+from transom.audit.attacks.rows import Noise, Rows, Truth
+from transom.audit.attacks.states import METRIC
 from transom.audit.attacks.traffic import Texts
-from transom.audit.finding import Finding
+from transom.audit.finding import Finding, interrupted
 from transom.audit.report import Report
 from transom.audit.runner import run
 from transom.checkpoint import Checkpoint, load
@@ -116,6 +117,8 @@ def embeddings(
             progress=options.progress,
         )
         findings += found if len(noises) == 1 else _named(found, one)
+        if interrupted(found):
+            break
     report = Report(
         kind=f"{kind} embeddings",
         target={

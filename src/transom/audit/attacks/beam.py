@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transom.audit.attacks.bigrams import Bigrams
-from transom.audit.attacks.rows import METRIC as METRIC  # an attack has one
 from transom.audit.attacks.rows import Rows, Truth, estimated, misfit, score
+from transom.audit.attacks.states import METRIC as METRIC  # an attack has one
 from transom.audit.attacks.traffic import Texts
 from transom.audit.finding import Finding, not_run
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from transom.audit.attack import Bound
 from transom.audit.attacks import ima, isa
-from transom.audit.attacks.rows import METRIC, Rows, Truth, estimated, misfit
-from transom.audit.attacks.states import States, require_hidden
+from transom.audit.attacks.rows import Rows, Truth, estimated, misfit
+from transom.audit.attacks.states import METRIC, States, require_hidden
 from transom.audit.attacks.traffic import Ints, Texts
 from transom.audit.finding import Finding, not_run
 

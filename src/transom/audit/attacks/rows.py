@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-
-from transom.audit.attacks.traffic import Texts, clustered_interval, flat, per_text
+from transom.audit.attacks.states import METRIC, recovered
+from transom.audit.attacks.traffic import Texts
 from transom.audit.finding import MAX_EXAMPLES, Example, Finding, not_run
 from transom.errors import MisconfiguredError
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     import torch
 
 Law = Literal["none", "gaussian", "laplace", "norm"]
-
-METRIC = "ttrsr"
 
 
 @dataclass(frozen=True)
@@ -176,27 +173,10 @@ def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
 def score(
     name: str, guesses: Texts, data: Truth, seen: Texts | None = None, *, started: float, note: str
 ) -> Finding:
-    """Share of tokens named rightly, interval over texts; chance deals the same guesses out at random.
-
-    `seen` are the ids that stand in the examples for what was seen.
-    """
-    guess_N, plain_N = flat(guesses), flat(data.texts)
-    hit_N = guess_N == plain_N
-    size = int(max(guess_N.max(), plain_N.max())) + 1
-    guessed_V, plain_V = (np.bincount(ids, minlength=size) / len(ids) for ids in (guess_N, plain_N))
-    low, high = clustered_interval(*per_text(hit_N, data.texts))
-    return Finding(
-        name=name,
-        metric=METRIC,
-        value=float(hit_N.mean()),
-        low=low,
-        high=high,
-        baseline=float(guessed_V @ plain_V),
-        cost_s=round(time.monotonic() - started, 3),
-        n=len(hit_N),
-        note=note,
-        examples=examples(guesses, data, lambda number, decode: decode((seen or guesses)[number])),
-    )
+    """`states.recovered`, with examples; `seen` are the ids that stand in them for what was seen."""
+    shown = examples(guesses, data, lambda number, decode: decode((seen or guesses)[number]))
+    cost_s = time.monotonic() - started
+    return recovered(name, guesses, data.texts, cost_s=cost_s, note=note, examples=shown)
 
 
 def examples(

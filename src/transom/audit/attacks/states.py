@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.traffic import clustered_interval
-from transom.audit.finding import Finding
+from transom.audit.attacks.traffic import Texts, clustered_interval, flat, per_text
+from transom.audit.finding import Example, Finding
 from transom.errors import MisconfiguredError
 
 if TYPE_CHECKING:
@@ -45,19 +45,29 @@ def require_hidden(target: States) -> torch.Tensor:
 
 
 def recovery(name: str, guess_BT: Ints, data_BT: Ints, *, cost_s: float, note: str) -> Finding:
+    """`recovered`, for texts of one length."""
+    guesses, plain = (tuple(map(tuple, ids_BT.tolist())) for ids_BT in (guess_BT, data_BT))
+    return recovered(name, guesses, plain, cost_s=cost_s, note=note)
+
+
+def recovered(
+    name: str, guesses: Texts, plain: Texts, *, cost_s: float, note: str, examples: tuple[Example, ...] = ()
+) -> Finding:
     """Share of tokens named rightly, interval over texts; chance deals the same guesses out at random."""
-    hit_BT = guess_BT == data_BT
-    size = int(max(guess_BT.max(), data_BT.max())) + 1
-    guessed_V, plain_V = (np.bincount(ids.ravel(), minlength=size) / ids.size for ids in (guess_BT, data_BT))
-    low, high = clustered_interval(hit_BT.sum(axis=1), np.full(len(hit_BT), hit_BT.shape[1]))
+    guess_N, plain_N = flat(guesses), flat(plain)
+    hit_N = guess_N == plain_N
+    size = int(max(guess_N.max(), plain_N.max())) + 1
+    guessed_V, plain_V = (np.bincount(ids_N, minlength=size) / len(ids_N) for ids_N in (guess_N, plain_N))
+    low, high = clustered_interval(*per_text(hit_N, plain))
     return Finding(
         name=name,
         metric=METRIC,
-        value=float(hit_BT.mean()),
+        value=float(hit_N.mean()),
         low=low,
         high=high,
         baseline=float(guessed_V @ plain_V),
         cost_s=round(cost_s, 3),
-        n=hit_BT.size,
+        n=len(hit_N),
         note=note,
+        examples=examples,
     )
