@@ -31,15 +31,18 @@ CANDIDATES, FUNCTIONAL_ROWS = 2048, 400
 REGROWN = (2,)
 
 
-def known(study: Study, tau_V: Any) -> dict[int, int]:
-    """{obfuscated id: plain id} of the chat template's tokens."""
-    return {int(tau_V[plain]): plain for plain in template_ids(study.tokenizer)}
+def known(study: Study, tau_V: Any, count: int = 0) -> dict[int, int]:
+    """{obfuscated id: plain id} of the chat template's tokens, filled up to `count` with common ones."""
+    template = template_ids(study.tokenizer)
+    common = np.setdiff1d(np.arange(300, 2300), template)  # byte-pair ids: the early ones are common
+    more = np.random.default_rng(11).permutation(common)[: max(0, count - len(template))]
+    return {int(tau_V[plain]): int(plain) for plain in (*template, *more)}
 
 
-def gram(study: Study, host: Any, tau_V: Any) -> dict[str, Any]:
+def gram(study: Study, host: Any, tau_V: Any, count: int = 0) -> dict[str, Any]:
     """Seeded Gram matching, which reads no layer."""
     named = sample(tau_V, GRAM_ROWS)
-    guess_R = attacks.gram_matching(host, study.base, named.obfuscated_S, known(study, tau_V))
+    guess_R = attacks.gram_matching(host, study.base, named.obfuscated_S, known(study, tau_V, count))
     return share(guess_R, named.plain_S)
 
 
@@ -78,7 +81,10 @@ def tables_only(study: Study) -> Points:
     def one(into: noise.Channel, out: noise.Channel) -> dict[str, Any]:
         with tables(study.model, into.send(study.embedding_VD, 1), out.send(study.head_VD, 2)):
             host, tau_V = host_weights(study.model, 1)
-            found = {"Gram matching": gram(study, host, tau_V)}
+            found = {
+                "Gram matching": gram(study, host, tau_V),
+                "Gram matching, 50 tokens known": gram(study, host, tau_V, 50),
+            }
             found["functional matching"] = functional(study, study.model, tau_V)
             return {"attacks": found}
 
@@ -155,6 +161,7 @@ def changed(study: Study) -> Points:
             data = study.sample(tau_V)
             found = read_tables(study, host, data, still, still)
             quantiles = column_first.attack(Target(host), Knowledge(study.base), data, 120.0)
+            found["Gram matching"] = gram(study, host, tau_V)
             found["column first"] = {
                 "recovery": quantiles.value,
                 "low": quantiles.low,

@@ -66,7 +66,7 @@ class Study:
             ids = documents(self.tokenizer, FIRST_SENSITIVITY_TEXT + self.texts**2)[FIRST_SENSITIVITY_TEXT:]
             return np.stack(noise.sensitivities(self.model, torch.tensor(ids), gradients=self.texts >= 4))
 
-        into, out = self.remembered("metrics", compute)
+        into, out = self.remembered(f"metrics-{self.texts}", compute)
         return into, out
 
     def sample(self, tau_V: Any) -> Sample:

@@ -182,9 +182,9 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
             (100 * (plain - d["sst2_accuracy"]), d["recovery"]) for d in mine if "sst2_accuracy" in d
         )
         harm = sorted((max(d["kl"], 1e-3), d["recovery"]) for d in mine if "kl" in d)
-        for axis, line in zip(axes, (lost, harm), strict=True):
-            if line:
-                axis.plot(*zip(*line, strict=True), marker="o", label=measure)
+        for axis, line, style in zip(axes, (lost, harm), ("none", "-"), strict=True):
+            if line:  # at chance accuracy the order of points means nothing, so no line is drawn there
+                axis.plot(*zip(*line, strict=True), marker="o", linestyle=style, label=measure)
     axes[0].set(xlabel="SST-2 accuracy lost (points)", ylabel="worst-case recovery", ylim=(-0.02, 1.02))
     axes[1].set(xlabel="KL to the plain model (nats)", xscale="log")
     axes[0].legend(fontsize=7)
