@@ -144,6 +144,7 @@ def test_one_short_text_is_audited_with_an_interval_that_says_so(
         (f"{MADE} --noise uniform:1", MisconfiguredError),
         (f"{MADE} --noise gaussian:-1", MisconfiguredError),
         (f"{READ} --noise gaussian:1 --noise gaussian:2", MisconfiguredError),
+        (f"{READ} --kind hidden --noise gaussian", MisconfiguredError),
         (READ.replace("rows.safetensors", "absent.safetensors"), MisconfiguredError),
         (READ.replace("rows.safetensors", "plain.txt"), MisconfiguredError),
         (READ.replace("rows.safetensors", "two.safetensors"), MisconfiguredError),

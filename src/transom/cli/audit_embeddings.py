@@ -8,7 +8,7 @@ With FILE its rows are attacked and the texts are the truth that guesses are sco
 tensor, or one named `embeddings`: rows [N, D] of all texts one after another, [B, T, D] padded at the end, or
 one row a text for --kind sentence. Without FILE the texts are embedded here, with each --noise in turn.
 Noise is LAW:SCALE: `gaussian` and `laplace` a coordinate, `norm` with a density that falls with the length
-(scale 1/eta). With FILE the scale may be left out; the attacker then estimates it.
+(scale 1/eta). With FILE of tokens the scale may be left out; the attacker then estimates it.
 Threat model: run by the owner of the text, with the host's part played by the attacks; the model, the law and
 --public-text are the attacker's too. Texts that are audited are taken out of --public-text.
 Does not prove privacy: only that these attacks, within this budget, found no more.
@@ -95,7 +95,7 @@ def embeddings(
         budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
     )
     noises = [parse_noise(text, clip) for text in noise or ["none"]]
-    _check(file, noises)
+    _check(file, kind, noises)
     started = time.monotonic()
     ends = started + options.budget_s
     loaded = load(model)
@@ -147,11 +147,13 @@ def parse_noise(text: str, clip: float | None) -> Noise:
         raise MisconfiguredError(f"--noise {text!r}: {scale!r} is no number; write gaussian:0.5") from None
 
 
-def _check(file: Path | None, noises: Sequence[Noise]) -> None:
+def _check(file: Path | None, kind: Kind, noises: Sequence[Noise]) -> None:
+    bare = [one.law for one in noises if one.law != "none" and one.scale is None]
     if file is not None and len(noises) > 1:
         raise MisconfiguredError(f"{file} was made with one noise, got {len(noises)}; give one --noise")
-    if file is None and (bare := [one.law for one in noises if one.law != "none" and one.scale is None]):
-        raise MisconfiguredError(f"--noise {bare[0]} needs a scale to be added here; write {bare[0]}:0.5")
+    if bare and (file is None or kind == "hidden"):
+        why = "to be added here" if file is None else "which rows of hidden states do not show"
+        raise MisconfiguredError(f"--noise {bare[0]} needs a scale, {why}; write {bare[0]}:0.5")
 
 
 def _ids(texts: tuple[str, ...], loaded: Checkpoint, kind: Kind, longest: int) -> Texts:

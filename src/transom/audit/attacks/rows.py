@@ -110,6 +110,7 @@ class Noise:
 
 
 NO_NOISE = Noise()
+_SAMPLE = 128  # rows that the scale is estimated from; each has as many coordinates as the table is wide
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
     noise = target.noise
     if noise.scale is not None:
         return target
-    sample_ND = torch.cat(target.texts)[:512]
+    sample_ND = torch.cat(target.texts)[:_SAMPLE]
     away_NV = noise.distance(sample_ND, noise.clipped(table_VD))
     width, noise = table_VD.shape[1], noise.fitted(away_NV.min(1).values, table_VD.shape[1])
     for _ in range(5):
