@@ -50,19 +50,21 @@ def main() -> None:
     """Run the parts that are wanted, print all pairs, store the record."""
     flags = parser(__doc__)
     flags.add_argument("--embeddings", type=Path, help="word vectors, GloVe text format; for the words part")
+    flags.add_argument("--model", help="a BERT with a masked-language head, for mask-token inference")
+    flags.add_argument(
+        "--sentences", type=int, help="so many sentences of SST-2 dev, at random; all by default"
+    )
     flags.add_argument("--part", choices=PARTS, action="append", help="only this part; repeatable")
     args = flags.parse_args()
     parts = args.part or PARTS
     if "words" in parts and args.embeddings is None:
         flags.error("the words part needs --embeddings")
     pairs = {part: [] for part in PARTS} if args.quick else stored()
-    for part in parts:
-        run = (
-            words.pairs(args.embeddings, quick=args.quick)
-            if part == "words"
-            else embeddings.pairs(quick=args.quick)
-        )
-        pairs[part] = run
+    if "words" in parts:
+        settings = {"model": args.model, "sentences": args.sentences, "quick": args.quick}
+        pairs["words"] = words.pairs(args.embeddings, **settings)
+    if "embeddings" in parts:
+        pairs["embeddings"] = embeddings.pairs(quick=args.quick)
     rows = [{key: pair[key] for key in COLUMNS} for part in PARTS for pair in pairs[part]]
     report(NAME, summary(pairs) | pairs, rows, args)
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.word_text import Sentences, Token, spelled
+from transom.audit.attacks.word_text import Sentences, Token, spelled, with_unseen
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -104,11 +104,10 @@ class Trigrams:
         met_V = np.bincount(pairs % size, minlength=size).astype(np.float64)
         frequency_V = np.full(size, 1e-9)
         frequency_V[: len(words)] += prior_V
-        distinct = np.count_nonzero(met_V)
         return cls(
             ids,
             frequency_V,
-            (met_V + distinct * frequency_V / frequency_V.sum()) / (met_V.sum() + distinct),
+            with_unseen(met_V, frequency_V),
             _Order.of(pairs // size, pairs % size, met_N.astype(np.float64), size),
             _Order.of(contexts_N, thirds_N, counts_N.astype(np.float64), size),
         )

@@ -1,7 +1,7 @@
 """Text as tokens: what a policy draws, lets pass or replaces, for the audited text and the attacker's own.
 
 Threat model: see `words`; the attacker reads its own text as the policy would. Does not protect anything.
-Source: `transom.privacy.sanitize` for the kinds; Witten and Bell 1991 for the prior's back-off.
+Source: `transom.privacy.sanitize` for the kinds; Good 1953, Biometrika 40 (the mass of unseen words).
 
 Legend: V vocabulary.
 """
@@ -115,18 +115,27 @@ def with_kept_passed(seen: Sentences, mechanism: WordMechanism) -> Sentences:
 
 
 def prior_of(text: Sentences, public_V: NDArray[Any]) -> Floats:
-    """Word frequencies [V] of the attacker's text, backed off to public ones as Witten and Bell do.
-
-    The back-off weighs as much as the text has distinct words; an even share of it keeps every word possible.
-    """
+    """Word frequencies [V] of the attacker's text; words that it lacks share their part by public ones."""
     words = np.array([token.word for token in drawn(text)], dtype=np.int64)
-    counts_V = np.bincount(words, minlength=len(public_V)).astype(np.float64)
-    public: Floats = np.asarray(public_V, dtype=np.float64)
-    public = public / public.sum()
-    weight = max(1, int(np.count_nonzero(counts_V)))
-    prior_V: Floats = counts_V + weight * (0.99 * public + 0.01 / len(public))
-    normal_V: Floats = prior_V / prior_V.sum()
-    return normal_V
+    return with_unseen(np.bincount(words, minlength=len(public_V)), public_V)
+
+
+def with_unseen(counts_V: NDArray[Any], public_V: NDArray[Any]) -> Floats:
+    """Shares [V] from counts, where unseen words get what words seen once have, by their public frequency.
+
+    Good and Turing's estimate of the mass of unseen words; a hundredth of it is spread evenly over them, so
+    that every word stays possible.
+    """
+    unseen_V = counts_V == 0
+    if not unseen_V.any():
+        return np.asarray(counts_V / counts_V.sum(), dtype=np.float64)
+    total = float(counts_V.sum())
+    mass = (np.count_nonzero(counts_V == 1) + 1) / (total + 1)
+    share_V = np.where(unseen_V, np.asarray(public_V, dtype=np.float64), 0.0)
+    share_V = 0.99 * share_V / (share_V.sum() or 1.0) + 0.01 * unseen_V / np.count_nonzero(unseen_V)
+    share_V /= share_V.sum()
+    seen_V: Floats = counts_V / max(total, 1.0)
+    return np.asarray(mass * share_V + (1 - mass) * seen_V, dtype=np.float64)
 
 
 def spelled(token: Token) -> str:
