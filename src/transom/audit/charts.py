@@ -140,7 +140,10 @@ def _panel(task: str, points: list[FrontierPoint], labels: list[str]) -> str:
         drawn = [
             f'<line class="path" x1="{x}" y1="{y}" x2="{u}" y2="{v}"/>' for (x, y), (u, v) in pairwise(spots)
         ]
-        drawn += [_point(point, area, number, named=point.setting in named) for point in line]
+        for at, point in enumerate(line):
+            first = at % 2 == 0 and point.recovery < 0.93 * area.right  # in turn; the last on the left
+            name = "" if point.setting in named else _name(point, area, first=first)
+            drawn.append(_point(point, area, number, name))
         named |= {point.setting for point in line}
         parts.append(f'<g class="series s{number}">{"".join(drawn)}</g>')
     spoken = "; ".join(
@@ -195,17 +198,22 @@ def _frame(area: _Area) -> str:
     return "".join(parts)
 
 
-def _point(point: FrontierPoint, area: _Area, number: int, *, named: bool) -> str:
-    """A cross and its marker, with its setting's name where no other line gave it."""
+def _name(point: FrontierPoint, area: _Area, *, first: bool) -> str:
+    """A setting's name below its point on the right, or above on the left: beside a line that rises."""
+    place = 'dx="8" dy="16" text-anchor="start"' if first else 'dx="-8" dy="-8" text-anchor="end"'
     x, y = area.x(point.recovery), area.y(point.utility)
-    anchor, shift = ("end", -8) if point.recovery > 0.6 * area.right else ("start", 8)
-    name = f'<text x="{x}" y="{y}" dx="{shift}" dy="-8" text-anchor="{anchor}">{escape(point.setting)}</text>'
+    return f'<text x="{x}" y="{y}" {place}>{escape(point.setting)}</text>'
+
+
+def _point(point: FrontierPoint, area: _Area, number: int, name: str) -> str:
+    """A cross, its marker, and a name where no other line gave it."""
+    x, y = area.x(point.recovery), area.y(point.utility)
     return (
         f'<line class="reach" x1="{x}" x2="{x}" y1="{area.y(point.utility_low)}" '
         f'y2="{area.y(point.utility_high)}"/>'
         f'<line class="reach" x1="{area.x(point.recovery_low)}" x2="{area.x(point.recovery_high)}" '
         f'y1="{y}" y2="{y}"/>'
-        f'<svg x="{x}" y="{y}" overflow="visible">{_marker(number, 0, 0)}</svg>{"" if named else name}'
+        f'<svg x="{x}" y="{y}" overflow="visible">{_marker(number, 0, 0)}</svg>{name}'
     )
 
 
