@@ -16,7 +16,9 @@ of the gain: paired bootstrap over sentences. `minutes` is the time of both atta
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -93,6 +95,7 @@ def pairs(
             target, knowledge, data = case
             knowledge = replace(knowledge, language=language)
             records += _on(f"{name}, epsilon {epsilon:g}", target, knowledge, data)
+            print(*map(json.dumps, records[-len(REFERENCES) :]), sep="\n", file=sys.stderr, flush=True)
     return records
 
 

@@ -103,25 +103,3 @@ def test_little_text_or_time_is_not_run(world):
     poor = contextual.attack(target, replace(knowledge, text=knowledge.text[:3]), data, 60.0)
     assert poor.status == "not run"
     assert "got 3" in poor.reason
-
-
-class Oracle:
-    """A reader that knows the truth: a mind that is given it should trust it."""
-
-    def __init__(self, truth):
-        self.truth = truth
-
-    def posteriors(self, sentences, places):
-        plain = self.truth[sentences]
-        return [
-            [(place.words_K == token.word).astype(float) for token, place in zip(one, others, strict=True)]
-            for one, others in zip(plain, places, strict=True)
-        ]
-
-
-def test_a_reader_counts_as_much_as_it_is_worth(world):
-    target, knowledge, data = world.attacked(world.mechanism("rnm", 1.0), world.sentences(50, seed=8))
-    oracle = Oracle({target.seen: data.plain, knowledge.trial_seen: knowledge.trial})
-    found = contextual.attack(target, replace(knowledge, reader=oracle), data, 60.0)
-    assert found.value > 0.95
-    assert "reader weight 0;" not in found.note

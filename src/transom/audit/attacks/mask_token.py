@@ -188,6 +188,7 @@ def trained(text: Sentences, *, budget_s: float, epochs: int = 6, seed: int = 0)
     )
     rng = np.random.default_rng(seed)
     encoded = [_framed(model, sentence) for sentence in text]
+    _start_at_frequencies(network, encoded)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE)
     batches = [batch for _ in range(epochs) for batch in _batches(rng, encoded)]
     network.train()
@@ -204,6 +205,15 @@ def trained(text: Sentences, *, budget_s: float, epochs: int = 6, seed: int = 0)
         optimizer.step()
     network.eval()
     return model
+
+
+def _start_at_frequencies(network: Any, encoded: Sequence[list[int]]) -> None:
+    """Let the new head begin with how often each piece occurs, which it would take an epoch to learn."""
+    import torch
+
+    pieces_N = torch.tensor([piece for ids in encoded for piece in ids])
+    counts_V = torch.bincount(pieces_N, minlength=network.config.vocab_size) + 0.1
+    network.get_output_embeddings().bias.data.copy_((counts_V / counts_V.sum()).log())
 
 
 def _framed(model: Masked, sentence: Sentence) -> list[int]:

@@ -112,20 +112,17 @@ class WordTarget:
 class WordKnowledge:
     """What the attacker owns: the mechanism, a prior over its vocabulary, and plain public sentences.
 
-    `rehearsals` are the sentences of `text` as the mechanism sanitises them in the attacker's own hands,
-    several times, and `trial`, `trial_seen` further ones on which an attack sets its weights; the target's
-    channel knows all their outputs. `language` is a masked language model (`mask_token`), `reader` a neural
-    model of context (`reader`); an attack that needs what is absent is "not run".
+    `trial` are further sentences and `trial_seen` the same as the mechanism sanitises them in the attacker's
+    own hands: an attack sets its weights on them, and the target's channel knows their outputs. `language` is
+    a masked language model (`mask_token`); an attack that needs what is absent is "not run".
     """
 
     mechanism: WordMechanism = field(repr=False)
     prior_V: Floats = field(repr=False)
     text: Sentences = field(default=(), repr=False)
-    rehearsals: tuple[Sentences, ...] = field(default=(), repr=False)
     trial: Sentences = field(default=(), repr=False)
     trial_seen: Sentences = field(default=(), repr=False)
     language: Any = field(default=None, repr=False)
-    reader: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,6 @@ def mounted(
     *,
     epsilon: float | None = None,
     repeats_RN: Ints | None = None,
-    rehearsals: int = 2,
 ) -> tuple[WordTarget, WordKnowledge, WordData]:
     """What an attack takes, from sentences before and after, the attacker's own, and public frequencies [V].
 
@@ -156,17 +152,14 @@ def mounted(
     order = np.random.default_rng(0).permutation(len(text))
     cut = min(MAX_TRIAL, len(text) // 8)
     trial, rest = (tuple(text[i] for i in some) for some in (order[:cut], order[cut:]))
-    # One call to the mechanism: over a whole vocabulary, rows are dear and draws cheap.
-    made = sanitised(rest * rehearsals + trial, mechanism, words)
-    rehearsed = tuple(made[i * len(rest) : (i + 1) * len(rest)] for i in range(rehearsals))
-    trial_seen = made[rehearsals * len(rest) :]
+    trial_seen = sanitised(trial, mechanism, words)
     prior_V = prior_of(text, public_V)
     seen = with_kept_passed(seen, mechanism)
     repeats = np.zeros((0, 0), dtype=np.int64) if repeats_RN is None else repeats_RN
-    outputs = {token.word for some in (seen, trial_seen, *rehearsed) for token in drawn(some)}
+    outputs = {token.word for some in (seen, trial_seen) for token in drawn(some)}
     channel = read_channel(words, mechanism, outputs | set(repeats.ravel().tolist()), prior_V)
     target = WordTarget(channel, seen, epsilon, repeats)
-    return target, WordKnowledge(mechanism, prior_V, rest, rehearsed, trial, trial_seen), WordData(plain)
+    return target, WordKnowledge(mechanism, prior_V, rest, trial, trial_seen), WordData(plain)
 
 
 # ------------------------------------------------------------------------------------------------- channels
