@@ -59,12 +59,13 @@ def main() -> None:
     parts = args.part or PARTS
     if "words" in parts and args.embeddings is None:
         flags.error("the words part needs --embeddings")
-    pairs = {part: [] for part in PARTS} if args.quick else stored()
+    made: dict[str, list[dict[str, Any]]] = {}
     if "words" in parts:
         settings = {"model": args.model, "sentences": args.sentences, "quick": args.quick}
-        pairs["words"] = words.pairs(args.embeddings, **settings)
+        made["words"] = words.pairs(args.embeddings, **settings)
     if "embeddings" in parts:
-        pairs["embeddings"] = embeddings.pairs(quick=args.quick)
+        made["embeddings"] = embeddings.pairs(quick=args.quick)
+    pairs = ({part: [] for part in PARTS} if args.quick else stored()) | made
     rows = [{key: pair[key] for key in COLUMNS} for part in PARTS for pair in pairs[part]]
     report(NAME, summary(pairs) | pairs, rows, args)
 
