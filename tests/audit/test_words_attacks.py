@@ -17,6 +17,7 @@ from transom.audit.attacks.word_text import (
     sanitised,
     spelled,
     whole_sentences,
+    with_unseen,
     without_overlap,
 )
 from transom.audit.attacks.words import WordData, blind, read_channel, scored
@@ -138,6 +139,15 @@ def test_the_prior_counts_the_text_and_keeps_every_word_possible():
     assert prior_V.sum() == pytest.approx(1.0)
     assert prior_V[0] > 0.85
     assert prior_V[1] > prior_V[2] == prior_V[3] > 0
+
+
+def test_unseen_words_get_what_words_seen_once_have():
+    share_V = with_unseen(np.array([8, 1, 1, 0, 0, 0]), np.array([0.5, 0.1, 0.1, 0.2, 0.1, 0.0]))
+    assert share_V.sum() == pytest.approx(1.0)
+    assert share_V[3:].sum() == pytest.approx(3 / 11)  # two words of ten were met once
+    assert share_V[3] == pytest.approx(2 * share_V[4], rel=0.02)
+    assert share_V[4] > share_V[5] > 0
+    assert share_V[:3] == pytest.approx(np.array([0.8, 0.1, 0.1]) * 8 / 11)
 
 
 def test_attacked_sentences_are_taken_out_of_the_attackers_text():

@@ -103,6 +103,11 @@ def test_an_audited_sentence_in_the_prior_is_left_out(files, policy):
     assert "got 0" in reasons["contextual, epsilon 2"]
 
 
+def test_mask_token_inference_needs_text_or_a_model(files, policy):
+    refused(files[0], "--policy", policy, "--model", "minilm")
+    refused(files[0], "--policy", policy, "--model", "no such folder")
+
+
 def test_the_gate_and_the_choice_of_attacks(files, policy):
     settings = (files[0], "--policy", policy, "--epsilon", "12", "--attack", "bayes", "--json")
     assert len(json.loads(audit(*settings))["findings"]) == 1

@@ -122,12 +122,14 @@ def words(
     if not epsilons:
         raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
     tasks = open_utility(utility, utility_model, utility_preset)
-    language = _language(model, own, (ends - time.monotonic()) / 5)
+    language: mask_token.Masked | None = None
     findings: list[Finding] = []
     settings = []
     drawn_share = 0.0
     for number, one in enumerate(epsilons):
         case = sanitised_case(chosen, mechanism, one, texts, own, repeats=repeats, embeddings=embeddings)
+        if model is not None and language is None:
+            language = _language(model, case.knowledge.text, (ends - time.monotonic()) / 5)
         drawn_share = len(case.target.outputs_N) / sum(map(len, case.target.seen))
         found = run(
             attacks,
@@ -217,12 +219,12 @@ def _mechanism(
     return build(name, space_VE, epsilon, frequency_V=policy.prior_V)
 
 
-def _language(model: str | None, own: Sentences, budget_s: float) -> mask_token.Masked | None:
-    if model is None:
-        return None
-    if model == "minilm":
-        return mask_token.trained(own, budget_s=budget_s)
-    return mask_token.load_masked(model)
+def _language(model: str, text: Sentences, budget_s: float) -> mask_token.Masked:
+    if model != "minilm":
+        return mask_token.load_masked(model)
+    if not text:
+        raise MisconfiguredError("--model minilm is trained on the attacker's own text; give it with --prior")
+    return mask_token.trained(text, budget_s=budget_s)
 
 
 def read_corpus(source: Path, column: str | None, field: str | None) -> tuple[str, ...]:
