@@ -11,7 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transom.audit.attack import Attack
     from transom.audit.attacks.epsilon import EpsilonFinding, distinguish
+    from transom.audit.finding import Example, Finding
+    from transom.audit.report import Frontier, FrontierPoint, Report
     from transom.checkpoint.cut import Back, Front, cut
     from transom.checkpoint.load import Checkpoint, load
     from transom.checkpoint.walk import Block, Walk, walk
@@ -46,6 +49,10 @@ if TYPE_CHECKING:
         ReplaceableError,
         TransomError,
     )
+    from transom.obfuscation.card import Card, verify_card
+    from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
+    from transom.obfuscation.keys import preset
+    from transom.obfuscation.writer import obfuscate
     from transom.privacy.build import build_policy
     from transom.privacy.channel import BayesAttack, Channel, bayes, exact_epsilon, sample
     from transom.privacy.explain import Explanation, explain
@@ -73,11 +80,13 @@ if TYPE_CHECKING:
     from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
 __all__ = [
+    "Attack",
     "Back",
     "BayesAttack",
     "Block",
     "BrokerError",
     "BundleError",
+    "Card",
     "Channel",
     "ChatEngine",
     "ChatTokenizer",
@@ -97,13 +106,18 @@ __all__ = [
     "EvidenceError",
     "EvidenceGuard",
     "EvidencePolicy",
+    "Example",
     "Explanation",
     "ExtractionMeter",
+    "Finding",
     "Front",
+    "Frontier",
+    "FrontierPoint",
     "GatewayConfig",
     "Guarantee",
     "IdsEngine",
     "InsecureDevEvidence",
+    "KeyFile",
     "KeyPin",
     "Ledger",
     "LedgerError",
@@ -123,6 +137,7 @@ __all__ = [
     "PolicyError",
     "RefusedError",
     "ReplaceableError",
+    "Report",
     "Rule",
     "Sanitized",
     "Sanitizer",
@@ -142,21 +157,30 @@ __all__ = [
     "explain",
     "load",
     "load_evidence_policy",
+    "load_key",
     "load_policy",
     "load_tokenizer",
+    "new_key",
+    "obfuscate",
     "obtain_key",
     "open_table",
     "pack",
+    "preset",
     "sample",
+    "save_key",
     "serve_in_thread",
     "verify",
     "verify_bundle",
+    "verify_card",
     "walk",
     "write_policy",
 ]
 
 _HOMES = {
+    "transom.audit.attack": "Attack",
     "transom.audit.attacks.epsilon": "EpsilonFinding distinguish",
+    "transom.audit.finding": "Example Finding",
+    "transom.audit.report": "Frontier FrontierPoint Report",
     "transom.checkpoint.cut": "Back Front cut",
     "transom.checkpoint.load": "Checkpoint load",
     "transom.checkpoint.walk": "Block Walk walk",
@@ -176,6 +200,10 @@ _HOMES = {
         "EngineTimeoutError EvidenceError LedgerError LedgerSpentError MisconfiguredError MissingExtraError "
         "NeverError NotYetError PolicyError RefusedError ReplaceableError TransomError"
     ),
+    "transom.obfuscation.card": "Card verify_card",
+    "transom.obfuscation.keyfile": "KeyFile load_key new_key save_key",
+    "transom.obfuscation.keys": "preset",
+    "transom.obfuscation.writer": "obfuscate",
     "transom.privacy.build": "build_policy",
     "transom.privacy.channel": "BayesAttack Channel bayes exact_epsilon sample",
     "transom.privacy.explain": "Explanation explain",
