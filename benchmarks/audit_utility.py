@@ -1,6 +1,6 @@
 """The frontier: what protected text is still good for against what the strongest attacker reads of it.
 
-    TRANSOM_DATA=DIR python benchmarks/audit_utility.py [--quick] [--json] [--model MODEL] [--preset PRESET]
+    TRANSOM_DATA=DIR python benchmarks/audit_utility.py [--quick] [--json] [--parts PART ...] [--preset NAME]
 
 Words at epsilon 1, 3 and 8 beside plain text, each through the plain model and through an obfuscated copy
 (words+obfuscated), which get the same protected texts. Tasks: SST-2 by a linear classifier on protected
@@ -21,7 +21,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -29,8 +29,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from _bench import RESULTS, parser, report
 from transom.audit.attacks import bayes, contextual
@@ -57,6 +55,8 @@ from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
 
+PARTS = ("sst2", "xsum", "true_false", "truthfulqa")
+SHOWN = ("task", "label", "setting", "recovery", "utility", "utility_low", "utility_high")
 SECRET = bytes(32)  # a benchmark's key need not be secret, and a fixed one repeats
 
 
@@ -118,7 +118,7 @@ def table(path: str, delimiter: str = ",") -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter=delimiter, quoting=quoting))
 
 
-def sst2(sizes: Sizes) -> tuple[Corpus, Corpus]:
+def sst2(sizes: Sizes) -> list[Corpus]:
     """Over the frozen encoder with many sentences, and over the model's own features with few."""
     everything = shuffled([(r["sentence"], int(r["label"])) for r in table("sst2/train.tsv", "\t")])
     train = tuple(row for row in everything if len(row[0].split()) >= 6)[: sizes.train]
@@ -126,7 +126,7 @@ def sst2(sizes: Sizes) -> tuple[Corpus, Corpus]:
     other = tuple(text for text, _ in everything[len(everything) // 2 :])
     encoder = Classify(train, dev[: sizes.test], "SST-2 (MiniLM)", features=sentence_features("minilm"))
     model = Classify(train[: sizes.few], dev[: sizes.few], "SST-2")
-    return Corpus((encoder,), other, obfuscated=False), Corpus((model,), other)
+    return [Corpus((encoder,), other, obfuscated=False), Corpus((model,), other)]
 
 
 def xsum(sizes: Sizes, plain: Answerer) -> Corpus:
@@ -150,15 +150,21 @@ def true_false() -> list[Question]:
     return [statement(row) for row in shuffled(rows)]
 
 
-def corpora(sizes: Sizes, plain: Answerer) -> list[Corpus]:
-    questions = [multiple_choice(row) for row in shuffled(table("truthfulqa/TruthfulQA.csv"))]
-    statements = {"prompt": TRUE_OR_FALSE, "calibrated": True}
-    return [
-        *sst2(sizes),
-        xsum(sizes, plain),
-        answers("true/false", true_false(), sizes.statements, plain, **statements),
-        answers("TruthfulQA", questions, sizes.questions, plain),
-    ]
+def corpora(sizes: Sizes, plain: Answerer) -> dict[str, Callable[[], list[Corpus]]]:
+    def truthful_qa() -> list[Corpus]:
+        questions = [multiple_choice(row) for row in shuffled(table("truthfulqa/TruthfulQA.csv"))]
+        return [answers("TruthfulQA", questions, sizes.questions, plain)]
+
+    def statements() -> list[Corpus]:
+        options = {"prompt": TRUE_OR_FALSE, "calibrated": True}
+        return [answers("true/false", true_false(), sizes.statements, plain, **options)]
+
+    return {
+        "sst2": lambda: sst2(sizes),
+        "xsum": lambda: [xsum(sizes, plain)],
+        "true_false": statements,
+        "truthfulqa": truthful_qa,
+    }
 
 
 def recoveries(corpus: Corpus, sizes: Sizes, sanitizer: Sanitizer) -> list[Finding]:
@@ -191,7 +197,7 @@ def settings(corpus: Corpus, sizes: Sizes) -> tuple[list[Setting], list[dict[str
     return made, rows
 
 
-def plot(rows: Sequence[dict[str, Any]], floors: dict[str, float], path: Path) -> None:
+def plot(rows: Sequence[dict[str, Any]], floors: dict[str, float]) -> None:
     """One panel a task: utility over recovery, a line a mode, guessing dashed."""
     import matplotlib
 
@@ -211,47 +217,52 @@ def plot(rows: Sequence[dict[str, Any]], floors: dict[str, float], path: Path) -
                 axis.errorbar(x, y, reach, marker="o", capsize=3, label=label)
         axis.set(title=task, xlabel="drawn words recovered by the attacker", ylabel="utility", ylim=(0, 1.02))
         axis.legend(fontsize=8)
-    figure.savefig(path)
+    figure.savefig(RESULTS / "audit_utility.svg")
+
+
+def measure_part(made: Sequence[Corpus], sizes: Sizes, models: dict[str, Answerer]) -> dict[str, Any]:
+    """The points of some corpora, what guessing scores on their tasks, and every attack's figures."""
+    part: dict[str, Any] = {"floors": {}, "points": [], "attacks": []}
+    for corpus in made:
+        started = time.monotonic()
+        sweep, found = settings(corpus, sizes)
+        run_by = models if corpus.obfuscated else {"words": models["words"]}
+        part["points"] += [asdict(point) for point in frontier(corpus.tasks, sweep, run_by).points]
+        part["attacks"] += found
+        part["floors"] |= {task.name: task.floor for task in corpus.tasks}
+        print(f"{corpus.tasks[0].name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return part
 
 
 def main() -> None:
-    """Measure every task, setting and mode; print the table, store record and plot."""
+    """Measure every part, setting and mode; print the table, store record and plot."""
     flags = parser(__doc__)
     flags.add_argument("--model", default="smollm2", help="a directory, a .gguf file, a hub name or smollm2")
     flags.add_argument("--preset", default="exact", choices=list(PRESETS), help="of the obfuscated copy")
+    flags.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="others stay as stored")
     args = flags.parse_args()
     data_folder()
     import torch
 
     torch.set_num_threads(1)
+    sizes = QUICK if args.quick else Sizes()
     loaded = load_answerer(args.model, device=args.device)
     plain, hidden = (
         Remembering(one.model, one.tokenizer, one.hidden_V)
         for one in (loaded, obfuscated(loaded, SECRET, preset(args.preset)))
     )
-    sizes = QUICK if args.quick else Sizes()
-    rows: list[dict[str, Any]] = []
-    attacks: list[dict[str, Any]] = []
-    floors: dict[str, float] = {}
-    with Progress(console=Console(stderr=True)) as progress:
-        for corpus in corpora(sizes, plain):
-            started = time.monotonic()
-            bar = progress.add_task(corpus.tasks[0].name, total=1.0)
-            models = {"words": plain} | ({"words+obfuscated": hidden} if corpus.obfuscated else {})
-            sweep, found = settings(corpus, sizes)
-            attacks += found
-            made = frontier(
-                corpus.tasks, sweep, models, lambda share, bar=bar: progress.update(bar, completed=share)
-            )
-            rows += [asdict(point) for point in made.points]
-            floors |= {task.name: task.floor for task in corpus.tasks}
-            print(f"{corpus.tasks[0].name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    record = {"model": args.model, "preset": args.preset, "floors": floors, "items": asdict(sizes)}
-    record |= {"points": rows, "attacks": attacks}
-    if not args.quick:
-        plot(rows, floors, RESULTS / "audit_utility.svg")
-    shown = ("task", "label", "setting", "recovery", "utility", "utility_low", "utility_high")
-    report("audit_utility", record, [{name: row[name] for name in shown} for row in rows], args)
+    models = {"words": plain, "words+obfuscated": hidden}
+    stored = RESULTS / "audit_utility.json"
+    parts = {}
+    if stored.exists() and not args.quick:
+        parts = json.loads(stored.read_text(encoding="utf-8"))["parts"]
+    for name in args.parts:
+        part = measure_part(corpora(sizes, plain)[name](), sizes, models)
+        parts[name] = {"model": args.model, "preset": args.preset, "items": asdict(sizes)} | part
+        rows = [row for each in parts.values() for row in each["points"]]
+        if not args.quick:
+            plot(rows, {k: v for each in parts.values() for k, v in each["floors"].items()})
+        report("audit_utility", {"parts": parts}, [{name: row[name] for name in SHOWN} for row in rows], args)
 
 
 if __name__ == "__main__":
