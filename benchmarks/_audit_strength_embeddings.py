@@ -42,7 +42,7 @@ Texts = tuple[tuple[int, ...], ...]
 Counts = NDArray[np.int64]
 
 TRAIN, DEV, ROWS = 6000, 20, 12  # sentences
-TRIES = 2500  # texts that the search encodes for one sentence: no clock, so load changes nothing
+TRIES = 6000  # texts that the search encodes for one sentence: no clock, so load changes nothing
 LEAST_WORDS = 5  # of a training sentence: SST-2 train has many fragments
 NOISE = 0.6  # standard deviation at which the nearest row is right for about half of the tokens
 _MSP_WIDTH, _MSP_STEPS, _MSP_EPOCHS = 256, 30, 5

@@ -42,7 +42,7 @@ def public(encoder: Encoder) -> Public:
     return Public(encoder, texts(1200, seed=1))
 
 
-def findings(target: Sentences, public: Public, data: Truth, budget_s: float = 20.0) -> list[Finding]:
+def findings(target: Sentences, public: Public, data: Truth, budget_s: float = 280.0) -> list[Finding]:
     return [one.attack(target, public, data, budget_s) for one in sentence_inversion.attacks()]
 
 

@@ -4,8 +4,8 @@ It starts from the words that `bag` reads, in the order that a language of pairs
 changes of one token (another one, one more, one less) and of order, which the slope of the likeness through
 the encoder, the bag's log-odds and the language propose; then the best changes at different places together;
 and goes on from the best texts. The score of a text is its embedding's product with the one seen, plus
-`weight` times the log-probability of the language: with Gaussian noise of variance `weight` that is the
-posterior.
+`weight` times the log-probability of the language (with Gaussian noise of variance `weight` that is the
+posterior), plus a little of what the bag says of its words, which keeps words out that only fill a gap.
 
 Threat model: see `sentences`; the attacker runs the encoder and its slopes (it is public). Does not protect
 anything; the search is local, and a long sentence may need more time than it gets.
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 
 Text = tuple[int, ...]
 
-LEAST_WEIGHT = 5e-4
+LEAST_WEIGHT = 1e-4
 LEAST_S = 5.0  # for one sentence
 _LONGEST = 126  # tokens, as the encoders are trained
 _WORDS, _PROPOSED, _SHUFFLED, _TOGETHER = 80, 60, 20, 8
 _LEANING = 0.35  # of a proposal on the bag's log-odds; slopes are in units of their spread
+_BELIEF = 1.5e-3  # of the bag's log-odds in a text's score
 _PATIENCE = 4  # rounds without a better text, each proposing more
 
 
@@ -185,7 +186,15 @@ class Hunt:
         if fresh:
             likeness = (self.knowledge.encoder.embed(tuple(fresh)) @ self.goal_D).tolist()
             for text, like in zip(fresh, likeness, strict=True):
-                self.scores[text] = like + self.weight * self.language.log_of((*text, self.end))
+                log_prob = self.language.log_of((*text, self.end))
+                self.scores[text] = like + self.weight * log_prob + _BELIEF * self._log_odds(text)
+
+    def _log_odds(self, text: Text) -> float:
+        """The bag's log-odds of the words in the text, each counted once, none beyond reason."""
+        import torch
+
+        places = np.searchsorted(self.words.words_U, sorted(set(text)))
+        return float(self.log_odds_U[torch.from_numpy(places)].clamp(-6, 2).sum())
 
     @property
     def end(self) -> int:
