@@ -70,7 +70,7 @@ class Sizes:
     train: int = 800
     test: int = 872
     few: int = 120
-    documents: int = 20
+    documents: int = 16
     chars: int = 1200
     tokens: int = 48
     statements: int = 150
