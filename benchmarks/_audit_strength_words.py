@@ -52,7 +52,7 @@ from words_sst2 import (
 
 EPSILONS = (1.0, 2.0, 3.0, 4.0)
 METHODS = ("santext+", "custext+")
-HEAD_S = 900.0  # for the training of the mask-token reference
+HEAD_S = 420.0  # for the training of the mask-token reference
 BOOTSTRAPS = 2000
 
 

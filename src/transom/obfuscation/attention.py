@@ -165,7 +165,8 @@ def mix(weight: Tensor, matrices_Gkk: NDArray[np.float64], order: NDArray[np.int
     import torch
 
     heads_per_group = len(order) // len(matrices_Gkk)
-    heads = weight.reshape(len(order), matrices_Gkk.shape[1], -1)
+    columns = weight[..., None] if weight.ndim == 1 else weight
+    heads = columns.view(len(order), -1, columns.shape[1])  # of a transposed weight too, without a copy
     mixed = torch.empty_like(heads, dtype=wide(weight[:0]).dtype, memory_format=torch.contiguous_format)
     for place, head in enumerate(order.tolist()):
         chosen = torch.from_numpy(matrices_Gkk[head // heads_per_group]).to(mixed)

@@ -36,7 +36,7 @@ from transom.obfuscation.shards import Entry, Shard, read_tensor, write_safetens
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PEAK_SHARE = 3  # of the largest tensor in float32
+_PEAK_SHARE = 2.5  # of the largest tensor in float32; what idle workers keep must find room beside
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,10 @@ def write_all(work: Work, shards: Sequence[Shard], workers: int, space: Space) -
     context, given = get_context("spawn"), (work, shared)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=given)
     try:
-        budget_bytes = _PEAK_SHARE * max(entry.size_fp32_bytes for entry in work.entries.values())
-        yield from _schedule(pool, ordered, workers, budget_bytes)
+        budget_bytes = int(_PEAK_SHARE * max(entry.size_fp32_bytes for entry in work.entries.values()))
+        d = int(work.config["hidden_size"])
+        keys_bytes = 2 * 4 * d * (d + 2 * work.settings.h)  # the key in use, and a result as large
+        yield from _schedule(pool, ordered, workers, budget_bytes, keys_bytes)
     except BrokenProcessPool:
         raise MisconfiguredError(
             "a worker process died, perhaps for want of memory; take fewer --workers and go on with --resume"
@@ -171,15 +173,17 @@ def write_all_ray(work: Work, shards: Sequence[Shard], address: str) -> Iterator
 
 
 def _schedule(
-    pool: ProcessPoolExecutor, shards: Sequence[Shard], workers: int, budget_bytes: int
+    pool: ProcessPoolExecutor, shards: Sequence[Shard], workers: int, budget_bytes: int, each_bytes: int = 0
 ) -> Iterator[str]:
+    """Start what fits into the budget beside the running, `each_bytes` more for every shard in flight."""
     waiting = list(shards)
     running: dict[Future[str], int] = {}
     while waiting or running:
         for shard in list(waiting):
-            fits = not running or sum(running.values()) + shard.peak_bytes <= budget_bytes
+            takes_bytes = shard.peak_bytes + each_bytes
+            fits = not running or sum(running.values()) + takes_bytes <= budget_bytes
             if fits and len(running) < workers:
-                running[pool.submit(_write, shard)] = shard.peak_bytes
+                running[pool.submit(_write, shard)] = takes_bytes
                 waiting.remove(shard)
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             del running[future]
