@@ -7,10 +7,12 @@ replayed on random matrices of the same shapes and dtype (one thread; the space,
 apart as `space_s`). `gflops_per_core` counts those products over the whole time. `layer_14b_s`: one random
 layer with the shapes of a 14B Qwen2 (5120 wide, 13,824 inside, 40 heads, 8 of them for keys).
 `peak_over_largest_tensor`: `transom obfuscate` of a random float32 checkpoint of about a billion parameters
-with two workers: (`peak_mb` - `imports_mb` - `keys_mb`) over the largest tensor in float32. The peak is the
-proportional set size (PSS of smaps_rollup: a page that k processes share counts 1/k in each), summed over
-processes and sampled every 20 ms; imports are the same sum of a program that only imports; `keys_mb` is what
-keys must take (see `keys_bytes`). `peak_with_keys_over_largest_tensor` does not subtract the keys.
+with two workers (one starts only when there is room for it beside the others): (`peak_mb` - `imports_mb` -
+`keys_mb`) over the largest tensor in float32. The peak is the proportional set size (PSS of smaps_rollup: a
+page that k processes share counts 1/k in each), summed over processes and sampled every 20 ms; imports are
+the same sum for the same command on a tiny checkpoint, beside as many workers as started, which only import;
+`keys_mb` is what keys must take (see `keys_bytes`). `peak_with_keys_over_largest_tensor` does not subtract
+the keys.
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ QWEN2_14B = {
 
 
 IMPORTS = """
-import time
+import sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-import transom.cli.obfuscate, transom.obfuscation.measure, transformers, torch
-import accelerate, transformers.models.llama.modeling_llama
 if __name__ == "__main__":
+    from transom.cli.main import run
+    run(sys.argv[1:])
     with ProcessPoolExecutor({workers}, mp_context=get_context("spawn")) as pool:
         made = "cryptography.hazmat.primitives"
         for module in ("torch", "transom.obfuscation.pool", "transom.obfuscation.plan",
@@ -135,9 +137,9 @@ def time_plan(config: Mapping[str, Any], device: str, h: int) -> dict[str, float
     return {"total_s": total_s, "bare_s": bare_s, "space_s": space_s, "flops": flops(products)}
 
 
-def resident_bytes(pid: int) -> int:
-    """Proportional resident memory of a process and its children."""
-    total, waiting = 0, [pid]
+def resident_bytes(pid: int) -> tuple[int, int]:
+    """Proportional resident memory of a process and its children, and how many processes that are."""
+    total, count, waiting = 0, 0, [pid]
     while waiting:
         one = waiting.pop()
         try:
@@ -146,21 +148,23 @@ def resident_bytes(pid: int) -> int:
                 int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:"))) * 1024
             )
             waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+            count += 1
         except (OSError, StopIteration, ProcessLookupError):
             continue
-    return total
+    return total, count
 
 
-def peak_bytes(command: list[str]) -> int:
-    """Largest resident memory, children included, while the command runs."""
-    peak = 0
+def peak_bytes(command: list[str]) -> tuple[int, int]:
+    """Largest resident memory, children included, and the most processes, while the command runs."""
+    peak, most = 0, 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
         done = threading.Event()
 
         def watch() -> None:
-            nonlocal peak
+            nonlocal peak, most
             while not done.wait(0.02):
-                peak = max(peak, resident_bytes(running.pid))
+                resident, count = resident_bytes(running.pid)
+                peak, most = max(peak, resident), max(most, count)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -169,7 +173,7 @@ def peak_bytes(command: list[str]) -> int:
         watcher.join()
     if running.returncode:
         raise SystemExit(errors.decode()[-500:])
-    return peak
+    return peak, most
 
 
 def peak_ratio(folder: Path, sizes: Mapping[str, int], workers: int) -> dict[str, float]:
@@ -179,16 +183,24 @@ def peak_ratio(folder: Path, sizes: Mapping[str, int], workers: int) -> dict[str
 
     source = tiny_llama(folder / "model", **sizes)
     largest_bytes = 4 * sizes["hidden_size"] * max(sizes["intermediate_size"], 400)
-    command = [sys.executable, "-m", "transom.cli.main", "obfuscate", str(source), "--no-audit"]
-    command += ["--preset", "exact", "--workers", str(workers)]
-    peak = peak_bytes([*command, "--out", str(folder / "out"), "--key", str(folder / "key")])
-    imports = peak_bytes([sys.executable, "-c", IMPORTS.format(workers=workers)])
-    keys = keys_bytes(sizes["hidden_size"], Settings().h, workers)
+
+    def line(model: Path, name: str) -> list[str]:
+        places = ["--out", str(folder / name), "--key", str(folder / f"{name}.key")]
+        return [
+            "obfuscate", str(model), "--no-audit", "--preset", "exact", "--workers", str(workers), *places
+        ]  # fmt: skip
+
+    peak, most = peak_bytes([sys.executable, "-m", "transom.cli.main", *line(source, "out")])
+    started = most - 2  # beside the command itself and Python's own tracker of resources
+    tiny = tiny_llama(folder / "tiny")
+    imports, _ = peak_bytes([sys.executable, "-c", IMPORTS.format(workers=started), *line(tiny, "none")])
+    keys = keys_bytes(sizes["hidden_size"], Settings().h, started)
     return {
         "peak_mb": peak / 1e6,
         "imports_mb": imports / 1e6,
         "keys_mb": keys / 1e6,
         "largest_tensor_mb": largest_bytes / 1e6,
+        "workers_started": started,
         "over_largest": (peak - imports - keys) / largest_bytes,
         "with_keys_over_largest": (peak - imports) / largest_bytes,
     }
