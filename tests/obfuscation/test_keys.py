@@ -73,6 +73,14 @@ def test_in_single_precision_as_the_tensor_it_meets() -> None:
     torch.testing.assert_close(space.inverse("a", like).double(), space.inverse("a"), atol=1e-6, rtol=0)
 
 
+def test_a_space_kept_in_single_precision_has_keys_of_its_own_precision() -> None:
+    space = Space(SECRET, 48, Settings(h=16), dtype=torch.float32)
+    exact = Space(SECRET, 48, Settings(h=16))
+    assert space.key("a").dtype == space.inverse("b").dtype == torch.float32
+    assert float((space.key("a").double() - exact.key("a")).abs().max()) < 1e-6
+    assert float((space.key("a") @ space.inverse("b") - torch.eye(48)).abs().max()) < 1e-5
+
+
 def test_the_token_map_is_a_permutation_of_its_own_secret() -> None:
     tau_V = token_map(SECRET, 1000)
     assert sorted(tau_V.tolist()) == list(range(1000))

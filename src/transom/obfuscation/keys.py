@@ -108,11 +108,11 @@ class Space:
         return Stream(self.secret, label)
 
     def key(self, label: str, like: Tensor | None = None) -> Tensor:
-        """P [d, w] of a label: what a sub-layer writes with. float64 on the CPU, or as `like` is."""
+        """P [d, w] of a label: what a sub-layer writes with. As the bases are, or as `like` is."""
         return self._base("p_dw", like).addmm(self.mixing(label, like), self._base("c_rw", like))
 
     def inverse(self, label: str, like: Tensor | None = None) -> Tensor:
-        """Q [w, d] of a label: what a sub-layer reads with. float64 on the CPU, or as `like` is."""
+        """Q [w, d] of a label: what a sub-layer reads with. As the bases are, or as `like` is."""
         d_rd = self._gaussian(f"{label}/D", like).T
         return self._base("q_wd", like).addmm(self._base("d_wr", like), d_rd)
 
@@ -129,7 +129,8 @@ class Space:
 
         sample_dr = torch.from_numpy(self.stream(label).normal((self.d, self.settings.h // 2)))
         sample_dr *= self.settings.null_scale * self.d**-0.5
-        return sample_dr if like is None else sample_dr.to(like.device, like.dtype)
+        like = self.shared() if like is None else like
+        return sample_dr.to(like.device, like.dtype)
 
     def _base(self, name: str, like: Tensor | None) -> Tensor:
         base = self.bases[name]
