@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Rows (or columns) multiplied at once: large enough for full speed, small enough that the float32 copies of a
 # piece do not count beside the tensor itself.
-PIECE = 512
+PIECE = 256
 
 
 def wide(tensor: Tensor) -> Tensor:
