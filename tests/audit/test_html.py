@@ -114,6 +114,18 @@ def test_plots_show_the_figures() -> None:
     assert '<line class="span" x1="60.02%" x2="78.76%"' in row
 
 
+def test_attacks_on_one_setting_stand_together() -> None:
+    sweep = [replace(found, setting=f"epsilon {e}") for e in (1, 8) for found in (LOW, HIGH)]
+    read = Reader(page(report(*sweep)))
+    text = " ".join(read.texts).split("What each attack recovers")[1].split("Findings")[0]
+    parts = ["epsilon 1", "exact Bayes", "mask", "epsilon 8", "exact Bayes", "mask"]
+    places = [text.index(part, start) for part, start in zip(parts, (0, 0, 0, 1, 1, 1), strict=True)]
+    assert places[:3] == sorted(places[:3])
+    assert text.count("epsilon") == 2
+    assert text.rindex("exact Bayes") > text.index("epsilon 8")
+    assert "setting" not in [attributes.get("class") for attributes in Reader(page(FULL)).named("h3")]
+
+
 def test_right_words_are_marked_where_they_were_hidden() -> None:
     text = page(FULL)
     assert 'a <span class="gone">good</span> <span class="gone">tale</span>' in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,52 @@ def test_the_verdict_is_in_plain_words(made: Report, words: list[str]) -> None:
         assert word in made.verdict
 
 
+AT_1, AT_8 = (replace(found, setting=f"epsilon {e}") for found, e in ((WEAK, 1), (WORDS, 8)))
+AT_3 = replace(WORDS, name="averaging", setting="epsilon 3", value=0.25, low=0.2)
+
+
+@pytest.mark.parametrize(
+    ("findings", "headline"),
+    [
+        ((AT_3, AT_8), "25.0 % (epsilon 3) to 30.0 % (epsilon 8) of the replaced words can be read back."),
+        (
+            (AT_1, AT_3, AT_8),
+            "Up to 30.0 % of the replaced words can be read back (epsilon 8); at some settings no attack is "
+            "shown to beat guessing.",
+        ),
+        ((AT_1, replace(AT_1, setting="epsilon 2")), "No attack is shown to beat guessing at any setting."),
+        (
+            (replace(AT_3, metric="ttrsr"), AT_8),
+            "Up to 30.0 % of the replaced words can be read back (epsilon 8).",
+        ),
+        ((AT_8,), "30.0 % of the replaced words can be read back."),
+        ((AT_8, replace(MISSING, setting="epsilon 1")), "30.0 % of the replaced words can be read back."),
+    ],
+)
+def test_a_sweep_is_told_from_where_least_is_read_to_where_most_is(
+    findings: tuple[Finding, ...], headline: str
+) -> None:
+    assert report(*findings).headline == headline
+
+
+def test_a_sweep_rests_on_the_strongest_attack_at_each_setting() -> None:
+    weaker = replace(AT_8, name="weaker", value=0.2)
+    details = report(AT_1, AT_3, weaker, AT_8, gate=0.25).details
+    assert [line.split(",")[0] for line in details] == [
+        "epsilon 1: mask",
+        "epsilon 3: averaging",
+        "epsilon 8: bayes",
+    ]
+    assert (
+        details[2]
+        == "epsilon 8: bayes, 30.0 % token recovery (95 % interval 27.2 % to 32.9 %); guessing 10.0 %."
+    )
+    assert (
+        report(AT_1, AT_8, gate=0.25).gate_sentence
+        == "Not passed: bayes, epsilon 8 may be above the bound of 25.0 %."
+    )
+
+
 def test_figures_read_well() -> None:
     values = (0, 2.03e-5, 0.00051, 0.0123, 0.5, 1.0)
     assert [figure("ttrsr", value) for value in values] == [
@@ -114,7 +161,7 @@ def test_a_report_survives_json() -> None:
         cost_s=3,
     )
     record = json.loads(json.dumps(made.to_dict()))
-    assert record["worst"] == {"name": "a", "metric": "ttrsr", "high": 0.2}
+    assert record["worst"] == {"name": "a", "setting": "", "metric": "ttrsr", "high": 0.2}
     assert record["passed"] is True
     assert record["findings"][0]["examples"] == [{"original": "p", "seen": "s", "recovered": "r"}]
     assert record["findings"][1]["reason"] == MISSING.reason

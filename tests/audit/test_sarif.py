@@ -11,7 +11,9 @@ from transom.audit.finding import Example, Finding, not_run, share
 from transom.audit.report import Report
 from transom.audit.sarif import sarif
 
-HIGH = share("exact Bayes, epsilon 8", "token recovery", hits=70, n=100, baseline=0.1, cost_s=2)
+HIGH = replace(
+    share("exact Bayes", "token recovery", hits=70, n=100, baseline=0.1, cost_s=2), setting="epsilon 8"
+)
 SOME = share("mask", "token recovery", hits=20, n=100, baseline=0.1, cost_s=2)
 NONE = share("guess", "token recovery", hits=10, n=100, baseline=0.1, cost_s=2)
 TWO_OF_A_NAME = replace(NONE, metric="top-10 token recovery")
@@ -62,6 +64,13 @@ def test_levels_follow_the_gate_and_chance() -> None:
     assert levels == ["error", "warning", "note"]
     without = [result["level"] for result in log(HIGH, SOME, NONE, gate=None)["runs"][0]["results"]]
     assert without == ["warning", "warning", "note"]
+
+
+def test_an_attack_is_one_rule_at_every_setting() -> None:
+    (run,) = log(HIGH, replace(HIGH, setting="epsilon 1"))["runs"]
+    assert [rule["name"] for rule in run["tool"]["driver"]["rules"]] == ["exact Bayes"]
+    assert [result["properties"]["setting"] for result in run["results"]] == ["epsilon 8", "epsilon 1"]
+    assert run["results"][0]["message"]["text"].startswith("exact Bayes, epsilon 8: 70.0 %")
 
 
 def test_what_was_not_run_is_a_notification_and_no_result() -> None:

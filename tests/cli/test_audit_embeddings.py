@@ -59,7 +59,7 @@ def reported(capsys: pytest.CaptureFixture[str], line: str, code: int = 0) -> di
 
 
 def by_name(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {one["name"]: one for one in record["findings"]}
+    return {", ".join(filter(None, (one["name"], one["setting"]))): one for one in record["findings"]}
 
 
 def test_bare_rows_are_read_and_noise_is_swept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ Source: own design; dots and intervals on one scale as in Cleveland 1985, "The E
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -23,15 +23,21 @@ _STEPS = 4  # parts that an axis is divided into
 _PANEL = 240  # height of a frontier panel in pixels
 
 
-def recovery_chart(findings: Iterable[Finding], gate: float | None) -> str:
-    """A row for each attack that ran: interval, value and guessing on one scale, highest first."""
+def recovery_chart(findings: Sequence[Finding], gate: float | None) -> str:
+    """A row for each attack that ran: interval, value and guessing on one scale, highest first; those of one
+    setting of a sweep together."""
     run = sorted((found for found in findings if found.value is not None), key=lambda f: -(f.value or 0))
     if not run:
         return ""
     ends = [end for f in run for end in (f.value, f.high, f.baseline, gate) if end is not None]
     top = _scale(max(ends), 1.0 if all(f.metric != EPSILON_METRIC for f in run) else None)
     several = len({found.metric for found in run}) > 1
-    rows = "".join(_row(found, top, gate, with_metric=several) for found in run)
+    settings = list(dict.fromkeys(found.setting for found in findings if found.value is not None))
+    rows = "".join(
+        f'<h3 class="setting">{escape(setting)}</h3>' * (len(settings) > 1)
+        + "".join(_row(found, top, gate, with_metric=several) for found in run if found.setting == setting)
+        for setting in settings
+    )
     return f'{_legend(run, gate)}<div class="rows">{rows}{_axis(run[0].metric, top)}</div>'
 
 
@@ -52,7 +58,7 @@ def _row(found: Finding, top: float, gate: float | None, *, with_metric: bool) -
     if gate is not None and gauge(found) is not None:
         parts.append(_line(gate / top, gate / top, "gate"))
     parts.append(f'<circle class="dot" cx="{_at(value / top)}" cy="50%" r="5.5"/>')
-    spoken = f"{found.name}: {figure(found.metric, value)}"
+    spoken = f"{found.label}: {figure(found.metric, value)}"
     if span(found):
         spoken += f", 95 % interval {span(found)}"
     if found.baseline is not None:

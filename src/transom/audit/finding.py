@@ -36,12 +36,13 @@ class Finding:
     """One attack's outcome. `value` is in units of `metric`, between `low` and `high` with 95 % confidence.
 
     `baseline` is what guessing reaches, `n` the number of trials behind `value`, `cost_s` the seconds spent.
-    A finding that was "not run" has None for its figures and says in `reason` what was missing. At most
-    MAX_EXAMPLES `examples` are shown.
+    `setting` is the point of a sweep that it belongs to, empty without one. A finding that was "not run" has
+    None for its figures and says in `reason` what was missing. At most MAX_EXAMPLES `examples` are shown.
     """
 
     name: str
     metric: str
+    setting: str = ""
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -56,6 +57,11 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, in the order of the fields."""
         return asdict(self)
+
+    @property
+    def label(self) -> str:
+        """The attack, and its setting where there are several."""
+        return f"{self.name}, {self.setting}" if self.setting else self.name
 
     @property
     def above_chance(self) -> bool:

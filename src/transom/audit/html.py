@@ -80,7 +80,7 @@ def _what(report: Report) -> str:
 def _header(report: Report) -> str:
     label, mark = {True: ("Passed", "good"), False: ("Not passed", "bad"), None: ("", "")}[report.passed]
     badge = f'<strong class="badge {mark}">{label}</strong>' if label else ""
-    lead = "".join(f"<p>{_unbroken(text)}</p>" for text in (report.details, report.gate_sentence) if text)
+    lead = "".join(f"<p>{_unbroken(text)}</p>" for text in (*report.details, report.gate_sentence) if text)
     day, _, time = report.created.partition("T")
     return (
         f'<header><p class="eyebrow">Audit of {_what(report)} <span>'
@@ -144,7 +144,7 @@ def _findings(report: Report) -> str:
 
 def _finding(found: Finding, gate: float | None, heads: tuple[str, ...], *, with_metric: bool) -> str:
     note = "; ".join(filter(None, (found.metric if with_metric else "", found.note)))
-    name = f'<th scope="row" role="rowheader">{escape(found.name)}<small>{escape(note)}</small></th>'
+    name = f'<th scope="row" role="rowheader">{escape(found.label)}<small>{escape(note)}</small></th>'
     if found.value is None:
         reason = f'<td role="cell" class="reason" colspan="5"><b>Not run:</b> {escape(found.reason)}</td>'
         return f'<tr role="row" class="missing">{name}{reason}</tr>'
@@ -165,7 +165,7 @@ def _examples(report: Report) -> str:
     if not shown:
         return ""
     blocks = "".join(
-        f"<details{' open' * (found is shown[0])}><summary>{escape(found.name)}"
+        f"<details{' open' * (found is shown[0])}><summary>{escape(found.label)}"
         f' <span class="metric">{figure(found.metric, found.value or 0.0)}</span></summary>'
         f'<ol class="examples">{"".join(map(_example, found.examples[:MAX_EXAMPLES]))}</ol></details>'
         for found in shown

@@ -81,36 +81,36 @@ class Report:
     @property
     def verdict(self) -> str:
         """The outcome in plain words: the gate where there is one, the headline, and what it rests on."""
-        return " ".join(filter(None, (self.gate_sentence, self.headline, self.details)))
+        return " ".join(filter(None, (self.gate_sentence, self.headline, *self.details)))
 
     @property
     def headline(self) -> str:
-        """One short sentence."""
+        """One short sentence; for a sweep, from the setting where least is read to that where most is."""
         best = self._strongest
         if best is None:
             return "Nothing was measured."
+        if len(self._by_setting) > 1:
+            return _swept(self._by_setting)
         if best.metric == EPSILON_METRIC:
             outcome = "is broken" if best.above_chance else "was not refuted"
             return f"The claim of epsilon {best.baseline or 0.0:g} {outcome}."
         if not best.above_chance:
             return "No attack is shown to beat guessing."
-        what = _PLAIN_WORDS.get(
-            best.metric.removeprefix("top-1 "), f"{best.metric} is what an attacker reaches"
-        )
-        return f"{figure(best.metric, best.value or 0.0)} {what}."
+        return f"{figure(best.metric, best.value or 0.0)} {_plain_words(best.metric)}."
 
     @property
-    def details(self) -> str:
-        """What the headline rests on: the strongest attack beside guessing, or what was missing."""
+    def details(self) -> tuple[str, ...]:
+        """What the headline rests on: the strongest attack beside guessing, at each setting; or what was
+        missing."""
         best = self._strongest
         if best is None:
             why = {found.reason for found in self.findings if found.reason}
-            return f"Reason: {why.pop()}." if len(why) == 1 else "No attack could be run."
+            return (f"Reason: {why.pop()}." if len(why) == 1 else "No attack could be run.",)
         if best.metric == EPSILON_METRIC:
-            return f"What was drawn certifies an epsilon of {span(best)}; {best.note}."
-        reached = f"{figure(best.metric, best.value or 0.0)} {best.metric}"
-        guessing = "" if best.baseline is None else f"; guessing {figure(best.metric, best.baseline)}"
-        return f"The strongest attack, {best.name}: {reached} (95 % interval {span(best)}){guessing}."
+            return (f"What was drawn certifies an epsilon of {span(best)}; {best.note}.",)
+        if len(self._by_setting) == 1:
+            return (f"The strongest attack, {best.name}: {_reached(best)}.",)
+        return tuple(f"{one.setting}: {one.name}, {_reached(one)}." for one in self._by_setting)
 
     @property
     def gate_sentence(self) -> str:
@@ -123,13 +123,19 @@ class Report:
             return f"Passed: within the bound of {bound}."
         if exceeds(worst, self.gate):
             reach = "is" if worst.high is None else "may be"
-            return f"Not passed: {worst.name} {reach} above the bound of {bound}."
+            return f"Not passed: {worst.label} {reach} above the bound of {bound}."
         return f"Not passed: {INTERRUPTED}."
 
     @property
     def _strongest(self) -> Finding | None:
         """The gated finding that reads most; one above guessing goes before any that is not."""
-        return max(self._gated, key=lambda found: (found.above_chance, found.value or 0.0), default=None)
+        return max(self._gated, key=_strength, default=None)
+
+    @cached_property
+    def _by_setting(self) -> list[Finding]:
+        """The strongest at each setting, in the order of the sweep."""
+        settings = dict.fromkeys(found.setting for found in self._gated)
+        return [max((f for f in self._gated if f.setting == one), key=_strength) for one in settings]
 
     @property
     def _gated(self) -> list[Finding]:
@@ -142,7 +148,13 @@ class Report:
             "kind": self.kind,
             "target": dict(self.target),
             "verdict": self.verdict,
-            "worst": worst and {"name": worst.name, "metric": worst.metric, "high": worst.high},
+            "worst": worst
+            and {
+                "name": worst.name,
+                "setting": worst.setting,
+                "metric": worst.metric,
+                "high": worst.high,
+            },
             "gate": self.gate,
             "passed": self.passed,
             "findings": [found.to_dict() for found in self.findings],
@@ -150,6 +162,37 @@ class Report:
             "created": self.created,
             "cost_s": self.cost_s,
         }
+
+
+def _strength(found: Finding) -> tuple[bool, float]:
+    return found.above_chance, found.value or 0.0
+
+
+def _swept(by_setting: list[Finding]) -> str:
+    """The headline of several settings."""
+    beating = [found for found in by_setting if found.above_chance]
+    if not beating:
+        return "No attack is shown to beat guessing at any setting."
+    least, most = (end(beating, key=_strength) for end in (min, max))
+    share, what = figure(most.metric, most.value or 0.0), _plain_words(most.metric)
+    if len(beating) < len(by_setting):
+        return f"Up to {share} {what} ({most.setting}); at some settings no attack is shown to beat guessing."
+    if least.metric != most.metric:
+        return f"Up to {share} {what} ({most.setting})."
+    lowest = figure(least.metric, least.value or 0.0)
+    return f"{lowest} ({least.setting}) to {share} ({most.setting}) {what}."
+
+
+def _plain_words(metric: str) -> str:
+    return _PLAIN_WORDS.get(metric.removeprefix("top-1 "), f"{metric} is what an attacker reaches")
+
+
+def _reached(found: Finding) -> str:
+    """Value, interval and guessing."""
+    guessing = "" if found.baseline is None else f"; guessing {figure(found.metric, found.baseline)}"
+    return (
+        f"{figure(found.metric, found.value or 0.0)} {found.metric} (95 % interval {span(found)}){guessing}"
+    )
 
 
 def gauge(found: Finding) -> float | None:

@@ -59,10 +59,11 @@ def _result(found: Finding, ids: list[str], report: Report) -> dict[str, Any]:
         "ruleId": rule,
         "ruleIndex": ids.index(rule),
         "level": _level(found, report.gate),
-        "message": {"text": f"{found.name}: {value} {found.metric} (95 % interval {span(found)})"},
+        "message": {"text": f"{found.label}: {value} {found.metric} (95 % interval {span(found)})"},
         "locations": [_location(target, report.kind)],
         "properties": {
             "metric": found.metric,
+            "setting": found.setting,
             "value": found.value,
             "low": found.low,
             "high": found.high,
@@ -91,7 +92,7 @@ def _notification(found: Finding, ids: list[str]) -> dict[str, Any]:
     return {
         "associatedRule": {"id": _rule_id(found), "index": ids.index(_rule_id(found))},
         "level": "warning",
-        "message": {"text": f"{found.name} was not run: {found.reason}"},
+        "message": {"text": f"{found.label} was not run: {found.reason}"},
     }
 
 

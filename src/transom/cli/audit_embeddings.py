@@ -167,7 +167,7 @@ def _decoder(loaded: Checkpoint) -> Any:
 
 
 def _named(found: Sequence[Finding], noise: Noise) -> list[Finding]:
-    return [replace(one, name=f"{one.name}, {_spelled(noise)}") for one in found]
+    return [replace(one, setting=_spelled(noise)) for one in found]
 
 
 def _spelled(noise: Noise) -> str:

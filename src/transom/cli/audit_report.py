@@ -134,7 +134,7 @@ def _write(report: Report, options: Options) -> None:
 
 def _shut_by(report: Report) -> str:
     worst = report.worst
-    return "no attack ran" if worst is None else f"{worst.name}: {span(worst)} ({worst.metric})"
+    return "no attack ran" if worst is None else f"{worst.label}: {span(worst)} ({worst.metric})"
 
 
 def _table(report: Report, *, notes: bool) -> Table:
@@ -149,7 +149,7 @@ def _table(report: Report, *, notes: bool) -> Table:
         table.add_column("note")
     for found in report.findings:
         cells = (
-            found.name,
+            found.label,
             *[found.metric] * several,
             *_figures(found),
             *[found.note or found.reason] * notes,
@@ -166,4 +166,4 @@ def _figures(found: Finding) -> tuple[str, ...]:
 
 
 def _reasons(report: Report) -> list[str]:
-    return [f"not run: {found.name}: {found.reason}" for found in report.findings if found.reason]
+    return [f"not run: {found.label}: {found.reason}" for found in report.findings if found.reason]

@@ -139,7 +139,7 @@ def words(
             budget_s=(ends - time.monotonic()) / (len(epsilons) - number),
             progress=options.progress,
         )
-        findings += [replace(each, name=f"{each.name}, epsilon {one:g}") for each in found]
+        findings += [replace(each, setting=f"epsilon {one:g}") for each in found]
         if interrupted(found):
             break
         settings += at_epsilon(one, case.sanitizer, [each for each in found if each.name != averaging.NAME])
