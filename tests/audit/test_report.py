@@ -12,6 +12,7 @@ from transom.audit.report import EPSILON_METRIC, Frontier, FrontierPoint, Report
 
 WORDS = share("bayes", "token recovery", hits=300, n=1000, baseline=0.1, cost_s=2)
 WEAK = share("mask", "token recovery", hits=100, n=1000, baseline=0.1, cost_s=1)
+CONTEXT = share("contextual", "token recovery", hits=450, n=1000, baseline=0.44, cost_s=1)
 SMALL = share("tiny", "token recovery", hits=1, n=4, baseline=0.1, cost_s=1)
 LIST = share("tfma", "top-100 token recovery", hits=990, n=1000, baseline=0.1, cost_s=1)
 MISSING = not_run("beam", "token recovery", "no language to search with")
@@ -67,6 +68,7 @@ def test_the_gate(findings: tuple[Finding, ...], gate: float | None, passed: boo
             report(SMALL, WORDS),
             ["30.0 % of the replaced"],
         ),  # four trials show nothing, however far they reach
+        (report(CONTEXT, WORDS), ["45.0 % of the replaced words can be read back", "guessing 44.0 %"]),
         (report(WEAK), ["No attack is shown to beat guessing"]),
         (report(WORDS, gate=0.2), ["Not passed: bayes may be above the bound of 20.0 %"]),
         (report(WORDS, gate=0.9), ["Passed: within the bound of 90.0 %"]),
@@ -114,7 +116,7 @@ def test_a_sweep_is_told_from_where_least_is_read_to_where_most_is(
 
 
 def test_a_sweep_rests_on_the_strongest_attack_at_each_setting() -> None:
-    weaker = replace(AT_8, name="weaker", value=0.2)
+    weaker = replace(AT_8, name="weaker", value=0.4, low=0.2)  # of few trials
     details = report(AT_1, AT_3, weaker, AT_8, gate=0.25).details
     assert [line.split(",")[0] for line in details] == [
         "epsilon 1: mask",

@@ -90,11 +90,11 @@ class Report:
         if best is None:
             return "Nothing was measured."
         if len(self._by_setting) > 1:
-            return _swept(self._by_setting)
+            return self._swept
         if best.metric == EPSILON_METRIC:
             outcome = "is broken" if best.above_chance else "was not refuted"
             return f"The claim of epsilon {best.baseline or 0.0:g} {outcome}."
-        if not best.above_chance:
+        if not any(found.above_chance for found in self._gated):
             return "No attack is shown to beat guessing."
         return f"{figure(best.metric, best.value or 0.0)} {_plain_words(best.metric)}."
 
@@ -128,7 +128,7 @@ class Report:
 
     @property
     def _strongest(self) -> Finding | None:
-        """The gated finding that reads most; one above guessing goes before any that is not."""
+        """The gated finding that surely reads most, be it no more than guessing reads."""
         return max(self._gated, key=_strength, default=None)
 
     @cached_property
@@ -136,6 +136,23 @@ class Report:
         """The strongest at each setting, in the order of the sweep."""
         settings = dict.fromkeys(found.setting for found in self._gated)
         return [max((f for f in self._gated if f.setting == one), key=_strength) for one in settings]
+
+    @property
+    def _swept(self) -> str:
+        """The headline of several settings."""
+        beaten = {found.setting for found in self._gated if found.above_chance}
+        shown = [found for found in self._by_setting if found.setting in beaten]
+        if not shown:
+            return "No attack is shown to beat guessing at any setting."
+        least, most = (end(shown, key=_strength) for end in (min, max))
+        share, what = figure(most.metric, most.value or 0.0), _plain_words(most.metric)
+        if len(shown) < len(self._by_setting):
+            rest = "at some settings no attack is shown to beat guessing"
+            return f"Up to {share} {what} ({most.setting}); {rest}."
+        if least.metric != most.metric:
+            return f"Up to {share} {what} ({most.setting})."
+        lowest = figure(least.metric, least.value or 0.0)
+        return f"{lowest} ({least.setting}) to {share} ({most.setting}) {what}."
 
     @property
     def _gated(self) -> list[Finding]:
@@ -164,23 +181,8 @@ class Report:
         }
 
 
-def _strength(found: Finding) -> tuple[bool, float]:
-    return found.above_chance, found.value or 0.0
-
-
-def _swept(by_setting: list[Finding]) -> str:
-    """The headline of several settings."""
-    beating = [found for found in by_setting if found.above_chance]
-    if not beating:
-        return "No attack is shown to beat guessing at any setting."
-    least, most = (end(beating, key=_strength) for end in (min, max))
-    share, what = figure(most.metric, most.value or 0.0), _plain_words(most.metric)
-    if len(beating) < len(by_setting):
-        return f"Up to {share} {what} ({most.setting}); at some settings no attack is shown to beat guessing."
-    if least.metric != most.metric:
-        return f"Up to {share} {what} ({most.setting})."
-    lowest = figure(least.metric, least.value or 0.0)
-    return f"{lowest} ({least.setting}) to {share} ({most.setting}) {what}."
+def _strength(found: Finding) -> float:
+    return found.low or 0.0
 
 
 def _plain_words(metric: str) -> str:
