@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 NOT_CALLABLE = "a string"
@@ -84,8 +85,78 @@ def killed(_: object) -> int:
     return 1
 
 
-def nothing(_: object) -> None:
-    return None
+def interrupts(_: object) -> int:
+    raise KeyboardInterrupt("text that nobody may see")
+
+
+class OwnExit(BaseException):
+    pass
+
+
+def raises_its_own(_: object) -> int:
+    raise OwnExit("text that nobody may see")
+
+
+class Odd:
+    """An output whose own methods raise."""
+
+    def __init__(self, **methods: BaseException) -> None:
+        self.methods = methods
+
+    def __hash__(self) -> int:
+        return self._say("hash")
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._say("eq"))
+
+    def _say(self, method: str) -> int:
+        if method in self.methods:
+            raise self.methods[method]
+        return 0
+
+
+class OddArray:
+    def __array__(self, *_: object) -> Any:
+        raise KeyboardInterrupt("text that nobody may see")
+
+
+def odd_hash(_: object) -> Odd:
+    return Odd(hash=ValueError("text that nobody may see"))
+
+
+def odd_equality(_: object) -> Odd:
+    return Odd(eq=KeyboardInterrupt("text that nobody may see"))
+
+
+def odd_array(_: object) -> OddArray:
+    return OddArray()
+
+
+def holds_itself(_: object) -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+def writes_everywhere(value: str) -> str:
+    for number in range(3, 1024):
+        with suppress(OSError):
+            os.write(number, b"text that nobody may see\n")
+    return coin(value)
+
+
+def closes_everything(value: str) -> str:
+    os.closerange(3, 1024)
+    time.sleep(1000)
+    return coin(value)
+
+
+def suppresses(value: str) -> str | None:
+    return random.choice([None, value])
+
+
+def suppresses_inside(value: str) -> tuple[str | None, int]:
+    return suppresses(value), 1
 
 
 def a_dict(_: object) -> dict[str, int]:
@@ -94,6 +165,10 @@ def a_dict(_: object) -> dict[str, int]:
 
 def an_object(_: object) -> object:
     return object()
+
+
+def an_object_inside(_: object) -> tuple[object]:
+    return (object(),)
 
 
 def a_set_inside(_: object) -> tuple[set[int]]:
@@ -106,3 +181,12 @@ def ragged(_: object) -> list[float]:
 
 def now_a_word(_: object) -> Any:
     return random.choice([1.0, "word"])
+
+
+def never_twice(value: str) -> str:
+    return f"{value}{random.getrandbits(64)}"
+
+
+def slow_coin(value: str) -> str:
+    time.sleep(0.005)
+    return coin(value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transom.audit import draws
 from transom.audit.draws import Encoder, draw, serve
 from transom.errors import MisconfiguredError
 
@@ -59,12 +60,19 @@ def test_what_it_prints_is_not_taken_for_an_output() -> None:
         ("leaves", "raised SystemExit on draw 1$"),
         ("ends", r"ended its process \(exit code 3\) after 0 draws"),
         ("killed", r"ended its process \(SIGKILL\) after 0 draws"),
-        ("nothing", "returned a NoneType"),
+        ("interrupts", "raised KeyboardInterrupt on draw 1$"),
+        ("raises_its_own", "raised OwnExit on draw 1$"),
+        ("odd_hash", "a Odd that could not be compared: it raised ValueError on draw 1$"),
+        ("odd_equality", "a Odd that could not be compared: it raised KeyboardInterrupt on draw 1$"),
+        ("odd_array", "a OddArray that could not be compared: it raised KeyboardInterrupt on draw 1$"),
+        ("holds_itself", "a list that could not be compared: it raised RecursionError on draw 1$"),
+        ("writes_everywhere", "sent something unreadable"),
         ("a_dict", "returned a dict"),
         ("an_object", "returned a object"),
-        ("a_set_inside", "returned a tuple that cannot be hashed"),
+        ("an_object_inside", "returned a tuple with a object in it"),
+        ("a_set_inside", "returned a tuple with a set in it"),
         ("ragged", "floats where earlier outputs had"),
-        ("now_a_word", "floats where earlier outputs had"),
+        ("now_a_word", r"floats on some draws and something else \(str\) on others; one kind is needed"),
         ("NOT_CALLABLE", "is a str, which cannot be called"),
         ("absent", r"cannot be imported \(AttributeError\)"),
     ],
@@ -73,6 +81,28 @@ def test_a_mechanism_that_fails_is_an_error_with_its_reason(name: str, reason: s
     with pytest.raises(MisconfiguredError, match=reason) as caught:
         drawn(name, samples=60)
     assert "nobody may see" not in str(caught.value)
+
+
+def test_a_module_that_exits_on_import_is_an_error_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("exits.py").write_text("import sys; sys.exit('text that nobody may see')")
+    with pytest.raises(MisconfiguredError, match=r"exits:f raised SystemExit on import$"):
+        draw("exits:f", "a", "b", 50, 60)
+
+
+def test_one_that_closes_the_pipe_and_goes_on_is_not_called_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "_ENDING_S", 0.5)
+    with pytest.raises(MisconfiguredError, match="closed the pipe for its outputs after 0 draws"):
+        drawn("closes_everything")
+
+
+@pytest.mark.parametrize("name", ["suppresses", "suppresses_inside"])
+def test_none_is_an_output_like_others(name: str) -> None:
+    found = drawn(name, samples=200)
+    assert len(set(found.a)) == len(set(found.b)) == 2
+    assert len(set(found.a) & set(found.b)) == 1
 
 
 def test_one_that_hangs_is_stopped() -> None:
@@ -111,3 +141,25 @@ def test_equal_outputs_share_an_identity() -> None:
         2,
         0,
     ]
+
+
+def test_arrays_and_tensors_of_integers_are_compared_by_value() -> None:
+    torch = pytest.importorskip("torch")
+    encode = Encoder()
+    assert [
+        encode(output) for output in (torch.tensor([1, 2]), np.array([1, 2]), [1, 2], np.int64(1), 1)
+    ] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
+
+
+@pytest.mark.parametrize("outputs", [(1.0, "x"), ("x", 1.0), (1.0, None), (None, [1.0, 2.0])])
+def test_two_kinds_of_output_are_named(outputs: tuple[object, object]) -> None:
+    encode = Encoder()
+    encode(outputs[0])
+    with pytest.raises(MisconfiguredError, match=r"something else \((str|NoneType)\) on others"):
+        encode(outputs[1])

@@ -3,7 +3,7 @@
 The process is told a place `module:callable` and two JSON inputs, calls the mechanism on each in turn, and
 sends numbers through a pipe: an identity for each distinct hashable output, or the floats of a vector. So
 nothing is unpickled here, and a mechanism that hangs is stopped, with what it had drawn until then; one that
-raises, returns a wrong type or ends its process is an error that says so.
+raises, returns a wrong type, writes into the pipe or ends its process is an error that says so.
 
 Threat model: the mechanism is the user's own code. Does not protect against: one that sets out to deceive,
 or to harm the machine that it runs on.
@@ -14,8 +14,11 @@ Shapes: N draws, D floats of an output.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -35,6 +38,8 @@ from transom.errors import MisconfiguredError, TransomError
 
 Samples = NDArray[Any]  # int64 identities [N], or float64 vectors [N, D]
 _CHUNK, _CHUNK_S = 1024, 0.2
+_ENDING_S = 5.0  # for a process that closed its pipe to say how it ends
+_FAR_FD = 100  # descriptors that a mechanism writes to by number lie below
 _NO_VALUE = (None, object.__hash__)  # two outputs of such a type are never equal
 
 
@@ -51,15 +56,21 @@ class Encoder:
 
     def __init__(self) -> None:
         self._identity: dict[Hashable, int] = {}
-        self._width: int | None = None
+        self._first: tuple[int, str] | None = None
 
     def __call__(self, output: object) -> int | NDArray[np.float64]:
         """Raises MisconfiguredError for an output that can be neither compared nor measured."""
         vector_D = _as_vector(output)
-        width = 0 if vector_D is None else len(vector_D)
-        if self._width not in (None, width):
-            raise MisconfiguredError(f"returned {width} floats where earlier outputs had {self._width}")
-        self._width = width
+        width, kind = 0 if vector_D is None else len(vector_D), type(output).__name__
+        first_width, first_kind = self._first = self._first or (width, kind)
+        if width != first_width and width and first_width:
+            raise MisconfiguredError(f"returned {width} floats where earlier outputs had {first_width}")
+        if width != first_width:
+            other = first_kind if width else kind
+            raise MisconfiguredError(
+                f"returned floats on some draws and something else ({other}) on others; one kind is needed "
+                "(nan can stand for a missing float)"
+            )
         if vector_D is not None:
             return vector_D
         return self._identity.setdefault(_comparable(output), len(self._identity))
@@ -85,16 +96,16 @@ def draw(place: str, a: object, b: object, samples: int, timeout_s: float) -> Dr
     try:
         with process.stdin as pipe, suppress(BrokenPipeError):  # type: ignore[union-attr]
             pipe.write(request.encode())
-        sent = _received(source, process, deadline)
+        sent, over = _received(source, process, deadline)
+        pairs, error = _parsed(sent)
+        drawn = sum(len(chunk) for chunk in pairs)
+        if error is None and over and drawn < samples:
+            error = f"{_ending(process)} after {drawn} draws"
     finally:
         os.close(source)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
-    pairs, error = _parsed(sent)
-    drawn = sum(len(chunk) for chunk in pairs)
-    if error is None and drawn < samples and time.monotonic() < deadline:
-        error = f"ended its process ({_ending(code)}) after {drawn} draws"
+        process.wait()
     if error is not None:
         raise MisconfiguredError(f"the mechanism {error}")
     if not drawn:
@@ -103,8 +114,8 @@ def draw(place: str, a: object, b: object, samples: int, timeout_s: float) -> Dr
     return Draws(all_pairs[:, 0], all_pairs[:, 1])
 
 
-def _received(source: int, process: subprocess.Popen[bytes], deadline: float) -> bytearray:
-    """All bytes until the end, the deadline, or the death of the process."""
+def _received(source: int, process: subprocess.Popen[bytes], deadline: float) -> tuple[bytearray, bool]:
+    """All bytes until the end or the deadline, and whether it was the end: a closed pipe, a dead process."""
     sent = bytearray()
     while (left_s := deadline - time.monotonic()) > 0:
         dead = process.poll() is not None
@@ -112,8 +123,8 @@ def _received(source: int, process: subprocess.Popen[bytes], deadline: float) ->
         piece = os.read(source, 1 << 20) if ready else b""
         sent += piece
         if (ready and not piece) or (dead and not ready):
-            break
-    return sent
+            return sent, True
+    return sent, False
 
 
 def _parsed(sent: bytearray) -> tuple[list[Samples], str | None]:
@@ -121,18 +132,31 @@ def _parsed(sent: bytearray) -> tuple[list[Samples], str | None]:
     pairs: list[Samples] = []
     start = 0
     while (line_end := sent.find(b"\n", start)) >= 0:
-        head = json.loads(sent[start:line_end])
-        if "error" in head:
-            return pairs, str(head["error"])
-        start = line_end + 1 + int(np.prod(head["shape"])) * 8
-        if start > len(sent):
-            break
-        pairs.append(np.frombuffer(sent[line_end + 1 : start], head["type"]).reshape(head["shape"]))
+        try:
+            head = json.loads(sent[start:line_end])
+            if "error" in head:
+                return pairs, str(head["error"])
+            start = line_end + 1 + math.prod(head["shape"]) * 8
+            if start > len(sent):
+                break
+            pairs.append(np.frombuffer(sent[line_end + 1 : start], head["type"]).reshape(head["shape"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return pairs, "sent something unreadable; does it write to file descriptors it did not open?"
     return pairs, None
 
 
-def _ending(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    """How it ended, asked before anyone kills it."""
+    try:
+        code = process.wait(_ENDING_S)
+    except subprocess.TimeoutExpired:
+        return "closed the pipe for its outputs"
+    if code >= 0:
+        return f"ended its process (exit code {code})"
+    name = f"signal {-code}"
+    with suppress(ValueError):  # signals without a name
+        name = signal.Signals(-code).name
+    return f"ended its process ({name})"
 
 
 def _as_vector(output: object) -> NDArray[np.float64] | None:
@@ -146,27 +170,37 @@ def _as_vector(output: object) -> NDArray[np.float64] | None:
     return array.astype(np.float64).ravel() if array.dtype.kind == "f" and array.size else None
 
 
-def _comparable(output: Any) -> Hashable:
-    frozen = _frozen(output)
-    if frozen is None or getattr(type(frozen), "__hash__", None) in _NO_VALUE:
-        raise MisconfiguredError(f"returned a {type(output).__name__}, neither hashable by value nor floats")
+def _comparable(output: object) -> Hashable:
+    frozen, kind = _frozen(output), type(output).__name__
+    if part := _without_value(frozen):
+        inside = "" if part == kind else f" with a {part} in it"
+        raise MisconfiguredError(f"returned a {kind}{inside}, neither hashable by value nor floats")
     try:
         hash(frozen)
     except TypeError:
-        raise MisconfiguredError(f"returned a {type(output).__name__} that cannot be hashed") from None
+        raise MisconfiguredError(f"returned a {kind} that cannot be hashed") from None
     return frozen  # type: ignore[no-any-return]
 
 
 def _frozen(output: Any) -> Any:
-    if isinstance(output, np.ndarray):
-        output = output.tolist()
+    """`output` with tuples for its lists and arrays."""
+    if hasattr(output, "__array__"):  # tensors too, whose own hash is by object
+        output = np.asarray(output).tolist()
     return tuple(map(_frozen, output)) if isinstance(output, list | tuple) else output
+
+
+def _without_value(frozen: Any) -> str:
+    """The type of a part that is never equal to another, if there is one."""
+    if isinstance(frozen, tuple):
+        return next(filter(None, map(_without_value, frozen)), "")
+    by_value = frozen is None or getattr(type(frozen), "__hash__", None) not in _NO_VALUE
+    return "" if by_value else type(frozen).__name__
 
 
 def serve(request: dict[str, Any], sink: IO[bytes]) -> None:
     """The child's work: draw on both inputs in turn and send the outputs, or the reason why not."""
     try:
-        mechanism = load_object(request["place"])
+        mechanism = _loaded(request["place"])
         if not callable(mechanism):
             raise MisconfiguredError(f"is a {type(mechanism).__name__}, which cannot be called")
         _send_draws(mechanism, request["a"], request["b"], request["samples"], sink)
@@ -174,19 +208,40 @@ def serve(request: dict[str, Any], sink: IO[bytes]) -> None:
         _send_error(sink, str(error))
 
 
+def _loaded(place: str) -> Any:
+    try:
+        return load_object(place)
+    except TransomError:
+        raise
+    except BaseException as error:  # a module that exits when it is imported
+        raise MisconfiguredError(f"at {place} raised {type(error).__name__} on import") from None
+
+
 def _send_draws(mechanism: Callable[[Any], Any], a: str, b: str, samples: int, sink: IO[bytes]) -> None:
     encode, chunk, since_s = Encoder(), list[tuple[Any, Any]](), time.monotonic()
     for number in count(1):
         try:
             outputs = mechanism(json.loads(a)), mechanism(json.loads(b))  # fresh: it may change its input
-        except (Exception, SystemExit) as error:  # its text may hold content
+        except BaseException as error:  # its text may hold content
             raise MisconfiguredError(f"raised {type(error).__name__} on draw {number}") from None
-        chunk.append((encode(outputs[0]), encode(outputs[1])))
+        chunk.append((_encoded(encode, outputs[0], number), _encoded(encode, outputs[1], number)))
         if number == samples or len(chunk) == _CHUNK or time.monotonic() - since_s > _CHUNK_S:
             _send(sink, np.array(chunk))
             chunk, since_s = [], time.monotonic()
         if number == samples:
             return
+
+
+def _encoded(encode: Encoder, output: object, number: int) -> int | NDArray[np.float64]:
+    try:
+        return encode(output)
+    except MisconfiguredError:
+        raise
+    except BaseException as error:  # of the output's own methods
+        raise MisconfiguredError(
+            f"returned a {type(output).__name__} that could not be compared: "
+            f"it raised {type(error).__name__} on draw {number}"
+        ) from None
 
 
 def _send(sink: IO[bytes], pairs: Samples) -> None:
@@ -202,9 +257,10 @@ def _send_error(sink: IO[bytes], error: str) -> None:
 
 def main() -> None:
     """The child process: a request on standard input, frames on the pipe named by the first argument."""
-    number = int(sys.argv[1])
-    os.set_inheritable(number, False)
-    with os.fdopen(number, "wb") as sink:
+    inherited = int(sys.argv.pop())
+    moved = fcntl.fcntl(inherited, fcntl.F_DUPFD_CLOEXEC, _FAR_FD + secrets.randbelow(_FAR_FD))
+    os.close(inherited)
+    with os.fdopen(moved, "wb") as sink:
         serve(json.loads(sys.stdin.read()), sink)
 
 

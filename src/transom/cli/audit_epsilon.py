@@ -14,6 +14,7 @@ Source: `transom.audit.attacks.epsilon`.
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated
 
 import typer
@@ -34,11 +35,11 @@ from transom.errors import MisconfiguredError
 
 def epsilon(
     mechanism: Annotated[str, typer.Argument(help="module:callable, in this folder or installed.")],
-    epsilon: Annotated[float, typer.Option(help="The claim.", min=0)],
+    epsilon: Annotated[float, typer.Option(help="The claim, 0 or more.")],
     a: Annotated[str, typer.Option(help="One input, as JSON.")],
     b: Annotated[str, typer.Option(help="Another that the claim calls a neighbour, as JSON.")],
-    delta: Annotated[float, typer.Option(help="The claim's delta.", min=0, max=1)] = 0.0,
-    samples: Annotated[int, typer.Option(help="Outputs to draw on each input.", min=4)] = 20_000,
+    delta: Annotated[float, typer.Option(help="The claim's delta, below 1.")] = 0.0,
+    samples: Annotated[int, typer.Option(help="Outputs to draw on each input, 4 or more.")] = 20_000,
     alpha: Annotated[float, typer.Option(help="The rate of false alarms to stay below.")] = 0.01,
     attack: AttackOption = None,
     budget: BudgetOption = 10.0,
@@ -55,8 +56,28 @@ def epsilon(
     if inputs.a == inputs.b:
         raise MisconfiguredError("--a and --b are the same value; give two that the claim calls neighbours")
     claim = distinguisher.Claim(mechanism, epsilon, delta)
+    _check(claim, inputs)
     record = {"target": mechanism, "epsilon": epsilon, "delta": delta, "samples": samples, "alpha": alpha}
     audit("epsilon", record, (distinguisher,), (claim, None, inputs), options)
+
+
+def _check(claim: distinguisher.Claim, inputs: distinguisher.Inputs) -> None:
+    """Refuse, before anything is drawn, options with which no claim could be refuted."""
+    samples, alpha = inputs.samples, inputs.alpha
+    for option, value, good, needed in (
+        ("--epsilon", claim.epsilon, 0 <= claim.epsilon < math.inf, "0 or more, and finite"),
+        ("--delta", claim.delta, 0 <= claim.delta < 1, "0 or more, and below 1"),
+        ("--alpha", alpha, 0 < alpha < 1, "above 0 and below 1"),
+        ("--samples", samples, samples >= 4, "4 or more"),
+    ):
+        if not good:
+            raise MisconfiguredError(f"{option} must be {needed}, got {value:g}")
+    most = distinguisher.most_certified(samples, claim.delta, alpha)
+    if most <= claim.epsilon:
+        raise MisconfiguredError(
+            f"--samples {samples} cannot refute epsilon {claim.epsilon:g} at delta {claim.delta:g} and alpha "
+            f"{alpha:g}: were the outputs never the same, they would certify {most:.3g}; draw more"
+        )
 
 
 def _parsed(option: str, text: str) -> object:

@@ -36,6 +36,7 @@ from transom.errors import MisconfiguredError
 NAME, METRIC = "epsilon distinguisher", EPSILON_METRIC
 Ints = NDArray[np.int64]
 _DRAWING = 0.9  # of the budget; the rest is for learning
+_RARE = 0.1  # a smaller share of outputs that were seen before shows next to nothing
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,17 @@ def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> F
     """
     started = time.monotonic()
     drawn = draw(target.place, data.a, data.b, data.samples, _DRAWING * budget_s)
+    short = ""
+    if (count := len(drawn.a)) < data.samples:
+        most = most_certified(count, target.delta, data.alpha)
+        short = f"the budget allowed {count} of {data.samples} draws, which certify {most:.3g} at most"
+        if most <= target.epsilon:
+            raise MisconfiguredError(f"{short}; raise --budget")
     found = judge(drawn, epsilon=target.epsilon, delta=target.delta, alpha=data.alpha)
     likelier, other = ("a", "b") if found.direction == "a" else ("b", "a")
     hits = f"{found.hits[0]} times on {likelier} and {found.hits[1]} on {other}"
-    short = f"; the budget allowed {len(drawn.a)} of {data.samples} draws" * (len(drawn.a) < data.samples)
+    counted = f"event: {found.event}, {hits}; false alarms at most {found.alpha:g}"
+    blind = "" if found.rejected else _blind(drawn)
     return Finding(
         name=NAME,
         metric=METRIC,
@@ -102,7 +110,24 @@ def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> F
         baseline=target.epsilon,
         cost_s=round(time.monotonic() - started, 3),
         n=found.trials,
-        note=f"event: {found.event}, {hits}; false alarms at most {found.alpha:g}{short}",
+        note="; ".join(filter(None, (blind, counted, short))),
+    )
+
+
+def _blind(drawn: Draws) -> str:
+    """Why sets of outputs show nothing, if so: those counted are hardly ever among those learned."""
+    if drawn.a.dtype.kind != "i":
+        return ""
+    half = len(drawn.a) // 2
+    learned, counted = (
+        np.concatenate([drawn.a[part], drawn.b[part]]) for part in (slice(half), slice(half, None))
+    )
+    seen = int(np.isin(counted, learned).sum())
+    if seen > _RARE * len(counted):
+        return ""
+    return (
+        f"outputs almost never repeat ({seen} of {len(counted)} had been seen before), so sets of them show "
+        "nothing: let the mechanism return a coarser value, or floats"
     )
 
 
@@ -157,13 +182,18 @@ def _check(samples: int, epsilon: float, delta: float, alpha: float) -> None:
             "need samples >= 4, 0 < alpha < 1, 0 <= epsilon < infinity, 0 <= delta < 1, "
             f"got {samples}, {alpha}, {epsilon}, {delta}"
         )
-    trials = samples - samples // 2
-    best = epsilon_lower(np.array([trials]), np.array([0]), trials, delta=delta, alpha=alpha / 4)
-    if best[0] <= epsilon:
+    if (most := most_certified(samples, delta, alpha)) <= epsilon:
         raise MisconfiguredError(
             f"{samples} draws cannot refute epsilon {epsilon:g}: were the outputs never the same, they would "
-            f"certify {best[0]:.3g}; draw more"
+            f"certify {most:.3g}; draw more"
         )
+
+
+def most_certified(samples: int, delta: float, alpha: float) -> float:
+    """The epsilon that `samples` draws on each input certify when no output occurs on both."""
+    trials = samples - samples // 2
+    best = epsilon_lower(np.array([trials]), np.array([0]), trials, delta=delta, alpha=alpha / 4)
+    return float(best[0])
 
 
 def learned_event(likelier: Samples, other: Samples, *, delta: float, alpha: float) -> Event:
