@@ -28,6 +28,10 @@ def vector(value: list[float]) -> list[float]:
     return [x + random.gauss(0, 1) for x in value]
 
 
+def vector_of_one(value: str) -> list[float]:
+    return vector([float(value == "b")])
+
+
 def array(value: list[float]) -> Any:
     import numpy as np
 
@@ -185,8 +189,3 @@ def now_a_word(_: object) -> Any:
 
 def never_twice(value: str) -> str:
     return f"{value}{random.getrandbits(64)}"
-
-
-def slow_coin(value: str) -> str:
-    time.sleep(0.005)
-    return coin(value)

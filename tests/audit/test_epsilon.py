@@ -3,12 +3,22 @@
 import math
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from transom.audit.attacks.epsilon import distinguish, epsilon_lower, judge, learned_event
+from transom.audit.attacks import epsilon
+from transom.audit.attacks.epsilon import (
+    Claim,
+    Inputs,
+    distinguish,
+    epsilon_lower,
+    judge,
+    learned_event,
+    most_certified,
+)
 from transom.audit.draws import Draws
 from transom.errors import MisconfiguredError
 from transom.privacy import laws
@@ -18,6 +28,13 @@ from transom.privacy.mechanisms import em, krr, random_in_group, rnm
 SIZE = 20
 EPSILON = 1.0
 SCORES = np.random.default_rng(0).random((SIZE, SIZE))
+GENERATOR = np.random.default_rng(5)
+START = GENERATOR.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run():
+    GENERATOR.bit_generator.state = START
 
 
 def worst_pair(channel):
@@ -99,18 +116,38 @@ def test_shared_draws_are_caught_on_two_words_and_only_there(broken):
     assert not distinguish(two_words, (0, 0), (0, 1), epsilon=EPSILON, samples=8000, alpha=1e-6).rejected
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.4])
+def most_alarms(runs, rate):
+    """How many `runs` at `rate` exceed once in a thousand; twice the rate nearly always does."""
+    most = binom.ppf(0.999, runs, rate)
+    assert binom.cdf(most, runs, 2 * rate) < 0.01
+    return most
+
+
+@pytest.mark.parametrize(("alpha", "runs"), [(0.05, 1000), (0.4, 150)])
 @pytest.mark.parametrize("make", [rnm, krr, random_in_group])
-def test_false_alarms_stay_below_the_stated_rate(make, alpha):
+def test_false_alarms_stay_below_the_stated_rate(make, alpha, runs):
     """At its exact epsilon, between its worst inputs, where a sound mechanism is easiest to accuse."""
     channel = make(SCORES, EPSILON)
-    pair, runs = worst_pair(channel), 120
-    claim = exact_epsilon(channel)
+    pair, claim = worst_pair(channel), exact_epsilon(channel)
     alarms = 0
     for _ in range(runs):
-        mechanism = stream(channel, *pair)
-        alarms += distinguish(mechanism, *pair, epsilon=claim, samples=400, alpha=alpha).rejected
-    assert alarms <= binom.ppf(1 - 1e-6, runs, alpha)
+        a, b = (GENERATOR.choice(SIZE, 400, p=channel.p_XY[x]) for x in pair)
+        alarms += judge(Draws(a, b), epsilon=claim, alpha=alpha).rejected
+    assert alarms <= most_alarms(runs, alpha)
+
+
+@pytest.mark.parametrize(("alpha", "runs"), [(0.05, 2000), (0.4, 300)])
+def test_false_alarms_come_near_the_rate_where_one_bound_decides_in_each_direction(alpha, runs):
+    """Each input is given away with probability delta, and never taken for the other.
+
+    The upper bounds, of events that never happen, cannot fail; the two lower ones do at alpha / 4 each.
+    """
+    delta, alarms = 0.05, 0
+    for _ in range(runs):
+        leaks = GENERATOR.random((2, 20_000)) < delta
+        drawn = Draws(np.where(leaks[0], 1, 0), np.where(leaks[1], 2, 0))
+        alarms += judge(drawn, epsilon=0.0, delta=delta, alpha=alpha).rejected
+    assert alpha / 8 * runs < alarms <= most_alarms(runs, alpha / 2)
 
 
 def test_the_lower_bound_is_below_the_truth_and_near_it():
@@ -139,15 +176,16 @@ def test_both_directions_are_tried():
         assert finding.direction == direction
 
 
-@pytest.mark.parametrize(("trials", "p"), [(50, 0.3), (400, 0.02)])
-def test_the_bounds_cover(trials, p):
-    """Exact coverage by summing the binomial law over all pairs of counts, at equal true probabilities."""
-    counts = np.arange(trials + 1)
+@pytest.mark.parametrize(("trials", "p"), [(50, 0.3), (400, 0.02), (1000, 0.5)])
+def test_each_bound_fails_as_often_as_it_may_and_no_more(trials, p):
+    """Exactly, by summing the binomial law; each is read out where the other is known in closed form."""
+    alpha, counts = 0.05, np.arange(trials + 1)
     law = binom.pmf(counts, trials, p)
-    hits, other = np.meshgrid(counts, counts, indexing="ij")
-    claimed = epsilon_lower(hits.ravel(), other.ravel(), trials, delta=0.0, alpha=0.05)
-    wrong = (np.outer(law, law).ravel() * (claimed > 0)).sum()
-    assert wrong <= 0.1
+    none, every = np.zeros_like(counts), np.full_like(counts, trials)
+    lower = np.exp(epsilon_lower(counts, none, trials, delta=0.0, alpha=alpha)) * (1 - alpha ** (1 / trials))
+    upper = alpha ** (1 / trials) / np.exp(epsilon_lower(every, counts, trials, delta=0.0, alpha=alpha))
+    assert alpha / 2 < law[lower > p].sum() <= alpha
+    assert alpha / 2 < law[upper < p].sum() <= alpha
 
 
 def test_the_learned_event_is_the_best_set():
@@ -177,7 +215,6 @@ def test_settings_that_mean_nothing_are_refused(settings):
 WIDTH, DELTA = 4, 1e-5
 SIGMA = 3.731  # the least Gaussian noise for (1, 1e-5) at sensitivity 1 (Balle and Wang 2018), rounded up
 A_D, B_D = np.zeros(WIDTH), np.eye(WIDTH)[3]
-GENERATOR = np.random.default_rng(5)
 
 
 def gaussian(centre_D, count, sigma):
@@ -247,12 +284,12 @@ def test_each_kind_of_difference_has_a_score_that_shows_it(b_ND, name):
 @pytest.mark.parametrize(("noise", "scale", "claim"), [(laplace, 1.0, {}), (gaussian, 0.8, {"delta": 0.3})])
 def test_false_alarms_on_vectors_stay_below_the_stated_rate(noise, scale, claim):
     """At the claim that is just true along the one coordinate that differs."""
-    alpha, runs = 0.4, 40
+    alpha, runs = 0.4, 100
     claimed = exact_gaussian(scale, claim["delta"]) if claim else 1.0
     alarms = 0
     for _ in range(runs):
         alarms += judged(noise, scale, count=1000, **claim | {"epsilon": claimed, "alpha": alpha}).rejected
-    assert alarms <= binom.ppf(1 - 1e-6, runs, alpha)
+    assert alarms <= most_alarms(runs, alpha)
 
 
 def exact_gaussian(sigma, delta):
@@ -274,3 +311,30 @@ def test_wild_floats_are_outputs_like_others(wild):
 def test_a_single_float_is_a_vector():
     noisy = lambda x: x + GENERATOR.laplace(0, 0.25)  # noqa: E731
     assert distinguish(noisy, 0.0, 1.0, epsilon=1.0, samples=4000).rejected
+
+
+def found(monkeypatch, place, claimed, samples, only=None):
+    """The attack's finding; with `only` as if the budget had allowed so many draws of a coin."""
+    monkeypatch.chdir(Path(__file__).parent)
+    if only is not None:
+        coin = Draws(*(GENERATOR.random((2, only)) < [[0.25], [0.75]]).astype(np.int64))
+        monkeypatch.setattr(epsilon, "draw", lambda *_: coin)
+    return epsilon.attack(Claim(f"mechanisms:{place}", claimed), None, Inputs("a", "b", samples), 60.0)
+
+
+def test_outputs_that_never_repeat_are_said_to_show_nothing(monkeypatch):
+    blind = found(monkeypatch, "never_twice", 1.0, 2000)
+    assert not blind.above_chance
+    assert blind.note.startswith("outputs almost never repeat (0 of 2000 had been seen before)")
+    assert "return a coarser value" in blind.note
+    assert "repeat" not in found(monkeypatch, "coin", 1.2, 2000).note
+    assert "repeat" not in found(monkeypatch, "vector_of_one", 1.2, 2000).note
+
+
+def test_too_few_draws_for_the_budget_are_counted(monkeypatch):
+    most = most_certified(300, 0.0, 0.01)
+    note = found(monkeypatch, "coin", 1.2, 20_000, only=300).note
+    assert note.endswith(f"the budget allowed 300 of 20000 draws, which certify {most:.3g} at most")
+    assert "budget" not in found(monkeypatch, "coin", 1.2, 300, only=300).note
+    with pytest.raises(MisconfiguredError, match=r"300 of 20000 draws, .* at most; raise --budget"):
+        found(monkeypatch, "coin", most, 20_000, only=300)

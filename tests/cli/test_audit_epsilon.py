@@ -19,6 +19,9 @@ def coin(value):
 def noise(value):
     return [x + random.expovariate(1) - random.expovariate(1) for x in value]
 
+def fresh(value):
+    return f"{value}{random.getrandbits(64)}"
+
 def raises(value):
     raise ValueError(value)
 
@@ -90,6 +93,12 @@ def test_what_cannot_be_measured_is_reported_and_does_not_pass(
     assert json.loads(Path("report.sarif").read_text())["runs"][0]["results"] == []
 
 
+def test_the_verdict_says_when_sets_of_outputs_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = reported(capsys, "fresh")["verdict"]
+    assert "outputs almost never repeat" in verdict
+    assert "return a coarser value" in verdict
+
+
 def test_an_attack_of_ones_own_runs_beside(capsys: pytest.CaptureFixture[str]) -> None:
     record = reported(capsys, "coin", "--attack", "own_noise:stubborn", "--gate", "2", code=20)
     assert [found["name"] for found in record["findings"]] == ["epsilon distinguisher", "stubborn"]
@@ -107,6 +116,27 @@ def test_inputs_that_mean_nothing_are_refused(
     capsys: pytest.CaptureFixture[str], arguments: dict[str, str], message: str
 ) -> None:
     assert run("coin", **arguments) == 3
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--epsilon", "inf", "--epsilon must be 0 or more, and finite, got inf"),
+        ("--epsilon", "nan", "--epsilon must be 0 or more, and finite, got nan"),
+        ("--epsilon", "-1", "--epsilon must be 0 or more, and finite, got -1"),
+        ("--alpha", "0", "--alpha must be above 0 and below 1, got 0"),
+        ("--alpha", "2", "--alpha must be above 0 and below 1, got 2"),
+        ("--delta", "1", "--delta must be 0 or more, and below 1, got 1"),
+        ("--delta", "nan", "--delta must be 0 or more, and below 1, got nan"),
+        ("--samples", "3", "--samples must be 4 or more, got 3"),
+        ("--samples", "10", "--samples 10 cannot refute epsilon 1 "),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_before_any_draw(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    assert run("hangs", option, value) == 3
     assert message in capsys.readouterr().err
 
 
