@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from transom.audit.attack import Attack, Bound, choose, load_attack
 from transom.audit.attacks import epsilon
-from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run, share
+from transom.audit.finding import INTERRUPTED, Example, Finding, interrupted, not_run, share
 from transom.audit.runner import SMALLEST_SHARE_S, run
 from transom.errors import MisconfiguredError, NotYetError
 
@@ -49,6 +53,23 @@ def test_findings_come_in_order_and_unchanged() -> None:
         (None, "it returned a NoneType, not a Finding"),
         (Finding(name="x", metric="m"), "it returned no value or no interval"),
         (Finding(name="x", metric="m", value=0.1), "it returned no value or no interval"),
+        (Finding(name="x", metric="m", value=0.1, low=0.0), "it returned no value or no interval"),
+        (replace(FOUND, value=0.9), "its value lies outside its interval"),
+        (replace(FOUND, low=0.5, high=0.2), "its value lies outside its interval"),
+        (replace(FOUND, value=50.0, high=60.0), "its figures are no shares between 0 and 1"),
+        (replace(FOUND, low=-0.1), "its figures are no shares between 0 and 1"),
+        (replace(FOUND, status="not run"), 'it says "not run" and returns figures'),
+        (replace(FOUND, status="odd"), 'its status is neither "run" nor "not run"'),
+        (replace(FOUND, value="0.3"), "its value is of type str, not a number"),
+        (replace(FOUND, value=True), "its value is of type bool, not a number"),
+        (replace(FOUND, n="many"), "its n is of type str, not int"),
+        (replace(FOUND, note=5), "its note is of type int, not str"),
+        (replace(FOUND, name=7), "its name is of type int, not str"),
+        (replace(FOUND, examples=("a", "b")), "its examples are not a tuple of Example"),
+        (replace(FOUND, examples=3), "its examples are not a tuple of Example"),
+        (replace(FOUND, examples=(Example("a", "b", None),)), "its examples do not hold three texts each"),
+        (asyncio.CancelledError("the audited text"), "it raised CancelledError"),
+        (GeneratorExit("the audited text"), "it raised GeneratorExit"),
         (Finding(name="x", metric="m", value=math.nan), "its figures are not finite"),
         (Finding(name="x", metric="m", value=0.1, high=math.inf), "its figures are not finite"),
     ],
@@ -58,6 +79,29 @@ def test_whatever_goes_wrong_is_a_finding_with_its_reason(result: Any, reason: s
     assert (found[0].name, found[0].metric) == ("bad", "token recovery")
     assert (found[0].status, found[0].reason) == ("not run", reason)
     assert found[1] == FOUND
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    figures = {name: np.float32(0.25) for name in ("value", "low", "high", "baseline")}
+    (found,) = ran(attack("numpy", replace(FOUND, **figures, n=np.int64(4))))
+    assert json.loads(json.dumps(found.to_dict()))["value"] == 0.25
+    assert (type(found.value), type(found.n)) == (float, int)
+
+
+def test_an_epsilon_needs_no_upper_end_and_is_no_share() -> None:
+    certified = Finding(name="x", metric="epsilon lower bound", value=2.5, low=2.5, baseline=1.0, n=9)
+    (found,) = ran(attack("x", certified))
+    assert (found.status, found.value, found.high) == ("run", 2.5, None)
+
+
+def test_what_an_attack_prints_leaves_standard_output_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    def prints(*_: object) -> Finding:
+        print("found it")
+        return FOUND
+
+    ran(Bound("loud", "token recovery", prints))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "found it\n")
 
 
 def test_an_interruption_leaves_what_there_is() -> None:
@@ -89,7 +133,7 @@ def test_one_that_never_comes_back_is_stopped() -> None:
         while True:
             time.sleep(0.01)
 
-    found = run((Bound("slow", "m", forever), attack("b")), 0, 0, 0, budget_s=1, grace_s=0.5, progress=False)
+    found = run((Bound("slow", "m", forever), attack("b")), 0, 0, 0, budget_s=0.5, progress=False)
     assert found[0].reason.startswith("it was stopped after")
     assert found[1].reason == "" or "raise --budget" in found[1].reason
 

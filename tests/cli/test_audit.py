@@ -117,7 +117,7 @@ def test_without_a_gate_findings_alone_do_not_fail(
     assert run("audit checkpoint permuted --base base --key key --attack nn") == 0
     printed = capsys.readouterr().out
     assert "nn/cosine" in printed
-    assert "chance" in printed
+    assert "guessing" in printed
     assert reported(capsys, "audit checkpoint base --base base --attack nn")["worst"]["high"] == 1.0
 
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_scored_is_refused(
     Path("carded/transom-card.json").write_text("{}")
     save_key("smaller", new_key("0" * 64, 7, preset("exact", h=8)))
     assert run(line) == error.exit_code
-    assert capsys.readouterr().out == ""
+    assert (out := capsys.readouterr().out) == "" or "Nothing was measured" in out
 
 
 @pytest.fixture
@@ -232,8 +232,8 @@ def test_bad_traffic_is_refused_and_not_repeated(
     Path("prior.txt").write_text(prior)
     assert run(LINE + " --key key") == MisconfiguredError.exit_code
     captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "[1, 2]" not in captured.err
+    assert captured.out.count("not run") >= 9
+    assert "[1, 2]" not in captured.out + captured.err
 
 
 def test_a_key_of_another_vocabulary_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

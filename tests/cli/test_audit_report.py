@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
-from transom.audit.finding import Example, Finding, not_run
+from transom.audit.attack import Bound
+from transom.audit.finding import INTERRUPTED, Example, Finding, not_run
 from transom.audit.report import Report
-from transom.cli.audit_report import GATE_EXIT, Options, finish, now
+from transom.cli.audit_report import GATE_EXIT, Options, auditing, finish, now
 from transom.errors import MisconfiguredError
 
 SHOWN = Finding(
@@ -80,6 +83,83 @@ def test_the_gate_decides_the_exit_code_after_the_files_are_written(
         write()
     assert "token recovery" in Path("r.html").read_text()
     assert json.loads(Path("r.sarif").read_text())["version"] == "2.1.0"
+
+
+def mounted(name: str, result: object = SHOWN) -> Bound:
+    def attack(*_: object) -> Finding:
+        if isinstance(result, BaseException):
+            raise result
+        return replace(result, name=name)  # type: ignore[type-var, return-value]
+
+    return Bound(name, "token recovery", attack)
+
+
+def broken_off(error: BaseException, *, at: str, gate: float | None = None) -> dict[str, Any]:
+    """The report of a sweep over two settings that `error` ends before, in or after the second."""
+    attacks = (mounted("bayes"), mounted("last", error if at == "in" else SHOWN))
+    options = Options(html=Path("r.html"), sarif=Path("r.sarif"), gate=gate)
+
+    def sweep() -> None:
+        with auditing("words", {"target": "notes.txt"}, attacks, options) as audit:
+            for setting in ("one", "two"):
+                audit.setting = setting
+                if (setting, at) == ("two", "before"):
+                    raise error
+                audit.attack(attacks[: 1 if (setting, at) == ("one", "in") else 2], None, None, None)
+            raise error
+
+    with pytest.raises(typer.Exit if gate is not None else type(error)):
+        sweep()
+    assert "<h1>" in Path("r.html").read_text()
+    log: dict[str, Any] = json.loads(Path("r.sarif").read_text())["runs"][0]
+    missing = log["invocations"][0]["toolExecutionNotifications"]
+    return {
+        "run": [result["message"]["text"].split(":")[0] for result in log["results"]],
+        "missing": [one["message"]["text"] for one in missing],
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyboardInterrupt(), INTERRUPTED),
+        (MisconfiguredError("notes.txt holds no text"), "notes.txt holds no text"),
+        (ValueError("the secret"), "it raised ValueError"),
+    ],
+)
+def test_the_report_is_written_whatever_ends_the_audit(error: BaseException, reason: str) -> None:
+    told = broken_off(error, at="before")
+    assert told["run"] == ["bayes, one", "last, one"]
+    assert told["missing"] == [f"{name}, two was not run: {reason}" for name in ("bayes", "last")]
+    told = broken_off(error, at="after")
+    assert len(told["run"]) == 4
+    assert told["missing"] == [f"rest, two was not run: {reason}"]
+    assert "secret" not in Path("r.sarif").read_text()
+
+
+def test_an_interrupted_attack_ends_the_audit_and_what_ran_stays() -> None:
+    told = broken_off(KeyboardInterrupt(), at="in")
+    assert told["run"] == ["bayes, one", "bayes, two"]
+    assert told["missing"] == [f"last, two was not run: {INTERRUPTED}"]
+
+
+def test_a_gate_is_shut_by_an_audit_that_broke_off(capsys: pytest.CaptureFixture[str]) -> None:
+    broken_off(KeyboardInterrupt(), at="before", gate=0.9)
+    assert "gate 0.9 not passed" in capsys.readouterr().err
+
+
+def test_what_runs_takes_from_the_time_that_is_left() -> None:
+    shares: list[float] = []
+
+    def note(target: object, knowledge: object, data: object, budget_s: float) -> Finding:
+        shares.append(budget_s)
+        return SHOWN
+
+    options = Options(budget_min=1.0)
+    with auditing("words", {}, (), options) as audit:
+        for number in range(2):
+            audit.attack([Bound("a", "token recovery", note)], None, None, None, of=2 - number)
+    assert shares == pytest.approx([30, 60], rel=0.05)
 
 
 def test_nothing_run_does_not_pass(capsys: pytest.CaptureFixture[str]) -> None:

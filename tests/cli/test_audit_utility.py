@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from transom.audit.finding import not_run, share
+from transom.audit.finding import INTERRUPTED, not_run, share
 from transom.audit.utility import Answers, Question
 from transom.checkpoint.tiny import tiny_llama
-from transom.cli.audit_utility import Utility, at_epsilon, measured, open_utility
+from transom.cli.audit_utility import Utility, at_setting, measured, open_utility
 from transom.cli.main import app
 from transom.errors import MisconfiguredError
 from transom.privacy.policy import load_policy
@@ -45,21 +45,27 @@ class Broken:
 
 def test_a_task_that_fails_is_not_run_and_the_others_are_measured(model: str) -> None:
     good = Answers((Question(TEXTS[0], ("yes", "no"), 0),))
-    broken = [
-        Broken(error) for error in (MisconfiguredError("why"), ValueError("secret"), KeyboardInterrupt())
-    ]
+    broken = [Broken(error) for error in (MisconfiguredError("why"), ValueError("secret"))]
     opened = open_utility(["answers:facts.csv"], model, None)
     assert opened is not None
     made, failed = measured(Utility((*broken, good), opened.models), (), progress=False)
     assert made is not None
     assert [point.task for point in made.points] == ["answers"]
     reasons = {found.name: found.reason for found in failed}
-    assert reasons == {
-        "MisconfiguredError": "why",
-        "ValueError": "it raised ValueError",
-        "KeyboardInterrupt": "it was interrupted",
-    }
+    assert reasons == {"MisconfiguredError": "why", "ValueError": "it raised ValueError"}
     assert all(found.status == "not run" for found in failed)
+
+
+def test_an_interruption_leaves_the_other_tasks(model: str) -> None:
+    good = Answers((Question(TEXTS[0], ("yes", "no"), 0),))
+    opened = open_utility(["answers:facts.csv"], model, None)
+    assert opened is not None
+    made, failed = measured(Utility((Broken(KeyboardInterrupt()), good), opened.models), (), progress=False)
+    assert made is None
+    assert [(found.name, found.reason) for found in failed] == [
+        ("KeyboardInterrupt", INTERRUPTED),
+        ("answers", INTERRUPTED),
+    ]
 
 
 def test_nothing_is_loaded_when_no_task_is_asked_for() -> None:
@@ -70,9 +76,9 @@ def test_nothing_is_loaded_when_no_task_is_asked_for() -> None:
 def test_a_setting_takes_the_strongest_attack_that_ran() -> None:
     sanitizer = Sanitizer(load_policy(), epsilon=3.0)
     found = [share("a", "token recovery", hits=hits, n=10, baseline=0, cost_s=0) for hits in (2, 5, 3)]
-    (setting,) = at_epsilon(3, sanitizer, [*found, not_run("b", "token recovery", "no time")])
+    (setting,) = at_setting("epsilon 3", sanitizer, [*found, not_run("b", "token recovery", "no time")])
     assert (setting.name, setting.recovery) == ("epsilon 3", found[1])
-    assert at_epsilon(3, sanitizer, [not_run("b", "token recovery", "no time")]) == []
+    assert at_setting("epsilon 3", sanitizer, [not_run("b", "token recovery", "no time")]) == []
 
 
 def test_the_command_reports_utility_beside_recovery_for_both_modes(model: str) -> None:

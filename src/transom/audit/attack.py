@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,7 +80,8 @@ def load_object(place: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module_name)
+        with redirect_stdout(sys.stderr):  # standard output is the report's
+            found: Any = importlib.import_module(module_name)
         for part in path.split("."):
             found = getattr(found, part)
     except Exception as error:  # a user's module may raise anything; its text may hold anything

@@ -112,7 +112,8 @@ def _chart(report: Report) -> str:
 def _frontier(report: Report) -> str:
     if report.frontier is None or not report.frontier.points:
         return ""
-    lead = "Up is more useful, left is more private. Crosses are 95 % intervals; utility in percent."
+    lead = "Up is more useful, left is more private. Crosses are 95 % intervals; utility in percent. "
+    lead += escape(report.frontier.note)
     return _section("What it costs in use", frontier_chart(report.frontier), lead)
 
 

@@ -47,9 +47,10 @@ class FrontierPoint:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What is recovered against what is still useful, over settings and tasks."""
+    """What is recovered against what is still useful, over settings and tasks; whose recovery, in `note`."""
 
     points: tuple[FrontierPoint, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Running attacks one after another within a budget; whatever happens, each one has a finding.
 
 What an attack leaves of its share goes to those after it. One that raises, does not fit, returns something
-else than a finding, has no time left or overruns its share by far is "not run" with its reason; an
-interruption leaves the rest so.
+else than a finding that can be, has no time left or overruns its share by far is "not run" with its reason;
+an interruption leaves the rest so. What an attack prints goes to standard error: standard output is the
+report's.
 
 Threat model: none of its own. Does not protect against: an attack stuck in compiled code, which no alarm
 reaches; mechanisms of a user's own are run in another process for that (`transom.audit.draws`).
@@ -11,12 +12,12 @@ Source: own design.
 
 from __future__ import annotations
 
-import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 
 from rich.console import Console
@@ -24,11 +25,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from transom.audit.attack import Attack
+from transom.audit.checked import checked
 from transom.audit.finding import INTERRUPTED, Finding, not_run
 from transom.errors import TransomError
 
 SMALLEST_SHARE_S = 0.1
 _OVERRUN = 3.0  # an attack is stopped after this many times its share, and the grace
+_GRACE_S = 60.0  # at most; never more than the whole budget
 
 
 class _OverrunError(BaseException):
@@ -42,11 +45,10 @@ def run(
     data: object,
     *,
     budget_s: float,
-    grace_s: float = 60.0,
     progress: bool = True,
 ) -> tuple[Finding, ...]:
     """One finding for each of `attacks`, in their order, within about `budget_s` seconds. Never raises."""
-    ends = time.monotonic() + budget_s
+    ends, grace_s = time.monotonic() + budget_s, min(_GRACE_S, budget_s)
     found: list[Finding] = []
     with _progress(progress) as bar:
         task = bar.add_task("", total=len(attacks), ends=ends)
@@ -70,14 +72,17 @@ def _one(attack: Attack, given: tuple[object, object, object], share_s: float, g
         )
     started = time.monotonic()
     try:
-        with _stopped_after(_OVERRUN * share_s + grace_s):
-            found = _checked(attack, attack.attack(*given, share_s))
+        with _stopped_after(_OVERRUN * share_s + grace_s), redirect_stdout(sys.stderr):
+            returned = attack.attack(*given, share_s)
+        found = checked(attack, returned)
     except _OverrunError:
         reason = f"it was stopped after {time.monotonic() - started:.3g} s of a share of {share_s:.3g} s"
         found = not_run(attack.NAME, attack.METRIC, reason)
     except TransomError as error:
         found = not_run(attack.NAME, attack.METRIC, str(error))
-    except (Exception, SystemExit) as error:  # its text may hold content
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # its text may hold content
         found = not_run(attack.NAME, attack.METRIC, f"it raised {type(error).__name__}")
     return found if found.cost_s else replace(found, cost_s=round(time.monotonic() - started, 3))
 
@@ -102,22 +107,6 @@ def _stopped_after(limit_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
         if left_s:
             signal.setitimer(signal.ITIMER_REAL, max(left_s - (time.monotonic() - started), 0.001))
-
-
-def _checked(attack: Attack, found: object) -> Finding:
-    if not isinstance(found, Finding):
-        reason = f"it returned a {type(found).__name__}, not a Finding"
-    elif any(figure is not None and not math.isfinite(figure) for figure in _figures(found)):
-        reason = "its figures are not finite"
-    elif found.status == "run" and (found.value is None or found.low is None):
-        reason = "it returned no value or no interval"
-    else:
-        return found
-    return not_run(attack.NAME, attack.METRIC, reason)
-
-
-def _figures(found: Finding) -> tuple[float | None, ...]:
-    return found.value, found.low, found.high, found.baseline, found.cost_s
 
 
 class _Left(ProgressColumn):

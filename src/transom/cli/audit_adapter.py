@@ -11,16 +11,13 @@ Source: `transom.audit.attacks.membership`.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from transom.audit.attack import choose
 from transom.audit.attacks import membership
-from transom.audit.report import Report
-from transom.audit.runner import run
 from transom.checkpoint import load
 from transom.cli.audit_report import (
     AttackOption,
@@ -30,8 +27,7 @@ from transom.cli.audit_report import (
     JsonOption,
     Options,
     SarifOption,
-    finish,
-    now,
+    auditing,
 )
 from transom.cli.audit_texts import read_texts, token_ids
 from transom.errors import MisconfiguredError
@@ -54,30 +50,19 @@ def adapter(
     options = Options(
         budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
     )
-    started = time.monotonic()
     attacks = choose(membership.attacks(), options.attacks)
-    inside, outside = read_texts(members), read_texts(non_members)
-    loaded = load(base)
-    if loaded.tokenizer is None:
-        raise MisconfiguredError(f"{base} comes without a tokenizer; give a folder that holds tokenizer.json")
-    sides = (token_ids(texts, loaded.tokenizer.tokenizer, max_tokens) for texts in (inside, outside))
-    findings = run(
-        attacks,
-        folder,
-        membership.Base(loaded.model, start_id(loaded.model)),
-        membership.Candidates(*sides),
-        budget_s=options.budget_s,
-        progress=options.progress,
-    )
-    report = Report(
-        kind="adapter",
-        target={"target": str(folder), "base": base, "members": len(inside), "non_members": len(outside)},
-        findings=findings,
-        gate=gate,
-        created=now(),
-        cost_s=round(time.monotonic() - started, 3),
-    )
-    finish(report, options)
+    record: dict[str, Any] = {"target": str(folder), "base": base}
+    with auditing("adapter", record, attacks, options) as audit:
+        inside, outside = read_texts(members), read_texts(non_members)
+        audit.record |= {"members": len(inside), "non_members": len(outside)}
+        loaded = load(base)
+        if loaded.tokenizer is None:
+            raise MisconfiguredError(
+                f"{base} comes without a tokenizer; give a folder that holds tokenizer.json"
+            )
+        sides = (token_ids(texts, loaded.tokenizer.tokenizer, max_tokens) for texts in (inside, outside))
+        knowledge = membership.Base(loaded.model, start_id(loaded.model))
+        audit.attack(attacks, folder, knowledge, membership.Candidates(*sides))
 
 
 def start_id(model: object) -> int:

@@ -30,7 +30,7 @@ from transom.cli.audit_report import (
     JsonOption,
     Options,
     SarifOption,
-    audit,
+    auditing,
 )
 from transom.errors import MisconfiguredError
 
@@ -78,9 +78,10 @@ def checkpoint(
     chosen = choose(attacks(None), options.attacks)  # a name that is unknown is refused before models load
     secret = _truth(folder, key, passphrase_file)
     models = bool(_NEED_MODELS & {one.NAME for one in chosen})
-    given = mounted(folder, base, secret, models=models, tokens=tokens, layers=layers)
     record = {"target": str(folder), "base": base, "tokens": tokens}
-    audit("checkpoint", record, attacks(_settings(secret, given)), given, options)
+    with auditing("checkpoint", record, chosen, options) as audit:
+        given = mounted(folder, base, secret, models=models, tokens=tokens, layers=layers)
+        audit.attack(choose(attacks(_settings(secret, given)), options.attacks), *given)
 
 
 def attack_checkpoint(

@@ -17,9 +17,8 @@ Source: each attack's own docstring.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,9 +31,6 @@ from transom.audit.attacks import beam, blocks, sentence_inversion, sentences
 from transom.audit.attacks.rows import Noise, Rows, Truth
 from transom.audit.attacks.states import METRIC
 from transom.audit.attacks.traffic import Texts
-from transom.audit.finding import Finding, interrupted
-from transom.audit.report import Report
-from transom.audit.runner import run
 from transom.checkpoint import Checkpoint, load
 from transom.checkpoint.walk import walk
 from transom.cli.audit_adapter import start_id
@@ -46,8 +42,7 @@ from transom.cli.audit_report import (
     JsonOption,
     Options,
     SarifOption,
-    finish,
-    now,
+    auditing,
 )
 from transom.cli.audit_texts import read_texts, token_ids
 from transom.errors import MisconfiguredError, NotYetError
@@ -96,46 +91,28 @@ def embeddings(
     )
     noises = [parse_noise(text, clip) for text in noise or ["none"]]
     _check(file, kind, noises)
-    started = time.monotonic()
-    ends = started + options.budget_s
-    loaded = load(model)
-    plain, own = (
-        _ids(read_texts(path) if path else (), loaded, kind, max_tokens) for path in (texts, public_text)
-    )
-    plain, audited = plain[:limit], set(plain[:limit])
-    own = tuple(text for text in own if text not in audited)
-    observed = None if file is None else read_tensor(file)
-    findings: list[Finding] = []
-    for number, one in enumerate(noises):
-        made = case(loaded, kind, layer, one, plain, own, observed)
-        found = run(
-            choose(made.attacks, options.attacks),
-            made.target,
-            made.knowledge,
-            Truth(plain, _decoder(loaded)),
-            budget_s=(ends - time.monotonic()) / (len(noises) - number),
-            progress=options.progress,
+    record = {
+        "target": str(file or texts),
+        "model": model,
+        "noise": ", ".join(map(_spelled, noises)),
+        "clipped to": clip,
+        "made here": file is None,
+    }
+    named = choose(attacks_on(kind, None, layer, ()), options.attacks)
+    with auditing(f"{kind} embeddings", record, named, options) as audit:
+        loaded = load(model)
+        plain, own = (
+            _ids(read_texts(path) if path else (), loaded, kind, max_tokens) for path in (texts, public_text)
         )
-        findings += found if len(noises) == 1 else _named(found, one)
-        if interrupted(found):
-            break
-    report = Report(
-        kind=f"{kind} embeddings",
-        target={
-            "target": str(file or texts),
-            "model": model,
-            "noise": ", ".join(map(_spelled, noises)),
-            "clipped to": clip,
-            "made here": file is None,
-            "texts": len(plain),
-            "attacker's texts": len(own),
-        },
-        findings=tuple(findings),
-        gate=gate,
-        created=now(),
-        cost_s=round(time.monotonic() - started, 3),
-    )
-    finish(report, options)
+        plain, audited = plain[:limit], set(plain[:limit])
+        own = tuple(text for text in own if text not in audited)
+        audit.record |= {"texts": len(plain), "attacker's texts": len(own)}
+        observed = None if file is None else read_tensor(file)
+        for number, one in enumerate(noises):
+            audit.setting = _spelled(one) if len(noises) > 1 else ""
+            made = case(loaded, kind, layer, one, plain, own, observed)
+            attacks, data = choose(made.attacks, options.attacks), Truth(plain, _decoder(loaded))
+            audit.attack(attacks, made.target, made.knowledge, data, of=len(noises) - number)
 
 
 def parse_noise(text: str, clip: float | None) -> Noise:
@@ -164,10 +141,6 @@ def _ids(texts: tuple[str, ...], loaded: Checkpoint, kind: Kind, longest: int) -
 
 def _decoder(loaded: Checkpoint) -> Any:
     return None if loaded.tokenizer is None else loaded.tokenizer.tokenizer.decode
-
-
-def _named(found: Sequence[Finding], noise: Noise) -> list[Finding]:
-    return [replace(one, setting=_spelled(noise)) for one in found]
 
 
 def _spelled(noise: Noise) -> str:
@@ -207,7 +180,9 @@ def case(
         if observed is None:
             observed = noise.protect(encoder.embed(plain), draw)
         public = sentences.Public(sentences.faster(encoder), own)
-        return Case(sentence_inversion.attacks(), sentences.Sentences(observed[: len(plain)], noise), public)
+        return Case(
+            attacks_on(kind, None, layer, own), sentences.Sentences(observed[: len(plain)], noise), public
+        )
     if kind == "hidden" and walk(loaded.model).family != "llama":
         raise NotYetError(f"--kind hidden needs a causal model, {loaded.source.name} is not one")
     place = blocks.Observed(loaded.model, layer if kind == "hidden" else None)
@@ -217,10 +192,17 @@ def case(
     else:
         rows = split(observed, [len(text) for text in plain])
     table_VD = walk(loaded.model).embedding.weight.detach().float()
-    made: list[Attack] = [Bound("nn", METRIC, beam.nearest), *blocks.attacks(place, own)]
-    if kind == "token":
-        made.append(beam)
-    return Case(tuple(made), Rows(rows, noise), beam.Public(table_VD, _language(loaded, own)))
+    made = attacks_on(kind, loaded.model, layer, own)
+    return Case(made, Rows(rows, noise), beam.Public(table_VD, _language(loaded, own)))
+
+
+def attacks_on(kind: Kind, model: Any, layer: int, own: Texts) -> tuple[Attack, ...]:
+    """The attacks on embeddings of `kind`; their names need no model."""
+    if kind == "sentence":
+        return sentence_inversion.attacks()
+    place = blocks.Observed(model, layer if kind == "hidden" else None)
+    made = (Bound("nn", METRIC, beam.nearest), *blocks.attacks(place, own))
+    return (*made, beam) if kind == "token" else made
 
 
 def split(observed: torch.Tensor, lengths: Sequence[int]) -> tuple[torch.Tensor, ...]:

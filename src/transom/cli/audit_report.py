@@ -2,7 +2,7 @@
 
 `--json` prints the report as one line; `--html` and `--sarif` write files that only their owner can read,
 for a report shows audited text. With --gate the exit code is 20 when a finding may exceed the bound, or when
-no attack could be run. The files are written in every case.
+no attack could be run. The files are written in every case: `auditing` sees to it.
 
 Threat model: the report is the auditor's own; standard error and errors hold names and figures, never text.
 Source: own design.
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,15 +25,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from transom.audit.attack import Attack, choose
-from transom.audit.finding import Finding
-from transom.audit.report import Report, figure, span
+from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run
+from transom.audit.report import Frontier, Report, figure, span
 from transom.audit.runner import run
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, TransomError
 
 GATE_EXIT = 20
 _NOTES_FROM = 140  # columns of a terminal
 
-BudgetOption = Annotated[float, typer.Option("--budget", help="Minutes for all attacks together.", min=0)]
+BudgetOption = Annotated[
+    float, typer.Option("--budget", help="Minutes for the attacks together; loading comes on top.", min=0)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="The report as one JSON object on one line.")]
 SarifOption = Annotated[Path | None, typer.Option("--sarif", help="Write the report as SARIF 2.1.0.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report as one HTML page.")]
@@ -73,6 +76,85 @@ class Options:
         return not self.as_json
 
 
+@dataclass
+class Audit:
+    """One audit while it goes on: what is found so far, and the seconds of its budget that are left."""
+
+    kind: str
+    record: dict[str, Any]
+    options: Options
+    setting: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    frontier: Frontier | None = None
+
+    def __post_init__(self) -> None:
+        self.left_s = self.options.budget_s
+
+    def attack(
+        self, attacks: Sequence[Attack], target: object, knowledge: object, data: object, *, of: int = 1
+    ) -> list[Finding]:
+        """Run `attacks` in one part of `of` of the time that is left; their findings at this setting.
+
+        Raises KeyboardInterrupt when it was interrupted, its findings kept.
+        """
+        started = time.monotonic()
+        found = run(
+            attacks,
+            target,
+            knowledge,
+            data,
+            budget_s=self.left_s / of,
+            progress=self.options.progress,
+        )
+        self.left_s -= time.monotonic() - started
+        self.findings += (made := [replace(one, setting=self.setting) for one in found])
+        if interrupted(found):
+            raise KeyboardInterrupt
+        return made
+
+    def stop(self, attacks: Sequence[Attack], reason: str) -> None:
+        """Note that what was still to be done at this setting was not run."""
+        known = {(found.name, found.setting) for found in self.findings}
+        missing = [one for one in attacks if (one.NAME, self.setting) not in known]
+        rest = [not_run(one.NAME, one.METRIC, reason) for one in missing] or [not_run("rest", "", reason)]
+        self.findings += [replace(one, setting=self.setting) for one in rest]
+
+    @property
+    def report(self) -> Report:
+        """What there is to tell now."""
+        return Report(
+            kind=self.kind,
+            target=self.record,
+            findings=tuple(self.findings),
+            frontier=self.frontier,
+            gate=self.options.gate,
+            created=now(),
+            cost_s=round(time.monotonic() - self.options.started_s, 3),
+        )
+
+
+@contextmanager
+def auditing(
+    kind: str, record: Mapping[str, Any], attacks: Sequence[Attack], options: Options
+) -> Iterator[Audit]:
+    """An audit that ends in its report, whatever happens inside: what `attacks` had still to do is then "not
+    run" with the reason, and the error goes on its way afterwards, unless the gate shuts first.
+
+    `record` names the target and the settings for the reader. Raises typer.Exit.
+    """
+    audit = Audit(kind, dict(record), options)
+    stopped: BaseException | None = None
+    try:
+        yield audit
+    except BaseException as error:
+        stopped = error
+        if not interrupted(audit.findings):
+            audit.stop(attacks, _told(error))
+    finish(audit.report, options)
+    if stopped is not None:
+        raise stopped
+
+
 def audit(
     kind: str,
     record: Mapping[str, Any],
@@ -80,21 +162,17 @@ def audit(
     given: tuple[object, object, object],
     options: Options,
 ) -> None:
-    """Run the chosen attacks on `given` (target, knowledge, data), report, and leave through the gate.
-
-    `record` names the target and the settings for the reader. Raises MisconfiguredError, typer.Exit.
-    """
+    """`auditing` for one target that is at hand: `given` is target, knowledge and data."""
     chosen = choose(attacks, options.attacks)
-    findings = run(chosen, *given, budget_s=options.budget_s, progress=options.progress)
-    report = Report(
-        kind=kind,
-        target=record,
-        findings=findings,
-        gate=options.gate,
-        created=now(),
-        cost_s=round(time.monotonic() - options.started_s, 3),
-    )
-    finish(report, options)
+    with auditing(kind, record, chosen, options) as made:
+        made.attack(chosen, *given)
+
+
+def _told(error: BaseException) -> str:
+    """Why it stopped; the text of an unexpected error may hold content."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return str(error) if isinstance(error, TransomError) else f"it raised {type(error).__name__}"
 
 
 def now() -> str:
@@ -143,7 +221,7 @@ def _table(report: Report, *, notes: bool) -> Table:
     title = f"{report.kind}: {report.target.get('target', '')}"
     several = len(metrics) > 1
     table = Table(title=escape(title if several or not metrics else f"{title}, {metrics[0]}"))
-    for column in ("attack", *["metric"] * several, "value", "95 % interval", "chance", "n", "s"):
+    for column in ("attack", *["metric"] * several, "value", "95 % interval", "guessing", "n", "s"):
         table.add_column(column, overflow="fold")
     if notes:
         table.add_column("note")

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from transom.audit.attack import Attack, Bound
+from transom.audit.attack import Attack, Bound, choose
 from transom.audit.attacks import sda, tfma
 from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, conceal, read_traffic, reveal
 from transom.audit.finding import Finding
@@ -31,7 +31,7 @@ from transom.cli.audit_report import (
     JsonOption,
     Options,
     SarifOption,
-    audit,
+    auditing,
 )
 from transom.cli.audit_texts import read_texts
 from transom.errors import MisconfiguredError
@@ -73,14 +73,16 @@ def traffic(
         raise MisconfiguredError(
             f"the key file knows {vocabulary} ids, the tokenizer {encoder.vocab_size}; give the model's own"
         )
-    texts = tuple(encoder.encode_text(line).ids for line in read_texts(prior))
-    if not texts:
-        raise MisconfiguredError(f"{prior} holds no text; give the attacker one text a line")
-    tau_V = secret_map(secret, vocabulary)
-    target, plain = _sides(read_traffic(file, vocabulary), tau_V, concealed=secret is not None)
-    known = {int(tau_V[token]): token for token in template_ids(encoder)} if template else {}
+    chosen = choose(attacks(level), options.attacks)
     record = {"target": str(file), "tokenizer": tokenizer, "prior": level, "permuted_here": secret is None}
-    audit("traffic", record, attacks(level), (target, Prior(level, texts, known), plain), options)
+    with auditing("traffic", record, chosen, options) as audit:
+        texts = tuple(encoder.encode_text(line).ids for line in read_texts(prior))
+        if not texts:
+            raise MisconfiguredError(f"{prior} holds no text; give the attacker one text a line")
+        tau_V = secret_map(secret, vocabulary)
+        target, plain = _sides(read_traffic(file, vocabulary), tau_V, concealed=secret is not None)
+        known = {int(tau_V[token]): token for token in template_ids(encoder)} if template else {}
+        audit.attack(chosen, target, Prior(level, texts, known), plain)
 
 
 def attacks(level: Literal["domain", "distribution"]) -> tuple[Attack, ...]:

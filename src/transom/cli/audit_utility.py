@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from transom.audit.finding import Finding, not_run
+from transom.audit.finding import INTERRUPTED, Finding, not_run
 from transom.audit.report import Frontier, FrontierPoint
 from transom.audit.utility import (
     Answerer,
@@ -38,6 +38,7 @@ from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.sanitize import Sanitizer
 
 METRIC = "utility"
+_WHOSE = "Recovery is that of the strongest attack on one output of each text."
 UtilityOption = Annotated[
     list[str] | None,
     typer.Option("--utility", help="Also: what is it good for? classify:, summarize: or answers:FILE."),
@@ -75,12 +76,12 @@ def open_utility(places: Sequence[str] | None, model: str, preset_name: str | No
     return Utility(tasks, models)
 
 
-def at_epsilon(epsilon: float, sanitizer: Sanitizer, found: Sequence[Finding]) -> list[Setting]:
+def at_setting(name: str, sanitizer: Sanitizer, found: Sequence[Finding]) -> list[Setting]:
     """Words at one epsilon beside the strongest of the attacks on one draw; none when no attack ran."""
     strongest = max(found, key=lambda each: each.value or 0.0, default=None)
     if strongest is None or strongest.value is None:
         return []
-    return [Setting(f"epsilon {epsilon:g}", words(sanitizer), strongest)]
+    return [Setting(name, words(sanitizer), strongest)]
 
 
 def measured(
@@ -99,12 +100,14 @@ def measured(
             try:
                 points += frontier((task,), settings, utility.models, shown).points
             except KeyboardInterrupt:
-                failed.append(not_run(task.name, METRIC, "it was interrupted"))
+                rest = utility.tasks[utility.tasks.index(task) :]
+                failed += [not_run(each.name, METRIC, INTERRUPTED) for each in rest]
+                break
             except TransomError as error:
                 failed.append(not_run(task.name, METRIC, str(error)))
             except Exception as error:  # its text may hold content
                 failed.append(not_run(task.name, METRIC, f"it raised {type(error).__name__}"))
-    return Frontier(tuple(points)) if points else None, tuple(failed)
+    return Frontier(tuple(points), _WHOSE) if points else None, tuple(failed)
 
 
 def _show(bar: Progress, line: TaskID, share: float) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,26 +29,24 @@ from transom.audit.attack import Attack, choose
 from transom.audit.attacks import averaging, bayes, contextual, mask_token, word_inversion
 from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
 from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
-from transom.audit.finding import Finding, interrupted
-from transom.audit.report import Report
-from transom.audit.runner import run
+from transom.audit.finding import interrupted
 from transom.cli.audit_report import (
     AttackOption,
+    Audit,
     BudgetOption,
     GateOption,
     HtmlOption,
     JsonOption,
     Options,
     SarifOption,
-    finish,
-    now,
+    auditing,
 )
 from transom.cli.audit_texts import read_texts
 from transom.cli.audit_utility import (
     UtilityModelOption,
     UtilityOption,
     UtilityPresetOption,
-    at_epsilon,
+    at_setting,
     measured,
     open_utility,
 )
@@ -69,11 +66,14 @@ _KNOWN = (*IN_GROUP, "custext+", "santext+")
 class Case:
     """The audited text at one epsilon, as its attackers see it."""
 
-    epsilon: float
-    sanitizer: Sanitizer
     target: WordTarget
     knowledge: WordKnowledge
     data: WordData
+
+    @property
+    def drawn_share(self) -> float:
+        """The share of tokens that are drawn."""
+        return len(self.target.outputs_N) / sum(map(len, self.target.seen))
 
 
 def words(
@@ -111,75 +111,61 @@ def words(
     options = Options(
         budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
     )
-    started = time.monotonic()
-    ends = started + options.budget_s
     masked: tuple[Attack, ...] = () if model is None else (mask_token,)
     attacks = choose((*ATTACKS, *masked), options.attacks)
     chosen = load_policy(policy)
-    texts = read_corpus(file, column, field)[:limit]
-    own = own_sentences(chosen, read_corpus(prior, column, field)) if prior else ()
-    epsilons = epsilon or ([chosen.epsilon] if chosen.epsilon is not None else [])
-    if not epsilons:
-        raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
+    sanitizers = _sanitizers(chosen, mechanism, epsilon, embeddings)
+    record = {
+        "target": str(file),
+        "policy": chosen.name,
+        "mechanism": mechanism or chosen.mechanism,
+        "epsilon": ", ".join(sanitizers),
+        "prior": str(prior) if prior else "public word frequencies",
+    }
     tasks = open_utility(utility, utility_model, utility_preset)
-    language: mask_token.Masked | None = None
-    findings: list[Finding] = []
-    settings = []
-    drawn_share = 0.0
-    for number, one in enumerate(epsilons):
-        case = sanitised_case(chosen, mechanism, one, texts, own, repeats=repeats, embeddings=embeddings)
-        if model is not None and language is None:
-            language = _language(model, case.knowledge.text, (ends - time.monotonic()) / 5)
-        drawn_share = len(case.target.outputs_N) / sum(map(len, case.target.seen))
-        found = run(
-            attacks,
-            case.target,
-            replace(case.knowledge, language=language),
-            case.data,
-            budget_s=(ends - time.monotonic()) / (len(epsilons) - number),
-            progress=options.progress,
-        )
-        findings += [replace(each, setting=f"epsilon {one:g}") for each in found]
-        if interrupted(found):
-            break
-        settings += at_epsilon(one, case.sanitizer, [each for each in found if each.name != averaging.NAME])
-    frontier, failed = measured(tasks, settings, progress=options.progress)
-    report = Report(
-        kind="words",
-        target={
-            "target": str(file),
-            "texts": len(texts),
-            "policy": chosen.name,
-            "mechanism": mechanism or chosen.mechanism,
-            "epsilon": ", ".join(f"{one:g}" for one in epsilons),
-            "share of tokens drawn": round(drawn_share, 3),
-            "prior": str(prior) if prior else "public word frequencies",
-            "attacker's sentences": len(own),
-        },
-        findings=(*findings, *failed),
-        frontier=frontier,
-        gate=gate,
-        created=now(),
-        cost_s=round(time.monotonic() - started, 3),
-    )
-    finish(report, options)
+    with auditing("words", record, attacks, options) as audit:
+        texts = read_corpus(file, column, field)[:limit]
+        own = own_sentences(chosen, read_corpus(prior, column, field)) if prior else ()
+        audit.record |= {"texts": len(texts), "attacker's sentences": len(own)}
+        language: mask_token.Masked | None = None
+        settings = []
+        for number, (value, sanitizer) in enumerate(sanitizers.items()):
+            audit.setting = f"epsilon {value}"
+            case = sanitised_case(sanitizer, texts, own, repeats=repeats)
+            audit.record["share of tokens drawn"] = round(case.drawn_share, 3)
+            if model is not None and language is None:
+                language = _language(model, case.knowledge.text, audit)
+            knowledge = replace(case.knowledge, language=language)
+            found = audit.attack(attacks, case.target, knowledge, case.data, of=len(sanitizers) - number)
+            once = [one for one in found if one.name != averaging.NAME]
+            settings += at_setting(audit.setting, sanitizer, once)
+        audit.setting = ""
+        audit.frontier, failed = measured(tasks, settings, progress=options.progress)
+        audit.findings += failed
+        if interrupted(failed):
+            raise KeyboardInterrupt
 
 
-def sanitised_case(
-    policy: Policy,
-    mechanism: str | None,
-    epsilon: float,
-    texts: Sequence[str],
-    own: Sentences,
-    *,
-    repeats: int = 0,
-    embeddings: Path | None = None,
-) -> Case:
-    """`texts` through the policy at `epsilon`, and what an attacker with the sentences `own` knows.
+def _sanitizers(
+    policy: Policy, mechanism: str | None, epsilons: Sequence[float] | None, embeddings: Path | None
+) -> dict[str, Sanitizer]:
+    """One for each epsilon of the sweep, by its figure. Raises MisconfiguredError, PolicyError."""
+    wanted = epsilons or ([policy.epsilon] if policy.epsilon is not None else [])
+    if not wanted:
+        raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
+    return {f"{one:g}": _sanitizer(policy, mechanism, one, embeddings) for one in wanted}
 
-    Raises MisconfiguredError, PolicyError.
+
+def _sanitizer(policy: Policy, mechanism: str | None, epsilon: float, embeddings: Path | None) -> Sanitizer:
+    return Sanitizer(policy, _mechanism(policy, mechanism, epsilon, embeddings), epsilon)
+
+
+def sanitised_case(sanitizer: Sanitizer, texts: Sequence[str], own: Sentences, *, repeats: int = 0) -> Case:
+    """`texts` through the sanitizer, and what an attacker with the sentences `own` knows.
+
+    Raises MisconfiguredError when no word is drawn.
     """
-    sanitizer = Sanitizer(policy, _mechanism(policy, mechanism, epsilon, embeddings), epsilon)
+    policy = sanitizer.policy
     seen, plain = observe(sanitizer, texts)
     if sanitizer.mechanism is None or not any(True for _ in drawn(seen)):
         raise MisconfiguredError("no word of the text is drawn under this policy; there is nothing to attack")
@@ -197,7 +183,7 @@ def sanitised_case(
         epsilon=cost if np.isfinite(cost) else None,
         repeats_RN=np.stack(again) if again else None,
     )
-    return Case(epsilon, sanitizer, target, knowledge, data)
+    return Case(target, knowledge, data)
 
 
 def _mechanism(
@@ -219,11 +205,14 @@ def _mechanism(
     return build(name, space_VE, epsilon, frequency_V=policy.prior_V)
 
 
-def _language(model: str, text: Sentences, budget_s: float) -> mask_token.Masked:
+def _language(model: str, text: Sentences, audit: Audit) -> mask_token.Masked:
+    """The attacker's language model; one that is trained takes a fifth of the time."""
     if model != "minilm":
         return mask_token.load_masked(model)
     if not text:
         raise MisconfiguredError("--model minilm is trained on the attacker's own text; give it with --prior")
+    budget_s = audit.left_s / 5
+    audit.left_s -= budget_s
     return mask_token.trained(text, budget_s=budget_s)
 
 
