@@ -82,17 +82,26 @@ def test_context_adds_to_bayes(world):
     assert with_context.low > max(with_context.baseline, target.channel.chance)
 
 
-def test_its_interval_covers(world, covers):
+def test_its_interval_covers_what_a_population_of_sentences_gives(world, covers):
+    """A population of 800 sentences is read once, so the truth is exact; samples are drawn from it."""
     mechanism = world.mechanism("rnm", 2.0)
-    target, knowledge, _ = world.attacked(mechanism, world.sentences(5, seed=6))
+    target, knowledge, _ = world.attacked(mechanism, world.sentences(60, seed=6))
     mind = learned(target.channel, knowledge, np.inf)
-    found = []
-    for seed in range(60):
-        plain = world.sentences(25, seed=100 + seed)
-        seen = replace(target, seen=sanitised(plain, mechanism, world.words))
-        named = guesses(mind, seen.seen)
-        found.append(scored("contextual", seen, WordData(plain), named, started=0.0))
-    assert covers([(one.low, one.high) for one in found], float(np.mean([one.value for one in found])))
+    plain = world.sentences(800, seed=100)
+    seen = sanitised(plain, mechanism, world.words)
+    named = np.array(guesses(mind, seen)).reshape(len(plain), -1)
+    said = np.array([[token.text for token in one if token.kind == "drawn"] for one in plain])
+    truth = float((named == said).mean())
+    draw, found = np.random.default_rng(0), []
+    for _ in range(300):
+        some = draw.integers(0, len(plain), 25)
+        part = replace(target, seen=tuple(seen[i] for i in some))
+        data = WordData(tuple(plain[i] for i in some))
+        found.append(scored("contextual", part, data, named[some].ravel().tolist(), started=0.0))
+    assert 0.4 < truth < 0.8
+    assert covers([(one.low, one.high) for one in found], truth)
+    whole = contextual.attack(part, knowledge, data, np.inf)
+    assert (whole.value, whole.low, whole.high) == (found[-1].value, found[-1].low, found[-1].high)
 
 
 def test_little_text_or_time_is_not_run(world):
