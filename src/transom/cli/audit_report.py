@@ -220,8 +220,9 @@ def _table(report: Report, *, notes: bool) -> Table:
     metrics = list(dict.fromkeys(found.metric for found in report.findings))
     title = f"{report.kind}: {report.target.get('target', '')}"
     several = len(metrics) > 1
+    beside = "claimed" if report.kind == "epsilon" else "guessing"
     table = Table(title=escape(title if several or not metrics else f"{title}, {metrics[0]}"))
-    for column in ("attack", *["metric"] * several, "value", "95 % interval", "guessing", "n", "s"):
+    for column in ("attack", *["metric"] * several, "value", "95 % interval", beside, "n", "s"):
         table.add_column(column, overflow="fold")
     if notes:
         table.add_column("note")
