@@ -136,7 +136,7 @@ def test_inputs_that_mean_nothing_are_refused(
 def test_options_that_mean_nothing_are_refused_before_any_draw(
     capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
 ) -> None:
-    assert run("hangs", option, value) == 3
+    assert run("hangs", option, value, "--budget", "0.02") == 3
     assert message in capsys.readouterr().err
 
 
