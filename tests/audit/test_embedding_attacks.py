@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from transom.audit.attacks import beam, blocks
-from transom.audit.attacks.rows import Law, Noise, Rows, Truth, estimated
+from transom.audit.attacks import beam, blocks, ima, isa
+from transom.audit.attacks.rows import Law, Noise, Rows, Truth, estimated, score
+from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import MisconfiguredError
@@ -64,19 +66,50 @@ def test_a_language_reads_more_than_rows_alone(noise: Noise, known: bool) -> Non
     assert "60 of 60 texts" in found.note
 
 
-def test_rows_that_hold_nothing_are_read_at_chance() -> None:
-    """A perfect defence: over draws the interval covers what guessing reaches in 95 of 100 or more."""
-    covered = []
-    for seed in range(50):
+def search(target: Rows, knowledge: beam.Public, data: Truth, budget_s: float) -> Finding:
+    return beam.attack(target, knowledge, data, budget_s, width=2, candidates=8)
+
+
+@pytest.mark.parametrize("attack", [beam.nearest, search])
+def test_rows_that_hold_nothing_are_read_at_chance(attack: Any, covers: Any) -> None:
+    """A perfect defence of ids that are drawn evenly: any guess is right one time in VOCABULARY."""
+    found = []
+    for seed in range(150):
         draw = torch.Generator().manual_seed(seed)
-        plain = language(10, seed=1000 + seed)
+        plain = torch.randint(VOCABULARY, (10, 12), generator=draw).tolist()
         target = Rows(tuple(torch.randn(12, WIDTH, generator=draw) for _ in plain), Noise("gaussian", 5.0))
-        for found in (
-            beam.nearest(target, PUBLIC, Truth(plain), 9.0),
-            beam.attack(target, PUBLIC, Truth(plain), 9.0, width=2, candidates=8),
-        ):
-            covered.append(found.low <= found.baseline <= found.high)
-    assert np.mean(covered) > 0.93
+        found.append(attack(target, PUBLIC, Truth(tuple(map(tuple, plain))), np.inf))
+    intervals = [(one.low, one.high) for one in found]
+    assert covers(intervals, 1 / VOCABULARY)
+    assert np.mean([one.low <= one.baseline <= one.high for one in found]) > 0.93
+    error = np.sqrt(1 / VOCABULARY / (150 * 120))
+    for mean in (np.mean([one.value for one in found]), np.mean([one.baseline for one in found])):
+        assert mean == pytest.approx(1 / VOCABULARY, abs=4 * error)
+
+
+@pytest.mark.parametrize("attack", [beam.nearest, search])
+def test_intervals_cover_what_noised_rows_give(
+    attack: Any, covers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away from chance: a population of 600 texts is read once, so the truth is exact; samples have 15."""
+    many, noise, read = language(600, seed=77), Noise("gaussian", 1.6), []
+
+    def spy(name: str, guesses: Any, *rest: Any, **more: Any) -> Finding:
+        read.append(guesses)
+        return score(name, guesses, *rest, **more)
+
+    monkeypatch.setattr(beam, "score", spy)
+    seen = shown(many, noise, seed=5)
+    truth = attack(Rows(seen, noise), PUBLIC, Truth(many), np.inf).value
+    assert 0.4 < truth < 0.95
+    draw, found = np.random.default_rng(6), []
+    for _ in range(300):
+        some = draw.integers(0, len(many), 15)
+        data = Truth(tuple(many[i] for i in some))
+        found.append(score("x", tuple(read[0][i] for i in some), data, started=0.0, note=""))
+    assert covers([(one.low, one.high) for one in found], truth)
+    again = attack(Rows(tuple(seen[i] for i in some), noise), PUBLIC, data, np.inf)
+    assert (again.value, again.low, again.high) == (found[-1].value, found[-1].low, found[-1].high)
 
 
 @pytest.mark.parametrize("law", ["gaussian", "laplace", "norm"])
@@ -204,3 +237,26 @@ def test_the_inverter_reads_noised_rows_of_unlike_lengths(tmp_path: Any) -> None
     assert found.value > 0.9
     (inverter,) = blocks.attacks(place, few)
     assert "public texts" in inverter.attack(target, knowledge, Truth(plain), 3.0).reason
+
+
+@pytest.mark.parametrize("layer", [None, 0])
+def test_attacks_on_rows_read_bare_ones_and_nothing_else(
+    tmp_path: Any, layer: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same attackers with the same effort; rows of other texts are a perfect defence."""
+    monkeypatch.setattr(ima, "attack", partial(ima.attack, steps=60))
+    monkeypatch.setattr(isa, "attack", partial(isa.attack, steps=300))
+    model = load(tiny_llama(tmp_path / "model")).model
+    model.model.embed_tokens.weight.data *= 5  # as in trained models, tokens show in their own states
+    place, draw = blocks.Observed(model, layer), np.random.default_rng(10)
+    own = tuple(tuple(draw.integers(0, 60, 6).tolist()) for _ in range(1000))
+    plain, others, knowledge = own[:40], own[40:80], beam.Public(model.get_input_embeddings().weight)
+    shown = [Rows(tuple(place.states_of(np.array([text]))[0] for text in some)) for some in (plain, others)]
+    attackers = blocks.attacks(place, own[80:])
+    assert [one.NAME for one in attackers] == ["ima", "isa/hidden"][: 1 + (layer is not None)]
+    for one in attackers:
+        bare, perfect = (one.attack(target, knowledge, Truth(plain), 60.0) for target in shown)
+        assert bare.value > 0.9, one.NAME
+        assert bare.above_chance, one.NAME
+        assert perfect.low <= perfect.baseline <= perfect.high, one.NAME
+        assert perfect.value == pytest.approx(1 / 60, abs=0.034), one.NAME  # four standard errors of 240

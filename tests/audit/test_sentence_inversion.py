@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transom.audit.attacks import bag, sentence_inversion
 from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Noise, Truth
 from transom.audit.attacks.sentence_inversion import Edit, Hunt, edited, invert
-from transom.audit.attacks.sentences import Encoder, Public, Sentences, encoder_of, score
+from transom.audit.attacks.sentences import Encoder, Public, Sentences, encoder_of, f1, overlap, score
 from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
@@ -51,6 +52,7 @@ def test_bare_embeddings_are_read_and_better_than_by_their_words(public: Public)
     target = Sentences(public.encoder.embed(plain))
     words, searched = findings(target, public, Truth(plain, decode=lambda ids: " ".join(map(str, ids))))
     assert words.above_chance
+    assert words.value > 0.5  # 0.67 on average
     assert searched.value is not None
     assert searched.value > 0.9
     assert searched.low > words.value
@@ -58,25 +60,90 @@ def test_bare_embeddings_are_read_and_better_than_by_their_words(public: Public)
     assert len(searched.examples) == 10
 
 
-def test_embeddings_that_hold_nothing_are_read_at_chance(
-    public: Public, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sentence_inversion, "LEAST_S", 0.3)
-    draw = torch.Generator().manual_seed(0)
-    trained, covered = bag.train(public.encoder, public.texts, 5.0), []
-    for seed in range(100):
-        values = torch.nn.functional.normalize(torch.randn(20, 96, generator=draw), dim=1)
-        read = trained.read(trained.log_odds(values))
-        found = score("x", read, Truth(texts(20, seed=100 + seed)), started=0.0, note="")
-        covered.append(found.low <= found.baseline <= found.high)
-    assert np.mean(covered) > 0.9
-    (_, searched) = findings(
-        Sentences(torch.nn.functional.normalize(torch.randn(8, 96, generator=draw), dim=1)),
-        public,
-        Truth(texts(8, seed=3)),
-        budget_s=6.0,
+def chance_of(guesses: Texts) -> float:
+    """F1 of guesses that know nothing of `texts`, which draw 3 to 5 of 50 words evenly, 4 in the mean."""
+    guessed = float(np.mean([len(set(guess) & set(range(10, 60))) for guess in guesses]))
+    named = float(np.mean([len(set(guess)) for guess in guesses]))
+    return 2 * (guessed * 4 / 50) / (named + 4)
+
+
+def without_content(count: int, seed: int) -> torch.Tensor:
+    """A perfect defence: directions drawn evenly."""
+    return torch.nn.functional.normalize(
+        torch.randn(count, 96, generator=torch.Generator().manual_seed(seed)), dim=1
     )
+
+
+def test_words_of_embeddings_that_hold_nothing_are_read_at_chance(public: Public, covers: Any) -> None:
+    trained = bag.train(public.encoder, public.texts, 60.0)
+    read = trained.read(trained.log_odds(without_content(4000, seed=0)))
+    found = [
+        score("x", read[20 * run : 20 * run + 20], Truth(texts(20, seed=100 + run)), started=0.0, note="")
+        for run in range(200)
+    ]
+    values = np.array([one.value for one in found])
+    assert values.mean() == pytest.approx(chance_of(read), abs=4 * values.std() / np.sqrt(200))
+    assert covers([(one.low, one.high) for one in found], chance_of(read))
+    assert np.mean([one.low <= one.baseline <= one.high for one in found]) > 0.92
+
+
+def test_a_search_for_embeddings_that_hold_nothing_ends_at_chance(
+    public: Public, covers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it found is then held against 200 draws of the sentences: the search knew of none of them."""
+    monkeypatch.setattr(sentence_inversion, "LEAST_S", 0.3)
+    read: list[Texts] = []
+
+    def spy(name: str, guesses: Texts, *rest: Any, **more: Any) -> Finding:
+        read.append(guesses)
+        return score(name, guesses, *rest, **more)
+
+    monkeypatch.setattr(sentence_inversion, "score", spy)
+    target = Sentences(without_content(12, seed=1))
+    _, searched = findings(target, public, Truth(texts(12, seed=3)), budget_s=7.0)
     assert searched.low <= searched.baseline <= searched.high
+    assert len(read[-1]) >= 2
+    truths = (Truth(texts(len(read[-1]), seed=400 + run)) for run in range(200))
+    found = [score("x", read[-1], truth, started=0.0, note="") for truth in truths]
+    chance = chance_of(read[-1])
+    assert np.mean([one.value for one in found]) == pytest.approx(chance, abs=0.02)
+    assert covers([(one.low, one.high) for one in found], chance)
+
+
+@pytest.mark.parametrize("noise", [Noise(), Noise("gaussian", 0.05), Noise("gaussian", 0.1)])
+def test_intervals_cover_what_the_words_of_embeddings_give(public: Public, covers: Any, noise: Noise) -> None:
+    """Away from chance: a population of 1,500 sentences is read once, so the truth is exact."""
+    trained, plain = bag.train(public.encoder, public.texts, 60.0), texts(1500, seed=20)
+    values = noise.protect(public.encoder.embed(plain), torch.Generator().manual_seed(2))
+    read = trained.read(trained.log_odds(values))
+    assert population_covered(read, plain, covers) == pytest.approx(0.57, abs=0.17)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.8])
+def test_intervals_cover_what_a_search_gives(covers: Any, kept: float) -> None:
+    """The scorer that the search ends in, on simulated readings, for a search takes seconds a sentence.
+
+    Some sentences are read whole and others hardly, as searches end; what is not read is a wrong word.
+    """
+    plain, draw = texts(3000, seed=21), np.random.default_rng(7)
+    rates = draw.beta(kept, 1 - kept, len(plain))
+    read = tuple(
+        tuple(word if draw.random() < rate else int(draw.integers(10, 60)) for word in text)
+        for text, rate in zip(plain, rates, strict=True)
+    )
+    assert population_covered(read, plain, covers) == pytest.approx(kept, abs=0.1)
+
+
+def population_covered(read: Texts, plain: Texts, covers: Any) -> float:
+    """The F1 of a whole population, held by the intervals of samples of 20 sentences."""
+    truth = f1(overlap(read, plain))
+    draw, found = np.random.default_rng(8), []
+    for _ in range(300):
+        some = draw.integers(0, len(plain), 20)
+        sample = Truth(tuple(plain[i] for i in some))
+        found.append(score("x", tuple(read[i] for i in some), sample, started=0.0, note=""))
+    assert covers([(one.low, one.high) for one in found], truth)
+    return truth
 
 
 def test_noise_that_drowns_the_embedding_leaves_the_language_to_decide(public: Public) -> None:
