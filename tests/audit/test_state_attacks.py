@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from transom.audit.attacks import checkpoint_states, ima, isa, nearest
-from transom.audit.attacks.states import States, recovery
+from transom.audit.attacks.states import States, recovered, recovery
+from transom.audit.attacks.traffic import clustered_interval
 from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, from_state, sample
+from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import MisconfiguredError
@@ -196,6 +198,56 @@ def test_chance_is_what_the_same_guesses_get_when_dealt_at_random() -> None:
     assert np.mean(inside) > 0.91
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
+def test_the_interval_of_states_covers_what_is_recovered(covers: Any, rate: float) -> None:
+    """Texts of unlike length, of which some are read much better than others; a wrong name is never right."""
+    draw, found = np.random.default_rng(30), []
+    for _ in range(300):
+        plain = [draw.integers(0, 50, size) for size in draw.integers(2, 12, 40)]
+        rates = draw.beta(4 * rate, 4 * (1 - rate), len(plain))
+        guesses = [
+            np.where(draw.random(len(text)) < share, text, 99)
+            for text, share in zip(plain, rates, strict=True)
+        ]
+        texts = [tuple(tuple(text.tolist()) for text in some) for some in (guesses, plain)]
+        found.append(recovered("x", *texts, cost_s=0.0, note=""))
+    assert covers([(one.low, one.high) for one in found], rate)
+    assert np.mean([one.value for one in found]) == pytest.approx(rate, abs=0.02)
+
+
+def by_ima(model: Any, plain: Any) -> Finding:
+    return ima.attack(isa.observe(model, plain, 0), simulator(model), plain, 60.0, steps=40)
+
+
+def by_isa(model: Any, plain: Any, kind: isa.Kind) -> Finding:
+    return isa.attack(isa.observe(model, plain, 0), model, plain, 60.0, kind=kind, steps=3, prefix=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "attack"),
+    [(ima, by_ima), (isa, partial(by_isa, kind="hidden")), (isa, partial(by_isa, kind="attention"))],
+    ids=["ima", "isa/hidden", "isa/attention"],
+)
+def test_findings_on_states_carry_that_interval(
+    model: Any, module: Any, attack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is computed here again, from what the attack named."""
+    named: list[Any] = []
+
+    def spy(name: str, guess_BT: Any, data_BT: Any, **more: Any) -> Finding:
+        named.append((guess_BT, data_BT))
+        return recovery(name, guess_BT, data_BT, **more)
+
+    monkeypatch.setattr(module, "recovery", spy)
+    found = attack(model, ids_of(model, 30, seed=31))
+    ((guess_BT, data_BT),) = named
+    hit_BT = guess_BT == data_BT
+    assert 0 < hit_BT.mean() < 1
+    assert found.value == hit_BT.mean()
+    sizes_B = np.full(len(hit_BT), hit_BT.shape[1])
+    assert (found.low, found.high) == clustered_interval(hit_BT.sum(axis=1), sizes_B)
+
+
 def mounted(model: Any, host: Any) -> tuple[Target, Knowledge]:
     sides = [from_state(side.state_dict(), side.config.to_dict()) for side in (host, model)]
     return Target(sides[0], host), Knowledge(sides[1], model)
@@ -214,14 +266,42 @@ def test_an_unprotected_checkpoint_gives_its_tokens_away(model: Any) -> None:
     assert found.value > 0.9, found
 
 
-@pytest.mark.parametrize("attack", ON_CHECKPOINT)
-def test_redrawn_weights_leave_only_chance(model: Any, attack: Any) -> None:
+@pytest.fixture
+def effort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps in place of seconds, and every token as a candidate: the same effort for success and chance."""
+    monkeypatch.setattr(ima, "attack", partial(ima.attack, steps=80))
+    monkeypatch.setattr(isa, "attack", partial(isa.attack, steps=20, nearest_tokens=1000))
+
+
+def permuted(model: Any) -> tuple[Any, np.ndarray[Any, Any]]:
+    """The model with its tokens permuted and nothing else done, and tau."""
+    tau = np.random.default_rng(20).permutation(model.config.vocab_size)
     host = copy.deepcopy(model)
-    draw = torch.Generator().manual_seed(21)
-    for weight in host.parameters():
-        weight.data = weight.data.std() * torch.randn(weight.shape, generator=draw)
-    found = attack(*mounted(model, host), sample(np.arange(model.config.vocab_size), 160), 1.0)
-    assert found.low <= found.baseline <= found.high, found
+    rows_VD = model.get_input_embeddings().weight.data
+    host.get_input_embeddings().weight.data = rows_VD[torch.from_numpy(np.argsort(tau))]
+    return host, tau
+
+
+@pytest.mark.parametrize("attack", ON_CHECKPOINT)
+def test_a_checkpoint_of_permuted_tokens_gives_them_away(model: Any, effort: None, attack: Any) -> None:
+    host, tau = permuted(model)
+    found = attack(*mounted(model, host), sample(tau, 160), 120.0)
+    assert found.value > 0.9, found
+    assert found.above_chance
+
+
+@pytest.mark.parametrize("attack", ON_CHECKPOINT)
+def test_redrawn_weights_leave_only_chance(model: Any, effort: None, attack: Any) -> None:
+    found = []
+    for seed in (21, 22):
+        host, tau = permuted(model)
+        draw = torch.Generator().manual_seed(seed)
+        for weight in host.parameters():
+            weight.data = weight.data.std() * torch.randn(weight.shape, generator=draw)
+        found.append(attack(*mounted(model, host), sample(tau, 160, seed=seed), 120.0))
+    assert not any(one.above_chance for one in found), found
+    assert all(one.low <= one.baseline <= one.high for one in found), found
+    assert np.mean([one.value for one in found]) < 0.03  # of 160 or more candidates
 
 
 def test_a_checkpoint_needs_models_and_eight_tokens(model: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from transom.audit.attacks.traffic import (
     Texts,
     Traffic,
     bleu4,
+    bleu4_of,
     bleu_counts,
     bleu_interval,
     by_frequency,
@@ -24,11 +26,13 @@ from transom.audit.attacks.traffic import (
     reveal,
     stream,
 )
+from transom.audit.finding import Finding
 from transom.errors import MisconfiguredError
 from transom.serving.tokenizer import load_tokenizer
 
 PUBLISHED_TFMA_TOP_100 = 0.165  # Lin et al. 2026, the prior of the same distribution
 PUBLISHED_SDA_BLEU_4 = 0.02
+LANGUAGE = 300  # ids of a made-up language
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,82 @@ def test_random_ids_leave_both_at_chance(corpus: tuple[Texts, Texts, int]) -> No
     for finding in found:
         assert finding.low <= finding.baseline <= finding.high, finding.metric
         assert finding.value < 0.02
+
+
+def zipf_language(count: int, seed: int) -> Texts:
+    """Texts of 15 ids out of LANGUAGE: half of them follow Zipf, half are favourites of the id before."""
+    shares = 0.75 ** np.arange(LANGUAGE)
+    favourites = np.random.default_rng(0).permuted(np.tile(shares / shares.sum(), (LANGUAGE, 1)), axis=1)
+    zipf = 1 / np.arange(1, LANGUAGE + 1)
+    zipf /= zipf.sum()
+    follow = ((favourites + zipf) / 2).cumsum(axis=1)
+    draw = np.random.default_rng(seed)
+    columns = [draw.choice(LANGUAGE, count, p=zipf)]
+    while len(columns) < 15:
+        beyond = follow[columns[-1]] < draw.random(count)[:, None]
+        columns.append(np.minimum(beyond.sum(axis=1), LANGUAGE - 1))
+    return tuple(map(tuple, np.stack(columns, axis=1).tolist()))
+
+
+def attacked(target: Traffic, held_out: Texts, plain: Texts) -> tuple[Finding, ...]:
+    prior = Prior("distribution", held_out)
+    return (*tfma.findings(target, prior, plain, np.inf), *sda.findings(target, prior, plain, np.inf))
+
+
+def test_a_made_up_language_under_a_permutation_is_read() -> None:
+    """Without any data: frequencies read some of it, deciphering all of it."""
+    plain, held_out = zipf_language(3000, seed=1), zipf_language(3000, seed=2)
+    tau = np.random.default_rng(3).permutation(LANGUAGE)
+    found = attacked(Traffic(conceal(plain, tau), LANGUAGE), held_out, plain)
+    values = {one.metric: one.value for one in found}
+    assert all(one.above_chance for one in found)
+    assert values["top-1 recovery of tokens"] > 0.2
+    assert values["top-100 recovery of tokens"] > 0.9
+    assert values["recovery of tokens"] > 0.95
+    assert values["recovery of types"] > 0.9
+    assert values["BLEU-4"] > 0.9
+
+
+def test_a_made_up_language_behind_random_ids_is_read_at_chance() -> None:
+    """Five draws; a random id is right one time in LANGUAGE, and among 10 or 100 as much more often."""
+    held_out = zipf_language(500, seed=2)
+    draws = []
+    for seed in range(10, 15):
+        plain = zipf_language(500, seed)
+        draws.append(attacked(random_ids(plain, LANGUAGE, seed), held_out, plain))
+    for found in zip(*draws, strict=True):
+        metric = found[0].metric
+        covered = [one.low <= one.baseline <= one.high for one in found]
+        assert sum(covered) >= 3, metric  # of five; fewer happen once in a thousand times
+        if metric.endswith(" of tokens"):
+            top = int(metric.split("-")[1].split()[0]) if metric.startswith("top") else 1
+            assert np.mean([one.value for one in found]) == pytest.approx(top / LANGUAGE, rel=0.25), metric
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_intervals_of_tokens_and_of_types_cover_what_a_guess_reads(covers: Any, share: float) -> None:
+    """A guess of every id, each right with probability `share`, as TFMA and SDA end in.
+
+    Of tokens the truth is that of a guess on 4,000 texts; intervals come from 40. Of types it is `share`.
+    """
+    draw = np.random.default_rng(8)
+    plain, tau = zipf_language(4000, seed=9), draw.permutation(LANGUAGE)
+    seen, undo = conceal(plain, tau), np.argsort(tau)
+
+    def guessed() -> Any:
+        return np.where(draw.random(LANGUAGE) < share, undo, -1)
+
+    guess_V = guessed()
+    truth = tfma.token_finding("x", Traffic(seen, LANGUAGE), plain, guess_V, "tokens", 0.0).value
+    tokens, types = [], []
+    for _ in range(200):
+        some = draw.integers(0, len(plain), 40)
+        target = Traffic(tuple(seen[i] for i in some), LANGUAGE)
+        data = tuple(plain[i] for i in some)
+        tokens.append(tfma.token_finding("x", target, data, guess_V, "tokens", 0.0))
+        types.append(tfma.token_finding("x", target, data, guessed(), "types", 0.0))
+    assert covers([(one.low, one.high) for one in tokens], truth)
+    assert covers([(one.low, one.high) for one in types], share)
 
 
 def test_known_pairs_are_pinned_and_help_short_traffic(corpus: tuple[Texts, Texts, int]) -> None:
@@ -188,6 +268,22 @@ def test_the_bleu_interval_holds_the_value_and_narrows() -> None:
         assert low < bleu4(texts[:count].tolist(), guesses[:count].tolist()) < high
         widths.append(high - low)
     assert widths[1] < 0.6 * widths[0]
+
+
+@pytest.mark.parametrize("read", [0.5, 0.75, 0.95])
+def test_the_bleu_interval_covers(covers: Any, read: float) -> None:
+    """A population of 3,000 texts, some read much better than others; intervals come from 80 of them."""
+    draw = np.random.default_rng(6)
+    texts = [draw.integers(0, 50, size) for size in draw.integers(5, 25, 3000)]
+    rates = draw.beta(8 * read, 8 * (1 - read), len(texts))
+    guesses = [
+        np.where(draw.random(len(text)) < rate, text, -1) for text, rate in zip(texts, rates, strict=True)
+    ]
+    counts = bleu_counts([text.tolist() for text in texts], [guess.tolist() for guess in guesses])
+    truth = bleu4_of(counts)
+    found = [bleu_interval(counts[draw.integers(0, len(texts), 80)]) for _ in range(200)]
+    assert 0.05 < truth < 0.97
+    assert covers(found, truth)
 
 
 def test_texts_pass_the_permutation_both_ways() -> None:

@@ -5,8 +5,10 @@ Undefended: tau, neurons, heads and keys of the real method, without noise and b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,17 @@ from transom.audit.attacks import (
     own_keys,
     vma,
 )
-from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, from_state, read, sample
-from transom.audit.finding import Finding
+from transom.audit.attacks.weights import (
+    Knowledge,
+    Sample,
+    Target,
+    Weights,
+    from_state,
+    read,
+    sample,
+    scored,
+)
+from transom.audit.finding import Finding, interval
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.calibrate import isotropic
 from transom.obfuscation.keys import Settings, Space, token_map
@@ -98,10 +109,10 @@ def undefended(base: Any, request: pytest.FixtureRequest) -> tuple[Target, Knowl
     return Target(weights(host), host), Knowledge(weights(base), base, seeds), sample(tau, COUNT, seed=1)
 
 
-@pytest.fixture(scope="module")
-def unrelated(base: Any) -> tuple[Target, Knowledge, Sample]:
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def unrelated(base: Any, request: pytest.FixtureRequest) -> tuple[Target, Knowledge, Sample]:
     """The host holds an obfuscation of another model: nothing in it depends on the base."""
-    host, tau = obfuscated(a_model(1), EXACT)
+    host, tau = obfuscated(a_model(request.param), EXACT)
     seeds = {int(tau[plain]): plain for plain in range(6)}
     data = sample(tau, V, seed=1)
     fresh = ~np.isin(data.obfuscated_S, list(seeds))
@@ -126,6 +137,44 @@ def test_unrelated_weights_leave_only_chance(attack: Any, unrelated: Any) -> Non
     assert finding.status == "run"
     assert finding.low <= finding.baseline <= finding.high
     assert not finding.above_chance
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.3, 0.95])
+def test_the_interval_of_names_covers_what_is_named_in_the_vocabulary(covers: Any, rate: float) -> None:
+    """Samples of 100 ids of a vocabulary of 20,000, a share `rate` of which is named rightly."""
+    draw, found = np.random.default_rng(5), []
+    tau = draw.permutation(20_000)
+    right_V = draw.permutation(20_000) < rate * 20_000
+    for seed in range(300):
+        data = sample(tau, 100, seed=seed)
+        guess_S = np.where(right_V[data.plain_S], data.plain_S, -1)
+        found.append(scored("x", guess_S, data, candidates=20_000, started=0.0))
+    assert covers([(one.low, one.high) for one in found], rate)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [*ATTACKS, nearest.attack, partial(nearest.attack, distance="euclid")],
+    ids=[*(one.__module__.rpartition(".")[2] for one in ATTACKS), "nn/cosine", "nn/euclid"],
+)
+def test_findings_on_weights_carry_that_interval(
+    attack: Any, undefended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is computed here again, from what the attack named; half of the truth is made wrong before."""
+    target, knowledge, data = undefended
+    plain_S = np.where(np.arange(COUNT) % 2, data.plain_S, (data.plain_S + 1) % V)
+    named: list[Any] = []
+
+    def spy(name: str, guess_S: Any, data: Sample, **more: Any) -> Finding:
+        named.append(guess_S)
+        return scored(name, guess_S, data, **more)
+
+    module = sys.modules[getattr(attack, "func", attack).__module__]
+    monkeypatch.setattr(module, "scored", spy)
+    found = attack(target, knowledge, Sample(data.obfuscated_S, plain_S), 60.0)
+    hits = int((named[0] == plain_S).sum())
+    assert found.value == hits / COUNT
+    assert (found.low, found.high) == interval(hits, COUNT)
 
 
 def test_alignment_needs_no_seeds(undefended: Any) -> None:
