@@ -7,8 +7,8 @@ Section `weights`: for each preset the model is obfuscated in memory, with the p
 every attack on weights names 2,000 sampled ids against the whole vocabulary (the fingerprint 400 ids among
 all, or among `--candidates`; attacks on states 400 ids). `unprotected` is the plain checkpoint whose rows are
 permuted and nothing else: what an attack must undo to be believed elsewhere. `recovery` is the share named
-rightly, with its exact 95 % interval; `worst` is the preset's highest. Known tokens, for the attacks that use
-them, are those of the chat template.
+rightly, with its exact 95 % interval; `worst` is the preset's highest. Known tokens, for least squares and
+alignment_seeded, are those of the chat template.
 Section `traffic`: see `_traffic.py`; it needs TRANSOM_DATA with xsum/ and sst2/.
 Each finding is stored as it comes, beside those of earlier runs on the same model. A quick run keeps four
 layers, 200 ids and the attacks that take seconds.
@@ -21,6 +21,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,13 +66,19 @@ def suite(settings: Settings | None, public_VR: Any, candidates: int | None) -> 
         "gate_ia": gate_ia.attack,
         "attn_ia": attn_ia.attack,
         "least_squares": least_squares.attack,
-        "alignment": alignment.attack,
+        "alignment": _unseeded,
+        "alignment_seeded": alignment.attack,
         "fingerprint": read,
         "nn": nearest.attack,
         "ima": partial(checkpoint_states.invert, settings=settings),
         "isa_hidden": partial(checkpoint_states.descend, kind="hidden"),
         "isa_attention": partial(checkpoint_states.descend, kind="attention"),
     }
+
+
+def _unseeded(target: Target, knowledge: Knowledge, data: Sample, budget_s: float) -> Finding:
+    """Alignment without a single known token."""
+    return alignment.attack(target, replace(knowledge, known={}), data, budget_s)
 
 
 def permuted(plain: Any) -> tuple[Any, Any]:

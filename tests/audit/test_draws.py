@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -163,3 +167,37 @@ def test_two_kinds_of_output_are_named(outputs: tuple[object, object]) -> None:
     encode(outputs[0])
     with pytest.raises(MisconfiguredError, match=r"something else \((str|NoneType)\) on others"):
         encode(outputs[1])
+
+
+def test_a_mechanism_that_hangs_ends_with_its_parent(tmp_path: Path) -> None:
+    """The parent is killed, so that it cannot stop the process that draws."""
+    (tmp_path / "hung.py").write_text(
+        "import os, pathlib\n"
+        "def mechanism(_):\n"
+        "    pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        "    while True:\n"
+        "        pass\n"
+    )
+    script = "from transom.audit.draws import draw; draw('hung:mechanism', 0, 1, 10, 600)"
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    pid = tmp_path / "pid"
+    wait_until(lambda: pid.exists() and pid.read_text() != "")
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not runs(int(pid.read_text())))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process goes on; one that has ended and was not asked for its exit code does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if reached():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come to that within a minute")

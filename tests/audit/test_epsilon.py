@@ -322,11 +322,10 @@ def found(monkeypatch, place, claimed, samples, only=None):
     return epsilon.attack(Claim(f"mechanisms:{place}", claimed), None, Inputs("a", "b", samples), 60.0)
 
 
-def test_outputs_that_never_repeat_are_said_to_show_nothing(monkeypatch):
-    blind = found(monkeypatch, "never_twice", 1.0, 2000)
-    assert not blind.above_chance
-    assert blind.note.startswith("outputs almost never repeat (0 of 2000 had been seen before)")
-    assert "return a coarser value" in blind.note
+def test_outputs_that_never_repeat_show_nothing_and_pass_no_gate(monkeypatch):
+    said = r"outputs almost never repeat \(0 of 2000 had been seen before\).*return a coarser value"
+    with pytest.raises(MisconfiguredError, match=said):
+        found(monkeypatch, "never_twice", 1.0, 2000)
     assert "repeat" not in found(monkeypatch, "coin", 1.2, 2000).note
     assert "repeat" not in found(monkeypatch, "vector_of_one", 1.2, 2000).note
 

@@ -93,8 +93,8 @@ def test_what_cannot_be_measured_is_reported_and_does_not_pass(
     assert json.loads(Path("report.sarif").read_text())["runs"][0]["results"] == []
 
 
-def test_the_verdict_says_when_sets_of_outputs_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    verdict = reported(capsys, "fresh")["verdict"]
+def test_nothing_seen_is_not_run_and_passes_no_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = reported(capsys, "fresh", "--gate", "5", code=20)["verdict"]
     assert "outputs almost never repeat" in verdict
     assert "return a coarser value" in verdict
 

@@ -23,6 +23,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -255,11 +256,19 @@ def _send_error(sink: IO[bytes], error: str) -> None:
     sink.flush()
 
 
+def _end_with(parent: int) -> None:
+    """End this process when its parent has gone: nobody would stop a mechanism that hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
     """The child process: a request on standard input, frames on the pipe named by the first argument."""
     inherited = int(sys.argv.pop())
     moved = fcntl.fcntl(inherited, fcntl.F_DUPFD_CLOEXEC, _FAR_FD + secrets.randbelow(_FAR_FD))
     os.close(inherited)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with os.fdopen(moved, "wb") as sink:
         serve(json.loads(sys.stdin.read()), sink)
 

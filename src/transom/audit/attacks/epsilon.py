@@ -87,7 +87,8 @@ class EpsilonFinding:
 def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> Finding:
     """What the distinguisher certifies; `above_chance` says that the claim is rejected.
 
-    Raises MisconfiguredError for a mechanism that cannot be drawn from, or too few draws to refute anything.
+    Raises MisconfiguredError for a mechanism that cannot be drawn from, and where nothing could be refuted:
+    too few draws, or outputs that never repeat.
     """
     started = time.monotonic()
     drawn = draw(target.place, data.a, data.b, data.samples, _DRAWING * budget_s)
@@ -101,7 +102,8 @@ def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> F
     likelier, other = ("a", "b") if found.direction == "a" else ("b", "a")
     hits = f"{found.hits[0]} times on {likelier} and {found.hits[1]} on {other}"
     counted = f"event: {found.event}, {hits}; false alarms at most {found.alpha:g}"
-    blind = "" if found.rejected else _blind(drawn)
+    if not found.rejected and (blind := _blind(drawn)):
+        raise MisconfiguredError(blind)
     return Finding(
         name=NAME,
         metric=METRIC,
@@ -110,7 +112,7 @@ def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> F
         baseline=target.epsilon,
         cost_s=round(time.monotonic() - started, 3),
         n=found.trials,
-        note="; ".join(filter(None, (blind, counted, short))),
+        note="; ".join(filter(None, (counted, short))),
     )
 
 
