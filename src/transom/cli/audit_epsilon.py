@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from transom.audit.attack import choose
 from transom.audit.attacks import epsilon as distinguisher
 from transom.cli.audit_report import (
     AttackOption,
@@ -28,7 +29,7 @@ from transom.cli.audit_report import (
     JsonOption,
     Options,
     SarifOption,
-    audit,
+    auditing,
 )
 from transom.errors import MisconfiguredError
 
@@ -58,7 +59,9 @@ def epsilon(
     claim = distinguisher.Claim(mechanism, epsilon, delta)
     _check(claim, inputs)
     record = {"target": mechanism, "epsilon": epsilon, "delta": delta, "samples": samples, "alpha": alpha}
-    audit("epsilon", record, (distinguisher,), (claim, None, inputs), options)
+    chosen = choose((distinguisher,), options.attacks)
+    with auditing("epsilon", record, chosen, options) as audit:
+        audit.attack(chosen, claim, None, inputs)
 
 
 def _check(claim: distinguisher.Claim, inputs: distinguisher.Inputs) -> None:

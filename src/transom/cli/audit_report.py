@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transom.audit.attack import Attack, choose
+from transom.audit.attack import Attack
 from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run
 from transom.audit.report import Frontier, Report, figure, span
 from transom.audit.runner import run
@@ -153,19 +153,6 @@ def auditing(
     finish(audit.report, options)
     if stopped is not None:
         raise stopped
-
-
-def audit(
-    kind: str,
-    record: Mapping[str, Any],
-    attacks: Sequence[Attack],
-    given: tuple[object, object, object],
-    options: Options,
-) -> None:
-    """`auditing` for one target that is at hand: `given` is target, knowledge and data."""
-    chosen = choose(attacks, options.attacks)
-    with auditing(kind, record, chosen, options) as made:
-        made.attack(chosen, *given)
 
 
 def _told(error: BaseException) -> str:
