@@ -26,7 +26,7 @@ from transom.audit.attacks.traffic import (
     reveal,
     stream,
 )
-from transom.audit.finding import Finding
+from transom.audit.finding import Finding, interval
 from transom.errors import MisconfiguredError
 from transom.serving.tokenizer import load_tokenizer
 
@@ -181,6 +181,35 @@ def test_intervals_of_tokens_and_of_types_cover_what_a_guess_reads(covers: Any, 
         types.append(tfma.token_finding("x", target, data, guessed(), "types", 0.0))
     assert covers([(one.low, one.high) for one in tokens], truth)
     assert covers([(one.low, one.high) for one in types], share)
+
+
+def test_findings_on_traffic_carry_those_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are computed here again, from what TFMA and SDA named."""
+    plain, held_out = zipf_language(200, seed=1), zipf_language(500, seed=2)
+    target = Traffic(conceal(plain, np.random.default_rng(3).permutation(LANGUAGE)), LANGUAGE)
+    named: list[Any] = []
+
+    def spy(name: str, metric: str, target: Traffic, hit: Any, *rest: Any) -> Finding:
+        named.append(hit)
+        return scored(name, metric, target, hit, *rest)
+
+    scored = tfma.scored
+    monkeypatch.setattr(tfma, "scored", spy)
+    *counted, bleu = attacked(target, held_out, plain)
+    assert len(counted) == len(named) == 8
+    for one, hit in zip(counted, named, strict=True):
+        hits_S = hit.reshape(200, 15).sum(axis=1) if len(hit) == 3000 else None
+        wanted = (
+            interval(int(hit.sum()), len(hit))
+            if hits_S is None
+            else clustered_interval(hits_S, np.full(200, 15))
+        )
+        assert (hits_S is not None) == one.metric.endswith("tokens")
+        assert one.value == hit.mean()
+        assert (one.low, one.high) == wanted
+    guess_V = sda.decipher(target, Prior("distribution", held_out), np.inf)
+    counts = bleu_counts(plain, [guess_V[list(text)].tolist() for text in target.texts])
+    assert (bleu.value, bleu.low, bleu.high) == (bleu4_of(counts), *bleu_interval(counts))
 
 
 def test_known_pairs_are_pinned_and_help_short_traffic(corpus: tuple[Texts, Texts, int]) -> None:
