@@ -250,13 +250,13 @@ def test_attacks_on_rows_read_bare_ones_and_nothing_else(
     model.model.embed_tokens.weight.data *= 5  # as in trained models, tokens show in their own states
     place, draw = blocks.Observed(model, layer), np.random.default_rng(10)
     own = tuple(tuple(draw.integers(0, 60, 6).tolist()) for _ in range(1000))
-    plain, others, knowledge = own[:40], own[40:80], beam.Public(model.get_input_embeddings().weight)
+    plain, others, knowledge = own[:24], own[24:48], beam.Public(model.get_input_embeddings().weight)
     shown = [Rows(tuple(place.states_of(np.array([text]))[0] for text in some)) for some in (plain, others)]
-    attackers = blocks.attacks(place, own[80:])
+    attackers = blocks.attacks(place, own[48:])
     assert [one.NAME for one in attackers] == ["ima", "isa/hidden"][: 1 + (layer is not None)]
     for one in attackers:
         bare, perfect = (one.attack(target, knowledge, Truth(plain), 60.0) for target in shown)
         assert bare.value > 0.9, one.NAME
         assert bare.above_chance, one.NAME
         assert perfect.low <= perfect.baseline <= perfect.high, one.NAME
-        assert perfect.value == pytest.approx(1 / 60, abs=0.034), one.NAME  # four standard errors of 240
+        assert perfect.value == pytest.approx(1 / 60, abs=0.043), one.NAME  # four standard errors of 144
