@@ -299,9 +299,10 @@ def test_the_bleu_interval_holds_the_value_and_narrows() -> None:
     assert widths[1] < 0.6 * widths[0]
 
 
-@pytest.mark.parametrize("read", [0.5, 0.75, 0.95])
-def test_the_bleu_interval_covers(covers: Any, read: float) -> None:
-    """A population of 3,000 texts, some read much better than others; intervals come from 80 of them."""
+@pytest.mark.parametrize("seen", [10, 80])
+@pytest.mark.parametrize("read", [0.15, 0.5, 0.95])
+def test_the_bleu_interval_covers(covers: Any, read: float, seen: int) -> None:
+    """A population of 3,000 texts, some read much better than others; intervals come from a few of them."""
     draw = np.random.default_rng(6)
     texts = [draw.integers(0, 50, size) for size in draw.integers(5, 25, 3000)]
     rates = draw.beta(8 * read, 8 * (1 - read), len(texts))
@@ -310,9 +311,19 @@ def test_the_bleu_interval_covers(covers: Any, read: float) -> None:
     ]
     counts = bleu_counts([text.tolist() for text in texts], [guess.tolist() for guess in guesses])
     truth = bleu4_of(counts)
-    found = [bleu_interval(counts[draw.integers(0, len(texts), 80)]) for _ in range(200)]
-    assert 0.05 < truth < 0.97
+    found = [bleu_interval(counts[draw.integers(0, len(texts), seen)]) for _ in range(200)]
+    assert 0.02 < truth < 0.97
     assert covers(found, truth)
+
+
+def test_the_bleu_interval_of_few_texts_is_wide_where_all_or_nothing_was_read() -> None:
+    texts = np.random.default_rng(7).integers(0, 50, (10, 12)).tolist()
+    low, high = bleu_interval(bleu_counts(texts, [[-1] * 12] * 10))
+    assert low == 0.0
+    assert 0.05 < high < 0.3
+    low, high = bleu_interval(bleu_counts(texts, texts))
+    assert 0.7 < low < 0.95
+    assert high == 1.0
 
 
 def test_texts_pass_the_permutation_both_ways() -> None:

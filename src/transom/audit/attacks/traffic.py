@@ -179,7 +179,7 @@ def bleu_counts(references: Sequence[Sequence[int]], guesses: Sequence[Sequence[
     return np.array(rows, dtype=np.int64)
 
 
-def bleu4_of(counts: Ints) -> float:
+def bleu4_of(counts: Ints | Floats) -> float:
     """BLEU-4 of texts whose `bleu_counts` are given."""
     total = counts.sum(axis=0)
     matches, grams = total[0:8:2], total[1:8:2]
@@ -190,12 +190,16 @@ def bleu4_of(counts: Ints) -> float:
 
 
 def bleu_interval(counts: Ints, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Percentile bootstrap over texts."""
+    """Percentile bootstrap over texts, with one more text of mean length: not read at all for the low end,
+    read wholly for the high one. A plain bootstrap knows no n-grams that no text happened to match."""
     draws = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), 400)
-    sums = draws @ counts
-    values = np.sort([bleu4_of(row[None]) for row in sums])
-    tail = (1 - confidence) / 2
-    return float(np.quantile(values, tail)), float(np.quantile(values, 1 - tail))
+    sums, tail = draws @ counts, (1 - confidence) / 2
+    unread, read = counts.mean(axis=0), counts.mean(axis=0)
+    unread[0:8:2], read[0:8:2] = 0, read[1:8:2]
+    ends = zip((unread, read), (tail, 1 - tail), strict=True)
+    low, high = (np.quantile([bleu4_of(row[None] + more) for row in sums], at) for more, at in ends)
+    value = bleu4_of(counts)
+    return min(float(low), value), max(float(high), value)
 
 
 def _grams(text: Sequence[int], n: int) -> Counter[tuple[int, ...]]:
