@@ -97,7 +97,7 @@ def cases(target: Traffic, data: Texts, over: Over) -> tuple[Ints, Ints]:
 def scored(
     name: str, metric: str, target: Traffic, hit: Bools, chance: float, cost_s: float, over: Over
 ) -> Finding:
-    """The finding of one guess; its interval is of what this guess reads, not of what other traffic teaches."""
+    """The finding of one guess; its interval is of what this guess reads, not of what other traffic gives."""
     if over == "tokens":
         low, high = clustered_interval(*per_text(hit, target.texts))
     else:
