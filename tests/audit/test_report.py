@@ -15,6 +15,7 @@ WEAK = share("mask", "token recovery", hits=100, n=1000, baseline=0.1, cost_s=1)
 CONTEXT = share("contextual", "token recovery", hits=450, n=1000, baseline=0.44, cost_s=1)
 SMALL = share("tiny", "token recovery", hits=1, n=4, baseline=0.1, cost_s=1)
 LIST = share("tfma", "top-100 token recovery", hits=990, n=1000, baseline=0.1, cost_s=1)
+AREA = share("ratio", "AUC", hits=900, n=1000, baseline=0.5, cost_s=1)
 MISSING = not_run("beam", "token recovery", "no language to search with")
 
 
@@ -72,6 +73,10 @@ def test_the_gate(findings: tuple[Finding, ...], gate: float | None, passed: boo
         (report(WEAK), ["No attack is shown to beat guessing"]),
         (report(WORDS, gate=0.2), ["Not passed: bayes may be above the bound of 20.0 %"]),
         (report(WORDS, gate=0.9), ["Passed: within the bound of 90.0 %"]),
+        (
+            report(WEAK, AREA),
+            ["ratio beats guessing: 90.0 % AUC, where guessing gives 50.0 %.", "mask: 10.0 %"],
+        ),
         (report(MISSING), ["Nothing was measured", "no language to search with"]),
         (report(), ["Nothing was measured", "No attack could be run"]),
         (report(MISSING, not_run("ima", "ttrsr", "no model")), ["No attack could be run"]),
@@ -99,6 +104,10 @@ AT_3 = replace(WORDS, name="averaging", setting="epsilon 3", value=0.25, low=0.2
             (AT_1, AT_3, AT_8),
             "Up to 30.0 % of the replaced words can be read back (epsilon 8); at some settings no attack is "
             "shown to beat guessing.",
+        ),
+        (
+            (AT_1, replace(AT_1, setting="epsilon 2"), replace(AREA, setting="epsilon 2")),
+            "ratio, epsilon 2 beats guessing: 90.0 % AUC, where guessing gives 50.0 %.",
         ),
         ((AT_1, replace(AT_1, setting="epsilon 2")), "No attack is shown to beat guessing at any setting."),
         (

@@ -96,7 +96,7 @@ class Report:
             outcome = "is broken" if best.above_chance else "was not refuted"
             return f"The claim of epsilon {best.baseline or 0.0:g} {outcome}."
         if not any(found.above_chance for found in self._gated):
-            return "No attack is shown to beat guessing."
+            return self._beside or "No attack is shown to beat guessing."
         return f"{figure(best.metric, best.value or 0.0)} {_plain_words(best.metric)}."
 
     @property
@@ -144,7 +144,7 @@ class Report:
         beaten = {found.setting for found in self._gated if found.above_chance}
         shown = [found for found in self._by_setting if found.setting in beaten]
         if not shown:
-            return "No attack is shown to beat guessing at any setting."
+            return self._beside or "No attack is shown to beat guessing at any setting."
         least, most = (end(shown, key=_strength) for end in (min, max))
         share, what = figure(most.metric, most.value or 0.0), _plain_words(most.metric)
         if len(shown) < len(self._by_setting):
@@ -154,6 +154,15 @@ class Report:
             return f"Up to {share} {what} ({most.setting})."
         lowest = figure(least.metric, least.value or 0.0)
         return f"{lowest} ({least.setting}) to {share} ({most.setting}) {what}."
+
+    @property
+    def _beside(self) -> str:
+        """The headline where only a figure that is no share of text beats guessing; empty where none does."""
+        best = max((found for found in self.findings if found.above_chance), key=_strength, default=None)
+        if best is None:
+            return ""
+        reached, guessing = (figure(best.metric, value or 0.0) for value in (best.value, best.baseline))
+        return f"{best.label} beats guessing: {reached} {best.metric}, where guessing gives {guessing}."
 
     @property
     def _gated(self) -> list[Finding]:

@@ -41,6 +41,7 @@ AREA = "AUC"
 _FALSE_ALARMS = 0.01
 _MIN_K = 0.2  # share of a text's tokens that `min-k` looks at
 _BLOCK = 16  # texts run side by side
+_PASS = 1.8  # shares of the budget that the pass through the models may take
 _TAIL = (1 - CONFIDENCE) / 4  # two thresholds and two shares
 
 
@@ -72,7 +73,8 @@ class Scores:
 def attacks() -> tuple[Bound, ...]:
     """Four findings, rate and area for each of two scores, from one pass through the two models.
 
-    The first to run makes that pass within its budget; candidates that it does not reach are left out.
+    The first to run makes that pass, for which it takes the time of two: no fewer are ever chosen. Candidates
+    that it does not reach are left out.
     """
     heard: list[dict[str, Scores]] = []
 
@@ -82,7 +84,7 @@ def attacks() -> tuple[Bound, ...]:
         def attack(target: Adapter | Path, knowledge: Base, data: Candidates, budget_s: float) -> Finding:
             started = time.monotonic()
             if not heard:
-                heard.append(listen(target, knowledge, data, budget_s))
+                heard.append(listen(target, knowledge, data, _PASS * budget_s))
             return judged(name, metric, heard[0][score], started)
 
         return Bound(name, metric, attack)
@@ -123,9 +125,9 @@ def token_logs(model: Any, texts: Texts, start_id: int) -> list[Floats]:
     longest = max(map(len, texts))
     ids_BT = torch.tensor([[start_id, *text] + [start_id] * (longest - len(text)) for text in texts])
     with torch.inference_mode():
-        logs_BTV = model(ids_BT[:, :-1], use_cache=False).logits.float().log_softmax(-1)
-        logs_BT = logs_BTV.gather(2, ids_BT[:, 1:, None])[..., 0].double().numpy()
-    return [row[: len(text)] for row, text in zip(logs_BT, texts, strict=True)]
+        logits_BTV = model(ids_BT[:, :-1], use_cache=False).logits.float()
+        logs_BT = logits_BTV.gather(2, ids_BT[:, 1:, None])[..., 0] - logits_BTV.logsumexp(-1)
+    return [row[: len(text)] for row, text in zip(logs_BT.double().numpy(), texts, strict=True)]
 
 
 def judged(name: str, metric: str, scores: Scores, started: float) -> Finding:
