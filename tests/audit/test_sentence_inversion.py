@@ -48,15 +48,15 @@ def findings(target: Sentences, public: Public, data: Truth, budget_s: float = 2
 
 
 def test_bare_embeddings_are_read_and_better_than_by_their_words(public: Public) -> None:
-    plain = texts(10, seed=2)
+    plain = texts(24, seed=2)
     target = Sentences(public.encoder.embed(plain))
     words, searched = findings(target, public, Truth(plain, decode=lambda ids: " ".join(map(str, ids))))
     assert words.above_chance
     assert words.value > 0.5  # 0.67 on average
     assert searched.value is not None
-    assert searched.value > 0.9
+    assert searched.value > 0.85  # 0.93 or 0.98, by the order in which a processor adds
     assert searched.low > words.value
-    assert "10 of 10 sentences" in searched.note
+    assert "24 of 24 sentences" in searched.note
     assert len(searched.examples) == 10
 
 
