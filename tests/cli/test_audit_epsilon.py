@@ -122,15 +122,15 @@ def test_inputs_that_mean_nothing_are_refused(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--epsilon", "inf", "--epsilon must be 0 or more, and finite, got inf"),
-        ("--epsilon", "nan", "--epsilon must be 0 or more, and finite, got nan"),
-        ("--epsilon", "-1", "--epsilon must be 0 or more, and finite, got -1"),
-        ("--alpha", "0", "--alpha must be above 0 and below 1, got 0"),
-        ("--alpha", "2", "--alpha must be above 0 and below 1, got 2"),
-        ("--delta", "1", "--delta must be 0 or more, and below 1, got 1"),
-        ("--delta", "nan", "--delta must be 0 or more, and below 1, got nan"),
-        ("--samples", "3", "--samples must be 4 or more, got 3"),
-        ("--samples", "10", "--samples 10 cannot refute epsilon 1 "),
+        ("--epsilon", "inf", "epsilon must be 0 or more, and finite, got inf"),
+        ("--epsilon", "nan", "epsilon must be 0 or more, and finite, got nan"),
+        ("--epsilon", "-1", "epsilon must be 0 or more, and finite, got -1"),
+        ("--alpha", "0", "alpha must be above 0 and below 1, got 0"),
+        ("--alpha", "2", "alpha must be above 0 and below 1, got 2"),
+        ("--delta", "1", "delta must be 0 or more, and below 1, got 1"),
+        ("--delta", "nan", "delta must be 0 or more, and below 1, got nan"),
+        ("--samples", "3", "samples must be 4 or more, got 3"),
+        ("--samples", "10", "10 samples cannot refute epsilon 1 "),
     ],
 )
 def test_options_that_mean_nothing_are_refused_before_any_draw(

@@ -143,9 +143,14 @@ def test_an_interrupted_attack_ends_the_audit_and_what_ran_stays() -> None:
     assert told["missing"] == [f"last, two was not run: {INTERRUPTED}"]
 
 
-def test_a_gate_is_shut_by_an_audit_that_broke_off(capsys: pytest.CaptureFixture[str]) -> None:
-    broken_off(KeyboardInterrupt(), at="before", gate=0.9)
+@pytest.mark.parametrize("at", ["before", "after"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MisconfiguredError("why"), ValueError("secret")])
+def test_a_gate_is_shut_by_an_audit_that_broke_off(
+    capsys: pytest.CaptureFixture[str], error: BaseException, at: str
+) -> None:
+    broken_off(error, at=at, gate=0.9)  # what was found lies below the gate
     assert "gate 0.9 not passed" in capsys.readouterr().err
+    assert "Not passed" in Path("r.html").read_text()
 
 
 def test_what_runs_takes_from_the_time_that_is_left() -> None:

@@ -55,13 +55,17 @@ class Frontier:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `transom audit KIND` found on `target` (plain settings for the reader) and what it cost."""
+    """What `transom audit KIND` found on `target` (plain settings for the reader) and what it cost.
+
+    `stopped` says why it broke off, and is empty where it did not.
+    """
 
     kind: str
     target: Mapping[str, Any]
     findings: tuple[Finding, ...]
     frontier: Frontier | None = None
     gate: float | None = None
+    stopped: str = ""
     created: str
     cost_s: float
 
@@ -72,10 +76,10 @@ class Report:
 
     @property
     def passed(self) -> bool | None:
-        """None without a gate; else whether attacks ran, uninterrupted, and none may exceed the gate."""
+        """None without a gate; else whether attacks ran, to the end, and none may exceed the gate."""
         if self.gate is None:
             return None
-        if self.worst is None or interrupted(self.findings):
+        if self.worst is None or self.stopped or interrupted(self.findings):
             return False
         return not exceeds(self.worst, self.gate)
 
@@ -125,7 +129,7 @@ class Report:
         if exceeds(worst, self.gate):
             reach = "is" if worst.high is None else "may be"
             return f"Not passed: {worst.label} {reach} above the bound of {bound}."
-        return f"Not passed: {INTERRUPTED}."
+        return f"Not passed: {self.stopped or INTERRUPTED}."
 
     @property
     def _strongest(self) -> Finding | None:

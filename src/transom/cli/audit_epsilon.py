@@ -14,7 +14,6 @@ Source: `transom.audit.attacks.epsilon`.
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated
 
 import typer
@@ -57,30 +56,11 @@ def epsilon(
     if inputs.a == inputs.b:
         raise MisconfiguredError("--a and --b are the same value; give two that the claim calls neighbours")
     claim = distinguisher.Claim(mechanism, epsilon, delta)
-    _check(claim, inputs)
+    distinguisher.check(samples, epsilon, delta, alpha)
     record = {"target": mechanism, "epsilon": epsilon, "delta": delta, "samples": samples, "alpha": alpha}
     chosen = choose((distinguisher,), options.attacks)
     with auditing("epsilon", record, chosen, options) as audit:
         audit.attack(chosen, claim, None, inputs)
-
-
-def _check(claim: distinguisher.Claim, inputs: distinguisher.Inputs) -> None:
-    """Refuse, before anything is drawn, options with which no claim could be refuted."""
-    samples, alpha = inputs.samples, inputs.alpha
-    for option, value, good, needed in (
-        ("--epsilon", claim.epsilon, 0 <= claim.epsilon < math.inf, "0 or more, and finite"),
-        ("--delta", claim.delta, 0 <= claim.delta < 1, "0 or more, and below 1"),
-        ("--alpha", alpha, 0 < alpha < 1, "above 0 and below 1"),
-        ("--samples", samples, samples >= 4, "4 or more"),
-    ):
-        if not good:
-            raise MisconfiguredError(f"{option} must be {needed}, got {value:g}")
-    most = distinguisher.most_certified(samples, claim.delta, alpha)
-    if most <= claim.epsilon:
-        raise MisconfiguredError(
-            f"--samples {samples} cannot refute epsilon {claim.epsilon:g} at delta {claim.delta:g} and alpha "
-            f"{alpha:g}: were the outputs never the same, they would certify {most:.3g}; draw more"
-        )
 
 
 def _parsed(option: str, text: str) -> object:

@@ -86,6 +86,7 @@ class Audit:
     setting: str = ""
     findings: list[Finding] = field(default_factory=list)
     frontier: Frontier | None = None
+    stopped: str = ""
 
     def __post_init__(self) -> None:
         self.left_s = self.options.budget_s
@@ -113,7 +114,10 @@ class Audit:
         return made
 
     def stop(self, attacks: Sequence[Attack], reason: str) -> None:
-        """Note that what was still to be done at this setting was not run."""
+        """Note that it broke off, and that what was still to be done at this setting was not run."""
+        self.stopped = reason
+        if interrupted(self.findings):
+            return
         known = {(found.name, found.setting) for found in self.findings}
         missing = [one for one in attacks if (one.NAME, self.setting) not in known]
         rest = [not_run(one.NAME, one.METRIC, reason) for one in missing] or [not_run("rest", "", reason)]
@@ -128,6 +132,7 @@ class Audit:
             findings=tuple(self.findings),
             frontier=self.frontier,
             gate=self.options.gate,
+            stopped=self.stopped,
             created=now(),
             cost_s=round(time.monotonic() - self.options.started_s, 3),
         )
@@ -148,8 +153,7 @@ def auditing(
         yield audit
     except BaseException as error:
         stopped = error
-        if not interrupted(audit.findings):
-            audit.stop(attacks, _told(error))
+        audit.stop(attacks, _told(error))
     finish(audit.report, options)
     if stopped is not None:
         raise stopped
@@ -199,6 +203,8 @@ def _write(report: Report, options: Options) -> None:
 
 def _shut_by(report: Report) -> str:
     worst = report.worst
+    if report.stopped:
+        return "the audit broke off"
     return "no attack ran" if worst is None else f"{worst.label}: {span(worst)} ({worst.metric})"
 
 

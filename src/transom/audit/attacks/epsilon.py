@@ -155,7 +155,7 @@ def judge(drawn: Draws, *, epsilon: float, delta: float = 0.0, alpha: float = 0.
     `hits` of the finding are (on the likelier input, on the other). Raises MisconfiguredError for settings
     with which no claim could ever be rejected.
     """
-    _check(len(drawn.a), epsilon, delta, alpha)
+    check(len(drawn.a), epsilon, delta, alpha)
     half = len(drawn.a) // 2
     trials = len(drawn.a) - half
     found = []
@@ -178,16 +178,20 @@ def judge(drawn: Draws, *, epsilon: float, delta: float = 0.0, alpha: float = 0.
     )
 
 
-def _check(samples: int, epsilon: float, delta: float, alpha: float) -> None:
-    if samples < 4 or not 0 < alpha < 1 or not 0 <= epsilon < math.inf or not 0 <= delta < 1:
-        raise MisconfiguredError(
-            "need samples >= 4, 0 < alpha < 1, 0 <= epsilon < infinity, 0 <= delta < 1, "
-            f"got {samples}, {alpha}, {epsilon}, {delta}"
-        )
+def check(samples: int, epsilon: float, delta: float, alpha: float) -> None:
+    """Refuse settings with which no claim could ever be refuted. Raises MisconfiguredError."""
+    for name, value, good, needed in (
+        ("epsilon", epsilon, 0 <= epsilon < math.inf, "0 or more, and finite"),
+        ("delta", delta, 0 <= delta < 1, "0 or more, and below 1"),
+        ("alpha", alpha, 0 < alpha < 1, "above 0 and below 1"),
+        ("samples", samples, samples >= 4, "4 or more"),
+    ):
+        if not good:
+            raise MisconfiguredError(f"{name} must be {needed}, got {value:g}")
     if (most := most_certified(samples, delta, alpha)) <= epsilon:
         raise MisconfiguredError(
-            f"{samples} draws cannot refute epsilon {epsilon:g}: were the outputs never the same, they would "
-            f"certify {most:.3g}; draw more"
+            f"{samples} samples cannot refute epsilon {epsilon:g} at delta {delta:g} and alpha {alpha:g}: "
+            f"were the outputs never the same, they would certify {most:.3g}; draw more"
         )
 
 
