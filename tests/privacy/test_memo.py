@@ -5,20 +5,31 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transom.privacy.memo import PlaceMemo
+from transom.privacy.memo import Message, PlaceMemo
 
 
 def release(
     memo: PlaceMemo, position: int, word: str, released: str, session: str = "s", message: int = 0
 ) -> None:
-    memo.keep([memo.draw(session, message, position, word, released)])
+    """One request whose only drawn word is this one."""
+    digest = memo.digester(session, message)(position, word)
+    memo.keep(Message(session, message, {position: (digest, released)}))
+
+
+def recall(memo: PlaceMemo, session: str, message: int, position: int, word: str) -> str | None:
+    digest, released = memo.recall(session, message).get(position, (b"", ""))
+    return released if digest == memo.digester(session, message)(position, word) else None
 
 
 def test_same_word_at_same_place_is_recalled() -> None:
     memo = PlaceMemo()
     release(memo, 3, "cat", "dog")
-    assert memo.recall("s", 0, 3, "cat") == "dog"
+    assert recall(memo, "s", 0, 3, "cat") == "dog"
+    assert memo.knows("s")
+    assert not memo.knows("t")
 
 
 @pytest.mark.parametrize(
@@ -28,44 +39,103 @@ def test_same_word_at_same_place_is_recalled() -> None:
 def test_anything_different_is_not_recalled(session: str, message: int, position: int, word: str) -> None:
     memo = PlaceMemo()
     release(memo, 3, "cat", "dog")
-    assert memo.recall(session, message, position, word) is None
+    assert recall(memo, session, message, position, word) is None
 
 
 def test_place_parts_cannot_be_shifted_into_each_other() -> None:
     memo = PlaceMemo()
     release(memo, 23, "cat", "dog", session="s", message=1)
-    assert memo.recall("s", 12, 3, "cat") is None
-    assert memo.recall("s1", 2, 3, "cat") is None
+    assert recall(memo, "s", 12, 3, "cat") is None
+    assert recall(memo, "s1", 2, 3, "cat") is None
+    digests = {memo.digester("s", m)(p, w) for m, p, w in ((1, 1, "1 a"), (1, 11, "a"), (11, 1, "a"))}
+    assert len(digests) == 3
 
 
 def test_edited_place_forgets_its_earlier_word() -> None:
     memo = PlaceMemo()
     release(memo, 0, "cat", "dog")
     release(memo, 0, "red", "blue")
-    assert memo.recall("s", 0, 0, "red") == "blue"
-    assert memo.recall("s", 0, 0, "cat") is None
+    assert recall(memo, "s", 0, 0, "red") == "blue"
+    assert recall(memo, "s", 0, 0, "cat") is None
 
 
-def test_a_draw_is_not_recalled_before_it_is_kept() -> None:
+def test_a_session_holds_its_latest_request_and_nothing_else() -> None:
+    """A place that held no drawn word in the latest request, in whatever message, has forgotten its draw."""
     memo = PlaceMemo()
-    draw = memo.draw("s", 0, 0, "cat", "dog")
-    assert memo.recall("s", 0, 0, "cat") is None
-    memo.keep([draw])
-    assert memo.recall("s", 0, 0, "cat") == "dog"
+    digests = [memo.digester("s", m) for m in range(3)]
+    memo.keep(
+        *(
+            Message("s", m, {i: (digest(i, "cat"), "dog") for i in range(3)})
+            for m, digest in enumerate(digests)
+        )
+    )
+    memo.keep(Message("s", 0, {1: (digests[0](1, "cat"), "dog")}), None, Message("s", 1, {}))
+    assert [sorted(memo.recall("s", m)) for m in range(3)] == [[1], [], []]
+    assert memo.knows("s")
 
 
-def test_oldest_place_goes_first_and_use_counts() -> None:
-    memo = PlaceMemo(capacity=2)
-    release(memo, 0, "a", "x")
-    release(memo, 1, "b", "y")
-    assert memo.recall("s", 0, 0, "a") == "x"
-    release(memo, 2, "c", "z")
-    assert [memo.recall("s", 0, i, word) for i, word in enumerate("abc")] == ["x", None, "z"]
-    assert len(memo) == 2
+def test_a_request_is_not_recalled_before_it_is_kept() -> None:
+    memo = PlaceMemo()
+    message = Message("s", 0, {0: (memo.digester("s", 0)(0, "cat"), "dog")})
+    assert recall(memo, "s", 0, 0, "cat") is None
+    memo.keep(message)
+    assert recall(memo, "s", 0, 0, "cat") == "dog"
+
+
+def test_oldest_session_goes_first_and_use_counts() -> None:
+    memo = PlaceMemo(capacity=4)
+    release(memo, 0, "a", "x", session="a")
+    release(memo, 0, "b", "y", session="b")
+    assert recall(memo, "a", 0, 0, "a") == "x"
+    release(memo, 0, "c", "z", session="c")
+    assert [recall(memo, name, 0, 0, name) for name in "abc"] == ["x", None, "z"]
+    assert "2 sessions, 4 of 4" in repr(memo)
+
+
+def test_a_session_is_forgotten_after_its_lifetime() -> None:
+    now_s = [0.0]
+    memo = PlaceMemo(lifetime_s=10.0, clock=lambda: now_s[0])
+    release(memo, 0, "cat", "dog")
+    now_s[0] = 9.9
+    assert recall(memo, "s", 0, 0, "cat") == "dog"
+    now_s[0] = 10.0
+    assert recall(memo, "s", 0, 0, "cat") is None
+    assert not memo.knows("s")
+    release(memo, 0, "cat", "dog", session="t")
+    assert "1 sessions" in repr(memo)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 30)), max_size=30), st.integers(1, 40))
+def test_places_never_pass_the_capacity(requests: list[tuple[str, int]], capacity: int) -> None:
+    memo = PlaceMemo(capacity)
+    for session, places in requests:
+        memo.keep(Message(session, 0, dict.fromkeys(range(places), (b"", "x"))))
+        kept = sum(1 + len(memo.recall(name, 0)) for name in "abcdef" if memo.knows(name))
+        assert kept <= capacity
+        assert memo.knows(session) == (places < capacity)
+
+
+def test_answers_are_weighed_and_the_oldest_make_room() -> None:
+    memo = PlaceMemo(answer_bytes=40_000)
+    here = memo.link(b"", "user", "hello")
+    for name in "abc":
+        memo.remember_answer(here, name, name * 10_000)
+    assert [memo.recall_answer(here, name) is not None for name in "abc"] == [True, True, True]
+    memo.remember_answer(here, "a", "short")  # replaces, and is now the newest
+    memo.remember_answer(here, "d", "d" * 25_000)
+    assert [memo.recall_answer(here, name) is not None for name in "abcd"] == [True, False, True, True]
+    memo.remember_answer(here, "e", "e" * 50_000)  # no room for it, and it takes none from the others
+    assert [memo.recall_answer(here, name) is not None for name in "abcde"] == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_answers_come_back_only_when_resent_unchanged() -> None:
-    memo = PlaceMemo(capacity=2)
+    memo = PlaceMemo()
     here = memo.link(memo.link(b"", "account", "a"), "user", "hello")
     memo.remember_answer(here, "Dear Ada", "Dear [NAME_1]")
     assert memo.recall_answer(here, "Dear Ada") == "Dear [NAME_1]"
@@ -76,9 +146,6 @@ def test_answers_come_back_only_when_resent_unchanged() -> None:
         memo.link(memo.link(b"", "account", "a"), "system", "hello"),
     ]
     assert [memo.recall_answer(before, "Dear Ada") for before in elsewhere] == [None, None, None]
-    for before in elsewhere[:2]:
-        memo.remember_answer(before, "x", "y")
-    assert memo.recall_answer(here, "Dear Ada") is None
 
 
 def test_private_words_are_not_in_memory() -> None:
@@ -92,21 +159,20 @@ def test_private_words_are_not_in_memory() -> None:
 
 
 def test_keys_differ_between_memos() -> None:
-    first, second = (PlaceMemo().draw("s", 0, 0, "cat", "dog") for _ in range(2))
-    assert first.place != second.place
-    assert first.word != second.word
+    first, second = (PlaceMemo().digester("s", 0)(0, "cat") for _ in range(2))
+    assert first != second
 
 
 def test_equal_words_have_unequal_digests_at_different_places() -> None:
-    memo = PlaceMemo()
-    assert memo.draw("s", 0, 0, "cat", "x").word != memo.draw("s", 0, 1, "cat", "x").word
+    digest = PlaceMemo().digester("s", 0)
+    assert digest(0, "cat") != digest(1, "cat")
 
 
 def test_threads_may_share_a_memo() -> None:
     memo = PlaceMemo(capacity=500)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: release(memo, i, "cat", str(i)), range(2000)))
-    assert len(memo) == 500
+        list(pool.map(lambda i: release(memo, 0, "cat", str(i), session=str(i)), range(2000)))
+    assert "250 sessions, 500 of 500" in repr(memo)
 
 
 def test_capacity_must_be_positive() -> None:

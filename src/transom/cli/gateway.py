@@ -91,6 +91,10 @@ def gateway(
     answer_tokens: Annotated[
         int, typer.Option(help="Answer limit where a chat request has none.", min=1)
     ] = 512,
+    retry_minutes: Annotated[
+        float,
+        typer.Option(help="How long an identical request without a session reuses its draws.", min=0),
+    ] = 10.0,
     timeout_s: Annotated[
         float, typer.Option(help="Longest silence of the engine, seconds.", min=0.1)
     ] = 120.0,
@@ -186,6 +190,7 @@ def gateway(
         max_body_bytes=max_body_bytes,
         max_prompt_tokens=max_prompt_tokens or None,
         answer_tokens=answer_tokens,
+        retry_minutes=retry_minutes,
         hosts=_hosts(host, allow_host or []),
     )
     options = options_of(

@@ -1,104 +1,180 @@
-"""What a resent history costs: nothing. The memo keeps the released word of each place.
+"""What a resent history costs: nothing. The memo keeps what the latest charged request of a session released.
 
-A place is (session, message index, word position). Its key is an HMAC-SHA256 under a random key of this
-process; its value the HMAC of the private word there and the word that was released. Only the latest word
-of a place is kept: an edited place is drawn and charged anew, also when it returns to an earlier word.
-Never the word alone: a draw shared by equal words would tell "a a" from "a b" with certainty. Draws are
-kept only after their charge (`keep`): what a spent ledger refused is not released free of charge by asking
-again.
+A place is (session, message index, word position). For each place with a drawn word the memo holds a keyed
+digest (BLAKE2b, under a random key of this process) of the private word, and the word that was released. A
+session holds exactly the places of its latest kept request, no more: a place that then held another word, a
+pass word, a name or nothing at all has forgotten its draw, so a word that returns is drawn and charged anew,
+and so is a conversation begun anew under an old name. Never the word alone: a draw shared by equal words
+would tell "a a" from "a b" with certainty. Draws are kept only after their charge (`keep`): what a spent
+ledger refused is not released free of charge by asking again.
 An answer is remembered by the digest of the conversation before it and of its text: an assistant message
 that is resent exactly as it was delivered goes back in the host's own words, with or without a session.
+Both stores are bounded: places are counted, answers are weighed.
 Threat model: the host sees every request of a session; a reader of swapped memory finds no private word
 here.
 Does not protect: that a place was edited; released words and the host's answers, which the host knows. A
-caller serves several tenants only with session names that it makes distinct.
-Source: repeated releases, Dwork and Roth 2014, section 3.5; HMAC, RFC 2104.
+caller serves several tenants only with session names that it makes distinct, and keeps a session's requests
+in order: what is recalled is kept before the next request of the session recalls.
+Source: repeated releases, Dwork and Roth 2014, section 3.5; BLAKE2b, RFC 7693.
 """
 
 from __future__ import annotations
 
-import hmac
+import math
 import secrets
+import sys
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+_ENTRY_BYTES = 256  # what an entry takes beside its text, roughly
+Places = Mapping[int, tuple[bytes, str]]
 
 
-class Draw(NamedTuple):
-    """A fresh draw at a place, to be kept once it is paid for. Holds digests and the released word only."""
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one message of a session releases: position to (digest of the private word, released word).
 
-    place: bytes
-    word: bytes
-    released: str
+    To be kept once it is paid for; holds no private word.
+    """
+
+    session: str = field(repr=False)
+    index: int
+    places: Places = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Session:
+    """The latest kept request: its messages, how much room they take, and when they are forgotten."""
+
+    messages: dict[int, Places]
+    weight: int
+    ends_s: float
 
 
 class PlaceMemo:
-    """Released words and delivered answers of the latest `capacity` places each; thread-safe."""
+    """Released words of the latest sessions, `capacity` places in all, and delivered answers; thread-safe.
 
-    def __init__(self, capacity: int = 1_000_000) -> None:
+    `answer_bytes` bounds the memory of the answers. A session is forgotten after `lifetime_s` of silence.
+    """
+
+    def __init__(
+        self,
+        capacity: int = 1_000_000,
+        *,
+        answer_bytes: int = 64 << 20,
+        lifetime_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"a memo needs room for one place or more, got {capacity}")
-        self.capacity = capacity
+        self.capacity, self.answer_bytes, self.lifetime_s = capacity, answer_bytes, lifetime_s
+        self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._places: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
-        self._answers: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
+        self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
+        self._weight = 0
+        self._answers: OrderedDict[bytes, str] = OrderedDict()
+        self._answers_weight = 0
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"PlaceMemo({len(self._places)} of {self.capacity})"
+        return f"PlaceMemo({len(self._sessions)} sessions, {self._weight} of {self.capacity})"
 
-    def __len__(self) -> int:
-        return len(self._places)
+    def digester(self, session: str, message: int) -> Callable[[int, str], bytes]:
+        """The digest of a (position, word) of this message; equal words at two places differ."""
+        key = self._digest("message", session, str(message))
 
-    def draw(self, session: str, message: int, position: int, word: str, released: str) -> Draw:
-        """The entry for a fresh draw; it is not kept yet."""
-        place = self._digest("place", session, str(message), str(position))
-        return Draw(place, self._digest("word", place.hex(), word), released)
+        def digest(position: int, word: str) -> bytes:
+            text = f"{position} {word}".encode("utf-8", "surrogatepass")
+            return blake2b(text, digest_size=16, key=key).digest()
 
-    def keep(self, draws: Iterable[Draw]) -> None:
-        """Keep draws whose epsilon has been charged; each replaces what its place held before."""
+        return digest
+
+    def knows(self, session: str) -> bool:
+        """Whether an earlier request of this session is kept."""
         with self._lock:
-            for draw in draws:
-                self._put(self._places, draw.place, (draw.word, draw.released))
+            return self._session(session) is not None
 
-    def recall(self, session: str, message: int, position: int, word: str) -> str | None:
-        """The word released at this place, if the place still holds `word`."""
-        place = self._digest("place", session, str(message), str(position))
-        return self._get(self._places, place, self._digest("word", place.hex(), word))
+    def recall(self, session: str, message: int) -> Places:
+        """The places of this message as the session's latest kept request released them."""
+        with self._lock:
+            known = self._session(session)
+            return known.messages.get(message, {}) if known is not None else {}
+
+    def keep(self, *messages: Message | None) -> None:
+        """Keep the messages of one request, once charged, in place of what its session held.
+
+        None, which stands for a message without a session, is left out.
+        """
+        sessions: dict[str, dict[int, Places]] = {}
+        for message in messages:
+            if message is not None:
+                sessions.setdefault(message.session, {})[message.index] = message.places
+        with self._lock:
+            for session, places in sessions.items():
+                self._put(self._name(session), places)
 
     def link(self, before: bytes, role: str, text: str) -> bytes:
         """The digest of a conversation that goes on with one more message; b"" and an account begin one."""
-        return self._digest("message", before.hex(), role, text)
+        return self._digest("link", before.hex(), role, text)
 
     def remember_answer(self, before: bytes, text_delivered: str, text_host: str) -> None:
-        """Keep what the host wrote for what was delivered after the conversation `before`."""
-        digest = self._digest("answer", before.hex(), text_delivered)
+        """Keep what the host wrote for what was delivered after the conversation `before`.
+
+        An answer larger than the whole room for answers is not kept.
+        """
+        digest, weight = self._digest("answer", before.hex(), text_delivered), _answer_weight(text_host)
+        if weight > self.answer_bytes:
+            return
         with self._lock:
-            self._put(self._answers, digest, (digest, text_host))
+            self._answers_weight += weight - _answer_weight(self._answers.pop(digest, None))
+            self._answers[digest] = text_host
+            while self._answers_weight > self.answer_bytes:
+                self._answers_weight -= _answer_weight(self._answers.popitem(last=False)[1])
 
     def recall_answer(self, before: bytes, text_delivered: str) -> str | None:
         """The host's own words, if an answer is resent as it was delivered, after the same messages."""
         digest = self._digest("answer", before.hex(), text_delivered)
-        return self._get(self._answers, digest, digest)
-
-    def _put(
-        self, table: OrderedDict[bytes, tuple[bytes, str]], place: bytes, entry: tuple[bytes, str]
-    ) -> None:
-        table[place] = entry
-        table.move_to_end(place)
-        if len(table) > self.capacity:
-            table.popitem(last=False)
-
-    def _get(self, table: OrderedDict[bytes, tuple[bytes, str]], place: bytes, digest: bytes) -> str | None:
         with self._lock:
-            entry = table.get(place)
-            if entry is None or not hmac.compare_digest(entry[0], digest):
-                return None
-            table.move_to_end(place)
-            return entry[1]
+            if digest in self._answers:
+                self._answers.move_to_end(digest)
+            return self._answers.get(digest)
+
+    def _name(self, session: str) -> bytes:
+        return self._digest("session", session)
+
+    def _session(self, session: str) -> _Session | None:
+        name = self._name(session)
+        known = self._sessions.get(name)
+        if known is None or known.ends_s <= self._clock():
+            return None
+        self._sessions.move_to_end(name)
+        return known
+
+    def _put(self, name: bytes, messages: dict[int, Places]) -> None:
+        """The one entry of a session, the newest; the longest unused make room."""
+        if name in self._sessions:
+            self._weight -= self._sessions.pop(name).weight
+        weight = 1 + sum(map(len, messages.values()))
+        now_s = self._clock()
+        self._sessions[name] = _Session(messages, weight, now_s + self.lifetime_s)
+        self._weight += weight
+        while self._sessions and (self._weight > self.capacity or self._oldest().ends_s <= now_s):
+            self._weight -= self._sessions.popitem(last=False)[1].weight
+
+    def _oldest(self) -> _Session:
+        return next(iter(self._sessions.values()))
 
     def _digest(self, *parts: str) -> bytes:
-        encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-        message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
-        return hmac.digest(self._key, message, "sha256")
+        hashed = blake2b(key=self._key, digest_size=32)
+        for part in parts:
+            encoded = part.encode("utf-8", "surrogatepass")
+            hashed.update(len(encoded).to_bytes(8, "big") + encoded)
+        return hashed.digest()
+
+
+def _answer_weight(text: str | None) -> int:
+    return 0 if text is None else _ENTRY_BYTES + sys.getsizeof(text)

@@ -18,6 +18,7 @@ Legend: N draws, V vocabulary, K words of one group.
 
 from __future__ import annotations
 
+import hmac
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ import numpy as np
 from transom.privacy.channel import BayesAttack
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.mechanisms import build
-from transom.privacy.memo import Draw, PlaceMemo
+from transom.privacy.memo import Message, PlaceMemo
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import KINDS, Policy
@@ -49,8 +50,7 @@ _ASSUMPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One token's way: `action` is pass, placeholder, draw (fresh, charged) or memo (released before).
 
     `source` is private and kept out of the repr. Ids are word ids, -1 where there is none.
@@ -59,23 +59,27 @@ class Piece:
     kind: str
     action: str
     output: str
-    source: str = field(repr=False)
-    source_id: int = field(default=-1, repr=False)
+    source: str
+    source_id: int = -1
     output_id: int = -1
+
+    def __repr__(self) -> str:
+        return f"Piece({self.kind}, {self.action}, {self.output!r})"
 
 
 @dataclass(frozen=True)
 class Sanitized:
     """The text to send; `epsilon` is what its fresh draws cost and must be charged before it is sent.
 
-    `pending` goes to `PlaceMemo.keep` after the charge. `counts` are tokens a kind.
+    `pending`, None without a session, goes to `PlaceMemo.keep` after the charge, together with that of the
+    request's other messages. `counts` are tokens a kind.
     """
 
     text: str
     epsilon: float
     pieces: tuple[Piece, ...] = field(repr=False)
     counts: Mapping[str, int]
-    pending: tuple[Draw, ...] = field(default=(), repr=False)
+    pending: Message | None = field(default=None, repr=False)
 
     @property
     def drawn(self) -> int:
@@ -160,27 +164,30 @@ class Sanitizer:
     ) -> Sanitized:
         """Sanitise one message; `place` is its index in the conversation. With no session all is drawn.
 
-        Nothing is charged or kept here: charge `epsilon`, then `memo.keep(result.pending)`, then send.
+        Nothing is charged or kept here: charge `epsilon`, then `memo.keep` in one call what is pending of all
+        messages of the request, then send.
         """
         parts = self._parts(text)
-        recalled: dict[int, int] = {}
-        if memo is not None and session is not None:
-            recalled = self._recall(parts, memo, session, place)
-        fresh = [index for index, part in enumerate(parts) if part.word_id >= 0 and index not in recalled]
-        drawn = dict(zip(fresh, self._draw([parts[index].word_id for index in fresh]), strict=True))
-        released = {**recalled, **drawn}
+        drawn_at = [index for index, part in enumerate(parts) if part.word_id >= 0]
+        released, places = self._recalled(parts, drawn_at, memo, session, place)
+        fresh = [index for index in drawn_at if index not in released]
+        outputs = self._draw([parts[index].word_id for index in fresh])
+        drawn = dict(zip(fresh, outputs, strict=True))
         pieces = tuple(
-            self._piece(part, placeholders, "draw" if index in drawn else "memo", released.get(index, -1))
-            for index, part in enumerate(parts)
+            [
+                self._piece(part, placeholders, "draw", drawn[index])
+                if index in drawn
+                else self._piece(part, placeholders, "memo", released.get(index, -1))
+                for index, part in enumerate(parts)
+            ]
         )
-        pending: tuple[Draw, ...] = ()
-        if memo is not None and session is not None:
-            pending = tuple(
-                memo.draw(session, place, index, parts[index].token.lookup, self.policy.words[output])
-                for index, output in drawn.items()
-            )
+        words = self.policy.words
+        pending = None
+        if session is not None and memo is not None:
+            kept = {i: (places[i], words[drawn[i] if i in drawn else released[i]]) for i in drawn_at}
+            pending = Message(session, place, kept)
         return Sanitized(
-            text="".join(piece.output for piece in pieces),
+            text="".join([piece.output for piece in pieces]),
             epsilon=len(fresh) * self.word_epsilon if fresh else 0.0,
             pieces=pieces,
             counts=_counted(parts),
@@ -287,14 +294,21 @@ class Sanitizer:
             return []
         return [int(i) for i in self.mechanism.sample(np.array(word_ids, dtype=np.int64)).tolist()]
 
-    def _recall(self, parts: list[_Part], memo: PlaceMemo, session: str, place: int) -> dict[int, int]:
-        recalled = {}
-        for index, part in enumerate(parts):
-            if part.word_id >= 0:
-                released = memo.recall(session, place, index, part.token.lookup)
-                if released is not None and released in self.policy.word_ids:
-                    recalled[index] = self.policy.word_ids[released]
-        return recalled
+    def _recalled(
+        self, parts: list[_Part], drawn_at: list[int], memo: PlaceMemo | None, session: str | None, place: int
+    ) -> tuple[dict[int, int], dict[int, bytes]]:
+        """The word ids that places of this message released before, and the digest of each place's word."""
+        if memo is None or session is None:
+            return {}, {}
+        digest, known = memo.digester(session, place), memo.recall(session, place)
+        places = {index: digest(index, parts[index].token.lookup) for index in drawn_at}
+        ids = self.policy.word_ids
+        released = {}
+        for index in known.keys() & places.keys():
+            before, word = known[index]
+            if hmac.compare_digest(before, places[index]) and word in ids:
+                released[index] = ids[word]
+        return released, places
 
     def _piece(self, part: _Part, placeholders: Placeholders, action: str, output_id: int) -> Piece:
         kind, token, hide, word_id = part

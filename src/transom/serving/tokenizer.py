@@ -76,6 +76,10 @@ class ChatTokenizer:
         """Whether conversations can be rendered."""
         return self._template is not None
 
+    def check_roles(self, roles: Sequence[str]) -> None:
+        """Raises as `encode_chat` does for conversations of these roles, whatever their content."""
+        self._pieces(tuple(roles))
+
     def encode_text(self, text: str) -> Encoded:
         """Ids of a bare prompt: the tokenizer's own start token, then `text`, of which no part is control."""
         encoding = self._content.encode(text, add_special_tokens=False)

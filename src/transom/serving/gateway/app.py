@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -43,6 +44,7 @@ from transom.serving.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("transom.gateway")
 _SESSION_CHARS = 256
+_HOPELESS = ("privacy_budget_spent", "extraction_limit")  # 429s that a retry within minutes will meet again
 
 
 def create_gateway(
@@ -86,7 +88,7 @@ def create_gateway(
             f"the tokenizer has {tokenizer.vocab_size} ids, the key's checkpoint {substitution.vocabulary}; "
             "one of them is for another model"
         )
-    veil = Veil(sanitizer) if sanitizer is not None else None
+    veil = Veil(sanitizer, retry_s=60 * config.retry_minutes) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
     gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution)
     pages = _Pages(gateway)
@@ -204,6 +206,9 @@ class _Endpoint:
             raise RefusedError(message, status=415, code="unsupported_media_type")
         body = await read_body(scope, receive, self._gateway.config.max_body_bytes)
         request = parse(self._model, body)
+        veil = self._gateway.veil
+        if veil is not None and caller.session is None:
+            caller = replace(caller, repeat=veil.repeatable(caller.account, self._name, body))
         async with until_gone(receive):
             exchange = await prepare(self._gateway, request, caller)
             await (exchange.stream if request.stream else exchange.complete)(send)
@@ -268,7 +273,7 @@ def known(error: Exception) -> TransomError:
 async def _send_error(send: Send, value: object, status: int) -> None:
     body = dump(value)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if value["error"]["code"] == "privacy_budget_spent":  # type: ignore[index]
+    if status == 501 or value["error"]["code"] in _HOPELESS:  # type: ignore[index]
         headers.append((b"x-should-retry", b"false"))  # the official client obeys: no retry will succeed
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

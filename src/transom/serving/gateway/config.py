@@ -26,8 +26,10 @@ class GatewayConfig:
     """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256.
 
     `max_body_bytes` bounds a request (413), `max_prompt_tokens` a prompt (400), beside the engine's context.
-    `answer_tokens` is the limit where a chat request names none. `hosts` are the names, without port, that a
-    `Host` or `Origin` header may hold (403 otherwise); None: any.
+    `max_prompt_chars` bounds what is sanitised in one request (400). A request without a session that is
+    repeated within `retry_minutes` reuses its draws. `answer_tokens` is the limit where a chat request names
+    none. `hosts`: the names, without port, that a `Host` or `Origin` header may hold (403 otherwise); None:
+    any.
     """
 
     mode: Mode = "plain"
@@ -35,6 +37,8 @@ class GatewayConfig:
     key_digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     max_body_bytes: int = 4 * 2**20
     max_prompt_tokens: int | None = None
+    max_prompt_chars: int = 1_000_000
+    retry_minutes: float = 10.0
     answer_tokens: int = 512
     hosts: tuple[str, ...] | None = LOOPBACK_HOSTS
 

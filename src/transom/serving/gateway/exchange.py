@@ -1,7 +1,10 @@
-"""One request's way: refuse, veil, encode, charge, call the engine, reveal, answer. The order protects.
+"""One request's way: refuse, veil, charge, encode, call the engine, reveal, answer. The order protects.
 
 Threat model: the engine's host reads what it is sent. So nothing is sent before the request is wholly
-checked, its private words are veiled and their charge is durable; a failure on that way sends nothing.
+checked, its private words are veiled and their charge is durable; a failure on that way sends nothing. What
+can be known without a draw is refused before it; what a draw can influence (the prompt's length in tokens,
+its distinct rows) is refused after its charge, and the draw is kept: a client that resends until a draw
+passes would else be given draws that are likelier for some words than the charge says.
 Does not protect in mode plain: the host reads everything. Lengths, timing, sampling settings and `n` are
 not private in any mode.
 Source: the order of steps is the design's "way of a chat request".
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -19,7 +23,8 @@ from typing import Any
 from starlette.types import Send
 
 from transom.errors import EngineGarbageError, RefusedError, ReplaceableError
-from transom.serving.engines.base import Call, Engine
+from transom.privacy.text import normalise
+from transom.serving.engines.base import Call, Engine, EngineCard
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 from transom.serving.gateway.answer import Choice, Piece
 from transom.serving.gateway.charge import Charger
@@ -34,15 +39,20 @@ from transom.serving.tokenizer import ChatTokenizer, Encoded
 
 COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
 MODEL_ALIAS = "transom"
+_VISIBLE = re.compile("[!-~]")  # spares most texts the work of normalising
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the account that pays, the session (None: none), whether to show what the host saw."""
+    """Who asks: the account that pays, the session (None: none), whether to show what the host saw.
+
+    `repeat` is the name that the request shares with its repeats, where there is no session.
+    """
 
     account: str
     session: str | None = field(default=None, repr=False)
     show_host: bool = False
+    repeat: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -162,22 +172,18 @@ class Exchange:
 
 
 async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, caller: Caller) -> Exchange:
-    """Everything up to the charge. When this raises, nothing was sent."""
+    """Everything up to the call. When this raises, nothing was sent."""
     card = await gateway.engine.probe()
     published = gateway.config.model or card.model
-    if request.model not in (published, MODEL_ALIAS):
-        raise RefusedError(
-            "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
-        )
     fields = _fields(request)
-    veiled = None
-    with gateway.metrics.step("text"):
-        if gateway.veil is not None:
-            if fields is None:
-                message = "token ids cannot be sanitised; send the prompt as text"
-                raise RefusedError(message, param="prompt", code="cannot_protect")
-            veiled = await gateway.veil.cover(fields, caller.account, caller.session)
-            fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
+    _refuse(gateway, request, fields, card, published)
+    veiled, total = None, None
+    if gateway.veil is not None and fields is not None:
+        async with gateway.veil.turn(caller.session or caller.repeat):
+            with gateway.metrics.step("text"):
+                veiled = await gateway.veil.cover(fields, caller.account, caller.session, caller.repeat)
+            total = await _charge(gateway, gateway.veil, veiled, caller)
+        fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
         if sum(len(text) for _, text in fields or []) > LONG_CHARS:
             encoded = await asyncio.to_thread(_encode, gateway, request, fields)
@@ -190,11 +196,9 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
         saw = [placeholders(ids) for ids in call.prompts]
     prompts = call.prompts
     if gateway.enclave is not None:
-        gateway.enclave.check(card)
         with gateway.metrics.step("embed"):
             call = replace(call, prompts=(), embeds=gateway.enclave.embed(call.prompts))
         gateway.metrics.embedded_rows(gateway.enclave.meter.distinct_rows)
-    total = await _charge(gateway, veiled, caller)
     choices = [
         Choice(
             i, gateway.tokenizer if encoded else None, veiled.placeholders if veiled else None, request.stops
@@ -205,6 +209,69 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
         isinstance(request, ChatRequest), published, gateway.tokenizer, request.alternatives is not None
     )
     return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, veiled, total)
+
+
+def _refuse(
+    gateway: Gateway,
+    request: ChatRequest | CompletionRequest,
+    fields: Sequence[tuple[str, str]] | None,
+    card: EngineCard,
+    published: str,
+) -> None:
+    """Refuse all that can be known without a draw."""
+    if request.model not in (published, MODEL_ALIAS):
+        raise RefusedError(
+            "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
+        )
+    if gateway.engine.takes == "text" and isinstance(request, CompletionRequest):
+        raise ReplaceableError("this engine takes chat messages only; use /v1/chat/completions")
+    if gateway.engine.takes == "ids" and gateway.tokenizer is None:
+        raise ReplaceableError(
+            "this engine takes token ids and the gateway has no tokenizer; give --tokenizer"
+        )
+    if gateway.tokenizer is not None and gateway.engine.takes == "ids" and isinstance(request, ChatRequest):
+        gateway.tokenizer.check_roles([role for role, _ in fields or []])
+    if gateway.enclave is not None:
+        gateway.enclave.check(card)
+    if gateway.veil is None:
+        return
+    if fields is None:
+        message = "token ids cannot be sanitised; send the prompt as text"
+        raise RefusedError(message, param="prompt", code="cannot_protect")
+    _refuse_sizes(gateway.config, request, [text for _, text in fields], card.context_tokens)
+
+
+def _refuse_sizes(
+    config: GatewayConfig,
+    request: ChatRequest | CompletionRequest,
+    texts: Sequence[str],
+    context_tokens: int | None,
+) -> None:
+    """Refuse a prompt without a visible character, and one that is too long whatever is drawn.
+
+    Each word between spaces is taken to be a token or more.
+    """
+    param, visible = _param(request), map(_is_visible, texts)
+    if not (any(visible) if isinstance(request, ChatRequest) else all(visible)):
+        raise RefusedError("the prompt has no visible character; send text", param=param, code="empty_prompt")
+    chars, most = sum(map(len, texts)), config.max_prompt_chars
+    if chars > most:
+        raise RefusedError(
+            f"the prompt has {chars} characters, and {most} are sanitised in one request; shorten it",
+            param=param,
+            code="context_length_exceeded",
+        )
+    words = [len(text.split(None, context_tokens or most)) for text in texts]
+    least = sum(words) if isinstance(request, ChatRequest) else max(words)
+    _answer_tokens(config, request, least, context_tokens)
+
+
+def _is_visible(text: str) -> bool:
+    return _VISIBLE.search(text) is not None or bool(normalise(text).strip())
+
+
+def _param(request: ChatRequest | CompletionRequest) -> str:
+    return "messages" if isinstance(request, ChatRequest) else "prompt"
 
 
 def _fields(request: ChatRequest | CompletionRequest) -> list[tuple[str, str]] | None:
@@ -219,14 +286,8 @@ def _encode(
     gateway: Gateway, request: ChatRequest | CompletionRequest, fields: list[tuple[str, str]] | None
 ) -> list[Encoded]:
     """The prompts as the engine gets them; empty for an engine that takes chat messages as text."""
-    if gateway.engine.takes == "text":
-        if isinstance(request, CompletionRequest):
-            raise ReplaceableError("this engine takes chat messages only; use /v1/chat/completions")
+    if gateway.engine.takes == "text" or gateway.tokenizer is None:
         return []
-    if gateway.tokenizer is None:
-        raise ReplaceableError(
-            "this engine takes token ids and the gateway has no tokenizer; give --tokenizer"
-        )
     if isinstance(request, ChatRequest):
         return [gateway.tokenizer.encode_chat(fields or [])]
     if fields is not None:
@@ -275,9 +336,9 @@ def _answer_tokens(
     limit = config.max_prompt_tokens
     if (limit is not None and prompt_tokens > limit) or (room is not None and room < (wanted or 1)):
         raise RefusedError(
-            f"the prompt of {prompt_tokens} tokens and {wanted or 1} answer tokens exceed the limit "
+            f"the prompt of {prompt_tokens} tokens or more and {wanted or 1} answer tokens exceed the limit "
             f"(context {context_tokens}, prompt {limit}); shorten the conversation",
-            param="messages" if isinstance(request, ChatRequest) else "prompt",
+            param=_param(request),
             code="context_length_exceeded",
         )
     return wanted or (default if room is None else min(default, room))
@@ -287,14 +348,12 @@ def _finite(epsilon: float | None) -> float | str | None:
     return "inf" if epsilon is not None and math.isinf(epsilon) else epsilon  # JSON has no infinity
 
 
-async def _charge(gateway: Gateway, veiled: Veiled | None, caller: Caller) -> float | None:
+async def _charge(gateway: Gateway, veil: Veil, veiled: Veiled, caller: Caller) -> float | None:
     """Make the charge durable, then keep the draws. Raises LedgerError; then nothing may be sent."""
-    if veiled is None or gateway.veil is None:
-        return None
     total = None
     if gateway.charger is not None:
         with gateway.metrics.step("ledger"):
             total = await gateway.charger.charge(caller.account, veiled.epsilon)
     gateway.metrics.epsilon(veiled.epsilon)
-    gateway.veil.settle(veiled)
+    veil.settle(veiled)
     return total

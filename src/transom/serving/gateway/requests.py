@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from transom.errors import RefusedError
+from transom.serving.engines.request import Limits
 
 _NOT_TEXT = "only text content is supported: images, audio and files cannot be protected"
 REFUSED_BECAUSE = {
@@ -33,6 +34,7 @@ REFUSED_BECAUSE = {
     "web_search_options": "web search would send content elsewhere; it is not supported",
     "suffix": "suffix is not supported by these engines",
 }
+CHOICES = Limits().choices  # of all prompts together, as our engines limit them
 Choices = Annotated[int, Field(ge=1, le=16)]
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -173,6 +175,12 @@ class CompletionRequest(Sampling):
     suffix: Unsupported = None
 
     @property
+    def prompts(self) -> int:
+        """How many prompts there are."""
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return len(self.prompt) if several else 1
+
+    @property
     def output_tokens(self) -> int | None:
         """The limit on the answer, if one is given."""
         return self.max_tokens
@@ -205,6 +213,12 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
             raise RefusedError("every message is empty; send text", param="messages", code="empty_prompt")
     elif request.prompt == "" or (isinstance(request.prompt, list) and "" in request.prompt):
         raise RefusedError("the prompt is empty; send text", param="prompt", code="empty_prompt")
+    elif (request.n or 1) * request.prompts > CHOICES:
+        raise RefusedError(
+            f"n asks for {(request.n or 1) * request.prompts} choices in all, more than {CHOICES}",
+            param="n",
+            code="invalid_value",
+        )
     return request
 
 

@@ -5,25 +5,35 @@ answer is restored for the user and resent as history. Were it sanitised like th
 could name candidates for a hidden value and watch which placeholder comes back equal, or repeat a placeholder
 until its value is drawn often. So an assistant message goes back in the host's own words if it is exactly
 what was delivered at this point of the conversation, and else as one placeholder for the whole of it. Draws
-are kept in the memo, and texts may be sent, only after the charge (`settle`).
+are kept in the memo, and texts may be sent, only after the charge (`settle`). Whatever fails after the draw
+fails after the charge too: a refusal that a draw can influence must not be a free redraw.
+A request without a session that repeats an earlier one of the same account, byte by byte, within the retry
+window reuses its draws: a client that resends after a failure would else show the host a fresh sample.
+Requests of one session, and repeats of one request, take turns from draw to charge.
 Does not protect: what the sanitiser's guarantee lists as disclosed, among it which messages of a session
-were edited.
-Source: `transom.privacy.sanitize`.
+were edited; and `REPEATS`, with a retry window.
+Source: `transom.privacy.sanitize`; the retries are those of OpenAI's official clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
+from weakref import WeakValueDictionary
 
+from transom.privacy.guarantee import Guarantee
 from transom.privacy.memo import PlaceMemo
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.sanitize import Sanitized, Sanitizer
 
-LONG_CHARS = 20_000  # beyond this the work leaves the event loop
+LONG_CHARS = 4_000  # beyond this the work leaves the event loop
+REPEATS = "that a request repeats an earlier one of the same account, within the retry window"
+_RETRY_PLACES = 200_000
 
 
 @dataclass(frozen=True)
@@ -35,22 +45,58 @@ class Veiled:
     placeholders: Placeholders
     parts: tuple[Sanitized, ...] = field(repr=False)
     conversation: bytes = field(repr=False)  # a keyed digest of account and messages
+    memo: PlaceMemo = field(repr=False)  # where its draws are kept once charged
+    repeats: bool = False  # an earlier request, whose draws it reuses
 
 
 class Veil:
-    """Sanitises the texts of a request; remembers what sessions have released and what was answered."""
+    """Sanitises the texts of a request; remembers what sessions have released and what was answered.
 
-    def __init__(self, sanitizer: Sanitizer, memo: PlaceMemo | None = None) -> None:
-        self.sanitizer, self._memo = sanitizer, memo or PlaceMemo()
+    `retry_s` is how long a request without a session may be repeated at no cost; 0 switches that off.
+    """
 
-    async def cover(self, texts: Sequence[tuple[str, str]], account: str, session: str | None) -> Veiled:
-        """Sanitise (role, text) pairs in order. Nothing is kept or charged yet."""
+    def __init__(self, sanitizer: Sanitizer, memo: PlaceMemo | None = None, retry_s: float = 600.0) -> None:
+        self.sanitizer, self._memo, self.retry_s = sanitizer, memo or PlaceMemo(), retry_s
+        self._retries = PlaceMemo(_RETRY_PLACES, lifetime_s=retry_s)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def repeatable(self, account: str, endpoint: str, body: bytes) -> str | None:
+        """The name that a request without a session shares with its repeats; None with no retry window."""
+        if not self.retry_s:
+            return None
+        return f"{len(account)}:{account}:{endpoint}:{sha256(body).hexdigest()}"
+
+    @asynccontextmanager
+    async def turn(self, name: str | None) -> AsyncIterator[None]:
+        """One request of a session at a time, from its draw to its charge."""
+        if name is None:
+            yield
+            return
+        lock = self._turns.setdefault(name, asyncio.Lock())
+        async with lock:
+            yield
+
+    async def cover(
+        self,
+        texts: Sequence[tuple[str, str]],
+        account: str,
+        session: str | None,
+        repeat: str | None = None,
+    ) -> Veiled:
+        """Sanitise (role, text) pairs in order. Nothing is kept or charged yet.
+
+        `repeat` is the name from `repeatable`; it is for requests without a session.
+        """
         if sum(len(text) for _, text in texts) > LONG_CHARS:
-            return await asyncio.to_thread(self._cover, texts, account, session)
-        return self._cover(texts, account, session)
+            return await asyncio.to_thread(self._cover, texts, account, session, repeat)
+        return self._cover(texts, account, session, repeat)
 
-    def _cover(self, texts: Sequence[tuple[str, str]], account: str, session: str | None) -> Veiled:
+    def _cover(
+        self, texts: Sequence[tuple[str, str]], account: str, session: str | None, repeat: str | None
+    ) -> Veiled:
         placeholders, parts, covered = Placeholders(), [], []
+        memo, name = (self._memo, session) if session is not None else (self._retries, repeat)
+        repeats = session is None and repeat is not None and self._retries.knows(repeat)
         conversation = self._memo.link(b"", "account", account)
         for place, (role, text) in enumerate(texts):
             before, conversation = conversation, self._memo.link(conversation, role, text)
@@ -59,26 +105,30 @@ class Veil:
                 covered.append(placeholders.quote(text) if own is None else own)
                 continue
             part = self.sanitizer.sanitize(
-                text, placeholders=placeholders, memo=self._memo, session=session, place=place
+                text, placeholders=placeholders, memo=memo, session=name, place=place
             )
             parts.append(part)
             covered.append(part.text)
         epsilon = sum(part.epsilon for part in parts)
-        return Veiled(tuple(covered), epsilon, placeholders, tuple(parts), conversation)
+        return Veiled(tuple(covered), epsilon, placeholders, tuple(parts), conversation, memo, repeats)
 
     def settle(self, veiled: Veiled) -> None:
         """Keep the draws of a request whose epsilon has been charged."""
-        for part in veiled.parts:
-            self._memo.keep(part.pending)
+        veiled.memo.keep(*(part.pending for part in veiled.parts))
 
     def remember(self, veiled: Veiled, delivered: str, host: str) -> None:
         """An answer to this request, so that it can be resent in the host's own words."""
         self._memo.remember_answer(veiled.conversation, delivered, host)
 
+    def guarantee(self) -> Guarantee:
+        """What one drawn word is promised, with what the retry window discloses."""
+        promise = self.sanitizer.guarantee()
+        return replace(promise, discloses=(*promise.discloses, REPEATS)) if self.retry_s else promise
+
     def explain(self, veiled: Veiled) -> dict[str, Any]:
         """Guarantee, counts and the exact Bayes attacker's success for this request, JSON-ready."""
         drawn = sum(part.drawn for part in veiled.parts)
-        guarantee = self.sanitizer.guarantee()
+        guarantee = self.guarantee()
         if self.sanitizer.mechanism is not None:
             unit = f"one request with {drawn} fresh draws"
             guarantee = replace(guarantee, unit=unit, epsilon=veiled.epsilon)
@@ -89,6 +139,7 @@ class Veil:
             counts.update(part.counts)
         return {
             "guarantee": guarantee.to_dict(),
+            "repeats": veiled.repeats,
             "counts": dict(counts),
             "bayes": {
                 "success": sum(guess.success * guess.words for guess in guesses) / max(1, words),
