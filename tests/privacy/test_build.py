@@ -153,8 +153,9 @@ def test_missing_resources_are_named(tmp_path: Path, embeddings: Path) -> None:
         read_wordnet(tmp_path)
     with pytest.raises(PolicyError, match="valence"):
         read_polarity(embeddings)
-    with pytest.raises(PolicyError, match="group_size"):
-        build_policy(embeddings, tmp_path / "p.safetensors", group_size=1)
+    for size in (1, 129):
+        with pytest.raises(PolicyError, match="group_size must lie between 2 and 128"):
+            build_policy(embeddings, tmp_path / "p.safetensors", group_size=size)
     with pytest.raises(PolicyError, match="usable"):
         build_groups(Vectors(("the",), np.zeros((1, 2), np.float32)), None, {}, 10, 5)
 

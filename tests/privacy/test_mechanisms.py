@@ -1,18 +1,23 @@
 """In-group mechanisms keep their claims by their own integers, follow their laws, are sampled as stated."""
 
+import dataclasses
 import math
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import chi2, chi2_contingency
 
 from transom.errors import MisconfiguredError
 from transom.privacy import laws
 from transom.privacy import mechanisms as mech
+from transom.privacy import partition as partition_module
 from transom.privacy.channel import bayes, exact_epsilon, expected_utility, keep_rate, outputs_used, sample
-from transom.privacy.partition import Partition
+from transom.privacy.partition import LARGEST_GROUP, Partition
 
 SIZE = 8
 UNIFORM = np.ones(SIZE) / SIZE
@@ -130,6 +135,34 @@ def test_laplace_selection_equals_adaptive_quadrature(temperature):
         np.testing.assert_allclose(law, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("law", [laws.permute_and_flip, laws.laplace_argmax, laws.exponential])
+def test_the_largest_group_takes_little_memory(law):
+    scores = similarities(0, LARGEST_GROUP)
+    tracemalloc.start()
+    p = law(scores, 4.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
+    assert peak < 64 * 2**20
+
+
+@pytest.mark.parametrize("law", [laws.permute_and_flip, laws.laplace_argmax, laws.exponential])
+def test_the_hottest_law_is_finite_and_takes_the_largest_score(law):
+    p = law(np.array([[0.0, 0.25, 0.5, 1.0]]), 2 * mech._HOTTEST)
+    assert np.isfinite(p).all()
+    assert (p > 0).all()
+    assert p[0, 3] / p.sum() == pytest.approx(1.0)
+
+
+def test_a_group_beyond_the_bound_is_refused_before_any_work():
+    size = LARGEST_GROUP + 1
+    with pytest.raises(MisconfiguredError, match=f"at most {LARGEST_GROUP} words, the largest has {size}"):
+        Partition(np.array([0, size], dtype=np.int32), np.zeros(size**2, dtype=np.uint8))
+    for name in mech.IN_GROUP:
+        with pytest.raises(MisconfiguredError, match=f"at most {LARGEST_GROUP} words"):
+            mech.IN_GROUP[name](np.eye(size), 1.0)
+
+
 def test_permute_and_flip_is_never_worse_than_the_exponential_mechanism():
     for seed in range(20):
         scores = np.random.default_rng(seed).random((6, 6))
@@ -213,6 +246,34 @@ def test_the_partitioned_sampler_follows_its_rows(name):
         statistic += (((counts[ids] - expected) ** 2 / expected)[used]).sum()
         freedom += used.sum() - 1
     assert chi2.sf(statistic, max(1, freedom)) > 1e-6
+
+
+@pytest.mark.parametrize("entries", [1, 30_000])
+@pytest.mark.parametrize("name", [*mech.IN_GROUP, "custext+"])
+def test_tables_made_together_are_those_made_one_by_one(name, entries, monkeypatch):
+    monkeypatch.setattr(partition_module, "_ENTRIES", entries)
+    space = partition((8, 3, 20, 3, 2, 8, 20, 8, 3), seed=5)
+    alone, made = mech.build(name, space, 2.5), []
+    together = dataclasses.replace(alone, make=lambda s: made.append(len(s)) or alone.make(s))
+    kept = together.channel(5)
+    together.prepare_all()
+    assert together.channel(5) is kept  # what was made before stays
+    for group in range(space.groups):
+        assert np.array_equal(together.channel(group).weights_XY, alone.channel(group).weights_XY)
+    together.prepare_all()
+    together.sample(np.arange(space.words))
+    assert sum(made) == space.groups  # and nothing is made twice
+
+
+@pytest.mark.parametrize("law", [laws.permute_and_flip, laws.laplace_argmax, laws.exponential])
+@given(st.integers(2, 12), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_a_law_is_the_same_in_any_company(law, size, groups, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 256, (groups, size, size)) / 255
+    temperature = rng.uniform(0, 30, (groups, 1, 1))
+    together = law(scores, temperature)
+    for group in range(groups):
+        assert np.array_equal(together[group], law(scores[group], float(temperature[group, 0, 0])))
 
 
 def test_one_draw_is_independent_of_the_next():

@@ -61,6 +61,7 @@ def test_wrong_hash_names_both(tiny_policy: Policy) -> None:
         ({"pass_words": ("the", "cat")}, "1 words are both"),
         ({"starts_G1": np.array([0, 4, 6])}, "starts must run from 0"),
         ({"starts_G1": np.array([0, 6, 7])}, "smallest step 1"),
+        ({"starts_G1": np.array([0, 137])}, "a group may hold 128 words, the largest has 137"),
         ({"starts_G1": np.array([0, 8, 7])}, "smallest step -1"),
         ({"scores_S": np.zeros(24)}, "scores must have 25 entries, got 24"),
         ({"prior_V": np.ones(6)}, "prior must have 7 entries"),

@@ -34,6 +34,7 @@ from transom.privacy.lexicon import (
     read_wordnet,
     spread_by_synonyms,
 )
+from transom.privacy.partition import LARGEST_GROUP
 from transom.privacy.policy import Policy, write_policy
 
 Floats = NDArray[np.float64]
@@ -114,8 +115,8 @@ def build_groups(
     read: Vectors, lexicon: WordNet | None, valences: dict[str, int], vocabulary_size: int, group_size: int
 ) -> Groups:
     """Choose the vocabulary, classify it, split each class into groups of about `group_size` words."""
-    if group_size < 2:
-        raise PolicyError(f"group_size must be at least 2, got {group_size}")
+    if not 2 <= group_size <= LARGEST_GROUP:
+        raise PolicyError(f"group_size must lie between 2 and {LARGEST_GROUP}, got {group_size}")
     rows, classes = _vocabulary(read, lexicon, valences, vocabulary_size)
     if len(rows) < 2:
         raise PolicyError(f"only {len(rows)} usable words found; at least 2 are needed for a group")

@@ -71,10 +71,12 @@ class BayesAttack:
 
 
 def round_rows(p_XY: Floats) -> Weights:
-    """Integers [X, Y], rows sum to exactly 2**64; zeros stay zero, a positive entry becomes at least 1.
+    """Integers [..., Y], rows sum to exactly 2**64; zeros stay zero, a positive entry becomes at least 1.
 
     What rounding leaves over goes to the row's largest entry, whose relative change is below Y * 2**-50.
     """
+    if p_XY.ndim > 2:
+        return round_rows(p_XY.reshape(-1, p_XY.shape[-1])).reshape(p_XY.shape)
     totals = p_XY.sum(axis=1, keepdims=True)
     if p_XY.shape[1] < 2 or not np.all(np.isfinite(p_XY)) or np.any(p_XY < 0) or np.any(totals <= 0):
         raise MisconfiguredError(
@@ -98,13 +100,16 @@ def exact_epsilon(channel: Channel) -> float:
 
 def log_ratio(low_Y: Weights, high_Y: Weights) -> float:
     """Upper bound, tight to 1e-15 relative, of max over y of ln(high / low); 0 only when all are equal."""
-    if np.array_equal(low_Y, high_Y):
-        return 0.0
-    if np.any((low_Y == 0) & (high_Y > 0)):
-        return math.inf
-    used = high_Y > 0
-    bound = math.log(float(np.max(high_Y[used] / low_Y[used])))
-    return bound + (bound + 1) * _SLACK
+    return float(log_ratios(low_Y[None], high_Y[None])[0])
+
+
+def log_ratios(low_GY: Weights, high_GY: Weights) -> Floats:
+    """`log_ratio` of each row, float64 [G]."""
+    equal_G = (low_GY == high_GY).all(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is an output that nobody uses
+        ratio_GY = np.where(high_GY > 0, high_GY / low_GY, 1.0)
+    bound_G = np.array([math.log(largest) for largest in ratio_GY.max(axis=1).tolist()])
+    return np.where(equal_G, 0.0, bound_G + (bound_G + 1) * _SLACK)
 
 
 def bayes(channel: Channel, prior_X: Floats) -> BayesAttack:

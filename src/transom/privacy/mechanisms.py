@@ -29,11 +29,28 @@ from typing import Any
 import numpy as np
 
 from transom.errors import MisconfiguredError
-from transom.privacy.channel import Channel, Floats, checked_prior, exact_epsilon
+from transom.privacy.channel import (
+    Channel,
+    Floats,
+    Ints,
+    Weights,
+    checked_prior,
+    exact_epsilon,
+    log_ratios,
+    round_rows,
+)
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.laws import exponential, laplace_argmax, permute_and_flip
-from transom.privacy.partition import Partition, PartitionedMechanism, WordMechanism
+from transom.privacy.partition import (
+    LARGEST_GROUP,
+    Partition,
+    PartitionedMechanism,
+    WordMechanism,
+    one_by_one,
+)
 from transom.privacy.relaxed import custext_plus, santext_plus, tem
+
+Law = Callable[[Floats, Floats], Floats]  # scores [G, K, K] and a temperature each to probabilities
 
 _TOLERANCE = 1e-6  # how far below the budget a calibrated epsilon may stay
 _HOTTEST = 2.0**10  # temperature beyond which a table cannot use up its budget (constant scores, for one)
@@ -44,17 +61,17 @@ _UNUSED = 1e-7  # a solver's output probability below which nobody uses the outp
 
 def rnm(scores_KK: Floats, epsilon: float) -> Channel:
     """Permute-and-flip, at the temperature where its exact epsilon is `epsilon`."""
-    return _calibrated(permute_and_flip, scores_KK, epsilon)
+    return _calibrated(_checked(scores_KK, epsilon)[None], epsilon, law=permute_and_flip)[0]
 
 
 def rnm_laplace(scores_KK: Floats, epsilon: float) -> Channel:
     """Report noisy max with Laplace noise, at the temperature where its exact epsilon is `epsilon`."""
-    return _calibrated(laplace_argmax, scores_KK, epsilon)
+    return _calibrated(_checked(scores_KK, epsilon)[None], epsilon, law=laplace_argmax)[0]
 
 
 def em(scores_KK: Floats, epsilon: float) -> Channel:
     """The exponential mechanism, at the temperature where its exact epsilon is `epsilon`."""
-    return _calibrated(exponential, scores_KK, epsilon)
+    return _calibrated(_checked(scores_KK, epsilon)[None], epsilon, law=exponential)[0]
 
 
 def krr(scores_KK: Floats, epsilon: float) -> Channel:
@@ -73,39 +90,46 @@ def random_in_group(scores_KK: Floats, epsilon: float = 0.0) -> Channel:
     return Channel.from_probabilities(np.ones_like(_checked(scores_KK, epsilon)))
 
 
-def _calibrated(law: Callable[[Floats, float], Floats], scores_KK: Floats, epsilon: float) -> Channel:
-    """The hottest table found whose exact epsilon lies within the budget, at most 1e-6 below if it can.
+def _calibrated(scores_GKK: Floats, epsilon: float, *, law: Law) -> list[Channel]:
+    """For each group the hottest table found whose exact epsilon lies within the budget, at most 1e-6 below.
 
-    Regula falsi (Illinois) on the temperature, from half the worst-case constant upwards. Every step measures
-    the integers themselves, so the result keeps the budget even where epsilon is not monotone in the
-    temperature.
+    Regula falsi (Illinois) on the temperatures, from half the worst-case constant upwards. Every step
+    measures the integers themselves, so the result keeps the budget even where epsilon is not monotone in
+    the temperature. A group's table does not depend on the groups that are calibrated beside it.
     """
-    scores = _checked(scores_KK, epsilon)
     if epsilon == 0:
-        return random_in_group(scores)
+        return [random_in_group(scores_KK) for scores_KK in scores_GKK]
     tolerance = _TOLERANCE * min(1.0, epsilon)
 
-    def table(temperature: float) -> tuple[Channel, float]:
-        channel = Channel.from_probabilities(law(scores, temperature))
-        return channel, exact_epsilon(channel) - epsilon + tolerance / 2
+    def tables(groups: Ints, temperature_G: Floats) -> tuple[Weights, Floats]:
+        """Integers at these temperatures, and by how much each table's epsilon misses the target."""
+        weights_GKK = round_rows(law(scores_GKK[groups], temperature_G[:, None, None]))
+        exact_G = log_ratios(weights_GKK.min(axis=1), weights_GKK.max(axis=1))
+        return weights_GKK, exact_G - epsilon + tolerance / 2
 
-    low = epsilon / 2
-    best, low_gap = table(low)
-    high, high_gap = low, low_gap
-    while high_gap < 0 and high < _HOTTEST:
-        low, low_gap, high = high, high_gap, 2 * high
-        channel, high_gap = table(high)
-        best = channel if high_gap < 0 else best
-    for _ in range(_STEPS if high_gap > 0 else 0):
-        middle = (low * high_gap - high * low_gap) / (high_gap - low_gap)
-        channel, gap = table(middle)
-        if abs(gap) < tolerance / 2:
-            return channel
-        if gap < 0:
-            best, low, low_gap, high_gap = channel, middle, gap, high_gap / 2
-        else:
-            high, high_gap, low_gap = middle, gap, low_gap / 2
-    return _verified(best, epsilon)
+    low = np.full(len(scores_GKK), epsilon / 2)
+    best_GKK, low_gap = tables(np.arange(len(low)), low)
+    high, high_gap = low.copy(), low_gap.copy()
+    while len(at := np.flatnonzero((high_gap < 0) & (high < _HOTTEST))):
+        low[at], low_gap[at], high[at] = high[at], high_gap[at], 2 * high[at]
+        weights_GKK, high_gap[at] = tables(at, high[at])
+        kept = high_gap[at] < 0
+        best_GKK[at[kept]] = weights_GKK[kept]
+    at, last = np.flatnonzero(high_gap > 0), np.zeros(len(low))
+    for _ in range(_STEPS):
+        if not len(at):
+            break
+        middle = (low[at] * high_gap[at] - high[at] * low_gap[at]) / (high_gap[at] - low_gap[at])
+        weights_GKK, gap = tables(at, middle)
+        kept, under, over = gap < tolerance / 2, gap < 0, gap >= 0
+        best_GKK[at[kept]] = weights_GKK[kept]
+        high_gap[at[under & (last[at] < 0)]] /= 2  # the same end twice running: draw the other one nearer
+        low_gap[at[over & (last[at] > 0)]] /= 2
+        low[at[under]], low_gap[at[under]] = middle[under], gap[under]
+        high[at[over]], high_gap[at[over]] = middle[over], gap[over]
+        last[at] = np.sign(gap)
+        at = at[np.abs(gap) >= tolerance / 2]
+    return [_verified(Channel(weights_KK), epsilon) for weights_KK in best_GKK]
 
 
 def optimal(
@@ -187,6 +211,8 @@ def _checked(scores_KK: Floats, epsilon: float) -> Floats:
     scores = np.asarray(scores_KK, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or len(scores) < 2:
         raise MisconfiguredError(f"scores must be square with two words or more, got shape {scores.shape}")
+    if len(scores) > LARGEST_GROUP:
+        raise MisconfiguredError(f"a group holds at most {LARGEST_GROUP} words, got {len(scores)}")
     if not np.all((scores >= 0) & (scores <= 1)):
         raise MisconfiguredError("scores must lie in [0, 1]; the sensitivity of 1 rests on it")
     if epsilon != 0 and not _LEAST_EPSILON <= epsilon <= _MOST_EPSILON:
@@ -195,6 +221,8 @@ def _checked(scores_KK: Floats, epsilon: float) -> Floats:
         )
     return scores
 
+
+_LAWS: dict[str, Law] = {"rnm": permute_and_flip, "rnm-laplace": laplace_argmax, "em": exponential}
 
 IN_GROUP: dict[str, Callable[..., Channel]] = {
     "rnm": rnm,
@@ -224,7 +252,12 @@ def partitioned(name: str, partition: Partition, epsilon: float, **options: Any)
         discloses=("the group of each word", "which words are sanitised"),
         source="integer table, epsilon computed from the integers; Dwork and Roth 2014, definition 2.4",
     )
-    return PartitionedMechanism(name, partition, promise, partial(IN_GROUP[name], epsilon=epsilon, **options))
+    make: Callable[[Floats], list[Channel]]
+    if name in _LAWS:
+        make = partial(_calibrated, epsilon=epsilon, law=_LAWS[name], **options)
+    else:
+        make = one_by_one(partial(IN_GROUP[name], epsilon=epsilon, **options))
+    return PartitionedMechanism(name, partition, promise, make)
 
 
 MECHANISMS: dict[str, Callable[..., WordMechanism]] = {

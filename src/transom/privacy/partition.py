@@ -36,10 +36,14 @@ from transom.privacy.channel import (
 )
 from transom.privacy.guarantee import Guarantee
 
+# With so many words the slowest law (`optimal`) takes about 20 s and every law less than 200 MB.
+LARGEST_GROUP = 128
+_ENTRIES = 2**18  # about so many numbers a step of a calibration works on: they stay in the cache
+
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """`starts_G1` int32 [G + 1]: group g holds the words `range(starts[g], starts[g + 1])`, two or more.
+    """`starts_G1` int32 [G + 1]: group g holds the words `range(starts[g], starts[g + 1])`, 2 to 128.
 
     `scores_S` uint8, the groups' K x K tables end to end, row = input; 255 stands for a score of 1.
     """
@@ -54,6 +58,11 @@ class Partition:
         sizes = _sizes(starts)
         if sizes.min() < 2:
             raise MisconfiguredError(f"every group needs two words or more, the smallest has {sizes.min()}")
+        if sizes.max() > LARGEST_GROUP:
+            raise MisconfiguredError(
+                f"a group holds at most {LARGEST_GROUP} words, the largest has {sizes.max()}; "
+                "build the groups anew with a smaller group size"
+            )
         if self.scores_S.dtype != np.uint8 or self.scores_S.shape != ((sizes**2).sum(),):
             raise MisconfiguredError(f"scores must be uint8 [{(sizes**2).sum()}], got {self.scores_S.shape}")
 
@@ -114,16 +123,17 @@ class WordMechanism(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PartitionedMechanism:
-    """One channel a group, made by `make(scores_KK)` when a word of the group is first drawn, then kept.
+    """One channel a group, made when a word of the group is first drawn, then kept; or all by `prepare_all`.
 
-    `sample` searches a dense padded table (8 V K_max bytes, touched only for groups in use). Two threads that
-    make the same channel write the same numbers, so no lock is needed.
+    `make` takes the scores [G, K, K] of groups of one size; what it makes of a group may not depend on the
+    others. `sample` searches a dense padded table (8 V K_max bytes, touched only for groups in use). Two
+    threads that make the same channel write the same numbers, so no lock is needed.
     """
 
     name: str
     partition: Partition
     promise: Guarantee
-    make: Callable[[Floats], Channel]
+    make: Callable[[Floats], list[Channel]]
     _channels: dict[int, Channel] = field(default_factory=dict, init=False, repr=False)
     _thresholds_VK: Weights = field(init=False, repr=False)
     _last_V: Ints = field(init=False, repr=False)
@@ -139,8 +149,26 @@ class PartitionedMechanism:
     def channel(self, group: int) -> Channel:
         """The integer table [K, K] of one group."""
         if group not in self._channels:
-            self._channels[group] = self.make(self.partition.scores(group))
+            self._make([group])
         return self._channels[group]
+
+    def prepare_all(self) -> None:
+        """Make every group's channel now, many at a time, so that no later draw waits for one.
+
+        The integers are those that `channel` would make one by one.
+        """
+        sizes_G = _sizes(self.partition.starts_G1)
+        for size in np.unique(sizes_G).tolist():
+            missing = [g for g in np.flatnonzero(sizes_G == size).tolist() if g not in self._channels]
+            step = max(1, _ENTRIES // size**3)
+            for first in range(0, len(missing), step):
+                self._make(missing[first : first + step])
+        for group in np.flatnonzero(~self._ready_G).tolist():
+            self._fill(group)
+
+    def _make(self, groups: list[int]) -> None:
+        scores_GKK = np.stack([self.partition.scores(group) for group in groups])
+        self._channels.update(zip(groups, self.make(scores_GKK), strict=True))
 
     def sample(self, word_ids_N: Ints) -> Ints:
         """An independent draw per word, int64 [N]; an id outside the vocabulary raises MisconfiguredError."""
@@ -172,6 +200,7 @@ class PartitionedMechanism:
 
     def exact_epsilon(self) -> float:
         """The largest exact epsilon over all groups; makes every group's channel."""
+        self.prepare_all()
         return max(exact_epsilon(self.channel(group)) for group in range(self.partition.groups))
 
     def bayes(self, prior_V: Floats, pass_share: float = 0.0) -> BayesAttack:
@@ -191,6 +220,11 @@ class PartitionedMechanism:
                 success, chance = success + mass * attack.success, chance + mass * attack.chance
                 guess_V[start:end] = start + attack.guess_Y
         return BayesAttack(with_passed(success, pass_share), with_passed(chance, pass_share), guess_V)
+
+
+def one_by_one(table: Callable[[Floats], Channel]) -> Callable[[Floats], list[Channel]]:
+    """A maker of one group's channel as the `make` of a `PartitionedMechanism`."""
+    return lambda scores_GKK: [table(scores_KK) for scores_KK in scores_GKK]
 
 
 def _sizes(starts_G1: NDArray[np.int32]) -> Ints:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from transom.errors import MisconfiguredError, PolicyError
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
-from transom.privacy.partition import Partition
+from transom.privacy.partition import LARGEST_GROUP, Partition
 from transom.privacy.text import is_plain_word
 
 KINDS: dict[str, str] = {
@@ -315,6 +315,10 @@ def _number_problems(tensors: Mapping[str, NDArray[Any]], words: int) -> list[st
     if len(sizes) and sizes.min() < 2:
         problems.append(
             f"starts must grow by 2 or more (a group needs two words), smallest step {sizes.min()}"
+        )
+    elif len(sizes) and sizes.max() > LARGEST_GROUP:
+        problems.append(
+            f"a group may hold {LARGEST_GROUP} words, the largest has {sizes.max()}; build smaller groups"
         )
     elif len(tensors["scores"]) != (sizes**2).sum():
         problems.append(f"scores must have {(sizes**2).sum()} entries, got {len(tensors['scores'])}")

@@ -38,7 +38,7 @@ from transom.privacy.channel import (
 )
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.laws import exponential
-from transom.privacy.partition import Partition, PartitionedMechanism, with_passed
+from transom.privacy.partition import Partition, PartitionedMechanism, one_by_one, with_passed
 
 _CHUNK_ENTRIES = 2**20  # table entries made at a time: 8 MB of weights
 
@@ -201,7 +201,7 @@ def custext_plus(partition: Partition, epsilon: float) -> PartitionedMechanism:
         stretched = (scores_KK - low) / np.where(high > low, high - low, 1.0)
         return Channel.from_probabilities(exponential(stretched, epsilon))
 
-    return PartitionedMechanism("custext+", partition, promise, table)
+    return PartitionedMechanism("custext+", partition, promise, one_by_one(table))
 
 
 def _checked_vectors(vectors_VE: Floats, epsilon: float) -> Floats:
