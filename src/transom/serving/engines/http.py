@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 
 from transom.errors import (
+    EngineBusyError,
     EngineDownError,
     EngineError,
     EngineGarbageError,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 _ANSWER_BYTES = 64 << 20
 _EVENT_BYTES = 4 << 20
 _STALE_CONNECTIONS = 2
+_RETRY_S = 3600
 
 Parse = Callable[[Any], list[Delta]]
 
@@ -150,7 +155,7 @@ class EngineHttp:
         try:
             async with await self._open(method, self.url + path, data, pin) as response:
                 if response.status != 200:
-                    raise _refusal(response.status)
+                    raise _refusal(response.status, response.headers.get("Retry-After", ""))
                 yield response
         except TimeoutError:
             raise EngineTimeoutError("the engine did not answer in time; is it overloaded?") from None
@@ -236,7 +241,7 @@ def _event(data: bytes) -> dict[str, Any]:
     return event
 
 
-def _refusal(status: int) -> EngineError:
+def _refusal(status: int, retry_after: str = "") -> EngineError:
     if 300 <= status < 400:
         return EngineGarbageError(
             f"the engine answered with a redirect (HTTP {status}), which is never followed"
@@ -248,6 +253,22 @@ def _refusal(status: int) -> EngineError:
         403: "it rejects the API key",
         404: "it lacks this path or model; check the engine kind and the model's name",
         413: "it takes no request of this size",
-        429: "it is busy; try again later",
     }
+    if status == 429:
+        return EngineBusyError(
+            "the engine is busy (HTTP 429); try again later", retry_after_s=retry_after_s(retry_after)
+        )
     return EngineError(f"the engine answered HTTP {status}: {hints.get(status, 'its log says more')}")
+
+
+def retry_after_s(value: str) -> int | None:
+    """Seconds from a `Retry-After` header, a number or an HTTP date; at most an hour, None if unreadable."""
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return min(int("0" + value.lstrip("0")[:9]), _RETRY_S)
+    try:
+        moment = parsedate_to_datetime(value)
+        wait_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(0, math.ceil(wait_s)), _RETRY_S)
