@@ -23,8 +23,8 @@ from transom.serving.engines.base import Call, check_url
 from transom.serving.engines.chat import LIMIT_FIELDS, ChatEngine, read_key
 from transom.serving.engines.client import IdsEngine, check_vllm_version
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.engines.http import retry_after_s
 from transom.serving.engines.llamacpp import LlamaCppEngine
+from transom.serving.engines.refusal import retry_after_s
 from transom.serving.gateway.config import GatewayConfig, load_keys
 
 from .conftest import Served, get, post
