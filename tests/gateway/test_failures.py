@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from transom.serving.engines.refusal import retry_after_s
 from transom.serving.gateway.config import GatewayConfig, load_keys
 
 from .conftest import Served, get, post
+from .raw_engine import MODELS, PROPS, answer, raw_engine
 
 Serve = Callable[..., Served]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "PRIVATE words"}]}
@@ -162,55 +161,8 @@ def test_metrics_count_without_content(serve: Serve) -> None:
     assert "canary" not in text
 
 
-@contextmanager
-def raw_engine(script: Callable[[socket.socket, str], None]) -> Iterator[str]:
-    """A server that reads one request a connection and lets `script(socket, path)` answer by hand."""
-    server = socket.create_server(("127.0.0.1", 0))
-    closing = threading.Event()
-
-    def serve_one(connection: socket.socket) -> None:
-        with connection:
-            connection.settimeout(20)
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += connection.recv(65536)
-            script(connection, head.split()[1].decode())
-
-    def run() -> None:
-        while not closing.is_set():
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=serve_one, args=(connection,)))
-            threads[-1].start()
-
-    threads: list[threading.Thread] = []
-    runner = threading.Thread(target=run)
-    runner.start()
-    try:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-    finally:
-        closing.set()
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        runner.join()
-        for thread in threads:
-            thread.join()
-
-
-def answer(
-    connection: socket.socket, body: str, status: str = "200 OK", kind: str = "application/json"
-) -> None:
-    data = body.encode()
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
-    connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + data)
-
-
 SECRET = "ENGINE-SAID-THIS"
 CALL = Call(prompts=((1,),), messages=(("user", "x"),), max_tokens=1)
-MODELS = json.dumps({"data": [{"id": "m"}]})
-PROPS = json.dumps({"default_generation_settings": {"n_ctx": 512}})
 GARBAGE = [
     SECRET, "[]", "{}", '{"choices": []}', '{"choices": 5}', '{"choices": [{"index": 0}]}',
     '{"choices": [{"index": 7, "token_ids": [1], "finish_reason": "stop"}]}',
