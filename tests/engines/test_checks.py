@@ -1,4 +1,4 @@
-"""Whatever stands where a number belongs: a number in range, or EngineGarbageError that quotes nothing."""
+"""Whatever stands where a number belongs: a number in range, or EngineGarbageError."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ def checked(check: Callable[[Any], Any], value: Any) -> Any:
     """What `check` makes of it; None for garbage."""
     try:
         return check(value)
-    except EngineGarbageError as error:
-        assert HUGE[:20] not in str(error)
+    except EngineGarbageError:
         return None
 
 
@@ -55,8 +54,9 @@ def test_log_probabilities_are_finite_and_not_above_zero(value: Any) -> None:
 @given(ANYTHING | st.sampled_from([HUGE, "token_id:7", "7", " 7", "-7", "7_0", "\u0667", "token_id:" + HUGE]))
 def test_named_ids(value: Any) -> None:
     found = checked(checks.named_id, value)
-    assert (found is not None) == (value in ("token_id:7", "7") or str(value).isascii() and str(value).isdigit()
-                                   and isinstance(value, str) and len(value) <= 10 and int(value) < 2**31)  # fmt: skip
+    digits = value.removeprefix("token_id:") if isinstance(value, str) else ""
+    fits = digits.isascii() and digits.isdigit() and len(digits) <= 10 and int(digits) < 2**31
+    assert found == (int(digits) if fits else None)
 
 
 @pytest.mark.parametrize(
