@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         BrokerError,
         BundleError,
         CheckpointError,
+        EngineBusyError,
         EngineDownError,
         EngineError,
         EngineGarbageError,
@@ -97,6 +98,7 @@ __all__ = [
     "EmbeddedEngine",
     "EmbeddingTable",
     "Enclave",
+    "EngineBusyError",
     "EngineDownError",
     "EngineError",
     "EngineGarbageError",
@@ -196,9 +198,9 @@ _HOMES = {
     "transom.enclave.table": "EmbeddingTable open_table",
     "transom.enclave.verify": "verify",
     "transom.errors": (
-        "BrokerError BundleError CheckpointError EngineDownError EngineError EngineGarbageError "
-        "EngineTimeoutError EvidenceError LedgerError LedgerSpentError MisconfiguredError MissingExtraError "
-        "NeverError NotYetError PolicyError RefusedError ReplaceableError TransomError"
+        "BrokerError BundleError CheckpointError EngineBusyError EngineDownError EngineError "
+        "EngineGarbageError EngineTimeoutError EvidenceError LedgerError LedgerSpentError MisconfiguredError "
+        "MissingExtraError NeverError NotYetError PolicyError RefusedError ReplaceableError TransomError"
     ),
     "transom.obfuscation.card": "Card verify_card",
     "transom.obfuscation.keyfile": "KeyFile load_key new_key save_key",

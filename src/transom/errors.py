@@ -14,6 +14,7 @@
     ├── EngineError                   11   502   misconfigured  the engine is down or misbehaves
     │   ├── EngineDownError           11   502   misconfigured  no connection, or it died in mid-stream
     │   ├── EngineTimeoutError        11   504   misconfigured  no answer in time
+    │   ├── EngineBusyError           11   429   misconfigured  the engine asks to wait; it says how long
     │   └── EngineGarbageError        11   502   misconfigured  an answer outside its dialect
     ├── EvidenceError                 12   403   never          attestation evidence does not convince
     ├── BundleError                   13   400   misconfigured  an enclave bundle is broken or not its owner's
@@ -141,6 +142,16 @@ class EngineTimeoutError(EngineError):
     """The engine did not answer in time."""
 
     http_status, code = 504, "engine_timeout"
+
+
+class EngineBusyError(EngineError):
+    """The engine takes no more requests for now. `retry_after_s` is how long it asks to wait, if it says."""
+
+    http_status, code = 429, "engine_busy"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineGarbageError(EngineError):

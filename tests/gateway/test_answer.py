@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,15 +27,31 @@ def test_chunked_stop_strings_cut_like_one_text(chunks: list[str], stops: list[s
             break
     if not met:
         shown += stop_filter.close()
-    # The earliest to be complete wins; a stream cannot wait for one that began earlier and ends later.
-    ends = [(text.find(stop) + len(stop), stop) for stop in stops if stop in text]
-    assert met == bool(ends)
-    if not ends:
-        assert shown == text
-    else:
-        assert text.startswith(shown)
-        assert not any(stop in shown for stop in stops)
-        assert any(text[len(shown) :].startswith(stop) for stop in stops)
+    assert (shown, stop_filter.met) == cut_whole(text, stops)
+
+
+def cut_whole(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The oracle: the first place of the whole text at which any stop string stands."""
+    starts = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(starts, default=len(text))], bool(starts)
+
+
+def test_every_chunking_cuts_where_the_whole_text_is_cut() -> None:
+    """All texts of six letters, all chunkings, stop strings that overlap, contain and begin one another."""
+    sets = [("abb", "b"), ("aab", "ab", "b"), ("aba", "bab"), ("abab", "ba", "aa"), ("bbb", "abbba")]
+    texts = ["".join(letters) for letters in product("ab", repeat=6)]
+    for stops, text, cuts in product(sets, texts, range(2**5)):
+        stop_filter, shown, chunk, met = StopFilter(stops), "", "", False
+        for at, letter in enumerate(text):
+            chunk += letter
+            if cuts >> at & 1 or at == 5:
+                piece, met = stop_filter.feed(chunk)
+                shown, chunk = shown + piece, ""
+                if met:
+                    break
+        if not met:
+            shown += stop_filter.close()
+        assert (shown, stop_filter.met) == cut_whole(text, stops), (stops, text, cuts)
 
 
 @given(st.text(max_size=30), STOPS)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transom.errors import MisconfiguredError
-from transom.serving.engines.base import check_url
+from transom.errors import EngineBusyError, MisconfiguredError
+from transom.serving.engines.base import Call, check_url
 from transom.serving.engines.chat import LIMIT_FIELDS, ChatEngine, read_key
 from transom.serving.engines.client import IdsEngine, check_vllm_version
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.llamacpp import LlamaCppEngine
+from transom.serving.engines.refusal import retry_after_s
 from transom.serving.gateway.config import GatewayConfig, load_keys
 
 from .conftest import Served, get, post
+from .raw_engine import MODELS, PROPS, answer, raw_engine
 
 Serve = Callable[..., Served]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "PRIVATE words"}]}
@@ -157,53 +161,8 @@ def test_metrics_count_without_content(serve: Serve) -> None:
     assert "canary" not in text
 
 
-@contextmanager
-def raw_engine(script: Callable[[socket.socket, str], None]) -> Iterator[str]:
-    """A server that reads one request a connection and lets `script(socket, path)` answer by hand."""
-    server = socket.create_server(("127.0.0.1", 0))
-    closing = threading.Event()
-
-    def serve_one(connection: socket.socket) -> None:
-        with connection:
-            connection.settimeout(20)
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += connection.recv(65536)
-            script(connection, head.split()[1].decode())
-
-    def run() -> None:
-        while not closing.is_set():
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=serve_one, args=(connection,)))
-            threads[-1].start()
-
-    threads: list[threading.Thread] = []
-    runner = threading.Thread(target=run)
-    runner.start()
-    try:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-    finally:
-        closing.set()
-        server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        runner.join()
-        for thread in threads:
-            thread.join()
-
-
-def answer(
-    connection: socket.socket, body: str, status: str = "200 OK", kind: str = "application/json"
-) -> None:
-    data = body.encode()
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
-    connection.sendall(head.encode() + b"Connection: close\r\n\r\n" + data)
-
-
 SECRET = "ENGINE-SAID-THIS"
-MODELS = json.dumps({"data": [{"id": "m"}]})
+CALL = Call(prompts=((1,),), messages=(("user", "x"),), max_tokens=1)
 GARBAGE = [
     SECRET, "[]", "{}", '{"choices": []}', '{"choices": 5}', '{"choices": [{"index": 0}]}',
     '{"choices": [{"index": 7, "token_ids": [1], "finish_reason": "stop"}]}',
@@ -218,10 +177,9 @@ GARBAGE = [
 @pytest.mark.parametrize("engine", [IdsEngine, ChatEngine, LlamaCppEngine])
 def test_garbage_is_a_502_that_quotes_nothing(serve: Serve, engine: Any) -> None:
     bodies = iter(GARBAGE)
-    props = json.dumps({"default_generation_settings": {"n_ctx": 512}})
 
     def script(connection: socket.socket, path: str) -> None:
-        fixed = {"/v1/models": MODELS, "/props": props}
+        fixed = {"/v1/models": MODELS, "/props": PROPS}
         answer(connection, fixed[path] if path in fixed else next(bodies))
 
     with raw_engine(script) as url:
@@ -261,7 +219,7 @@ def test_the_limit_field_of_a_chat_endpoint_is_configurable(serve: Serve, name: 
         ("500 Oops", 502),
         ("302 Found\r\nLocation: http://127.0.0.1:9/", 502),
         ("401 No", 502),
-        ("429 Busy", 502),
+        ("429 Busy", 429),
     ],
 )
 def test_engine_statuses_are_translated_and_redirects_not_followed(
@@ -277,6 +235,43 @@ def test_engine_statuses_are_translated_and_redirects_not_followed(
         code, text = post(serve(engine=lambda _: IdsEngine(url)).url, CHAT)
     assert code == expected
     assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7), (" 0 ", 0, 0), ("0" * 50 + "12", 12, 12), ("9" * 5000, 3600, 3600),
+        (format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True), 1600, 1800),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600, 3600),
+    ],
+)  # fmt: skip
+def test_how_long_a_busy_engine_asks_to_wait(header: str, low: int, high: int) -> None:
+    wait_s = retry_after_s(header)
+    assert wait_s is not None
+    assert low <= wait_s <= high
+
+
+@given(
+    st.text(max_size=40) | st.sampled_from(["-1", "1.5", "1e9", "\u0663", "Fri, 99 Dec 2026 99:99:99 GMT"])
+)
+def test_any_retry_after_is_bounded_or_none(header: str) -> None:
+    assert (wait_s := retry_after_s(header)) is None or 0 <= wait_s <= 3600
+
+
+@pytest.mark.parametrize("engine", [IdsEngine, ChatEngine, LlamaCppEngine])
+@pytest.mark.parametrize(("header", "expected"), [("Retry-After: 7\r\n", 7), ("", None)])
+async def test_a_busy_engine_says_how_long_to_wait(engine: Any, header: str, expected: int | None) -> None:
+    def script(connection: socket.socket, path: str) -> None:
+        fixed = {"/v1/models": MODELS, "/props": PROPS}
+        answer(connection, fixed.get(path, ""), "200 OK" if path in fixed else f"429 Busy\r\n{header}X: y")
+
+    with raw_engine(script) as url:
+        client = engine(url)
+        with pytest.raises(EngineBusyError) as caught:
+            async for _ in client.generate(CALL):
+                pass
+        await client.close()
+    assert caught.value.retry_after_s == expected
 
 
 def test_an_engine_that_is_down_or_hangs(serve: Serve) -> None:
@@ -382,8 +377,6 @@ def test_engine_keys_come_from_a_file_or_the_environment(
 
 
 def test_vllm_gets_a_cache_salt_per_tenant() -> None:
-    from transom.serving.engines.base import Call
-
     engine = IdsEngine("http://127.0.0.1:1", vllm=True)
     salts = [
         engine._body(Call(prompts=((1,),), max_tokens=1, tenant=tenant), "m")["cache_salt"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 
+from transom.errors import EngineGarbageError
 from transom.privacy.text import PLACEHOLDER_LABELS
 
 LABEL_OF_KIND = {
@@ -77,16 +78,24 @@ class Placeholders:
         """
         return _PLACEHOLDER.sub(lambda match: self._value_of.get(match[0], match[0]), text)
 
-    def restorer(self) -> Restorer:
-        """A restorer for one stream of chunks."""
-        return Restorer(self)
+    def restorer(self, limit_chars: int | None = None) -> Restorer:
+        """A restorer for one stream of chunks, which restores to at most `limit_chars` in all."""
+        return Restorer(self, limit_chars)
+
+    def restored_chars(self, text: str) -> int:
+        """How long `text` becomes when it is restored."""
+        found = (match[0] for match in _PLACEHOLDER.finditer(text))
+        return len(text) + sum(len(self._value_of.get(one, one)) - len(one) for one in found)
 
 
 class Restorer:
-    """Restores placeholders in a stream; holds back at most `LOOK_BEHIND_CHARS` characters between chunks."""
+    """Restores placeholders in a stream; holds back at most `LOOK_BEHIND_CHARS` characters between chunks.
 
-    def __init__(self, placeholders: Placeholders) -> None:
-        self._placeholders = placeholders
+    Raises EngineGarbageError where a host repeats a placeholder until it exceeds the limit, before it does.
+    """
+
+    def __init__(self, placeholders: Placeholders, limit_chars: int | None = None) -> None:
+        self._placeholders, self._room_chars = placeholders, limit_chars
         self._held = ""
 
     def feed(self, chunk: str) -> str:
@@ -96,9 +105,18 @@ class Restorer:
         if cut < 0 or len(text) - cut > LOOK_BEHIND_CHARS or not _BEGINNING.fullmatch(text, cut):
             cut = len(text)
         self._held = text[cut:]
-        return self._placeholders.restore(text[:cut])
+        return self._restore(text[:cut])
 
     def close(self) -> str:
         """The held tail, at the end of the stream."""
         tail, self._held = self._held, ""
-        return self._placeholders.restore(tail)
+        return self._restore(tail)
+
+    def _restore(self, text: str) -> str:
+        if self._room_chars is not None:
+            self._room_chars -= self._placeholders.restored_chars(text)
+            if self._room_chars < 0:
+                raise EngineGarbageError(
+                    "the engine's answer restores to more characters than any answer has"
+                )
+        return self._placeholders.restore(text)

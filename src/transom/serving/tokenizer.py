@@ -27,10 +27,9 @@ from tokenizers import Tokenizer
 from transom.checkpoint.source import find, read_json
 from transom.checkpoint.tokenizer import tokenizer_of
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
+from transom.serving.detokenizer import Detokenizer, TokenBytes
 
-_CONTEXT_TOKENS = 64
 _RENDERINGS = 128
-_HELD_TOKENS = 8  # no character needs more than four bytes; a longer wait means the bytes are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class ChatTokenizer:
             token for token in spec["added_tokens"] if token["special"] or not token["content"].isspace()
         ]
         spec["added_tokens"] = [token for token in spec["added_tokens"] if token not in controls]
+        self._bytes = TokenBytes(self._whole)
         self._content = Tokenizer.from_str(json.dumps(spec))
         self._control_ids = frozenset(token["id"] for token in controls) - {
             _unknown_id(spec["model"], self._whole)
@@ -115,7 +115,7 @@ class ChatTokenizer:
 
     def detokenizer(self) -> Detokenizer:
         """A fresh incremental decoder for one answer."""
-        return Detokenizer(self._whole)
+        return Detokenizer(self._whole, self._bytes)
 
     def _encode_apart(self, parts: Sequence[tuple[str, int]]) -> list[int]:
         ids: list[int] = []
@@ -173,44 +173,6 @@ class ChatTokenizer:
                 code="template_alters_content",
             )
         return pieces
-
-
-class Detokenizer:
-    """Ids in, text out, incrementally: incomplete characters are held back until their bytes are there."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._read = 0  # ids before this index are already text
-
-    def feed(self, ids: Sequence[int]) -> str:
-        """The text that `ids` complete, possibly empty."""
-        self._ids += ids
-        return self._advance(final=False)
-
-    def close(self) -> str:
-        """What is still held back; bytes that never became a character come out as U+FFFD."""
-        return self._advance(final=True)
-
-    def _advance(self, *, final: bool) -> str:
-        known = self._tokenizer.decode(self._ids[: self._read])
-        end, text = self._boundary(final=final)
-        fresh = text[len(known) :]
-        # The tokens of the latest piece stay as context: whether a token starts with a space depends on
-        # having a predecessor. Control tokens give no text, so they are no context by themselves.
-        keep = self._read if fresh or len(self._ids) > _CONTEXT_TOKENS else 0
-        self._ids, self._read = self._ids[keep:], end - keep
-        return fresh
-
-    def _boundary(self, *, final: bool) -> tuple[int, str]:
-        """The last index at which a character ends, and all text up to it."""
-        length = len(self._ids)
-        for end in range(length, max(self._read, length - 4), -1):
-            text = self._tokenizer.decode(self._ids[:end])
-            if not text.endswith("\ufffd"):
-                return end, text
-        end = length if final or length - self._read > _HELD_TOKENS else self._read
-        return end, self._tokenizer.decode(self._ids[:end])
 
 
 def load_tokenizer(source: str | Path) -> ChatTokenizer:

@@ -1,7 +1,7 @@
 """What the gateway asks of an engine, as values and one protocol.
 
-Threat model: the engine's host reads all it is sent and may answer anything; see `http` for how its answers
-are bounded and checked.
+Threat model: the engine's host reads all it is sent and may answer anything; see `http`, `bounds` and
+`checks` for how its answers are bounded and checked.
 Does not protect: what is in a call has left; deciding what may be in it is the gateway's business.
 
 Shapes: T tokens, D model width.
@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 
-from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.errors import MisconfiguredError
 from transom.serving.local import is_loopback
 
 if TYPE_CHECKING:
     import numpy as np
 
 FinishReason = Literal["stop", "length", "content_filter"]
-_MAX_TOKEN_ID = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +61,14 @@ class TokenScore:
 class Delta:
     """The next piece of choice `index` (prompt number * n + choice): ids, or text from a text engine.
 
-    The last piece of a choice has a `finish_reason`. `usage` is (prompt, completion) tokens of the whole
-    call, from engines that count.
+    The last piece of a choice has a `finish_reason`. `hidden_chars` is the length of reasoning that is
+    counted and not shown. `usage` is (prompt, completion) tokens of the whole call, from engines that count.
     """
 
     index: int
     ids: tuple[int, ...] = ()
     text: str = ""
+    hidden_chars: int = 0
     scores: tuple[TokenScore, ...] = ()
     finish_reason: FinishReason | None = None
     usage: tuple[int, int] | None = None
@@ -137,24 +137,3 @@ def check_url(url: str, *, pinned: bool = False) -> str:
             f"plain HTTP to {host!r} would let the network read prompts; use https, or a tunnel to loopback"
         )
     return url.rstrip("/").removesuffix("/v1")
-
-
-def token_ids(value: object) -> tuple[int, ...]:
-    """A list of token ids as an engine sent it. Raises EngineGarbageError."""
-    if not isinstance(value, list) or not all(type(i) is int and 0 <= i < _MAX_TOKEN_ID for i in value):
-        raise EngineGarbageError("the engine sent no token ids; does it support return_token_ids?")
-    return tuple(value)
-
-
-def garbage(error: Exception) -> EngineGarbageError:
-    """For an answer that lacks a field or has one of the wrong type; quotes nothing of it."""
-    return EngineGarbageError(f"the engine's answer is outside its dialect ({type(error).__name__})")
-
-
-def finish_reason(value: object) -> FinishReason | None:
-    """The reason as OpenAI names it; anything unknown that ends an answer counts as stop."""
-    if value is None:
-        return None
-    if value == "length":
-        return "length"
-    return "content_filter" if value == "content_filter" else "stop"

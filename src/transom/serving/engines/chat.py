@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError, MisconfiguredError
-from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore, finish_reason
+from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
+from transom.serving.engines.bounds import Meter
+from transom.serving.engines.checks import count, finish_reason, logprob, text
 from transom.serving.engines.client import read_card
 from transom.serving.engines.http import EngineHttp, Guard
 
@@ -64,9 +66,9 @@ class ChatEngine:
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
         body = _body(call, (await self.probe()).model, self._limit_field)
-        whole, chunk = partial(_whole, choices=call.n), partial(_chunk, choices=call.n)
+        whole, chunk = (partial(read, alternatives=call.logprobs) for read in (_whole, _chunk))
         path = "/v1/chat/completions"
-        async with aclosing(self._http.answer(path, body, call.n, whole, chunk)) as deltas:
+        async with aclosing(self._http.answer(path, body, Meter(call, call.n), whole, chunk)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -109,36 +111,46 @@ def _body(call: Call, model: str, limit_field: str) -> dict[str, Any]:
     return body
 
 
-def _whole(answer: dict[str, Any], choices: int) -> list[Delta]:
+def _whole(answer: dict[str, Any], alternatives: int | None) -> list[Delta]:
     usage = _usage(answer.get("usage"))
-    return [_delta(one, one["message"], usage, choices) for one in answer["choices"]]
+    return [_delta(one, one["message"], alternatives, usage) for one in answer["choices"]]
 
 
-def _chunk(event: dict[str, Any], choices: int) -> list[Delta]:
-    deltas = [_delta(one, one["delta"], None, choices) for one in event["choices"]]
+def _chunk(event: dict[str, Any], alternatives: int | None) -> list[Delta]:
+    deltas = [_delta(one, one.get("delta") or {}, alternatives, None) for one in event.get("choices") or []]
     if event.get("usage"):
         deltas.append(Delta(0, usage=_usage(event["usage"])))
     return deltas
 
 
 def _delta(
-    choice: dict[str, Any], message: dict[str, Any], usage: tuple[int, int] | None, choices: int
+    choice: dict[str, Any],
+    message: dict[str, Any],
+    alternatives: int | None,
+    usage: tuple[int, int] | None,
 ) -> Delta:
-    index, text = choice.get("index", 0), message.get("content") or ""
-    if type(index) is not int or not 0 <= index < choices or not isinstance(text, str):
-        raise EngineGarbageError("the engine's answer holds a choice nobody asked for, or no text")
-    entries = (choice.get("logprobs") or {}).get("content") or []
-    scores = tuple(
-        TokenScore(
-            str(entry["token"]),
-            float(entry["logprob"]),
-            tuple((str(top["token"]), float(top["logprob"])) for top in entry.get("top_logprobs") or []),
-        )
-        for entry in entries
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        raise EngineGarbageError("the engine's answer holds something else than text")
+    hidden = message.get("reasoning_content") or message.get("reasoning")
+    entries = [] if alternatives is None else (choice.get("logprobs") or {}).get("content") or []
+    return Delta(
+        count(choice.get("index", 0)),
+        text=content,
+        hidden_chars=len(hidden) if isinstance(hidden, str) else 0,
+        scores=tuple(_score(entry, alternatives or 0) for entry in entries),
+        finish_reason=finish_reason(choice.get("finish_reason")),
+        usage=usage,
     )
-    reason = finish_reason(choice.get("finish_reason"))
-    return Delta(index, text=text, scores=scores, finish_reason=reason, usage=usage)
+
+
+def _score(entry: dict[str, Any], alternatives: int) -> TokenScore:
+    top = entry.get("top_logprobs") or []
+    if len(top) > alternatives + 1:
+        raise EngineGarbageError("the engine scored more alternatives than were asked for")
+    ranked = tuple((text(one["token"]), logprob(one["logprob"])) for one in top)
+    return TokenScore(text(entry["token"]), logprob(entry["logprob"]), ranked)
 
 
 def _usage(usage: dict[str, Any] | None) -> tuple[int, int] | None:
-    return None if not usage else (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+    return None if not usage else (count(usage["prompt_tokens"]), count(usage["completion_tokens"]))

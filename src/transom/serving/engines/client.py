@@ -21,13 +21,15 @@ from functools import partial
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError, MisconfiguredError
-from transom.serving.engines.base import (
-    Call,
-    Delta,
-    EngineCard,
-    TokenScore,
+from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
+from transom.serving.engines.bounds import Meter
+from transom.serving.engines.checks import (
+    count,
     finish_reason,
     garbage,
+    logprob,
+    named_id,
+    text,
     token_ids,
 )
 from transom.serving.engines.embeds import as_safetensors, as_torch_save
@@ -78,10 +80,10 @@ class IdsEngine:
                     f"the embeddings have width {embeds_TD.shape[1]}, the engine's model {card.width}; "
                     "is it the model the bundle was cut from? Nothing was sent"
                 )
-        choices = len(call.embeds or call.prompts) * call.n
-        read = partial(_deltas, choices=choices)
+        meter = Meter(call, len(call.embeds or call.prompts) * call.n)
+        whole, chunk = (partial(read, alternatives=call.logprobs) for read in (_whole, _chunk))
         body = self._body(call, card.model)
-        async with aclosing(self._http.answer("/v1/completions", body, choices, read, read)) as deltas:
+        async with aclosing(self._http.answer("/v1/completions", body, meter, whole, chunk)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -119,7 +121,7 @@ class IdsEngine:
 def check_vllm_version(answer: object) -> None:
     """Raises MisconfiguredError below the version floor, EngineGarbageError for an unreadable version."""
     version = answer.get("version") if isinstance(answer, dict) else None
-    match = re.match(r"v?(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    match = re.match(r"v?([0-9]{1,6})\.([0-9]{1,6})", version) if isinstance(version, str) else None
     if match is None:
         raise EngineGarbageError("the engine tells no vLLM version at /version; choose another --engine-kind")
     found = (int(match[1]), int(match[2]))
@@ -130,45 +132,59 @@ def check_vllm_version(answer: object) -> None:
 
 
 def read_card(models: object, wanted: str | None) -> EngineCard:
-    """The card of `wanted`, or of the first model, from a `/v1/models` answer."""
+    """The card of `wanted`, or of the first model, from a `/v1/models` answer. Raises EngineGarbageError."""
     try:
-        cards = {str(card["id"]): card for card in models["data"]}  # type: ignore[index]
-    except (TypeError, KeyError) as error:
+        cards = {text(card["id"]): card for card in models["data"]}  # type: ignore[index]
+        if wanted is None and not cards:
+            raise EngineGarbageError("the engine lists no model")
+        name = wanted if wanted is not None else next(iter(cards))
+        card = cards.get(name, {})
+        context, width = (
+            None if value is None else count(value, least=1)
+            for value in map(card.get, ("max_model_len", "hidden_size"))
+        )
+        return EngineCard(name, text(card.get("owned_by") or ""), context, width)
+    except (TypeError, KeyError, AttributeError) as error:
         raise garbage(error) from None
-    if wanted is None and not cards:
-        raise EngineGarbageError("the engine lists no model")
-    name = wanted if wanted is not None else next(iter(cards))
-    card = cards.get(name, {})
-    context, width = (
-        value if type(value) is int else None for value in map(card.get, ("max_model_len", "hidden_size"))
-    )
-    return EngineCard(name, str(card.get("owned_by", "")), context, width)
 
 
-def _deltas(answer: dict[str, Any], choices: int) -> list[Delta]:
-    return [_delta(choice, choices) for choice in answer["choices"]]
+def _whole(answer: dict[str, Any], alternatives: int | None) -> list[Delta]:
+    return [_delta(choice, alternatives) for choice in answer["choices"]]
 
 
-def _delta(choice: dict[str, Any], choices: int) -> Delta:
-    index = choice["index"]
-    if type(index) is not int or not 0 <= index < choices:
-        raise EngineGarbageError("the engine answered a choice that nobody asked for")
-    ids = token_ids(choice.get("token_ids") or [] if choice.get("finish_reason") else choice.get("token_ids"))
-    logprobs = choice.get("logprobs")
-    scores = _scores(logprobs, ids) if logprobs else ()
-    return Delta(index, ids, scores=scores, finish_reason=finish_reason(choice.get("finish_reason")))
+def _chunk(event: dict[str, Any], alternatives: int | None) -> list[Delta]:
+    return [_delta(choice, alternatives) for choice in event.get("choices") or []]
 
 
-def _scores(logprobs: dict[str, Any], ids: tuple[int, ...]) -> tuple[TokenScore, ...]:
-    values = logprobs["token_logprobs"]
+def _delta(choice: dict[str, Any], alternatives: int | None) -> Delta:
+    reason = finish_reason(choice.get("finish_reason"))
+    ids = token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
+    scores = () if alternatives is None else _scores(choice.get("logprobs"), ids, alternatives)
+    return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason)
+
+
+def _scores(
+    logprobs: dict[str, Any] | None, ids: tuple[int, ...], alternatives: int
+) -> tuple[TokenScore, ...]:
+    """One score an id. Where the tokens beside the scores are named by their ids, they must be these."""
+    if not ids:
+        return ()
+    if not logprobs:
+        raise EngineGarbageError("the engine sent no log-probabilities, which were asked for")
+    values, names = logprobs["token_logprobs"], logprobs.get("tokens") or [None] * len(ids)
     tops = logprobs.get("top_logprobs") or [None] * len(ids)
-    if len(values) != len(ids) or len(tops) != len(ids):
+    if not len(values) == len(tops) == len(names) == len(ids):
         raise EngineGarbageError("the engine's log-probabilities do not match its tokens")
+    if any(isinstance(name, str) and name != f"token_id:{i}" for name, i in zip(names, ids, strict=True)):
+        raise EngineGarbageError("the engine's log-probabilities are of other tokens than it sent")
     return tuple(
-        TokenScore(token, float(value), tuple((_named_id(name), float(p)) for name, p in (top or {}).items()))
+        TokenScore(token, logprob(value), _top(top or {}, alternatives))
         for token, value, top in zip(ids, values, tops, strict=True)
     )
 
 
-def _named_id(name: str) -> int:
-    return int(name.removeprefix("token_id:"))
+def _top(top: dict[str, Any], alternatives: int) -> tuple[tuple[int, float], ...]:
+    """The alternatives; vLLM adds the token itself where it is none of them."""
+    if len(top) > alternatives + 1:
+        raise EngineGarbageError("the engine scored more alternatives than were asked for")
+    return tuple((named_id(name), logprob(value)) for name, value in top.items())

@@ -14,6 +14,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -25,14 +26,20 @@ from transom.errors import (
     EngineTimeoutError,
     EvidenceError,
 )
-from transom.serving.engines.base import Delta, check_url, garbage
+from transom.serving.engines.base import Delta, check_url
+from transom.serving.engines.bounds import Meter, Silence
+from transom.serving.engines.checks import garbage, loads
+from transom.serving.engines.refusal import refusal
+from transom.serving.engines.sse import EventParser
 
 if TYPE_CHECKING:
     from transom.enclave.pin import KeyPin
 
 _ANSWER_BYTES = 64 << 20
-_EVENT_BYTES = 4 << 20
-_STALE_CONNECTIONS = 2
+_PLAIN_BYTES = 16 << 20  # parsed in one go, while others wait
+_CARD_BYTES = 4 << 20
+_TAIL_S = 1.0  # for the token counts that may follow the last piece
+_TURN_EVENTS = 16
 
 Parse = Callable[[Any], list[Delta]]
 
@@ -59,7 +66,8 @@ class Pinned:
 class EngineHttp:
     """JSON over HTTP to one base URL, with every failure turned into an EngineError or an EvidenceError.
 
-    `timeout_s` bounds the silence of the engine, `total_s` the whole answer.
+    `timeout_s` bounds the engine's silence: until all headers are there, then between two pieces of an answer
+    (comments, pings and empty pieces are none), or until a plain answer is whole. `total_s` bounds it all.
     """
 
     def __init__(
@@ -74,73 +82,85 @@ class EngineHttp:
         self.url = check_url(url, pinned=guard is not None)
         self._guard = guard
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = aiohttp.ClientTimeout(
-            total=total_s, sock_connect=min(10.0, timeout_s), sock_read=timeout_s
-        )
-        self._opened: aiohttp.ClientSession | None = None
+        self._timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=min(10.0, timeout_s))
+        self._timeout_s = timeout_s
+        self._opened: dict[bool, aiohttp.ClientSession] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`."""
-        async with self._request("GET", path, None) as response:
-            return await _read_json(response)
+        return await self._whole("GET", path, None, _CARD_BYTES)
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def post(self, path: str, body: Mapping[str, Any], limit_bytes: int = _PLAIN_BYTES) -> Any:
         """The JSON answer to a JSON body."""
-        async with self._request("POST", path, _dump(body)) as response:
-            return await _read_json(response)
-
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
-        async with self._request("POST", path, _dump(body)) as response:
-            size_bytes, pending = 0, b""
-            async for chunk in response.content.iter_any():
-                size_bytes += len(chunk)
-                *lines, pending = (pending + chunk).split(b"\n")
-                if size_bytes > _ANSWER_BYTES or len(pending) > _EVENT_BYTES:
-                    raise EngineGarbageError("the engine's stream is larger than any answer; it was cut off")
-                for line in lines:
-                    data = line[5:].strip() if line.startswith(b"data:") else b""
-                    if data == b"[DONE]":
-                        return
-                    if data:
-                        yield _event(data)
+        return await self._whole("POST", path, _dump(body), min(limit_bytes, _PLAIN_BYTES, _ANSWER_BYTES))
 
     async def answer(
-        self, path: str, body: Mapping[str, Any], choices: int, whole: Parse, chunk: Parse
+        self, path: str, body: Mapping[str, Any], meter: Meter, whole: Parse, chunk: Parse
     ) -> AsyncGenerator[Delta, None]:
-        """The pieces of an answer, each of its `choices` brought to its end, or an EngineError.
+        """The pieces of an answer, each of its choices brought to its end, or an EngineError.
 
         `whole` reads an answer in one piece, `chunk` an event, as `body["stream"]` has asked for.
         """
         if not body["stream"]:
-            deltas = _parsed(whole, await self.post(path, body))
-            if sorted(delta.index for delta in deltas) != list(range(choices)):
+            deltas = _parsed(whole, await self.post(path, body, meter.answer_bytes))
+            if sorted(delta.index for delta in deltas) != list(range(meter.choices)):
                 raise EngineGarbageError(
-                    f"the engine answered {len(deltas)} choices, {choices} were asked for"
+                    f"the engine answered {len(deltas)} choices, {meter.choices} were asked for"
                 )
             if any(delta.finish_reason is None for delta in deltas):
                 raise EngineGarbageError("the engine left an answer unfinished")
             for delta in deltas:
+                meter.take(delta)
                 yield delta
             return
-        unfinished = set(range(choices))
-        async with aclosing(self.events(path, body)) as events:
+        async with aclosing(self._stream(path, body, meter, chunk)) as pieces:
+            try:
+                async for delta in pieces:
+                    yield delta
+            except (EngineTimeoutError, EngineDownError):
+                if meter.unfinished:
+                    raise
+        meter.close()
+
+    async def _stream(
+        self, path: str, body: Mapping[str, Any], meter: Meter, chunk: Parse
+    ) -> AsyncGenerator[Delta, None]:
+        """The pieces of a stream; once every choice has ended, what follows is waited for but briefly."""
+        silence = Silence(self._timeout_s)
+        async with aclosing(self._events(path, body, meter, silence)) as events:
             async for event in events:
                 for delta in _parsed(chunk, event):
-                    if not 0 <= delta.index < choices:
-                        raise EngineGarbageError("the engine answered a choice that nobody asked for")
-                    if delta.finish_reason is not None:
-                        unfinished.discard(delta.index)
+                    if meter.take(delta):
+                        silence.broken()
                     yield delta
-        if unfinished:
-            raise EngineDownError("the engine's stream ended before the answer did")
+                if not meter.unfinished:
+                    silence.limit_s = min(silence.limit_s, _TAIL_S)
+
+    async def _events(
+        self, path: str, body: Mapping[str, Any], meter: Meter, silence: Silence
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
+        parser, size_bytes, seen = EventParser(meter.event_bytes), 0, 0
+        async with self._request("POST", path, _dump(body)) as response:
+            while chunk := await silence.wait(response.content.readany()):
+                size_bytes += len(chunk)
+                if size_bytes > min(meter.answer_bytes, _ANSWER_BYTES):
+                    raise EngineGarbageError("the engine's stream is larger than any answer; it was cut off")
+                for data in parser.feed(chunk):
+                    if data.strip() == b"[DONE]":
+                        return
+                    if data.strip():
+                        yield _event(data)
+                    seen += 1
+                    if seen % _TURN_EVENTS == 0:
+                        await asyncio.sleep(0)  # a fast stream leaves room for others
 
     async def close(self) -> None:
         """Close idle connections."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            await opened.close()
+        opened, self._opened = self._opened, {}
+        for session in opened.values():
+            await session.close()
 
     @asynccontextmanager
     async def _request(
@@ -148,9 +168,11 @@ class EngineHttp:
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         pin = await self._guard.ready() if self._guard is not None else True
         try:
-            async with await self._open(method, self.url + path, data, pin) as response:
+            async with asyncio.timeout(self._timeout_s):
+                opened = await self._open(method, self.url + path, data, pin)
+            async with opened as response:
                 if response.status != 200:
-                    raise _refusal(response.status)
+                    raise refusal(response.status, response.headers.get("Retry-After", ""))
                 yield response
         except TimeoutError:
             raise EngineTimeoutError("the engine did not answer in time; is it overloaded?") from None
@@ -173,35 +195,85 @@ class EngineHttp:
     async def _open(
         self, method: str, url: str, data: bytes | None, pin: KeyPin | bool
     ) -> aiohttp.ClientResponse:
-        """Send, and send again where a kept connection turns out to have been closed by the engine."""
-        for _ in range(_STALE_CONNECTIONS):
-            try:
-                return await self._session().request(method, url, data=data, allow_redirects=False, ssl=pin)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                continue
-        return await self._session().request(method, url, data=data, allow_redirects=False, ssl=pin)
+        """Send; and once more, on a new connection, if a kept one turns out to have been closed before.
 
-    def _session(self) -> aiohttp.ClientSession:
+        Never after a new connection: the engine may have read the prompt, and would see it repeated.
+        """
+        use = _Use()
+        try:
+            return await self._send(self._session(), method, url, data, pin, use)
+        except aiohttp.ClientConnectorError:
+            raise
+        except aiohttp.ClientOSError:
+            if not use.kept:
+                raise
+        except aiohttp.ServerDisconnectedError as error:
+            if not use.kept or not isinstance(error.message, str):  # else it is the beginning of an answer
+                raise
+        return await self._send(self._session(fresh=True), method, url, data, pin, use)
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        data: bytes | None,
+        pin: KeyPin | bool,
+        use: _Use,
+    ) -> aiohttp.ClientResponse:
+        return await session.request(
+            method, url, data=data, allow_redirects=False, ssl=pin, trace_request_ctx=use
+        )
+
+    def _session(self, *, fresh: bool = False) -> aiohttp.ClientSession:
+        """The session that keeps connections, or the one that always opens its own."""
         loop = asyncio.get_running_loop()
-        if self._opened is None or self._loop is not loop:
-            headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **self._headers}
-            connector = aiohttp.TCPConnector(limit=0)
-            self._opened = aiohttp.ClientSession(
-                connector=connector,
+        if self._loop is not loop:
+            self._opened, self._loop = {}, loop
+        if fresh not in self._opened:
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_note_kept)
+            self._opened[fresh] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, force_close=fresh),
                 timeout=self._timeout,
-                headers=headers,
+                headers={
+                    "Content-Type": "application/json", "Accept-Encoding": "identity", **self._headers,
+                },
                 cookie_jar=aiohttp.DummyCookieJar(),
-            )
-            self._loop = loop
-        return self._opened
+                trace_configs=[trace],
+            )  # fmt: skip
+        return self._opened[fresh]
+
+    async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
+        """An answer in one piece; it must be there within the timeout after its headers."""
+        silence, size_bytes, chunks = Silence(self._timeout_s), 0, []
+        async with self._request(method, path, data) as response:
+            while chunk := await silence.wait(response.content.readany()):
+                size_bytes += len(chunk)
+                if size_bytes > limit_bytes:
+                    raise EngineGarbageError(
+                        f"the engine's answer is larger than {limit_bytes} bytes; it was cut off"
+                    )
+                chunks.append(chunk)
+        return loads(b"".join(chunks))
+
+
+@dataclass
+class _Use:
+    """Whether a request went out on a connection that had been kept."""
+
+    kept: bool = False
+
+
+async def _note_kept(_session: object, context: SimpleNamespace, _params: object) -> None:
+    if isinstance(context.trace_request_ctx, _Use):
+        context.trace_request_ctx.kept = True
 
 
 def _parsed(parse: Parse, answer: Any) -> list[Delta]:
     try:
         return parse(answer)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise garbage(error) from None
 
 
@@ -209,45 +281,10 @@ def _dump(body: Mapping[str, Any]) -> bytes:
     return json.dumps({key: value for key, value in body.items() if value is not None}).encode()
 
 
-async def _read_json(response: aiohttp.ClientResponse) -> Any:
-    size_bytes, chunks = 0, []
-    async for chunk in response.content.iter_any():
-        size_bytes += len(chunk)
-        if size_bytes > _ANSWER_BYTES:
-            raise EngineGarbageError(
-                f"the engine's answer is larger than {_ANSWER_BYTES} bytes; it was cut off"
-            )
-        chunks.append(chunk)
-    try:
-        return json.loads(b"".join(chunks))
-    except (ValueError, RecursionError):
-        raise EngineGarbageError(f"the engine's answer ({size_bytes} bytes) is not JSON") from None
-
-
 def _event(data: bytes) -> dict[str, Any]:
-    try:
-        event = json.loads(data)
-    except (ValueError, RecursionError):
-        raise EngineGarbageError(f"an event of the engine's stream ({len(data)} bytes) is not JSON") from None
+    event = loads(data)
     if not isinstance(event, dict):
         raise EngineGarbageError("an event of the engine's stream is not an object")
     if event.get("error"):
         raise EngineError("the engine reported an error in mid-stream; its log says more")
     return event
-
-
-def _refusal(status: int) -> EngineError:
-    if 300 <= status < 400:
-        return EngineGarbageError(
-            f"the engine answered with a redirect (HTTP {status}), which is never followed"
-        )
-    hints = {
-        400: "it refuses the request; is the prompt longer than its context, or are embeddings switched off "
-        "there, or of another width?",
-        401: "it wants an API key; name the key file",
-        403: "it rejects the API key",
-        404: "it lacks this path or model; check the engine kind and the model's name",
-        413: "it takes no request of this size",
-        429: "it is busy; try again later",
-    }
-    return EngineError(f"the engine answered HTTP {status}: {hints.get(status, 'its log says more')}")

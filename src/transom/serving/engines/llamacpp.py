@@ -1,28 +1,35 @@
 """Client of llama.cpp's own server: token ids in and out over its `/completion`.
 
-Its dialect has one prompt and one answer a request, so several are asked for one after the other.
+Its dialect has one prompt and one answer a request, so several are asked for one after the other. And its
+streams are not complete: of a character that takes several tokens only the last id (and score) is sent, and
+what is missing cannot be asked for again once it was sampled. So nothing is streamed from it: an answer is
+asked for in pieces, each continuing the ids before it, which the server's prompt cache makes as cheap as a
+stream and equal to the last bit. Pieces are single tokens where log-probabilities are wanted, as the server
+leaves out those of tokens that end inside a character; such a token's score is read from the alternatives of
+the same position when a token of no text is forced there.
+The server knows no stop ids: an answer is cut at the first of them here, and nothing more is asked for.
 Threat model: that of `http`.
 Does not protect: the server keeps prompts in its cache and shows them to whoever may ask its `/slots`.
-Source: llama.cpp, tools/server/README.md.
+Source: llama.cpp, tools/server/README.md and server.cpp (`process_token`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
-from transom.errors import EngineDownError, EngineGarbageError
-from transom.serving.engines.base import (
-    Call,
-    Delta,
-    EngineCard,
-    FinishReason,
-    TokenScore,
-    garbage,
-    token_ids,
-)
+from transom.errors import EngineGarbageError
+from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, TokenScore
+from transom.serving.engines.bounds import Meter
+from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
 from transom.serving.engines.http import EngineHttp, Guard
+
+_FIELDS = ("tokens", "tokens_predicted", "stop", "stop_type", "completion_probabilities")
+_PIECE_TOKENS = 16
+_RANKED = 1000  # far more than the server samples from (top_k 40, unless it was started otherwise)
+_FORCE = 1000.0
 
 
 class LlamaCppEngine:
@@ -50,8 +57,8 @@ class LlamaCppEngine:
             card = read_card(await self._http.get("/v1/models"), self._model)
             props = await self._http.get("/props")
             try:
-                context = int(props["default_generation_settings"]["n_ctx"])
-            except (TypeError, KeyError, ValueError) as error:
+                context = count(props["default_generation_settings"]["n_ctx"], least=1)
+            except (TypeError, KeyError) as error:
                 raise garbage(error) from None
             self._card = EngineCard(card.model, card.owner, context)
         return self._card
@@ -59,53 +66,105 @@ class LlamaCppEngine:
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
         prompts = [prompt for prompt in call.prompts for _ in range(call.n)]
+        meter = Meter(call, len(prompts))
         for index, prompt in enumerate(prompts):
-            body = _body(call, prompt, index % call.n)
+            pieces: list[Delta] = []
+            while index in meter.unfinished:
+                before = tuple(i for piece in pieces for i in piece.ids)
+                pieces.append(await self._piece(call, prompt, before, index, meter))
+                if call.stream:
+                    yield pieces[-1]
             if not call.stream:
-                delta = _delta(await self._http.post("/completion", body), index)
-                if delta.finish_reason is None:
-                    raise EngineGarbageError("the engine left an answer unfinished")
-                yield delta
-                continue
-            ended = False
-            async for event in self._http.events("/completion", body):
-                delta = _delta(event, index)
-                ended = ended or delta.finish_reason is not None
-                yield delta
-            if not ended:
-                raise EngineDownError("the engine's stream ended before the answer did")
+                yield _joined(pieces)
 
     async def close(self) -> None:
         """See `Engine.close`."""
         await self._http.close()
 
+    async def _piece(
+        self, call: Call, prompt: tuple[int, ...], before: tuple[int, ...], index: int, meter: Meter
+    ) -> Delta:
+        """The next ids of an answer of which `before` is there."""
+        length = 1 if call.logprobs is not None else min(max(1, len(before)), _PIECE_TOKENS)
+        length = min(length, call.max_tokens - len(before))
+        body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length}
+        answer = await self._http.post("/completion", body, meter.answer_bytes)
+        try:
+            ids, reason = _ids(answer, length, length + len(before) == call.max_tokens)
+            scores: tuple[TokenScore, ...] = ()
+            if call.logprobs is not None:
+                scores = (_score(answer, ids[0], call.logprobs) or await self._forced(call, body, ids[0]),)
+        except (TypeError, LookupError, AttributeError) as error:
+            raise garbage(error) from None
+        stop = next((at for at, token in enumerate(ids) if token in call.stop_ids), None)
+        if stop is not None:
+            ids, reason = ids[: stop + 1], "stop"
+        delta = Delta(index, ids, scores=scores, finish_reason=reason)
+        meter.take(delta)
+        return delta
 
-def _body(call: Call, prompt: tuple[int, ...], choice: int) -> dict[str, Any]:
+    async def _forced(self, call: Call, body: dict[str, Any], token: int) -> TokenScore:
+        """The score of a token that ends inside a character."""
+        force = {"logit_bias": [[stop, _FORCE] for stop in call.stop_ids[:1]], "n_probs": _RANKED}
+        answer = await self._http.post("/completion", body | force)
+        for entry in answer.get("completion_probabilities") or []:
+            for one in entry["top_logprobs"]:
+                if one["id"] == token:
+                    return TokenScore(token, logprob(one["logprob"]), _top(entry, call.logprobs or 0))
+        raise EngineGarbageError(
+            "the engine gave no log-probability for a token that ends inside a character"
+        )
+
+
+def _body(call: Call, prompt: tuple[int, ...], position: int, choice: int) -> dict[str, Any]:
     return {
         "prompt": prompt,
-        "n_predict": call.max_tokens,
         "temperature": call.temperature,
         "top_p": call.top_p,
-        "seed": None if call.seed is None else (call.seed + choice) % 2**32,
+        "seed": None if call.seed is None else _seed(call.seed, choice, position),
         "n_probs": None if call.logprobs is None else max(1, call.logprobs),
-        "stream": call.stream,
+        "stream": False,
+        "response_fields": _FIELDS,
         "return_tokens": True,
+        # Scores differ by some tenths with what the cache held before; what this answer itself left is exact.
+        "cache_prompt": call.logprobs is None or position > 0,
     }
 
 
-def _delta(answer: Any, index: int) -> Delta:
-    try:
-        ids = token_ids(answer["tokens"])
-        entries = answer.get("completion_probabilities") or []
-        scores = tuple(_score(entry) for entry in entries)
-        reason: FinishReason | None = None
-        if answer["stop"]:
-            reason = "length" if answer.get("stop_type") == "limit" else "stop"
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise garbage(error) from None
-    return Delta(index, ids, scores=scores[: len(ids)], finish_reason=reason)
+def _seed(seed: int, choice: int, position: int) -> int:
+    """Another one for each choice and piece, as pieces of one seed would repeat its draws."""
+    digest = hashlib.sha256(f"{seed} {choice} {position}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % (2**32 - 1)  # the largest means: at random
 
 
-def _score(entry: dict[str, Any]) -> TokenScore:
-    top = tuple((int(one["id"]), float(one["logprob"])) for one in entry.get("top_logprobs") or [])
-    return TokenScore(int(entry["id"]), float(entry["logprob"]), top)
+def _ids(answer: Any, length: int, last: bool) -> tuple[tuple[int, ...], FinishReason | None]:
+    """The ids of a piece of at most `length`, all of those sampled, and whether they end the answer."""
+    ids = token_ids(answer["tokens"])
+    if not 1 <= len(ids) <= length or count(answer["tokens_predicted"]) != len(ids):
+        raise EngineGarbageError(f"the engine sent {len(ids)} of at most {length} tokens, or not all of them")
+    if answer["stop"] is not True:
+        raise EngineGarbageError("the engine left an answer unfinished")
+    if text(answer["stop_type"]) != "limit":
+        return ids, "stop"
+    return ids, "length" if last or len(ids) < length else None
+
+
+def _score(answer: dict[str, Any], token: int, alternatives: int) -> TokenScore | None:
+    """The score of the one token of a piece; None where the server left it out."""
+    entries = answer.get("completion_probabilities") or []
+    if not entries:
+        return None
+    if len(entries) != 1 or entries[0]["id"] != token:
+        raise EngineGarbageError("the engine's log-probabilities are of other tokens than it sent")
+    return TokenScore(token, logprob(entries[0]["logprob"]), _top(entries[0], alternatives))
+
+
+def _top(entry: dict[str, Any], alternatives: int) -> tuple[tuple[int | str, float], ...]:
+    top = entry.get("top_logprobs") or []
+    return tuple((count(one["id"]), logprob(one["logprob"])) for one in top[:alternatives])
+
+
+def _joined(pieces: list[Delta]) -> Delta:
+    ids = tuple(i for piece in pieces for i in piece.ids)
+    scores = tuple(score for piece in pieces for score in piece.scores)
+    return Delta(pieces[-1].index, ids, scores=scores, finish_reason=pieces[-1].finish_reason)

@@ -8,44 +8,62 @@ Source: OpenAI API reference (stop, logprobs).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from transom.errors import EngineGarbageError
 from transom.privacy.placeholders import Placeholders
 from transom.serving.engines.base import Delta, TokenScore
 from transom.serving.tokenizer import ChatTokenizer
 
+ANSWER_CHARS = 1 << 22  # of all choices of one request, placeholders restored
+_SLICE_TOKENS = 4096
+
 
 class StopFilter:
-    """Cuts a stream of text at the first stop string, also one split over chunks."""
+    """Cuts a stream of text where a stop string first begins in the whole of it, whatever the chunks.
+
+    `met` says whether there was one; everything from it on is dropped.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
+        self.met = False
         self._stops = tuple(stops)
-        self._longest = max(map(len, self._stops), default=0)
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """What may be shown, and whether a stop string was met (everything from it on is dropped)."""
+        """What may be shown, and whether a stop string was met.
+
+        Held back is what may be the beginning of a stop string, even if another is complete behind it.
+        """
         if not self._stops:
             return text, False
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            self._held = ""
-            return text[: min(found)], True
-        keep = next(
-            (k for k in range(min(self._longest - 1, len(text)), 0, -1) if self._may_begin(text[-k:])), 0
-        )
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], False
+        keep = min(self._beginning(text, stop) for stop in self._stops)
+        found = self._first(text)
+        self.met = found is not None and found <= keep
+        if self.met:
+            keep, text = found or 0, text[:found]
+        self._held = text[keep:]
+        return text[:keep], self.met
 
     def close(self) -> str:
-        """The held tail, which was no stop string after all."""
+        """What of the held tail may be shown, at the end of the text."""
         tail, self._held = self._held, ""
-        return tail
+        found = self._first(tail)
+        self.met = self.met or found is not None
+        return tail[:found]
 
-    def _may_begin(self, tail: str) -> bool:
-        return any(stop.startswith(tail) for stop in self._stops)
+    def _first(self, text: str) -> int | None:
+        return min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=None)
+
+    @staticmethod
+    def _beginning(text: str, stop: str) -> int:
+        """Where a tail of `text` begins that `stop` begins with; its end if there is none."""
+        at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+        while at >= 0 and not stop.startswith(text[at:]):
+            at = text.find(stop[0], at + 1)
+        return len(text) if at < 0 else at
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +77,34 @@ class Piece:
 
 @dataclass
 class Choice:
-    """One answer in the making; `text` is what was delivered, `host_text` what the host wrote."""
+    """One answer in the making. Raises EngineGarbageError when it grows beyond ANSWER_CHARS."""
 
     index: int
     tokenizer: ChatTokenizer | None
     placeholders: Placeholders | None = None
     stops: Sequence[str] = ()
-    text: str = field(default="", repr=False)
-    host_text: str = field(default="", repr=False)
     scores: list[TokenScore] = field(default_factory=list, repr=False)
     tokens: int = 0
     finish_reason: str | None = None
-    cut: bool = False  # by a stop string
+    cut: bool = False  # by a stop string, while the engine went on
 
     def __post_init__(self) -> None:
         self._detokenizer = self.tokenizer.detokenizer() if self.tokenizer else None
-        self._restorer = self.placeholders.restorer() if self.placeholders is not None else None
+        self._restorer = self.placeholders.restorer(ANSWER_CHARS) if self.placeholders is not None else None
         self._filter = StopFilter(self.stops)
+        self._room_chars = ANSWER_CHARS
+        self._delivered: list[str] = []
+        self._written: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What was delivered."""
+        return "".join(self._delivered)
+
+    @property
+    def host_text(self) -> str:
+        """What the host wrote."""
+        return "".join(self._written)
 
     def feed(self, delta: Delta) -> Piece:
         """The piece that `delta` completes, possibly with empty text."""
@@ -84,20 +113,35 @@ class Choice:
         ended = delta.finish_reason is not None
         if delta.finish_reason == "stop" and ids and self.tokenizer and ids[-1] in self.tokenizer.eos_ids:
             ids, scores = ids[:-1], scores[: len(ids) - 1]
-        host = delta.text
-        if self._detokenizer is not None:
-            host = self._detokenizer.feed(ids)
-            if ended:
-                host += self._detokenizer.close()
-        text = host
+        host = text = self._host(delta.text, ids, ended)
         if self._restorer is not None:
             text = self._restorer.feed(host) + (self._restorer.close() if ended else "")
         text, met = self._filter.feed(text)
         if ended and not met:
             text += self._filter.close()
-        self.cut = met
+            met = self._filter.met
+        self.cut = met and not ended
         self.finish_reason = "stop" if met else delta.finish_reason
-        self.text += text
-        self.host_text += host
+        self._delivered.append(text)
+        self._written.append(host)
         self.scores += scores
         return Piece(text, scores, self.finish_reason)
+
+    def _host(self, text: str, ids: Sequence[int], ended: bool) -> str:
+        """What the host wrote in this piece; what grows too long is noticed before it is put together."""
+        parts = []
+        for part in self._parts(text, ids, ended):
+            self._room_chars -= len(part)
+            if self._room_chars < 0:
+                raise EngineGarbageError(f"the engine's answer has more than {ANSWER_CHARS} characters")
+            parts.append(part)
+        return "".join(parts)
+
+    def _parts(self, text: str, ids: Sequence[int], ended: bool) -> Iterator[str]:
+        if self._detokenizer is None:
+            yield text
+            return
+        for start in range(0, len(ids), _SLICE_TOKENS):
+            yield self._detokenizer.feed(ids[start : start + _SLICE_TOKENS])
+        if ended:
+            yield self._detokenizer.close()

@@ -26,7 +26,7 @@ from transom.errors import EngineGarbageError, RefusedError, ReplaceableError
 from transom.privacy.text import normalise
 from transom.serving.engines.base import Call, Engine, EngineCard
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
-from transom.serving.gateway.answer import Choice, Piece
+from transom.serving.gateway.answer import ANSWER_CHARS, Choice, Piece
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave
@@ -86,12 +86,16 @@ class Exchange:
     engine_usage: tuple[int, int] | None = None
 
     @property
-    def usage(self) -> dict[str, int]:
-        """Token counts: our own where we tokenise, else what the engine says."""
-        prompt, answer = self.engine_usage or (0, 0)
+    def usage(self) -> dict[str, int] | None:
+        """Token counts: our own where we tokenise, else what the engine says (0 if it never counts).
+
+        None when we closed the stream of an engine of text at a stop string: nobody has counted then.
+        """
         if self.prompts:
-            prompt, answer = sum(map(len, self.prompts)), sum(c.tokens for c in self.choices)
-        return usage_of(prompt, answer)
+            return usage_of(sum(map(len, self.prompts)), sum(c.tokens for c in self.choices))
+        if self.engine_usage is None and any(choice.cut for choice in self.choices):
+            return None
+        return usage_of(*(self.engine_usage or (0, 0)))
 
     async def complete(self, send: Send) -> None:
         """Answer with one JSON object."""
@@ -120,7 +124,7 @@ class Exchange:
 
     async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece], None]:
         """The pieces of all choices; leaving early, or when every choice has ended, cancels the engine."""
-        unfinished = len(self.choices)
+        unfinished, chars = len(self.choices), 0
         with self.gateway.metrics.step("engine"):
             async with aclosing(self.gateway.engine.generate(self.call)) as deltas:
                 async for delta in deltas:
@@ -130,7 +134,13 @@ class Exchange:
                     choice = self.choices[delta.index]
                     if choice.finish_reason is not None:
                         continue
-                    yield choice, choice.feed(delta)
+                    piece = choice.feed(delta)
+                    chars += len(piece.text)
+                    if chars > ANSWER_CHARS:
+                        raise EngineGarbageError(
+                            f"the engine's answer has more than {ANSWER_CHARS} characters"
+                        )
+                    yield choice, piece
                     unfinished -= choice.finish_reason is not None
                     if not unfinished and any(choice.cut for choice in self.choices):
                         return
@@ -140,8 +150,9 @@ class Exchange:
     def _finish(self) -> dict[str, Any] | None:
         """Count, remember the answers, and describe what the host saw if asked."""
         gateway, usage = self.gateway, self.usage
-        gateway.metrics.tokens("prompt", usage["prompt_tokens"])
-        gateway.metrics.tokens("completion", usage["completion_tokens"])
+        if usage is not None:
+            gateway.metrics.tokens("prompt", usage["prompt_tokens"])
+            gateway.metrics.tokens("completion", usage["completion_tokens"])
         if gateway.veil is not None and self.veiled is not None and isinstance(self.request, ChatRequest):
             for answer in self.choices:
                 gateway.veil.remember(self.veiled, answer.text, answer.host_text)

@@ -1,6 +1,7 @@
 """Figures for Prometheus: requests, tokens, seconds a step, epsilon spent, rows embedded.
 
 Threat model: whoever may read `/metrics`. Labels come from fixed sets, so no content can reach it.
+Whatever number comes, a counter grows by a finite amount that is not below zero, so none is ever spoilt.
 Does not protect: volumes and timing, which are what it reports.
 Source: Prometheus text exposition format 0.0.4.
 """
@@ -8,16 +9,17 @@ Source: Prometheus text exposition format 0.0.4.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_MOST = 2**40  # no single request comes near it
 _HELP = {
     "transom_requests_total": "Requests by endpoint and HTTP status.",
     "transom_tokens_total": "Tokens of prompts and answers.",
     "transom_step_seconds_total": "Seconds spent in each step of a request.",
     "transom_step_runs_total": "How often each step ran.",
-    "transom_epsilon_spent_total": "Epsilon spent by this process, also where no ledger records it.",
+    "transom_epsilon_spent_total": "Finite epsilon spent by this process, also where no ledger records it.",
     "transom_embedded_rows": "Distinct embedding rows used in the running day (mode enclave).",
 }
 
@@ -26,19 +28,23 @@ class Metrics:
     """Counters of one gateway; used from its event loop only."""
 
     def __init__(self) -> None:
-        self._values: Counter[tuple[str, str]] = Counter()
+        self._values: dict[tuple[str, str], float] = defaultdict(int)
+
+    def _add(self, name: str, labels: str, amount: float) -> None:
+        if 0 <= amount <= _MOST:  # false for NaN too
+            self._values[name, labels] += amount
 
     def request(self, endpoint: str, status: int) -> None:
         """Count one answered request."""
-        self._values["transom_requests_total", f'{{endpoint="{endpoint}",status="{status}"}}'] += 1
+        self._add("transom_requests_total", f'{{endpoint="{endpoint}",status="{status}"}}', 1)
 
     def tokens(self, kind: str, count: int) -> None:
         """Count tokens of `kind` prompt or completion."""
-        self._values["transom_tokens_total", f'{{kind="{kind}"}}'] += count
+        self._add("transom_tokens_total", f'{{kind="{kind}"}}', count)
 
     def epsilon(self, amount: float) -> None:
         """Count charged epsilon."""
-        self._values["transom_epsilon_spent_total", ""] += amount  # type: ignore[assignment]
+        self._add("transom_epsilon_spent_total", "", amount)
 
     def embedded_rows(self, distinct: int) -> None:
         """Set the extraction meter's reading."""
@@ -51,10 +57,8 @@ class Metrics:
         try:
             yield
         finally:
-            self._values["transom_step_seconds_total", f'{{step="{name}"}}'] += (  # type: ignore[assignment]
-                time.perf_counter() - start_s
-            )
-            self._values["transom_step_runs_total", f'{{step="{name}"}}'] += 1
+            self._add("transom_step_seconds_total", f'{{step="{name}"}}', time.perf_counter() - start_s)
+            self._add("transom_step_runs_total", f'{{step="{name}"}}', 1)
 
     def render(self) -> str:
         """The exposition text."""

@@ -32,7 +32,7 @@ class Writer:
         self._opened: set[int] = set()
         self._offsets: dict[int, int] = {}
 
-    def whole(self, choices: Sequence[Choice], usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], usage: dict[str, int] | None) -> dict[str, Any]:
         """The response object of a request that does not stream."""
         kind = "chat.completion" if self.chat else "text_completion"
         written = [self._choice(choice) for choice in choices]
