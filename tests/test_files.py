@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from transom.errors import MisconfiguredError
-from transom.files import read_private, sync_folder, write_file, write_new, write_once
+from transom.files import read_private, require_writable, sync_folder, write_file, write_new, write_once
 
 
 def names(folder: Path) -> list[str]:
@@ -81,3 +81,28 @@ def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> 
     assert "value" not in str(error.value)
     with pytest.raises(MisconfiguredError, match="give the folder"):
         read_private(tmp_path / "absent", give="the folder")
+
+
+def hopeless(folder: Path) -> list[Path]:
+    """Paths at which no file can be written."""
+    (folder / "is_a_file").touch()
+    os.mkfifo(folder / "pipe")
+    return [
+        folder / "absent" / "file",
+        folder,
+        folder / "is_a_file" / "file",
+        folder / ("x" * 300),
+        folder / "pipe",
+    ]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    for path in hopeless(tmp_path):
+        with pytest.raises(MisconfiguredError, match="cannot write"):
+            require_writable(path)
+    require_writable(tmp_path / "new")
+    require_writable(tmp_path / "is_a_file")
+    require_writable(tmp_path / "made" / "later" / "file", parents=True)
+    with pytest.raises(MisconfiguredError, match="cannot write"):
+        require_writable(tmp_path / "is_a_file" / "later" / "file", parents=True)
+    assert names(tmp_path) == ["is_a_file", "pipe"]

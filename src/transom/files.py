@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,26 @@ def write_once(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
 
     _write(path, data, mode, put)
     return written
+
+
+def require_writable(path: Path, *, parents: bool = False) -> None:
+    """Say now what would keep `path` from being written at the end, before that end is paid for.
+
+    With `parents` missing folders will be made. A disk that fills up meanwhile is not foreseen.
+    Raises MisconfiguredError.
+    """
+    folder = path.absolute().parent
+    while parents and not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        if os.path.lexists(path) and not path.is_file():
+            raise MisconfiguredError(f"cannot write {path}: it is there and no file; give another path")
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise MisconfiguredError(
+            f"cannot write {path} ({error.strerror}); give a path in a folder that exists and lets you write"
+        ) from None
 
 
 def read_private(path: Path, *, give: str = "a file that exists") -> bytes:

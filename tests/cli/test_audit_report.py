@@ -189,5 +189,10 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(path: str) -> None:
         Options(html=Path(path))
 
 
+def test_two_reports_in_one_file_are_refused() -> None:
+    with pytest.raises(MisconfiguredError, match="two files"):
+        Options(html=Path("r"), sarif=Path("r"))
+
+
 def test_the_budget_is_in_minutes() -> None:
     assert Options(budget_min=1.5).budget_s == 90

@@ -287,3 +287,14 @@ def test_an_existing_folder_or_the_rest_of_a_run_is_refused_before_a_key_is_made
 @pytest.mark.parametrize("line", ["obfuscate tiny", "obfuscate tiny --out a", f"{LINE} --preset none"])
 def test_usage_errors_are_2(line: str) -> None:
     assert run(line) == 2
+
+
+@pytest.mark.parametrize("options", ["--out file/out --key key", "--out out --key file/key"])
+def test_what_cannot_be_written_is_known_before_the_work(
+    capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    Path("file").touch()
+    before = present()
+    assert run(f"obfuscate absent {options}") == MisconfiguredError.exit_code
+    assert "cannot write" in capsys.readouterr().err
+    assert present() == before

@@ -163,3 +163,10 @@ def test_help_names_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pack --help") == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in (" make ", " verify ", "transom pack MODEL"))
+
+
+def test_what_cannot_be_written_is_known_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert run("pack absent --out file/bundle --owner keys") == MisconfiguredError.exit_code
+    assert "cannot write" in capsys.readouterr().err
+    assert not Path("keys").exists()

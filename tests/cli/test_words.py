@@ -322,6 +322,67 @@ def test_build_makes_a_policy_that_sanitises(words: Callable[..., Result], tmp_p
     assert built.epsilon == 4.0
 
 
+@pytest.mark.parametrize("kind", ["text", "document", "csv", "tsv", "several"])
+@pytest.mark.parametrize("wrong", ["no folder", "a folder", "under a file", "the ledger"])
+def test_what_cannot_be_written_is_not_charged(
+    words: Callable[..., Result], tmp_path: Path, kind: str, wrong: str
+) -> None:
+    suffix = f".{kind}" if kind in ("csv", "tsv") else ".txt"
+    first, second, books = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", tmp_path / "books"
+    for source in (first, second):
+        source.write_text("text\nthe cat and the dog\n")
+    places = {"no folder": "absent/out", "a folder": ".", "under a file": "a/out", "the ledger": "books"}
+    (tmp_path / "a").touch()
+    target = tmp_path / places[wrong]
+    output = ["-o", target]
+    sources = [first]
+    if kind == "several":  # the second is known to fail before the first is charged
+        (out := tmp_path / "out").mkdir()
+        (out / second.name).mkdir()
+        sources, output = [first, second], ["--output-dir", out]
+    column = ["--column", "text"] if suffix != ".txt" else []
+    result = words(
+        "sanitize", *sources, *output, *column, "--ledger", books, *["--document"] * (kind == "document")
+    )
+    assert isinstance(refusal(result), MisconfiguredError)
+    if books.exists():
+        with Ledger(books, cap_epsilon=9) as ledger:
+            assert ledger.accounts() == {}
+
+
+@pytest.mark.parametrize("wrong", ["no column", "no header said", "column of a text", "absent file"])
+def test_what_cannot_be_read_is_not_charged(words: Callable[..., Result], tmp_path: Path, wrong: str) -> None:
+    source, books, target = tmp_path / "in.csv", tmp_path / "books", tmp_path / "out.csv"
+    source.write_text("text\nthe cat\n")
+    first = tmp_path / "a.txt"
+    first.write_text("the cat")
+    arguments: dict[str, list[Any]] = {
+        "no column": [source, "--column", "other", "-o", target],
+        "no header said": [source, "--column", "1", "-o", target],
+        "column of a text": [first, "--column", "text", "-o", target],
+        "absent file": [first, tmp_path / "absent.txt", "--output-dir", tmp_path / ".."],
+    }
+    assert isinstance(refusal(words("sanitize", *arguments[wrong], "--ledger", books)), MisconfiguredError)
+    assert not target.exists()
+    if books.exists():
+        with Ledger(books, cap_epsilon=9) as ledger:
+            assert ledger.accounts() == {}
+
+
+def test_a_policy_or_plot_that_cannot_be_written_is_refused_at_once(
+    words: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it began")
+
+    monkeypatch.setattr(words_command, "explain", never)
+    monkeypatch.setattr("transom.privacy.build.build_policy", never)
+    assert "cannot write" in str(refusal(words("explain", "--plot", tmp_path / "absent" / "plot.png")))
+    vectors = tmp_path / "vectors.txt"
+    built = CliRunner().invoke(words_command.app, ["build", str(vectors), str(tmp_path / "absent" / "out")])
+    assert "cannot write" in str(refusal(built))
+
+
 def test_ledger_show(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with Ledger(path, cap_epsilon=9) as ledger:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -250,3 +252,149 @@ def test_file_is_private_and_leaves_nothing_beside_it(path: Path) -> None:
         ledger.charge("a", 0.5)
         assert path.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in path.parent.iterdir()] == ["ledger.db"]
+
+
+def test_a_charge_of_nothing_passes_any_cap(path: Path) -> None:
+    with Ledger(path, cap_epsilon=5) as ledger:
+        ledger.charge("a", 3.0)
+    with Ledger(path, cap_epsilon=1) as ledger:
+        assert ledger.charge("a", 0.0) == 3.0
+        assert ledger.charge_many([("a", 0.0), ("b", 0.0)]) == [3.0, 0.0]
+        with pytest.raises(LedgerSpentError):
+            ledger.charge("a", 1e-9)
+
+
+def test_an_account_that_is_no_text_is_refused(path: Path) -> None:
+    with Ledger(path, cap_epsilon=1) as ledger, pytest.raises(LedgerError, match="Unicode"):
+        ledger.charge("\udc80", 0.5)
+
+
+def told(path: Path) -> object:
+    """All that a ledger says."""
+    with Ledger(path, cap_epsilon=1e9) as ledger:
+        accounts = ledger.accounts()
+        return accounts, [ledger.history(account, limit=1000) for account in accounts]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_flipped_bit_is_found_or_changes_nothing(path: Path, tmp_path: Path, closed: bool) -> None:
+    """Also in what a killed process leaves: the write-ahead log and the mark."""
+    ledger = Ledger(path, cap_epsilon=1e9)
+    for number in range(12):
+        ledger.charge("abc"[number % 3], 1.25 * number + 0.5)
+    if closed:
+        ledger.close()
+    left = {file.name: file.read_bytes() for file in path.parent.iterdir() if file.suffix != ".db-shm"}
+    ledger.close()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+
+    def put(files: dict[str, bytes]) -> None:
+        for file in copy.iterdir():
+            file.unlink()
+        for name, content in files.items():
+            (copy / name).write_bytes(content)
+
+    put(left)
+    right, found = told(copy / path.name), 0
+    chosen = random.Random(11)
+    for name, content in left.items():
+        used = [place for place, byte in enumerate(content) if byte or chosen.random() < 0.02]
+        for _ in range(200):
+            damaged = bytearray(content)
+            damaged[chosen.choice(used)] ^= 1 << chosen.randrange(8)
+            put({**left, name: bytes(damaged)})
+            try:
+                assert told(copy / path.name) == right
+            except LedgerError:
+                found += 1
+    assert found > 100
+
+
+def test_acknowledged_charges_that_are_gone_are_missed(path: Path) -> None:
+    """As after damage at the head of the write-ahead log, which SQLite then ignores."""
+    ledger = Ledger(path, cap_epsilon=10)
+    ledger.charge("a", 1.0)
+    left = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    ledger.close()
+    for name, content in left.items():
+        path.with_name(name).write_bytes(content if not name.endswith("-wal") else b"\0" * len(content))
+    with pytest.raises(LedgerError, match="lacks charges"):
+        Ledger(path, cap_epsilon=10)
+    path.with_name(f"{path.name}-mark").unlink()
+    with Ledger(path, cap_epsilon=10) as ledger:
+        assert ledger.accounts() == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE accounts SET spent_nano = spent_nano - 1 WHERE account = 'a'",
+        "DELETE FROM accounts WHERE account = 'a'",
+        "INSERT INTO accounts VALUES ('z', 0)",
+        "UPDATE history SET nano = nano + 1 WHERE id = 2",
+        "UPDATE history SET at_s = at_s + 1 WHERE id = 2",
+        "UPDATE history SET account = 'b' WHERE id = 1",
+        "UPDATE history SET at_s = NULL WHERE id = 2",
+        "UPDATE history SET nano = 'x' WHERE id = 2",
+        "DELETE FROM history WHERE id = 1",
+        "DELETE FROM history WHERE id = 3",
+        "UPDATE history SET id = 9 WHERE id = 3",
+        "CREATE TRIGGER free AFTER INSERT ON history BEGIN UPDATE accounts SET spent_nano = 0; END",
+    ],
+)
+def test_what_does_not_add_up_is_refused(path: Path, change: str) -> None:
+    with Ledger(path, cap_epsilon=10) as ledger:
+        ledger.charge_many([("a", 1.0), ("b", 1.0), ("a", 2.0)])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        if "NULL" in change:  # as damage would: against the schema
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(
+                "UPDATE sqlite_master SET sql = replace(sql, 'at_s INTEGER NOT NULL', 'at_s INTEGER')"
+            )
+            connection.execute("PRAGMA writable_schema = RESET")
+        connection.execute(change)
+    with pytest.raises(LedgerError, match="corrupt"):
+        Ledger(path, cap_epsilon=10)
+
+
+VERSION_1 = """
+PRAGMA application_id = 1953655911;
+PRAGMA user_version = 1;
+CREATE TABLE accounts (account TEXT PRIMARY KEY, spent_nano INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE charges (id INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, account TEXT NOT NULL,
+                      nano INTEGER NOT NULL);
+CREATE INDEX charges_by_account ON charges (account, id);
+INSERT INTO charges VALUES (1, 1700000000, 'a', 1500000000), (2, 1700000001, 'b', 1), (3, 1700000002, 'a', 5);
+PRAGMA journal_mode = WAL;
+"""
+
+
+def write_version_1(path: Path, spent_nano: int) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_1)
+        connection.execute("INSERT INTO accounts VALUES ('a', ?), ('b', 1)", (spent_nano,))
+        connection.commit()
+
+
+def test_a_file_of_version_1_is_upgraded(path: Path) -> None:
+    write_version_1(path, 1_500_000_005)
+    for _ in range(2):
+        with Ledger(path, cap_epsilon=10) as ledger:
+            assert ledger.accounts() == {"a": 1.500000005, "b": 1e-9}
+            assert [charge.at_s for charge in ledger.history("a")][-2:] == [1700000002, 1700000000]
+            ledger.charge("c", 1.0)
+            ledger.charge("a", 0.0)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM history WHERE account = 'c'")
+            connection.execute("DELETE FROM accounts WHERE account = 'c'")
+
+
+def test_a_file_of_version_1_that_does_not_add_up_is_left_as_it_is(path: Path) -> None:
+    write_version_1(path, 1_500_000_004)
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="corrupt"):
+            Ledger(path, cap_epsilon=10)
+    assert path.read_bytes() == before

@@ -7,12 +7,12 @@ Does not protect against: well-formed weights that are malicious (see the backdo
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from transom.checkpoint.gguf import check_gguf_size, read_gguf_head
+from transom.config import load_json
 from transom.errors import CheckpointError, MissingExtraError
 
 DEFAULT_MODEL = "smollm2"
@@ -110,10 +110,10 @@ def check(source: Source) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = load_json(path.read_text("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a checkpoint directory holds one") from None
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({type(error).__name__}); restore it") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object; restore it")
@@ -131,7 +131,7 @@ def read_safetensors_head(path: Path) -> tuple[dict[str, Any], int]:
     """What a checked safetensors file holds, by tensor name, and where in it the data starts, in bytes."""
     with path.open("rb") as file:
         start_bytes = 8 + int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(start_bytes - 8))
+        header: dict[str, Any] = load_json(file.read(start_bytes - 8))
     header.pop("__metadata__", None)
     return header, start_bytes
 
@@ -171,9 +171,9 @@ def _check_safetensors(path: Path) -> None:
             )
         raw = file.read(header_bytes)
     try:
-        header = json.loads(raw)
+        header = load_json(raw)
         end_bytes = max((e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise CheckpointError(f"{path} has no valid safetensors header; download it again") from None
     if 8 + header_bytes + end_bytes != size_bytes:
         raise CheckpointError(

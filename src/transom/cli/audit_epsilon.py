@@ -13,7 +13,6 @@ Source: `transom.audit.attacks.epsilon`.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -30,6 +29,7 @@ from transom.cli.audit_report import (
     SarifOption,
     auditing,
 )
+from transom.config import load_json
 from transom.errors import MisconfiguredError
 
 
@@ -65,7 +65,7 @@ def epsilon(
 
 def _parsed(option: str, text: str) -> object:
     try:
-        return json.loads(text)
+        return load_json(text)
     except ValueError:
         raise MisconfiguredError(
             f"{option} holds {len(text)} characters that are no JSON; a word is '\"word\"', in both quotes"

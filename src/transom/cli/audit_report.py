@@ -29,6 +29,7 @@ from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run
 from transom.audit.report import Frontier, Report, figure, span
 from transom.audit.runner import run
 from transom.errors import MisconfiguredError, TransomError
+from transom.files import require_writable, write_file
 
 GATE_EXIT = 20
 _NOTES_FROM = 140  # columns of a terminal
@@ -62,8 +63,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for path in filter(None, (self.sarif, self.html)):
-            if path.is_dir() or not path.absolute().parent.is_dir():
-                raise MisconfiguredError(f"cannot write {path}; give a file in a folder that exists")
+            require_writable(path)
+        if self.sarif and self.html and self.sarif.absolute() == self.html.absolute():
+            raise MisconfiguredError(f"--sarif and --html both name {self.html}; give two files")
 
     @property
     def budget_s(self) -> float:
@@ -190,7 +192,6 @@ def finish(report: Report, options: Options) -> None:
 def _write(report: Report, options: Options) -> None:
     from transom.audit.html import page
     from transom.audit.sarif import sarif
-    from transom.files import write_file
 
     made: list[tuple[Path | None, Callable[[], str]]] = [
         (options.html, lambda: page(report)),

@@ -15,7 +15,6 @@ Source: each attack's own docstring.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +50,7 @@ from transom.cli.audit_utility import (
     open_utility,
 )
 from transom.cli.records import read_column
+from transom.config import load_json
 from transom.errors import MisconfiguredError
 from transom.privacy.lexicon import read_vectors
 from transom.privacy.mechanisms import IN_GROUP, build
@@ -239,8 +239,8 @@ def _fields(source: Path, field: str | None) -> Iterator[str]:
         raise MisconfiguredError(f"{source} holds JSON objects; name the field to read with --field")
     for number, line in enumerate(read_texts(source), 1):
         try:
-            value = json.loads(line)[field]
-        except (ValueError, TypeError, KeyError, RecursionError):
+            value = load_json(line)[field]
+        except (ValueError, TypeError, KeyError):
             value = None
         if not isinstance(value, str):
             raise MisconfiguredError(f"{source}, text {number}: no JSON object with a string {field!r}")

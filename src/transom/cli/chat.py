@@ -31,6 +31,7 @@ from transom.cli.ask import (
     words_gateway,
 )
 from transom.errors import MisconfiguredError, ReplaceableError
+from transom.files import require_writable
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -100,8 +101,8 @@ def check(gateway: str | None, engine: str | None, ledger: Path | None, cap: flo
         )
     if ledger is None and math.isfinite(cap):
         raise MisconfiguredError(f"--cap {cap:g} needs --ledger FILE; without one nothing is counted")
-    if svg is not None and not svg.parent.is_dir():
-        raise MisconfiguredError(f"there is no directory {svg.parent} for the picture; make it first")
+    if svg is not None:
+        require_writable(svg)
 
 
 def talk(

@@ -75,7 +75,9 @@ def gateway(
         typer.Option(help="Cap on an account's total epsilon in the ledger.", min=0, show_default="1000"),
     ] = None,
     name: Annotated[str, typer.Option(help="Published model name (default: the engine's).")] = "",
-    api_key_file: Annotated[Path | None, typer.Option(help="File of account:key lines to accept.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File of account:key lines to accept; read again when it changes.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to bind; 0 picks a free one.", min=0, max=65535)] = 8000,
     allow_remote: Annotated[bool, typer.Option(help="Bind an address other machines can reach.")] = False,
@@ -174,7 +176,7 @@ def gateway(
     from transom.errors import MisconfiguredError
     from transom.serving.engines.evidence import EvidenceGuard
     from transom.serving.gateway.app import create_gateway
-    from transom.serving.gateway.config import GatewayConfig, Mode, load_keys
+    from transom.serving.gateway.config import GatewayConfig, KeyFile, Mode
     from transom.serving.local import listen, require_loopback, serve, url_of
     from transom.serving.tokenizer import load_tokenizer
 
@@ -186,7 +188,7 @@ def gateway(
     config = GatewayConfig(
         mode=cast(Mode, mode),
         model=name or None,
-        key_digests=load_keys(api_key_file) if api_key_file else {},
+        key_digests=KeyFile(api_key_file) if api_key_file else {},
         max_body_bytes=max_body_bytes,
         max_prompt_tokens=max_prompt_tokens or None,
         answer_tokens=answer_tokens,

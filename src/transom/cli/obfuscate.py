@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from transom.errors import MisconfiguredError
+from transom.files import require_writable
 from transom.obfuscation.card import Card, read_card, write_card
 from transom.obfuscation.client import write_client
 from transom.obfuscation.keyfile import (
@@ -79,6 +80,8 @@ def obfuscate(
     for path in (key, client):
         require_outside(path, out, partial_path(out))
     refuse_taken(out, resume)
+    for path in (out, key) if not key.exists() else (out,):
+        require_writable(path, parents=True)
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     plain = open_source(source)

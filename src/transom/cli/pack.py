@@ -20,6 +20,7 @@ from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bun
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
 from transom.enclave.policy import load_evidence_policy
+from transom.files import require_writable
 from transom.privacy.policy import load_policy
 
 
@@ -63,6 +64,8 @@ def make(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
 ) -> None:
     """Encrypt a model's embedding for an enclave, and keep the whole model for the engine."""
+    if not out.exists():  # `pack` says what it says of one that does
+        require_writable(out, parents=True)
     rules = load_evidence_policy(evidence_policy).allow if evidence_policy is not None else ()
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     for path in leftovers(out):

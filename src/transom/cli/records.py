@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from transom.errors import MisconfiguredError
+from transom.files import require_writable
 from transom.privacy.sanitize import Sanitizer
 
 CHUNK_ROWS = 2000
@@ -55,6 +56,17 @@ class Summary:
         )
 
 
+def check_file(source: Path, target: Path | None, form: Format | None, columns: Sequence[str]) -> None:
+    """What can be known before anything is read, drawn or charged. Raises MisconfiguredError."""
+    if ((form or _form_of(source)) is Format.text) == bool(columns):
+        raise MisconfiguredError("--column is for CSV and TSV, which need it (see --format)")
+    if str(source) != "-" and (source.is_file() or not source.exists()):  # a pipe is opened once
+        with _opened(source):
+            pass
+    if target is not None:
+        require_writable(target)
+
+
 def sanitize_file(
     sanitizer: Sanitizer,
     source: Path,
@@ -69,12 +81,12 @@ def sanitize_file(
 ) -> Summary:
     """Sanitise `source` (`-` is standard input) into `target` (None is standard output).
 
-    `charge` is called once with the whole cost before anything is written. Raises MisconfiguredError for
+    `charge` is called once with the whole cost before anything is written, and after all that can be known
+    to prevent it; what a disk that fills up then does not take stays charged. Raises MisconfiguredError for
     unreadable input, invalid UTF-8 (with the byte's offset), ragged rows or unknown columns.
     """
+    check_file(source, target, form, columns)
     form = form or _form_of(source)
-    if (form is Format.text) == bool(columns):
-        raise MisconfiguredError("--column is for CSV and TSV, which need it (see --format)")
     with _opened(source) as file:
         lines = _decoded(file, str(source), advance)
         if form is Format.text:

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from transom.cli.records import Format, Summary, sanitize_file
+from transom.cli.records import Format, Summary, check_file, sanitize_file
 from transom.errors import MisconfiguredError, MissingExtraError
+from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
 from transom.privacy.ledger import Ledger
 from transom.privacy.mechanisms import IN_GROUP
@@ -82,7 +83,9 @@ def sanitize(
     if ledger is None and math.isfinite(cap):
         raise MisconfiguredError(f"--cap {cap:g} needs --ledger FILE; without one nothing is counted")
     sources = inputs or [Path("-")]
-    targets = _targets(sources, output, output_dir)
+    targets = _targets(sources, output, output_dir, ledger)
+    for source, target in zip(sources, targets, strict=True):
+        check_file(source, target, form, column or [])
     chosen = _overlaid(load_policy(policy), overlay, rule)
     sanitizer = Sanitizer(chosen, mechanism, epsilon)
     books = Ledger(ledger, cap) if ledger is not None else None
@@ -122,8 +125,11 @@ def explain_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
 ) -> None:
     """Print a policy's exact epsilon, Bayes attacker (success and chance), keep-rate and outputs used."""
-    if plot is not None and plot.suffix not in (".png", ".svg"):
-        raise MisconfiguredError(f"a plot ends in .png or .svg, got {plot.name!r}")
+    if plot is not None:
+        if plot.suffix not in (".png", ".svg"):
+            raise MisconfiguredError(f"a plot ends in .png or .svg, got {plot.name!r}")
+        require_writable(plot)
+        _figure_class()
     chosen = _overlaid(load_policy(policy), overlay, rule)
     budget = epsilon if epsilon is not None else chosen.epsilon
     names = list(IN_GROUP) if mechanism and "all" in mechanism else mechanism or [chosen.mechanism]
@@ -174,6 +180,7 @@ def build(
     """Build a policy from public resources; never from the text that it is to protect."""
     from transom.privacy.build import build_policy
 
+    require_writable(out)
     with _progress(100, quiet=as_json) as advance:
         done = 0.0
 
@@ -206,7 +213,9 @@ def build(
         )
 
 
-def _targets(sources: list[Path], output: Path | None, output_dir: Path | None) -> list[Path | None]:
+def _targets(
+    sources: list[Path], output: Path | None, output_dir: Path | None, ledger: Path | None
+) -> list[Path | None]:
     if output is not None and (len(sources) > 1 or output_dir is not None):
         raise MisconfiguredError("--output takes one input; give --output-dir for several")
     if output_dir is None and len(sources) > 1:
@@ -217,6 +226,8 @@ def _targets(sources: list[Path], output: Path | None, output_dir: Path | None) 
     for source, target in zip(sources, targets, strict=False):
         if target is not None and target.exists() and source.exists() and target.samefile(source):
             raise MisconfiguredError(f"{target} is the input; it would be lost. Name another output")
+        if target is not None and ledger is not None and target.absolute() == ledger.absolute():
+            raise MisconfiguredError(f"{target} is the ledger; it would be lost. Name another output")
     if len(set(targets)) < len(targets):
         raise MisconfiguredError("two inputs have the same file name; --output-dir would overwrite one")
     return targets
@@ -321,12 +332,16 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
         console.print(bend)
 
 
-def _plot(curves: dict[str, list[Explanation]], path: Path) -> None:
+def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("plot", "matplotlib") from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    return Figure
+
+
+def _plot(curves: dict[str, list[Explanation]], path: Path) -> None:
+    figure = _figure_class()(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
         epsilons = [point.nominal_epsilon for point in curve]

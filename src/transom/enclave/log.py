@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from transom.config import load_json
 from transom.enclave.evidence import Trust, digest
 from transom.errors import MisconfiguredError
 
@@ -109,8 +110,8 @@ def _follow(path: Path, head: Head, data: bytes) -> Head:
         if not line.endswith(b"\n"):
             raise _broken(path, number, "it is torn, as by a power failure; look at it and remove it")
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
+            entry = load_json(line)
+        except ValueError:
             raise _broken(path, number, "it is not JSON") from None
         if not isinstance(entry, dict) or tuple(entry) != _FIELDS:
             raise _broken(path, number, "it does not have the fields of an entry")

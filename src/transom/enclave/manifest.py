@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from transom.config import load_json
 from transom.enclave.evidence import digest
 from transom.enclave.pin import parse_pin
 from transom.enclave.policy import Rule, parse_rules
@@ -168,7 +169,7 @@ def load_manifest(folder: str | Path, owner_key: Ed25519PublicKey) -> Manifest:
     try:
         manifest = _parse(raw)
         problem = manifest.problem()
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError, MisconfiguredError):
+    except (TypeError, ValueError, KeyError, AttributeError, MisconfiguredError):
         manifest, problem = None, "it is not of the format this version reads"
     if manifest is None or problem or manifest.to_bytes() != raw:
         problem = problem or "it is not in canonical form"
@@ -182,7 +183,7 @@ def is_model_name(name: object) -> bool:
 
 
 def _parse(raw: bytes) -> Manifest:
-    value: dict[str, Any] = json.loads(raw)
+    value: dict[str, Any] = load_json(raw)
     if value.pop("format") != FORMAT:
         raise ValueError("format")
     for entry, types in [(value, _TYPES), *((shard, _SHARD_TYPES) for shard in value["shards"])]:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from transom.config import load_yaml
 from transom.enclave.evidence import Claims, Kind
 from transom.errors import EvidenceError, MisconfiguredError
 
@@ -118,13 +119,13 @@ def accept(rules: Sequence[Rule], claims: Claims) -> Rule:
 
 def load_evidence_policy(path: str | Path) -> EvidencePolicy:
     """Read a policy file. Raises MisconfiguredError, which names the key that is wrong."""
-    import yaml
-
     path = Path(path)
     try:
-        value = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MisconfiguredError(f"cannot read the evidence policy {path} ({type(error).__name__})") from None
+        value = load_yaml(path.read_text("utf-8"))
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read the evidence policy {path} ({error.strerror})") from None
+    except ValueError as error:
+        raise MisconfiguredError(f"cannot read the evidence policy {path}: {error}") from None
     top = _object(value, {"allow", "max_age_s", "dcap", "snp"}, f"evidence policy {path}")
     dcap = _object(top.get("dcap", {}), {"pccs"}, "dcap")
     snp = _object(top.get("snp", {}), {"ark_sha256", "crl"}, "snp")

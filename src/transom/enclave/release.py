@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transom.config import load_json
 from transom.enclave.evidence import NONCE_BYTES, digest
 from transom.enclave.pin import x509
 from transom.errors import EvidenceError
@@ -132,8 +132,8 @@ def open_sealed(
 def read_message(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
     """A JSON object with exactly these fields of exactly these types. Raises MessageError."""
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
+        value = load_json(body.decode("utf-8"))
+    except ValueError:
         raise MessageError(f"{len(body)} bytes that are not a JSON object with unique names") from None
     if not isinstance(value, dict):
         raise MessageError(f"a JSON {type(value).__name__} instead of an object")
@@ -181,10 +181,3 @@ def _suite() -> Suite:
 def _unhex(text: str) -> bytes:
     """Lower-case hex only: `bytes.fromhex` also reads capitals and blanks, which spell the same bytes."""
     return bytes.fromhex(text) if re.fullmatch(r"(?:[0-9a-f]{2})*", text) else b""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name appears twice")
-    return value

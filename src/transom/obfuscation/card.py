@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transom.config import load_json
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import write_file
 from transom.obfuscation.keyfile import KeyFile
@@ -107,8 +108,8 @@ def file_sha256(path: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        record = load_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise MisconfiguredError(f"no readable card {path} ({type(error).__name__}); restore it") from None
     if not isinstance(record, dict) or record.get("version") != VERSION:
         raise MisconfiguredError(f"{path} is not a card of version {VERSION}; use the Transom that wrote it")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import Source, read_json
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
+from transom.config import load_json
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.files import write_file
 from transom.obfuscation.keyfile import KeyFile
@@ -56,10 +57,10 @@ def load_client(folder: str | Path) -> Client:
     """Read `client.json` of a client folder. Raises MisconfiguredError."""
     path = Path(folder) / CLIENT_FILE
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = load_json(path.read_text("utf-8"))
         known = record.pop("version") == VERSION
         client = Client(**record | {"stop_ids": tuple(record["stop_ids"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = False
     if not known:
         raise MisconfiguredError(

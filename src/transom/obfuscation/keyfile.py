@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transom.config import load_json
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import read_private, write_new
 from transom.obfuscation.keys import Settings
@@ -135,8 +136,8 @@ def read_passphrase(path: str | Path) -> bytes:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(read_private(path))
-    except (ValueError, RecursionError):
+        record = load_json(read_private(path))
+    except ValueError:
         record = None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise MisconfiguredError(f"{path} is not an obfuscation key file; give the one that --key wrote")

@@ -4,21 +4,27 @@ One SQLite file in WAL mode with `synchronous=FULL`; a charge is one `BEGIN IMME
 durable before `charge` returns, so the caller charges first and sends afterwards. Amounts are whole
 nano-epsilons, each rounded up. A new file is built aside and linked into place, so an empty or foreign file
 is never mistaken for a fresh budget. Threads share one connection behind a lock; processes share the file.
-Threat model: crashes, kills, full disks and concurrent writers must not lose or double a charge.
-Does not protect against whoever may write the file: they can delete it or lower a total. It holds account
-names, times and amounts, never content. WAL needs a local disk, not a network share.
+Opening reads it whole: each charge carries a digest over the one before it and itself, and the charges must
+add up to the totals. SQLite drops what follows a damaged place of its write-ahead log without a word, so a
+file beside it (`-mark`, not flushed, gone after a clean end) names the last charge that was acknowledged: it
+must be there.
+Threat model: crashes, kills, full disks, flipped bits and concurrent writers must not lose, alter or double
+a charge. Does not protect against whoever may write the file: they can delete it or write another. It holds
+account names, times and amounts, never content. WAL needs a local disk, not a network share.
 Source: sequential composition, Dwork and Roth 2014, theorem 3.16; SQLite documentation, "Atomic commit".
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import sqlite3
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -30,14 +36,14 @@ NANO = 10**9
 ACCOUNT_LIMIT_CHARS = 200
 _APPLICATION_ID = 0x7472_6C67  # "trlg": tells a ledger from any other SQLite file
 _LARGEST_NANO = 2**62
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = 1;
-CREATE TABLE accounts (account TEXT PRIMARY KEY, spent_nano INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE charges (id INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, account TEXT NOT NULL,
-                      nano INTEGER NOT NULL);
-CREATE INDEX charges_by_account ON charges (account, id);
-"""
+_VERSION = 2
+_TABLES = (
+    "CREATE TABLE accounts (account TEXT PRIMARY KEY, spent_nano INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE history (id INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, account TEXT NOT NULL, "
+    "nano INTEGER NOT NULL, digest BLOB NOT NULL)",
+)
+_DIGEST_BYTES = 16  # against accidents, not forgers
+_START = (0, bytes(_DIGEST_BYTES))  # id and digest before the first charge
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Ledger:
             self._inode = _inode(self.path)
             self._connection = _connect(self.path, timeout_s)
             try:
+                _upgrade(self._connection, self.path)
                 _verify(self._connection, self.path)
             except BaseException:
                 self._connection.close()
@@ -109,7 +116,7 @@ class Ledger:
 
     def history(self, account: str, limit: int = 100) -> list[Charge]:
         """The account's latest charges, newest first."""
-        query = "SELECT at_s, account, nano FROM charges WHERE account = ? ORDER BY id DESC LIMIT ?"
+        query = "SELECT at_s, account, nano FROM history WHERE account = ? ORDER BY id DESC LIMIT ?"
         with self._ready(self.timeout_s) as connection:
             rows = connection.execute(query, (_checked(account), limit)).fetchall()
         return [Charge(at_s, name, nano / NANO) for at_s, name, nano in rows]
@@ -117,6 +124,11 @@ class Ledger:
     def close(self) -> None:
         with self._lock:
             self._connection.close()
+            if not self.path.with_name(
+                f"{self.path.name}-wal"
+            ).exists():  # all is in the file: none else has it
+                with contextlib.suppress(OSError):
+                    _mark_of(self.path).unlink()
 
     def __enter__(self) -> Ledger:
         return self
@@ -128,7 +140,7 @@ class Ledger:
         self, connection: sqlite3.Connection, account: str, nano: int, now_s: int
     ) -> float | LedgerSpentError:
         spent = _spent_nano(connection, account)
-        if spent + nano > self._cap_nano:
+        if nano and spent + nano > self._cap_nano:
             return LedgerSpentError(
                 f"the privacy budget is spent: {spent / NANO:g} of {self.cap_epsilon:g} epsilon used and "
                 f"{nano / NANO:g} more was asked; nothing was charged or sent. "
@@ -139,21 +151,18 @@ class Ledger:
                 "INSERT INTO accounts VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET spent_nano = ?",
                 (account, nano, spent + nano),
             )
-            connection.execute(
-                "INSERT INTO charges (at_s, account, nano) VALUES (?, ?, ?)", (now_s, account, nano)
-            )
+            number, digest = _last(connection)
+            row = (number + 1, now_s, account, nano)
+            connection.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?)", (*row, _link(digest, *row)))
         return (spent + nano) / NANO
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._ready(self.timeout_s) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _written(connection):
                 yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                last = _last(connection)
+            _mark(self.path, *last)
 
     @contextlib.contextmanager
     def _ready(self, timeout_s: float) -> Iterator[sqlite3.Connection]:
@@ -179,7 +188,7 @@ class Ledger:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, TypeError, ValueError) as error:  # the last two: damage while in use
             raise LedgerError(
                 f"the privacy ledger {self.path} cannot be used ({error}); nothing was charged or sent. "
                 "Check that it is a ledger file on a local, writable disk with free space."
@@ -193,7 +202,10 @@ def _create(path: Path) -> None:
     os.close(handle)
     try:
         with contextlib.closing(sqlite3.connect(name, isolation_level=None)) as connection:
-            connection.executescript(_SCHEMA)
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            for table in _TABLES:
+                connection.execute(table)
             connection.execute("PRAGMA journal_mode = WAL")
         with contextlib.suppress(FileExistsError):
             os.link(name, path)
@@ -222,14 +234,127 @@ def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
     return connection
 
 
-def _verify(connection: sqlite3.Connection, path: Path) -> None:
+@contextlib.contextmanager
+def _written(connection: sqlite3.Connection) -> Iterator[None]:
+    """One transaction that no other writer interleaves: all of it durable at the end, or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _version(connection: sqlite3.Connection) -> int | None:
+    """The version of a ledger file; None for another database."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if (application_id, version) != (_APPLICATION_ID, 1):
+    return version if application_id == _APPLICATION_ID else None
+
+
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """A file of version 1, whose charges have no digests, becomes one of this version if they add up."""
+    if _version(connection) != 1:
+        return
+    with _written(connection):
+        if _version(connection) != 1:  # another process was first
+            return
+        old = connection.execute("SELECT id, at_s, account, nano FROM charges ORDER BY id")
+        connection.execute(_TABLES[1])
+        number, digest = _START
+        for _, at_s, account, nano in old:
+            if not _plausible(at_s, account, nano):
+                raise _corrupt(path)
+            number += 1
+            digest = _link(digest, number, at_s, account, nano)
+            row = (number, at_s, account, nano, digest)
+            connection.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?)", row)
+        connection.execute("DROP TABLE charges")
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        _verify_contents(connection, path)
+
+
+def _verify(connection: sqlite3.Connection, path: Path) -> None:
+    """Read all of it in one snapshot. Raises LedgerError unless every charge is there and adds up."""
+    if _version(connection) != _VERSION:
         raise LedgerError(f"{path} is not a Transom ledger; name another file or restore a backup")
+    acknowledged = _marked(path)  # before the snapshot, which must hold it
+    connection.execute("BEGIN")
+    try:
+        found = _verify_contents(connection, path, acknowledged[0] if acknowledged else 0)
+    finally:
+        connection.execute("ROLLBACK")
+    if acknowledged is not None and found != acknowledged:
+        raise LedgerError(
+            f"the privacy ledger {path} lacks charges that were recorded; restore it from a backup, or "
+            f"delete {_mark_of(path)} to go on without them"
+        )
+
+
+def _verify_contents(connection: sqlite3.Connection, path: Path, upto: int = 0) -> tuple[int, bytes]:
+    """The chain, the types and the sums. The charge number `upto` (the last one before it)."""
+    tables = connection.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise LedgerError(f"the privacy ledger {path} is corrupt; restore it from a backup")
+    if verdict != "ok" or tables != [(table,) for table in _TABLES]:
+        raise _corrupt(path)
+    spent: Counter[str] = Counter()
+    number, digest = found = _START
+    for row in connection.execute("SELECT id, at_s, account, nano, digest FROM history ORDER BY id"):
+        number += 1
+        if row[0] != number or not _plausible(*row[1:4]) or row[4] != (digest := _link(digest, *row[:4])):
+            raise _corrupt(path)
+        spent[row[2]] += row[3]
+        if number == upto:
+            found = number, digest
+    if dict(connection.execute("SELECT account, spent_nano FROM accounts")) != spent:
+        raise _corrupt(path)
+    return found
+
+
+def _plausible(at_s: object, account: object, nano: object) -> bool:
+    return type(at_s) is int and type(account) is str and type(nano) is int and 0 < nano <= _LARGEST_NANO
+
+
+def _corrupt(path: Path) -> LedgerError:
+    return LedgerError(f"the privacy ledger {path} is corrupt; restore it from a backup")
+
+
+def _link(previous: bytes, number: int, at_s: int, account: str, nano: int) -> bytes:
+    """The digest of a charge: over the one before it, and itself."""
+    content = f"{number} {at_s} {nano} {account}".encode()
+    return hashlib.blake2b(previous + content, digest_size=_DIGEST_BYTES).digest()
+
+
+def _last(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    """Id and digest of the last charge."""
+    query = "SELECT id, digest FROM history ORDER BY id DESC LIMIT 1"
+    return connection.execute(query).fetchone() or _START
+
+
+def _mark_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-mark")
+
+
+def _mark(path: Path, number: int, digest: bytes) -> None:
+    """Note the last charge acknowledged: not flushed, so after a crash it may name an earlier one, never a
+    later one. A process's older note over a newer one is as harmless, and so is one that fails."""
+    with contextlib.suppress(OSError):
+        handle = os.open(_mark_of(path), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(handle, number.to_bytes(8, "big") + digest, 0)
+        finally:
+            os.close(handle)
+
+
+def _marked(path: Path) -> tuple[int, bytes] | None:
+    try:
+        noted = _mark_of(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(noted) != 8 + _DIGEST_BYTES:
+        return None  # killed while it was first written
+    return int.from_bytes(noted[:8], "big"), noted[8:]
 
 
 def _inode(path: Path) -> tuple[int, int]:
@@ -245,6 +370,10 @@ def _spent_nano(connection: sqlite3.Connection, account: str) -> int:
 def _checked(account: str) -> str:
     if not 0 < len(account) <= ACCOUNT_LIMIT_CHARS:
         raise LedgerError(f"an account name has 1 to {ACCOUNT_LIMIT_CHARS} characters, got {len(account)}")
+    try:
+        account.encode()
+    except UnicodeEncodeError:
+        raise LedgerError("an account name must be valid Unicode, without lone surrogates") from None
     return account
 
 

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from transom.config import load_json, load_yaml
 from transom.errors import MisconfiguredError, PolicyError
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.partition import LARGEST_GROUP, Partition
@@ -176,9 +176,9 @@ def write_policy(
 def load_overlay(path: str | Path) -> dict[str, Any]:
     """Read a YAML overlay: `kinds:` (kind to rule) and `mechanism:`; unknown keys are errors."""
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PolicyError(f"the overlay {path} cannot be read as YAML ({type(error).__name__})") from error
+        loaded = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"the overlay {path} cannot be read as YAML: {error}") from error
     if not isinstance(loaded, dict) or not isinstance(loaded.get("kinds", {}), dict):
         raise PolicyError(f"the overlay {path} must be a mapping with `kinds:` and `mechanism:`")
     problems = [_unknown("key", key, _OVERLAY_FIELDS) for key in loaded if key not in _OVERLAY_FIELDS]
@@ -204,8 +204,8 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
 
     try:
         tensors = load(content)
-        record = json.loads(_header(content)["__metadata__"]["policy"])
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        record = load_json(_header(content)["__metadata__"]["policy"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PolicyError(f"{where} is not a policy file ({type(error).__name__})") from error
     problems = list(_record_problems(record)) + list(_tensor_problems(tensors, _header(content)))
     if problems:
@@ -240,7 +240,7 @@ def _rules(rules: Mapping[str, Any]) -> dict[str, Rule]:
 
 def _header(content: bytes) -> dict[str, Any]:
     (length,) = struct.unpack("<Q", content[:8])
-    return cast("dict[str, Any]", json.loads(content[8 : 8 + length]))
+    return cast("dict[str, Any]", load_json(content[8 : 8 + length]))
 
 
 def _record_problems(record: Any) -> Iterable[str]:

@@ -12,7 +12,6 @@ Shapes: N tokens, S texts, V vocabulary.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.config import load_json
 from transom.errors import MisconfiguredError
 
 Ints = NDArray[np.int64]
@@ -82,8 +82,8 @@ def read_traffic(path: Path, vocabulary: int) -> Traffic:
     texts = []
     for number, line in enumerate(_lines(path), 1):
         try:
-            ids = json.loads(line)
-        except json.JSONDecodeError:
+            ids = load_json(line)
+        except ValueError:
             ids = None
         if not isinstance(ids, list) or not all(type(token) is int for token in ids):
             raise MisconfiguredError(f"{path}, line {number}: not a JSON list of token ids")

@@ -13,7 +13,6 @@ Source: the columns are those of SST-2 (GLUE), XSum, Azaria and Mitchell 2023, a
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from transom.audit.utility.model import Answerer
 from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, Task
+from transom.config import load_json
 from transom.errors import MisconfiguredError
 
 _ITEMS = {"classify": 200, "summarize": 24, "answers": 150}  # a few minutes for all three on one core
@@ -65,7 +65,7 @@ def _parsed(suffix: str, file: Iterator[str]) -> Iterator[dict[str, str]]:
     if suffix == ".csv":
         return csv.DictReader(file)
     if suffix == ".jsonl":
-        return (json.loads(line) for line in file if line.strip())
+        return (load_json(line) for line in file if line.strip())
     raise ValueError(suffix)
 
 

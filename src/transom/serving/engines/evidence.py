@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import secrets
 import time
@@ -29,6 +28,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from transom.config import load_json
 from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, Trust, engine_fields, report_data
 from transom.enclave.pin import KeyPin
 from transom.enclave.policy import EvidencePolicy
@@ -155,9 +155,9 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
 def _parse(data: bytes) -> tuple[Evidence, bytes]:
     """Evidence, and SHA-256 of the SubjectPublicKeyInfo it is said to be for."""
     try:
-        value: Any = json.loads(data)
+        value: Any = load_json(data)
         evidence, spki_sha256 = value["evidence"], base64.b64decode(value["spki_sha256"], validate=True)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         raise EvidenceError(
             f"the answer ({len(data)} bytes) is not evidence and the hash of a key; nothing was sent to the "
             "engine"

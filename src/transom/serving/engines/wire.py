@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from transom.config import load_json
 from transom.errors import EngineError, RefusedError, TransomError
 
 _PICKLE_OR_ZIP = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -87,10 +88,10 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
             "the body is a pickle or a zip archive; send JSON", status=415, code="unsupported_media"
         )
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = load_json(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise RefusedError("the body is not valid UTF-8", code="invalid_utf8") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise RefusedError(f"the body ({len(body)} bytes) is not valid JSON", code="invalid_json") from None
     if not isinstance(value, dict):
         raise RefusedError(f"the body is a JSON {type(value).__name__}; send an object", code="invalid_json")

@@ -1,14 +1,21 @@
 """The gateway's settings, and the names and keys under which it may be used.
 
+A key file is read again when it changes: a key that is taken out stops working, one that is put in begins
+to, within about a second. While the file cannot be used (half written, broken, gone) the old keys stay.
 Threat model: a web page whose name was made to point here (DNS rebinding); a caller without a key;
 comparison takes the same time whatever matches. Keys are kept as digests.
-Does not protect: keys on the wire (put TLS in front of anything but loopback), and the key file itself.
+Does not protect: keys on the wire (put TLS in front of anything but loopback), and the key file itself: one
+that others may read is used (mounted secrets often are such) with a warning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import os
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +26,43 @@ from transom.errors import MisconfiguredError, RefusedError
 Mode = Literal["plain", "words", "enclave", "obfuscated", "words+obfuscated"]
 ANONYMOUS = "default"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_KEY = re.compile(r"[!-~]{16,}")  # what an HTTP header carries unchanged
+_ACCOUNT_CHARS = 100
+_log = logging.getLogger("transom.gateway")
+
+
+class KeyFile:
+    """The keys of a file, as it is now. Raises MisconfiguredError for one that cannot be used at first.
+
+    It is looked at when keys are asked for, at most every `every_s` seconds.
+    """
+
+    def __init__(self, path: str | Path, every_s: float = 1.0) -> None:
+        self.path, self._every_s = Path(path), every_s
+        self._seen, self._digests = _state(self.path), load_keys(path)
+        self._next_s = time.monotonic() + every_s
+
+    def digests(self) -> Mapping[str, bytes]:
+        """Account to the key's SHA-256; never empty."""
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + self._every_s
+            if (state := _state(self.path)) != self._seen:
+                self._seen = state
+                self._reload()
+        return self._digests
+
+    def _reload(self) -> None:
+        try:
+            self._digests = load_keys(self.path)
+            _log.warning("read the API key file %s again: %d accounts", self.path, len(self._digests))
+        except MisconfiguredError as error:
+            _log.error("%s; the old keys stay until it is mended", error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayConfig:
-    """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256.
+    """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256,
+    or is the file that does.
 
     `max_body_bytes` bounds a request (413), `max_prompt_tokens` a prompt (400), beside the engine's context.
     `max_prompt_chars` bounds what is sanitised in one request (400). A request without a session that is
@@ -34,7 +73,7 @@ class GatewayConfig:
 
     mode: Mode = "plain"
     model: str | None = None
-    key_digests: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    key_digests: Mapping[str, bytes] | KeyFile = field(default_factory=dict, repr=False)
     max_body_bytes: int = 4 * 2**20
     max_prompt_tokens: int | None = None
     max_prompt_chars: int = 1_000_000
@@ -44,11 +83,13 @@ class GatewayConfig:
 
     def account(self, authorization: str) -> str:
         """The account behind an `Authorization` header. Raises RefusedError (401)."""
-        if not self.key_digests:
+        given = self.key_digests
+        digests = given.digests() if isinstance(given, KeyFile) else given
+        if not digests:
             return ANONYMOUS
         scheme, _, key = authorization.partition(" ")
         digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
-        found = [name for name, known in self.key_digests.items() if hmac.compare_digest(known, digest)]
+        found = [name for name, known in digests.items() if hmac.compare_digest(known, digest)]
         if scheme.lower() != "bearer" or not found:
             raise RefusedError(
                 "send a valid API key as 'Authorization: Bearer ...'", status=401, code="invalid_api_key"
@@ -57,22 +98,45 @@ class GatewayConfig:
 
 
 def load_keys(path: str | Path) -> dict[str, bytes]:
-    """Account to key digest from a file of `account:key` lines (`#` comments). Raises MisconfiguredError."""
+    """Account to key digest from a file of `account:key` lines (`#` comments). Raises MisconfiguredError.
+
+    Blanks around account and key do not count. A file that others may read is used with a warning.
+    """
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            lines = file.read().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise MisconfiguredError(f"cannot read the API key file {path} ({type(error).__name__})") from None
+    if mode & 0o077:
+        _log.warning("others may read the API key file %s (mode %04o); run: chmod 600 %s", path, mode, path)
     digests: dict[str, bytes] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        account, colon, key = line.strip().partition(":")
-        if not colon or not account or len(account) > 100 or len(key) < 16 or account in digests:
-            raise MisconfiguredError(
-                f"line {number} of the API key file {path} must be "
-                "a new 'account:key' with a key of 16 characters or more"
-            )
-        digests[account] = hashlib.sha256(key.encode()).digest()
+        account, colon, key = (part.strip() for part in line.partition(":"))
+        digest = hashlib.sha256(key.encode()).digest()
+        if not colon or not 0 < len(account) <= _ACCOUNT_CHARS or not account.isprintable():
+            wrong = f"must be 'account:key' with an account of 1 to {_ACCOUNT_CHARS} printable characters"
+        elif not _KEY.fullmatch(key):
+            wrong = "needs a key of 16 or more letters, digits and signs of ASCII, without blanks"
+        elif account in digests:
+            wrong = "repeats an account; give each one key"
+        elif digest in digests.values():
+            wrong = "repeats the key of another account; give each its own"
+        else:
+            digests[account] = digest
+            continue
+        raise MisconfiguredError(f"line {number} of the API key file {path} {wrong}")
     if not digests:
         raise MisconfiguredError(f"the API key file {path} holds no key; add an 'account:key' line")
     return digests
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

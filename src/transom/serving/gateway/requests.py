@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from transom.config import load_json
 from transom.errors import RefusedError
 from transom.serving.engines.request import Limits
 
@@ -200,6 +201,10 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
         request = model.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(error, len(body)) from None
+    try:
+        load_json(body.decode())  # of a name that stands twice pydantic takes the last
+    except ValueError:
+        raise RefusedError("an object of the body names a member twice", code="invalid_json") from None
     if request.stream_options is not None and not request.stream:
         raise RefusedError(
             "stream_options goes with stream: true", param="stream_options", code="invalid_value"
