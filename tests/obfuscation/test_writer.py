@@ -189,15 +189,23 @@ def test_two_workers_write_the_bytes_of_one(
     assert (shares[-1], len(shares)) == (1.0, len(list(out.glob("*.safetensors"))))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.fixture(scope="module", params=[1, 2])
+def killed(
+    source: Path, key: KeyFile, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """What a run of one or two workers leaves that was killed two fifths of its way."""
+    folder = tmp_path_factory.mktemp("killed")
+    died = run_child(source, folder / "out", stored(key, folder), request.param, 0.4, 0)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert not (folder / "out").exists()
+    return partial_path(folder / "out")
+
+
 def test_a_killed_run_is_resumed_to_the_same_bytes(
-    source: Path, key: KeyFile, tmp_path: Path, workers: int
+    source: Path, key: KeyFile, killed: Path, tmp_path: Path
 ) -> None:
-    path, out = stored(key, tmp_path), tmp_path / "out"
-    killed = run_child(source, out, path, workers, 0.4, 0)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not out.exists()
-    partial = partial_path(out)
+    out = tmp_path / "out"
+    partial = shutil.copytree(killed, partial_path(out))
     done = {file.name: file.stat().st_ino for file in partial.glob("*.safetensors")}
     assert done
     with pytest.raises(MisconfiguredError, match="--resume"):
@@ -214,9 +222,9 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(
     verify_card(out, key)
 
 
-def test_resuming_another_run_is_refused(source: Path, key: KeyFile, tmp_path: Path) -> None:
+def test_resuming_another_run_is_refused(source: Path, key: KeyFile, killed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run_child(source, out, stored(key, tmp_path), 1, 0.4, 0).returncode == -signal.SIGKILL
+    shutil.copytree(killed, partial_path(out))
     before = contents(partial_path(out) / "progress")
     others = (
         new_key(key.source, key.vocabulary, key.settings),
@@ -247,8 +255,7 @@ def test_a_full_disk_is_a_clean_error_and_can_be_resumed(source: Path, key: KeyF
     assert "File too large" in failed.stderr
     assert not out.exists()
     assert not list(partial_path(out).glob("*.tmp"))
-    done = run_child(source, out, path, 1, 2, 1)
-    assert done.returncode == 0, done.stderr
+    obfuscate(source, out, key, resume=True, shard_bytes=SMALL_SHARDS_BYTES)
     verify_card(out, key)
 
 

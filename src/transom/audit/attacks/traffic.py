@@ -181,12 +181,16 @@ def bleu_counts(references: Sequence[Sequence[int]], guesses: Sequence[Sequence[
 
 def bleu4_of(counts: Ints | Floats) -> float:
     """BLEU-4 of texts whose `bleu_counts` are given."""
-    total = counts.sum(axis=0)
-    matches, grams = total[0:8:2], total[1:8:2]
-    if not matches.all():
-        return 0.0
-    brevity = min(0.0, 1 - total[8] / total[9])
-    return float(np.exp(brevity + np.log(matches / grams).mean()))
+    return float(_bleu4(counts.sum(axis=0)))
+
+
+def _bleu4(totals: Ints | Floats) -> Floats:
+    """BLEU-4 of each row [..., 10] of summed counts."""
+    matches, grams = totals[..., 0:8:2], totals[..., 1:8:2]
+    with np.errstate(divide="ignore", invalid="ignore"):  # where some order has no match the value is 0
+        brevity = np.minimum(0.0, 1 - totals[..., 8] / totals[..., 9])
+        precision = np.exp(brevity + np.log(matches / grams).mean(axis=-1))
+    return np.where(matches.all(axis=-1), precision, 0.0)
 
 
 def bleu_interval(counts: Ints, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -197,7 +201,7 @@ def bleu_interval(counts: Ints, *, confidence: float = CONFIDENCE) -> tuple[floa
     unread, read = counts.mean(axis=0), counts.mean(axis=0)
     unread[0:8:2], read[0:8:2] = 0, read[1:8:2]
     ends = zip((unread, read), (tail, 1 - tail), strict=True)
-    low, high = (np.quantile([bleu4_of(row[None] + more) for row in sums], at) for more, at in ends)
+    low, high = (np.quantile(_bleu4(sums + more), at) for more, at in ends)
     value = bleu4_of(counts)
     return min(float(low), value), max(float(high), value)
 
