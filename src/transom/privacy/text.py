@@ -31,23 +31,27 @@ import string
 import unicodedata
 from typing import Literal, NamedTuple
 
+from transom.privacy.closed import ABBREVIATIONS, BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS
+
+__all__ = [
+    "CLITICS",
+    "CLOSED_FORMS",
+    "PASSING_PUNCTUATION",
+    "PLACEHOLDER_LABELS",
+    "Case",
+    "Token",
+    "case_of",
+    "is_plain_word",
+    "lex",
+    "normalise",
+    "with_case",
+]
+
 Case = Literal["lower", "title", "upper", "mixed"]
 
 PLACEHOLDER_LABELS = ("NAME", "NUMBER", "TERM", "ID", "TEXT", "SYMBOL", "WORD", "QUOTE")
-CLITICS = frozenset({"n't", "'s", "'re", "'ve", "'ll", "'d", "'m"})
 PASSING_PUNCTUATION = frozenset(string.punctuation + "–—•")
 
-_BASES_BEFORE_NOT = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
-_ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "rev", "gen"})
-# Words on which the reading of their neighbours depends. They are never drawn, or else the treatment of the
-# neighbours would tell them from the other words of their group.
-CLOSED_FORMS = frozenset(
-    CLITICS
-    | _BASES_BEFORE_NOT.keys()
-    | _ABBREVIATIONS
-    | set(string.ascii_lowercase)
-    | {"re", "ve", "ll", "www"}
-)
 _PLAIN = {
     **dict.fromkeys("‘’‚‛′´", "'"), **dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‐‑‒−﹣", "-"),
     "―": "—", "⁄": "/", "\t": " ", "\n": "\n", "\x0b": "\n", "\x0c": "\n", "\r": "\n",
@@ -243,7 +247,7 @@ def _opens(punctuation: str, previous: str, opening: bool, after_space: bool) ->
         return True
     if punctuation == ".":
         initial = len(previous) == 1 and previous.isupper() and previous != "I"
-        return not (initial or previous.lower() in _ABBREVIATIONS)
+        return not (initial or previous.lower() in ABBREVIATIONS)
     return opening or (punctuation in "\"'" and after_space)
 
 
@@ -261,5 +265,5 @@ def _undo_contraction(tokens: list[Token]) -> None:
     index = len(tokens) - 2
     if index > 0 and tokens[index].kind == "space":
         index -= 1
-    if index >= 0 and tokens[index].lookup in _BASES_BEFORE_NOT:
-        tokens[index] = tokens[index]._replace(lookup=_BASES_BEFORE_NOT[tokens[index].lookup])
+    if index >= 0 and tokens[index].lookup in BASES_BEFORE_NOT:
+        tokens[index] = tokens[index]._replace(lookup=BASES_BEFORE_NOT[tokens[index].lookup])
