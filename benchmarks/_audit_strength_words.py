@@ -105,7 +105,7 @@ def _on(name: str, target: WordTarget, knowledge: WordKnowledge, data: WordData)
     hit_N = {attack: right(target, data, guesses) for attack, (guesses, _) in named.items()}
     records = []
     for reference in REFERENCES:
-        low, high = _gain_interval(target, hit_N[OURS], hit_N[reference])
+        low, high = gain_interval(target, hit_N[OURS], hit_N[reference])
         records.append(
             {
                 "pair": f"{name}: {OURS}, {reference}",
@@ -140,7 +140,7 @@ ATTACKS: dict[str, Callable[[WordTarget, WordKnowledge], list[str]]] = {
 REFERENCES = ("mask token", "inversion", "learned inversion")
 
 
-def _gain_interval(
+def gain_interval(
     target: WordTarget, ours_N: NDArray[np.bool_], theirs_N: NDArray[np.bool_]
 ) -> tuple[float, float]:
     """95 % interval of the mean difference, by a paired bootstrap over sentences."""

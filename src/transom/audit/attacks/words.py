@@ -114,7 +114,8 @@ class WordKnowledge:
 
     `trial` are further sentences and `trial_seen` the same as the mechanism sanitises them in the attacker's
     own hands: an attack sets its weights on them, and the target's channel knows their outputs. `language` is
-    a masked language model (`mask_token`); an attack that needs what is absent is "not run".
+    a masked language model (`mask_token`), `causal` a causal one (`causal_beam`); an attack that needs what
+    is absent is "not run".
     """
 
     mechanism: WordMechanism = field(repr=False)
@@ -123,6 +124,7 @@ class WordKnowledge:
     trial: Sentences = field(default=(), repr=False)
     trial_seen: Sentences = field(default=(), repr=False)
     language: Any = field(default=None, repr=False)
+    causal: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
