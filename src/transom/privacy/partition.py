@@ -13,6 +13,9 @@ Legend: G groups, V vocabulary, K words of a group, S flat scores, N draws.
 
 from __future__ import annotations
 
+import os
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +41,7 @@ from transom.privacy.guarantee import Guarantee
 
 # With so many words the slowest law (`optimal`) takes about 20 s and every law less than 200 MB.
 LARGEST_GROUP = 128
+_FEW = 64  # draws up to which arrays cost more than they save
 _ENTRIES = 2**18  # about so many numbers a step of a calibration works on: they stay in the cache
 
 
@@ -138,6 +142,7 @@ class PartitionedMechanism:
     _thresholds_VK: Weights = field(init=False, repr=False)
     _last_V: Ints = field(init=False, repr=False)
     _ready_G: NDArray[np.bool_] = field(init=False, repr=False)
+    _rows: dict[int, tuple[int, array[int], int]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         sizes_G = _sizes(self.partition.starts_G1)
@@ -173,12 +178,35 @@ class PartitionedMechanism:
     def sample(self, word_ids_N: Ints) -> Ints:
         """An independent draw per word, int64 [N]; an id outside the vocabulary raises MisconfiguredError."""
         words = np.asarray(word_ids_N, dtype=np.int64)
-        if words.size and (words.min() < 0 or words.max() >= self.partition.words):
+        if words.size <= _FEW:
+            return np.array(self._few(words.tolist()), dtype=np.int64)
+        if words.min() < 0 or words.max() >= self.partition.words:
             raise MisconfiguredError(f"word ids must lie in [0, {self.partition.words})")
         groups_N = self.partition.group_V[words]
         for group in np.unique(groups_N[~self._ready_G[groups_N]]):
             self._fill(int(group))
         return self.partition.starts_G1[groups_N] + search(self._thresholds_VK, self._last_V, words)
+
+    def _few(self, word_ids: list[int]) -> list[int]:
+        """As `sample`, without the overhead of arrays."""
+        drawn = memoryview(os.urandom(8 * len(word_ids))).cast("Q").tolist()
+        outputs = []
+        for word_id, number in zip(word_ids, drawn, strict=True):
+            start, thresholds_K, last = self._rows.get(word_id) or self._row(word_id)
+            outputs.append(start + min(bisect_right(thresholds_K, number), last))
+        return outputs
+
+    def _row(self, word_id: int) -> tuple[int, array[int], int]:
+        """The first word of a word's group, the thresholds of its row, and its last possible output."""
+        if not 0 <= word_id < self.partition.words:
+            raise MisconfiguredError(f"word ids must lie in [0, {self.partition.words})")
+        group = int(self.partition.group_V[word_id])
+        if not self._ready_G[group]:
+            self._fill(group)
+        start, last = int(self.partition.starts_G1[group]), int(self._last_V[word_id])
+        row = start, array("Q", self._thresholds_VK[word_id, :last].tobytes()), last
+        self._rows[word_id] = row
+        return row
 
     def _fill(self, group: int) -> None:
         rows = slice(self.partition.starts_G1[group], self.partition.starts_G1[group + 1])

@@ -21,9 +21,10 @@ from __future__ import annotations
 import hmac
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -67,24 +68,52 @@ class Piece(NamedTuple):
         return f"Piece({self.kind}, {self.action}, {self.output!r})"
 
 
+# A token with its kind, whether a placeholder replaces it, and its word id, -1 unless it is drawn. A bare
+# tuple: there is one for every token of every request.
+_Part = tuple[str, Token, bool, int]
+
+
 @dataclass(frozen=True)
 class Sanitized:
     """The text to send; `epsilon` is what its fresh draws cost and must be charged before it is sent.
 
-    `pending`, None without a session, goes to `PlaceMemo.keep` after the charge, together with that of the
-    request's other messages. `counts` are tokens a kind.
+    `drawn` is their number. `pending`, None without a session, goes to `PlaceMemo.keep` after the charge,
+    together with that of the request's other messages.
     """
 
     text: str
     epsilon: float
-    pieces: tuple[Piece, ...] = field(repr=False)
-    counts: Mapping[str, int]
-    pending: Message | None = field(default=None, repr=False)
+    drawn: int
+    pending: Message | None = field(repr=False)
+    _parts: Sequence[_Part] = field(repr=False)
+    _outputs: Sequence[str] = field(repr=False)
+    _fresh: Mapping[int, int] = field(repr=False)  # word ids released at places that were drawn now
+    _known: Mapping[int, int] = field(repr=False)  # and at places that had been drawn before
 
-    @property
-    def drawn(self) -> int:
-        """Number of fresh draws."""
-        return sum(piece.action == "draw" for piece in self.pieces)
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Each token's way."""
+        pieces = []
+        for i, ((kind, token, hide, word_id), output) in enumerate(
+            zip(self._parts, self._outputs, strict=True)
+        ):
+            action = (
+                "draw"
+                if i in self._fresh
+                else "memo"
+                if i in self._known
+                else "placeholder"
+                if hide
+                else "pass"
+            )
+            released = self._fresh.get(i, self._known.get(i, -1))
+            pieces.append(Piece(kind, action, output, token.text, word_id, released))
+        return tuple(pieces)
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Tokens a kind."""
+        return _counted(self._parts)
 
 
 @dataclass(frozen=True)
@@ -112,15 +141,6 @@ class BayesGuess:
     chance: float
 
 
-class _Part(NamedTuple):
-    """A token with its kind; `word_id` is -1 unless it is drawn, `hide` says replace by a placeholder."""
-
-    kind: str
-    token: Token
-    hide: bool
-    word_id: int
-
-
 class Sanitizer:
     """A policy with a mechanism; `mechanism` (a name, or any `WordMechanism`) and `epsilon` override it.
 
@@ -140,6 +160,7 @@ class Sanitizer:
             self.mechanism = mechanism
         elif policy.epsilon is not None:
             self.mechanism = build(policy.mechanism, policy.partition, policy.epsilon)
+        self._hidden = frozenset(kind for kind, rule in policy.rules.items() if rule == "placeholder")
         self._posteriors: dict[int, tuple[int, float, float]] = {}
 
     @property
@@ -168,59 +189,32 @@ class Sanitizer:
         messages of the request, then send.
         """
         parts = self._parts(text)
-        drawn_at = [index for index, part in enumerate(parts) if part.word_id >= 0]
-        released, places = self._recalled(parts, drawn_at, memo, session, place)
-        fresh = [index for index in drawn_at if index not in released]
-        outputs = self._draw([parts[index].word_id for index in fresh])
-        drawn = dict(zip(fresh, outputs, strict=True))
-        pieces = tuple(
-            [
-                self._piece(part, placeholders, "draw", drawn[index])
-                if index in drawn
-                else self._piece(part, placeholders, "memo", released.get(index, -1))
-                for index, part in enumerate(parts)
-            ]
-        )
-        words = self.policy.words
+        drawn_at = [index for index, part in enumerate(parts) if part[3] >= 0]
+        known, digests = self._recalled(parts, drawn_at, memo, session, place)
+        at = [index for index in drawn_at if index not in known] if known else drawn_at
+        fresh = dict(zip(at, self._draw([parts[index][3] for index in at]), strict=True))
+        words, released = self.policy.words, known | fresh
+        outputs = self._outputs(parts, placeholders, [released[index] for index in drawn_at])
         pending = None
         if session is not None and memo is not None:
-            kept = {i: (places[i], words[drawn[i] if i in drawn else released[i]]) for i in drawn_at}
-            pending = Message(session, place, kept)
-        return Sanitized(
-            text="".join([piece.output for piece in pieces]),
-            epsilon=len(fresh) * self.word_epsilon if fresh else 0.0,
-            pieces=pieces,
-            counts=_counted(parts),
-            pending=pending,
-        )
+            pending = Message(session, place, {i: (digests[i], words[released[i]]) for i in drawn_at})
+        epsilon = len(fresh) * self.word_epsilon if fresh else 0.0
+        return Sanitized("".join(outputs), epsilon, len(fresh), pending, parts, outputs, fresh, known)
 
     def sanitize_batch(self, texts: Sequence[str]) -> Batch:
         """Sanitise independent texts, each with its own placeholders, in one call to the mechanism."""
         parts_of = [self._parts(text) for text in texts]
-        draws = [sum(part.word_id >= 0 for part in parts) for parts in parts_of]
-        outputs = iter(
-            self._draw([part.word_id for parts in parts_of for part in parts if part.word_id >= 0])
-        )
-        words = self.policy.words
-        results = []
-        for parts in parts_of:
-            placeholders = Placeholders()
-            results.append(
-                "".join(
-                    with_case(words[next(outputs)], token.case)
-                    if word_id >= 0
-                    else placeholders.hide(kind, token.text)
-                    if hide
-                    else token.text
-                    for kind, token, hide, word_id in parts
-                )
-            )
+        drawn_of = [[part[3] for part in parts if part[3] >= 0] for parts in parts_of]
+        released = iter(self._draw([word_id for drawn in drawn_of for word_id in drawn]))
+        results = [
+            "".join(self._outputs(parts, Placeholders(), islice(released, len(drawn))))
+            for parts, drawn in zip(parts_of, drawn_of, strict=True)
+        ]
         counts: Counter[str] = Counter()
         for parts in parts_of:
             counts.update(_counted(parts))
-        return Batch(
-            tuple(results), tuple(draws), sum(draws) * self.word_epsilon if any(draws) else 0.0, counts
-        )
+        draws = tuple(map(len, drawn_of))
+        return Batch(tuple(results), draws, sum(draws) * self.word_epsilon if any(draws) else 0.0, counts)
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
@@ -261,20 +255,32 @@ class Sanitizer:
         )
 
     def _parts(self, text: str) -> list[_Part]:
-        rules, ids, draws = self.policy.rules, self.policy.word_ids, self.mechanism is not None
-        parts = []
+        ids, hidden, draws = self.policy.word_ids, self._hidden, self.mechanism is not None
+        parts: list[_Part] = []
         for token in lex(text):
-            kind = self._kind(token)
-            if kind == "word" and draws:
-                parts.append(_Part(kind, token, False, ids[token.lookup]))
-            else:
-                hide = rules.get(kind) == "placeholder" or (kind == "identifier" and token.text[0] == "[")
-                parts.append(_Part(kind, token, hide, -1))
+            kind = token.kind
+            if kind == "word":
+                kind = self._kind(token)
+                if kind == "word" and draws:
+                    parts.append((kind, token, False, ids[token.lookup]))
+                    continue
+            hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
+            parts.append((kind, token, hide, -1))
         return parts
 
+    def _outputs(self, parts: list[_Part], placeholders: Placeholders, released: Iterable[int]) -> list[str]:
+        """What each token becomes; `released` are the word ids for those that are drawn, in order."""
+        words, drawn = self.policy.words, iter(released)
+        return [
+            with_case(words[next(drawn)], token.case)
+            if word_id >= 0
+            else placeholders.hide(kind, token.text)
+            if hide
+            else token.text
+            for kind, token, hide, word_id in parts
+        ]
+
     def _kind(self, token: Token) -> str:
-        if token.kind != "word":
-            return token.kind
         lookup, case, policy = token.lookup, token.case, self.policy
         if (token.marked and case == "title") or lookup in policy.names:
             return "name"
@@ -301,7 +307,7 @@ class Sanitizer:
         if memo is None or session is None:
             return {}, {}
         digest, known = memo.digester(session, place), memo.recall(session, place)
-        places = {index: digest(index, parts[index].token.lookup) for index in drawn_at}
+        places = {index: digest(index, parts[index][1].lookup) for index in drawn_at}
         ids = self.policy.word_ids
         released = {}
         for index in known.keys() & places.keys():
@@ -309,15 +315,6 @@ class Sanitizer:
             if hmac.compare_digest(before, places[index]) and word in ids:
                 released[index] = ids[word]
         return released, places
-
-    def _piece(self, part: _Part, placeholders: Placeholders, action: str, output_id: int) -> Piece:
-        kind, token, hide, word_id = part
-        if output_id >= 0:
-            output = with_case(self.policy.words[output_id], token.case)
-            return Piece(kind, action, output, token.text, word_id, output_id)
-        if hide:
-            return Piece(kind, "placeholder", placeholders.hide(kind, token.text), token.text)
-        return Piece(kind, "pass", token.text, token.text)
 
     @cached_property
     def _attack(self) -> BayesAttack:
@@ -346,5 +343,5 @@ class Sanitizer:
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
-    counts = Counter(part.kind for part in parts)
+    counts = Counter([part[0] for part in parts])
     return {kind: counts[kind] for kind in KINDS if counts[kind]}
