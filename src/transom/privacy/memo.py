@@ -78,6 +78,7 @@ class PlaceMemo:
         self._weight = 0
         self._answers: OrderedDict[bytes, str] = OrderedDict()
         self._answers_weight = 0
+        self._latest = ("", self._digest("session", ""))
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -144,7 +145,11 @@ class PlaceMemo:
             return self._answers.get(digest)
 
     def _name(self, session: str) -> bytes:
-        return self._digest("session", session)
+        known, name = self._latest  # one request asks several times for its session
+        if known != session:
+            name = self._digest("session", session)
+            self._latest = session, name
+        return name
 
     def _session(self, session: str) -> _Session | None:
         name = self._name(session)
@@ -169,11 +174,9 @@ class PlaceMemo:
         return next(iter(self._sessions.values()))
 
     def _digest(self, *parts: str) -> bytes:
-        hashed = blake2b(key=self._key, digest_size=32)
-        for part in parts:
-            encoded = part.encode("utf-8", "surrogatepass")
-            hashed.update(len(encoded).to_bytes(8, "big") + encoded)
-        return hashed.digest()
+        encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+        lengths = ",".join([str(len(part)) for part in encoded]).encode()
+        return blake2b(b"\0".join([lengths, *encoded]), key=self._key, digest_size=32).digest()
 
 
 def _answer_weight(text: str | None) -> int:

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -66,15 +66,9 @@ class Veil:
             return None
         return f"{len(account)}:{account}:{endpoint}:{sha256(body).hexdigest()}"
 
-    @asynccontextmanager
-    async def turn(self, name: str | None) -> AsyncIterator[None]:
+    def turn(self, name: str | None) -> AbstractAsyncContextManager[None]:
         """One request of a session at a time, from its draw to its charge."""
-        if name is None:
-            yield
-            return
-        lock = self._turns.setdefault(name, asyncio.Lock())
-        async with lock:
-            yield
+        return nullcontext() if name is None else self._turns.setdefault(name, asyncio.Lock())
 
     async def cover(
         self,
