@@ -195,11 +195,14 @@ class Materials:
 
 
 def materials(args: argparse.Namespace) -> Materials:
-    """The shipped policy, the same without polarity, and the vectors."""
+    """The shipped policy, the same words without polarity, and the vectors."""
+    shipped = load_policy(None)
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "plain.safetensors"
-        plain = build_policy(args.embeddings, out, wordnet=args.wordnet, vocabulary_size=30_000)
-    return Materials({True: load_policy(None), False: plain}, read_vectors(args.embeddings, 200_000))
+        names, out = Path(folder) / "names", Path(folder) / "plain.safetensors"
+        names.write_text("\n".join(sorted(shipped.names)), encoding="utf-8")
+        size = len(shipped.words)
+        plain = build_policy(args.embeddings, out, wordnet=args.wordnet, names=[names], vocabulary_size=size)
+    return Materials({True: shipped, False: plain}, read_vectors(args.embeddings, 200_000))
 
 
 def vectors_for(words: Sequence[str], vectors: Vectors) -> NDArray[np.float32]:
