@@ -62,6 +62,7 @@ def test_wrong_hash_names_both(tiny_policy: Policy) -> None:
         ({"pass_words": ("the", "cat")}, "1 words are both"),
         ({"names": ("cat", "ada", "red")}, "2 words are both names and vocabulary.*build the policy anew"),
         ({"names": ("ada", "will")}, "1 words are both names and pass words"),
+        ({"words": ("cat", "dog", "cow", "o'clock", "red", "blue", "ma'am")}, "2 words .* an apostrophe"),
         ({"names": ("Ada",)}, "1 words are not single lower-case words, the first is 'Ada'"),
         ({"starts_G1": np.array([0, 4, 6])}, "starts must run from 0"),
         ({"starts_G1": np.array([0, 6, 7])}, "smallest step 1"),

@@ -311,6 +311,11 @@ def _word_problems(words: Sequence[str], pass_words: Sequence[str], names: Seque
             "names and closed forms are never drawn and may not stand in groups: build the policy anew "
             "(`transom words build` leaves them out)"
         )
+    apostrophes = sum("'" in word for word in set(words) - closed)
+    if apostrophes:
+        problems.append(
+            f"{apostrophes} words of the vocabulary hold an apostrophe, at which the lexer may cut"
+        )
     odd = [word for word in [*words, *pass_words, *names] if not is_plain_word(word)]
     if odd:
         problems.append(f"{len(odd)} words are not single lower-case words, the first is {odd[0][:40]!r}")
