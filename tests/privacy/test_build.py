@@ -19,6 +19,7 @@ from transom.privacy.lexicon import (
     spread_by_synonyms,
 )
 from transom.privacy.policy import load_policy
+from transom.privacy.text import CLOSED_FORMS
 
 NOUNS = [f"noun{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(60)]
 NOUNS = [word.replace("noun", "thing") for word in NOUNS]
@@ -171,5 +172,25 @@ def test_names_become_a_list_unless_they_are_common_words(
     assert built.names == {
         "thingaa"
     }  # `good` was met five times as a word, `unheardof` is no vocabulary word
+    assert "thingaa" not in built.words
+    assert {"good", "thingab"} <= set(built.words)
     with pytest.raises(PolicyError, match="list of names"):
         build_policy(embeddings, tmp_path / "q.safetensors", names=[tmp_path / "absent"])
+
+
+def test_what_is_never_drawn_leaves_no_hole_in_a_group(tmp_path: Path) -> None:
+    """Names, closed forms and function words, most frequent of all, change neither sizes nor the prior."""
+    left_out = [*sorted(CLOSED_FORMS), *NOUNS[:7], "the", "will"]
+    rng = np.random.default_rng(3)
+    rows = {word: rng.normal(size=6) for word in [*left_out, *NOUNS[7:]]}
+    (tmp_path / "v").write_text(
+        "".join(f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in rows.items())
+    )
+    (tmp_path / "names").write_text("\n".join([*NOUNS[:7], "will", "mr"]).upper())
+    built = build_policy(
+        tmp_path / "v", tmp_path / "p", vocabulary_size=40, group_size=8, names=[tmp_path / "names"]
+    )
+    assert sorted(built.words) == sorted(NOUNS[7:47])  # the most frequent ones, as many as asked for
+    assert np.diff(built.partition.starts_G1).tolist() == [8] * 5
+    assert built.names == {*NOUNS[:7], "mr"}
+    assert built.prior_V.sum() == pytest.approx(1.0)

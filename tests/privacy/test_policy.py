@@ -20,6 +20,7 @@ from transom.privacy.policy import (
     parse_rule,
     write_policy,
 )
+from transom.privacy.text import CLOSED_FORMS
 
 Arguments = Callable[..., dict[str, Any]]
 
@@ -59,6 +60,10 @@ def test_wrong_hash_names_both(tiny_policy: Policy) -> None:
         ({"words": ("cat", "cat", "cow", "horse", "red", "blue", "green")}, "1 words occur twice"),
         ({"words": ("Cat", "dog", "cow", "horse", "red", "blue", "well-made")}, "2 words are not single"),
         ({"pass_words": ("the", "cat")}, "1 words are both"),
+        ({"names": ("cat", "ada", "red")}, "2 words are both names and vocabulary.*build the policy anew"),
+        ({"names": ("ada", "will")}, "1 words are both names and pass words"),
+        ({"words": ("cat", "dog", "cow", "o'clock", "red", "blue", "ma'am")}, "2 words .* an apostrophe"),
+        ({"names": ("Ada",)}, "1 words are not single lower-case words, the first is 'Ada'"),
         ({"starts_G1": np.array([0, 4, 6])}, "starts must run from 0"),
         ({"starts_G1": np.array([0, 6, 7])}, "smallest step 1"),
         ({"starts_G1": np.array([0, 137])}, "a group may hold 128 words, the largest has 137"),
@@ -84,6 +89,15 @@ def test_invalid_policy_is_not_written(
     with pytest.raises(PolicyError, match=message):
         write_policy(tmp_path / "p", **tiny_arguments(**changes))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [0, 6])
+def test_no_vocabulary_holds_a_closed_form(tmp_path: Path, tiny_arguments: Arguments, place: int) -> None:
+    for closed in CLOSED_FORMS:
+        words = list(tiny_arguments()["words"])
+        words[place] = closed
+        with pytest.raises(PolicyError, match=r"1 words of the vocabulary are closed forms.*words build"):
+            write_policy(tmp_path / "p", **tiny_arguments(words=words, pass_words=()))
 
 
 def test_all_problems_are_named_at_once(tmp_path: Path, tiny_arguments: Arguments) -> None:

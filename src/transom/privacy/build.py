@@ -3,7 +3,8 @@
 A group holds words of one word class (WordNet), one polarity (a public lexicon, spread by WordNet's synonyms
 and a ridge regression on the public vectors) and similar meaning and frequency. Coherent groups are where
 accuracy comes from at small epsilon; similar frequencies keep the attacker's guess without any observation
-(chance) low. Neither costs epsilon, because group identity is public by declaration.
+(chance) low. Neither costs epsilon, because group identity is public by declaration. Names and the lexer's
+closed forms, which are never drawn, are taken out before: every word of a group can be drawn.
 
 Threat model: everything read here is public. What it does not protect: the group of a word is disclosed, so
 its word class and its polarity are too. Never build a policy from the text it is to protect.
@@ -36,6 +37,7 @@ from transom.privacy.lexicon import (
 )
 from transom.privacy.partition import LARGEST_GROUP
 from transom.privacy.policy import Policy, write_policy
+from transom.privacy.text import CLOSED_FORMS, is_plain_word
 
 Floats = NDArray[np.float64]
 
@@ -58,6 +60,7 @@ class Groups:
     scores_S: NDArray[np.uint8]
     prior_V: NDArray[np.float32]
     pass_share: float  # share of running text, by public frequency, that is function words
+    names: frozenset[str]  # words left out because they name people
 
 
 def build_policy(
@@ -78,19 +81,21 @@ def build_policy(
 ) -> Policy:
     """Build the groups from public files and write the policy file `out`; returns the policy as loaded back.
 
-    `progress` is called with the share done, from 0 to 1. Raises `PolicyError` for unusable input.
+    The vocabulary is the `vocabulary_size` most frequent words that can be drawn; the policy's list of names
+    holds the people's names met on the way. `progress` is called with the share done, from 0 to 1. Raises
+    `PolicyError` for unusable input.
     """
     lexicon = read_wordnet(wordnet) if wordnet else None
+    people = read_names(names) - FUNCTION_WORDS
+    if lexicon:  # `hope` and `mark` are words first, `peter` and `marguerite` are not
+        people = frozenset(word for word in people if lexicon.count(word) < _COMMON_WORD_COUNT)
     read = read_vectors(embeddings, vocabulary_size * 4)
     progress(0.3)
     valences = read_polarity(polarity) if polarity else {}
     if lexicon and valences:
         valences = spread_by_synonyms(valences, lexicon)
-    groups = build_groups(read, lexicon, valences, vocabulary_size, group_size)
+    groups = build_groups(read, lexicon, valences, vocabulary_size, group_size, people)
     progress(0.9)
-    people = read_names(names) & frozenset(groups.words)
-    if lexicon:  # `hope` and `mark` are words first, `peter` and `marguerite` are not
-        people = frozenset(word for word in people if lexicon.count(word) < _COMMON_WORD_COUNT)
     sources = [path.name for path in (embeddings, wordnet, polarity, *names) if path]
     return write_policy(
         out,
@@ -107,17 +112,22 @@ def build_policy(
         licence_notices=notices or [],
         polarity_coherent=bool(valences),
         pass_share=groups.pass_share,
-        names=people,
+        names=groups.names,
     )
 
 
 def build_groups(
-    read: Vectors, lexicon: WordNet | None, valences: dict[str, int], vocabulary_size: int, group_size: int
+    read: Vectors,
+    lexicon: WordNet | None,
+    valences: dict[str, int],
+    vocabulary_size: int,
+    group_size: int,
+    names: frozenset[str] = frozenset(),
 ) -> Groups:
     """Choose the vocabulary, classify it, split each class into groups of about `group_size` words."""
     if not 2 <= group_size <= LARGEST_GROUP:
         raise PolicyError(f"group_size must lie between 2 and {LARGEST_GROUP}, got {group_size}")
-    rows, classes = _vocabulary(read, lexicon, valences, vocabulary_size)
+    rows, classes, met = _vocabulary(read, lexicon, valences, vocabulary_size, names)
     if len(rows) < 2:
         raise PolicyError(f"only {len(rows)} usable words found; at least 2 are needed for a group")
     unit_VE = read.vectors_VE[rows].astype(np.float64)
@@ -142,13 +152,14 @@ def build_groups(
         scores_S=np.concatenate([_scores(unit_VE[g]) for g in groups]),
         prior_V=(weight_V[order_V] / weight_V.sum()).astype(np.float32),
         pass_share=float(passing / (passing + weight_V.sum())),
+        names=met,
     )
 
 
 def _vocabulary(
-    read: Vectors, lexicon: WordNet | None, valences: dict[str, int], size: int
-) -> tuple[list[int], list[str]]:
-    """Rows of the embedding file that become vocabulary, and the public class of each."""
+    read: Vectors, lexicon: WordNet | None, valences: dict[str, int], size: int, names: frozenset[str]
+) -> tuple[list[int], list[str], frozenset[str]]:
+    """Rows of the embedding file that become vocabulary, the public class of each, and the names left out."""
     rows: list[int] = []
     classes: list[str] = []
     lemmas: list[str] = []
@@ -156,20 +167,22 @@ def _vocabulary(
     for row, word in enumerate(read.words):
         if len(rows) >= size:
             break
-        usable = word.isalpha() and word == word.lower() and len(word) > 1
+        usable = word.isalpha() and len(word) > 1 and is_plain_word(word)
         if not usable or word in FUNCTION_WORDS or word in seen:
             continue
         reading = lexicon.word_class(word) if lexicon else ("word", word)
         if reading is None:
             continue  # proper names and misspellings: they stay out and are treated as rare
         seen.add(word)
+        if word in names or word in CLOSED_FORMS:
+            continue  # never drawn
         rows.append(row)
         classes.append(reading[0])
         lemmas.append(reading[1])
     if valences:
         signs = _spread_polarity(read, rows, lemmas, valences)
         classes = [f"{label}{sign:+d}" for label, sign in zip(classes, signs, strict=True)]
-    return rows, classes
+    return rows, classes, names & seen
 
 
 def _spread_polarity(

@@ -59,7 +59,7 @@ def explain(policy: Policy, mechanism: str, epsilon: float, groups: int | None =
     built = build(mechanism, partition, epsilon) if mechanism not in ("santext+", "tem") else None
     if not isinstance(built, PartitionedMechanism):
         raise ReplaceableError(f"{mechanism} needs word vectors; explain an in-group mechanism, for one rnm")
-    share = policy.pass_share
+    share, exact = policy.pass_share, built.exact_epsilon()
     attack = built.bayes(prior_V)
     channels = [built.channel(group) for group in range(partition.groups)]
     priors = [_group_prior(prior_V, partition, group) for group in range(partition.groups)]
@@ -71,7 +71,7 @@ def explain(policy: Policy, mechanism: str, epsilon: float, groups: int | None =
     return Explanation(
         mechanism=mechanism,
         nominal_epsilon=epsilon,
-        exact_epsilon=built.exact_epsilon(),
+        exact_epsilon=exact,
         bayes_success=attack.success,
         bayes_chance=attack.chance,
         bayes_success_all=None if share is None else share + (1 - share) * attack.success,

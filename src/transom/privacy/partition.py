@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -153,8 +154,7 @@ class PartitionedMechanism:
 
     def channel(self, group: int) -> Channel:
         """The integer table [K, K] of one group."""
-        if group not in self._channels:
-            self._make([group])
+        self._make([group])
         return self._channels[group]
 
     def prepare_all(self) -> None:
@@ -162,18 +162,9 @@ class PartitionedMechanism:
 
         The integers are those that `channel` would make one by one.
         """
-        sizes_G = _sizes(self.partition.starts_G1)
-        for size in np.unique(sizes_G).tolist():
-            missing = [g for g in np.flatnonzero(sizes_G == size).tolist() if g not in self._channels]
-            step = max(1, _ENTRIES // size**3)
-            for first in range(0, len(missing), step):
-                self._make(missing[first : first + step])
+        self._make(range(self.partition.groups))
         for group in np.flatnonzero(~self._ready_G).tolist():
             self._fill(group)
-
-    def _make(self, groups: list[int]) -> None:
-        scores_GKK = np.stack([self.partition.scores(group) for group in groups])
-        self._channels.update(zip(groups, self.make(scores_GKK), strict=True))
 
     def sample(self, word_ids_N: Ints) -> Ints:
         """An independent draw per word, int64 [N]; an id outside the vocabulary raises MisconfiguredError."""
@@ -183,8 +174,10 @@ class PartitionedMechanism:
         if words.min() < 0 or words.max() >= self.partition.words:
             raise MisconfiguredError(f"word ids must lie in [0, {self.partition.words})")
         groups_N = self.partition.group_V[words]
-        for group in np.unique(groups_N[~self._ready_G[groups_N]]):
-            self._fill(int(group))
+        fresh = np.unique(groups_N[~self._ready_G[groups_N]]).tolist()
+        self._make(fresh)
+        for group in fresh:
+            self._fill(group)
         return self.partition.starts_G1[groups_N] + search(self._thresholds_VK, self._last_V, words)
 
     def _few(self, word_ids: list[int]) -> list[int]:
@@ -208,6 +201,18 @@ class PartitionedMechanism:
         self._rows[word_id] = row
         return row
 
+    def _make(self, groups: Iterable[int]) -> None:
+        """Make what is missing of these groups' channels, groups of one size together."""
+        starts, missing = self.partition.starts_G1, defaultdict(list)
+        for group in groups:
+            if group not in self._channels:
+                missing[int(starts[group + 1] - starts[group])].append(group)
+        for size, alike in missing.items():
+            step = max(1, _ENTRIES // size**3)
+            for chunk in (alike[first : first + step] for first in range(0, len(alike), step)):
+                scores_GKK = np.stack([self.partition.scores(group) for group in chunk])
+                self._channels.update(zip(chunk, self.make(scores_GKK), strict=True))
+
     def _fill(self, group: int) -> None:
         rows = slice(self.partition.starts_G1[group], self.partition.starts_G1[group + 1])
         table_KK, last_K = thresholds(self.channel(group).weights_XY)
@@ -228,7 +233,7 @@ class PartitionedMechanism:
 
     def exact_epsilon(self) -> float:
         """The largest exact epsilon over all groups; makes every group's channel."""
-        self.prepare_all()
+        self._make(range(self.partition.groups))
         return max(exact_epsilon(self.channel(group)) for group in range(self.partition.groups))
 
     def bayes(self, prior_V: Floats, pass_share: float = 0.0) -> BayesAttack:
@@ -238,15 +243,16 @@ class PartitionedMechanism:
         without the mechanism's output, so both figures are mixed with it. The prior is over sanitised words.
         """
         prior = checked_prior(prior_V, self.partition.words)
+        mass_G = np.add.reduceat(prior, self.partition.starts_G1[:-1])
+        used = np.flatnonzero(mass_G).tolist()
+        self._make(used)
         success = chance = 0.0
         guess_V = np.arange(self.partition.words)
-        for group in range(self.partition.groups):
+        for group in used:
             start, end = self.partition.starts_G1[group : group + 2]
-            mass = float(prior[start:end].sum())
-            if mass > 0:
-                attack = bayes(self.channel(group), prior[start:end])
-                success, chance = success + mass * attack.success, chance + mass * attack.chance
-                guess_V[start:end] = start + attack.guess_Y
+            attack, mass = bayes(self._channels[group], prior[start:end]), float(mass_G[group])
+            success, chance = success + mass * attack.success, chance + mass * attack.chance
+            guess_V[start:end] = start + attack.guess_Y
         return BayesAttack(with_passed(success, pass_share), with_passed(chance, pass_share), guess_V)
 
 

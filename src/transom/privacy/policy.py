@@ -3,8 +3,9 @@
 The file is one safetensors file. Tensors: `words` (uint8, UTF-8, one a line, in word-id order, contiguous
 by group), `starts` (int32 [G + 1]), `scores` (uint8, the groups' K x K tables end to end), `prior`
 (float32 [V], public frequency), `pass_words` (uint8, one a line). Metadata: the key `policy` with a JSON
-object. A rule is "pass", "placeholder" or, for the kind `word` alone, an epsilon a word. `word` cannot
-pass.
+object. The vocabulary holds the words that can be drawn and no others, so that groups, prior and printed
+figures are those of drawn words: a name of the policy's list or a closed form of the lexer in it is refused.
+A rule is "pass", "placeholder" or, for the kind `word` alone, an epsilon a word. `word` cannot pass.
 Threat model: a policy file may come from anybody. It is parsed as safetensors and JSON only, bounded in
 size, checked completely before use, and can be pinned by SHA-256. Everything in it is public.
 Does not protect: a policy that lets kinds pass, or whose words were taken from private text, protects
@@ -25,6 +26,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +37,7 @@ from transom.config import load_json, load_yaml
 from transom.errors import MisconfiguredError, PolicyError
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.partition import LARGEST_GROUP, Partition
-from transom.privacy.text import is_plain_word
+from transom.privacy.text import CLOSED_FORMS, is_plain_word
 
 KINDS: dict[str, str] = {
     "stop": "a word of the public pass list",
@@ -61,9 +63,9 @@ _OVERLAY_FIELDS = ("kinds", "mechanism")
 class Policy:
     """A validated policy; make one with `load_policy` or `write_policy`.
 
-    `sha256` is the file's, before overlays. `names` are vocabulary words that are also names of people: as an
-    input they are of kind name in any case and position, as an output they may be drawn. `pass_share`: the
-    public share of tokens that are pass words, or None when the file does not say.
+    `sha256` is the file's, before overlays. `words` are drawn, as inputs and as outputs, and no others are.
+    `names` are of kind name in any case and position. `pass_share`: the public share of tokens that are pass
+    words, or None when the file does not say.
     """
 
     name: str
@@ -213,7 +215,7 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
     words, words_ok = _unpacked(tensors["words"])
     pass_words, pass_ok = _unpacked(tensors["pass_words"])
     problems = [] if words_ok and pass_ok else ["word lists are not UTF-8"]
-    problems += _word_problems(words, pass_words) + _number_problems(tensors, len(words))
+    problems += _word_problems(words, pass_words, record["names"]) + _number_problems(tensors, len(words))
     if problems:
         raise PolicyError(_listed(f"the policy {where} is malformed", problems))
     return Policy(
@@ -293,14 +295,28 @@ def _tensor_problems(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, A
     yield from (_unknown("tensor", name, _TENSORS) for name in tensors if name not in _TENSORS)
 
 
-def _word_problems(words: Sequence[str], pass_words: Sequence[str]) -> list[str]:
+def _word_problems(words: Sequence[str], pass_words: Sequence[str], names: Sequence[str]) -> list[str]:
     problems = []
     if len(set(words)) != len(words):
         problems.append(f"{len(words) - len(set(words))} words occur twice")
-    both = set(words) & set(pass_words)
-    if both:
-        problems.append(f"{len(both)} words are both pass words and vocabulary")
-    odd = [word for word in [*words, *pass_words] if not is_plain_word(word)]
+    lists = {"pass words": set(pass_words), "names": set(names)}
+    for (one, first), (other, second) in combinations(({"vocabulary": set(words)} | lists).items(), 2):
+        if first & second:
+            problems.append(f"{len(first & second)} words are both {other} and {one}")
+    closed = set(words) & CLOSED_FORMS
+    if closed:
+        problems.append(f"{len(closed)} words of the vocabulary are closed forms, such as {min(closed)!r}")
+    if (set(words) & lists["names"]) or closed:
+        problems.append(
+            "names and closed forms are never drawn and may not stand in groups: build the policy anew "
+            "(`transom words build` leaves them out)"
+        )
+    apostrophes = sum("'" in word for word in set(words) - closed)
+    if apostrophes:
+        problems.append(
+            f"{apostrophes} words of the vocabulary hold an apostrophe, at which the lexer may cut"
+        )
+    odd = [word for word in [*words, *pass_words, *names] if not is_plain_word(word)]
     if odd:
         problems.append(f"{len(odd)} words are not single lower-case words, the first is {odd[0][:40]!r}")
     return problems

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "49ff1a8a804fe92aaf676bf8003f28f3966659fe4d8529dfef7ccef92593a19a"
+ENGLISH_SHA256 = "e49809f962c5bd02f8d0e9dd4d5450ab9b7efe96ae80cc03b43c1e89d57aa8f3"
