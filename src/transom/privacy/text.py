@@ -8,10 +8,10 @@ The tokens, end to end, are the normalised text. The rules:
   ASCII. White space becomes one space, or one or two line feeds.
 - *space*, *punct* (ASCII punctuation and `–—•`): the only characters that may pass as they are.
 - *number*: digits of any script with separators, currency sign, per cent, `st nd rd th s am pm k m bn tn`;
-  cardinal numbers in words (`one` too), and as one token what belongs together: `5 million`, `two hundred and
-  fifty`. Units stay words. Dates as one token: a month beside a day or year, `8th of may 1995`, `May 8`; alone,
-  a month that is nothing else, and `may march april june august jan mar` after `by during from in of on since
-  until`.
+  cardinal numbers in words (`one` too), and as one token what belongs together: `5 million`, `two hundred
+  and fifty`. Units stay words. Dates as one token: a month beside a day or year, `8th of may 1995`, `May 8`;
+  alone, a month that is nothing else, and `may march april june august jan mar` after `by during from in of
+  on since until`.
 - *identifier*: URL, host or file name (labels joined by dots, none but the first in title case: `end.The` is
   two sentences), path, e-mail address, `@handle`, `#tag`, letters mixed with digits or underscores, capitals
   beside digits (`52 CV 9323`, `AB 123`, `SW1A 1AA`), and user text that looks like a placeholder.
@@ -20,8 +20,8 @@ The tokens, end to end, are the normalised text. The rules:
   spelling with `-ise` that is unknown as that with `-ize`. A hyphen parts.
 - *foreign*: a word with a combining mark. Other non-ASCII words are foreign when unknown (see `sanitize`).
 - *symbol*: emoji, other symbols, other punctuation, unassigned and private characters.
-- *marked*: **a capital, of the first letter or the whole word, says "name" wherever the place does not ask for
-  one.** A place asks for a capital
+- *marked*: **a capital, of the first letter or the whole word, says "name" wherever the place does not ask
+  for one.** A place asks for a capital
   (a) on the first letter, where text, line, sentence, list item or quotation begins; after a colon, dash or
   opening bracket if the next word is in lower case (`Task: Write an essay`, not `Name: Winter`); and in a
   heading: a line without full stop, with `a an the of`, whose lower-case words are small ones and whose
@@ -44,8 +44,6 @@ Source: Unicode Standard Annex 15 (normalisation); Marcus et al. 1993, Penn tree
 from __future__ import annotations
 
 import re
-import string
-import unicodedata
 from collections.abc import Collection, Container
 from typing import NamedTuple
 
@@ -61,6 +59,7 @@ from transom.privacy.capitals import (
     place_after,
     with_case,
 )
+from transom.privacy.characters import MASK, PASSING_PUNCTUATION, normalise
 from transom.privacy.closed import (
     AMBIGUOUS_MONTHS,
     BASES_BEFORE_NOT,
@@ -91,17 +90,6 @@ __all__ = [
 ]  # fmt: skip
 
 PLACEHOLDER_LABELS = ("NAME", "NUMBER", "TERM", "ID", "TEXT", "SYMBOL", "WORD", "QUOTE")
-PASSING_PUNCTUATION = frozenset(string.punctuation + "–—•")
-
-_PLAIN = {
-    **dict.fromkeys("‘’‚‛′´", "'"), **dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‐‑‒−﹣", "-"),
-    "―": "—", "⁄": "/", "\t": " ", "\n": "\n", "\x0b": "\n", "\x0c": "\n", "\r": "\n",
-    "\x1c": "\n", "\x1d": "\n", "\x1e": "\n", "\x1f": " ", "\x85": "\n", "\u2028": "\n", "\u2029": "\n",
-}  # fmt: skip
-
-# Stand-ins of the mask: one character for each class, so that one expression lexes all scripts.
-_LOWER, _UPPER, _SYMBOL, _CURRENCY, _DIGIT = "é", "É", "¦", "¤", "0"
-
 # `plain` is the common case of a word, with the space after it. Possessive quantifiers and look-behinds keep
 # a part that failed to end well from being tried again at each of its places: crafted text would take
 # quadratic time. What is left is a run, which is protected all the same.
@@ -184,57 +172,6 @@ _SPACE = Token("space", " ")
 _PUNCTUATION = {mark: Token("punct", mark) for mark in PASSING_PUNCTUATION}
 
 
-class _Clean(dict[int, str]):
-    """Character to its normalised form, filled on demand."""
-
-    def __missing__(self, codepoint: int) -> str:
-        self[codepoint] = result = _clean(chr(codepoint))
-        return result
-
-
-class _Mask(dict[int, str]):
-    """Normalised character to its class's stand-in, filled on demand."""
-
-    def __missing__(self, codepoint: int) -> str:
-        self[codepoint] = result = _mask(chr(codepoint))
-        return result
-
-
-def _clean(character: str) -> str:
-    if character in _PLAIN:
-        return _PLAIN[character]
-    category = unicodedata.category(character)
-    if category in ("Cc", "Cf", "Cs") or 0xFE00 <= ord(character) <= 0xFE0F:
-        return ""
-    if category == "Zs":
-        return " "
-    plain = unicodedata.normalize("NFKC", character)
-    if category == "No" or plain == character:
-        return character
-    return "".join(_clean(part) for part in plain)
-
-
-def _mask(character: str) -> str:
-    if character.isascii() or character in PASSING_PUNCTUATION:
-        return character
-    category = unicodedata.category(character)
-    if category in ("Nd", "No"):
-        return _DIGIT
-    if category[0] in "LM" or category == "Nl":
-        return _LOWER if character == character.lower() else _UPPER
-    return _CURRENCY if category == "Sc" else _SYMBOL
-
-
-_CLEAN, _MASK = _Clean(), _Mask()
-
-
-def normalise(text: str) -> str:
-    """The normalised text (see the module's rules); at most 18 times as long as `text`."""
-    clean = unicodedata.normalize("NFC", text.replace("\r\n", "\n").translate(_CLEAN))
-    clean = re.sub(r" {2,}", " ", clean)
-    return re.sub(r" ?\n[ \n]*", lambda match: "\n\n" if match[0].count("\n") > 1 else "\n", clean)
-
-
 class Words(dict[str, tuple[Token, str, Case]]):
     """The words that pass and those that may be drawn, and how each is read: token, code and case pattern.
 
@@ -282,7 +219,7 @@ def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
     tokens: list[Token] = []
     codes: list[str] = []
     lines, place = Lines(clean, words.known), FREE
-    for match in _TOKEN.finditer(clean if clean.isascii() else clean.translate(_MASK)):
+    for match in _TOKEN.finditer(clean if clean.isascii() else clean.translate(MASK)):
         group, masked = match.lastgroup or "", match[0]
         if group in _WORDS or (group == "run" and masked.isalpha()):
             start, end = match.span(group)
