@@ -27,13 +27,17 @@ MONTHS = _words(
     "january february march april may june july august september october november december "
     "jan feb mar apr jun jul aug sep sept oct nov dec"
 )
+AMBIGUOUS_MONTHS = _words("march april may june august jan mar")  # other words, or names of people, too
 BEFORE_A_MONTH = _words("by during from in of on since until")
 # In title case these keep their lower-case letter.
 SMALL_WORDS = _words(
     "a an and as at but by for from in into nor of on onto or over per than the to up via vs with"
 )
+HEADING_WORDS = _words("a an of the")  # a title-case line without one may be a list of names
 # A pass word that is also a name, and what follows it where it is none.
 NAMESAKES = _words("will may")
+# Pass words that with a capital may be a name or an acronym, beside those of one or two letters.
+HOMOGRAPHS = NAMESAKES | _words("can who")
 SUBJECTS = _words(
     "i you he she it we they the a an this that these those my your his her its our their there any some "
     "every each no not anyone someone everyone anything something everything nobody nothing"
@@ -44,7 +48,7 @@ CLOSED_FORMS = (
     | BASES_BEFORE_NOT.keys()
     | ABBREVIATIONS
     | frozenset(string.ascii_lowercase)
-    | _words("re ve ll www who can")
+    | _words("re ve ll www")
     | NUMBER_WORDS
     | MONTHS
     | BEFORE_A_MONTH

@@ -1,7 +1,8 @@
 """Sanitise text under a policy: pass, replace by a typed placeholder, or draw another word of the same group.
 
-Kinds, in order: a word whose capital marks a name is a *name* (all capitals: only when outside the
-vocabulary), and so is every word on the policy's list of names; pass words and contractions are *stop*;
+Kinds, in order: every word on the policy's list of names is a *name*; pass words and contractions are *stop*,
+unless a capital that says "name" (see `transom.privacy.text`) stands on one that may be an acronym or a name:
+of one or two letters (`US`, `IT`), or `can may who will`; any other word with such a capital is a *name*;
 vocabulary words are *word*; other words are *foreign* when not ASCII, *name* when they begin with a capital,
 else *rare*. Numbers, identifiers and symbols come from the lexer. Each fresh draw costs the mechanism's
 epsilon; placeholders cost nothing; the case pattern of a drawn word is kept.
@@ -30,13 +31,14 @@ from typing import NamedTuple
 import numpy as np
 
 from transom.privacy.channel import BayesAttack
+from transom.privacy.closed import HOMOGRAPHS
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.mechanisms import build
 from transom.privacy.memo import Message, PlaceMemo
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import KINDS, Policy
-from transom.privacy.text import CLITICS, CLOSED_FORMS, Token, lex, with_case
+from transom.privacy.text import CLITICS, CLOSED_FORMS, Token, Words, lex, with_case
 
 DISCLOSES = (
     "the group of each drawn word, its place and its case pattern",
@@ -257,7 +259,7 @@ class Sanitizer:
     def _parts(self, text: str) -> list[_Part]:
         ids, hidden, draws = self.policy.word_ids, self._hidden, self.mechanism is not None
         parts: list[_Part] = []
-        for token in lex(text):
+        for token in lex(text, self._words):
             kind = token.kind
             if kind == "word":
                 kind = self._kind(token)
@@ -281,19 +283,27 @@ class Sanitizer:
         ]
 
     def _kind(self, token: Token) -> str:
-        lookup, case, policy = token.lookup, token.case, self.policy
-        if (token.marked and case == "title") or lookup in policy.names:
+        lookup, marked, policy = token.lookup, token.marked, self.policy
+        if lookup in policy.names:
             return "name"
-        if case != "mixed":
+        if token.case != "mixed":
+            if lookup in policy.pass_words or lookup in CLITICS:
+                return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
+            if marked:
+                return "name"
             if lookup in policy.word_ids and lookup not in CLOSED_FORMS:
                 return "word"
-            if (lookup in policy.pass_words or lookup in CLITICS) and not token.marked:
-                return "stop"
         if not token.text.isascii():
             return "foreign"
         # A line in capitals says nothing about names: its unknown words are merely rare.
-        capital = case == "title" or (token.marked and token.text[0].isupper())
+        capital = token.case == "title" or (marked and token.text[0].isupper())
         return "name" if capital else "rare"
+
+    @cached_property
+    def _words(self) -> Words:
+        """The words that pass and those that are drawn."""
+        policy = self.policy
+        return Words(policy.pass_words | (policy.word_ids.keys() - policy.names - CLOSED_FORMS))
 
     def _draw(self, word_ids: list[int]) -> list[int]:
         if not word_ids or self.mechanism is None:

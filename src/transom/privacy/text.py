@@ -7,31 +7,71 @@ The tokens, end to end, are the normalised text. The rules:
   characters are dropped; combining marks stay with their letter. Typographic quotes and hyphens become
   ASCII. White space becomes one space, or one or two line feeds.
 - *space*, *punct* (ASCII punctuation and `–—•`): the only characters that may pass as they are.
-- *number*: digits of any script with separators, currency sign, per cent, `st nd rd th s am pm`; dates,
-  times.
-- *identifier*: URL, e-mail address, `@handle`, `#tag`, letters mixed with digits or underscores, and user
-  text that looks like a placeholder.
+- *number*: digits of any script with separators, currency sign, per cent, `st nd rd th s am pm k m bn tn`;
+  cardinal numbers in words (`one` too), and as one token what belongs together: `5 million`, `two hundred
+  and fifty`. Units stay words. Dates as one token: a month beside a day or year, `8th of may 1995`, `May 8`;
+  alone, a month that is nothing else, and `may march april june august jan mar` after `by during from in of
+  on since until`.
+- *identifier*: URL, host or file name (labels joined by dots, none but the first in title case: `end.The` is
+  two sentences), path, e-mail address, `@handle`, `#tag`, letters mixed with digits or underscores, capitals
+  beside digits (`52 CV 9323`, `AB 123`, `SW1A 1AA`), and user text that looks like a placeholder.
 - *word*: letters, also with inner apostrophes. Contractions part as in the Penn treebank: `do` `n't`, `it`
-  `'s`, so running and tokenised text read alike; `ca n't`, `wo n't` are looked up as `can`, `will`. A
-  hyphen parts.
+  `'s`, so running and tokenised text read alike; `ca n't`, `wo n't` are looked up as `can`, `will`, and a
+  spelling with `-ise` that is unknown as that with `-ize`. A hyphen parts.
 - *foreign*: a word with a combining mark. Other non-ASCII words are foreign when unknown (see `sanitize`).
 - *symbol*: emoji, other symbols, other punctuation, unassigned and private characters.
-- *marked*: a capital that says "name": not at the start of a sentence (text, line, after `.!?`, an opening
-  quote), not `I`, not in a line of several words that has no lower-case letter at all.
+- *marked*: **a capital, of the first letter or the whole word, says "name" wherever the place does not ask
+  for one.** A place asks for a capital
+  (a) on the first letter, where text, line, sentence, list item or quotation begins; after a colon, dash or
+  opening bracket if the next word is in lower case (`Task: Write an essay`, not `Name: Winter`); and in a
+  heading: a line without full stop, with `a an the of`, whose lower-case words are small ones and whose
+  others are all known;
+  (b) on the whole word, in a line without lower-case letters that has two words or more, and more than two
+  for each number.
+  `I` and what comes before `N'T` is never marked. `Will` and `May` are marked everywhere but before a pronoun
+  or article. What a mark makes of a pass word says `sanitize`.
+
+No reading depends on which of the words that may be drawn stands somewhere: words that steer a neighbour's
+reading are closed (`transom.privacy.closed`), and other rules ask for shape alone.
 
 Threat model: whatever the user typed is private and may be crafted. Does not protect anything by itself:
 it only finds the pieces, and never fails on content. Which kind a piece is becomes public.
+Not seen: a month without day, year or such a word (`this may`); ordinals in words are words (`the third of`);
+names in lower case, in headings and in lines of capitals that are made of known words alone.
 Source: Unicode Standard Annex 15 (normalisation); Marcus et al. 1993, Penn treebank tokenisation.
 """
 
 from __future__ import annotations
 
 import re
-import string
-import unicodedata
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Container
+from typing import NamedTuple
 
-from transom.privacy.closed import ABBREVIATIONS, BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS
+from transom.privacy.capitals import (
+    BOUND,
+    FREE,
+    PLACE_MARKS,
+    Case,
+    Lines,
+    case_of,
+    marks_name,
+    numbers_an_item,
+    place_after,
+    with_case,
+)
+from transom.privacy.characters import MASK, PASSING_PUNCTUATION, normalise
+from transom.privacy.closed import (
+    AMBIGUOUS_MONTHS,
+    BASES_BEFORE_NOT,
+    BEFORE_A_MONTH,
+    CLITICS,
+    CLOSED_FORMS,
+    MONTHS,
+    NUMBER_WORDS,
+    SCALES,
+    SMALL_WORDS,
+    SUBJECTS,
+)
 
 __all__ = [
     "CLITICS",
@@ -40,49 +80,79 @@ __all__ = [
     "PLACEHOLDER_LABELS",
     "Case",
     "Token",
+    "Words",
     "case_of",
     "is_plain_word",
     "lex",
     "normalise",
+    "spelling",
     "with_case",
-]
-
-Case = Literal["lower", "title", "upper", "mixed"]
+]  # fmt: skip
 
 PLACEHOLDER_LABELS = ("NAME", "NUMBER", "TERM", "ID", "TEXT", "SYMBOL", "WORD", "QUOTE")
-PASSING_PUNCTUATION = frozenset(string.punctuation + "–—•")
-
-_PLAIN = {
-    **dict.fromkeys("‘’‚‛′´", "'"), **dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‐‑‒−﹣", "-"),
-    "―": "—", "⁄": "/", "\t": " ", "\n": "\n", "\x0b": "\n", "\x0c": "\n", "\r": "\n",
-    "\x1c": "\n", "\x1d": "\n", "\x1e": "\n", "\x1f": " ", "\x85": "\n", "\u2028": "\n", "\u2029": "\n",
-}  # fmt: skip
-
-# The look-behinds keep a number or word that failed to end well from being tried again at each of its parts:
-# crafted text would take quadratic time. What is left is a run, which is protected all the same.
-# Stand-ins of the mask: one character for each class, so that one expression lexes all scripts.
-_LETTER, _SYMBOL, _CURRENCY, _DIGIT = "é", "¦", "¤", "0"
-
+# `plain` is the common case of a word, with the space after it. Possessive quantifiers and look-behinds keep
+# a part that failed to end well from being tried again at each of its places: crafted text would take
+# quadratic time. What is left is a run, which is protected all the same.
+_L = "A-Za-zéÉ"
+_CLITIC = rf"'(?i:s|re|ve|ll|d|m)(?![{_L}0-9_'])"
+_LABEL = rf"[{_L}0-9_-]++(?:(?!{_CLITIC}(?!\.[{_L}]))'[{_L}]++)*+"
+_END = rf"[^ \n<>\"]*[{_L}0-9¦¤/]"
 _TOKEN = re.compile(
     rf"""
-    (?P<space>[ \n]+)
+    (?P<plain>(?<![{_L}]')[A-Za-z]++(?=[ \n,;!?)]|\.[ \n]|\.?\Z))[ ]?
+    |(?P<space>[ \n]+)
     |(?P<identifier>
         \[(?:{"|".join(PLACEHOLDER_LABELS)})_[0-9]+\]
-        |[A-Za-z]++://[^ \n<>"]*[A-Za-z0-9é¦¤/]
-        |[Ww]{{3}}\.[^ \n<>"]*[A-Za-z0-9é¦¤/]
-        |(?<![A-Za-z0-9é._%+-])[A-Za-z0-9é._%+-]++@[A-Za-z0-9é][A-Za-z0-9é.-]*(?<=[A-Za-z0-9é])
-        |[@\#][A-Za-z0-9_é]+
+        |(?:[A-Za-z]++://|[Ww]{{3}}\.){_END}
+        |(?<![{_L}0-9._%+-])(?<![{_L}0-9._%+-]')  # e-mail address
+            [{_L}0-9._%+-]++(?:'[{_L}0-9._%+-]++)*+@[{_L}0-9][{_L}0-9.-]*(?<=[{_L}0-9])
+        |[@\#][{_L}0-9_]+
+        |(?<![{_L}0-9_-])(?<![{_L}]'){_LABEL}  # host or file name, no label but the first in title case
+            (?:\.(?=[{_L}])(?![A-ZÉ](?!'?[A-ZÉ])){_LABEL})++(?:[:/?\#]{_END})?
+        |(?<![{_L}0-9_.~])[.~]*+(?:/[{_L}0-9_.-]++(?:'[{_L}][{_L}0-9_.-]*+)*+){{2,}}+/?  # path
+        |(?<![{_L}0-9_])[A-Za-z]:\\[^ \n<>"]*
     )
-    |(?P<number>[$¤]?(?<![0-9][.,:/'-])[0-9]++(?:[.,:/'-][0-9]++)*+(?:(?i:st|nd|rd|th|s|am|pm))?%?¤?(?![A-Za-z0-9_é]))
-    |(?P<clitic>'(?i:s|re|ve|ll|d|m)(?![A-Za-z0-9_é']))
-    |(?P<word>(?<![A-Za-zé]')[A-Za-zé]++(?:'[A-Za-zé]++)*+(?![0-9_]))
-    |(?P<run>[A-Za-z0-9_é]+)
+    |(?P<number>[$¤]?(?<![0-9][.,:/'-])[0-9]++(?:[.,:/'-][0-9]++)*+
+        (?i:st|nd|rd|th|s|am|pm|k|m|bn|tn)?%?¤?(?![{_L}0-9_]))
+    |(?P<clitic>{_CLITIC})
+    |(?P<word>(?<![{_L}]')(?:
+        [{_L}](?:'?[{_L}])*?(?=(?i:n't)(?![{_L}0-9_']))
+        |[{_L}]++(?:(?!{_CLITIC})'[{_L}]++)*+(?![0-9_])
+    ))
+    |(?P<run>[{_L}0-9_]+)
     |(?P<punct>[!-/:-@\[-`{{-~–—•])
     |(?P<symbol>.)¦*
     """,
     re.VERBOSE | re.DOTALL,
 )
-_CONTRACTION = re.compile(r"(.+?)(n't|'s|'re|'ve|'ll|'d|'m)", re.IGNORECASE)
+_WORDS = frozenset({"plain", "word", "clitic"})
+_KINDS = {"n": "number", "y": "number", "i": "identifier"}  # of a code
+_ISE = re.compile(r"(?<=...)is(?=(?:e[drs]?|ers|ing|ations?)$)")
+
+# A code a token: `n` number, `y` of four digits, `w` in words, `h` hundred and up, `m` month, `M` month that
+# is another word too, `u` capitals, `U` few and marked, `i` letters with digits, `N` the word n't,
+# punctuation itself, `x` anything else.
+_FEW = 3
+_CODES = {
+    **dict.fromkeys(SMALL_WORDS | SUBJECTS, "x"), **dict.fromkeys(BEFORE_A_MONTH, "p"),
+    "n't": "N", "of": "o", "the": "t", "and": "a",
+    **dict.fromkeys(MONTHS, "m"), **dict.fromkeys(AMBIGUOUS_MONTHS, "M"),
+    **dict.fromkeys(NUMBER_WORDS, "w"), **dict.fromkeys(SCALES, "h"),
+}  # fmt: skip
+_BEFORE_NOT = re.compile(r"[^ ](?= ?N)")
+_PHRASE = re.compile(
+    r"""
+    (?P<number>
+        [ny][ ](?:o[ ])?[mM]\.?(?:,?[ ]y)?  # 8th of may 1995
+        |[ny]-[mM](?:-[ny])?
+        |[mM](?:\.?[ ](?:t[ ])?[ny](?:,?[ ]y)?|,[ ]y)  # May 8th, 1995
+        |m|(?<=[po][ ])M
+        |[nywh](?:[ -][wh]|(?<=h)[ ]a[ ][wh])+|[wh]  # 5 million, two hundred and fifty
+    )
+    |(?P<identifier>[niy][ -][Uu][ -][niy]|U[ -][niy](?:[ -]U)?|i[ -]i)  # 52 CV 9323, AB 123 CD, SW1A 1AA
+    """,
+    re.VERBOSE,
+)
 
 
 class Token(NamedTuple):
@@ -93,97 +163,47 @@ class Token(NamedTuple):
 
     kind: str
     text: str
-    start: int
     lookup: str = ""
     case: Case = "lower"
     marked: bool = False
 
 
-class _Clean(dict[int, str]):
-    """Character to its normalised form, filled on demand."""
-
-    def __missing__(self, codepoint: int) -> str:
-        self[codepoint] = result = _clean(chr(codepoint))
-        return result
+_SPACE = Token("space", " ")
+_PUNCTUATION = {mark: Token("punct", mark) for mark in PASSING_PUNCTUATION}
 
 
-class _Mask(dict[int, str]):
-    """Normalised character to its class's stand-in, filled on demand."""
+class Words(dict[str, tuple[Token, str, Case]]):
+    """The words that pass and those that may be drawn, and how each is read: token, code and case pattern.
 
-    def __missing__(self, codepoint: int) -> str:
-        self[codepoint] = result = _mask(chr(codepoint))
-        return result
+    Readings are kept for these public words alone, so that no text outlives its request here.
+    """
 
+    def __init__(self, known: Collection[str] = ()) -> None:
+        super().__init__()
+        self.known = frozenset(known)
 
-def _clean(character: str) -> str:
-    if character in _PLAIN:
-        return _PLAIN[character]
-    category = unicodedata.category(character)
-    if category in ("Cc", "Cf", "Cs") or 0xFE00 <= ord(character) <= 0xFE0F:
-        return ""
-    if category == "Zs":
-        return " "
-    plain = unicodedata.normalize("NFKC", character)
-    if category == "No" or plain == character:
-        return character
-    return "".join(_clean(part) for part in plain)
-
-
-def _mask(character: str) -> str:
-    if character.isascii() or character in PASSING_PUNCTUATION:
-        return character
-    category = unicodedata.category(character)
-    if category in ("Nd", "No"):
-        return _DIGIT
-    if category[0] in "LM" or category == "Nl":
-        return _LETTER
-    return _CURRENCY if category == "Sc" else _SYMBOL
+    def __missing__(self, text: str) -> tuple[Token, str, Case]:
+        lookup = text.lower()
+        case: Case = "lower" if lookup == text else case_of(text)
+        kind = "word" if text.isascii() or text.replace("'", "").isalpha() else "foreign"
+        code = _CODES.get(lookup, "u" if case == "upper" else "x")
+        reading = Token(kind, text, spelling(lookup, self.known), case), code, case
+        if lookup in self.known and case != "mixed":
+            self[text] = reading
+        return reading
 
 
-_CLEAN, _MASK = _Clean(), _Mask()
-
-
-def normalise(text: str) -> str:
-    """The normalised text (see the module's rules); at most 18 times as long as `text`."""
-    clean = unicodedata.normalize("NFC", text.replace("\r\n", "\n").translate(_CLEAN))
-    clean = re.sub(r" +", " ", clean)
-    return re.sub(r" ?\n[ \n]*", lambda match: "\n\n" if match[0].count("\n") > 1 else "\n", clean)
-
-
-def lex(text: str) -> list[Token]:
+def lex(text: str, words: Words | None = None) -> list[Token]:
     """Normalise `text` and cut it into tokens whose texts, joined, are the normalised text.
+
+    Without `words` none is known, and so there are no headings.
 
     >>> [(token.kind, token.text) for token in lex("Don't pay $5.")][:5]
     [('word', 'Do'), ('word', "n't"), ('space', ' '), ('word', 'pay'), ('space', ' ')]
     """
-    clean = normalise(text)
-    raw: list[tuple[str, str, int]] = []
-    for match in _TOKEN.finditer(clean.translate(_MASK)):
-        start, end = match.span()
-        kind = match.lastgroup or "symbol"
-        if kind == "word":
-            _split_contraction(clean[start:end], start, raw)
-        elif kind == "run":
-            raw.append((_run_kind(match[0]), clean[start:end], start))
-        else:
-            raw.append(("word" if kind == "clitic" else kind, clean[start:end], start))
-    return _finish(raw, _shouting(clean))
-
-
-def case_of(word: str) -> Case:
-    """The case pattern of a word; a single capital letter counts as title case."""
-    if word == word.lower():
-        return "lower"
-    if word[0] != word[0].lower() and word[1:] == word[1:].lower():
-        return "title"
-    return "upper" if word == word.upper() else "mixed"
-
-
-def with_case(word: str, case: Case) -> str:
-    """A lower-case word in the given pattern."""
-    if case == "title":
-        return word[:1].upper() + word[1:]
-    return word.upper() if case == "upper" else word
+    tokens, codes = _cut(normalise(text), Words() if words is None else words)
+    _undo_contractions(tokens, codes)
+    return _join(tokens, codes)
 
 
 def is_plain_word(word: str) -> bool:
@@ -194,76 +214,82 @@ def is_plain_word(word: str) -> bool:
     return len(tokens) == 1 and tokens[0].kind == "word" and tokens[0].text == word == word.lower()
 
 
-def _split_contraction(word: str, start: int, raw: list[tuple[str, str, int]]) -> None:
-    match = _CONTRACTION.fullmatch(word) if "'" in word else None
-    if match is None:
-        raw.append(("word", word, start))
-    else:
-        raw.append(("word", match[1], start))
-        raw.append(("word", match[2], start + match.start(2)))
-
-
-def _run_kind(masked: str) -> str:
-    if masked.isdigit():
-        return "number"
-    return "word" if masked.isalpha() else "identifier"
-
-
-def _shouting(clean: str) -> list[tuple[int, bool]]:
-    """For each line: where it ends and whether it shouts (several words, none in lower case)."""
-    verdicts, end = [], 0
-    for line in clean.split("\n"):
-        end += len(line) + 1
-        verdicts.append((end, line.isupper() and len(line.split()) > 1))
-    return verdicts
-
-
-def _finish(raw: list[tuple[str, str, int]], lines: list[tuple[int, bool]]) -> list[Token]:
-    """Add look-up form, case pattern and mark to the words, tracking sentences and lines."""
+def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
+    """The pieces of the normalised text, and a code for each."""
     tokens: list[Token] = []
-    line, opening, previous = 0, True, ""
-    for index, (kind, text, start) in enumerate(raw):
-        if kind == "word":
-            while lines[line][0] <= start:
-                line += 1
-            tokens.append(_word(text, start, opening=opening, shouting=lines[line][1]))
-            if text.lower() == "n't":
-                _undo_contraction(tokens)
-            opening, previous = False, text
-            continue
-        if kind == "space":
-            opening = opening or "\n" in text
-        elif kind == "punct":
-            opening = _opens(text, previous, opening, index == 0 or raw[index - 1][0] == "space")
+    codes: list[str] = []
+    lines, place = Lines(clean, words.known), FREE
+    for match in _TOKEN.finditer(clean if clean.isascii() else clean.translate(MASK)):
+        group, masked = match.lastgroup or "", match[0]
+        if group in _WORDS or (group == "run" and masked.isalpha()):
+            start, end = match.span(group)
+            token, code, case = words[clean[start:end]]
+            if case != "lower" and marks_name(clean, end, token.text, case, place, lines.reading(start)):
+                token = token._replace(marked=True)
+                code = "U" if code == "u" and len(token.text) <= _FEW else code
+            place = BOUND
+        elif group == "space":
+            token, code, place = Token("space", masked), " ", place if masked == " " else FREE
+        elif group == "punct":
+            token, code, place = _PUNCTUATION[masked], masked, _place(masked, place, tokens)
         else:
-            opening, previous = False, ""
-        tokens.append(Token(kind, text, start))
-    return tokens
+            code, place = _code(group, masked), BOUND
+            token = Token(_KINDS.get(code, group), clean[match.start() : match.end()])
+        tokens.append(token)
+        codes.append(code if masked != "\n" else "x")
+        if group == "plain" and masked[-1] == " ":
+            tokens.append(_SPACE)
+            codes.append(" ")
+    return tokens, "".join(codes)
 
 
-def _opens(punctuation: str, previous: str, opening: bool, after_space: bool) -> bool:
-    """Whether a sentence may start after this punctuation mark."""
-    if punctuation in "!?":
-        return True
-    if punctuation == ".":
-        initial = len(previous) == 1 and previous.isupper() and previous != "I"
-        return not (initial or previous.lower() in ABBREVIATIONS)
-    return opening or (punctuation in "\"'" and after_space)
+def _code(group: str, masked: str) -> str:
+    """The code of a token that is no word; a run of digits alone is a number."""
+    if group == "number" or (group == "run" and masked.isdigit()):
+        return "y" if len(masked) == 4 and masked.isdigit() else "n"
+    return "i" if group == "run" else "x"
 
 
-def _word(text: str, start: int, *, opening: bool, shouting: bool) -> Token:
-    lookup, case = text.lower(), case_of(text)
-    marked = case != "lower" and not shouting and text != "I" and lookup not in CLITICS
-    if case == "title" and opening:
-        marked = False
-    kind = "word" if text.isascii() or text.replace("'", "").isalpha() else "foreign"
-    return Token(kind, text, start, lookup, case, marked)
+def _place(mark: str, place: int, tokens: list[Token]) -> int:
+    """What a capital says after a punctuation mark that follows these tokens."""
+    if mark not in PLACE_MARKS:
+        return place
+    before = ["\n", "\n", "\n", *[token.text for token in tokens[-3:]]]
+    spaced = before[-1].isspace()
+    previous = before[-2] if spaced else before[-1]
+    return place_after(mark, place, previous, spaced=spaced, item=mark in ")]" and numbers_an_item(before))
 
 
-def _undo_contraction(tokens: list[Token]) -> None:
-    """The word before `n't`, with or without a space between, is looked up in full: `ca` as `can`."""
-    index = len(tokens) - 2
-    if index > 0 and tokens[index].kind == "space":
-        index -= 1
-    if index >= 0 and tokens[index].lookup in BASES_BEFORE_NOT:
-        tokens[index] = tokens[index]._replace(lookup=BASES_BEFORE_NOT[tokens[index].lookup])
+def _undo_contractions(tokens: list[Token], codes: str) -> None:
+    """The word before `n't`, with or without a space between, is looked up in full: `ca` as `can`.
+
+    Its capitals, as in `DON'T`, say nothing.
+    """
+    for match in _BEFORE_NOT.finditer(codes):
+        token = tokens[match.start()]
+        if token.kind == "word":
+            lookup = BASES_BEFORE_NOT.get(token.lookup, token.lookup)
+            tokens[match.start()] = token._replace(
+                lookup=lookup, marked=token.marked and token.case != "upper"
+            )
+
+
+def _join(tokens: list[Token], codes: str) -> list[Token]:
+    """Make one token of each date, amount and code that is written in several."""
+    joined: list[Token] = []
+    end = 0
+    for match in _PHRASE.finditer(codes):
+        joined += tokens[end : match.start()]
+        end = match.end()
+        joined.append(
+            Token(match.lastgroup or "", "".join([token.text for token in tokens[match.start() : end]]))
+        )
+    return joined + tokens[end:]
+
+
+def spelling(word: str, known: Container[str]) -> str:
+    """A lower-case word as `known` spells it: `summarise` is looked up as `summarize`."""
+    if word in known:
+        return word
+    american = _ISE.sub("iz", word)
+    return american if american in known else word

@@ -19,6 +19,7 @@ from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy
 from transom.privacy.relaxed import DistanceMechanism
 from transom.privacy.sanitize import Piece, Sanitizer
+from transom.privacy.text import spelling
 
 Floats = NDArray[np.float64]
 Kind = Literal["drawn", "passed", "placeholder"]
@@ -52,7 +53,8 @@ def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
 
 def _own(piece: Piece, ids: Mapping[str, int]) -> Token:
     if piece.kind == "word":
-        return Token("drawn", piece.source.lower(), ids[piece.source.lower()])
+        word = spelling(piece.source.lower(), ids)
+        return Token("drawn", word, ids[word])
     return _undrawn(piece, piece.output)
 
 
