@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from transom.audit.attacks import causal, contextual
+from transom.audit.attacks import bayes, causal, contextual
 from transom.audit.attacks.causal_beam import Causal, Gap, Gapped, read
 from transom.audit.attacks.word_text import Token, sanitised
 from transom.audit.attacks.words import WordData, scored
@@ -206,7 +206,7 @@ def test_what_the_budget_allows_is_read_and_said(attacked, monkeypatch):
 
     def until(reader, seen, deadline=np.inf):
         calls.append(len(seen))
-        if len(calls) > len(causal.POWERS) + 5:  # two batches both ways, and half of the third
+        if len(calls) > len(causal.POWERS) + 9:  # four batches both ways, and half of the fifth
             raise TimeoutError
         return whole(reader, seen, deadline)
 
@@ -222,15 +222,22 @@ def test_what_the_budget_allows_is_read_and_said(attacked, monkeypatch):
     assert "--budget" in late.reason
 
 
-def test_little_text_no_model_or_no_time_is_not_run(attacked):
+def test_without_text_of_its_own_the_model_is_the_only_context(attacked):
+    target, knowledge, data = attacked("rnm", 4.0, topical(120, seed=5), own=400)
+    knowledge = replace(knowledge, text=(), trial=(), trial_seen=())
+    found, alone = (one.attack(target, knowledge, data, 60.0) for one in (causal, bayes))
+    assert found.value > alone.value + 0.05
+    assert f"{alone.value:.3f} without the model" in found.note
+    assert "power 0.7" in found.note
+
+
+def test_no_model_or_no_time_is_not_run(attacked):
     target, knowledge, data = attacked("rnm", 2.0, topical(5, seed=7))
-    poor = causal.attack(target, replace(knowledge, text=knowledge.text[:3]), data, 60.0)
-    assert "got 3" in poor.reason
     without = causal.attack(target, replace(knowledge, causal=None), data, 60.0)
     assert "needs a causal language model" in without.reason
     late = causal.attack(target, knowledge, data, 0.0)
     assert "--budget" in late.reason
-    assert {poor.status, without.status, late.status} == {"not run"}
+    assert {without.status, late.status} == {"not run"}
 
 
 # --------------------------------------------------------------------------------------------- what it reads

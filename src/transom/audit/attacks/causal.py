@@ -2,6 +2,7 @@
 
 The posteriors of `contextual` say how likely each candidate is at its place, and the model how well a whole
 reading reads; with which power it counts is set on sentences of the attacker's own, sanitised by itself.
+Without such text the posteriors are those of exact Bayes, and the power is a fixed one.
 The model reads all in lower case but for the start of a sentence, and for a placeholder, whose spelling it
 has never met, a stand-in of its kind. A long text is read in parts, each behind what was read before.
 The baseline is the same attacker without the outputs: model, context, groups and everything that passes.
@@ -27,9 +28,9 @@ import numpy as np
 from transom.audit.attacks import contextual
 from transom.audit.attacks.causal_beam import Causal, Gap, Gapped, Ids, read
 from transom.audit.attacks.contextual import FEWEST_SENTENCES, Mind
-from transom.audit.attacks.language import posteriors
+from transom.audit.attacks.language import Trigrams, posteriors
 from transom.audit.attacks.sentences import computes_in_bfloat16
-from transom.audit.attacks.word_text import Sentence, Sentences, spelled
+from transom.audit.attacks.word_text import Sentence, Sentences, Token, spelled
 from transom.audit.attacks.words import (
     METRIC,
     Channel,
@@ -45,13 +46,14 @@ from transom.audit.finding import Finding, not_run
 from transom.errors import CheckpointError
 
 NAME = "language model"
-__all__ = ["METRIC", "NAME", "attack", "enough", "guesses", "learned", "load_causal"]
+__all__ = ["METRIC", "NAME", "attack", "guesses", "learned", "load_causal"]
 
 FEWEST_READ = 20
 WIDTH = 4
-POWERS = (0.5, 0.7, 0.35, 1.0, 0.0)  # the likeliest to be best first; 0 is contextual Bayes
-_TRIAL = 50  # sentences that the power is set on
-_BATCH = 16
+POWERS = (1.0, 0.7, 0.4, 0.0)  # the likeliest to be best first; 0 is contextual Bayes
+UNTRIED_POWER = 0.7
+_TRIAL = 40  # sentences that the power is set on
+_BATCH = 8
 _PART, _CONTEXT = 16, 128  # gaps read together, and tokens of the text before them
 _LEAST = 1e-3  # candidates with less of the likeliest one's posterior are left out
 _STAND_INS = {"[NAME]": "Smith", "[NUMBER]": "10", "[TERM]": "thing", "[SYMBOL]": "*"}
@@ -62,9 +64,6 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
     """Token recovery of the best reading, on as many sentences as the budget allows."""
     started = time.monotonic()
     deadline = started + budget_s
-    if not enough(knowledge):
-        got = f"got {len(knowledge.text)}"
-        return not_run(NAME, METRIC, f"it needs {FEWEST_SENTENCES} sentences of the attacker's own, {got}")
     if knowledge.causal is None:
         return not_run(NAME, METRIC, "it needs a causal language model, and got none")
     reader = learned(target.channel, knowledge, deadline)
@@ -82,11 +81,6 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
     )
     note = "; ".join(filter(None, notes))
     return scored(NAME, part, truth, found, started=started, note=note, baseline=baseline)
-
-
-def enough(knowledge: WordKnowledge) -> bool:
-    """Whether the attacker has text enough of its own."""
-    return len(knowledge.text) >= FEWEST_SENTENCES
 
 
 def load_causal(source: str) -> Causal:
@@ -126,8 +120,11 @@ def learned(channel: Channel, knowledge: WordKnowledge, deadline: float) -> Read
     """The reader with the power that recovers most of the trial sentences.
 
     Powers are tried in the order of POWERS until a third of the time to `deadline` is spent; then the best
-    so far is taken.
+    so far is taken. With little text there is no context but the model's, at UNTRIED_POWER.
     """
+    if len(knowledge.text) < FEWEST_SENTENCES:
+        nothing = Trigrams.of(((Token("passed", "."),),), channel.words, knowledge.prior_V)
+        return Reader(Mind(channel, knowledge.prior_V, nothing, 0.0), knowledge.causal, UNTRIED_POWER)
     mind = contextual.learned(channel, knowledge, deadline)
     now = time.monotonic()
     best, most = Reader(mind, knowledge.causal, POWERS[0]), -1
