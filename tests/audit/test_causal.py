@@ -206,7 +206,7 @@ def test_what_the_budget_allows_is_read_and_said(attacked, monkeypatch):
 
     def until(reader, seen, deadline=np.inf):
         calls.append(len(seen))
-        if len(calls) > len(causal.POWERS) + 9:  # four batches both ways, and half of the fifth
+        if len(calls) > len(causal.POWERS) + 13:  # four batches in three ways, and a part of the fifth
             raise TimeoutError
         return whole(reader, seen, deadline)
 
@@ -285,6 +285,20 @@ def test_a_long_text_is_read_in_parts_behind_what_was_read_before(attacked, flue
     assert [[len(one.gaps) for one in some] for some in parts] == [[16, 16], [16, 1], [16], [2]]
     ids = fluent.tokenizer.encode(" ".join(token.text for token in long)).ids
     assert [list(some[0].lead) for some in parts] == [ids[:1], ids[27:33], ids[59:65], ids[91:97]]
+
+
+def test_of_a_long_run_of_known_words_both_ends_are_read(attacked, fluent, monkeypatch):
+    """All of it at once would take memory without bound."""
+    run = [f"t{number}" for number in range(90)]
+    sentence = plain_text(" ".join(["+ba", *run, "+be"]))
+    target, knowledge, _ = attacked("krr", HUGE, (sentence,))
+    mind, parts = contextual.learned(target.channel, knowledge, np.inf), []
+    monkeypatch.setattr(
+        causal, "read", lambda model, some, *_: parts.append(some) or read(model, some, 0.5, 2)
+    )
+    assert causal.guesses(causal.Reader(mind, fluent, 0.5), target.seen) == ["ba", "be"]
+    ids = tuple(fluent.tokenizer.encode(" ".join(run)).ids)
+    assert parts[0][0].gaps[0].behind == ids[:12] + ids[-12:]
 
 
 def test_only_a_causal_model_with_a_tokenizer_is_taken(tmp_path, llama):

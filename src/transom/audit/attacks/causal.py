@@ -55,6 +55,7 @@ UNTRIED_POWER = 0.7
 _TRIAL = 40  # sentences that the power is set on
 _BATCH = 8
 _PART, _CONTEXT = 16, 128  # gaps read together, and tokens of the text before them
+_RUN = 24  # tokens read of what is known between two gaps: its beginning and its end
 _LEAST = 1e-3  # candidates with less of the likeliest one's posterior are left out
 _STAND_INS = {"[NAME]": "Smith", "[NUMBER]": "10", "[TERM]": "thing", "[SYMBOL]": "*"}
 _CLOSING, _OPENING, _ENDS = frozenset(",.;:!?)]}%'"), frozenset("([{$#"), frozenset(".!?")
@@ -67,15 +68,14 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
     if knowledge.causal is None:
         return not_run(NAME, METRIC, "it needs a causal language model, and got none")
     reader = learned(target.channel, knowledge, deadline)
-    found, alone, done = _within(reader, target.seen, deadline)
+    (found, alone, without), done = _within(reader, target.seen, deadline)
     if done < min(FEWEST_READ, len(target.seen)):
         return not_run(NAME, METRIC, f"its time ran out after {done} sentences; raise --budget")
     part = replace(target, seen=target.seen[:done], repeats_RN=np.zeros((0, 0), dtype=np.int64))
     truth = WordData(data.plain[:done])
-    without = right(part, truth, contextual.guesses(reader.mind, part.seen)).mean()
     baseline = float(right(part, truth, alone).mean())
     notes = (
-        f"{baseline:.3f} from context alone, {without:.3f} without the model",
+        f"{baseline:.3f} from context alone, {right(part, truth, without).mean():.3f} without the model",
         f"{reader.model.name} counts with power {reader.power:g}",
         "" if done == len(target.seen) else f"on the first {done} of {len(target.seen)} sentences",
     )
@@ -142,19 +142,20 @@ def learned(channel: Channel, knowledge: WordKnowledge, deadline: float) -> Read
     return best
 
 
-def _within(reader: Reader, seen: Sentences, deadline: float) -> tuple[list[str], list[str], int]:
-    """Guesses with and without the outputs for the first sentences, and how many these are."""
-    found: list[str] = []
-    alone: list[str] = []
+def _within(
+    reader: Reader, seen: Sentences, deadline: float
+) -> tuple[tuple[list[str], list[str], list[str]], int]:
+    """Guesses for the first sentences (with all, without the outputs, without the model), and how many."""
+    ways = reader, reader.unseeing, replace(reader, power=0.0)
+    named: tuple[list[str], list[str], list[str]] = [], [], []
     for done in range(0, len(seen), _BATCH):
-        some = seen[done : done + _BATCH]
         try:
-            both = guesses(reader, some, deadline), guesses(reader.unseeing, some, deadline)
+            found = [guesses(way, seen[done : done + _BATCH], deadline) for way in ways]
         except TimeoutError:
-            return found, alone, done
-        found += both[0]
-        alone += both[1]
-    return found, alone, len(seen)
+            return named, done
+        for words, more in zip(named, found, strict=True):
+            words += more
+    return named, len(seen)
 
 
 def guesses(reader: Reader, seen: Sentences, deadline: float = math.inf) -> list[str]:
@@ -220,7 +221,11 @@ def _gapped(reader: Reader, sentence: Sentence) -> tuple[Ids, list[tuple[Gap, li
         drawn.append((tuple(encode(write(word)) for word in words), np.log(posterior_K[likely_K]), words))
         runs.append([])
     pairs = zip(drawn, runs[1:], strict=True)
-    return tuple(runs[0]), [(Gap(ids, log_K, tuple(run)), words) for (ids, log_K, words), run in pairs]
+    return tuple(runs[0]), [(Gap(ids, log_K, _near(run)), words) for (ids, log_K, words), run in pairs]
+
+
+def _near(run: list[int]) -> Ids:
+    return tuple(run if len(run) <= _RUN else run[: _RUN // 2] + run[-_RUN // 2 :])
 
 
 def _ids(model: Causal, text: str) -> Ids:
