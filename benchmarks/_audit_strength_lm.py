@@ -2,8 +2,8 @@
 
 Target: lines of XSum articles in random order, through the shipped policy at epsilon 4 and 1. The attacker
 owns the lines of the other articles, SmolLM2 and the mechanism; it sets its powers on lines of its own.
-`recovery_alone` is what the same attacker names without the outputs, `word_optimum` the exact optimum of one
-who reads a word at a time.
+`recovery_alone` is what the same attacker names without the outputs on the first ALONE lines, `ours_there`
+what it names with them on these; `word_optimum` is the exact optimum of one who reads a word at a time.
 
 Recovery: share of the drawn words that are named. Intervals of the gain: paired bootstrap over lines.
 """
@@ -32,6 +32,7 @@ EPSILONS = (4.0, 1.0)
 SENTENCES = 300
 ARTICLES = 150  # whose lines are the target; the rest are the attacker's
 FEWEST_WORDS = 5
+ALONE = 100
 
 
 def pairs(*, sentences: int, quick: bool = False) -> list[dict[str, Any]]:
@@ -59,14 +60,17 @@ def _on(name: str, target: WordTarget, knowledge: WordKnowledge, data: WordData)
     named = {
         "ours": causal.guesses(reader, target.seen),
         "reference": contextual.guesses(reader.mind, target.seen),
-        "alone": causal.guesses(reader.unseeing, target.seen),
         "bayes": bayes.guesses(target, knowledge.prior_V),
     }
     hit_N = {attack: right(target, data, guesses) for attack, guesses in named.items()}
+    part = replace(target, seen=target.seen[:ALONE], repeats_RN=target.repeats_RN[:, :0])
+    alone_N = right(part, WordData(data.plain[:ALONE]), causal.guesses(reader.unseeing, part.seen))
     low, high = gain_interval(target, hit_N["ours"], hit_N["reference"])
     return {
         "pair": f"{name}: {causal.NAME}, {contextual.NAME}",
         **{f"recovery_{attack}": float(hits.mean()) for attack, hits in hit_N.items()},
+        "recovery_alone": float(alone_N.mean()),
+        "ours_there": float(hit_N["ours"][: len(alone_N)].mean()),
         "gain_low": low,
         "gain_high": high,
         "n": len(hit_N["ours"]),

@@ -6,11 +6,11 @@
 A pair is one of our attacks, a published one and a target; how each is set up stands in
 `_audit_strength_words.py`, `_audit_strength_embeddings.py` and `_audit_strength_lm.py`; in the last, what a
 language model adds to contextual Bayes, the reference is ours too. `shortfall` is the largest recovery of a
-reference minus ours over the other pairs: 0 or below when ours never falls short. `contextual_gain` is the least
-gain of contextual Bayes over mask-token inference at epsilon 4, `contextual_gain_low` the lower end of its
-interval. `lm_gain_low` is the lower end of the interval of the language model's gain over contextual Bayes,
-on `lm_sentences` sentences of XSum: the worst of epsilon 1 and 4. Each part stores its pairs, so that the
-parts can be run one after the other.
+reference minus ours over the other pairs: 0 or below when ours never falls short. `contextual_gain` is the
+least gain of contextual Bayes over mask-token inference at epsilon 4, `contextual_gain_low` the lower end of
+its interval. `lm_gain_low` is the lower end of the interval of the language model's gain over contextual
+Bayes, on `lm_sentences` sentences of XSum: the worst of epsilon 1 and 4. Each part stores its pairs, so that
+the parts can be run one after the other.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from transom.audit.attacks import causal, contextual
+from transom.audit.attacks import bayes, causal, contextual
 from transom.audit.attacks.causal_beam import Causal, Gap, Gapped, read
 from transom.audit.attacks.word_text import Token, sanitised
 from transom.audit.attacks.words import WordData, scored
@@ -206,7 +206,7 @@ def test_what_the_budget_allows_is_read_and_said(attacked, monkeypatch):
 
     def until(reader, seen, deadline=np.inf):
         calls.append(len(seen))
-        if len(calls) > len(causal.POWERS) + 5:  # two batches both ways, and half of the third
+        if len(calls) > len(causal.POWERS) + 13:  # four batches in three ways, and a part of the fifth
             raise TimeoutError
         return whole(reader, seen, deadline)
 
@@ -222,15 +222,22 @@ def test_what_the_budget_allows_is_read_and_said(attacked, monkeypatch):
     assert "--budget" in late.reason
 
 
-def test_little_text_no_model_or_no_time_is_not_run(attacked):
+def test_without_text_of_its_own_the_model_is_the_only_context(attacked):
+    target, knowledge, data = attacked("rnm", 4.0, topical(120, seed=5), own=400)
+    knowledge = replace(knowledge, text=(), trial=(), trial_seen=())
+    found, alone = (one.attack(target, knowledge, data, 60.0) for one in (causal, bayes))
+    assert found.value > alone.value + 0.05
+    assert f"{alone.value:.3f} without the model" in found.note
+    assert "power 0.7" in found.note
+
+
+def test_no_model_or_no_time_is_not_run(attacked):
     target, knowledge, data = attacked("rnm", 2.0, topical(5, seed=7))
-    poor = causal.attack(target, replace(knowledge, text=knowledge.text[:3]), data, 60.0)
-    assert "got 3" in poor.reason
     without = causal.attack(target, replace(knowledge, causal=None), data, 60.0)
     assert "needs a causal language model" in without.reason
     late = causal.attack(target, knowledge, data, 0.0)
     assert "--budget" in late.reason
-    assert {poor.status, without.status, late.status} == {"not run"}
+    assert {without.status, late.status} == {"not run"}
 
 
 # --------------------------------------------------------------------------------------------- what it reads
@@ -278,6 +285,20 @@ def test_a_long_text_is_read_in_parts_behind_what_was_read_before(attacked, flue
     assert [[len(one.gaps) for one in some] for some in parts] == [[16, 16], [16, 1], [16], [2]]
     ids = fluent.tokenizer.encode(" ".join(token.text for token in long)).ids
     assert [list(some[0].lead) for some in parts] == [ids[:1], ids[27:33], ids[59:65], ids[91:97]]
+
+
+def test_of_a_long_run_of_known_words_both_ends_are_read(attacked, fluent, monkeypatch):
+    """All of it at once would take memory without bound."""
+    run = [f"t{number}" for number in range(90)]
+    sentence = plain_text(" ".join(["+ba", *run, "+be"]))
+    target, knowledge, _ = attacked("krr", HUGE, (sentence,))
+    mind, parts = contextual.learned(target.channel, knowledge, np.inf), []
+    monkeypatch.setattr(
+        causal, "read", lambda model, some, *_: parts.append(some) or read(model, some, 0.5, 2)
+    )
+    assert causal.guesses(causal.Reader(mind, fluent, 0.5), target.seen) == ["ba", "be"]
+    ids = tuple(fluent.tokenizer.encode(" ".join(run)).ids)
+    assert parts[0][0].gaps[0].behind == ids[:12] + ids[-12:]
 
 
 def test_only_a_causal_model_with_a_tokenizer_is_taken(tmp_path, llama):

@@ -7,11 +7,14 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import yaml
 
+from transom.audit.attacks import causal
 from transom.cli import main
+from transom.errors import MissingExtraError
 
 SAMPLE = Path(__file__).parents[2] / "examples/ci"
 BUILD = yaml.safe_load((SAMPLE / "audit-gate.yml").read_text())
@@ -25,6 +28,11 @@ def in_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(SAMPLE, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def absent(_source: str) -> NoReturn:
+        raise MissingExtraError("models", "torch and transformers")
+
+    monkeypatch.setattr(causal, "load_causal", absent)  # the build installs transom alone
 
 
 def run(line: str) -> int:

@@ -153,7 +153,7 @@ def words(
             audit.record["share of tokens drawn"] = round(case.drawn_share, 3)
             if model is not None and language is None:
                 language = _language(model, case.knowledge.text, audit)
-            if reader is None and causal in attacks and causal.enough(case.knowledge):
+            if reader is None and causal in attacks:
                 attacks, reader = _with_reader(attacks, language_model)
             knowledge = replace(case.knowledge, language=language, causal=reader)
             found = audit.attack(attacks, case.target, knowledge, case.data, of=len(sanitizers) - number)

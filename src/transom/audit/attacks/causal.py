@@ -2,6 +2,7 @@
 
 The posteriors of `contextual` say how likely each candidate is at its place, and the model how well a whole
 reading reads; with which power it counts is set on sentences of the attacker's own, sanitised by itself.
+Without such text the posteriors are those of exact Bayes, and the power is a fixed one.
 The model reads all in lower case but for the start of a sentence, and for a placeholder, whose spelling it
 has never met, a stand-in of its kind. A long text is read in parts, each behind what was read before.
 The baseline is the same attacker without the outputs: model, context, groups and everything that passes.
@@ -27,9 +28,9 @@ import numpy as np
 from transom.audit.attacks import contextual
 from transom.audit.attacks.causal_beam import Causal, Gap, Gapped, Ids, read
 from transom.audit.attacks.contextual import FEWEST_SENTENCES, Mind
-from transom.audit.attacks.language import posteriors
+from transom.audit.attacks.language import Trigrams, posteriors
 from transom.audit.attacks.sentences import computes_in_bfloat16
-from transom.audit.attacks.word_text import Sentence, Sentences, spelled
+from transom.audit.attacks.word_text import Sentence, Sentences, Token, spelled
 from transom.audit.attacks.words import (
     METRIC,
     Channel,
@@ -45,14 +46,16 @@ from transom.audit.finding import Finding, not_run
 from transom.errors import CheckpointError
 
 NAME = "language model"
-__all__ = ["METRIC", "NAME", "attack", "enough", "guesses", "learned", "load_causal"]
+__all__ = ["METRIC", "NAME", "attack", "guesses", "learned", "load_causal"]
 
 FEWEST_READ = 20
 WIDTH = 4
-POWERS = (0.5, 0.7, 0.35, 1.0, 0.0)  # the likeliest to be best first; 0 is contextual Bayes
-_TRIAL = 50  # sentences that the power is set on
-_BATCH = 16
+POWERS = (1.0, 0.7, 0.4, 0.0)  # the likeliest to be best first; 0 is contextual Bayes
+UNTRIED_POWER = 0.7
+_TRIAL = 40  # sentences that the power is set on
+_BATCH = 8
 _PART, _CONTEXT = 16, 128  # gaps read together, and tokens of the text before them
+_RUN = 24  # tokens read of what is known between two gaps: its beginning and its end
 _LEAST = 1e-3  # candidates with less of the likeliest one's posterior are left out
 _STAND_INS = {"[NAME]": "Smith", "[NUMBER]": "10", "[TERM]": "thing", "[SYMBOL]": "*"}
 _CLOSING, _OPENING, _ENDS = frozenset(",.;:!?)]}%'"), frozenset("([{$#"), frozenset(".!?")
@@ -62,31 +65,22 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
     """Token recovery of the best reading, on as many sentences as the budget allows."""
     started = time.monotonic()
     deadline = started + budget_s
-    if not enough(knowledge):
-        got = f"got {len(knowledge.text)}"
-        return not_run(NAME, METRIC, f"it needs {FEWEST_SENTENCES} sentences of the attacker's own, {got}")
     if knowledge.causal is None:
         return not_run(NAME, METRIC, "it needs a causal language model, and got none")
     reader = learned(target.channel, knowledge, deadline)
-    found, alone, done = _within(reader, target.seen, deadline)
+    (found, alone, without), done = _within(reader, target.seen, deadline)
     if done < min(FEWEST_READ, len(target.seen)):
         return not_run(NAME, METRIC, f"its time ran out after {done} sentences; raise --budget")
     part = replace(target, seen=target.seen[:done], repeats_RN=np.zeros((0, 0), dtype=np.int64))
     truth = WordData(data.plain[:done])
-    without = right(part, truth, contextual.guesses(reader.mind, part.seen)).mean()
     baseline = float(right(part, truth, alone).mean())
     notes = (
-        f"{baseline:.3f} from context alone, {without:.3f} without the model",
+        f"{baseline:.3f} from context alone, {right(part, truth, without).mean():.3f} without the model",
         f"{reader.model.name} counts with power {reader.power:g}",
         "" if done == len(target.seen) else f"on the first {done} of {len(target.seen)} sentences",
     )
     note = "; ".join(filter(None, notes))
     return scored(NAME, part, truth, found, started=started, note=note, baseline=baseline)
-
-
-def enough(knowledge: WordKnowledge) -> bool:
-    """Whether the attacker has text enough of its own."""
-    return len(knowledge.text) >= FEWEST_SENTENCES
 
 
 def load_causal(source: str) -> Causal:
@@ -126,8 +120,11 @@ def learned(channel: Channel, knowledge: WordKnowledge, deadline: float) -> Read
     """The reader with the power that recovers most of the trial sentences.
 
     Powers are tried in the order of POWERS until a third of the time to `deadline` is spent; then the best
-    so far is taken.
+    so far is taken. With little text there is no context but the model's, at UNTRIED_POWER.
     """
+    if len(knowledge.text) < FEWEST_SENTENCES:
+        nothing = Trigrams.of(((Token("passed", "."),),), channel.words, knowledge.prior_V)
+        return Reader(Mind(channel, knowledge.prior_V, nothing, 0.0), knowledge.causal, UNTRIED_POWER)
     mind = contextual.learned(channel, knowledge, deadline)
     now = time.monotonic()
     best, most = Reader(mind, knowledge.causal, POWERS[0]), -1
@@ -145,19 +142,20 @@ def learned(channel: Channel, knowledge: WordKnowledge, deadline: float) -> Read
     return best
 
 
-def _within(reader: Reader, seen: Sentences, deadline: float) -> tuple[list[str], list[str], int]:
-    """Guesses with and without the outputs for the first sentences, and how many these are."""
-    found: list[str] = []
-    alone: list[str] = []
+def _within(
+    reader: Reader, seen: Sentences, deadline: float
+) -> tuple[tuple[list[str], list[str], list[str]], int]:
+    """Guesses for the first sentences (with all, without the outputs, without the model), and how many."""
+    ways = reader, reader.unseeing, replace(reader, power=0.0)
+    named: tuple[list[str], list[str], list[str]] = [], [], []
     for done in range(0, len(seen), _BATCH):
-        some = seen[done : done + _BATCH]
         try:
-            both = guesses(reader, some, deadline), guesses(reader.unseeing, some, deadline)
+            found = [guesses(way, seen[done : done + _BATCH], deadline) for way in ways]
         except TimeoutError:
-            return found, alone, done
-        found += both[0]
-        alone += both[1]
-    return found, alone, len(seen)
+            return named, done
+        for words, more in zip(named, found, strict=True):
+            words += more
+    return named, len(seen)
 
 
 def guesses(reader: Reader, seen: Sentences, deadline: float = math.inf) -> list[str]:
@@ -223,7 +221,11 @@ def _gapped(reader: Reader, sentence: Sentence) -> tuple[Ids, list[tuple[Gap, li
         drawn.append((tuple(encode(write(word)) for word in words), np.log(posterior_K[likely_K]), words))
         runs.append([])
     pairs = zip(drawn, runs[1:], strict=True)
-    return tuple(runs[0]), [(Gap(ids, log_K, tuple(run)), words) for (ids, log_K, words), run in pairs]
+    return tuple(runs[0]), [(Gap(ids, log_K, _near(run)), words) for (ids, log_K, words), run in pairs]
+
+
+def _near(run: list[int]) -> Ids:
+    return tuple(run if len(run) <= _RUN else run[: _RUN // 2] + run[-_RUN // 2 :])
 
 
 def _ids(model: Causal, text: str) -> Ids:
