@@ -61,7 +61,7 @@ def require_writable(path: Path, *, parents: bool = False) -> None:
             pass
     except OSError as error:
         raise MisconfiguredError(
-            f"cannot write {path} ({error.strerror}); give a path in a folder that exists and lets you write"
+            f"cannot write {path} ({error.strerror}); give a file in a folder that exists and lets you write"
         ) from None
 
 

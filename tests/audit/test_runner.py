@@ -7,15 +7,18 @@ import json
 import math
 import signal
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from transom.audit.attack import Attack, Bound, choose, load_attack
 from transom.audit.attacks import epsilon
-from transom.audit.finding import INTERRUPTED, Example, Finding, interrupted, not_run, share
+from transom.audit.finding import INTERRUPTED, Example, Finding, interrupted, not_run, share, unreached
 from transom.audit.runner import SMALLEST_SHARE_S, run
 from transom.errors import MisconfiguredError, NotYetError
 
@@ -136,6 +139,40 @@ def test_one_that_never_comes_back_is_stopped() -> None:
     found = run((Bound("slow", "m", forever), attack("b")), 0, 0, 0, budget_s=0.5, progress=False)
     assert found[0].reason.startswith("it was stopped after")
     assert found[1].reason == "" or "raise --budget" in found[1].reason
+
+
+@given(
+    budget_s=st.floats(0.2, 1000),
+    takes=st.lists(st.floats(0, 50), min_size=1, max_size=12),
+)
+def test_budgets_hold_whatever_attacks_take(budget_s: float, takes: list[float]) -> None:
+    """`takes` is what each would take, in shares; the clock and the alarm are played."""
+    now_s, limit_s, shares = 0.0, 0.0, []
+
+    def stopped_after(seconds: float) -> AbstractContextManager[None]:
+        nonlocal limit_s
+        limit_s = seconds
+        return nullcontext()
+
+    def made(wanted: float) -> Attack:
+        def mount(target: object, knowledge: object, data: object, share_s: float) -> Finding:
+            nonlocal now_s
+            shares.append(share_s)
+            now_s += min(wanted * share_s, limit_s)
+            return FOUND
+
+        return Bound("x", "token recovery", mount)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transom.audit.runner.time.monotonic", lambda: now_s)
+        patch.setattr("transom.audit.runner._stopped_after", stopped_after)
+        found = ran(*map(made, takes), budget_s=budget_s)
+    assert now_s <= budget_s + 1
+    assert len(found) == len(takes)
+    assert unreached(found) == len(takes) - len(shares)
+    fair = budget_s / len(takes)
+    kept = next((i for i, wanted in enumerate(takes) if wanted > 1), len(takes))
+    assert all(share_s >= fair * 0.999 for share_s in shares[: kept + 1])  # overruns cost only those after
 
 
 def test_the_alarm_of_another_is_put_back() -> None:

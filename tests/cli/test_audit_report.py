@@ -14,7 +14,7 @@ import typer
 from transom.audit.attack import Bound
 from transom.audit.finding import INTERRUPTED, Example, Finding, not_run
 from transom.audit.report import Report
-from transom.cli.audit_report import GATE_EXIT, Options, auditing, finish, now
+from transom.cli.audit_report import GATE_EXIT, LEFT_OUT_EXIT, Options, auditing, finish, now
 from transom.errors import MisconfiguredError
 
 SHOWN = Finding(
@@ -187,6 +187,47 @@ def test_files_are_for_their_owner_only() -> None:
 def test_a_place_that_cannot_be_written_is_refused_at_once(path: str) -> None:
     with pytest.raises(MisconfiguredError, match="cannot write"):
         Options(html=Path(path))
+
+
+LATE = [not_run(name, "token recovery", "the budget leaves it 0 s; raise --budget") for name in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("findings", "gate", "code"),
+    [
+        ([SHOWN, *LATE], None, LEFT_OUT_EXIT),
+        ([SHOWN, *LATE], 0.9, GATE_EXIT),
+        ([SHOWN, *LATE], 0.1, GATE_EXIT),
+        ([SHOWN, *LATE[:1]], None, 0),
+        ([SHOWN, *LATE[:1]], 0.9, 0),
+        ([SHOWN, SHOWN, SHOWN, *LATE], None, 0),
+        ([SHOWN, MISSING, MISSING], None, 0),
+        (LATE, None, LEFT_OUT_EXIT),
+        (LATE, 0.9, GATE_EXIT),
+    ],
+)
+def test_an_audit_that_left_most_out_does_not_exit_as_one_that_ran(
+    findings: list[Finding], gate: float | None, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exited = 0
+    try:
+        finished(*findings, gate=gate, html=Path("r.html"))
+    except typer.Exit as error:
+        exited = error.exit_code
+    assert exited == code
+    printed = capsys.readouterr()
+    late = sum(one in LATE for one in findings)
+    for told in (printed.out.replace("\n", " "), Path("r.html").read_text()):
+        assert (f"{late} of {len(findings)} attacks were not run for want of time" in told) == bool(late)
+    assert ("want of time" in printed.err) == (code != 0 and gate != 0.1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_a_report_says_how_many_findings_stand_in_it(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(*[SHOWN] * count, MISSING, html=Path("r.html"))
+    for told in (capsys.readouterr().out.replace("\n", " "), Path("r.html").read_text()):
+        assert (f"{count} findings stand in this report" in told) == (count > 1)
+        assert ("99.58" in told) == (count == 12)
 
 
 def test_two_reports_in_one_file_are_refused() -> None:

@@ -94,6 +94,7 @@ def test_one_command_sweeps_epsilon_and_writes_the_report(files, policy, tmp_pat
     audited, own = files
     html = tmp_path / "out.html"
     settings = ("--policy", policy, "--prior", own, "--epsilon", "1", "--epsilon", "12", "--html", html)
+    settings += ("--repeats", 5)
     report = json.loads(audit(audited, *settings, "--json"))
     found = {(finding["name"], finding["setting"]): finding for finding in report["findings"]}
     for name in ("bayes", "contextual", "inversion", "learned inversion", "averaging", "language model"):
@@ -106,8 +107,19 @@ def test_one_command_sweeps_epsilon_and_writes_the_report(files, policy, tmp_pat
     assert html.stat().st_mode & 0o777 == 0o600
 
 
+def test_the_verdict_is_about_what_was_sent(files, policy):
+    """Sent once, nothing can be averaged; sent often, averaging reads more than any attack on one output."""
+    options = ("--policy", policy, "--epsilon", "1", "--attack", "bayes", "--attack", "averaging", "--json")
+    once, often = (json.loads(audit(files[0], *options, *more)) for more in ((), ("--repeats", 40)))
+    assert once["target"]["each text sent"] == "once"
+    assert "averaging" not in once["verdict"]
+    assert [one["status"] for one in once["findings"] if one["name"] == "averaging"] == ["not run"]
+    assert often["target"]["each text sent"] == "40 times"
+    assert "The strongest attack, averaging" in often["verdict"]
+
+
 def test_without_a_prior_only_what_needs_none_is_run(files, policy):
-    report = json.loads(audit(files[0], "--policy", policy, "--repeats", 0, "--json"))
+    report = json.loads(audit(files[0], "--policy", policy, "--repeats", 1, "--json"))
     status = {finding["name"]: finding["status"] for finding in report["findings"]}
     ran = {name for name, one in status.items() if one == "run"}
     assert ran == {"bayes", "inversion", "language model"}

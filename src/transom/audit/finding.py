@@ -11,7 +11,7 @@ Source: Clopper and Pearson 1934, Biometrika 26.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from transom.errors import MisconfiguredError
 CONFIDENCE = 0.95
 MAX_EXAMPLES = 10
 INTERRUPTED = "the audit was interrupted"
+RAISE_BUDGET = "raise --budget"  # ends the reason of every attack that was not run for want of time
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,16 @@ def not_run(name: str, metric: str, reason: str) -> Finding:
 def interrupted(findings: Iterable[Finding]) -> bool:
     """Whether the user broke off: then nothing more is run, and no gate is passed."""
     return any(found.reason == INTERRUPTED for found in findings)
+
+
+def unreached(findings: Iterable[Finding]) -> int:
+    """How many were not run for want of time."""
+    return sum(found.reason.endswith(RAISE_BUDGET) for found in findings)
+
+
+def left_out(findings: Sequence[Finding]) -> bool:
+    """Whether time was wanting for most of those that could have been run: what is there is no audit."""
+    return unreached(findings) > sum(found.value is not None for found in findings)
 
 
 def interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

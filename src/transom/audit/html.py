@@ -140,7 +140,7 @@ def _findings(report: Report) -> str:
     meanings = [
         f"<b>{metric}</b>: {meaning}." for metric, meaning in _METRICS.items() if metric.lower() in used
     ]
-    return _section("Findings", table, " ".join(meanings))
+    return _section("Findings", table, " ".join([escape(report.standing), *meanings]).strip())
 
 
 def _finding(found: Finding, gate: float | None, heads: tuple[str, ...], *, with_metric: bool) -> str:

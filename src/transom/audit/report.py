@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from transom.audit.finding import INTERRUPTED, Finding, interrupted
+from transom.audit.finding import INTERRUPTED, RAISE_BUDGET, Finding, interrupted, left_out, unreached
 
 EPSILON_METRIC = "epsilon lower bound"
 _PLAIN_WORDS = {
@@ -79,9 +79,25 @@ class Report:
         """None without a gate; else whether attacks ran, to the end, and none may exceed the gate."""
         if self.gate is None:
             return None
-        if self.worst is None or self.stopped or interrupted(self.findings):
+        if self.worst is None or self.stopped or interrupted(self.findings) or self.left_out:
             return False
         return not exceeds(self.worst, self.gate)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether most attacks were not run for want of time."""
+        return left_out(self.findings)
+
+    @property
+    def standing(self) -> str:
+        """How many findings there are, and what that does to their intervals; empty for one."""
+        ran = sum(found.low is not None for found in self.findings)
+        if ran < 2:
+            return ""
+        return (
+            f"{ran} findings stand in this report, each with an interval of its own, not corrected for their "
+            f"number: with 95 % confidence for all at once, each would need {1 - 0.05 / ran:.2%} of its own."
+        )
 
     @property
     def verdict(self) -> str:
@@ -107,6 +123,18 @@ class Report:
     def details(self) -> tuple[str, ...]:
         """What the headline rests on: the strongest attack beside guessing, at each setting; or what was
         missing."""
+        return (*self._unreached, *self._rests_on)
+
+    @property
+    def _unreached(self) -> tuple[str, ...]:
+        """What was left out for want of time, in a sentence."""
+        count = unreached(self.findings)
+        if not count:
+            return ()
+        return (f"{count} of {len(self.findings)} attacks were not run for want of time; {RAISE_BUDGET}.",)
+
+    @property
+    def _rests_on(self) -> tuple[str, ...]:
         best = self._strongest
         if best is None:
             why = {found.reason for found in self.findings if found.reason}
@@ -129,6 +157,8 @@ class Report:
         if exceeds(worst, self.gate):
             reach = "is" if worst.high is None else "may be"
             return f"Not passed: {worst.label} {reach} above the bound of {bound}."
+        if self.left_out and not self.stopped and not interrupted(self.findings):
+            return f"Not passed: most attacks were not run for want of time; {RAISE_BUDGET}."
         return f"Not passed: {self.stopped or INTERRUPTED}."
 
     @property
@@ -179,6 +209,8 @@ class Report:
             "kind": self.kind,
             "target": dict(self.target),
             "verdict": self.verdict,
+            "standing": self.standing,
+            "left_out": self.left_out,
             "worst": worst
             and {
                 "name": worst.name,

@@ -26,12 +26,12 @@ from rich.text import Text
 
 from transom.audit.attack import Attack
 from transom.audit.checked import checked
-from transom.audit.finding import INTERRUPTED, Finding, not_run
+from transom.audit.finding import INTERRUPTED, RAISE_BUDGET, Finding, not_run
 from transom.errors import TransomError
 
 SMALLEST_SHARE_S = 0.1
-_OVERRUN = 3.0  # an attack is stopped after this many times its share, and the grace
-_GRACE_S = 60.0  # at most; never more than the whole budget
+_OVERRUN = 2.0  # an attack is stopped after this many times its share, and never long after the budget's end
+_GRACE_S = 1.0
 
 
 class _OverrunError(BaseException):
@@ -47,36 +47,42 @@ def run(
     budget_s: float,
     progress: bool = True,
 ) -> tuple[Finding, ...]:
-    """One finding for each of `attacks`, in their order, within about `budget_s` seconds. Never raises."""
-    ends, grace_s = time.monotonic() + budget_s, min(_GRACE_S, budget_s)
+    """One finding for each of `attacks`, in their order, within about `budget_s` seconds. Never raises.
+
+    The budget is passed by a second, and by what compiled code does not let itself be stopped in.
+    """
+    ends = time.monotonic() + budget_s
     found: list[Finding] = []
     with _progress(progress) as bar:
         task = bar.add_task("", total=len(attacks), ends=ends)
         try:
             for number, attack in enumerate(attacks):
                 bar.update(task, description=f"{number + 1} of {len(attacks)}: {attack.NAME}")
-                share_s = (ends - time.monotonic()) / (len(attacks) - number)
-                found.append(_one(attack, (target, knowledge, data), share_s, grace_s))
+                left_s = ends - time.monotonic()
+                share_s = left_s / (len(attacks) - number)
+                limit_s = min(_OVERRUN * share_s, left_s) + _GRACE_S
+                found.append(_one(attack, (target, knowledge, data), share_s, limit_s))
                 bar.advance(task)
         except KeyboardInterrupt:
             found += [not_run(attack.NAME, attack.METRIC, INTERRUPTED) for attack in attacks[len(found) :]]
     return tuple(found)
 
 
-def _one(attack: Attack, given: tuple[object, object, object], share_s: float, grace_s: float) -> Finding:
+def _one(attack: Attack, given: tuple[object, object, object], share_s: float, limit_s: float) -> Finding:
     if share_s < SMALLEST_SHARE_S:
         return not_run(
             attack.NAME,
             attack.METRIC,
-            f"the budget leaves it {max(share_s, 0):.2g} s, less than {SMALLEST_SHARE_S:g} s; raise --budget",
+            f"the budget leaves it {max(share_s, 0):.2g} s, less than {SMALLEST_SHARE_S:g} s; {RAISE_BUDGET}",
         )
     started = time.monotonic()
     try:
-        with _stopped_after(_OVERRUN * share_s + grace_s), redirect_stdout(sys.stderr):
+        with _stopped_after(limit_s), redirect_stdout(sys.stderr):
             returned = attack.attack(*given, share_s)
         found = checked(attack, returned)
     except _OverrunError:
-        reason = f"it was stopped after {time.monotonic() - started:.3g} s of a share of {share_s:.3g} s"
+        took_s = time.monotonic() - started
+        reason = f"it was stopped after {took_s:.3g} s of a share of {share_s:.3g} s; {RAISE_BUDGET}"
         found = not_run(attack.NAME, attack.METRIC, reason)
     except TransomError as error:
         found = not_run(attack.NAME, attack.METRIC, str(error))

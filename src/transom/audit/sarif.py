@@ -32,7 +32,7 @@ def sarif(report: Report) -> dict[str, Any]:
         "rules": [{"id": rule, "name": name, "shortDescription": {"text": name}} for rule, name in rules],
     }
     invocation = {
-        "executionSuccessful": report.worst is not None,
+        "executionSuccessful": report.worst is not None and not report.left_out,
         "endTimeUtc": report.created,
         "toolExecutionNotifications": [_notification(found, ids) for found in missing],
     }

@@ -1,8 +1,9 @@
 """What every `transom audit` command shares: its options, and how a report leaves.
 
 `--json` prints the report as one line; `--html` and `--sarif` write files that only their owner can read,
-for a report shows audited text. With --gate the exit code is 20 when a finding may exceed the bound, or when
-no attack could be run. The files are written in every case: `auditing` sees to it.
+for a report shows audited text. With --gate the exit code is 20 when a finding may exceed the bound, when no
+attack could be run, or when the audit was not done; without one it is 21 when time was wanting for most of
+the attacks. The files are written in every case: `auditing` sees to it.
 
 Threat model: the report is the auditor's own; standard error and errors hold names and figures, never text.
 Source: own design.
@@ -26,12 +27,13 @@ from rich.table import Table
 
 from transom.audit.attack import Attack
 from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run
-from transom.audit.report import Frontier, Report, figure, span
+from transom.audit.report import Frontier, Report, exceeds, figure, span
 from transom.audit.runner import run
 from transom.errors import MisconfiguredError, TransomError
 from transom.files import require_writable, write_file
 
 GATE_EXIT = 20
+LEFT_OUT_EXIT = 21
 _NOTES_FROM = 140  # columns of a terminal
 
 BudgetOption = Annotated[
@@ -174,7 +176,7 @@ def now() -> str:
 
 
 def finish(report: Report, options: Options) -> None:
-    """Write and print `report`; exit with 20 when its gate is shut."""
+    """Write and print `report`; exit with 20 when its gate is shut, with 21 when most was left out."""
     _write(report, options)
     if options.as_json:
         typer.echo(json.dumps(report.to_dict()))
@@ -182,11 +184,14 @@ def finish(report: Report, options: Options) -> None:
         console = Console(highlight=False)
         notes = console.width >= _NOTES_FROM
         console.print(_table(report, notes=notes))
-        for line in (*([] if notes else _reasons(report)), report.verdict):
+        for line in filter(None, (*([] if notes else _reasons(report)), report.standing, report.verdict)):
             console.print(escape(line))
     if report.passed is False:
         typer.echo(f"gate {report.gate:g} not passed: {_shut_by(report)}", err=True)
         raise typer.Exit(GATE_EXIT)
+    if report.left_out and not report.stopped:  # what broke it off has a code of its own
+        typer.echo("most attacks were not run for want of time; raise --budget", err=True)
+        raise typer.Exit(LEFT_OUT_EXIT)
 
 
 def _write(report: Report, options: Options) -> None:
@@ -206,6 +211,8 @@ def _shut_by(report: Report) -> str:
     worst = report.worst
     if report.stopped:
         return "the audit broke off"
+    if report.left_out and (worst is None or not exceeds(worst, report.gate or 0.0)):
+        return "most attacks were not run for want of time"
     return "no attack ran" if worst is None else f"{worst.label}: {span(worst)} ({worst.metric})"
 
 

@@ -111,8 +111,8 @@ def words(
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(help="Further sanitisations of the same text that the host sees.", min=0)
-    ] = 4,
+        int, typer.Option(help="How often each text is sent, sanitised anew; averaging reads all.", min=1)
+    ] = 1,
     limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 2000,
     utility: UtilityOption = None,
     utility_model: UtilityModelOption = "smollm2",
@@ -138,6 +138,7 @@ def words(
         "mechanism": mechanism or chosen.mechanism,
         "epsilon": ", ".join(sanitizers),
         "prior": str(prior) if prior else "public word frequencies",
+        "each text sent": f"{repeats} times" if repeats > 1 else "once",
     }
     tasks = open_utility(utility, utility_model, utility_preset)
     with auditing("words", record, attacks, options) as audit:
@@ -149,7 +150,7 @@ def words(
         settings = []
         for number, (value, sanitizer) in enumerate(sanitizers.items()):
             audit.setting = f"epsilon {value}"
-            case = sanitised_case(sanitizer, texts, own, repeats=repeats)
+            case = sanitised_case(sanitizer, texts, own, repeats=repeats - 1)
             audit.record["share of tokens drawn"] = round(case.drawn_share, 3)
             if model is not None and language is None:
                 language = _language(model, case.knowledge.text, audit)

@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from transom.audit.finding import left_out
 from transom.errors import MisconfiguredError
 from transom.files import require_writable
 from transom.obfuscation.card import Card, read_card, write_card
@@ -125,7 +126,7 @@ def audit_output(plain: Plain, out: Path, key: KeyFile) -> Card:
     audited = replace(
         card,
         findings=tuple(found.to_dict() for found in findings),
-        private_against_base_model=None if not run else not beaten,
+        private_against_base_model=None if not beaten and (not run or left_out(findings)) else not beaten,
     )
     write_card(out, audited, key)
     return audited

@@ -40,7 +40,7 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
     """Token recovery from the target and its repeats together; "not run" where there are none."""
     started = time.monotonic()
     if not len(target.repeats_RN):
-        return not_run(NAME, METRIC, "it needs the same text sanitised several times, and saw it once")
+        return not_run(NAME, METRIC, "each text was sent once; it needs several outputs (--repeats)")
     outputs_RN = np.vstack([target.outputs_N, target.repeats_RN])
     counts = [count for count in _STEPS if count < len(outputs_RN)] + [len(outputs_RN)]
     guesses: dict[int, list[str]] = {count: [] for count in counts}
