@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ Script = Callable[[dict[str, Any], asyncio.StreamReader, asyncio.StreamWriter], 
 
 
 @asynccontextmanager
-async def host(script: Script) -> AsyncIterator[str]:
+async def host(script: Script, cards: Mapping[str, str] = FIXED) -> AsyncIterator[str]:
     """A server on this loop: cards are answered, every other request's body goes to `script`, by hand.
 
     Connections are kept for the next request until `script` closes its writer.
@@ -75,8 +75,8 @@ async def host(script: Script) -> AsyncIterator[str]:
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 path = head.split()[1]
-                if path in FIXED:
-                    writer.write(http_answer(FIXED[path].encode()))
+                if path in cards:
+                    writer.write(http_answer(cards[path].encode()))
                     continue
                 size = next(line for line in head.lower().split("\r\n") if line.startswith("content-length:"))
                 await script(json.loads(await reader.readexactly(int(size.split(":")[1]))), reader, writer)
