@@ -1,11 +1,13 @@
-"""Shared by every test: one torch thread, and no network beyond this machine."""
+"""Shared by every test: one torch thread, no network beyond this machine, one copy of the packaged model."""
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,23 @@ def one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged model as safetensors, dequantised once for all processes. Not to be written to."""
+    from transom.checkpoint.load import load
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a folder of its own in the run's
+        root = root.parent
+    folder, unfinished = root / "smollm2", root / "smollm2.partial"
+    with (root / "smollm2.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            load("smollm2").model.save_pretrained(unfinished)
+            unfinished.rename(folder)
+    return folder
 
 
 def is_local(address: Any) -> bool:

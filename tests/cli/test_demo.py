@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 import pytest
@@ -17,10 +17,11 @@ from transom.serving.engines.job import Job, Step
 from transom.serving.local import serve_in_thread
 
 
-def decode(body: bytes) -> str:
+@pytest.fixture(scope="module")
+def decode() -> Callable[[bytes], str]:
     """The text behind the token ids of a request body, control tokens included."""
-    ids = json.loads(body)["prompt"]
-    return str(export_tokenizer("smollm2").tokenizer.decode(ids, skip_special_tokens=False))
+    tokenizer = export_tokenizer("smollm2").tokenizer
+    return lambda body: str(tokenizer.decode(json.loads(body)["prompt"], skip_special_tokens=False))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,9 @@ def test_questions_hold_a_name_a_number_and_a_rare_word() -> None:
     assert rare.islower()
 
 
-def test_no_secret_reaches_the_engine(run: tuple[list[Exchange], list[bytes]]) -> None:
+def test_no_secret_reaches_the_engine(
+    run: tuple[list[Exchange], list[bytes]], decode: Callable[[bytes], str]
+) -> None:
     _, seen = run
     assert len(seen) == len(demo.QUESTIONS)
     for body in seen:
@@ -71,7 +74,9 @@ def test_no_secret_reaches_the_engine(run: tuple[list[Exchange], list[bytes]]) -
             assert secret.lower() not in received.lower()
 
 
-def test_what_is_shown_is_what_the_engine_received(run: tuple[list[Exchange], list[bytes]]) -> None:
+def test_what_is_shown_is_what_the_engine_received(
+    run: tuple[list[Exchange], list[bytes]], decode: Callable[[bytes], str]
+) -> None:
     exchanges, seen = run
     for exchange, body in zip(exchanges, seen, strict=True):
         assert decode(body) == exchange.host_saw

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 from transom.checkpoint.load import load
-from transom.checkpoint.source import packaged_smollm2
 from transom.checkpoint.tiny import tiny_llama
 from transom.enclave.bundle import copy_files, leftovers, pack, verify_bundle
 from transom.enclave.manifest import MANIFEST_FILE, SIGNATURE_FILE, Manifest
@@ -140,11 +139,11 @@ def test_options_are_in_the_manifest(source: Path, owner: Owner, tmp_path: Path)
     assert len(shares) == len(made.shards)
 
 
-def test_smollm2_from_gguf(tmp_path: Path, owner: Owner) -> None:
+def test_smollm2_from_gguf(tmp_path: Path, owner: Owner, smollm2: Path) -> None:
     made = pack("smollm2", tmp_path / "out", owner, production=False, rules=(), policy_sha256=HASH)
     assert (made.model, made.rows, made.width, made.dtype) == ("smollm2", 49152, 576, "F32")
     assert verify_bundle(tmp_path / "out", owner.public_key) == made
-    original = load(packaged_smollm2()).model
+    original = load(smollm2).model
     table = open_table(tmp_path / "out", made, owner.data_key(made.bundle))
     assert table.rows(range(made.rows)).tobytes() == weights(original).tobytes()
     table.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -66,9 +67,9 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    root = tmp_path_factory.mktemp("smollm2")
-    load("smollm2").model.save_pretrained(root / "plain")
+def pair(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    root = tmp_path_factory.mktemp("pair")
+    shutil.copytree(smollm2, root / "plain", copy_function=os.link)
     source = open_source(root / "plain")
     key = KeyFile(source.fingerprint, source.vocabulary, preset("exact", h=144), SECRET, SECRET)
     write_client(find("smollm2"), source.config, key, root / "client")

@@ -1,10 +1,13 @@
 """Kappa without the wide state, against the wide state itself; and a real model, obfuscated as a whole."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
 
 from transom.checkpoint import load
+from transom.checkpoint.tokenizer import export_tokenizer
 from transom.obfuscation.calibrate import TEXT, calibrate, isotropic, measure
 from transom.obfuscation.keys import Settings, Space, preset, token_map
 from transom.obfuscation.plan import norm_names, obfuscate_state, plan, target_config
@@ -80,11 +83,9 @@ def test_small_null_spaces_keep_the_ratio_steady(model: transformers.PreTrainedM
     assert spread[0.125] < spread[1.0]
 
 
-def test_smollm2_obfuscated_exactly() -> None:
+def test_smollm2_obfuscated_exactly(smollm2: Path) -> None:
     """A real model on a short text that calibration did not see. (Benchmarks measure on more text.)"""
-    checkpoint = load("smollm2")
-    assert checkpoint.tokenizer is not None
-    model, encode = checkpoint.model, checkpoint.tokenizer.tokenizer.encode
+    model, encode = load(smollm2).model, export_tokenizer("smollm2").tokenizer.encode
     space = Space(SECRET, 576, preset("exact", h=18))
     kappas = calibrate(model, torch.tensor([encode(TEXT).ids]), space)
     config = model.config.to_dict()
