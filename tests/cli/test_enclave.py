@@ -71,7 +71,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The apps that would have been served."""
     apps: list[Any] = []
-    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock: apps.append(app))
+    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock, **_: apps.append(app))
     monkeypatch.setattr("transom.cli.enclave.mark_log", lambda trust: None)
     return apps
 

@@ -58,13 +58,15 @@ def serve() -> Iterator[Callable[..., Served]]:
             config: GatewayConfig | None = None,
             echo: EchoEngine | None = None,
             engine: Any = None,
+            request_timeout_s: float = 30.0,
             **rest: Any,
         ) -> Served:
             echo = echo or EchoEngine()
-            engine_url = stack.enter_context(serve_in_thread(echo.app()))
+            engine_url = stack.enter_context(serve_in_thread(echo.app(), request_timeout_s=request_timeout_s))
             engine = engine(engine_url) if engine else IdsEngine(engine_url)
             app = create_gateway(config or GatewayConfig(), engine, chat_tokenizer(), **rest)
-            return Served(stack.enter_context(serve_in_thread(app)), echo, engine_url)
+            url = stack.enter_context(serve_in_thread(app, request_timeout_s=request_timeout_s))
+            return Served(url, echo, engine_url)
 
         yield start
 

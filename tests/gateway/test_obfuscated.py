@@ -291,7 +291,7 @@ def make_house(folder: Path, source: str = "ab" * 32, passphrase: bytes | None =
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The apps that would have been served."""
     apps: list[Any] = []
-    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock: apps.append(app))
+    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock, **_: apps.append(app))
     return apps
 
 

@@ -100,6 +100,9 @@ def gateway(
     timeout_s: Annotated[
         float, typer.Option(help="Longest silence of the engine, seconds.", min=0.1)
     ] = 120.0,
+    request_timeout_s: Annotated[
+        float, typer.Option(help="Longest wait for a client's request to be whole, seconds.", min=0.1)
+    ] = 30.0,
     engine_pin: Annotated[
         str, typer.Option(help="The engine's TLS key, sha256//BASE64.", rich_help_panel=TRUST)
     ] = "",
@@ -231,7 +234,7 @@ def gateway(
     app = create_gateway(config, client, tokens, sanitizer, account, opened, engine_trust, substitution)
     with listen(host, port) as sock:
         typer.echo(f"gateway in mode {mode} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
-        serve(app, sock)
+        serve(app, sock, request_timeout_s=request_timeout_s)
 
 
 def parse_rules(rules: list[str]) -> dict[str, str | float]:

@@ -1,7 +1,7 @@
 """Serve an ASGI app on this machine: in the foreground, or in a thread for tests and the demonstration.
 
 Threat model: someone on the network. The servers here speak plain text without authentication, so an address
-beyond loopback must be asked for in so many words.
+beyond loopback must be asked for in so many words. Clients that are slow on purpose: `transom.serving.door`.
 Does not protect against: other users of this machine, who can reach loopback too.
 """
 
@@ -14,14 +14,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from transom.errors import EngineDownError, MisconfiguredError
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
+
+REQUEST_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,33 @@ def url_of(sock: socket.socket, tls: Tls | None = None) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def serve(app: ASGIApp, sock: socket.socket, tls: Tls | None = None) -> None:
-    """Serve in the foreground until SIGINT or SIGTERM, then finish what runs for up to five seconds."""
+def serve(
+    app: ASGIApp,
+    sock: socket.socket,
+    tls: Tls | None = None,
+    *,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
+) -> None:
+    """Serve in the foreground until SIGINT or SIGTERM, then finish what runs for up to five seconds.
+
+    `request_timeout_s`: see `transom.serving.door`.
+    """
     with sock:
-        _server(app, tls).run(sockets=[sock])
+        _server(app, tls, request_timeout_s).run(sockets=[sock])
 
 
 @contextmanager
 def serve_in_thread(
-    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, tls: Tls | None = None
+    app: ASGIApp,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: Tls | None = None,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
 ) -> Iterator[str]:
     """Serve in a background thread; yields the base URL (without a trailing slash), stops at the end."""
     sock = listen(host, port)
-    server = _server(app, tls)
+    server = _server(app, tls, request_timeout_s)
 
     def run() -> None:
         with suppress(SystemExit):  # how uvicorn reports an application that does not start
@@ -112,12 +129,16 @@ def serve_in_thread(
             thread.join()
 
 
-def _server(app: ASGIApp, tls: Tls | None) -> uvicorn.Server:
+def _server(app: ASGIApp, tls: Tls | None, request_timeout_s: float) -> uvicorn.Server:
     import uvicorn
+
+    from transom.serving.door import Door
 
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=cast("type[Door]", partial(Door, request_timeout_s=request_timeout_s)),
+            proxy_headers=False,
             log_config=None,
             log_level="warning",
             access_log=False,

@@ -12,6 +12,7 @@ Source: OpenAI API reference; ASGI specification.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -45,6 +46,7 @@ from transom.serving.tokenizer import ChatTokenizer
 _log = logging.getLogger("transom.gateway")
 _SESSION_CHARS = 256
 _HOPELESS = ("privacy_budget_spent", "extraction_limit")  # 429s that a retry within minutes will meet again
+_AUTHORITY = re.compile(rb"(\[[^\[\]]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?")  # a name or address, and a port
 
 
 def create_gateway(
@@ -143,7 +145,9 @@ class _Trust:
 
 
 class _KnownHosts:
-    """Refuses (403) a request whose `Host` is missing or whose `Host` or `Origin` is none of `hosts`."""
+    """Refuses (403) a request without one `Host` of `hosts`, or with an `Origin` that is not http or https on
+    one of them. A host that the target names was made the `Host` by the server (`transom.serving.door`).
+    """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
@@ -157,18 +161,16 @@ class _KnownHosts:
         await self._app(scope, receive, send)
 
     def _knows(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        named = False
-        for key, value in headers:
-            if key == b"host":
-                named = True
-            elif key == b"origin":
-                value = value.partition(b"://")[2]
-            else:
-                continue
-            name, _, port = value.rpartition(b":")
-            if (name if port.isdigit() else value).lower() not in self._hosts:
-                return False
-        return named
+        given = {name: [value for key, value in headers if key == name] for name in (b"host", b"origin")}
+        if len(given[b"host"]) != 1 or len(given[b"origin"]) > 1:
+            return False
+        origins = [value.partition(b"://") for value in given[b"origin"]]
+        web = all(scheme in (b"http", b"https") for scheme, _, _ in origins)
+        return web and all(map(self._is_known, (*given[b"host"], *(rest for _, _, rest in origins))))
+
+    def _is_known(self, authority: bytes) -> bool:
+        found = _AUTHORITY.fullmatch(authority)
+        return found is not None and found[1].lower() in self._hosts and int(found[2] or 0) < 2**16
 
 
 class _Endpoint:
