@@ -39,7 +39,7 @@ _ANSWER_BYTES = 64 << 20
 _PLAIN_BYTES = 16 << 20  # parsed in one go, while others wait
 _CARD_BYTES = 4 << 20
 _TAIL_S = 1.0  # for the token counts that may follow the last piece
-_TURN_EVENTS = 16
+_TURN_BYTES = 4096
 
 Parse = Callable[[Any], list[Delta]]
 
@@ -141,19 +141,19 @@ class EngineHttp:
         self, path: str, body: Mapping[str, Any], meter: Meter, silence: Silence
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
-        parser, size_bytes, seen = EventParser(meter.event_bytes), 0, 0
+        parser, size_bytes = EventParser(meter.event_bytes), 0
         async with self._request("POST", path, _dump(body)) as response:
             while chunk := await silence.wait(response.content.readany()):
                 size_bytes += len(chunk)
                 if size_bytes > min(meter.answer_bytes, _ANSWER_BYTES):
                     raise EngineGarbageError("the engine's stream is larger than any answer; it was cut off")
-                for data in parser.feed(chunk):
-                    if data.strip() == b"[DONE]":
-                        return
-                    if data.strip():
-                        yield _event(data)
-                    seen += 1
-                    if seen % _TURN_EVENTS == 0:
+                for start in range(0, len(chunk), _TURN_BYTES):
+                    for data in parser.feed(chunk[start : start + _TURN_BYTES]):
+                        if data.strip() == b"[DONE]":
+                            return
+                        if data.strip():
+                            yield _event(data)
+                    if start + _TURN_BYTES < len(chunk):
                         await asyncio.sleep(0)  # a fast stream leaves room for others
 
     async def close(self) -> None:
@@ -173,6 +173,8 @@ class EngineHttp:
             async with opened as response:
                 if response.status != 200:
                     raise refusal(response.status, response.headers.get("Retry-After", ""))
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise EngineGarbageError("the engine's answer is compressed, though plain was asked for")
                 yield response
         except TimeoutError:
             raise EngineTimeoutError("the engine did not answer in time; is it overloaded?") from None
@@ -240,15 +242,16 @@ class EngineHttp:
                     "Content-Type": "application/json", "Accept-Encoding": "identity", **self._headers,
                 },
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # a small answer must not unfold into a large one
                 trace_configs=[trace],
             )  # fmt: skip
         return self._opened[fresh]
 
     async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
         """An answer in one piece; it must be there within the timeout after its headers."""
-        silence, size_bytes, chunks = Silence(self._timeout_s), 0, []
-        async with self._request(method, path, data) as response:
-            while chunk := await silence.wait(response.content.readany()):
+        size_bytes, chunks = 0, []
+        async with self._request(method, path, data) as response, asyncio.timeout(self._timeout_s):
+            while chunk := await response.content.readany():
                 size_bytes += len(chunk)
                 if size_bytes > limit_bytes:
                     raise EngineGarbageError(
