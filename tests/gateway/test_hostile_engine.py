@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gzip
 import json
 import math
 import tracemalloc
@@ -320,6 +321,18 @@ async def test_the_bound_on_restored_text_is_for_all_choices_together(stream: bo
     assert status == (502 if n == 1 or not stream else 200)
     assert not check_outcome(status, text, stream)
     assert len(text) < 2 * ANSWER_CHARS
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_compressed_answer_does_not_unfold(gateways: Callable[..., Any], stream: bool) -> None:
+    body = gzip.compress(b"data: " * stream + json.dumps(PLAIN[ChatEngine]).encode() + b" " * 10**6 + b"\n\n")
+
+    async def script(_body: Any, _reader: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(body).replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1))
+
+    async with host(script) as url:
+        status, text = await ask(gateways(ChatEngine, url), CHAT | {"stream": stream})
+    assert (status, json.loads(text)["error"]["code"]) == (502, "engine_garbage")
 
 
 async def test_what_nobody_counted_is_not_reported_as_nothing(gateways: Callable[..., Any]) -> None:

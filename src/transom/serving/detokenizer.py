@@ -32,7 +32,7 @@ def _byte_of_char() -> dict[str, int]:
 _BYTE_OF_CHAR = _byte_of_char()
 
 
-class TokenBytes:
+class TokenBytes(dict[int, bytes | None]):
     """The bytes of a tokenizer's tokens, each looked up once; None for one that only its decoder knows."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -42,12 +42,10 @@ class TokenBytes:
         parts = self._decoder.get("decoders", [self._decoder])
         self._kinds = [part.get("type") for part in parts]
         self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._known: dict[int, bytes | None] = {}
 
-    def __getitem__(self, token_id: int) -> bytes | None:
-        if token_id not in self._known:
-            self._known[token_id] = self._find(token_id)
-        return self._known[token_id]
+    def __missing__(self, token_id: int) -> bytes | None:
+        found = self[token_id] = self._find(token_id)
+        return found
 
     def _find(self, token_id: int) -> bytes | None:
         token = self._tokenizer.id_to_token(token_id)
@@ -72,7 +70,13 @@ class Detokenizer:
 
     def feed(self, ids: Sequence[int]) -> str:
         """The text that `ids` complete, possibly empty."""
-        return "".join(map(self._one, ids))
+        raws = [self._bytes[token_id] for token_id in ids]
+        if None in raws or self._held:
+            return "".join(map(self._one, ids))
+        self._context = next(
+            ([i] for i, raw in zip(reversed(ids), reversed(raws), strict=True) if raw), self._context
+        )
+        return self._characters.decode(b"".join(raws))  # type: ignore[arg-type]
 
     def close(self) -> str:
         """What is still held back; bytes that never became a character come out as U+FFFD."""

@@ -68,10 +68,10 @@ class Delta:
     index: int
     ids: tuple[int, ...] = ()
     text: str = ""
-    hidden_chars: int = 0
     scores: tuple[TokenScore, ...] = ()
     finish_reason: FinishReason | None = None
     usage: tuple[int, int] | None = None
+    hidden_chars: int = 0
 
 
 class Engine(Protocol):

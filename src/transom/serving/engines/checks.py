@@ -22,16 +22,19 @@ _NAMED_ID = re.compile(r"(?:token_id:)?([0-9]{1,10})")
 _NAME_CHARS = 512
 
 
+def _refuse_constant(_name: str) -> None:
+    raise ValueError
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def loads(data: bytes) -> Any:
     """Strict JSON in UTF-8. Raises EngineGarbageError, also for NaN and infinity."""
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        return _DECODER.decode(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise EngineGarbageError(f"the engine sent {len(data)} bytes that are not JSON") from None
-
-
-def _refuse_constant(_name: str) -> None:
-    raise ValueError
 
 
 def count(value: object, *, least: int = 0) -> int:

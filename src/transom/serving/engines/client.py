@@ -175,7 +175,11 @@ def _scores(
     tops = logprobs.get("top_logprobs") or [None] * len(ids)
     if not len(values) == len(tops) == len(names) == len(ids):
         raise EngineGarbageError("the engine's log-probabilities do not match its tokens")
-    if any(isinstance(name, str) and name != f"token_id:{i}" for name, i in zip(names, ids, strict=True)):
+    named = [None if name is None else text(name) for name in names]
+    if any(
+        name and name.startswith("token_id:") and named_id(name) != i
+        for name, i in zip(named, ids, strict=True)
+    ):
         raise EngineGarbageError("the engine's log-probabilities are of other tokens than it sent")
     return tuple(
         TokenScore(token, logprob(value), _top(top or {}, alternatives))

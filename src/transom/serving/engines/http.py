@@ -13,8 +13,8 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -39,7 +39,7 @@ _ANSWER_BYTES = 64 << 20
 _PLAIN_BYTES = 16 << 20  # parsed in one go, while others wait
 _CARD_BYTES = 4 << 20
 _TAIL_S = 1.0  # for the token counts that may follow the last piece
-_TURN_EVENTS = 16
+_TURN_BYTES = 4096
 
 Parse = Callable[[Any], list[Delta]]
 
@@ -141,19 +141,19 @@ class EngineHttp:
         self, path: str, body: Mapping[str, Any], meter: Meter, silence: Silence
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
-        parser, size_bytes, seen = EventParser(meter.event_bytes), 0, 0
+        parser, size_bytes = EventParser(meter.event_bytes), 0
         async with self._request("POST", path, _dump(body)) as response:
             while chunk := await silence.wait(response.content.readany()):
                 size_bytes += len(chunk)
                 if size_bytes > min(meter.answer_bytes, _ANSWER_BYTES):
                     raise EngineGarbageError("the engine's stream is larger than any answer; it was cut off")
-                for data in parser.feed(chunk):
-                    if data.strip() == b"[DONE]":
-                        return
-                    if data.strip():
-                        yield _event(data)
-                    seen += 1
-                    if seen % _TURN_EVENTS == 0:
+                for start in range(0, len(chunk), _TURN_BYTES):
+                    for data in parser.feed(chunk[start : start + _TURN_BYTES]):
+                        if data.strip() == b"[DONE]":
+                            return
+                        if data.strip():
+                            yield _event(data)
+                    if start + _TURN_BYTES < len(chunk):
                         await asyncio.sleep(0)  # a fast stream leaves room for others
 
     async def close(self) -> None:
@@ -173,6 +173,8 @@ class EngineHttp:
             async with opened as response:
                 if response.status != 200:
                     raise refusal(response.status, response.headers.get("Retry-After", ""))
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise EngineGarbageError("the engine's answer is compressed, though plain was asked for")
                 yield response
         except TimeoutError:
             raise EngineTimeoutError("the engine did not answer in time; is it overloaded?") from None
@@ -200,30 +202,19 @@ class EngineHttp:
         Never after a new connection: the engine may have read the prompt, and would see it repeated.
         """
         use = _Use()
+        _USE.set(use)
         try:
-            return await self._send(self._session(), method, url, data, pin, use)
+            return await self._session().request(method, url, data=data, allow_redirects=False, ssl=pin)
         except aiohttp.ClientConnectorError:
             raise
         except aiohttp.ClientOSError:
-            if not use.kept:
+            if use.connected:
                 raise
         except aiohttp.ServerDisconnectedError as error:
-            if not use.kept or not isinstance(error.message, str):  # else it is the beginning of an answer
+            if use.connected or not isinstance(error.message, str):  # else it is the beginning of an answer
                 raise
-        return await self._send(self._session(fresh=True), method, url, data, pin, use)
-
-    async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        url: str,
-        data: bytes | None,
-        pin: KeyPin | bool,
-        use: _Use,
-    ) -> aiohttp.ClientResponse:
-        return await session.request(
-            method, url, data=data, allow_redirects=False, ssl=pin, trace_request_ctx=use
-        )
+        session = self._session(fresh=True)
+        return await session.request(method, url, data=data, allow_redirects=False, ssl=pin)
 
     def _session(self, *, fresh: bool = False) -> aiohttp.ClientSession:
         """The session that keeps connections, or the one that always opens its own."""
@@ -231,24 +222,22 @@ class EngineHttp:
         if self._loop is not loop:
             self._opened, self._loop = {}, loop
         if fresh not in self._opened:
-            trace = aiohttp.TraceConfig()
-            trace.on_connection_reuseconn.append(_note_kept)
             self._opened[fresh] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=fresh),
+                connector=_Connector(limit=0, force_close=fresh),
                 timeout=self._timeout,
                 headers={
                     "Content-Type": "application/json", "Accept-Encoding": "identity", **self._headers,
                 },
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[trace],
+                auto_decompress=False,  # a small answer must not unfold into a large one
             )  # fmt: skip
         return self._opened[fresh]
 
     async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
         """An answer in one piece; it must be there within the timeout after its headers."""
-        silence, size_bytes, chunks = Silence(self._timeout_s), 0, []
-        async with self._request(method, path, data) as response:
-            while chunk := await silence.wait(response.content.readany()):
+        size_bytes, chunks = 0, []
+        async with self._request(method, path, data) as response, asyncio.timeout(self._timeout_s):
+            while chunk := await response.content.readany():
                 size_bytes += len(chunk)
                 if size_bytes > limit_bytes:
                     raise EngineGarbageError(
@@ -260,14 +249,20 @@ class EngineHttp:
 
 @dataclass
 class _Use:
-    """Whether a request went out on a connection that had been kept."""
+    """Whether the request at hand has opened a connection; else it went out on one that had been kept."""
 
-    kept: bool = False
+    connected: bool = False
 
 
-async def _note_kept(_session: object, context: SimpleNamespace, _params: object) -> None:
-    if isinstance(context.trace_request_ctx, _Use):
-        context.trace_request_ctx.kept = True
+_USE: ContextVar[_Use] = ContextVar("_USE")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Notes that a connection is opened; aiohttp's tracing tells as much, and costs a tenth of a request."""
+
+    async def _create_connection(self, *arguments: Any) -> Any:
+        _USE.get().connected = True
+        return await super()._create_connection(*arguments)
 
 
 def _parsed(parse: Parse, answer: Any) -> list[Delta]:

@@ -36,7 +36,7 @@ _STATUSES = {
     "404": "No such model.",
     "413": "The request is too large.",
     "415": "The content type is not application/json.",
-    "429": "The privacy budget is spent; nothing was sent.",
+    "429": "The privacy budget is spent and nothing was sent, or the engine is busy.",
     "502": "The engine is down or answers garbage.",
     "503": "The ledger cannot record a charge; nothing was sent.",
     "504": "The engine did not answer in time.",
