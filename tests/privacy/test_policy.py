@@ -62,7 +62,6 @@ def test_wrong_hash_names_both(tiny_policy: Policy) -> None:
         ({"pass_words": ("the", "cat")}, "1 words are both"),
         ({"names": ("cat", "ada", "red")}, "2 words are both names and vocabulary.*build the policy anew"),
         ({"names": ("ada", "will")}, "1 words are both names and pass words"),
-        ({"words": ("cat", "dog", "cow", "o'clock", "red", "blue", "ma'am")}, "2 words .* an apostrophe"),
         ({"names": ("Ada",)}, "1 words are not single lower-case words, the first is 'Ada'"),
         ({"starts_G1": np.array([0, 4, 6])}, "starts must run from 0"),
         ({"starts_G1": np.array([0, 6, 7])}, "smallest step 1"),
@@ -93,7 +92,7 @@ def test_invalid_policy_is_not_written(
 
 @pytest.mark.parametrize("place", [0, 6])
 def test_no_vocabulary_holds_a_closed_form(tmp_path: Path, tiny_arguments: Arguments, place: int) -> None:
-    for closed in CLOSED_FORMS:
+    for closed in [*CLOSED_FORMS, "é"]:
         words = list(tiny_arguments()["words"])
         words[place] = closed
         with pytest.raises(PolicyError, match=r"1 words of the vocabulary are closed forms.*words build"):
