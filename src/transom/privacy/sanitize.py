@@ -29,14 +29,14 @@ from typing import NamedTuple
 import numpy as np
 
 from transom.privacy.channel import BayesAttack
-from transom.privacy.closed import HOMOGRAPHS
+from transom.privacy.closed import HOMOGRAPHS, is_closed
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.mechanisms import build
 from transom.privacy.memo import Draw, PlaceMemo
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import KINDS, Policy
-from transom.privacy.text import CLITICS, CLOSED_FORMS, Token, Words, lex, with_case
+from transom.privacy.text import CLITICS, Token, Words, lex, with_case
 
 DISCLOSES = (
     "the group of each drawn word, its place and its case pattern",
@@ -278,7 +278,7 @@ class Sanitizer:
                 return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
             if marked:
                 return "name"
-            if lookup in policy.word_ids and lookup not in CLOSED_FORMS:
+            if lookup in policy.word_ids and not is_closed(lookup):
                 return "word"
         if not token.text.isascii():
             return "foreign"
@@ -290,7 +290,8 @@ class Sanitizer:
     def _words(self) -> Words:
         """The words that pass and those that are drawn."""
         policy = self.policy
-        return Words(policy.pass_words | (policy.word_ids.keys() - policy.names - CLOSED_FORMS))
+        drawn = {word for word in policy.words if not is_closed(word)} - policy.names
+        return Words(policy.pass_words | drawn)
 
     def _draw(self, word_ids: list[int]) -> list[int]:
         if not word_ids or self.mechanism is None:
