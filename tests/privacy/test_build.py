@@ -180,7 +180,7 @@ def test_names_become_a_list_unless_they_are_common_words(
 
 def test_what_is_never_drawn_leaves_no_hole_in_a_group(tmp_path: Path) -> None:
     """Names, closed forms and function words, most frequent of all, change neither sizes nor the prior."""
-    left_out = [*sorted(CLOSED_FORMS), *NOUNS[:7], "the", "will"]
+    left_out = [*sorted(CLOSED_FORMS)[::3], *NOUNS[:7], "the", "will"]
     rng = np.random.default_rng(3)
     rows = {word: rng.normal(size=6) for word in [*left_out, *NOUNS[7:]]}
     (tmp_path / "v").write_text(

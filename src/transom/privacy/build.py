@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.errors import PolicyError
+from transom.privacy.closed import is_closed
 from transom.privacy.lexicon import (
     FUNCTION_WORDS,
     Vectors,
@@ -37,7 +38,7 @@ from transom.privacy.lexicon import (
 )
 from transom.privacy.partition import LARGEST_GROUP
 from transom.privacy.policy import Policy, write_policy
-from transom.privacy.text import CLOSED_FORMS, is_plain_word
+from transom.privacy.text import is_plain_word
 
 Floats = NDArray[np.float64]
 
@@ -167,14 +168,14 @@ def _vocabulary(
     for row, word in enumerate(read.words):
         if len(rows) >= size:
             break
-        usable = word.isalpha() and len(word) > 1 and is_plain_word(word)
+        usable = word.isalpha() and is_plain_word(word)
         if not usable or word in FUNCTION_WORDS or word in seen:
             continue
         reading = lexicon.word_class(word) if lexicon else ("word", word)
         if reading is None:
             continue  # proper names and misspellings: they stay out and are treated as rare
         seen.add(word)
-        if word in names or word in CLOSED_FORMS:
+        if word in names or is_closed(word):
             continue  # never drawn
         rows.append(row)
         classes.append(reading[0])

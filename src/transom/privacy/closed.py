@@ -56,3 +56,8 @@ CLOSED_FORMS = (
     | NAMESAKES
     | SUBJECTS
 )
+
+
+def is_closed(word: str) -> bool:
+    """Whether a word is never drawn: a closed form, or a single letter, whose capital has no case pattern."""
+    return len(word) < 2 or word in CLOSED_FORMS

@@ -260,6 +260,7 @@ def partitioned(name: str, partition: Partition, epsilon: float, **options: Any)
     return PartitionedMechanism(name, partition, promise, make)
 
 
+QUICK = ("rnm", "em", "krr", "random-in-group")  # whose tables for a whole vocabulary take a second or less
 MECHANISMS: dict[str, Callable[..., WordMechanism]] = {
     **{name: partial(partitioned, name) for name in IN_GROUP},
     "custext+": custext_plus,

@@ -35,9 +35,10 @@ from numpy.typing import NDArray
 
 from transom.config import load_json, load_yaml
 from transom.errors import MisconfiguredError, PolicyError
+from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.partition import LARGEST_GROUP, Partition
-from transom.privacy.text import CLOSED_FORMS, is_plain_word
+from transom.privacy.text import is_plain_word
 
 KINDS: dict[str, str] = {
     "stop": "a word of the public pass list",
@@ -303,7 +304,7 @@ def _word_problems(words: Sequence[str], pass_words: Sequence[str], names: Seque
     for (one, first), (other, second) in combinations(({"vocabulary": set(words)} | lists).items(), 2):
         if first & second:
             problems.append(f"{len(first & second)} words are both {other} and {one}")
-    closed = {word for word in words if len(word) < 2 or word in CLOSED_FORMS}
+    closed = set(filter(is_closed, words))
     if closed:
         problems.append(f"{len(closed)} words of the vocabulary are closed forms, such as {min(closed)!r}")
     if (set(words) & lists["names"]) or closed:

@@ -33,12 +33,12 @@ import numpy as np
 from transom.privacy.channel import BayesAttack
 from transom.privacy.closed import HOMOGRAPHS
 from transom.privacy.guarantee import Guarantee
-from transom.privacy.mechanisms import build
+from transom.privacy.mechanisms import QUICK, build
 from transom.privacy.memo import Message, PlaceMemo
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import KINDS, Policy
-from transom.privacy.text import CLITICS, CLOSED_FORMS, Token, Words, lex, with_case
+from transom.privacy.text import CLITICS, Token, Words, lex, with_case
 
 DISCLOSES = (
     "the group of each drawn word, its place and its case pattern",
@@ -176,6 +176,11 @@ class Sanitizer:
         promise = self.mechanism.guarantee()
         return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
 
+    def prepare(self) -> None:
+        """Make now the tables that first draws would wait for, where all of them take a second or less."""
+        if isinstance(self.mechanism, PartitionedMechanism) and self.mechanism.name in QUICK:
+            self.mechanism.prepare_all()
+
     def sanitize(
         self,
         text: str,
@@ -291,7 +296,7 @@ class Sanitizer:
                 return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
             if marked:
                 return "name"
-            if lookup in policy.word_ids and lookup not in CLOSED_FORMS:
+            if lookup in policy.word_ids:
                 return "word"
         if not token.text.isascii():
             return "foreign"
@@ -302,8 +307,7 @@ class Sanitizer:
     @cached_property
     def _words(self) -> Words:
         """The words that pass and those that are drawn."""
-        policy = self.policy
-        return Words(policy.pass_words | (policy.word_ids.keys() - policy.names - CLOSED_FORMS))
+        return Words(self.policy.pass_words | self.policy.word_ids.keys())
 
     def _draw(self, word_ids: list[int]) -> list[int]:
         if not word_ids or self.mechanism is None:

@@ -103,18 +103,18 @@ _TOKEN = re.compile(
     |(?P<space>[ \n]+)
     |(?P<identifier>
         \[(?:{"|".join(PLACEHOLDER_LABELS)})_[0-9]+\]
-        |(?:[A-Za-z]++://|[Ww]{{3}}\.){_END}
+        |(?:(?<![{_L}]')[{_L}]++(?:'[{_L}]++)*+://|[Ww]{{3}}\.){_END}
         |(?<![{_L}0-9._%+-])(?<![{_L}0-9._%+-]')  # e-mail address
             [{_L}0-9._%+-]++(?:'[{_L}0-9._%+-]++)*+@[{_L}0-9][{_L}0-9.-]*(?<=[{_L}0-9])
         |[@\#][{_L}0-9_]+
         |(?<![{_L}0-9_-])(?<![{_L}]'){_LABEL}  # host or file name, no label but the first in title case
             (?:\.(?=[{_L}])(?![A-ZÉ](?!'?[A-ZÉ])){_LABEL})++(?:[:/?\#]{_END})?
-        |(?<![{_L}0-9_.~])[.~]*+(?:/[{_L}0-9_.-]++(?:'[{_L}][{_L}0-9_.-]*+)*+){{2,}}+/?  # path
-        |(?<![{_L}0-9_])[A-Za-z]:\\[^ \n<>"]*
+        |(?<![{_L}0-9_.~])[.~]*+(?=/[{_L}0-9_.-]++(?:'[{_L}][{_L}0-9_.-]*+)*+/[{_L}0-9_.-]){_END}  # path
+        |(?<![{_L}0-9_])[A-Za-z]:\\(?:{_END})?
     )
     |(?P<number>[$¤]?(?<![0-9][.,:/'-])[0-9]++(?:[.,:/'-][0-9]++)*+
         (?i:st|nd|rd|th|s|am|pm|k|m|bn|tn)?%?¤?(?![{_L}0-9_]))
-    |(?P<clitic>{_CLITIC})
+    |(?P<clitic>(?:(?<=[{_L}])|(?!'[{_L}]++\.[{_L}])){_CLITIC})
     |(?P<word>(?<![{_L}]')(?:
         [{_L}](?:'?[{_L}])*?(?=(?i:n't)(?![{_L}0-9_']))
         |[{_L}]++(?:(?!{_CLITIC})'[{_L}]++)*+(?![0-9_])
@@ -221,7 +221,7 @@ def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
     lines, place = Lines(clean, words.known), FREE
     for match in _TOKEN.finditer(clean if clean.isascii() else clean.translate(MASK)):
         group, masked = match.lastgroup or "", match[0]
-        if group in _WORDS or (group == "run" and masked.isalpha()):
+        if group in _WORDS:
             start, end = match.span(group)
             token, code, case = words[clean[start:end]]
             if case != "lower" and marks_name(clean, end, token.text, case, place, lines.reading(start)):

@@ -11,6 +11,7 @@ Source: OpenAI API reference; ASGI specification.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from transom.enclave.evidence import Trust
-from transom.errors import MisconfiguredError, NotYetError, RefusedError, TransomError
+from transom.errors import EngineBusyError, MisconfiguredError, NotYetError, RefusedError, TransomError
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Engine
@@ -99,15 +100,20 @@ def create_gateway(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        if sanitizer is not None:
+            await asyncio.to_thread(sanitizer.prepare)
         yield
         await engine.close()
         if enclave is not None:
             enclave.table.close()
 
+    endpoints = {
+        "/v1/chat/completions": _Endpoint(gateway, "chat", ChatRequest),
+        "/v1/completions": _Endpoint(gateway, "completions", CompletionRequest),
+    }
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", _Endpoint(gateway, "chat", ChatRequest), methods=["POST"]),
-            Route("/v1/completions", _Endpoint(gateway, "completions", CompletionRequest), methods=["POST"]),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
             Route("/v1/responses", pages.responses, methods=["POST"]),
             Route("/v1/models", pages.models),
             Route("/healthz", pages.healthz),
@@ -117,6 +123,7 @@ def create_gateway(
         middleware=[
             *([Middleware(_Trust, own, engine_trust)] if trusts else []),
             *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
+            Middleware(_Direct, endpoints),
         ],
         exception_handlers={HTTPException: _http_error, TransomError: _error},
         lifespan=lifespan,
@@ -173,6 +180,17 @@ class _KnownHosts:
         return found is not None and found[1].lower() in self._hosts and int(found[2] or 0) < 2**16
 
 
+class _Direct:
+    """Calls a generation endpoint past the router, which takes a tenth of a request's time."""
+
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, ASGIApp]) -> None:
+        self._app, self._endpoints = app, endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        posted = scope["type"] == "http" and scope["method"] == "POST"
+        await (self._endpoints.get(scope["path"], self._app) if posted else self._app)(scope, receive, send)
+
+
 class _Endpoint:
     """A generation endpoint as raw ASGI: it stops the engine when the client leaves."""
 
@@ -192,11 +210,12 @@ class _Endpoint:
         except ClientGoneError:
             status = 499
         except Exception as error:
-            value, failed = envelope(known(error))
+            ours = known(error)
+            value, failed = envelope(ours)
             if status:  # in mid-stream: an error event, and no [DONE]
                 await send_event(send, value, last=True)
             else:
-                await _send_error(send, value, failed)
+                await _send_error(send, value, failed, _advice(ours, failed))
             status = failed
         self._gateway.metrics.request(self._name, status)
 
@@ -272,18 +291,30 @@ def known(error: Exception) -> TransomError:
     return TransomError("the gateway failed on this request; its log names the place")
 
 
-async def _send_error(send: Send, value: object, status: int) -> None:
+def _advice(error: TransomError, status: int) -> dict[str, str]:
+    """Headers that the official clients obey: whether, and after how long, a retry may succeed."""
+    code = error.error_code if isinstance(error, RefusedError) else error.code
+    if status == 501 or code in _HOPELESS:
+        return {"x-should-retry": "false"}
+    if isinstance(error, EngineBusyError) and error.retry_after_s is not None:
+        return {"retry-after": str(error.retry_after_s)}
+    return {}
+
+
+async def _send_error(
+    send: Send, value: object, status: int, advice: Mapping[str, str] | None = None
+) -> None:
     body = dump(value)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 501 or value["error"]["code"] in _HOPELESS:  # type: ignore[index]
-        headers.append((b"x-should-retry", b"false"))  # the official client obeys: no retry will succeed
+    headers += [(name.encode(), text.encode()) for name, text in (advice or {}).items()]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def _error(_request: Request, error: Exception) -> Response:
-    value, status = envelope(known(error))
-    return JSONResponse(value, status_code=status)
+    ours = known(error)
+    value, status = envelope(ours)
+    return JSONResponse(value, status_code=status, headers=_advice(ours, status))
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
