@@ -15,7 +15,6 @@ Source: llama.cpp, tools/server/README.md and server.cpp (`process_token`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ _FIELDS = ("tokens", "tokens_predicted", "stop", "stop_type", "completion_probab
 _PIECE_TOKENS = 16
 _RANKED = 1000  # far more than the server samples from (top_k 40, unless it was started otherwise)
 _FORCE = 1000.0
+_STRIDE = 2_654_435_761  # spreads over 32 bits, so that no two pieces of 16 choices meet
 
 
 class LlamaCppEngine:
@@ -133,8 +133,7 @@ def _body(call: Call, prompt: tuple[int, ...], position: int, choice: int) -> di
 
 def _seed(seed: int, choice: int, position: int) -> int:
     """Another one for each choice and piece, as pieces of one seed would repeat its draws."""
-    digest = hashlib.sha256(f"{seed} {choice} {position}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % (2**32 - 1)  # the largest means: at random
+    return (seed + choice + position * _STRIDE) % (2**32 - 1)  # the largest means: at random
 
 
 def _ids(answer: Any, length: int, last: bool) -> tuple[tuple[int, ...], FinishReason | None]:
