@@ -56,6 +56,8 @@ Ask = Callable[..., Any]
 SECRET = bytes(range(32))  # fixed, so that the figures below are the same each time
 K = 500
 
+pytestmark = pytest.mark.timeout(600)  # real models, on processors that others may use
+
 
 class Pair(NamedTuple):
     """SmolLM2 as a directory, plain and obfuscated, and the client's side."""
