@@ -90,7 +90,7 @@ def build_policy(
     people = read_names(names) - FUNCTION_WORDS
     if lexicon:  # `hope` and `mark` are words first, `peter` and `marguerite` are not
         people = frozenset(word for word in people if lexicon.count(word) < _COMMON_WORD_COUNT)
-    read = read_vectors(embeddings, vocabulary_size * 4)
+    read = read_vectors(embeddings, vocabulary_size * 4 + len(people | CLOSED_FORMS | FUNCTION_WORDS))
     progress(0.3)
     valences = read_polarity(polarity) if polarity else {}
     if lexicon and valences:

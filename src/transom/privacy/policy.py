@@ -43,9 +43,9 @@ from transom.privacy.text import is_plain_word
 KINDS: dict[str, str] = {
     "stop": "a word of the public pass list",
     "word": "a word of the vocabulary",
-    "number": "digits, amounts, dates, times",
-    "identifier": "e-mail address, URL, handle, letters mixed with digits",
-    "name": "capitalised where no sentence starts, or capitalised and unknown",
+    "number": "digits, number words, amounts, dates, times",
+    "identifier": "e-mail address, URL, host or file name, path, handle, letters mixed with digits",
+    "name": "a capital where the place asks for none, or capitalised and unknown",
     "rare": "an unknown lower-case word",
     "foreign": "non-ASCII letters outside the vocabulary",
     "symbol": "emoji and other symbols",
