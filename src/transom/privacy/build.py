@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.errors import PolicyError
-from transom.privacy.closed import is_closed
+from transom.privacy.closed import CLOSED_FORMS, is_closed
 from transom.privacy.lexicon import (
     FUNCTION_WORDS,
     Vectors,
