@@ -63,7 +63,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer, token_bytes: TokenBytes | None = None) -> None:
         self._tokenizer = tokenizer
-        self._bytes = token_bytes or TokenBytes(tokenizer)
+        self._bytes = TokenBytes(tokenizer) if token_bytes is None else token_bytes
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._context: list[int] = []  # the latest ids that are no control tokens
         self._held: list[int] = []
