@@ -1,11 +1,15 @@
-"""What the gateway costs: latency added, requests a second beside LiteLLM's, memory over 10,000 requests.
+"""What the gateway costs: latency, requests a second beside LiteLLM's, memory, and what a long prompt stalls.
 
     python benchmarks/gateway_overhead.py [--quick] [--json] [--litellm-python /path/to/venv/bin/python]
 
 Gateway and LiteLLM's proxy take turns on core 0; the echo upstream and wrk, the load, are on core 1, all in
-one run. Chat requests of one short message, with template and tokenisation, keep-alive. Needs wrk
-(apt-get install wrk) and, for the comparison, an environment with litellm[proxy]. A quick run watches memory
-over 2,000 requests only.
+one run. Chat requests of one short message, with template and tokenisation, keep-alive; each has a seed of
+its own, so that mode words draws and charges for every one. `rps_words_ratio_today` compares mode words with
+the build of commit TODAY, taken from git, in the same run; `rps_ratio_today` likewise in mode plain.
+`cold_ratio` is the time of the first request that a gateway gets, 20,000 characters of varied vocabulary in
+mode words, over that of later ones like it; `stall_ms` what a short request waits longer beside the first one
+than it takes alone. Needs wrk (apt-get install wrk) and, for the comparison, an environment with
+litellm[proxy]. A quick run watches memory over 2,000 requests only.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
+from threading import Thread
 from typing import Any
 
 from _bench import parser, report
@@ -33,6 +39,8 @@ GATEWAY_CORE, LOAD_CORE = 0, max(0, min(1, (os.cpu_count() or 1) - 1))
 CONNECTIONS = 32
 PROMPT_TOKENS = 512
 FIRST_TOKEN_S = 0.2
+TODAY = "9fbd847"
+LONG_CHARS = 20_000
 ANSWER_TOKENS = 16
 
 
@@ -75,10 +83,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(core: int, port: int, *command: str, wait_s: float = 90.0) -> Iterator[int]:
-    """A server in its own process, pinned to `core`; yields its process id once it answers on `port`."""
+def process(
+    core: int, port: int, *command: str, wait_s: float = 90.0, source: Path | None = None
+) -> Iterator[int]:
+    """A server in its own process, pinned to `core`; yields its process id once it answers on `port`.
+
+    With `source` it runs the package that lies there.
+    """
     environment = {
         **os.environ,
+        **({} if source is None else {"PYTHONPATH": str(source)}),
         "OMP_NUM_THREADS": "1",
         "LITELLM_LOG": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
@@ -107,8 +121,16 @@ def process(core: int, port: int, *command: str, wait_s: float = 90.0) -> Iterat
 
 
 def answers(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+    """Whether a server speaks HTTP there; a socket may listen before its application has started."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/healthz")
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def own(role: str, *values: object) -> tuple[str, ...]:
@@ -123,11 +145,13 @@ def chat_body(model: str, *, words: int = 12, stream: bool = False) -> bytes:
 
 
 def load(port: int, body: bytes, seconds: float, folder: str) -> float:
-    """Requests a second that wrk gets answered with 200, from the load's core."""
+    """Requests a second that wrk gets answered with 200, from the load's core; no two bodies are equal."""
     script = Path(folder) / "post.lua"
     script.write_text(
         'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
-        f'wrk.headers["Authorization"] = "Bearer sk-1234"\nwrk.body = [==[{body.decode()}]==]\n'
+        'wrk.headers["Authorization"] = "Bearer sk-1234"\nlocal serial = os.time() * 1000\n'
+        "request = function()\n    serial = serial + 1\n    return wrk.format(nil, nil, nil, "
+        f"[==[{body.decode()[:-1]}]==] .. ', \"seed\": ' .. serial .. '}}')\nend\n"
     )
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     done = subprocess.run(
@@ -228,6 +252,65 @@ def throughput(
     return {name: statistics.median(measured) for name, measured in rates.items()}
 
 
+def today(folder: str) -> Path | None:
+    """The package as of commit TODAY; None outside a checkout with that commit."""
+    packed = subprocess.run(
+        ["git", "-C", Path(__file__).parents[1], "archive", "--format=tar", f"{TODAY}:src"],
+        capture_output=True,
+    )
+    if packed.returncode:
+        return None
+    target = Path(folder) / "today"
+    target.mkdir()
+    subprocess.run(["tar", "-x", "-C", target], input=packed.stdout, check=True)
+    return target
+
+
+def long_bodies(count: int) -> list[bytes]:
+    """Requests of LONG_CHARS characters, each with words from all over the vocabulary in its own order."""
+    from transom.privacy.policy import load_policy
+
+    words, random = list(load_policy().words), Random(0)
+    bodies = []
+    for _ in range(count):
+        text = " ".join(random.sample(words, len(words)))[:LONG_CHARS]
+        messages = [{"role": "user", "content": text}]
+        bodies.append(json.dumps({"model": "echo", "messages": messages, "max_tokens": 1}).encode())
+    return bodies
+
+
+def beside(port: int, long: bytes) -> tuple[float, float]:
+    """Milliseconds that a long request takes, and the longest that a short one takes meanwhile."""
+    path, took_ms = "/v1/chat/completions", [0.0]
+    thread = Thread(target=lambda: took_ms.__setitem__(0, timed(port, path, [long])[0]))
+    longest_ms, serial = 0.0, 0
+    thread.start()
+    while thread.is_alive():
+        serial += 1
+        longest_ms = max(longest_ms, *timed(port, path, [numbered(chat_body("echo"), serial)]))
+    thread.join()
+    return took_ms[0], longest_ms
+
+
+def numbered(body: bytes, serial: int) -> bytes:
+    return body[:-1] + b', "seed": %d}' % serial
+
+
+def cold(echo: int, rounds: int, folder: str) -> dict[str, float]:
+    """`cold_ratio` and `stall_ms`, medians over `rounds` gateways, each started anew."""
+    ratios, stalls = [], []
+    for _ in range(rounds):
+        port, bodies = free_port(), long_bodies(6)
+        with process(GATEWAY_CORE, port, *own("gateway", port, echo, "words", folder)):
+            first_ms, longest_ms = beside(port, bodies[0])
+            warm_ms = statistics.median(beside(port, body)[0] for body in bodies[1:])
+            short = [numbered(chat_body("echo"), -serial) for serial in range(1, 51)]
+            alone_ms = statistics.median(timed(port, "/v1/chat/completions", short))
+        ratios.append(first_ms / warm_ms)
+        stalls.append(longest_ms - alone_ms)
+    return {"cold_ratio": statistics.median(ratios), "stall_ms": statistics.median(stalls)}
+
+
 def find_litellm(given: str | None) -> str | None:
     if given:
         return given
@@ -247,10 +330,16 @@ def measure(args: Any, folder: str) -> dict[str, Any]:
         record["overhead_ms_median"] = through - there
         start(process(GATEWAY_CORE, words, *own("gateway", words, echo, "words", folder)))
         ports = {"rps": plain, "rps_words": words}
+        if source := today(folder):
+            for name, mode in (("rps_today", "plain"), ("rps_words_today", "words")):
+                ports[name] = free_port()
+                command = own("gateway", ports[name], echo, mode, folder)
+                start(process(GATEWAY_CORE, ports[name], *command, source=source))
         if python := find_litellm(args.litellm_python):
             ports["litellm_rps"] = start(litellm(python, echo, folder))
         record |= {"litellm_rps": None, **throughput(ports, body, seconds, turns, folder)}
         record["rss_growth_mb_10k"] = rss_growth_mb(pid, plain, body, record["rps"], watched, folder)
+        record |= cold(echo, 1 if args.quick else 5, folder)
     with ExitStack() as stack:
         stack.enter_context(process(LOAD_CORE, slow, *own("echo", slow, FIRST_TOKEN_S)))
         stack.enter_context(
@@ -259,8 +348,13 @@ def measure(args: Any, folder: str) -> dict[str, Any]:
         stream_body = chat_body("echo", words=480, stream=True)
         there, through = paired_ms(slow, timed_plain, stream_body, rounds, stream=True)
         record["ttft_overhead_pct"] = 100 * (through - there) / there
-    ratio = record["rps"] / record["litellm_rps"] if record["litellm_rps"] else None
-    return {**record, "rps_ratio": ratio}
+    for name, over, under in (
+        ("rps_ratio", "rps", "litellm_rps"),
+        ("rps_ratio_today", "rps", "rps_today"),
+        ("rps_words_ratio_today", "rps_words", "rps_words_today"),
+    ):
+        record[name] = record[over] / record[under] if record.get(under) else None
+    return record
 
 
 TARGETS = {
@@ -268,6 +362,9 @@ TARGETS = {
     "ttft_overhead_pct": "<= 2",
     "rps_ratio": ">= 10",
     "rss_growth_mb_10k": "<= 20",
+    "rps_words_ratio_today": ">= 1.5",
+    "cold_ratio": "<= 3",
+    "stall_ms": "<= 50",
 }
 
 
@@ -286,6 +383,8 @@ def main() -> None:
         raise SystemExit("wrk, the load generator, is missing; run: apt-get install -y wrk")
     with tempfile.TemporaryDirectory() as folder:
         record = measure(args, folder)
+    if record["rps_words_ratio_today"] is None:
+        print(f"no commit {TODAY} here: run in a checkout for the ratios to that build", file=sys.stderr)
     if record["litellm_rps"] is None:
         print("no litellm here: give --litellm-python for litellm_rps and rps_ratio", file=sys.stderr)
     rows = [{"field": key, "value": value, "target": TARGETS.get(key, "")} for key, value in record.items()]
