@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
-from transom.serving.tokenizer import ChatTokenizer, Detokenizer, load_tokenizer
+from transom.serving.tokenizer import (
+    ChatTokenizer,
+    Detokenizer,
+    _may_cross,
+    _splits_at_controls,
+    load_tokenizer,
+)
 
 from .conftest import CHATML, byte_tokenizer, chat_tokenizer
 
@@ -159,3 +167,95 @@ def test_loading_imports_no_torch() -> None:
         "assert not {'torch', 'transformers', 'scipy', 'openai'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+PIECES = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|im_end",
+    "|>",
+    "<",
+    ">",
+    "user",
+    "\n",
+    " ",
+    "Hello",
+    "é",
+    "1234",
+    "▁",
+    "\u200b",
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=8).map("".join),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_ends_encoded_apart_change_no_id(contents: list[str]) -> None:
+    """Against the same tokenizer that encodes every rendering whole."""
+    quick, whole = _both()
+    messages = [("user" if i % 2 == 0 else "assistant", content) for i, content in enumerate(contents)]
+    assert quick.encode_chat(messages) == whole.encode_chat(messages)
+    assert quick._pieces(("user",)).head_ids
+    assert quick._pieces(("user",)).tail_ids
+    assert not whole._pieces(("user",)).head_ids
+
+
+@cache
+def _both() -> tuple[ChatTokenizer, ChatTokenizer]:
+    quick, whole = load_tokenizer("smollm2"), load_tokenizer("smollm2")
+    whole._splits = False
+    return quick, whole
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "controls", "crosses"),
+    [
+        ("a<s>", "</s>b", ["<s>", "</s>"], False),
+        ("a<s>", "</s>b", ["<s>", "</s>", "<s>x"], True),
+        ("a<s>", "</s>b", ["<s>", "</s>", "x</s>"], True),
+        ("a<s>", "</s>b", ["<s>", "</s>", "x</s>bcd"], True),
+        ("a<s>", "</s>b", ["<s>", "</s>", ">x"], True),
+        ("", "", ["<s>"], False),
+    ],
+)
+def test_ends_are_kept_only_where_no_control_token_can_cross(
+    head: str, tail: str, controls: list[str], crosses: bool
+) -> None:
+    assert _may_cross(head, tail, controls) is crosses
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Prepend", "prepend": "▁"}},
+        {
+            "pre_tokenizer": {
+                "type": "Metaspace",
+                "replacement": "▁",
+                "prepend_scheme": "first",
+                "split": True,
+            }
+        },
+        {
+            "pre_tokenizer": {
+                "type": "ByteLevel",
+                "add_prefix_space": True,
+                "trim_offsets": True,
+                "use_regex": True,
+            }
+        },
+        {"pre_tokenizer": None},
+    ],
+)
+def test_other_tokenizers_encode_every_rendering_whole(change: dict[str, Any]) -> None:
+    spec = json.loads(byte_tokenizer().to_str())
+    controls = [token for token in spec["added_tokens"] if token["special"]]
+    assert _splits_at_controls(spec, controls)
+    assert not _splits_at_controls(spec | change, controls)
+    assert not _splits_at_controls(spec, [controls[0] | {"rstrip": True}])
+    assert not _splits_at_controls(spec, [])

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -101,7 +101,22 @@ class Ledger:
         amounts = [(_checked(account), _amount(epsilon)) for account, epsilon in charges]
         now_s = int(time.time())
         with self._transaction() as connection:
-            return [self._charge_one(connection, account, nano, now_s) for account, nano in amounts]
+            spent = {account: _spent_nano(connection, account) for account, _ in amounts}
+            number, digest = _last(connection)
+            outcomes: list[float | LedgerSpentError] = []
+            rows = []
+            for account, nano in amounts:
+                if nano and spent[account] + nano > self._cap_nano:
+                    outcomes.append(self._refusal(spent[account], nano))
+                    continue
+                spent[account] += nano
+                outcomes.append(spent[account] / NANO)
+                if nano:
+                    number += 1
+                    digest = _link(digest, number, now_s, account, nano)
+                    rows.append((number, now_s, account, nano, digest))
+            _record(connection, rows, spent)
+            return outcomes
 
     def spent(self, account: str) -> float:
         """The epsilon the account has spent so far."""
@@ -136,25 +151,12 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _charge_one(
-        self, connection: sqlite3.Connection, account: str, nano: int, now_s: int
-    ) -> float | LedgerSpentError:
-        spent = _spent_nano(connection, account)
-        if nano and spent + nano > self._cap_nano:
-            return LedgerSpentError(
-                f"the privacy budget is spent: {spent / NANO:g} of {self.cap_epsilon:g} epsilon used and "
-                f"{nano / NANO:g} more was asked; nothing was charged or sent. "
-                "Raise the cap or start a new account."
-            )
-        if nano:
-            connection.execute(
-                "INSERT INTO accounts VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET spent_nano = ?",
-                (account, nano, spent + nano),
-            )
-            number, digest = _last(connection)
-            row = (number + 1, now_s, account, nano)
-            connection.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?)", (*row, _link(digest, *row)))
-        return (spent + nano) / NANO
+    def _refusal(self, spent: int, nano: int) -> LedgerSpentError:
+        return LedgerSpentError(
+            f"the privacy budget is spent: {spent / NANO:g} of {self.cap_epsilon:g} epsilon used and "
+            f"{nano / NANO:g} more was asked; nothing was charged or sent. "
+            "Raise the cap or start a new account."
+        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -360,6 +362,19 @@ def _marked(path: Path) -> tuple[int, bytes] | None:
 def _inode(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
+
+
+def _record(
+    connection: sqlite3.Connection, rows: Sequence[tuple[int, int, str, int, bytes]], spent: Mapping[str, int]
+) -> None:
+    """Add the rows of the history and set the totals of their accounts."""
+    totals = [(account, spent[account]) for account in {row[2] for row in rows}]
+    connection.executemany(
+        "INSERT INTO accounts VALUES (?, ?) ON CONFLICT (account) DO UPDATE SET spent_nano = "
+        "excluded.spent_nano",
+        totals,
+    )
+    connection.executemany("INSERT INTO history VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _spent_nano(connection: sqlite3.Connection, account: str) -> int:

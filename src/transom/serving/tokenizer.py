@@ -40,6 +40,19 @@ class Encoded:
     ids: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Rendering:
+    """A conversation's template text with the indices of its messages, and its ends as ids where these are
+    the same whatever the content.
+    """
+
+    pieces: list[str | int]
+    head: str = ""
+    head_ids: tuple[int, ...] = ()
+    tail: str = ""
+    tail_ids: tuple[int, ...] = ()
+
+
 class ChatTokenizer:
     """A tokenizer with its chat template; `eos_ids` are the ids that end an answer."""
 
@@ -66,7 +79,9 @@ class ChatTokenizer:
         self._template = _compile(chat_template) if chat_template else None
         # Content never steers a template: its rendering depends on the roles alone, unless it asks the time.
         self._timeless = "strftime_now" not in (chat_template or "")
-        self._rendered: dict[tuple[str, ...], list[str | int]] = {}
+        self._rendered: dict[tuple[str, ...], _Rendering] = {}
+        self._controls = tuple(token["content"] for token in controls)
+        self._splits = _splits_at_controls(spec, controls)
         eos = self._whole.token_to_id(self._specials.get("eos_token", ""))
         self.eos_ids = tuple(sorted({*eos_ids, *([] if eos is None else [eos])}))
         self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values()) + 1
@@ -91,9 +106,9 @@ class ChatTokenizer:
 
         Raises `RefusedError` if the template rejects the roles, or drops or alters a content field.
         """
-        pieces = self._pieces(tuple(role for role, _ in messages))
+        rendering = self._pieces(tuple([role for role, _ in messages]))
         text, spans, parts = "", [], []
-        for piece in pieces:
+        for piece in rendering.pieces:
             if isinstance(piece, int):
                 content = messages[piece][1]
                 spans.append((len(text), len(text) + len(content)))
@@ -102,12 +117,13 @@ class ChatTokenizer:
             else:
                 parts.append((piece, -1))
                 text += piece
-        encoding = self._whole.encode(text, add_special_tokens=False)
+        start, end = len(rendering.head), len(text) - len(rendering.tail)
+        encoding = self._whole.encode(text[start:end], add_special_tokens=False)
         ids = encoding.ids
-        touching = (encoding.token_to_chars(i) for i, token in enumerate(ids) if token in self._control_ids)
-        if any(_touches(span, spans) for span in touching):
-            ids = self._encode_apart(parts)
-        return Encoded(text, tuple(ids))
+        at = [i for i, token in enumerate(ids) if token in self._control_ids]
+        if any(_touches(encoding.token_to_chars(i), start, spans) for i in at):
+            return Encoded(text, tuple(self._encode_apart(parts)))
+        return Encoded(text, (*rendering.head_ids, *ids, *rendering.tail_ids))
 
     def token_text(self, token_id: int) -> str:
         """One token as text; bytes that are not a whole character become U+FFFD."""
@@ -135,14 +151,27 @@ class ChatTokenizer:
                 code="control_token",
             )
 
-    def _pieces(self, roles: tuple[str, ...]) -> list[str | int]:
+    def _pieces(self, roles: tuple[str, ...]) -> _Rendering:
         known = self._rendered.get(roles)
         if known is not None:
             return known
         pieces = self._render(roles)
-        if self._timeless and len(self._rendered) < _RENDERINGS and len(roles) <= _RENDERINGS:
-            self._rendered[roles] = pieces
-        return pieces
+        if not (self._timeless and len(self._rendered) < _RENDERINGS and len(roles) <= _RENDERINGS):
+            return _Rendering(pieces)
+        self._rendered[roles] = rendering = self._encoded_ends(pieces)
+        return rendering
+
+    def _encoded_ends(self, pieces: list[str | int]) -> _Rendering:
+        """With the ids of what comes before and after all content, up to the nearest control tokens."""
+        first, last = str(pieces[0]), str(pieces[-1])
+        if not self._splits or len(pieces) < 3:
+            return _Rendering(pieces)
+        head = first[: max(first.rfind(c) + len(c) if c in first else 0 for c in self._controls)]
+        tail = last[min(last.find(c) if c in last else len(last) for c in self._controls) :]
+        if _may_cross(head, tail, self._controls):
+            return _Rendering(pieces)
+        head_ids, tail_ids = (self._whole.encode(end, add_special_tokens=False).ids for end in (head, tail))
+        return _Rendering(pieces, head, tuple(head_ids), tail, tuple(tail_ids))
 
     def _render(self, roles: Sequence[str]) -> list[str | int]:
         """The template's own text and, in place of each content field, the index of its message."""
@@ -194,10 +223,33 @@ def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
     return tokenizer.token_to_id(model.get("unk_token") or "")
 
 
-def _touches(span: tuple[int, int] | None, contents: Sequence[tuple[int, int]]) -> bool:
+def _touches(span: tuple[int, int] | None, offset: int, contents: Sequence[tuple[int, int]]) -> bool:
     if span is None:
         return True
-    return any(start < span[1] and span[0] < end for start, end in contents)
+    return any(start < offset + span[1] and offset + span[0] < end for start, end in contents)
+
+
+def _splits_at_controls(spec: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether what stands on one side of a control token has no influence on the ids of the other side.
+
+    So it is where control tokens take no neighbouring space along, nothing is normalised, and every stretch
+    between two of them is cut into words by itself.
+    """
+    steps = spec["pre_tokenizer"] or {}
+    kinds = [step for step in steps.get("pretokenizers", [steps]) if step]
+    apart = all(
+        step["type"] in ("Digits", "Split") or (step["type"] == "ByteLevel" and not step["add_prefix_space"])
+        for step in kinds
+    )
+    plain = not any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in controls)
+    return bool(controls and kinds) and spec["normalizer"] is None and apart and plain
+
+
+def _may_cross(head: str, tail: str, controls: Sequence[str]) -> bool:
+    """Whether a control token could begin in the head and end in what follows, or reach into the tail."""
+    parts = [(control[:cut], control[cut:]) for control in controls for cut in range(1, len(control))]
+    into = (end.startswith(tail) or tail.startswith(end) for _, end in parts) if tail else iter(())
+    return any(bool(head) and head.endswith(begin) for begin, _ in parts) or any(into)
 
 
 class _RejectedError(Exception):
