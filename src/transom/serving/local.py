@@ -144,6 +144,7 @@ def _server(app: ASGIApp, tls: Tls | None, request_timeout_s: float) -> uvicorn.
             access_log=False,
             ws="none",
             timeout_graceful_shutdown=5,
+            timeout_keep_alive=75,  # of the default, 5 s, clients notice the end just as they use them again
             server_header=False,
             ssl_certfile=tls.certificate if tls else None,
             ssl_keyfile=tls.key if tls else None,

@@ -51,21 +51,19 @@ class ChatEngine:
             raise MisconfiguredError(f"limit field {limit_field!r} is not one of {', '.join(LIMIT_FIELDS)}")
         self._limit_field = limit_field
         self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
-        self._model = model
-        self._card: EngineCard | None = None
+        self._card = None if model is None else EngineCard(model)
 
     async def probe(self) -> EngineCard:
-        """The model's card. With a model named nothing is asked: not every endpoint lists its models."""
-        if self._card is None:
-            if self._model is not None:
-                self._card = EngineCard(self._model)
-            else:
-                self._card = read_card(await self._http.get("/v1/models"), None)
+        """The model's card. With a model named none is asked for: not every endpoint lists its models."""
+        if self._card is not None:
+            await self._http.reach()
+        else:
+            self._card = read_card(await self._http.get("/v1/models"), None)
         return self._card
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
-        body = _body(call, (await self.probe()).model, self._limit_field)
+        body = _body(call, (self._card or await self.probe()).model, self._limit_field)
         whole, chunk = (partial(read, alternatives=call.logprobs) for read in (_whole, _chunk))
         path = "/v1/chat/completions"
         async with aclosing(self._http.answer(path, body, Meter(call, call.n), whole, chunk)) as deltas:

@@ -65,7 +65,9 @@ class IdsEngine:
 
     async def probe(self) -> EngineCard:
         """The model's card, asked for once. Raises EngineError, and MisconfiguredError for too old a vLLM."""
-        if self._card is None:
+        if self._card is not None:
+            await self._http.reach()
+        else:
             if self._vllm:
                 check_vllm_version(await self._http.get("/version"))
             self._card = read_card(await self._http.get("/v1/models"), self._model)
@@ -73,7 +75,7 @@ class IdsEngine:
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Raises MisconfiguredError for embeddings that do not fit the model."""
-        card = await self.probe()
+        card = self._card or await self.probe()
         for embeds_TD in call.embeds:
             if card.width not in (None, embeds_TD.shape[1]):
                 raise MisconfiguredError(

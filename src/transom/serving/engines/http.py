@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -40,6 +43,7 @@ _PLAIN_BYTES = 16 << 20  # parsed in one go, while others wait
 _CARD_BYTES = 4 << 20
 _TAIL_S = 1.0  # for the token counts that may follow the last piece
 _TURN_BYTES = 4096
+_FRESH_S = 5.0  # for so long after an answer an engine is taken to be there
 
 Parse = Callable[[Any], list[Delta]]
 
@@ -84,8 +88,29 @@ class EngineHttp:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=min(10.0, timeout_s))
         self._timeout_s = timeout_s
+        parts = urlsplit(self.url)
+        self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._answered_s = -math.inf
         self._opened: dict[bool, aiohttp.ClientSession] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def reach(self) -> None:
+        """Raises EngineDownError where nothing listens, and EvidenceError; asked before words are drawn.
+
+        An engine that answered within the last seconds is not asked. Nothing is sent: a connection is opened,
+        and closed again.
+        """
+        if self._guard is not None:
+            await self._guard.ready()
+        if time.monotonic() - self._answered_s < _FRESH_S:
+            return
+        try:
+            async with asyncio.timeout(self._timeout.sock_connect):
+                _, writer = await asyncio.open_connection(*self._address)
+        except OSError as error:  # TimeoutError is one
+            raise self._down(error) from None
+        writer.close()
+        self._answered_s = time.monotonic()
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`."""
@@ -170,6 +195,7 @@ class EngineHttp:
         try:
             async with asyncio.timeout(self._timeout_s):
                 opened = await self._open(method, self.url + path, data, pin)
+            self._answered_s = time.monotonic()
             async with opened as response:
                 if response.status != 200:
                     raise refusal(response.status, response.headers.get("Retry-After", ""))
@@ -183,16 +209,19 @@ class EngineHttp:
                 f"the TLS key of the engine at {self.url} is not the pinned or attested one; nothing was sent"
             ) from None
         except aiohttp.ClientPayloadError:
+            self._answered_s = -math.inf
             raise EngineDownError("the engine's connection broke in the middle of an answer") from None
         except (aiohttp.ClientConnectionError, OSError) as error:
-            name = type(error).__name__
-            raise EngineDownError(
-                f"no connection to the engine at {self.url} ({name}); is it running?"
-            ) from None
+            raise self._down(error) from None
         except (aiohttp.ClientError, ValueError) as error:
             raise EngineGarbageError(
                 f"the engine's answer is not HTTP as expected ({type(error).__name__})"
             ) from None
+
+    def _down(self, error: Exception) -> EngineDownError:
+        self._answered_s = -math.inf
+        name = type(error).__name__
+        return EngineDownError(f"no connection to the engine at {self.url} ({name}); is it running?")
 
     async def _open(
         self, method: str, url: str, data: bytes | None, pin: KeyPin | bool

@@ -53,7 +53,9 @@ class LlamaCppEngine:
 
     async def probe(self) -> EngineCard:
         """The model's card, with the context of one slot where the server tells it."""
-        if self._card is None:
+        if self._card is not None:
+            await self._http.reach()
+        else:
             card = read_card(await self._http.get("/v1/models"), self._model)
             props = await self._http.get("/props")
             try:
