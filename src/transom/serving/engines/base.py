@@ -88,7 +88,7 @@ class Engine(Protocol):
         ...
 
     async def probe(self) -> EngineCard:
-        """Which model is served, and how much fits; asked before each request, and before its words are drawn.
+        """Which model is served, and how much fits; asked before each request, before its words are drawn.
 
         Raises EngineError, also where it is seen that nothing listens any more.
         """
