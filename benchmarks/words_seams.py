@@ -5,16 +5,16 @@
 The distinguisher over the whole way of a request (sanitise, charge, tokenise with SmolLM2's tokenizer, call),
 for two requests that differ in one word of a group:
 
-1. refusals: the prompt limit lets short words pass, and the client asks until a draw does, up to 20 times; what
-   it gets at last is seen;
+1. refusals: the prompt limit lets short words pass, and the client asks until a draw does, up to 20 times;
+   what it gets at last is seen;
 2. a returning word: a place of a session holds a word, then a pass word, then that word again or another one;
    whether the first and the last draw agree, and the last draw, are seen;
 3. retries: three identical requests; all three texts are seen, the pattern of repeats being held fixed.
 
 Each is charged one epsilon at the word in question, and nothing above it may be certified. `certified` is
 what the distinguisher is 99 % sure of; `charged` what the account paid a run. Words and limit are those for
-which a draw conditioned on its length would pass the claim by most. The last row shows that this would be seen:
-with the retry window at 0 every try is a draw, which is charged, but held against the price of one.
+which a draw conditioned on its length would pass the claim by most. The last row shows that this would be
+seen: with the retry window at 0 every try is a draw, which is charged, but held against the price of one.
 """
 
 from __future__ import annotations

@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
 from starlette.types import Send
 
@@ -40,6 +42,8 @@ from transom.serving.tokenizer import ChatTokenizer, Encoded
 COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
 MODEL_ALIAS = "transom"
 _VISIBLE = re.compile("[!-~]")  # spares most texts the work of normalising
+_WORD = re.compile(r"\w+")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -190,16 +194,15 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
     _refuse(gateway, request, fields, card, published)
     veiled, total = None, None
     if gateway.veil is not None and fields is not None:
+        texts = [text for _, text in fields]
+        await _aside(texts, partial(_refuse_sizes, gateway.config, request, texts, card.context_tokens))
         async with gateway.veil.turn(caller.session or caller.repeat):
             with gateway.metrics.step("text"):
                 veiled = await gateway.veil.cover(fields, caller.account, caller.session, caller.repeat)
             total = await _charge(gateway, gateway.veil, veiled, caller)
         fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
-        if sum(len(text) for _, text in fields or []) > LONG_CHARS:
-            encoded = await asyncio.to_thread(_encode, gateway, request, fields)
-        else:
-            encoded = _encode(gateway, request, fields)
+        encoded = await _aside([text for _, text in fields or []], partial(_encode, gateway, request, fields))
     call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
     saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
     if gateway.substitution is not None:
@@ -220,6 +223,12 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
         isinstance(request, ChatRequest), published, gateway.tokenizer, request.alternatives is not None
     )
     return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, veiled, total)
+
+
+async def _aside(texts: Sequence[str], work: Callable[[], _Result]) -> _Result:
+    """Do work whose time grows with the texts; in a thread if they are long: others get answers meanwhile."""
+    long = sum(map(len, texts)) > LONG_CHARS
+    return await asyncio.to_thread(work) if long else work()
 
 
 def _refuse(
@@ -249,7 +258,6 @@ def _refuse(
     if fields is None:
         message = "token ids cannot be sanitised; send the prompt as text"
         raise RefusedError(message, param="prompt", code="cannot_protect")
-    _refuse_sizes(gateway.config, request, [text for _, text in fields], card.context_tokens)
 
 
 def _refuse_sizes(
@@ -260,7 +268,7 @@ def _refuse_sizes(
 ) -> None:
     """Refuse a prompt without a visible character, and one that is too long whatever is drawn.
 
-    Each word between spaces is taken to be a token or more.
+    Each run of letters and digits is taken to be a token or more.
     """
     param, visible = _param(request), map(_is_visible, texts)
     if not (any(visible) if isinstance(request, ChatRequest) else all(visible)):
@@ -272,7 +280,7 @@ def _refuse_sizes(
             param=param,
             code="context_length_exceeded",
         )
-    words = [len(text.split(None, context_tokens or most)) for text in texts]
+    words = [sum(1 for _ in islice(_WORD.finditer(text), (context_tokens or most) + 1)) for text in texts]
     least = sum(words) if isinstance(request, ChatRequest) else max(words)
     _answer_tokens(config, request, least, context_tokens)
 
