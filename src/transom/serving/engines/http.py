@@ -15,23 +15,21 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
-
-import aiohttp
+from urllib.parse import quote, urlsplit
 
 from transom.errors import (
     EngineDownError,
     EngineError,
     EngineGarbageError,
     EngineTimeoutError,
-    EvidenceError,
+    MisconfiguredError,
 )
 from transom.serving.engines.base import Delta, check_url
 from transom.serving.engines.bounds import Meter, Silence
 from transom.serving.engines.checks import garbage, loads
+from transom.serving.engines.connection import Answer, BrokenError, Connections
 from transom.serving.engines.refusal import refusal
 from transom.serving.engines.sse import EventParser
 
@@ -43,13 +41,14 @@ _PLAIN_BYTES = 16 << 20  # parsed in one go, while others wait
 _CARD_BYTES = 4 << 20
 _TAIL_S = 1.0  # for the token counts that may follow the last piece
 _TURN_BYTES = 4096
+_HEADERS = "Content-Type: application/json\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
 _FRESH_S = 5.0  # for so long after an answer an engine is taken to be there
 
 Parse = Callable[[Any], list[Delta]]
 
 
 class Guard(Protocol):
-    """Says which TLS key an engine must hold. aiohttp keeps connections apart by the very pin object."""
+    """Says which TLS key an engine must hold. Connections are kept apart by the very pin object."""
 
     async def ready(self) -> KeyPin:
         """The pin for the next request, asked before each. Raises EvidenceError; then nothing is sent."""
@@ -85,13 +84,16 @@ class EngineHttp:
     ) -> None:
         self.url = check_url(url, pinned=guard is not None)
         self._guard = guard
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=min(10.0, timeout_s))
-        self._timeout_s = timeout_s
-        parts = urlsplit(self.url)
-        self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._parts = urlsplit(self.url)
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise MisconfiguredError("the engine's API key must be printable ASCII characters")
+        key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        host = self._parts.netloc.encode("idna").decode()
+        self._path = quote(self._parts.path, safe="/%:@!$&'()*+,;=~")
+        self._head = f" HTTP/1.1\r\nHost: {host}\r\n{key}{_HEADERS}"
+        self._timeout_s, self._total_s = timeout_s, total_s
         self._answered_s = -math.inf
-        self._opened: dict[bool, aiohttp.ClientSession] = {}
+        self._opened: Connections | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def reach(self) -> None:
@@ -105,11 +107,9 @@ class EngineHttp:
         if time.monotonic() - self._answered_s < _FRESH_S:
             return
         try:
-            async with asyncio.timeout(self._timeout.sock_connect):
-                _, writer = await asyncio.open_connection(*self._address)
+            await self._connections().reach()
         except OSError as error:  # TimeoutError is one
             raise self._down(error) from None
-        writer.close()
         self._answered_s = time.monotonic()
 
     async def get(self, path: str) -> Any:
@@ -168,7 +168,10 @@ class EngineHttp:
         """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
         parser, size_bytes = EventParser(meter.event_bytes), 0
         async with self._request("POST", path, _dump(body)) as response:
-            while chunk := await silence.wait(response.content.readany()):
+            ends_s = time.monotonic() + self._total_s
+            while chunk := await silence.wait(response.read()):
+                if time.monotonic() > ends_s:
+                    raise TimeoutError
                 size_bytes += len(chunk)
                 if size_bytes > min(meter.answer_bytes, _ANSWER_BYTES):
                     raise EngineGarbageError("the engine's stream is larger than any answer; it was cut off")
@@ -183,90 +186,64 @@ class EngineHttp:
 
     async def close(self) -> None:
         """Close idle connections."""
-        opened, self._opened = self._opened, {}
-        for session in opened.values():
-            await session.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
 
     @asynccontextmanager
-    async def _request(
-        self, method: str, path: str, data: bytes | None
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        pin = await self._guard.ready() if self._guard is not None else True
+    async def _request(self, method: str, path: str, data: bytes | None) -> AsyncGenerator[Answer, None]:
+        pin = await self._guard.ready() if self._guard is not None else None
+        connections, response = self._connections(), None
         try:
             async with asyncio.timeout(self._timeout_s):
-                opened = await self._open(method, self.url + path, data, pin)
+                response = await connections.ask(self._written(method, path, data), pin)
             self._answered_s = time.monotonic()
-            async with opened as response:
-                if response.status != 200:
-                    raise refusal(response.status, response.headers.get("Retry-After", ""))
-                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                    raise EngineGarbageError("the engine's answer is compressed, though plain was asked for")
-                yield response
+            if response.status != 200:
+                raise refusal(response.status, response.headers.get("retry-after", ""))
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise EngineGarbageError("the engine's answer is compressed, though plain was asked for")
+            yield response
         except TimeoutError:
             raise EngineTimeoutError("the engine did not answer in time; is it overloaded?") from None
-        except aiohttp.ServerFingerprintMismatch:
-            raise EvidenceError(
-                f"the TLS key of the engine at {self.url} is not the pinned or attested one; nothing was sent"
-            ) from None
-        except aiohttp.ClientPayloadError:
+        except BrokenError as error:
+            if response is None:
+                raise self._down(error) from None
             self._answered_s = -math.inf
             raise EngineDownError("the engine's connection broke in the middle of an answer") from None
-        except (aiohttp.ClientConnectionError, OSError) as error:
+        except OSError as error:
             raise self._down(error) from None
-        except (aiohttp.ClientError, ValueError) as error:
-            raise EngineGarbageError(
-                f"the engine's answer is not HTTP as expected ({type(error).__name__})"
-            ) from None
+        except ValueError as error:
+            raise EngineGarbageError(f"the engine's answer is not HTTP as expected ({error})") from None
+        finally:
+            if response is not None:
+                connections.release(response, pin)
 
     def _down(self, error: Exception) -> EngineDownError:
         self._answered_s = -math.inf
         name = type(error).__name__
         return EngineDownError(f"no connection to the engine at {self.url} ({name}); is it running?")
 
-    async def _open(
-        self, method: str, url: str, data: bytes | None, pin: KeyPin | bool
-    ) -> aiohttp.ClientResponse:
-        """Send; and once more, on a new connection, if a kept one turns out to have been closed before.
+    def _written(self, method: str, path: str, data: bytes | None) -> bytes:
+        head = f"{method} {self._path}{path}{self._head}"
+        return head.encode() + (
+            b"\r\n" if data is None else b"Content-Length: %d\r\n\r\n%b" % (len(data), data)
+        )
 
-        Never after a new connection: the engine may have read the prompt, and would see it repeated.
-        """
-        use = _Use()
-        _USE.set(use)
-        try:
-            return await self._session().request(method, url, data=data, allow_redirects=False, ssl=pin)
-        except aiohttp.ClientConnectorError:
-            raise
-        except aiohttp.ClientOSError:
-            if use.connected:
-                raise
-        except aiohttp.ServerDisconnectedError as error:
-            if use.connected or not isinstance(error.message, str):  # else it is the beginning of an answer
-                raise
-        session = self._session(fresh=True)
-        return await session.request(method, url, data=data, allow_redirects=False, ssl=pin)
-
-    def _session(self, *, fresh: bool = False) -> aiohttp.ClientSession:
-        """The session that keeps connections, or the one that always opens its own."""
+    def _connections(self) -> Connections:
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._opened, self._loop = {}, loop
-        if fresh not in self._opened:
-            self._opened[fresh] = aiohttp.ClientSession(
-                connector=_Connector(limit=0, force_close=fresh),
-                timeout=self._timeout,
-                headers={
-                    "Content-Type": "application/json", "Accept-Encoding": "identity", **self._headers,
-                },
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a small answer must not unfold into a large one
-            )  # fmt: skip
-        return self._opened[fresh]
+        if self._opened is None or self._loop is not loop:
+            tls = self._parts.scheme == "https"
+            port = self._parts.port or (443 if tls else 80)
+            connect_s = min(10.0, self._timeout_s)
+            self._opened = Connections(str(self._parts.hostname), port, tls=tls, connect_s=connect_s)
+            self._loop = loop
+        return self._opened
 
     async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
         """An answer in one piece; it must be there within the timeout after its headers."""
         size_bytes, chunks = 0, []
         async with self._request(method, path, data) as response, asyncio.timeout(self._timeout_s):
-            while chunk := await response.content.readany():
+            while chunk := await response.read():
                 size_bytes += len(chunk)
                 if size_bytes > limit_bytes:
                     raise EngineGarbageError(
@@ -274,24 +251,6 @@ class EngineHttp:
                     )
                 chunks.append(chunk)
         return loads(b"".join(chunks))
-
-
-@dataclass
-class _Use:
-    """Whether the request at hand has opened a connection; else it went out on one that had been kept."""
-
-    connected: bool = False
-
-
-_USE: ContextVar[_Use] = ContextVar("_USE")
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Notes that a connection is opened; aiohttp's tracing tells as much, and costs a tenth of a request."""
-
-    async def _create_connection(self, *arguments: Any) -> Any:
-        _USE.get().connected = True
-        return await super()._create_connection(*arguments)
 
 
 def _parsed(parse: Parse, answer: Any) -> list[Delta]:
