@@ -285,6 +285,19 @@ async def test_a_conversation_begun_anew_forgets_the_old_one() -> None:
         assert bench.account.spent - before == EPSILON * cost
 
 
+async def test_a_request_that_has_nothing_at_a_place_is_an_edit() -> None:
+    """An assistant message alone holds no place at all; the word before it does not get its draw back."""
+    bench = Bench()
+    texts = []
+    for role in ("user", "assistant", "user"):
+        body = json.dumps(
+            {"model": "echo", "messages": [{"role": role, "content": f"{SHORT} " * 20}]}
+        ).encode()
+        texts.append(await bench.text(body, session="s"))
+    assert bench.account.spent == 40 * EPSILON
+    assert texts[0] != texts[2]
+
+
 async def test_an_identical_request_reuses_its_draw_and_says_so() -> None:
     bench = Bench()
     body = chat(f"the {SHORT} of {LONG} " * 10)

@@ -34,6 +34,7 @@ _ENDING = r"'(?:s|re|ve|ll|d|m)(?![^\W_'])"
 _WORD = re.compile(rf"(?<![^\W\d_]')[^\W\d_]++(?:(?!{_ENDING})'[^\W\d_]++)*+", re.IGNORECASE)
 _NEXT_WORD = re.compile(rf"(?:n't|{_ENDING})? ({_WORD.pattern})", re.IGNORECASE)
 _NUMBER = re.compile(r"\d[\d.,:/'-]*")
+_ISE = re.compile(r"(?<=...)is(?=(?:e[drs]?|ers|ing|ations?)$)")
 _INITIALS, _LETTERS = frozenset(string.ascii_uppercase) - {"I"}, frozenset(string.ascii_letters)
 
 
@@ -51,6 +52,14 @@ def with_case(word: str, case: Case) -> str:
     if case == "title":
         return word[:1].upper() + word[1:]
     return word.upper() if case == "upper" else word
+
+
+def spelling(word: str, known: Container[str]) -> str:
+    """A lower-case word as `known` spells it: `summarise` is looked up as `summarize`."""
+    if word in known:
+        return word
+    american = _ISE.sub("iz", word)
+    return american if american in known else word
 
 
 def marks_name(clean: str, end: int, word: str, case: Case, place: int, line: str) -> bool:
@@ -113,8 +122,11 @@ def _reading(line: str, known: Container[str]) -> str:
     for match in _WORD.finditer(line):
         lookup = match[0].lower()
         if lookup in SMALL_WORDS:
-            article = article or lookup in HEADING_WORDS
-        elif match[0] == lookup or not (lookup in known or lookup in NUMBER_WORDS):
+            initial = match[0] == "A" and line[match.end() :][:1] == "."
+            article = article or (lookup in HEADING_WORDS and not initial)
+        elif case_of(match[0]) in ("lower", "mixed") or not (
+            spelling(lookup, known) in known or lookup in NUMBER_WORDS
+        ):
             return ""
         else:
             capitals += 1

@@ -17,7 +17,7 @@ def _words(listed: str) -> frozenset[str]:
 
 CLITICS = _words("n't 's 're 've 'll 'd 'm")
 BASES_BEFORE_NOT = {"ca": "can", "wo": "will", "sha": "shall", "ai": "is"}
-ABBREVIATIONS = _words("mr mrs ms dr prof st sr jr vs rev gen")
+ABBREVIATIONS = _words("mr mrs ms dr prof st sr jr vs rev gen capt lt sgt maj cpl gov hon mme messrs attn")
 SCALES = _words("hundred thousand million billion trillion")
 NUMBER_WORDS = SCALES | _words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -37,7 +37,7 @@ HEADING_WORDS = _words("a an of the")  # a title-case line without one may be a 
 # A pass word that is also a name, and what follows it where it is none.
 NAMESAKES = _words("will may")
 # Pass words that with a capital may be a name or an acronym, beside those of one or two letters.
-HOMOGRAPHS = NAMESAKES | _words("can who")
+HOMOGRAPHS = NAMESAKES | _words("can who don won per")
 SUBJECTS = _words(
     "i you he she it we they the a an this that these those my your his her its our their there any some "
     "every each no not anyone someone everyone anything something everything nobody nothing"

@@ -8,8 +8,10 @@ and so is a conversation begun anew under an old name. Never the word alone: a d
 would tell "a a" from "a b" with certainty. Draws are kept only after their charge (`keep`): what a spent
 ledger refused is not released free of charge by asking again.
 An answer is remembered by the digest of the conversation before it and of its text: an assistant message
-that is resent exactly as it was delivered goes back in the host's own words, with or without a session.
-Both stores are bounded: places are counted, answers are weighed.
+that is resent exactly as it was delivered goes back in the host's own words, with or without a session. But
+not where the host wrote two answers at that point that might have been delivered as the same text: which of
+them comes back would tell it whether it guessed a hidden value. Whether they might is read off its own words.
+Both stores are bounded: places and messages are counted, answers are weighed.
 Threat model: the host sees every request of a session; a reader of swapped memory finds no private word
 here.
 Does not protect: that a place was edited; released words and the host's answers, which the host knows. A
@@ -21,6 +23,7 @@ Source: repeated releases, Dwork and Roth 2014, section 3.5; BLAKE2b, RFC 7693.
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import sys
 import threading
@@ -30,6 +33,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+_UNITS = re.compile(r"\[[A-Z]+_[0-9]+\]|.", re.DOTALL)  # placeholders, and the characters between them
 _ENTRY_BYTES = 256  # what an entry takes beside its text, roughly
 Places = Mapping[int, tuple[bytes, str]]
 
@@ -76,7 +80,9 @@ class PlaceMemo:
         self._key = secrets.token_bytes(32)
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
         self._weight = 0
-        self._answers: OrderedDict[bytes, str] = OrderedDict()
+        self._answers: OrderedDict[bytes, dict[bytes, str]] = (
+            OrderedDict()
+        )  # by point, then by what was delivered
         self._answers_weight = 0
         self._latest = ("", self._digest("session", ""))
         self._lock = threading.Lock()
@@ -105,15 +111,18 @@ class PlaceMemo:
             known = self._session(session)
             return known.messages.get(message, {}) if known is not None else {}
 
-    def keep(self, *messages: Message | None) -> None:
+    def keep(self, *messages: Message | None, session: str | None = None) -> None:
         """Keep the messages of one request, once charged, in place of what its session held.
 
-        None, which stands for a message without a session, is left out.
+        None, which stands for a message without a session, is left out. Name the `session` of a request that
+        may have no message to keep.
         """
-        sessions: dict[str, dict[int, Places]] = {}
+        sessions: dict[str, dict[int, Places]] = {} if session is None else {session: {}}
         for message in messages:
             if message is not None:
-                sessions.setdefault(message.session, {})[message.index] = message.places
+                places = sessions.setdefault(message.session, {})
+                if message.places:
+                    places[message.index] = message.places
         with self._lock:
             for session, places in sessions.items():
                 self._put(self._name(session), places)
@@ -127,22 +136,34 @@ class PlaceMemo:
 
         An answer larger than the whole room for answers is not kept.
         """
-        digest, weight = self._digest("answer", before.hex(), text_delivered), _answer_weight(text_host)
+        weight = _answer_weight(text_host)
         if weight > self.answer_bytes:
             return
-        with self._lock:
-            self._answers_weight += weight - _answer_weight(self._answers.pop(digest, None))
-            self._answers[digest] = text_host
-            while self._answers_weight > self.answer_bytes:
-                self._answers_weight -= _answer_weight(self._answers.popitem(last=False)[1])
-
-    def recall_answer(self, before: bytes, text_delivered: str) -> str | None:
-        """The host's own words, if an answer is resent as it was delivered, after the same messages."""
         digest = self._digest("answer", before.hex(), text_delivered)
         with self._lock:
-            if digest in self._answers:
-                self._answers.move_to_end(digest)
-            return self._answers.get(digest)
+            here = self._answers.setdefault(before, {})
+            self._answers.move_to_end(before)
+            twin = here.get(digest, text_host) != text_host  # both are kept: they make this point ambiguous
+            key = digest if not twin else self._digest("twin", before.hex(), text_host)
+            self._answers_weight += weight - _answer_weight(here.get(key))
+            here[key] = text_host
+            while self._answers_weight > self.answer_bytes:
+                _, oldest = self._answers.popitem(last=False)
+                self._answers_weight -= sum(map(_answer_weight, oldest.values()))
+
+    def recall_answer(self, before: bytes, text_delivered: str) -> str | None:
+        """The host's own words, if an answer is resent as it was delivered, after the same messages.
+
+        None also where another answer at that point might have been delivered as the same text.
+        """
+        digest = self._digest("answer", before.hex(), text_delivered)
+        with self._lock:
+            here = self._answers.get(before, {})
+            own = here.get(digest)
+            if own is None or any(other != own and may_collide(own, other) for other in here.values()):
+                return None
+            self._answers.move_to_end(before)
+            return own
 
     def _name(self, session: str) -> bytes:
         known, name = self._latest  # one request asks several times for its session
@@ -163,7 +184,7 @@ class PlaceMemo:
         """The one entry of a session, the newest; the longest unused make room."""
         if name in self._sessions:
             self._weight -= self._sessions.pop(name).weight
-        weight = 1 + sum(map(len, messages.values()))
+        weight = 1 + sum(1 + len(places) for places in messages.values())
         now_s = self._clock()
         self._sessions[name] = _Session(messages, weight, now_s + self.lifetime_s)
         self._weight += weight
@@ -177,6 +198,18 @@ class PlaceMemo:
         encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
         lengths = ",".join([str(len(part)) for part in encoded]).encode()
         return blake2b(b"\0".join([lengths, *encoded]), key=self._key, digest_size=32).digest()
+
+
+def may_collide(one: str, other: str) -> bool:
+    """Whether two different texts of a host may be delivered as one, for some hidden values.
+
+    They cannot where they first differ in a character that belongs to no placeholder of either. A text may be
+    cut at its end, so the beginning of another may be delivered as that one.
+    """
+    for a, b in zip(_UNITS.finditer(one), _UNITS.finditer(other), strict=False):
+        if a[0] != b[0]:
+            return len(a[0]) > 1 or len(b[0]) > 1
+    return True
 
 
 def _answer_weight(text: str | None) -> int:

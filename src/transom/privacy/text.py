@@ -44,7 +44,7 @@ Source: Unicode Standard Annex 15 (normalisation); Marcus et al. 1993, Penn tree
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container
+from collections.abc import Collection
 from typing import NamedTuple
 
 from transom.privacy.capitals import (
@@ -57,6 +57,7 @@ from transom.privacy.capitals import (
     marks_name,
     numbers_an_item,
     place_after,
+    spelling,
     with_case,
 )
 from transom.privacy.characters import MASK, PASSING_PUNCTUATION, normalise
@@ -127,7 +128,6 @@ _TOKEN = re.compile(
 )
 _WORDS = frozenset({"plain", "word", "clitic"})
 _KINDS = {"n": "number", "y": "number", "i": "identifier"}  # of a code
-_ISE = re.compile(r"(?<=...)is(?=(?:e[drs]?|ers|ing|ations?)$)")
 
 # A code a token: `n` number, `y` of four digits, `w` in words, `h` hundred and up, `m` month, `M` month that
 # is another word too, `u` capitals, `U` few and marked, `i` letters with digits, `N` the word n't,
@@ -285,11 +285,3 @@ def _join(tokens: list[Token], codes: str) -> list[Token]:
             Token(match.lastgroup or "", "".join([token.text for token in tokens[match.start() : end]]))
         )
     return joined + tokens[end:]
-
-
-def spelling(word: str, known: Container[str]) -> str:
-    """A lower-case word as `known` spells it: `summarise` is looked up as `summarize`."""
-    if word in known:
-        return word
-    american = _ISE.sub("iz", word)
-    return american if american in known else word

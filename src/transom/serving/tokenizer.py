@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import json
 import secrets
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -226,7 +228,9 @@ def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
 def _touches(span: tuple[int, int] | None, offset: int, contents: Sequence[tuple[int, int]]) -> bool:
     if span is None:
         return True
-    return any(start < offset + span[1] and offset + span[0] < end for start, end in contents)
+    first, last = offset + span[0], offset + span[1]
+    before = bisect_left(contents, last, key=itemgetter(0))  # so many contents start before its end
+    return before > 0 and contents[before - 1][1] > first
 
 
 def _splits_at_controls(spec: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]) -> bool:

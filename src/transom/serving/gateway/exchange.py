@@ -36,13 +36,13 @@ from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution, placeholders
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest
 from transom.serving.gateway.respond import Writer, usage_of
-from transom.serving.gateway.words import LONG_CHARS, Veil, Veiled
+from transom.serving.gateway.words import Veil, Veiled, is_long
 from transom.serving.tokenizer import ChatTokenizer, Encoded
 
 COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
 MODEL_ALIAS = "transom"
 _VISIBLE = re.compile("[!-~]")  # spares most texts the work of normalising
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\S+")
 _Result = TypeVar("_Result")
 
 
@@ -196,6 +196,12 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
     if gateway.veil is not None and fields is not None:
         texts = [text for _, text in fields]
         await _aside(texts, partial(_refuse_sizes, gateway.config, request, texts, card.context_tokens))
+        if (
+            gateway.tokenizer is not None
+            and gateway.engine.takes == "ids"
+            and isinstance(request, ChatRequest)
+        ):
+            await _aside(texts, partial(gateway.tokenizer.check_roles, [role for role, _ in fields]))
         async with gateway.veil.turn(caller.session or caller.repeat):
             with gateway.metrics.step("text"):
                 veiled = await gateway.veil.cover(fields, caller.account, caller.session, caller.repeat)
@@ -227,8 +233,7 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
 
 async def _aside(texts: Sequence[str], work: Callable[[], _Result]) -> _Result:
     """Do work whose time grows with the texts; in a thread if they are long: others get answers meanwhile."""
-    long = sum(map(len, texts)) > LONG_CHARS
-    return await asyncio.to_thread(work) if long else work()
+    return await asyncio.to_thread(work) if is_long(texts) else work()
 
 
 def _refuse(
@@ -249,8 +254,6 @@ def _refuse(
         raise ReplaceableError(
             "this engine takes token ids and the gateway has no tokenizer; give --tokenizer"
         )
-    if gateway.tokenizer is not None and gateway.engine.takes == "ids" and isinstance(request, ChatRequest):
-        gateway.tokenizer.check_roles([role for role, _ in fields or []])
     if gateway.enclave is not None:
         gateway.enclave.check(card)
     if gateway.veil is None:
@@ -268,7 +271,7 @@ def _refuse_sizes(
 ) -> None:
     """Refuse a prompt without a visible character, and one that is too long whatever is drawn.
 
-    Each run of letters and digits is taken to be a token or more.
+    A word between spaces is taken to be a token or more; an assistant message may go out as one placeholder.
     """
     param, visible = _param(request), map(_is_visible, texts)
     if not (any(visible) if isinstance(request, ChatRequest) else all(visible)):
@@ -280,9 +283,17 @@ def _refuse_sizes(
             param=param,
             code="context_length_exceeded",
         )
-    words = [sum(1 for _ in islice(_WORD.finditer(text), (context_tokens or most) + 1)) for text in texts]
+    counted = _own_texts(request)
+    words = [sum(1 for _ in islice(_WORD.finditer(text), (context_tokens or most) + 1)) for text in counted]
     least = sum(words) if isinstance(request, ChatRequest) else max(words)
     _answer_tokens(config, request, least, context_tokens)
+
+
+def _own_texts(request: ChatRequest | CompletionRequest) -> list[str]:
+    """The content fields that are sanitised word by word."""
+    if isinstance(request, ChatRequest):
+        return [message.text for message in request.messages if message.role != "assistant"]
+    return [text for _, text in _fields(request) or []]
 
 
 def _is_visible(text: str) -> bool:

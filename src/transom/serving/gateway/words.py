@@ -31,9 +31,14 @@ from transom.privacy.memo import PlaceMemo
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.sanitize import Sanitized, Sanitizer
 
-LONG_CHARS = 4_000  # beyond this the work leaves the event loop
+LONG_CHARS, LONG_MESSAGES = 4_000, 40  # beyond these the work leaves the event loop
 REPEATS = "that a request repeats an earlier one of the same account, within the retry window"
-_RETRY_PLACES = 200_000
+_RETRY_PLACES = 400_000
+
+
+def is_long(texts: Sequence[str]) -> bool:
+    """Whether work whose time grows with the texts should leave the event loop."""
+    return len(texts) > LONG_MESSAGES or sum(map(len, texts)) > LONG_CHARS
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Veiled:
     placeholders: Placeholders
     parts: tuple[Sanitized, ...] = field(repr=False)
     conversation: bytes = field(repr=False)  # a keyed digest of account and messages
-    memo: PlaceMemo = field(repr=False)  # where its draws are kept once charged
+    memo: PlaceMemo = field(repr=False)  # where its draws are kept once charged,
+    name: str | None = field(repr=False)  # and under which name
     repeats: bool = False  # an earlier request, whose draws it reuses
 
 
@@ -81,7 +87,7 @@ class Veil:
 
         `repeat` is the name from `repeatable`; it is for requests without a session.
         """
-        if sum(len(text) for _, text in texts) > LONG_CHARS:
+        if is_long([text for _, text in texts]):
             return await asyncio.to_thread(self._cover, texts, account, session, repeat)
         return self._cover(texts, account, session, repeat)
 
@@ -104,11 +110,11 @@ class Veil:
             parts.append(part)
             covered.append(part.text)
         epsilon = sum(part.epsilon for part in parts)
-        return Veiled(tuple(covered), epsilon, placeholders, tuple(parts), conversation, memo, repeats)
+        return Veiled(tuple(covered), epsilon, placeholders, tuple(parts), conversation, memo, name, repeats)
 
     def settle(self, veiled: Veiled) -> None:
         """Keep the draws of a request whose epsilon has been charged."""
-        veiled.memo.keep(*(part.pending for part in veiled.parts))
+        veiled.memo.keep(*(part.pending for part in veiled.parts), session=veiled.name)
 
     def remember(self, veiled: Veiled, delivered: str, host: str) -> None:
         """An answer to this request, so that it can be resent in the host's own words."""
