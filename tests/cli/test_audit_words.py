@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +255,23 @@ def test_lines_come_from_standard_input(policy):
         input="\n".join(lines(10, 3)),
     )
     assert json.loads(result.stdout)["findings"][0]["n"] == 40
+
+
+def test_without_torch_all_other_attacks_run(files, policy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    audited, own = files
+    settings = (
+        audited,
+        "--policy",
+        policy,
+        "--prior",
+        own,
+        "--attack",
+        "bayes",
+        "--attack",
+        "language model",
+    )
+    report = json.loads(audit(*settings, "--json"))
+    found = {one["name"]: one for one in report["findings"]}
+    assert found["exact bayes" if "exact bayes" in found else "bayes"]["status"] == "run"
+    assert "pip install" in found["language model"]["reason"]

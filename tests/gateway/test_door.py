@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -205,3 +205,35 @@ def test_the_answer_to_a_late_request_is_an_error_object(serve: Serve) -> None:
     assert b"connection: close" in head
     assert b"content-length: %d" % len(body) in head
     assert json.loads(body)["error"]["code"] == "request_timeout"
+
+
+def test_a_head_without_end_is_refused(serve: Serve) -> None:
+    with connected(serve(config=GatewayConfig()).url) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        try:
+            for _ in range(1024):  # 64 MiB, if it let us
+                sock.sendall(b"a" * 65536)
+        except OSError:
+            pass
+        with suppress(ConnectionResetError):
+            assert heard(sock)[:12] in (b"HTTP/1.1 431", b"")
+    assert status(serve(config=GatewayConfig()).url, HEALTH[:-2] + b"Connection: close\r\n\r\n") == 200
+
+
+def test_one_that_reads_slowly_but_steadily_gets_all_of_it() -> None:
+    size = 12 << 20
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            head = [(b"content-length", str(size).encode()), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": b"x" * size})
+
+    with serve_in_thread(large, request_timeout_s=0.4) as url, connected(url) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.sendall(HEALTH)
+        found = 0
+        while piece := sock.recv(65536):
+            found += len(piece)
+            time.sleep(0.008)
+    assert found > size

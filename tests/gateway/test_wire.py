@@ -210,3 +210,32 @@ async def test_a_kept_connection_that_was_closed_is_replaced_once(engines: Any, 
     assert answers == [(200, 1), (502, 3), (200, 4), (200, 6)]
     assert seen[1] == seen[2]
     assert seen[4] == seen[5]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 3},
+        {"prompt_tokens": 3, "completion_tokens": None},
+        {"input_tokens": 3, "output_tokens": 1},
+    ],
+)
+async def test_usage_of_another_dialect_does_not_spoil_the_answer(
+    engines: Callable[..., Any], usage: dict[str, Any], stream: bool
+) -> None:
+    whole = {
+        "choices": [{"index": 0, "message": {"content": "Yes."}, "finish_reason": "stop"}],
+        "usage": usage,
+    }
+    streamed = STREAM_HEAD + event(piece("Yes.", "stop")) + event({"choices": [], "usage": usage}) + DONE
+
+    async def script(_body: Any, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(streamed if stream else http_answer(json.dumps(whole).encode()))
+        writer.close()
+
+    async with host(script) as url:
+        status, text = await ask(gateway(engines(ChatEngine, url)), CHAT | {"stream": stream})
+    assert status == 200
+    assert "Yes." in text
+    assert "error" not in text

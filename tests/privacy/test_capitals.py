@@ -22,7 +22,7 @@ DRAWN = (
 )  # fmt: skip
 PASSING = (
     "the", "a", "an", "and", "of", "on", "in", "to", "is", "was", "it", "us", "who", "or", "i", "you", "he",
-    "me",
+    "me", "don", "per", "won",
     "not", "no", "will", "may", "can", "do", "this", "at", "from", "you", "what", "until",
 )  # fmt: skip
 
@@ -68,6 +68,10 @@ def kinds(sanitizer: Sanitizer, text: str) -> str:
         # Will and May are names everywhere but before a pronoun or article.
         ("Will resigned.", "nw"), ("May was great.", "nsw"), ("Will you resigned", "ssw"), ("May I?", "ss"),
         ("Will Baker said", "nnw"), ("you may and it will", "sssss"),
+        # So may a few others be names, and an initial is no article.
+        ("you met Don and DON", "srnsn"), ("it was Per Baker", "ssnn"), ("Rose A. Winter", "wnn"),
+        ("Summarise the Effect of Rain", "wswsw"), ("the SuMmarize Effect of Rain", "snnsn"),
+        ("it was Capt. Long", "ssnn"),
         # Sentence, list item and quotation ask for a capital.
         ("Winter was. Rain! Great? Long", "wswww"), ("- The film\n* Rain is\n• It", "swwss"),
         ("1. Rain was\n2) Long was\n(a) The\na. Rain", "#ws#wssssw"), ("# The film", "sw"),

@@ -1,8 +1,9 @@
 """What a connection may do around a request: send it in time, name one host, and take the answer.
 
 A request must be whole within `request_timeout_s` of its first byte, and a second more for every 16 KiB of it
-that came; else 408 and the end of the connection. A connection on which nothing comes ends as silently, and
-so does one whose client takes nothing of its answer for as long. Of a target with an authority
+that came; else 408 and the end of the connection. Its head has 64 KiB, or what comes in one piece; else 431.
+A connection on which nothing comes ends as silently, and so does one whose client takes nothing of its answer
+for as long. Of a target with an authority
 (`GET http://other/path`) that authority is the host, whatever the `Host` header says.
 Threat model: clients that open connections and send a request by halves, or never read; requests whose target
 and `Host` header name two machines.
@@ -19,6 +20,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 RATE_BYTES_S = 16 * 1024
+HEAD_BYTES = 64 * 1024
 _AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _LATE = (
     b'{"error":{"message":"the request did not arrive in time; send it again","type":"invalid_request_error",'
@@ -28,6 +30,7 @@ _ANSWER = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%b" % (len(_LATE), _LATE)
 )
+_ENDLESS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class Door(HttpToolsProtocol):
@@ -54,6 +57,9 @@ class Door(HttpToolsProtocol):
             self._expect()
         self._came_bytes += len(data)
         super().data_received(data)
+        if self._in_head and self._came_bytes > HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_ENDLESS)
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -78,8 +84,16 @@ class Door(HttpToolsProtocol):
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        self._stuck = self.loop.call_later(self._timeout_s, self.transport.abort)
+        self._watch()
         super().pause_writing()
+
+    def _watch(self, before: int | None = None) -> None:
+        """End the connection if nothing of what waits, `before` bytes, has been taken since the last look."""
+        waiting = self.transport.get_write_buffer_size()
+        if before is not None and waiting >= before:
+            self.transport.abort()
+            return
+        self._stuck = self.loop.call_later(self._timeout_s, self._watch, waiting)
 
     def resume_writing(self) -> None:
         if self._stuck is not None:

@@ -25,7 +25,7 @@ from transom.audit.attacks.rows import NO_NOISE, Noise, Truth, examples
 from transom.audit.attacks.traffic import Ints, Texts, clustered_interval
 from transom.audit.finding import Finding, not_run
 from transom.checkpoint.walk import walk
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
@@ -170,8 +170,11 @@ def _dealt(guesses: Texts, plain: Texts) -> float:
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this processor does, several times faster than in float32."""
-    import torch
+    """Whether this processor does, several times faster than in float32. Raises MissingExtraError."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("models", "torch") from None
 
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # since torch 2.7
     return bool(capabilities is not None and capabilities().get("avx512_bf16"))

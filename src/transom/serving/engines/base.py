@@ -126,7 +126,14 @@ def check_url(url: str, *, pinned: bool = False) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or parts.username:
+    if (
+        parts.scheme not in ("http", "https")
+        or not host
+        or not parts.netloc.isascii()
+        or parts.query
+        or parts.fragment
+        or parts.username
+    ):
         raise MisconfiguredError(
             "the engine's URL must look like http://127.0.0.1:8000 or https://host, without user, query or "
             f"fragment; got scheme {parts.scheme!r}, host {host!r}"

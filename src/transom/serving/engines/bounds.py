@@ -19,12 +19,19 @@ from transom.serving.engines.base import Call, Delta
 
 TOKEN_CHARS = 128
 SLACK_CHARS = 1024
-_EVENT_BYTES = 1 << 20
+_EVENT_BYTES = 1 << 18  # JSON is parsed in one go, and others wait: some tens of milliseconds at most
 _TOKEN_BYTES = 2048  # JSON around one token of text, all of it escaped
 _ALTERNATIVE_BYTES = 512
+_PLAIN_BYTES, _PLAIN_TOKEN_BYTES = 1 << 16, 1024  # of an answer in one piece
+_PLAIN_TOKENS = 1024  # an answer that may have more is asked for as a stream
 _PROMPT_TOKEN_BYTES = 16  # vLLM repeats the prompt's ids, llama.cpp its text
 
 T = TypeVar("T")
+
+
+def fits_plain(tokens: int, alternatives: int | None) -> bool:
+    """Whether an answer of so many tokens, with alternatives for each, may be asked for in one piece."""
+    return tokens * (4 + (alternatives or 0)) <= 4 * _PLAIN_TOKENS
 
 
 @dataclass
@@ -88,6 +95,13 @@ class Meter:
     def event_bytes(self) -> int:
         """The largest event of a stream."""
         return _EVENT_BYTES + _PROMPT_TOKEN_BYTES * self._prompt_tokens
+
+    @property
+    def plain_bytes(self) -> int:
+        """The whole of an answer that comes in one piece."""
+        token_bytes = _PLAIN_TOKEN_BYTES + _ALTERNATIVE_BYTES * (self.call.logprobs or 0)
+        prompt_bytes = _PROMPT_TOKEN_BYTES * self._prompt_tokens
+        return _PLAIN_BYTES + prompt_bytes + self.choices * self.call.max_tokens * token_bytes
 
     @property
     def answer_bytes(self) -> int:

@@ -151,4 +151,6 @@ def _score(entry: dict[str, Any], alternatives: int) -> TokenScore:
 
 
 def _usage(usage: dict[str, Any] | None) -> tuple[int, int] | None:
-    return None if not usage else (count(usage["prompt_tokens"]), count(usage["completion_tokens"]))
+    """The token counts, where both are there; proxies of other dialects name them otherwise."""
+    counts = (usage or {}).get("prompt_tokens"), (usage or {}).get("completion_tokens")
+    return None if None in counts else (count(counts[0]), count(counts[1]))

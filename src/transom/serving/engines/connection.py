@@ -13,11 +13,13 @@ Source: RFC 9112 (HTTP/1.1), sections 6.3 (length of a body) and 9.3.1 (resendin
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import httptools
+from aiohappyeyeballs import start_connection
 
 from transom.errors import EvidenceError
 
@@ -208,11 +210,15 @@ class Connections:
 
     async def reach(self) -> None:
         """Open a connection and close it again."""
+        (await self._socket()).close()
+
+    async def _socket(self) -> socket.socket:
+        """Connected to the first address that answers; the next is tried beside a slow one (RFC 8305)."""
         async with asyncio.timeout(self._connect_s):
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                asyncio.Protocol, self._host, self._port
+            infos = await asyncio.get_running_loop().getaddrinfo(
+                self._host, self._port, type=socket.SOCK_STREAM
             )
-        transport.close()
+            return await start_connection(infos, happy_eyeballs_delay=0.25)
 
     async def _asked(self, connection: _Connection, request: bytes) -> Answer:
         try:
@@ -235,9 +241,10 @@ class Connections:
         if context is not None and pin is not None:  # the pin stands in for names and authorities
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        sock = await self._socket()
         async with asyncio.timeout(self._connect_s):
             transport, connection = await asyncio.get_running_loop().create_connection(
-                _Connection, self._host, self._port, ssl=context
+                _Connection, sock=sock, ssl=context, server_hostname=self._host if context else None
             )
         if pin is not None:
             _check(pin, transport)

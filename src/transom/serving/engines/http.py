@@ -88,9 +88,8 @@ class EngineHttp:
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise MisconfiguredError("the engine's API key must be printable ASCII characters")
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        host = self._parts.netloc.encode("idna").decode()
         self._path = quote(self._parts.path, safe="/%:@!$&'()*+,;=~")
-        self._head = f" HTTP/1.1\r\nHost: {host}\r\n{key}{_HEADERS}"
+        self._head = f" HTTP/1.1\r\nHost: {self._parts.netloc}\r\n{key}{_HEADERS}"
         self._timeout_s, self._total_s = timeout_s, total_s
         self._answered_s = -math.inf
         self._opened: Connections | None = None
@@ -128,7 +127,7 @@ class EngineHttp:
         `whole` reads an answer in one piece, `chunk` an event, as `body["stream"]` has asked for.
         """
         if not body["stream"]:
-            deltas = _parsed(whole, await self.post(path, body, meter.answer_bytes))
+            deltas = _parsed(whole, await self.post(path, body, meter.plain_bytes))
             if sorted(delta.index for delta in deltas) != list(range(meter.choices)):
                 raise EngineGarbageError(
                     f"the engine answered {len(deltas)} choices, {meter.choices} were asked for"

@@ -90,7 +90,7 @@ class LlamaCppEngine:
         length = 1 if call.logprobs is not None else min(max(1, len(before)), _PIECE_TOKENS)
         length = min(length, call.max_tokens - len(before))
         body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length}
-        answer = await self._http.post("/completion", body, meter.answer_bytes)
+        answer = await self._http.post("/completion", body, meter.plain_bytes)
         try:
             ids, reason = _ids(answer, length, length + len(before) == call.max_tokens)
             scores: tuple[TokenScore, ...] = ()

@@ -27,6 +27,7 @@ from starlette.types import Send
 from transom.errors import EngineGarbageError, RefusedError, ReplaceableError
 from transom.privacy.text import normalise
 from transom.serving.engines.base import Call, Engine, EngineCard
+from transom.serving.engines.bounds import fits_plain
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 from transom.serving.gateway.answer import ANSWER_CHARS, Choice, Piece
 from transom.serving.gateway.charge import Charger
@@ -338,17 +339,20 @@ def _call(
     caller: Caller,
 ) -> Call:
     longest = max((len(one.ids) for one in encoded), default=0)
+    max_tokens = _answer_tokens(gateway.config, request, longest, context_tokens)
+    choices = max(1, len(encoded)) * (request.n or 1)
     return Call(
         prompts=tuple(one.ids for one in encoded),
         messages=() if encoded else tuple(fields),
-        max_tokens=_answer_tokens(gateway.config, request, longest, context_tokens),
+        max_tokens=max_tokens,
         n=request.n or 1,
         temperature=request.temperature,
         top_p=request.top_p,
         seed=request.seed,
         logprobs=request.alternatives,
         stop_ids=gateway.tokenizer.eos_ids if gateway.tokenizer and encoded else (),
-        stream=bool(request.stream or request.stops),
+        stream=bool(request.stream or request.stops)
+        or not fits_plain(choices * max_tokens, request.alternatives),
         tenant=caller.account,
     )
 
