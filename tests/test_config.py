@@ -88,8 +88,8 @@ OTHERS = {
     ("audit/draws.py", "json.loads"): "between the audit and the process that it starts",
     ("enclave/sgx_tdx.py", "json.loads"): "what the verifying library returns",
     ("serving/tokenizer.py", "json.loads"): "what the tokenizer library returns",
+    ("serving/detokenizer.py", "json.loads"): "what the tokenizer library returns",
     ("serving/gateway/requests.py", "model_validate_json"): "followed by load_json",
-    ("serving/engines/http.py", "json.loads"): "an engine's answer: read once, by the gateway alone",
 }
 
 

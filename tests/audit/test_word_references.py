@@ -118,7 +118,7 @@ def test_averaging_reads_everything_in_the_end(world):
         world.mechanism("rnm", 2.0), world.sentences(40, seed=5), repeats=49
     )
     found = averaging.attack(target, knowledge, data, 5.0)
-    assert found.low > 0.9
+    assert found.low > 0.87  # five standard deviations below what 25 runs of other draws gave
     shares = [float(share) for share in re.findall(r"0\.\d{3}|1\.000", found.note.split(" after ")[0])]
     assert shares[0] < shares[3] < shares[5] <= shares[6]
     assert shares[0] == pytest.approx(bayes.attack(target, knowledge, data, 1.0).value, abs=1e-3)

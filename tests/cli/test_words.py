@@ -75,10 +75,10 @@ def refusal(result: Result) -> BaseException:
 
 
 def test_standard_input_to_standard_output(words: Callable[..., Result]) -> None:
-    result = words("sanitize", "--json", stdin=f"the cat and the DOG\n{SECRET}\n\n".encode())
+    result = words("sanitize", "--json", stdin=f"the cat and the dog\n{SECRET}\n\n".encode())
     assert result.exit_code == 0
     first, second, third = result.stdout.split("\n")[:3]
-    assert re.fullmatch(r"the (cat|dog|cow|horse) and the (CAT|DOG|COW|HORSE)", first)
+    assert re.fullmatch(r"the (cat|dog|cow|horse) and the (cat|dog|cow|horse)", first)
     assert second == "[NAME_1] [TERM_1] [NUMBER_1] [TERM_2] [ID_1] [SYMBOL_1]"
     assert third == ""
     record = summary(result)
