@@ -19,7 +19,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 from starlette.types import Send
@@ -43,7 +42,6 @@ from transom.serving.tokenizer import ChatTokenizer, Encoded
 COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
 MODEL_ALIAS = "transom"
 _VISIBLE = re.compile("[!-~]")  # spares most texts the work of normalising
-_WORD = re.compile(r"\S+")
 _Result = TypeVar("_Result")
 
 
@@ -285,7 +283,7 @@ def _refuse_sizes(
             code="context_length_exceeded",
         )
     counted = _own_texts(request)
-    words = [sum(1 for _ in islice(_WORD.finditer(text), (context_tokens or most) + 1)) for text in counted]
+    words = [len(text.split(None, context_tokens or most)) for text in counted]
     least = sum(words) if isinstance(request, ChatRequest) else max(words)
     _answer_tokens(config, request, least, context_tokens)
 
