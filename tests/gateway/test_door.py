@@ -237,3 +237,13 @@ def test_one_that_reads_slowly_but_steadily_gets_all_of_it() -> None:
             found += len(piece)
             time.sleep(0.008)
     assert found > size
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade", b"UPGRADE"])
+def test_an_offer_of_another_protocol_is_not_taken(serve: Serve, name: bytes) -> None:
+    """As Java's and curl's clients make one on every first request in plain HTTP."""
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings, close\r\n" + name + b": h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    )
+    request = HEAD + offer + b"Content-Length: %d\r\n\r\n" % len(CHAT) + CHAT
+    assert status(serve(config=GatewayConfig()).url, request) == 200

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 RATE_BYTES_S = 16 * 1024
 HEAD_BYTES = 64 * 1024
+_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 _AUTHORITY = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _LATE = (
     b'{"error":{"message":"the request did not arrive in time; send it again","type":"invalid_request_error",'
@@ -31,6 +32,16 @@ _ANSWER = (
     b"content-length: %d\r\n\r\n%b" % (len(_LATE), _LATE)
 )
 _ENDLESS = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A piece of a request with an offer of another protocol in its head renamed, and so not taken.
+
+    The parser drops the body of a request that offers one (RFC 9110, 7.8: the offer may be ignored).
+    """
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    return _UPGRADE.sub(b"\r\nx-upgrade", head) + data[len(head) :]
 
 
 class Door(HttpToolsProtocol):
@@ -56,7 +67,7 @@ class Door(HttpToolsProtocol):
         if self._alarm is None:
             self._expect()
         self._came_bytes += len(data)
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._in_head else data)
         if self._in_head and self._came_bytes > HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_ENDLESS)
             self.transport.close()
