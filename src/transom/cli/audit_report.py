@@ -176,7 +176,7 @@ def now() -> str:
 
 
 def finish(report: Report, options: Options) -> None:
-    """Write and print `report`; exit with 20 when its gate is shut, with 21 when most was left out."""
+    """Write and print `report`; exit with 20 when its gate is shut, with 21 when most or all was left out."""
     _write(report, options)
     if options.as_json:
         typer.echo(json.dumps(report.to_dict()))
@@ -189,8 +189,13 @@ def finish(report: Report, options: Options) -> None:
     if report.passed is False:
         typer.echo(f"gate {report.gate:g} not passed: {_shut_by(report)}", err=True)
         raise typer.Exit(GATE_EXIT)
-    if report.left_out and not report.stopped:  # what broke it off has a code of its own
+    if report.stopped:  # what broke it off has a code of its own
+        return
+    if report.left_out:
         typer.echo("most attacks were not run for want of time; raise --budget", err=True)
+        raise typer.Exit(LEFT_OUT_EXIT)
+    if not any(found.status == "run" for found in report.findings):
+        typer.echo("no attack was run; the report says why", err=True)
         raise typer.Exit(LEFT_OUT_EXIT)
 
 
