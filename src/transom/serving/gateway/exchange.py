@@ -193,21 +193,14 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
     _refuse(gateway, request, fields, card, published)
     veiled, total = None, None
     if gateway.veil is not None and fields is not None:
-        texts = [text for _, text in fields]
-        await _aside(texts, partial(_refuse_sizes, gateway.config, request, texts, card.context_tokens))
-        if (
-            gateway.tokenizer is not None
-            and gateway.engine.takes == "ids"
-            and isinstance(request, ChatRequest)
-        ):
-            await _aside(texts, partial(gateway.tokenizer.check_roles, [role for role, _ in fields]))
+        await _aside(fields, partial(_refuse_content, gateway, request, fields, card.context_tokens))
         async with gateway.veil.turn(caller.session or caller.repeat):
             with gateway.metrics.step("text"):
                 veiled = await gateway.veil.cover(fields, caller.account, caller.session, caller.repeat)
             total = await _charge(gateway, gateway.veil, veiled, caller)
         fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
-        encoded = await _aside([text for _, text in fields or []], partial(_encode, gateway, request, fields))
+        encoded = await _aside(fields or [], partial(_encode, gateway, request, fields))
     call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
     saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
     if gateway.substitution is not None:
@@ -230,9 +223,9 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
     return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, veiled, total)
 
 
-async def _aside(texts: Sequence[str], work: Callable[[], _Result]) -> _Result:
-    """Do work whose time grows with the texts; in a thread if they are long: others get answers meanwhile."""
-    return await asyncio.to_thread(work) if is_long(texts) else work()
+async def _aside(fields: Sequence[tuple[str, str]], work: Callable[[], _Result]) -> _Result:
+    """Do work whose time grows with the fields; in a thread if they are long: others get answers meanwhile."""
+    return await asyncio.to_thread(work) if is_long(fields) else work()
 
 
 def _refuse(
@@ -242,7 +235,7 @@ def _refuse(
     card: EngineCard,
     published: str,
 ) -> None:
-    """Refuse all that can be known without a draw."""
+    """Refuse what can be known without a look at the content."""
     if request.model not in (published, MODEL_ALIAS):
         raise RefusedError(
             "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
@@ -262,16 +255,19 @@ def _refuse(
         raise RefusedError(message, param="prompt", code="cannot_protect")
 
 
-def _refuse_sizes(
-    config: GatewayConfig,
+def _refuse_content(
+    gateway: Gateway,
     request: ChatRequest | CompletionRequest,
-    texts: Sequence[str],
+    fields: Sequence[tuple[str, str]],
     context_tokens: int | None,
 ) -> None:
-    """Refuse a prompt without a visible character, and one that is too long whatever is drawn.
+    """Refuse what can be known without a draw: roles, a prompt that shows nothing, one that cannot fit.
 
     A word between spaces is taken to be a token or more; an assistant message may go out as one placeholder.
     """
+    config, texts = gateway.config, [text for _, text in fields]
+    if gateway.tokenizer is not None and gateway.engine.takes == "ids" and isinstance(request, ChatRequest):
+        gateway.tokenizer.check_roles([role for role, _ in fields])
     param, visible = _param(request), map(_is_visible, texts)
     if not (any(visible) if isinstance(request, ChatRequest) else all(visible)):
         raise RefusedError("the prompt has no visible character; send text", param=param, code="empty_prompt")
@@ -282,17 +278,9 @@ def _refuse_sizes(
             param=param,
             code="context_length_exceeded",
         )
-    counted = _own_texts(request)
-    words = [len(text.split(None, context_tokens or most)) for text in counted]
+    words = [len(text.split(None, context_tokens or most)) for role, text in fields if role != "assistant"]
     least = sum(words) if isinstance(request, ChatRequest) else max(words)
     _answer_tokens(config, request, least, context_tokens)
-
-
-def _own_texts(request: ChatRequest | CompletionRequest) -> list[str]:
-    """The content fields that are sanitised word by word."""
-    if isinstance(request, ChatRequest):
-        return [message.text for message in request.messages if message.role != "assistant"]
-    return [text for _, text in _fields(request) or []]
 
 
 def _is_visible(text: str) -> bool:

@@ -36,9 +36,9 @@ REPEATS = "that a request repeats an earlier one of the same account, within the
 _RETRY_PLACES = 400_000
 
 
-def is_long(texts: Sequence[str]) -> bool:
-    """Whether work whose time grows with the texts should leave the event loop."""
-    return len(texts) > LONG_MESSAGES or sum(map(len, texts)) > LONG_CHARS
+def is_long(fields: Sequence[tuple[str, str]]) -> bool:
+    """Whether work whose time grows with these (role, text) pairs should leave the event loop."""
+    return len(fields) > LONG_MESSAGES or sum([len(text) for _, text in fields]) > LONG_CHARS
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Veil:
 
         `repeat` is the name from `repeatable`; it is for requests without a session.
         """
-        if is_long([text for _, text in texts]):
+        if is_long(texts):
             return await asyncio.to_thread(self._cover, texts, account, session, repeat)
         return self._cover(texts, account, session, repeat)
 
