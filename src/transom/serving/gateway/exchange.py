@@ -224,7 +224,7 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
 
 
 async def _aside(fields: Sequence[tuple[str, str]], work: Callable[[], _Result]) -> _Result:
-    """Do work whose time grows with the fields; in a thread if they are long: others get answers meanwhile."""
+    """Do work whose time grows with the fields; in a thread if they are long, as others wait for answers."""
     return await asyncio.to_thread(work) if is_long(fields) else work()
 
 
