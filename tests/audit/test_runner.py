@@ -167,7 +167,7 @@ def test_budgets_hold_whatever_attacks_take(budget_s: float, takes: list[float])
         patch.setattr("transom.audit.runner.time.monotonic", lambda: now_s)
         patch.setattr("transom.audit.runner._stopped_after", stopped_after)
         found = ran(*map(made, takes), budget_s=budget_s)
-    assert now_s <= budget_s + 1
+    assert now_s <= budget_s + 1 + 1e-9  # sums of floats
     assert len(found) == len(takes)
     assert unreached(found) == len(takes) - len(shares)
     fair = budget_s / len(takes)
