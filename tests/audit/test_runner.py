@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transom.audit import runner
 from transom.audit.attack import Attack, Bound, choose, load_attack
 from transom.audit.attacks import epsilon
 from transom.audit.finding import INTERRUPTED, Example, Finding, interrupted, not_run, share, unreached
@@ -226,3 +227,14 @@ def test_names_choose_and_objects_add(tmp_path: Any, monkeypatch: pytest.MonkeyP
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     run((attack("a"),), None, None, None, budget_s=60)
     assert capsys.readouterr().out == ""
+
+
+def test_an_attack_that_catches_everything_is_stopped_all_the_same():
+    with pytest.raises(runner._OverrunError), runner._stopped_after(0.05):
+        try:
+            while True:
+                pass
+        except BaseException:  # noqa: S110  as such attacks do
+            pass
+        while True:
+            pass

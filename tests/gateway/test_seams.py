@@ -31,7 +31,7 @@ from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.exchange import Caller, Exchange, Gateway, prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
-from transom.serving.gateway.words import REPEATS, Veil
+from transom.serving.gateway.words import REPEATS, Veil, is_long
 
 from .conftest import chat_tokenizer
 from .test_enclave import WIDTH, opened, random_table
@@ -451,3 +451,28 @@ async def test_the_distinguisher_finds_nothing_above_the_charge_in_refusals() ->
     drawn = await together(await sent(SHORT), await sent(LONG))
     assert not judge(drawn, epsilon=EPSILON).rejected
     assert len(Counter(drawn.a.tolist())) > 1
+
+
+@pytest.mark.parametrize(
+    ("more", "streamed"),
+    [
+        ({"max_tokens": 1024}, False),
+        ({"max_tokens": 1025}, True),
+        ({"max_tokens": 128, "n": 8}, False),
+        ({"max_tokens": 129, "n": 8}, True),
+        ({"max_tokens": 512, "logprobs": True, "top_logprobs": 4}, False),
+        ({"max_tokens": 513, "logprobs": True, "top_logprobs": 4}, True),
+        ({"max_tokens": 4, "stop": "x"}, True),
+        ({"max_tokens": 4, "stream": True}, True),
+    ],
+)
+async def test_a_large_answer_is_asked_for_as_a_stream(more: dict[str, Any], streamed: bool) -> None:
+    """An answer in one piece is parsed in one go, and others wait."""
+    assert (await Bench().ask(chat("the", **more))).call.stream is streamed
+
+
+async def test_many_short_messages_leave_the_event_loop() -> None:
+    """Their number counts as their length does: each costs template, digest and look-up."""
+    assert is_long([("user", "")] * 41)
+    assert not is_long([("user", "the")] * 40)
+    assert is_long([("user", "a" * 4001)])
