@@ -230,7 +230,7 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_attack_that_catches_everything_is_stopped_all_the_same():
-    with pytest.raises(runner._OverrunError), runner._stopped_after(0.05):
+    def stubborn():
         try:
             while True:
                 pass
@@ -238,3 +238,6 @@ def test_an_attack_that_catches_everything_is_stopped_all_the_same():
             pass
         while True:
             pass
+
+    with pytest.raises(runner._OverrunError), runner._stopped_after(0.05):
+        stubborn()
