@@ -85,7 +85,7 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
             f"the tokenizer knows the id {largest}, the embedding has {key.vocabulary} rows: they belong to "
             "different models, or tokens were added without resizing the embedding; resize it and save again"
         )
-    client = Client(key.source, key.vocabulary, stop_ids(found, config))
+    client = Client(key.source, key.vocabulary, stop_ids(files, key.vocabulary))
     if found.kind == "gguf":
         _write_tokenizer(files, folder)
     else:
@@ -97,10 +97,14 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
     return client
 
 
-def stop_ids(found: Source, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """The plain ids that end an answer: those of generation_config.json, else the configuration's."""
-    eos = _generation(found).get("eos_token_id", config.get("eos_token_id"))
-    return tuple(_ids(eos))
+def stop_ids(files: TokenizerFiles, vocabulary: int) -> tuple[int, ...]:
+    """The plain ids that end an answer, of which the model must know all. Raises CheckpointError."""
+    unknown = [token_id for token_id in files.eos_ids if token_id >= vocabulary]
+    if unknown:
+        raise CheckpointError(
+            f"the id {unknown[0]} ends an answer, and the model knows {vocabulary}; correct its eos_token_id"
+        )
+    return files.eos_ids
 
 
 def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> dict[str, bytes]:
@@ -153,5 +157,7 @@ def _write_tokenizer(files: TokenizerFiles, folder: Path) -> None:
     write_file(folder / "tokenizer.json", files.tokenizer.to_str().encode())
     record = {**files.specials, "tokenizer_class": "PreTrainedTokenizerFast"}
     write_file(folder / "tokenizer_config.json", json.dumps(record, indent=2).encode())
+    ends = {"eos_token_id": list(files.eos_ids)}
+    write_file(folder / "generation_config.json", json.dumps(ends, indent=2).encode())
     if files.chat_template:
         write_file(folder / "chat_template.jinja", files.chat_template.encode())
