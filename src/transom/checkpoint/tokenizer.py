@@ -8,6 +8,7 @@ Source: tokenizer.json as the `tokenizers` library writes it; generation setting
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,12 @@ def _from_directory(folder: Path) -> TokenizerFiles:
     eos = tokenizer.token_to_id(specials.get("eos_token", ""))
     eos_ids |= set() if eos is None else {eos}
     return TokenizerFiles(tokenizer, _template(folder, config), specials, tuple(sorted(eos_ids)))
+
+
+def settings_with_ends(folder: Path, files: TokenizerFiles) -> bytes:
+    """A folder's generation settings (none are none) in which the tokenizer's ends end an answer, as JSON."""
+    settings = _json(folder / "generation_config.json") | {"eos_token_id": list(files.eos_ids)}
+    return json.dumps(settings, indent=2).encode()
 
 
 def _eos_ids(folder: Path, known: int) -> list[int]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import Source, read_json
-from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
+from transom.checkpoint.tokenizer import TokenizerFiles, settings_with_ends, tokenizer_of
 from transom.config import load_json
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.files import write_file
@@ -93,6 +93,8 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
         for name in _COPIED:
             if (found.path / name).is_file():
                 shutil.copyfile(found.path / name, folder / name)
+    if files.eos_ids:
+        write_file(folder / "generation_config.json", settings_with_ends(folder, files))
     write_file(folder / CLIENT_FILE, json.dumps({"version": VERSION, **asdict(client)}, indent=2).encode())
     return client
 
@@ -157,7 +159,5 @@ def _write_tokenizer(files: TokenizerFiles, folder: Path) -> None:
     write_file(folder / "tokenizer.json", files.tokenizer.to_str().encode())
     record = {**files.specials, "tokenizer_class": "PreTrainedTokenizerFast"}
     write_file(folder / "tokenizer_config.json", json.dumps(record, indent=2).encode())
-    ends = {"eos_token_id": list(files.eos_ids)}
-    write_file(folder / "generation_config.json", json.dumps(ends, indent=2).encode())
     if files.chat_template:
         write_file(folder / "chat_template.jinja", files.chat_template.encode())
