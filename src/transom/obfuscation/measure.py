@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.load import libraries, load
+from transom.checkpoint.load import load
+from transom.checkpoint.resolve import libraries
 from transom.checkpoint.tokenizer import tokenizer_of
 from transom.obfuscation.calibrate import TEXT, calibrate, isotropic
 from transom.obfuscation.keys import Space
