@@ -291,10 +291,10 @@ def _ends(folder: Path, config: Mapping[str, Any]) -> list[int]:
     path = folder / "generation_config.json"
     ends = (read_json(path) if path.is_file() else {}).get("eos_token_id", config.get("eos_token_id"))
     ids = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    if len(ids) > MOST_ENDS:
+    if not 1 <= len(ids) <= MOST_ENDS:
         raise NotYetError(
             f"no GGUF for a model with {len(ids)} ids that end an answer: llama.cpp has room for "
-            f"{MOST_ENDS}; serve the folder with vLLM"
+            f"{MOST_ENDS}, and without one takes id 11 for it; serve the folder with vLLM"
         )
     return [_id("eos", token, config) for token in ids]
 
