@@ -36,7 +36,7 @@ def libraries() -> tuple[Any, Any]:
     except ImportError:
         raise MissingExtraError("models", "torch and transformers") from None
     transformers.utils.logging.set_verbosity(logging.CRITICAL)
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return transformers, torch
 
 
