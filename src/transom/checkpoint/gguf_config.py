@@ -51,17 +51,23 @@ def gguf_config(head: GgufHead) -> Settings:
     Raises NotYetError (an architecture, key, tensor or scaling that is not read, by name), CheckpointError
     (values that no model has, missing tensors, wrong shapes), MissingExtraError.
     """
-    from transom.checkpoint.load import libraries
+    from transom.checkpoint.resolve import flattened
 
     model = gguf_model(head)
+    return flattened(class_config(model)) | {"architectures": [model.class_name]}
+
+
+def class_config(model: GgufModel) -> Any:
+    """The configuration as transformers' own class. Raises NotYetError, MissingExtraError."""
+    from transom.checkpoint.resolve import libraries
+
     transformers, _ = libraries()
     try:
-        config = transformers.CONFIG_MAPPING[model.settings["model_type"]](**model.settings)
+        return transformers.CONFIG_MAPPING[model.settings["model_type"]](**model.settings)
     except (KeyError, TypeError, ValueError) as error:
         raise NotYetError(
             f"the installed transformers does not take this {model.class_name} ({type(error).__name__})"
         ) from error
-    return {**config.to_dict(), "architectures": [model.class_name]}
 
 
 def gguf_model(head: GgufHead) -> GgufModel:

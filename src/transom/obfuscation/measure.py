@@ -16,7 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.load import libraries, load
+from transom.checkpoint.load import load
+from transom.checkpoint.resolve import libraries, model_config
+from transom.checkpoint.source import stored_tensors
 from transom.checkpoint.tokenizer import tokenizer_of
 from transom.obfuscation.calibrate import TEXT, calibrate, isotropic
 from transom.obfuscation.keys import Space
@@ -73,9 +75,7 @@ def _empty_model(plain: Plain) -> Any:
     transformers, _torch = libraries()
     from accelerate import init_empty_weights  # type: ignore[import-untyped,unused-ignore]
 
-    config = transformers.AutoConfig.from_pretrained(
-        plain.found.path, local_files_only=True, trust_remote_code=False
-    )
+    config = model_config(plain.found, stored_tensors(plain.found.path))
     with init_empty_weights(include_buffers=False):
         return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
 

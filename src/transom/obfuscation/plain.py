@@ -18,11 +18,12 @@ from typing import Any
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import gguf_config
 from transom.checkpoint.load import Checkpoint, load
+from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import Source, check, find, read_json, weight_files
-from transom.errors import CheckpointError, ReplaceableError
+from transom.errors import CheckpointError, NotYetError, ReplaceableError
 from transom.obfuscation.card import file_sha256
 from transom.obfuscation.keys import Settings
-from transom.obfuscation.plan import further_tokens, plan
+from transom.obfuscation.plan import further_tokens, plan, require_planned
 from transom.obfuscation.shards import locate
 
 
@@ -56,15 +57,16 @@ def open_source(source: str | Path) -> Plain:
     check(found)
     if found.kind == "gguf":
         head = read_gguf_head(found.path)
-        config = _planned(gguf_config(head))  # before hours of dequantising what has no plan
+        config = _planned(gguf_config(head))  # before gigabytes of what has no plan are dequantised
         return Plain(found, config, _gguf_fingerprint(head.paths), load(found.path))
-    config = read_json(found.path / "config.json")
-    if "quantization_config" in config and _method(config) != "fp8":
+    raw = read_json(found.path / "config.json")
+    require_planned(raw)
+    if raw.get("quantization_config") is not None and _method(raw) != "fp8":
         raise ReplaceableError(
-            f"{found.path} holds weights quantised by {_method(config)}, which cannot be multiplied by keys; "
+            f"{found.path} holds weights quantised by {_method(raw)}, which cannot be multiplied by keys; "
             "give what they were made from (bf16, fp16 or fp8), or a GGUF, which is dequantised here"
         )
-    planned = _planned(config)
+    planned = _planned(resolved_config(found))
     left_out = further_tokens(locate(found.path), planned)
     return Plain(found, planned, _fingerprint(found.path), left_out=tuple(left_out))
 
@@ -72,7 +74,10 @@ def open_source(source: str | Path) -> Plain:
 def _planned(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration, if there are transforms for it (NotYetError otherwise)."""
     plan(config, Settings())
-    if not isinstance(config.get("vocab_size"), int):
+    name = str((config.get("architectures") or ["none"])[0])
+    if not name.endswith("ForCausalLM"):
+        raise NotYetError(f"cannot obfuscate the architecture {name[:80]!r} yet; language models alone")
+    if type(config.get("vocab_size")) is not int:
         raise CheckpointError("config.json names no vocab_size; restore it")
     return config
 

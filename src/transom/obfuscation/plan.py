@@ -34,6 +34,7 @@ __all__ = [
     "norm_names",
     "obfuscate_state",
     "plan",
+    "require_planned",
     "run",
     "target_config",
 ]
@@ -81,19 +82,31 @@ def plan(config: Config, settings: Settings, secret: bytes | None = None) -> tup
     """Every task of a checkpoint. `run` wants those of the secret, which puts a mixture's experts in their
     places. Raises NotYetError for an architecture or a variant that is not planned, NeverError for one that
     has no place for keys."""
-    kind = config.get("model_type")
-    if kind not in PLANS:
-        _refuse(config)
+    require_planned(config)
+    kind = config["model_type"]
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
         raise NotYetError(f"cannot obfuscate a partial rotary embedding yet (factor {partial})")
-    if kind == "qwen2" and config.get("use_sliding_window"):
+    if kind == "qwen2" and _has_window(config):
         raise NotYetError(
-            "cannot obfuscate Qwen2 with use_sliding_window yet; set it to false in config.json"
+            "cannot obfuscate a Qwen2 whose layers see a window (use_sliding_window) yet. Without it, it is "
+            f"another model: beyond {config.get('sliding_window')} tokens its answers change. If that will "
+            "do, set use_sliding_window to false in config.json and drop layer_types"
         )
     tasks = PLANS[str(kind)](config, settings)
     return tasks if secret is None else moe.place_experts(tasks, config, secret)
+
+
+def require_planned(config: Config) -> None:
+    """Raises NotYetError or NeverError unless there are transforms for the architecture."""
+    if config.get("model_type") not in tuple(PLANS):
+        _refuse(config)
+
+
+def _has_window(config: Config) -> bool:
+    kinds = config.get("layer_types")
+    return bool(config.get("use_sliding_window")) if kinds is None else "sliding_attention" in kinds
 
 
 def _refuse(config: Config) -> NoReturn:
@@ -178,12 +191,14 @@ def target_config(config: Config, settings: Settings, tau: NDArray[np.int64]) ->
         "tie_word_embeddings": False,
         "num_key_value_heads": attention.groups(config)[0],
     }
-    if "num_nextn_predict_layers" in config:
-        target["num_nextn_predict_layers"] = 0
+    for name in ("num_nextn_predict_layers", "num_mtp_layers"):
+        if name in config:
+            target[name] = 0
     if "q_lora_rank" not in config:
         target["head_dim"] = attention.head_width(config)
     if config["model_type"] == "qwen2":
-        target |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": True}
+        target |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+        target |= {"attention_bias": True, "mlp_bias": False}
         for name in ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"):
             target.pop(name, None)
     ids = {name: value for name, value in config.items() if name.endswith("_token_id")}
@@ -195,7 +210,9 @@ def _map_ids(name: str, value: Any, tau: NDArray[np.int64]) -> Any:
         return None
     if isinstance(value, list):
         return [_map_ids(name, one, tau) for one in value]
-    if not isinstance(value, int) or not 0 <= value < len(tau):
+    if name == "pad_token_id" and value == -1:  # engines take it for none
+        return None
+    if type(value) is not int or not 0 <= value < len(tau):
         raise MisconfiguredError(f"{name} is {value!r} in config.json; the vocabulary has {len(tau)} ids")
     return int(tau[value])
 
