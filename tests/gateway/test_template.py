@@ -398,6 +398,12 @@ def test_directories_give_the_template_and_names_that_transformers_takes(tmp_pat
         return ChatTemplate(files.chat_template, files.specials).render([("user", "x")]).text, expected
 
     assert both() == ("<b><img>TruexFalse",) * 2
+    (tmp_path / "special_tokens_map.json").write_text(
+        '{"bos_token": "<older>", "sep_token": {"content": "<s>"}}'
+    )
+    assert both() == ("<older><img>TruexTrue",) * 2
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"added_tokens_decoder": {}}))
+    assert both() == ("<b><img>TruexFalse",) * 2
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("R{{ messages[0].content }}")
     assert export_tokenizer(tmp_path).chat_template == ""  # as transformers, which then asks for a name

@@ -63,7 +63,8 @@ def _from_directory(folder: Path) -> TokenizerFiles:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     config = _json(folder / "tokenizer_config.json")
-    specials = _specials(config)
+    older = {} if "added_tokens_decoder" in config else _json(folder / "special_tokens_map.json")
+    specials = _specials(config | older)
     known = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     eos_ids = set(_eos_ids(folder, known))
     eos = tokenizer.token_to_id(specials.get("eos_token", ""))
