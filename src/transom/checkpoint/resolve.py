@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from transom.checkpoint.structure import check_structure, check_values
 from transom.errors import CheckpointError, MissingExtraError, NotYetError
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
+_SIDES = (
+    "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "n_routed_experts", "kv_lora_rank",
+    "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "n_embd", "n_head", "n_inner",
+)  # fmt: skip
 _LATENT = ("deepseek_v2", "deepseek_v3")
 _NOT_THE_MODELS = (
     "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
@@ -84,12 +90,7 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
     if kind not in transformers.CONFIG_MAPPING:
         raise NotYetError(f"{file}: the installed transformers does not know the model_type {kind[:80]!r}")
     check_values(file, raw)
-    for name in _LAYERS:
-        if isinstance(raw.get(name), int) and raw[name] > len(tensors):
-            raise CheckpointError(
-                f"{file}: {name} is {raw[name]}, and the weights hold {len(tensors)} tensors; "
-                f"{source.path} lacks layers or names too many; restore it"
-            )
+    _check_bounds(file, raw, tensors)
     config = _as_class(source.path, transformers)
     config.return_dict, config.output_hidden_states = True, False
     if config.pad_token_id == -1:  # engines take it for none
@@ -150,6 +151,21 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> Non
 def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
     """Whether head and embedding are one. A head in the file is the head, whatever the configuration says."""
     return bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in tensors
+
+
+def _check_bounds(file: Path, raw: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
+    """No more layers than tensors, no side longer than a whole tensor: or building it would take for ever."""
+    largest = max((math.prod(stored.shape) for stored in tensors.values()), default=0)
+    for names, most, what in (
+        (_LAYERS, len(tensors), "the weights hold {} tensors"),
+        (_SIDES, largest, "the largest tensor of the weights holds {} numbers"),
+    ):
+        for name in names:
+            if isinstance(raw.get(name), int) and raw[name] > most:
+                raise CheckpointError(
+                    f"{file}: {name} is {str(raw[name])[:40]}, but {what.format(most)}; one of them is not "
+                    "this model's: restore it"
+                )
 
 
 def _as_class(folder: Path, transformers: Any) -> Any:
