@@ -52,6 +52,7 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
     _check_device(torch, dtype, device)
     found = find(source)
     check(found)
+    tokenizer = _tokenizer(found)  # before the weights, as it may be refused
     try:
         model = _read(found, transformers, torch, getattr(torch, dtype))
     except (CheckpointError, NotYetError):
@@ -61,7 +62,7 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
             f"{found.path} could not be loaded ({type(error).__name__}); restore its files"
         ) from error
     model.requires_grad_(False)
-    return Checkpoint(model.to(device).eval(), _tokenizer(found), found)
+    return Checkpoint(model.to(device).eval(), tokenizer, found)
 
 
 def _check_device(torch: Any, dtype: str, device: str) -> None:
