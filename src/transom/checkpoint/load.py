@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transom.checkpoint.gguf import read_gguf_head
-from transom.checkpoint.gguf_llama import is_plain_llama, read_llama
+from transom.checkpoint.gguf_config import class_config, gguf_model
+from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config
 from transom.checkpoint.source import (
     INDEX_FILE,
@@ -100,25 +101,26 @@ def _check_index(folder: Path) -> None:
 
 
 def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
-    if is_plain_llama(read_gguf_head(path)):
-        config, weights = read_llama(path, transformers, torch)
-        loaded = transformers.LlamaForCausalLM.from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
-        )
-        return _complete(path, *loaded)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True
-    )
-    # It names a quantisation that the dequantised weights no longer have, and would be saved along.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    return model
+    """A model of the head's class, filled with one dequantised weight after another."""
+    from transformers.initialization import no_init_weights
 
-
-def _complete(path: Path, model: Any, info: dict[str, Any]) -> Any:
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise CheckpointError(f"{path} lacks {len(missing)} tensors, first {missing[0]!r}; restore it")
+    head = read_gguf_head(path)
+    described = gguf_model(head)
+    config = class_config(described)
+    with no_init_weights():
+        model = getattr(transformers, described.class_name)._from_config(config, dtype=dtype)
+    wanted = model.state_dict()
+    if config.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    if wanted.keys() != described.weights.keys():
+        differing = sorted(wanted.keys() ^ described.weights.keys())
+        raise NotYetError(f"{described.class_name} has not the weights of {path}, such as {differing[0]!r}")
+    with torch.no_grad():
+        for name, values in gguf_weights(head, described):
+            if values.shape != wanted[name].shape:
+                raise NotYetError(f"{path}: {described.class_name} has another shape for {name!r}")
+            wanted[name].copy_(values)
+    model.tie_weights()
     return model
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from transom.checkpoint.gguf import check_gguf_size, read_gguf_head
+from transom.checkpoint.gguf import read_gguf_head
 from transom.config import load_json
 from transom.errors import CheckpointError, MissingExtraError
 
@@ -125,7 +125,7 @@ def _from_hub(name: str) -> Path:
 def check(source: Source) -> None:
     """Raises CheckpointError unless the files are complete, consistent, one model, and safe to read."""
     if source.kind == "gguf":
-        check_gguf_size(source.path, read_gguf_head(source.path))
+        read_gguf_head(source.path)
         return
     read_json(source.path / "config.json")
     stored_tensors(source.path)

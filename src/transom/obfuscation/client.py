@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import Source, read_json
 from transom.checkpoint.structure import check_ids
-from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
+from transom.checkpoint.tokenizer import TokenizerFiles, settings_with_ends, tokenizer_of
 from transom.config import load_json
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.files import write_file
@@ -88,7 +88,7 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
             f"the tokenizer knows the id {largest}, the embedding has {key.vocabulary} rows: they belong to "
             "different models, or tokens were added without resizing the embedding; resize it and save again"
         )
-    client = Client(key.source, key.vocabulary, stop_ids(found, config))
+    client = Client(key.source, key.vocabulary, stop_ids(files, key.vocabulary))
     if found.kind == "gguf":
         _write_tokenizer(files, folder)
     else:
@@ -96,14 +96,20 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
         for name in _COPIED:
             if (found.path / name).is_file():
                 shutil.copyfile(found.path / name, folder / name)
+    if files.eos_ids:
+        write_file(folder / "generation_config.json", settings_with_ends(folder, files))
     write_file(folder / CLIENT_FILE, json.dumps({"version": VERSION, **asdict(client)}, indent=2).encode())
     return client
 
 
-def stop_ids(found: Source, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """The plain ids that end an answer: those of generation_config.json, else the configuration's."""
-    eos = _generation(found).get("eos_token_id", config.get("eos_token_id"))
-    return tuple(_ids(eos))
+def stop_ids(files: TokenizerFiles, vocabulary: int) -> tuple[int, ...]:
+    """The plain ids that end an answer, of which the model must know all. Raises CheckpointError."""
+    unknown = [token_id for token_id in files.eos_ids if token_id >= vocabulary]
+    if unknown:
+        raise CheckpointError(
+            f"the id {unknown[0]} ends an answer, and the model knows {vocabulary}; correct its eos_token_id"
+        )
+    return files.eos_ids
 
 
 def check_generation(found: Source, config: Mapping[str, Any]) -> None:
