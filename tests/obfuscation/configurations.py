@@ -221,9 +221,9 @@ def our_answers(folder: Path, ids_BT: Tensor) -> Tensor:
     return result
 
 
-def exactly(source: Path, out: Path) -> tuple[Plain, KeyFile]:
+def exactly(source: Path | Plain, out: Path) -> tuple[Plain, KeyFile]:
     """Obfuscate with keys that change nothing but the order and the basis."""
-    plain = open_source(source)
+    plain = source if isinstance(source, Plain) else open_source(source)
     key = new_key(plain.fingerprint, plain.vocabulary, preset("exact", h=0, lam=0.0))
     space = Space(key.secret, int(plain.config["hidden_size"]), key.settings)
     names = norm_names(plan(plain.config, key.settings))

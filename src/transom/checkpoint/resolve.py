@@ -27,6 +27,8 @@ _SIDES = (
     "num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "n_routed_experts", "kv_lora_rank",
     "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "n_embd", "n_head", "n_inner",
 )  # fmt: skip
+_SHORT = 2**20  # a side that costs nothing, though a model may do without what it is the side of
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LATENT = ("deepseek_v2", "deepseek_v3")
 _NOT_THE_MODELS = (
     "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
@@ -55,7 +57,11 @@ def resolved_config(source: Source) -> dict[str, Any]:
     tensors = stored_tensors(source.path)
     config = model_config(source, tensors)
     check_fit(source, config, tensors)
-    return flattened(config) | {"tie_word_embeddings": is_tied(config, tensors)}
+    flat = flattened(config) | {"tie_word_embeddings": is_tied(config, tensors)}
+    if flat.get("dtype") is None:  # engines then take the weights'
+        kinds = (_DTYPES[stored.dtype] for stored in tensors.values() if stored.dtype in _DTYPES)
+        flat["dtype"] = flat["torch_dtype"] = next(kinds, None)
+    return flat
 
 
 def flattened(config: Any) -> dict[str, Any]:
@@ -155,11 +161,11 @@ def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
 
 
 def _check_bounds(file: Path, raw: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
-    """No more layers than tensors, no side longer than a whole tensor: or building it would take for ever."""
+    """No more layers than tensors, no long side longer than a whole tensor: or building it takes for ever."""
     largest = max((math.prod(stored.shape) for stored in tensors.values()), default=0)
     for names, most, what in (
         (_LAYERS, len(tensors), "the weights hold {} tensors"),
-        (_SIDES, largest, "the largest tensor of the weights holds {} numbers"),
+        (_SIDES, max(largest, _SHORT), "the largest tensor of the weights holds {} numbers"),
     ):
         for name in names:
             if isinstance(raw.get(name), int) and raw[name] > most:
