@@ -19,6 +19,7 @@ from transom.checkpoint.gguf_keys import Keys, check_general, token_ids
 from transom.checkpoint.gguf_models import ROWS, Row
 from transom.errors import CheckpointError, NotYetError
 
+Placed = tuple[str, str, Row]  # names in the file and in transformers
 READABLE = (
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
     "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0",
@@ -50,17 +51,23 @@ def gguf_config(head: GgufHead) -> Settings:
     Raises NotYetError (an architecture, key, tensor or scaling that is not read, by name), CheckpointError
     (values that no model has, missing tensors, wrong shapes), MissingExtraError.
     """
-    from transom.checkpoint.resolve import libraries
+    from transom.checkpoint.resolve import flattened
 
     model = gguf_model(head)
+    return flattened(class_config(model)) | {"architectures": [model.class_name]}
+
+
+def class_config(model: GgufModel) -> Any:
+    """The configuration as transformers' own class. Raises NotYetError, MissingExtraError."""
+    from transom.checkpoint.resolve import libraries
+
     transformers, _ = libraries()
     try:
-        config = transformers.CONFIG_MAPPING[model.settings["model_type"]](**model.settings)
+        return transformers.CONFIG_MAPPING[model.settings["model_type"]](**model.settings)
     except (KeyError, TypeError, ValueError) as error:
         raise NotYetError(
             f"the installed transformers does not take this {model.class_name} ({type(error).__name__})"
         ) from error
-    return {**config.to_dict(), "architectures": [model.class_name]}
 
 
 def gguf_model(head: GgufHead) -> GgufModel:
@@ -82,26 +89,35 @@ def gguf_model(head: GgufHead) -> GgufModel:
 def _weights(head: GgufHead, settings: Settings, sizes: Mapping[str, int]) -> dict[str, tuple[Part, ...]]:
     """The parts of every weight. Raises for tensors missing, unknown, or of another shape or type."""
     found = {tensor.name: tensor for tensor in head.tensors}
-    left = dict.fromkeys(found)
+    placed = list(_placed(settings, sizes))
+    _check_names(found, placed, settings["model_type"], sizes)
     weights: dict[str, tuple[Part, ...]] = {}
-    for stored, target, row in _placed(settings, sizes):
+    for stored, target, row in placed:
         tensor, shape = found.get(stored), tuple(sizes[letter] for letter in row.shape.split())
-        left.pop(stored, None)
-        if tensor is None and row.absent != "zeros":
-            raise CheckpointError(f"the GGUF lacks the tensor {stored!r}; download it again")
         if tensor is not None:
             _check_tensor(tensor, shape)
         weights[target] = (*weights.get(target, ()), Part(tensor, shape, row.form))
-    unread = [name for name in left if name not in ROPE_TENSORS or not sizes.get(name)]
-    if unread:
-        raise NotYetError(
-            f"the GGUF has {len(unread)} tensors that are not read for {settings['model_type']!r}, first "
-            f"{unread[0][:64]!r}; without them it would be another model"
-        )
     return weights
 
 
-def _placed(settings: Settings, sizes: Mapping[str, int]) -> Iterator[tuple[str, str, Row]]:
+def _check_names(
+    found: Mapping[str, GgufTensor], placed: list[Placed], kind: str, sizes: Mapping[str, int]
+) -> None:
+    """Raises for tensors without a place and places without a tensor. Biases are in all layers or none."""
+    known = {stored for stored, _, _ in placed} | {name for name in ROPE_TENSORS if sizes.get(name)}
+    unread = [name for name in found if name not in known]
+    if unread:
+        raise NotYetError(
+            f"the GGUF has {len(unread)} tensors that are not read for {kind!r}, first {unread[0][:64]!r}; "
+            "without them it would be another model"
+        )
+    somewhere = {row.stored for stored, _, row in placed if stored in found}
+    for stored, _, row in placed:
+        if stored not in found and (row.absent != "zeros" or row.stored in somewhere):
+            raise CheckpointError(f"the GGUF lacks the tensor {stored!r}; download it again")
+
+
+def _placed(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Placed]:
     """The names in the file and in transformers of each row, layer by layer."""
     facts = {**settings, **sizes}
     rows = ROWS[settings["model_type"]]

@@ -18,6 +18,7 @@ from transom.checkpoint.gguf_rope import rope_parameters
 from transom.errors import CheckpointError, NotYetError
 
 Settings = dict[str, Any]
+_FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
 Described = tuple[str, Settings, dict[str, int]]  # class, its settings, sizes by the letters of `gguf_models`
 
 
@@ -27,7 +28,9 @@ def _base(keys: Keys, head: GgufHead, *, partial: bool = False) -> tuple[Setting
     groups = keys.whole("attention.head_count_kv", heads, high=2**16)
     head_width = keys.whole("attention.key_length", width // heads, high=2**16)
     rotated = keys.whole("rope.dimension_count", head_width, high=2**16)
-    keys.require("attention.value_length", head_width)
+    value_width = keys.whole("attention.value_length", width // heads, high=2**16)
+    if value_width != head_width:
+        raise NotYetError(f"keys of width {head_width} with values of width {value_width} are not read")
     if heads % groups or rotated % 2 or rotated > head_width or (rotated != head_width and not partial):
         raise CheckpointError(
             f"the GGUF has {heads} heads of {head_width}, {rotated} of them rotated, on {groups} key-value "
@@ -47,8 +50,11 @@ def _base(keys: Keys, head: GgufHead, *, partial: bool = False) -> tuple[Setting
 def _outer(keys: Keys, head: GgufHead, width: int) -> tuple[Settings, dict[str, int]]:
     """What has nothing to do with heads."""
     names = {tensor.name: tensor.shape for tensor in head.tensors}
-    rows = names.get("token_embd.weight", (0,))[-1]
-    keys.require("vocab_size", rows)
+    if "token_embd.weight" not in names:
+        raise CheckpointError("the GGUF lacks the tensor 'token_embd.weight'; download it again")
+    rows = names["token_embd.weight"][-1]
+    if keys.get("vocab_size", rows) != rows:
+        raise CheckpointError(f"the GGUF says another vocab_size than its {rows} rows; download it again")
     keys.require("attention.causal", True)
     keys.require("pooling_type", 0)
     keys.require("tensor_data_layout", "Meta AI original pth")  # a remark of old converters
@@ -107,7 +113,8 @@ def _has(head: GgufHead, pattern: str) -> bool:
 def _llama(keys: Keys, head: GgufHead) -> Described:
     settings, sizes = _base(keys, head)
     _no_window(keys, settings)
-    sizes |= {"rope_freqs.weight": 1, "rope_factors_long.weight": 1, "rope_factors_short.weight": 1}
+    explicit = keys.get("rope.scaling.type") == "longrope"
+    sizes |= dict.fromkeys(_FACTORS, 1) if explicit else {"rope_freqs.weight": 1}
     if keys.get("expert_count"):
         return _mixtral(keys, settings, sizes)
     _no_experts(keys)
@@ -152,6 +159,7 @@ def _qwen2_moe(keys: Keys, head: GgufHead) -> Described:
         "num_experts_per_tok": used,
         "moe_intermediate_size": further["I"],
         "shared_expert_intermediate_size": shared,
+        "tie_word_embeddings": False,  # llama.cpp wants its head
         "norm_topk_prob": False,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
@@ -217,7 +225,7 @@ def _gemma2(keys: Keys, head: GgufHead) -> Described:
 def _gemma3(keys: Keys, head: GgufHead) -> Described:
     settings, sizes = _base(keys, head)
     _no_experts(keys)
-    period = keys.whole("attention.sliding_window_pattern", 6)
+    period = keys.whole("attention.sliding_window_pattern", 6, low=2)
     local = {"rope_type": "default", "rope_theta": keys.real("rope.freq_base_swa", 10_000.0)}
     window = keys.whole("attention.sliding_window", 0, low=0)
     layers = range(1, settings["num_hidden_layers"] + 1)
@@ -246,15 +254,14 @@ def _phi3(keys: Keys, head: GgufHead) -> Described:
         "sliding_window": _window(keys, context),
         "original_max_position_embeddings": rope.get("original_max_position_embeddings", context),
     }
-    sizes |= {"rope_factors_long.weight": 1, "rope_factors_short.weight": 1}
-    return "Phi3ForCausalLM", settings, sizes
+    return "Phi3ForCausalLM", settings, sizes | dict.fromkeys(_FACTORS, 1)
 
 
 def _deepseek(keys: Keys, head: GgufHead) -> Described:
     """Latent attention: version 2 with softmax gating, 3 with sigmoid."""
     width, heads = keys.whole("embedding_length"), keys.whole("attention.head_count", high=2**16)
     settings, sizes = _outer(keys, head, width)
-    attention, further = _latent_attention(keys, head, heads)
+    attention, further = _latent_attention(keys, head, width, heads)
     sigmoid = keys.whole("expert_gating_func", 1, low=0, high=4)
     if sigmoid not in (0, 1, 2) or keys.get("nextn_predict_layers"):
         raise NotYetError("this gating of experts, or layers that predict further tokens, are not read")
@@ -266,16 +273,17 @@ def _deepseek(keys: Keys, head: GgufHead) -> Described:
     return f"DeepseekV{3 if sigmoid == 2 else 2}ForCausalLM", settings, sizes
 
 
-def _latent_attention(keys: Keys, head: GgufHead, heads: int) -> tuple[Settings, dict[str, int]]:
+def _latent_attention(keys: Keys, head: GgufHead, width: int, heads: int) -> tuple[Settings, dict[str, int]]:
     """Widths of the latent attention, in either form that files have it: as latent, or as made from it."""
     parted = _has(head, r"attn_k_b\.weight")
     rank, position = keys.whole("attention.kv_lora_rank"), keys.whole("rope.dimension_count", high=2**16)
     suffix = "_mla" if parted else ""
     key = keys.whole(f"attention.key_length{suffix}", low=position + 1, high=2**16)
     value = keys.whole(f"attention.value_length{suffix}", high=2**16)
-    stored = (1, rank + position, rank) if parted else (heads, key, value)
-    for name, size in zip(("head_count_kv", "key_length", "value_length"), stored, strict=True):
-        keys.require(f"attention.{name}", size)
+    stored = [keys.whole("attention.head_count_kv", heads)]
+    stored += [keys.whole(f"attention.{x}_length", width // heads) for x in ("key", "value")]
+    if stored != ([1, rank + position, rank] if parted else [heads, key, value]):
+        raise CheckpointError(f"the GGUF has the latent sizes {stored}, which do not fit; download it again")
     query_rank = keys.whole("attention.q_lora_rank") if _has(head, r"attn_q_a\.weight") else 0
     keys.require("attention.q_lora_rank", query_rank)
     plain = key - position
@@ -309,8 +317,8 @@ def _latent_experts(keys: Keys, sigmoid: bool, layers: int) -> Settings:
         "first_k_dense_replace": keys.whole("leading_dense_block_count", 0, low=0, high=layers),
     }
     if sigmoid:
-        used = keys.whole("expert_group_used_count", 1, low=0) or 1
-        if count % groups or used > groups:
+        used = keys.whole("expert_group_used_count", 0, low=0) or int(groups == 1)
+        if count % groups or not 1 <= used <= groups:
             raise CheckpointError(f"the GGUF has {count} experts in {groups} groups; download it again")
         return settings | {"n_group": groups, "topk_group": used, "num_nextn_predict_layers": 0}
     keys.require("expert_group_used_count", 0, 1)

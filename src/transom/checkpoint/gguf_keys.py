@@ -47,8 +47,8 @@ class Keys:
     def whole(self, name: str, default: int | None = None, low: int = 1, high: int = MOST) -> int:
         """A whole number. One for each layer is that number where they are equal (NotYetError otherwise)."""
         value = self.get(name, default)
-        if isinstance(value, list):
-            if len(set(value)) != 1:
+        if isinstance(value, list) and value:
+            if len(set(value)) != 1 or len(value) != self._data.get(f"{self._prefix}block_count"):
                 raise NotYetError(f"{self._prefix}{name} differs from layer to layer, which is not read")
             value = value[0]
         if value is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transom.checkpoint.gguf import read_gguf_head
-from transom.checkpoint.gguf_config import gguf_config, gguf_model
+from transom.checkpoint.gguf_config import class_config, gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config
 from transom.checkpoint.source import Source, check, find, stored_tensors
@@ -89,7 +89,7 @@ def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
 
     head = read_gguf_head(path)
     described = gguf_model(head)
-    config = transformers.CONFIG_MAPPING[described.settings["model_type"]].from_dict(gguf_config(head))
+    config = class_config(described)
     with no_init_weights():
         model = getattr(transformers, described.class_name)._from_config(config, dtype=dtype)
     wanted = model.state_dict()

@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.gguf import read_gguf_head
+from transom.checkpoint.gguf_config import gguf_config
 from transom.checkpoint.load import Checkpoint, load
-from transom.checkpoint.resolve import flattened, resolved_config
+from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import Source, check, find, read_json, weight_files
 from transom.errors import CheckpointError, NotYetError, ReplaceableError
 from transom.obfuscation.card import file_sha256
@@ -54,9 +56,9 @@ def open_source(source: str | Path) -> Plain:
     found = find(source)
     check(found)
     if found.kind == "gguf":
-        loaded = load(found.path)
-        config = flattened(loaded.model.config) | {"architectures": [type(loaded.model).__name__]}
-        return Plain(found, _planned(config), file_sha256(found.path), loaded)
+        head = read_gguf_head(found.path)
+        config = _planned(gguf_config(head))  # before gigabytes of what has no plan are dequantised
+        return Plain(found, config, _gguf_fingerprint(head.paths), load(found.path))
     raw = read_json(found.path / "config.json")
     require_planned(raw)
     if raw.get("quantization_config") is not None and _method(raw) != "fp8":
@@ -85,7 +87,14 @@ def _method(config: Mapping[str, Any]) -> str:
     return str(record.get("quant_method", "an unnamed method"))[:40] if isinstance(record, dict) else "?"
 
 
+def _gguf_fingerprint(paths: tuple[Path, ...]) -> str:
+    return file_sha256(paths[0]) if len(paths) == 1 else _joint(paths)
+
+
 def _fingerprint(folder: Path) -> str:
-    names = ["config.json", *weight_files(folder)]
-    record = {name: file_sha256(folder / name) for name in names}
+    return _joint([folder / name for name in ["config.json", *weight_files(folder)]])
+
+
+def _joint(paths: Iterable[Path]) -> str:
+    record = {path.name: file_sha256(path) for path in paths}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
