@@ -84,9 +84,15 @@ class LlamaCpp:
             raise LlamaCppError(str(answer.get("error") or answer["answer"]))
         return answer["answer"]
 
-    def next_logprobs(self, file: Path, ids: Sequence[int], vocabulary: int) -> NDArray[np.float64]:
-        """Log-probabilities of the next token after `ids`, float64 [vocabulary]."""
-        (step,) = self._steps(file, ids, 1, vocabulary)
+    def next_logprobs(
+        self, file: Path, ids: Sequence[int], vocabulary: int, *, say: int | None = None
+    ) -> NDArray[np.float64]:
+        """Log-probabilities of the next token after `ids`, float64 [vocabulary].
+
+        A token inside a character is answered without scores; so `say` another, whose bias they leave out.
+        """
+        more = {} if say is None else {"logit_bias": [[say, 100]]}
+        (step,) = self._steps(file, ids, 1, vocabulary, **more)
         row_V = np.full(vocabulary, np.nan)
         for one in step["top_logprobs"]:
             row_V[one["id"]] = one["logprob"]
@@ -112,10 +118,12 @@ class LlamaCpp:
             self._child.communicate()
             self._child = None
 
-    def _steps(self, file: Path, ids: Sequence[int], count: int, n_probs: int) -> list[dict[str, Any]]:
+    def _steps(
+        self, file: Path, ids: Sequence[int], count: int, n_probs: int, **more: Any
+    ) -> list[dict[str, Any]]:
         body = {
             "prompt": list(ids), "n_predict": count, "n_probs": n_probs, "temperature": 0,
-            "cache_prompt": False, "return_tokens": True,
+            "cache_prompt": False, "return_tokens": True, **more,
         }  # fmt: skip
         return list(self.ask(file, "/completion", body)["completion_probabilities"])
 
