@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.checkpoint.vocabularies import (
     ALPHABET,
@@ -24,7 +26,7 @@ from tests.checkpoint.vocabularies import (
 from tests.llamacpp import LlamaCpp, LlamaCppError, llamacpp
 from tokenizers import Tokenizer
 
-from transom.checkpoint import export_tokenizer, packaged_smollm2
+from transom.checkpoint import export_tokenizer, load, packaged_smollm2
 from transom.checkpoint.gguf_ends import _ENDS, _FILL_TEXTS
 from transom.checkpoint.gguf_splits import SPLIT_RULES
 from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
@@ -36,12 +38,8 @@ ALONE = ["Ġzq", "jj"]  # whole words that no merge makes
 CONTROLS = ["<|im_end|>", "<unk>", "[user]", "[unused]", "<a", "<ab>", "</s>", "<|fim_prefix|>", "ab\n"]
 TYPES = [1, 2, 4, 5, 3, 3, 1, 1, 4]
 MARKED = st.lists(st.sampled_from([*CONTROLS, *SNIPPETS, "\x04", "\x13"]), max_size=10).map("".join)
-CHARACTERS = st.text(st.sampled_from("ab \n▁é漢x🏽<>0"), max_size=40)
 LETTERS = list(ALPHABET.values())
 COUNTER = itertools.count()
-RELAXED = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +52,11 @@ def oracle() -> Iterator[LlamaCpp]:
 def words() -> tuple[list[str], list[str]]:
     tokens, merges = words_vocabulary(CUTS)
     return tokens, [merge for merge in merges if merge.replace(" ", "") not in ALONE]
+
+
+@pytest.fixture(scope="module")
+def special(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("special"), marked())
 
 
 def written(folder: Path, keys: dict[str, Any], rows: int | None = None) -> Path:
@@ -93,23 +96,14 @@ def test_the_texts_tell_all_rules_apart(words: tuple[list[str], list[str]], tmp_
     assert not [(a, b) for a, b in pairs if seen[a] == seen[b]]
 
 
-@RELAXED
-@given(MARKED)
-def test_pieces_of_every_type(oracle: LlamaCpp, tmp_path_factory: Any, text: str) -> None:
-    agree(oracle, special_file(tmp_path_factory), [text])
-
-
-_SPECIAL: dict[str, Path] = {}
-
-
-def special_file(factory: Any) -> Path:
-    if "file" not in _SPECIAL:
-        _SPECIAL["file"] = written(factory.mktemp("special"), marked())
-    return _SPECIAL["file"]
+@settings(deadline=None, max_examples=60)
+@given(text=MARKED)
+def test_pieces_of_every_type(oracle: LlamaCpp, special: Path, text: str) -> None:
+    agree(oracle, special, [text])
 
 
 @settings(deadline=None, max_examples=120)
-@given(st.one_of(st.text(max_size=30), MARKED))
+@given(text=st.one_of(st.text(max_size=30), MARKED))
 def test_the_packaged_model(oracle: LlamaCpp, text: str) -> None:
     """SmolLM2 has no piece for some control characters: they are dropped, without gluing what was around."""
     path = packaged_smollm2()
@@ -170,8 +164,6 @@ def test_what_stands_around_a_sentencepiece_text(
 
 @pytest.mark.parametrize("seed", range(10))
 def test_random_pieces_merge_by_their_scores(oracle: LlamaCpp, tmp_path: Path, seed: int) -> None:
-    import random
-
     draw = random.Random(seed)
     pieces = [*"▁ab\n", *("é漢" if seed % 2 else "")]
     while len(pieces) < 60:
@@ -397,3 +389,12 @@ def test_a_vocabulary_of_another_size_than_the_embedding_is_an_error(
         oracle.tokenize(file, "a")
     with pytest.raises(CheckpointError, match=f"has 266 tokens, the embedding {rows} rows"):
         gguf_tokenizer(file)
+
+
+def test_a_tokenizer_is_refused_before_a_weight_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = sys.modules["transom.checkpoint.load"]
+    monkeypatch.setattr(module, "gguf_weights", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(NotYetError, match="kimi-k2"):
+        load(written(tmp_path, marked(pre="kimi-k2")))

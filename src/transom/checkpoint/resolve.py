@@ -12,15 +12,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
 from transom.checkpoint.structure import check_structure, check_values
 from transom.errors import CheckpointError, MissingExtraError, NotYetError
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
+_SIDES = (
+    "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "n_routed_experts", "kv_lora_rank",
+    "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "n_embd", "n_head", "n_inner",
+)  # fmt: skip
+_SHORT = 2**20  # a side that costs nothing, though a model may do without what it is the side of
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LATENT = ("deepseek_v2", "deepseek_v3")
 _NOT_THE_MODELS = (
     "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
@@ -41,15 +50,23 @@ def libraries() -> tuple[Any, Any]:
 
 
 def resolved_config(source: Source) -> dict[str, Any]:
-    """Every value of a checkpoint directory's configuration, as the engine takes it, in plain JSON types.
+    """Every value of a checkpoint's configuration, as the engine takes it, in plain JSON types.
 
     Both generations of names for the rotary embedding and for experts are in it. `tie_word_embeddings` is
     True only where the head really is the embedding. Raises CheckpointError, NotYetError, MissingExtraError.
     """
+    if source.kind == "gguf":
+        from transom.checkpoint.gguf_config import gguf_config
+
+        return gguf_config(read_gguf_head(source.path))
     tensors = stored_tensors(source.path)
     config = model_config(source, tensors)
     check_fit(source, config, tensors)
-    return flattened(config) | {"tie_word_embeddings": is_tied(config, tensors)}
+    flat = flattened(config) | {"tie_word_embeddings": is_tied(config, tensors)}
+    if flat.get("dtype") is None:  # engines then take the weights'
+        kinds = (_DTYPES[stored.dtype] for stored in tensors.values() if stored.dtype in _DTYPES)
+        flat["dtype"] = flat["torch_dtype"] = next(kinds, None)
+    return flat
 
 
 def flattened(config: Any) -> dict[str, Any]:
@@ -58,6 +75,7 @@ def flattened(config: Any) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map.values())
     known |= {"model_type", "head_dim", "dtype", "quantization_config", "tie_word_embeddings"}
     known |= {"moe_layer_freq", "scoring_func", "topk_method"}  # other engines' DeepSeek asks for them
+    known |= {"num_nextn_predict_layers"}
     flat = {name: value for name, value in record.items() if name in known and name not in _NOT_THE_MODELS}
     if flat.get("quantization_config") is None:
         flat.pop("quantization_config", None)
@@ -84,12 +102,7 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
     if kind not in transformers.CONFIG_MAPPING:
         raise NotYetError(f"{file}: the installed transformers does not know the model_type {kind[:80]!r}")
     check_values(file, raw)
-    for name in _LAYERS:
-        if isinstance(raw.get(name), int) and raw[name] > len(tensors):
-            raise CheckpointError(
-                f"{file}: {name} is {raw[name]}, and the weights hold {len(tensors)} tensors; "
-                f"{source.path} lacks layers or names too many; restore it"
-            )
+    _check_bounds(file, raw, tensors)
     config = _as_class(source.path, transformers)
     config.return_dict, config.output_hidden_states = True, False
     if config.pad_token_id == -1:  # engines take it for none
@@ -150,6 +163,21 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> Non
 def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
     """Whether head and embedding are one. A head in the file is the head, whatever the configuration says."""
     return bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in tensors
+
+
+def _check_bounds(file: Path, raw: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
+    """No more layers than tensors, no long side longer than a whole tensor: or building it takes for ever."""
+    largest = max((math.prod(stored.shape) for stored in tensors.values()), default=0)
+    for names, most, what in (
+        (_LAYERS, len(tensors), "the weights hold {} tensors"),
+        (_SIDES, max(largest, _SHORT), "the largest tensor of the weights holds {} numbers"),
+    ):
+        for name in names:
+            if isinstance(raw.get(name), int) and raw[name] > most:
+                raise CheckpointError(
+                    f"{file}: {name} is {str(raw[name])[:40]}, but {what.format(most)}; one of them is not "
+                    "this model's: restore it"
+                )
 
 
 def _as_class(folder: Path, transformers: Any) -> Any:

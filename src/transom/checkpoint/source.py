@@ -283,11 +283,12 @@ def _check_map(folder: Path, files: list[str], found: dict[str, Stored]) -> None
     weight_map = _weight_map(folder)
     if weight_map is None or set(weight_map.values()) != set(files):  # a leftover
         return
+    index = folder / INDEX_FILE
     for name, file in weight_map.items():
         if name not in found or found[name].path.name != file:
             where = f"it is in {found[name].path.name}" if name in found else "it is in none of the files"
             raise CheckpointError(
-                f"{folder / INDEX_FILE} says that {name!r} is in {file}, but {where}; "
+                f"{index} says that {name!r} is in {file}, but {where}; "
                 "index and weights are not of one model: download it again"
             )
 

@@ -22,6 +22,7 @@ from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import Source, check, find, read_json, weight_files
 from transom.errors import CheckpointError, NotYetError, ReplaceableError
 from transom.obfuscation.card import file_sha256
+from transom.obfuscation.client import check_generation
 from transom.obfuscation.keys import Settings
 from transom.obfuscation.plan import further_tokens, plan, require_planned
 from transom.obfuscation.shards import locate
@@ -50,8 +51,8 @@ class Plain:
 def open_source(source: str | Path) -> Plain:
     """Check a checkpoint and hash it.
 
-    Raises CheckpointError (absent, broken, truncated), NotYetError (an architecture without a transform),
-    ReplaceableError (quantised weights in a directory), MissingExtraError.
+    Raises CheckpointError (absent, broken, truncated, special ids outside the vocabulary), NotYetError (an
+    architecture without a transform), ReplaceableError (quantised weights in a directory), MissingExtraError.
     """
     found = find(source)
     check(found)
@@ -67,6 +68,7 @@ def open_source(source: str | Path) -> Plain:
             "give what they were made from (bf16, fp16 or fp8), or a GGUF, which is dequantised here"
         )
     planned = _planned(resolved_config(found))
+    check_generation(found, planned)
     left_out = further_tokens(locate(found.path), planned)
     return Plain(found, planned, _fingerprint(found.path), left_out=tuple(left_out))
 

@@ -42,6 +42,8 @@ __all__ = [
 # What the obfuscated width must be divisible by, beside the number of heads: blocks of quantised formats.
 MULTIPLES = {"transformers": 1, "vllm": 1, "llama.cpp": 32, "group-128": 128, "llama.cpp-k": 256}
 _RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")
+# A number that is not finite stays in its row (of a token, of an expert), as it does in the plain model.
+_ROW_BY_ROW = ("embedding", "head", "moe.gate", "moe.up", "moe.down", "moe.bias")
 _NOT_THE_HOSTS = ("auto_map", "_name_or_path", "quantization_config")
 
 
@@ -134,11 +136,36 @@ def run(
     kappas: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """The outputs of one task, each in the dtype and on the device of the first source; products in float32,
-    or float64 when the sources are. Deterministic: the same secret gives the same tensors."""
+    or float64 when the sources are. Deterministic: the same secret gives the same tensors.
+
+    Raises CheckpointError for a source that is not finite where the plain model would answer nothing but NaN,
+    and for one whose obfuscation its dtype cannot hold.
+    """
     import torch
 
+    finite = True
+    for name in task.sources:
+        place = norms.not_finite(tensors[name])
+        finite = finite and place is None
+        local = task.component in _ROW_BY_ROW and name == task.sources[0] and "shared_experts" not in name
+        if place is not None and not local:
+            _refuse_not_finite(name, place)
     with torch.no_grad():
-        return COMPONENTS[task.component](task, tensors, Context(space, config, kappas))
+        made = COMPONENTS[task.component](task, tensors, Context(space, config, kappas))
+    for name, tensor in made.items():
+        if finite and norms.not_finite(tensor) is not None:
+            raise CheckpointError(
+                f"{name} is too large for {str(tensor.dtype).removeprefix('torch.')} once obfuscated; "
+                "save the checkpoint as bfloat16 or float32"
+            )
+    return made
+
+
+def _refuse_not_finite(name: str, place: tuple[int, ...]) -> NoReturn:
+    raise CheckpointError(
+        f"{name} holds a number that is not finite at {list(place)}, which spoils every answer; "
+        "restore the checkpoint"
+    )
 
 
 def obfuscate_state(
