@@ -6,7 +6,6 @@ middle error counts, for the same reason: llama.cpp rounds keys and values.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -51,12 +50,6 @@ PROMPTS = [np.random.default_rng(seed).integers(5, V, 38).tolist() for seed in r
 def oracle() -> Iterator[LlamaCpp]:
     with llamacpp() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def placeholders_are_no_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own reader of the files written here gets no tokenizer: theirs spells nothing."""
-    monkeypatch.setattr(importlib.import_module("transom.checkpoint.load"), "_tokenizer", lambda _: None)
 
 
 def error_nats(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,17 +186,30 @@ def _byte_level(keys: _Keys, vocabulary: _Vocabulary, rule: SplitRule) -> Tokeni
         raise keys.broken("token_type", "marks byte pieces, which a byte-level vocabulary has none of")
     merges = [(line.partition(" ")[0], line.partition(" ")[2]) for line in dict.fromkeys(lines)]
     ids = vocabulary.ids
+    missing = sorted(set(ByteLevel.alphabet()).difference(ids))
+    merges = _leading_somewhere(merges, ids, missing)
     if not all(one in ids and two in ids and one + two in ids for one, two in merges):  # the library panics
         raise keys.broken("merges", "names pieces that are not in the vocabulary")
     tokenizer = Tokenizer(BPE(vocab=ids, merges=merges, ignore_merges=rule.ignore_merges))
     steps: list[Any] = [Split(Regex(split), behavior="isolated") for split in rule.splits]
     steps.append(ByteLevel(add_prefix_space=False, use_regex=False))
-    missing = sorted(set(ByteLevel.alphabet()).difference(ids))
     if missing:  # bytes without a piece are dropped, and what stood around them is not merged
         steps.append(Split(Regex(f"[{re.escape(''.join(missing))}]"), behavior="removed"))
     tokenizer.pre_tokenizer = Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _leading_somewhere(
+    merges: list[tuple[str, str]], ids: Mapping[str, int], missing: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Without merges of bytes that have no piece into no piece that goes no further: all that is dropped."""
+    lost, sides = set(missing), {side for pair in merges for side in pair}
+    return [
+        (one, two)
+        for one, two in merges
+        if not lost.issuperset(one + two) or one + two in ids or one + two in sides
+    ]
 
 
 def _sentence_piece(keys: _Keys, vocabulary: _Vocabulary) -> Tokenizer:
