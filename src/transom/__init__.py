@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transom.enclave.evidence import Claims, Evidence
     from transom.enclave.manifest import Manifest
     from transom.enclave.owner import Owner
-    from transom.enclave.pin import KeyPin
     from transom.enclave.policy import EvidencePolicy, Rule, load_evidence_policy
     from transom.enclave.source import InsecureDevEvidence
     from transom.enclave.table import EmbeddingTable, open_table
@@ -50,6 +49,8 @@ if TYPE_CHECKING:
         ReplaceableError,
         TransomError,
     )
+    from transom.net.listen import serve_in_thread
+    from transom.net.pin import KeyPin
     from transom.obfuscation.card import Card, verify_card
     from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
     from transom.obfuscation.keys import preset
@@ -77,7 +78,6 @@ if TYPE_CHECKING:
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig
     from transom.serving.gateway.enclave import Enclave, ExtractionMeter
-    from transom.serving.local import serve_in_thread
     from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
 __all__ = [
@@ -192,7 +192,7 @@ _HOMES = {
     "transom.enclave.evidence": "Claims Evidence",
     "transom.enclave.manifest": "Manifest",
     "transom.enclave.owner": "Owner",
-    "transom.enclave.pin": "KeyPin",
+    "transom.net.pin": "KeyPin",
     "transom.enclave.policy": "EvidencePolicy Rule load_evidence_policy",
     "transom.enclave.source": "InsecureDevEvidence",
     "transom.enclave.table": "EmbeddingTable open_table",
@@ -229,7 +229,7 @@ _HOMES = {
     "transom.serving.gateway.app": "create_gateway",
     "transom.serving.gateway.config": "GatewayConfig",
     "transom.serving.gateway.enclave": "Enclave ExtractionMeter",
-    "transom.serving.local": "serve_in_thread",
+    "transom.net.listen": "serve_in_thread",
     "transom.serving.tokenizer": "ChatTokenizer load_tokenizer",
 }
 

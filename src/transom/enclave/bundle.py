@@ -41,11 +41,11 @@ from transom.enclave.manifest import (
     tokenizer_digest,
 )
 from transom.enclave.owner import DATA_KEY_BYTES, Owner
-from transom.enclave.pin import parse_pin
 from transom.enclave.policy import Rule
 from transom.enclave.table import associated_data, seal
 from transom.errors import BundleError, CheckpointError, MisconfiguredError
 from transom.files import sync_folder
+from transom.net.pin import parse_pin
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
