@@ -35,11 +35,11 @@ from transom.obfuscation.plain import open_source
 from transom.obfuscation.writer import obfuscate
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.serving.dialect import Limits
 from transom.serving.engines.base import Engine
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.llamacpp import LlamaCppEngine
-from transom.serving.engines.request import Limits
 from transom.serving.engines.server import create_engine_app
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig, Mode
