@@ -18,10 +18,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attack import choose
 from transom.audit.attacks import sda, tfma
 from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, conceal, read_traffic, reveal
-from transom.audit.finding import Finding
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
 from transom.cli.audit_report import (
     AttackOption,
@@ -35,6 +34,7 @@ from transom.cli.audit_report import (
 )
 from transom.cli.audit_texts import read_texts
 from transom.errors import MisconfiguredError
+from transom.report.finding import Attack, Bound, Finding
 
 _DECIPHERED = ("recovery of tokens", "recovery of types", "BLEU-4")
 

@@ -24,12 +24,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attack import choose
 from transom.audit.attacks import averaging, bayes, causal, contextual, mask_token, word_inversion
 from transom.audit.attacks.causal_beam import Causal
 from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
 from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
-from transom.audit.finding import interrupted, not_run
 from transom.checkpoint.source import DEFAULT_MODEL
 from transom.cli.audit_report import (
     AttackOption,
@@ -59,6 +58,7 @@ from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import WordMechanism
 from transom.privacy.policy import Policy, load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import Attack, Bound, interrupted, not_run
 
 ATTACKS: tuple[Attack, ...] = (
     bayes,

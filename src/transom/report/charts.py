@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from transom.audit.finding import Finding
-from transom.audit.report import EPSILON_METRIC, Frontier, FrontierPoint, exceeds, figure, gauge, span
+from transom.report.finding import Finding
+from transom.report.report import EPSILON_METRIC, Frontier, FrontierPoint, exceeds, figure, gauge, span
 
 _SCALES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _STEPS = 4  # parts that an axis is divided into

@@ -9,9 +9,9 @@ from importlib.resources import files
 
 import pytest
 
-from transom.audit.finding import Example, Finding, not_run, share
-from transom.audit.html import page
-from transom.audit.report import EPSILON_METRIC, Frontier, FrontierPoint, Report
+from transom.report.finding import Example, Finding, not_run, share
+from transom.report.html import page
+from transom.report.report import EPSILON_METRIC, Frontier, FrontierPoint, Report
 
 EVIL = '"><script>alert(1)</script><img src=//x onerror=y>&amp;\x00\u202e'
 HIGH = share("exact Bayes", "token recovery", hits=70, n=100, baseline=0.1, cost_s=2, note="a note")
@@ -200,7 +200,7 @@ def luminance(colour: str) -> float:
 
 def test_text_keeps_a_readable_contrast_in_every_theme() -> None:
     """At least 4.5 to 1, as WCAG 2.2 asks of text; lines of the grid are not text."""
-    css = files("transom.audit").joinpath("report.css").read_text("utf-8")
+    css = files("transom.report").joinpath("page.css").read_text("utf-8")
     themes = colours(css)
     assert len(themes) == 3
     for theme in themes:

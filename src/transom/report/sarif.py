@@ -14,8 +14,8 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
-from transom.audit.finding import Finding
-from transom.audit.report import Report, exceeds, figure, span
+from transom.report.finding import Finding
+from transom.report.report import Report, exceeds, figure, span
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 

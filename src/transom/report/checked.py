@@ -12,9 +12,8 @@ from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
-from transom.audit.attack import Attack
-from transom.audit.finding import Example, Finding, not_run
-from transom.audit.report import EPSILON_METRIC
+from transom.report.finding import Attack, Example, Finding, not_run
+from transom.report.report import EPSILON_METRIC
 
 _WORDS = ("name", "metric", "setting", "note", "reason")
 _FIGURES = ("value", "low", "high", "baseline", "cost_s")

@@ -15,9 +15,9 @@ from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 
-from transom.audit.charts import frontier_chart, mark, recovery_chart
-from transom.audit.finding import MAX_EXAMPLES, Example, Finding
-from transom.audit.report import EPSILON_METRIC, Report, figure, span
+from transom.report.charts import frontier_chart, mark, recovery_chart
+from transom.report.finding import MAX_EXAMPLES, Example, Finding
+from transom.report.report import EPSILON_METRIC, Report, figure, span
 
 _KINDS = {
     "words": "sanitised words",
@@ -62,7 +62,7 @@ def page(report: Report) -> str:
         _limits(report),
         _settings(report),
     )
-    css = files("transom.audit").joinpath("report.css").read_text("utf-8")
+    css = files("transom.report").joinpath("page.css").read_text("utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

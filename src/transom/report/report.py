@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from transom.audit.finding import INTERRUPTED, RAISE_BUDGET, Finding, interrupted, left_out, unreached
+from transom.report.finding import INTERRUPTED, RAISE_BUDGET, Finding, interrupted, left_out, unreached
 
 EPSILON_METRIC = "epsilon lower bound"
 _PLAIN_WORDS = {
