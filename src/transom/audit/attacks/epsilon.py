@@ -31,7 +31,7 @@ from transom.audit.attacks.projections import Bools, Floats, scores, thresholds
 from transom.audit.draws import Draws, Encoder, Samples, draw
 from transom.errors import MisconfiguredError
 from transom.report.finding import Finding
-from transom.report.report import EPSILON_METRIC
+from transom.report.metrics import EPSILON_METRIC
 
 NAME, METRIC = "epsilon distinguisher", EPSILON_METRIC
 Ints = NDArray[np.int64]
