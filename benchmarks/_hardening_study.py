@@ -21,8 +21,8 @@ import _hardening_noise as noise
 from _hardening import Yardstick, fidelity, host_weights, tables, untie, yardstick
 from obfuscate_fidelity import documents
 from transom.audit.attacks.weights import Sample, Weights, from_state, sample
-from transom.audit.finding import interval
 from transom.checkpoint import load
+from transom.report.statistics import interval
 
 WORK = Path("work/hardening")
 FIRST_SENSITIVITY_TEXT = 8  # those before it measure fidelity

@@ -17,7 +17,7 @@ import numpy as np
 
 from transom.audit.attacks import sda, tfma
 from transom.audit.attacks.traffic import Prior, Texts, Traffic, conceal
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 PUBLISHED = {"tfma_top_100": 0.165, "sda_bleu_4": 0.02}  # Lin et al. 2026, the prior of the same distribution
 

@@ -34,7 +34,6 @@ from _bench import RESULTS, parser, report
 from transom.audit.attacks import bayes, contextual
 from transom.audit.attacks.word_text import observe, own_sentences
 from transom.audit.attacks.words import mounted
-from transom.audit.finding import Finding
 from transom.audit.utility import (
     Answerer,
     Answers,
@@ -54,6 +53,7 @@ from transom.audit.utility.files import TRUE_OR_FALSE, multiple_choice, statemen
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import Finding
 
 PARTS = ("sst2", "xsum", "true_false", "truthfulqa")
 SHOWN = ("task", "label", "setting", "recovery", "utility", "utility_low", "utility_high")

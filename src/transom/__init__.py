@@ -11,10 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transom.audit.attack import Attack
     from transom.audit.attacks.epsilon import EpsilonFinding, distinguish
-    from transom.audit.finding import Example, Finding
-    from transom.audit.report import Frontier, FrontierPoint, Report
     from transom.checkpoint.cut import Back, Front, cut
     from transom.checkpoint.load import Checkpoint, load
     from transom.checkpoint.walk import Block, Walk, walk
@@ -66,6 +63,8 @@ if TYPE_CHECKING:
     from transom.privacy.placeholders import Placeholders
     from transom.privacy.policy import Policy, load_policy, write_policy
     from transom.privacy.sanitize import Sanitized, Sanitizer
+    from transom.report.finding import Attack, Example, Finding
+    from transom.report.report import Frontier, FrontierPoint, Report
     from transom.serving.attestor import create_attestor
     from transom.serving.engines.chat import ChatEngine
     from transom.serving.engines.client import IdsEngine
@@ -179,10 +178,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "transom.audit.attack": "Attack",
     "transom.audit.attacks.epsilon": "EpsilonFinding distinguish",
-    "transom.audit.finding": "Example Finding",
-    "transom.audit.report": "Frontier FrontierPoint Report",
     "transom.checkpoint.cut": "Back Front cut",
     "transom.checkpoint.load": "Checkpoint load",
     "transom.checkpoint.walk": "Block Walk walk",
@@ -217,6 +213,8 @@ _HOMES = {
     "transom.privacy.placeholders": "Placeholders",
     "transom.privacy.policy": "Policy load_policy write_policy",
     "transom.privacy.sanitize": "Sanitized Sanitizer",
+    "transom.report.finding": "Attack Example Finding",
+    "transom.report.report": "Frontier FrontierPoint Report",
     "transom.serving.attestor": "create_attestor",
     "transom.serving.engines.chat": "ChatEngine",
     "transom.serving.engines.client": "IdsEngine",

@@ -11,10 +11,10 @@ import torch
 
 from transom.audit.attacks import beam, blocks, ima, isa
 from transom.audit.attacks.rows import Law, Noise, Rows, Truth, estimated, score
-from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
 
 VOCABULARY, WIDTH = 120, 24
 

@@ -15,10 +15,10 @@ from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Noise, Truth
 from transom.audit.attacks.sentence_inversion import Edit, Hunt, edited, invert
 from transom.audit.attacks.sentences import Encoder, Public, Sentences, encoder_of, f1, overlap, score
-from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
 
 Texts = tuple[tuple[int, ...], ...]
 

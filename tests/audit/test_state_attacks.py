@@ -12,12 +12,12 @@ import torch
 
 from transom.audit.attacks import checkpoint_states, ima, isa, nearest
 from transom.audit.attacks.states import States, recovered, recovery
-from transom.audit.attacks.traffic import clustered_interval
 from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, from_state, sample
-from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.statistics import clustered_interval
 
 TOKENS = 6
 

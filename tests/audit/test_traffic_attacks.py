@@ -15,19 +15,22 @@ from transom.audit.attacks.traffic import (
     Prior,
     Texts,
     Traffic,
-    bleu4,
-    bleu4_of,
-    bleu_counts,
-    bleu_interval,
     by_frequency,
-    clustered_interval,
     conceal,
     read_traffic,
     reveal,
     stream,
 )
-from transom.audit.finding import Finding, interval
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.statistics import (
+    bleu4,
+    bleu4_of,
+    bleu_counts,
+    bleu_interval,
+    clustered_interval,
+    interval,
+)
 from transom.serving.tokenizer import load_tokenizer
 
 PUBLISHED_TFMA_TOP_100 = 0.165  # Lin et al. 2026, the prior of the same distribution

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from transom.audit.finding import not_run, share
 from transom.audit.utility import (
     Answerer,
     Answers,
@@ -27,7 +26,6 @@ from transom.audit.utility import (
     unprotected,
     words,
 )
-from transom.audit.utility.frontier import mean_interval
 from transom.audit.utility.tasks import fitted
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
@@ -35,6 +33,8 @@ from transom.errors import MisconfiguredError
 from transom.obfuscation.keys import preset
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import not_run, share
+from transom.report.statistics import mean_interval
 
 SECRET = bytes(range(32))
 DOCUMENTS = ("The fox jumps over the dog.", "Tell me what the weather will be like.", "A person asks, why?")

@@ -40,11 +40,12 @@ from transom.audit.attacks.weights import (
     sample,
     scored,
 )
-from transom.audit.finding import Finding, interval
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.calibrate import isotropic
 from transom.obfuscation.keys import Settings, Space, token_map
 from transom.obfuscation.plan import norm_names, obfuscate_state, plan, target_config
+from transom.report.finding import Finding
+from transom.report.statistics import interval
 
 V, D, COUNT = 700, 24, 200
 SECRET = b"a fixed secret for these tests.."

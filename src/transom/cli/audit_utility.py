@@ -20,8 +20,6 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from transom.audit.finding import INTERRUPTED, Finding, not_run
-from transom.audit.report import Frontier, FrontierPoint
 from transom.audit.utility import (
     Answerer,
     Setting,
@@ -36,6 +34,8 @@ from transom.audit.utility import (
 from transom.errors import TransomError
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import INTERRUPTED, Finding, not_run
+from transom.report.report import Frontier, FrontierPoint
 
 METRIC = "utility"
 _WHOSE = "Recovery is that of the strongest attack on one output of each text."

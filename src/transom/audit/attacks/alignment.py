@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from transom.audit.attacks.matching import Floats, Ints, nearest, quantiles, with_others
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
 
 NAME = "alignment"
 _QUANTILES, _ANCHORS, _ROUNDS = 199, 4096, 12

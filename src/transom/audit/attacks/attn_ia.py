@@ -23,7 +23,7 @@ import numpy as np
 
 from transom.audit.attacks.matching import Floats, Ints, assign, nearest, quantiles
 from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 NAME = "Attn-IA"
 

@@ -28,7 +28,7 @@ from transom.audit.attacks.words import (
     right,
     scored,
 )
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
 
 NAME = "averaging"
 __all__ = ["METRIC", "NAME", "attack"]

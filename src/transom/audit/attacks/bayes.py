@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 
 from transom.audit.attacks.words import METRIC, Floats, WordData, WordKnowledge, WordTarget, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 NAME = "bayes"
 __all__ = ["METRIC", "NAME", "attack", "guesses"]

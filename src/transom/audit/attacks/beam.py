@@ -22,7 +22,7 @@ from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Rows, Truth, estimated, misfit, score
 from transom.audit.attacks.states import METRIC as METRIC  # an attack has one
 from transom.audit.attacks.traffic import Texts
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transom.audit.attack import Bound
 from transom.audit.attacks import ima, isa
 from transom.audit.attacks.rows import Rows, Truth, estimated, misfit
 from transom.audit.attacks.states import METRIC, States, require_hidden
 from transom.audit.attacks.traffic import Ints, Texts
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Bound, Finding, not_run
 
 if TYPE_CHECKING:
     import torch

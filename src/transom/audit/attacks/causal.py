@@ -42,8 +42,8 @@ from transom.audit.attacks.words import (
     right,
     scored,
 )
-from transom.audit.finding import Finding, not_run
 from transom.errors import CheckpointError
+from transom.report.finding import Finding, not_run
 
 NAME = "language model"
 __all__ = ["METRIC", "NAME", "attack", "guesses", "learned", "load_causal"]

@@ -20,9 +20,9 @@ from transom.audit.attacks.matching import Ints
 from transom.audit.attacks.own_keys import settings_of
 from transom.audit.attacks.states import METRIC, States
 from transom.audit.attacks.weights import Knowledge, Sample, Target
-from transom.audit.finding import Finding, not_run
 from transom.errors import MisconfiguredError
 from transom.obfuscation.keys import Settings, Space
+from transom.report.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch

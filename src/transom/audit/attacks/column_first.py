@@ -24,7 +24,7 @@ import numpy as np
 
 from transom.audit.attacks.matching import Floats, Ints, assign, nearest, product_quantiles, unit, with_others
 from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 NAME = "column-first VMA"
 _QUANTILES, _ANCHORS, _ROUNDS = 199, 2048, 4

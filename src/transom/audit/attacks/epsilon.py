@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from transom.audit.attacks.projections import Bools, Floats, scores, thresholds
 from transom.audit.draws import Draws, Encoder, Samples, draw
-from transom.audit.finding import Finding
-from transom.audit.report import EPSILON_METRIC
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.metrics import EPSILON_METRIC
 
 NAME, METRIC = "epsilon distinguisher", EPSILON_METRIC
 Ints = NDArray[np.int64]

@@ -25,8 +25,8 @@ import numpy as np
 from transom.audit.attacks.matching import Floats, Ints, nearest, with_others
 from transom.audit.attacks.own_keys import obfuscated, settings_of
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding, not_run
 from transom.obfuscation.keys import Settings
+from transom.report.finding import Finding, not_run
 
 NAME = "sorted-output fingerprint"
 _BATCH, _ENDS, _INNER = 64, 192, 127

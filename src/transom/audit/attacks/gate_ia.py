@@ -21,7 +21,7 @@ import numpy as np
 from transom.audit.attacks.column_first import neurons
 from transom.audit.attacks.matching import Floats, nearest, unit
 from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 NAME = "Gate-IA"
 _WIDTH = 4  # columns a band

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transom.audit.attacks.states import METRIC, Ints, States, recovery, require_hidden
-from transom.audit.finding import Finding, not_run
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from transom.audit.attacks.states import METRIC, Ints, States, recovery
-from transom.audit.finding import Finding, not_run
 from transom.checkpoint.walk import walk
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch

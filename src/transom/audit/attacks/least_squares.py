@@ -28,7 +28,7 @@ from transom.audit.attacks.column_first import (
 )
 from transom.audit.attacks.matching import Floats, Ints, assign, nearest
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
 
 NAME = "seeded least squares"
 

@@ -26,8 +26,8 @@ import numpy as np
 
 from transom.audit.attacks.word_text import Sentence, Sentences
 from transom.audit.attacks.words import METRIC, WordData, WordKnowledge, WordTarget, scored
-from transom.audit.finding import Finding, not_run
 from transom.errors import CheckpointError
+from transom.report.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch

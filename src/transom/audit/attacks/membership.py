@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attack import Bound
 from transom.audit.attacks.adapter import Adapter, applied, read_adapter
-from transom.audit.finding import CONFIDENCE, Finding, interval, not_run
+from transom.report.finding import Bound, Finding, not_run
+from transom.report.statistics import CONFIDENCE, interval
 
 Floats = NDArray[np.float64]
 Texts = Sequence[tuple[int, ...]]

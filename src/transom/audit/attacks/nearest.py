@@ -15,7 +15,7 @@ from typing import Literal
 
 from transom.audit.attacks.matching import nearest, unit
 from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 Distance = Literal["cosine", "euclid"]
 

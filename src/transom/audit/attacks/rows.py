@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from transom.audit.attacks.states import METRIC, recovered
 from transom.audit.attacks.traffic import Texts
-from transom.audit.finding import MAX_EXAMPLES, Example, Finding, not_run
 from transom.errors import MisconfiguredError
+from transom.report.finding import MAX_EXAMPLES, Example, Finding, not_run
 
 if TYPE_CHECKING:
     import torch

@@ -23,21 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.audit.attacks.tfma import token_finding
-from transom.audit.attacks.traffic import (
-    Floats,
-    Ints,
-    Prior,
-    Texts,
-    Traffic,
-    bleu4_of,
-    bleu_counts,
-    bleu_interval,
-    by_frequency,
-    flat,
-    stream,
-)
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, by_frequency, flat, stream
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Floats, bleu4_of, bleu_counts, bleu_interval
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

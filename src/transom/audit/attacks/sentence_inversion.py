@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from transom.audit.attack import Bound
 from transom.audit.attacks import bag
 from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Truth
 from transom.audit.attacks.sentences import METRIC, Public, Sentences, misfit, score
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Bound, Finding, not_run
 
 if TYPE_CHECKING:
     import torch

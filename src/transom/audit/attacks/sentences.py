@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transom.audit.attacks.rows import NO_NOISE, Noise, Truth, examples
-from transom.audit.attacks.traffic import Ints, Texts, clustered_interval
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.traffic import Ints, Texts
 from transom.checkpoint.walk import walk
 from transom.errors import MisconfiguredError, MissingExtraError
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import clustered_interval
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.traffic import Texts, clustered_interval, flat, per_text
-from transom.audit.finding import Example, Finding
+from transom.audit.attacks.traffic import Texts, flat
 from transom.errors import MisconfiguredError
+from transom.report.finding import Example, Finding
+from transom.report.statistics import clustered_interval, per_text
 
 if TYPE_CHECKING:
     import torch

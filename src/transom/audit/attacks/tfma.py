@@ -17,18 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from transom.audit.attacks.traffic import (
-    Bools,
-    Ints,
-    Prior,
-    Texts,
-    Traffic,
-    by_frequency,
-    clustered_interval,
-    flat,
-    per_text,
-)
-from transom.audit.finding import Finding, interval
+from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, by_frequency, flat
+from transom.report.finding import Finding
+from transom.report.statistics import Bools, clustered_interval, interval, per_text
 
 Over = Literal["tokens", "types"]
 TOP = (1, 10, 100)

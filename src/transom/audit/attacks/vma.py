@@ -24,7 +24,7 @@ import numpy as np
 from transom.audit.attacks.attn_ia import heads, invariants, match_heads
 from transom.audit.attacks.matching import Floats, Ints, nearest, product_quantiles
 from transom.audit.attacks.weights import Knowledge, Layer, Sample, Target, Weights, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 NAME = "row-sort VMA"
 _STATISTICS, _ALL_COLUMNS, _SOME_COLUMNS = 256, 4096, 512

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.finding import Finding, not_run, share
 from transom.checkpoint import find, load
 from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import check
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.shards import locate, read_tensor
+from transom.report.finding import Finding, not_run, share
 
 if TYPE_CHECKING:
     import torch

@@ -18,10 +18,9 @@ import time
 
 import numpy as np
 
-from transom.audit.attack import Bound
 from transom.audit.attacks.word_text import drawn
 from transom.audit.attacks.words import METRIC, WordData, WordKnowledge, WordTarget, scored
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Bound, Finding, not_run
 
 NAME = "inversion"
 LEARNED_NAME = "learned inversion"

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.traffic import clustered_interval
 from transom.audit.attacks.word_text import (
     Sentence,
     Sentences,
@@ -38,10 +37,11 @@ from transom.audit.attacks.word_text import (
     with_kept_passed,
     without_overlap,
 )
-from transom.audit.finding import MAX_EXAMPLES, Example, Finding
 from transom.errors import MisconfiguredError
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.relaxed import DistanceMechanism
+from transom.report.finding import MAX_EXAMPLES, Example, Finding
+from transom.report.statistics import clustered_interval
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

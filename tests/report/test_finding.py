@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from transom.audit.finding import Example, interval, not_run, share
 from transom.errors import MisconfiguredError
+from transom.report.finding import Example, not_run, share
+from transom.report.statistics import interval
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.97])
