@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from transom.audit.attacks.gram_matching import percolate
-from transom.audit.attacks.matching import Floats, Ints
+from transom.audit.attacks.matching import Floats
+from transom.report.statistics import Ints
 
 
 @dataclass(frozen=True)

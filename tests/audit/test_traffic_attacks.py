@@ -174,14 +174,14 @@ def test_intervals_of_tokens_and_of_types_cover_what_a_guess_reads(covers: Any, 
         return np.where(draw.random(LANGUAGE) < share, undo, -1)
 
     guess_V = guessed()
-    truth = tfma.token_finding("x", Traffic(seen, LANGUAGE), plain, guess_V, "tokens", 0.0).value
+    truth = tfma.token_finding("x", Traffic(seen, LANGUAGE), plain, guess_V, "tokens").value
     tokens, types = [], []
     for _ in range(200):
         some = draw.integers(0, len(plain), 40)
         target = Traffic(tuple(seen[i] for i in some), LANGUAGE)
         data = tuple(plain[i] for i in some)
-        tokens.append(tfma.token_finding("x", target, data, guess_V, "tokens", 0.0))
-        types.append(tfma.token_finding("x", target, data, guessed(), "types", 0.0))
+        tokens.append(tfma.token_finding("x", target, data, guess_V, "tokens"))
+        types.append(tfma.token_finding("x", target, data, guessed(), "types"))
     assert covers([(one.low, one.high) for one in tokens], truth)
     assert covers([(one.low, one.high) for one in types], share)
 

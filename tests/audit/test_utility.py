@@ -8,25 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from transom.audit.utility import (
-    Answerer,
-    Answers,
-    Classify,
-    Protected,
-    Question,
-    Setting,
-    Summarise,
-    frontier,
-    load_answerer,
-    measure,
-    obfuscated,
-    read_task,
-    rouge_l,
-    sentence_features,
-    unprotected,
-    words,
-)
-from transom.audit.utility.tasks import fitted
+from transom.audit.utility.encoder import sentence_features
+from transom.audit.utility.files import read_task
+from transom.audit.utility.frontier import Setting, frontier, measure
+from transom.audit.utility.model import Answerer, load_answerer, obfuscated
+from transom.audit.utility.protect import Protected, unprotected, words
+from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, fitted, rouge_l
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import MisconfiguredError

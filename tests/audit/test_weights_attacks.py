@@ -162,7 +162,7 @@ def test_the_interval_of_names_covers_what_is_named_in_the_vocabulary(covers: An
     for seed in range(300):
         data = sample(tau, 100, seed=seed)
         guess_S = np.where(right_V[data.plain_S], data.plain_S, -1)
-        found.append(scored("x", guess_S, data, candidates=20_000, started=0.0))
+        found.append(scored("x", guess_S, data, candidates=20_000))
     assert covers([(one.low, one.high) for one in found], rate)
 
 

@@ -23,9 +23,10 @@ from math import inf
 
 import numpy as np
 
-from transom.audit.attacks.matching import Floats, Ints, nearest, with_others
+from transom.audit.attacks.matching import Floats, nearest, with_others
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, Weights, misfit, scored
 from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 NAME = "Gram matching"
 Features = Callable[[Ints], Floats]  # of every row, by known tokens [A]: [R, F]
@@ -35,15 +36,15 @@ _DOUBLINGS, _ANCHORS, _ROWS = 9, 256, 1024
 
 def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly; ids that were known are counted as any other."""
-    started = time.monotonic()
+    until = time.monotonic() + budget_s
     if gap := misfit(NAME, target, knowledge):
         return gap
     if not knowledge.known:
         return not_run(NAME, METRIC, "no known pairs were given")
     rows_R = with_others(data.obfuscated_S, target.weights.vocabulary, _ROWS)
-    guess_R = named(target.weights, knowledge.base, rows_R, knowledge.known, until=started + budget_s)
+    guess_R = named(target.weights, knowledge.base, rows_R, knowledge.known, until=until)
     guess_S, note = guess_R[: len(data.obfuscated_S)], f"{len(knowledge.known)} known pairs"
-    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, started=started, note=note)
+    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note=note)
 
 
 def named(

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.report.statistics import Ints
+
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 _BLOCK = 1024
 

@@ -16,16 +16,16 @@ Shapes: V vocabulary, D width of the base, W of the target, N neurons, S sampled
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.matching import Floats, Ints, assign, nearest, quantiles, unit
-from transom.audit.attacks.weights import METRIC, Knowledge, Layer, Sample, Target, Weights, misfit, scored
+from transom.audit.attacks.matching import Floats, assign, nearest, quantiles, unit
+from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, Weights, misfit, part, scored
 from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 NAME = "neurons first"
 _QUANTILES, _BLOCK = 199, 8192
@@ -48,7 +48,6 @@ def attack(
 
     `budget_s` is not used: two products, two matchings and one decoding.
     """
-    started = time.monotonic()
     if gap := misfit(NAME, target, knowledge, "gate", "down"):
         return gap
     base = knowledge.base
@@ -59,7 +58,7 @@ def attack(
     clean = (base.embedding_VD, base.head_DV.T)
     noise = [_excess(look_VD, table_VD) for look_VD, table_VD in zip(looks, clean, strict=True)]
     guess_S = decode([look_VD[data.obfuscated_S] for look_VD in looks], clean, noise)
-    return scored(NAME, guess_S, data, candidates=base.vocabulary, started=started, note=f"layer {layer}")
+    return scored(NAME, guess_S, data, candidates=base.vocabulary, note=f"layer {layer}")
 
 
 def neurons(target: Weights, base: Weights, layer: int, reader: int) -> Neurons:
@@ -108,11 +107,8 @@ def decode(looks: Sequence[Floats], clean: Sequence[Floats], noise: Sequence[Cov
 
 
 def _dense(weights: Weights, layer: int) -> tuple[Floats, Floats]:
-    """Gate [D, N] and down [N, D]; `misfit` has shown that there are some."""
-    found: Layer = weights.layers[layer]
-    if found.gate is None or found.down is None:
-        raise AssertionError("call misfit first")
-    return found.gate, found.down
+    """Gate [D, N] and down [N, D]."""
+    return part(weights, layer, "gate"), part(weights, layer, "down")
 
 
 def _matched(rows_NQ: Floats, base_NQ: Floats) -> Ints:

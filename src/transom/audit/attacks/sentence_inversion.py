@@ -72,14 +72,12 @@ def attacks() -> tuple[Bound, ...]:
 
     def bound(name: str, search: bool) -> Bound:
         def attack(target: Sentences, knowledge: Public, data: Truth, budget_s: float) -> Finding:
-            started = time.monotonic()
-            refused = misfit(name, target, knowledge, data)
-            if refused is not None:
-                return refused
+            stop = time.monotonic() + budget_s
+            if gap := misfit(name, target, knowledge, data):
+                return gap
             if not trained:
                 trained.append(bag.train(knowledge.encoder, knowledge.texts, budget_s / 2))
-            stop = started + budget_s
-            return _attack(name, target, knowledge, data, trained[0], started, stop if search else None)
+            return _attack(name, target, knowledge, data, trained[0], stop if search else None)
 
         return Bound(name, METRIC, attack)
 
@@ -92,7 +90,6 @@ def _attack(
     knowledge: Public,
     data: Truth,
     words: bag.Bag,
-    started: float,
     stop: float | None,
 ) -> Finding:
     log_odds_NU = words.log_odds(target.values_ND.float())
@@ -103,7 +100,7 @@ def _attack(
             return not_run(name, METRIC, "no time was left for one sentence; raise --budget")
         note += f", {len(guesses)} of {len(data.texts)} sentences searched, likeness {likeness:.3f}"
     reached = Truth(data.texts[: len(guesses)], data.decode)
-    return score(name, guesses, reached, started=started, note=note)
+    return score(name, guesses, reached, note=note)
 
 
 def invert(
