@@ -41,7 +41,9 @@ for line in sys.stdin:
             server, file = xllamacpp.Server(p), question["file"]
             while ask(server, "/health")[0] != 200:
                 time.sleep(0.005)
-        status, text = ask(server, question["path"], question["body"])
+        status, text = 200, json.dumps(server.listening_address)
+        if question["path"]:
+            status, text = ask(server, question["path"], question["body"])
         answer = {"status": status, "answer": json.loads(text)}
     except Exception as error:
         server = file = None
@@ -82,9 +84,15 @@ class LlamaCpp:
             raise LlamaCppError(str(answer.get("error") or answer["answer"]))
         return answer["answer"]
 
-    def next_logprobs(self, file: Path, ids: Sequence[int], vocabulary: int) -> NDArray[np.float64]:
-        """Log-probabilities of the next token after `ids`, float64 [vocabulary]."""
-        (step,) = self._steps(file, ids, 1, vocabulary)
+    def next_logprobs(
+        self, file: Path, ids: Sequence[int], vocabulary: int, *, say: int | None = None
+    ) -> NDArray[np.float64]:
+        """Log-probabilities of the next token after `ids`, float64 [vocabulary].
+
+        A token inside a character is answered without scores; so `say` another, whose bias they leave out.
+        """
+        more = {} if say is None else {"logit_bias": [[say, 100]]}
+        (step,) = self._steps(file, ids, 1, vocabulary, **more)
         row_V = np.full(vocabulary, np.nan)
         for one in step["top_logprobs"]:
             row_V[one["id"]] = one["logprob"]
@@ -99,6 +107,10 @@ class LlamaCpp:
         body = {"content": text, "add_special": bos, "parse_special": special}
         return list(self.ask(file, "/tokenize", body)["tokens"])
 
+    def url(self, file: Path) -> str:
+        """Where its server answers for this file, until it is asked about another one."""
+        return str(self.ask(file, "")).rstrip("/")
+
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
@@ -106,10 +118,12 @@ class LlamaCpp:
             self._child.communicate()
             self._child = None
 
-    def _steps(self, file: Path, ids: Sequence[int], count: int, n_probs: int) -> list[dict[str, Any]]:
+    def _steps(
+        self, file: Path, ids: Sequence[int], count: int, n_probs: int, **more: Any
+    ) -> list[dict[str, Any]]:
         body = {
             "prompt": list(ids), "n_predict": count, "n_probs": n_probs, "temperature": 0,
-            "cache_prompt": False, "return_tokens": True,
+            "cache_prompt": False, "return_tokens": True, **more,
         }  # fmt: skip
         return list(self.ask(file, "/completion", body)["completion_probabilities"])
 

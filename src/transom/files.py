@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transom.errors import MisconfiguredError
@@ -87,6 +87,34 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[Path]:
+    """A place to write to that becomes `path`, durably, when the block ends well, and else is gone.
+
+    It has no name meanwhile where the file system knows such files, so that not even a kill leaves it.
+    Raises OSError; FileExistsError for a `path` that is there by then, which is kept.
+    """
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            file = os.open(path.absolute().parent, os.O_TMPFILE | os.O_RDWR, 0o644)
+            partial = Path(f"/proc/self/fd/{file}")
+        except OSError:
+            file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            yield partial
+            os.fsync(file)
+            os.link(partial, path.absolute(), src_dir_fd=folder, follow_symlinks=True)
+            os.fsync(folder)
+        finally:
+            os.close(file)
+    finally:
+        os.close(folder)
+        if not partial.is_relative_to("/proc"):
+            partial.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes, mode: int, put: Callable[[Path, Path], object]) -> None:
