@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from transom.audit.utility import Answers, Question
+from transom.audit.utility.tasks import Answers, Question
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli.audit_utility import Utility, at_setting, measured, open_utility
 from transom.cli.main import app

@@ -44,6 +44,8 @@ WEIGHT_ATTACKS = {  # quick ones first
     "nn": "nearest",
     "gate-ia": "gate_ia",
     "attn-ia": "attn_ia",
+    "neurons-first": "neurons_first",
+    "gram-matching": "gram_matching",
     "least-squares": "least_squares",
     "column-first": "column_first",
     "vma": "vma",

@@ -20,7 +20,7 @@ import typer
 
 from transom.audit.attack import choose
 from transom.audit.attacks import sda, tfma
-from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, conceal, read_traffic, reveal
+from transom.audit.attacks.traffic import Prior, Texts, Traffic, conceal, read_traffic, reveal
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
 from transom.cli.audit_report import (
     AttackOption,
@@ -35,6 +35,7 @@ from transom.cli.audit_report import (
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 from transom.report.finding import Attack, Bound, Finding
+from transom.report.statistics import Ints
 
 _DECIPHERED = ("recovery of tokens", "recovery of types", "BLEU-4")
 

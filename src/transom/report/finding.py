@@ -12,10 +12,12 @@ Source: Clopper and Pearson 1934, Biometrika 26.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from transom.report.statistics import interval
+import numpy as np
+
+from transom.report.statistics import Bools, clustered_interval, interval
 
 MAX_EXAMPLES = 10
 INTERRUPTED = "the audit was interrupted"
@@ -89,21 +91,57 @@ class Bound:
     attack: Callable[[Any, Any, Any, float], Finding]
 
 
-def share(
-    name: str, metric: str, *, hits: int, n: int, baseline: float, cost_s: float, note: str = ""
+def measured(
+    name: str,
+    metric: str,
+    value: float,
+    interval: tuple[float, float],
+    *,
+    baseline: float,
+    n: int,
+    note: str = "",
+    examples: tuple[Example, ...] = (),
 ) -> Finding:
-    """A finding for `hits` successes in `n` trials, with its exact interval. Raises MisconfiguredError."""
-    low, high = interval(hits, n)
+    """A finding that ran; what it cost is measured by who runs it."""
+    low, high = interval
     return Finding(
         name=name,
         metric=metric,
-        value=hits / n,
+        value=value,
         low=low,
         high=high,
         baseline=baseline,
-        cost_s=round(cost_s, 3),
         n=n,
         note=note,
+        examples=examples,
+    )
+
+
+def share(
+    name: str, metric: str, *, hits: int, n: int, baseline: float, cost_s: float = 0.0, note: str = ""
+) -> Finding:
+    """A finding for `hits` successes in `n` trials, with its exact interval. Raises MisconfiguredError."""
+    found = measured(name, metric, hits / max(n, 1), interval(hits, n), baseline=baseline, n=n, note=note)
+    return replace(found, cost_s=round(cost_s, 3))
+
+
+def clustered(
+    name: str,
+    metric: str,
+    hit_N: Bools,
+    sizes: Sequence[int],
+    *,
+    baseline: float,
+    note: str = "",
+    examples: tuple[Example, ...] = (),
+) -> Finding:
+    """The share of tokens hit, in texts of so many tokens each (none empty): texts are independent, tokens
+    of one text are not."""
+    sizes_S = np.array(sizes)
+    hits_S = np.add.reduceat(hit_N.astype(np.int64), np.cumsum(sizes_S) - sizes_S)
+    interval, value = clustered_interval(hits_S, sizes_S), float(hit_N.mean())
+    return measured(
+        name, metric, value, interval, baseline=baseline, n=len(hit_N), note=note, examples=examples
     )
 
 

@@ -201,13 +201,7 @@ class Report:
             "verdict": self.verdict,
             "standing": self.standing,
             "left_out": self.left_out,
-            "worst": worst
-            and {
-                "name": worst.name,
-                "setting": worst.setting,
-                "metric": worst.metric,
-                "high": worst.high,
-            },
+            "worst": worst and {name: getattr(worst, name) for name in ("name", "setting", "metric", "high")},
             "gate": self.gate,
             "passed": self.passed,
             "findings": [found.to_dict() for found in self.findings],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,16 @@ def interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, 
         raise MisconfiguredError(
             f"need 0 <= hits <= n, n >= 1 and 0 < confidence < 1, got {hits}, {n}, {confidence}"
         )
+    low, high = bounds(hits, n, (1 - confidence) / 2)
+    return float(low), float(high)
+
+
+def bounds(hits: Any, n: Any, tail: float) -> tuple[Floats, Floats]:
+    """Clopper and Pearson's lower and upper bounds of shares, each wrong with probability `tail` at most."""
     from scipy.stats import beta
 
-    tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
-    return low, high
+    low = np.where(hits > 0, beta.ppf(tail, hits, n - hits + 1), 0.0)
+    return low, np.where(hits < n, beta.ppf(1 - tail, hits + 1, n - hits), 1.0)
 
 
 def mean_interval(score_N: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -56,20 +61,13 @@ def mean_interval(score_N: NDArray[np.float64], confidence: float = CONFIDENCE) 
     return max(0.0, float(score_N.mean() - reach)), min(1.0, float(score_N.mean() + reach))
 
 
-def per_text(hit_N: Bools, texts: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
-    """(hits [S], tokens [S]) of each text."""
-    lengths_S = np.array([len(text) for text in texts])
-    starts_S = np.cumsum(lengths_S) - lengths_S
-    return np.add.reduceat(hit_N.astype(np.int64), starts_S), lengths_S
-
-
 def clustered_interval(hits_S: Ints, sizes_S: Ints, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval for the share hits / sizes of a source whose texts are independent and whose tokens are not.
 
     Clopper-Pearson with the effective number of tokens, p (1 - p) / variance of the ratio estimator; where
     no text differs from the rest, that is the number of texts.
     """
-    from scipy.stats import beta, t
+    from scipy.stats import t
 
     texts, total = len(sizes_S), sizes_S.sum()
     share = hits_S.sum() / total
@@ -78,9 +76,7 @@ def clustered_interval(hits_S: Ints, sizes_S: Ints, *, confidence: float = CONFI
     tail = (1 - confidence) / 2
     if variance > 0 and texts > 1:  # few clusters know their own spread badly
         effective *= (t.ppf(tail, total - 1) / t.ppf(tail, texts - 1)) ** 2
-    hits = share * effective
-    low = beta.ppf(tail, hits, effective - hits + 1) if hits > 0 else 0.0
-    high = beta.ppf(1 - tail, hits + 1, effective - hits) if hits < effective else 1.0
+    low, high = bounds(share * effective, effective, tail)
     return float(low), float(high)
 
 

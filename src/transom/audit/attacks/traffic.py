@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transom.config import load_json
 from transom.errors import MisconfiguredError
+from transom.report.statistics import Ints
 
-Ints = NDArray[np.int64]
 Texts = tuple[tuple[int, ...], ...]
 Level = Literal["none", "domain", "distribution"]
 

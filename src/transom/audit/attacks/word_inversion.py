@@ -14,8 +14,6 @@ Legend: N drawn tokens, V vocabulary.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from transom.audit.attacks.word_text import drawn
@@ -31,8 +29,7 @@ MOST_DRAWS = 10_000_000
 
 def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
     """Share of words that are what they look like. `budget_s` is not used: nothing is computed."""
-    started = time.monotonic()
-    return scored(NAME, target, data, [token.text for token in drawn(target.seen)], started=started)
+    return scored(NAME, target, data, [token.text for token in drawn(target.seen)])
 
 
 def learned_attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
@@ -40,12 +37,11 @@ def learned_attack(target: WordTarget, knowledge: WordKnowledge, data: WordData,
 
     `budget_s` is not used: the number of draws is bounded.
     """
-    started = time.monotonic()
     if not knowledge.text:
         return not_run(LEARNED_NAME, METRIC, "it needs text of the attacker's own, and got none")
     guesses, count = learned_guesses(target, knowledge)
     note = f"{count} sanitisations of the attacker's text"
-    return scored(LEARNED_NAME, target, data, guesses, started=started, note=note)
+    return scored(LEARNED_NAME, target, data, guesses, note=note)
 
 
 def learned_guesses(target: WordTarget, knowledge: WordKnowledge) -> tuple[list[str], int]:
