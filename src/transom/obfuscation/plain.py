@@ -18,7 +18,7 @@ from typing import Any
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.source import Source, check, find, read_json, weight_files
 from transom.errors import CheckpointError, ReplaceableError
-from transom.obfuscation.card import file_sha256
+from transom.files import file_sha256
 from transom.obfuscation.keys import Settings
 from transom.obfuscation.plan import further_tokens, plan
 from transom.obfuscation.shards import locate

@@ -28,8 +28,8 @@ from typing import Any
 
 from transom.checkpoint.source import INDEX_FILE, read_json
 from transom.errors import MisconfiguredError
-from transom.files import sync_folder, write_file
-from transom.obfuscation.card import Card, file_sha256, write_card
+from transom.files import file_sha256, sync, write_file
+from transom.obfuscation.card import Card, write_card
 from transom.obfuscation.client import host_files
 from transom.obfuscation.keyfile import KeyFile
 from transom.obfuscation.keys import token_map
@@ -248,7 +248,7 @@ def _publish(partial: Path, out: Path, plain: Plain, key: KeyFile) -> Card:
     )
     write_card(partial, card, key)
     shutil.rmtree(partial / _PROGRESS)
-    sync_folder(partial)
+    sync(partial)
     partial.rename(out)
-    sync_folder(out.parent)
+    sync(out.parent)
     return card
