@@ -162,7 +162,7 @@ def test_busy_thread_raises_ledger_error(path: Path) -> None:
         held, release = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with ledger._ready(5.0):
+            with ledger._file.reading():
                 held.set()
                 release.wait()
 
@@ -179,8 +179,8 @@ def test_busy_thread_raises_ledger_error(path: Path) -> None:
 def test_full_disk_charges_nothing_and_says_so(path: Path) -> None:
     with Ledger(path, cap_epsilon=1e9) as ledger:
         ledger.charge("a", 1.0)
-        (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
-        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = ledger._file._connection.execute("PRAGMA page_count").fetchone()
+        ledger._file._connection.execute(f"PRAGMA max_page_count = {pages}")
         acknowledged = 1
 
         def fill() -> None:
@@ -197,7 +197,7 @@ def test_full_disk_charges_nothing_and_says_so(path: Path) -> None:
 
 def test_read_only_file_is_refused(path: Path) -> None:
     with Ledger(path, cap_epsilon=1) as ledger:
-        ledger._connection.execute("PRAGMA query_only = ON")
+        ledger._file._connection.execute("PRAGMA query_only = ON")
         with pytest.raises(LedgerError, match="readonly"):
             ledger.charge("a", 0.5)
         assert ledger.spent("a") == 0
