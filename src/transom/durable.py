@@ -59,10 +59,9 @@ class Format:
 
     def append(self, connection: Connection, rows: Iterable[Row]) -> None:
         """Add entries, each the values of `columns`, to the history; within `writing()`."""
-        number, digest = _last(connection)
-        entries = []
-        for row in rows:
-            number += 1
+        entries: list[Row] = []
+        last, digest = _last(connection)
+        for number, row in enumerate(rows, last + 1):
             digest = _link(digest, self.content((number, *row)))
             entries.append((number, digest, *row))
         names = ", ".join(("id", "digest", *self.columns))

@@ -21,14 +21,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeGuard
-
-import numpy as np
+from typing import Any, ClassVar, Literal, Self, TypeGuard
 
 from transom.errors import MisconfiguredError, MissingExtraError, NotYetError
 
 Neighbours = Literal["replace-one", "add-or-remove"]
 LEAST_DELTA = 1e-10  # below it the rounding errors of a Fourier transform would count
+_MOST_COUNT = 10**9
 _GRID_POINTS = 2**16
 _MOST_LOSS = 1e6  # beyond it only bounds
 _MOST_EPSILON = 700.0  # e^-700 is about the least float64 with all its digits
@@ -48,12 +47,18 @@ class Event:
             if not isinstance(value, float | int) or not low < value <= high:
                 raise MisconfiguredError(f"{field} of a {self.name} event must be {bounds}, got {value}")
             object.__setattr__(self, field, float(value))  # one spelling of each event
-        if type(self.count) is not int or self.count < 1:
-            raise MisconfiguredError(f"a {self.name} event happens 1 time or more, got {self.count!r:.20}")
+        if type(self.count) is not int or not 1 <= self.count <= _MOST_COUNT:
+            raise MisconfiguredError(
+                f"a {self.name} event happens 1 to {_MOST_COUNT} times, got {self.count!r:.20}"
+            )
 
     def parameters(self) -> dict[str, float]:
         """All that describes one release."""
         return {field: value for field, value in asdict(self).items() if field != "count"}
+
+    def times(self, count: int) -> Self:
+        """As many times as often."""
+        return replace(self, count=self.count * count)
 
     def to_dict(self) -> dict[str, Any]:
         return {"event": self.name, **self.parameters(), "count": self.count}
@@ -240,6 +245,7 @@ def _slack(delta: float) -> float:
 def _pld_epsilon(events: Iterable[tuple[Event, int]], mu: float, delta: float) -> float:
     """The epsilon of these events and a Gaussian of `mu`, by privacy loss distributions."""
     try:
+        import numpy as np
         from dp_accounting.pld import common, privacy_loss_distribution
     except ImportError as error:
         raise MissingExtraError("accounting", "dp-accounting") from error

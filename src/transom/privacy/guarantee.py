@@ -9,7 +9,7 @@ Su 2022 (Gaussian DP).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from transom.errors import MisconfiguredError, NeverError, NotYetError
@@ -114,4 +114,4 @@ def released(guarantee: Guarantee) -> tuple[Event, ...]:
 
 def price(guarantee: Guarantee, delta: float = 0.0, *, uses: int = 1) -> float:
     """The epsilon at `delta` of so many uses, rounded up. Raises as `released` and `account.compose` do."""
-    return compose([replace(event, count=event.count * uses) for event in released(guarantee)], delta)
+    return compose([event.times(uses) for event in released(guarantee)], delta)
