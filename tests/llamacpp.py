@@ -41,7 +41,9 @@ for line in sys.stdin:
             server, file = xllamacpp.Server(p), question["file"]
             while ask(server, "/health")[0] != 200:
                 time.sleep(0.005)
-        status, text = ask(server, question["path"], question["body"])
+        status, text = 200, json.dumps(server.listening_address)
+        if question["path"]:
+            status, text = ask(server, question["path"], question["body"])
         answer = {"status": status, "answer": json.loads(text)}
     except Exception as error:
         server = file = None
@@ -98,6 +100,10 @@ class LlamaCpp:
         """The ids of a text; `special` matches control tokens in it, `bos` adds what the file asks for."""
         body = {"content": text, "add_special": bos, "parse_special": special}
         return list(self.ask(file, "/tokenize", body)["tokens"])
+
+    def url(self, file: Path) -> str:
+        """Where its server answers for this file, until it is asked about another one."""
+        return str(self.ask(file, "")).rstrip("/")
 
     def close(self) -> None:
         """End the child."""

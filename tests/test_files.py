@@ -13,6 +13,7 @@ import pytest
 from transom.errors import MisconfiguredError
 from transom.files import (
     file_sha256,
+    growing,
     read_private,
     require_writable,
     sync,
@@ -99,6 +100,36 @@ def test_a_body_that_fails_leaves_nothing_and_one_that_ends_leaves_all(tmp_path:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(FileNotFoundError), whole(tmp_path / "absent" / "file"):
         pass
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_what_grows_is_seen_when_it_is_done_and_takes_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    path = tmp_path / "file"
+    opened = os.open
+
+    def known(target: Path | str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE and not nameless:
+            raise OSError(95, "Operation not supported")
+        return opened(target, flags, mode)
+
+    monkeypatch.setattr(os, "open", known)
+
+    def grow(data: bytes) -> None:
+        with growing(path) as partial:
+            partial.write_bytes(data)
+            assert len(names(tmp_path)) == (not nameless) + path.exists()
+            assert data
+
+    with pytest.raises(AssertionError):
+        grow(b"")
+    assert names(tmp_path) == []
+    grow(b"one")
+    with pytest.raises(FileExistsError):
+        grow(b"two")
+    assert path.read_bytes() == b"one"
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_hash_is_of_the_bytes(tmp_path: Path) -> None:

@@ -119,6 +119,29 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def growing(path: Path) -> Iterator[Path]:
+    """A place to write to that becomes `path`, durably, when the block ends well, and else is gone.
+
+    It has no name meanwhile where the file system knows such files, so that not even a kill leaves it.
+    Raises OSError; FileExistsError for a `path` that is there by then, which is kept.
+    """
+    try:
+        file = os.open(path.absolute().parent, os.O_TMPFILE | os.O_RDWR, 0o644)
+    except OSError:
+        with whole(path, mode=0o644, put=os.link) as partial:
+            yield partial
+        return
+    try:
+        nameless = Path(f"/proc/self/fd/{file}")
+        yield nameless
+        os.fsync(file)
+        os.link(nameless, path.absolute(), src_dir_fd=file, follow_symlinks=True)  # linkat alone follows
+        sync(path.absolute().parent)
+    finally:
+        os.close(file)
+
+
 def _write(path: Path, data: bytes, mode: int, put: Callable[[Path, Path], object]) -> None:
     """Write beside `path`, then put it there. Raises MisconfiguredError."""
     try:

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 
 from transom.checkpoint import export_tokenizer, packaged_minilm, packaged_smollm2
-from transom.checkpoint.gguf import GgufHead
-from transom.errors import CheckpointError, NotYetError
+from transom.errors import CheckpointError
+from transom.serving.tokenizer import load_tokenizer
 
 TEXTS = [
     "The capital of France is Paris, isn't it? I'll say 1234567 times: 3.14!",
@@ -103,18 +103,53 @@ def test_a_template_is_found_wherever_it_lies(llama: Path, tmp_path: Path) -> No
         export_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("metadata", "error"),
-    [
-        ({"tokenizer.ggml.model": "llama"}, NotYetError),
-        ({"tokenizer.ggml.model": "gpt2"}, CheckpointError),
-        ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": 3}, CheckpointError),
-        ({}, NotYetError),
-    ],
-)
-def test_an_unusable_gguf_tokenizer_is_refused(
-    monkeypatch: pytest.MonkeyPatch, gguf_file: Path, metadata: dict[str, Any], error: type[Exception]
+# config.json's, generation_config.json's ("" is no file), and ours
+ENDS: list[tuple[Any, Any, tuple[int, ...]]] = [
+    ([1, 5], "", (1, 5)), (5, "", (1, 5)), ([1, 5], {"do_sample": False}, (1, 5)), ([1, 5], 7, (1, 7)),
+    ([1, 5], [7, 8], (1, 7, 8)), ([1, 5], [], (1,)), (None, "", (1,)), (None, 7, (1, 7)),
+]  # fmt: skip
+
+
+def with_ends(llama: Path, folder: Path, config: Any, generation: Any) -> Path:
+    shutil.copytree(llama, folder, dirs_exist_ok=True)
+    record = json.loads((folder / "config.json").read_text()) | {"eos_token_id": config}
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "generation_config.json").unlink()
+    if generation != "":
+        settings = generation if isinstance(generation, dict) else {"eos_token_id": generation}
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize(("config", "generation", "expected"), ENDS)
+def test_the_ids_that_end_an_answer(
+    llama: Path, tmp_path: Path, config: Any, generation: Any, expected: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr("transom.checkpoint.tokenizer.read_gguf_head", lambda _path: GgufHead(metadata, ()))
-    with pytest.raises(error):
-        export_tokenizer(gguf_file)
+    """As transformers generates, and at the tokenizer's own end of text (id 1).
+
+    Where generation settings name no end at all, transformers never ends; the configuration's is taken then.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = with_ends(llama, tmp_path, config, generation)
+    assert export_tokenizer(folder).eos_ids == load_tokenizer(folder).eos_ids == expected
+    theirs = AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id
+    if theirs is not None:
+        assert set(expected) == {1} | set(theirs if isinstance(theirs, list) else [theirs])
+
+
+@pytest.mark.parametrize("value", [True, [1, True], -1, [1, -1], 10**6, [1, 10**6], "1", 1.0, {}, [[1]]])
+@pytest.mark.parametrize("where", ["config", "generation"])
+def test_an_end_that_is_no_id_is_an_error(llama: Path, tmp_path: Path, value: Any, where: str) -> None:
+    config, generation = (value, "") if where == "config" else (1, value)
+    with pytest.raises(CheckpointError, match=rf"{where}.*\.json: eos_token_id is"):
+        export_tokenizer(
+            with_ends(llama, tmp_path, config, {"eos_token_id": generation} if generation != "" else "")
+        )
+
+
+def test_an_end_beyond_the_tokenizer_but_within_the_model_is_one(llama: Path, tmp_path: Path) -> None:
+    folder = with_ends(llama, tmp_path, [1, 450], "")
+    record = json.loads((folder / "config.json").read_text()) | {"vocab_size": 512}
+    (folder / "config.json").write_text(json.dumps(record))
+    assert export_tokenizer(folder).eos_ids == (1, 450)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -161,3 +163,22 @@ def test_plain_mode_says_so_and_content_stays_out_of_reprs() -> None:
     exchange = Exchange("secret-1", "secret-2", "secret-3", "plain", None, 0.0, None, None)
     assert ask.figures(exchange) == ["mode plain: the host read everything"]
     assert "secret" not in repr(exchange)
+
+
+@pytest.mark.parametrize(
+    ("mode", "label"), [("obfuscated", "the text itself"), ("words+obfuscated", "the sanitised words")]
+)
+def test_beside_the_permuted_ids_stands_what_a_host_can_make_of_them(
+    mode: str, label: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exchange = Exchange("question", "answer", "<17> <4>", mode, None, 0.0, None, None, "a clear\x1b[2J text")
+    console = Console(width=400)
+    console.print(ask.render(exchange))
+    shown = capsys.readouterr().out
+    assert f"and can read if it has the base model: {label}" in shown
+    assert "<17> <4>" in shown
+    assert "a clear\ufffd[2J text" in shown
+    assert exchange.to_dict()["host_can_read"] == exchange.host_can_read
+    assert "clear" not in repr(exchange)
+    console.print(ask.render(replace(exchange, host_can_read=None)))
+    assert "can read" not in capsys.readouterr().out

@@ -144,9 +144,10 @@ def test_nothing_of_the_clients_goes_into_the_hosts_folder(
     assert present() == {"tiny"}
 
 
-def changed(name: str, **changes: Any) -> Path:
+def changed(name: str, architecture: str = "Llama", **changes: Any) -> Path:
     """The tiny checkpoint with another configuration."""
-    config = json.loads((tiny_llama(Path(name)) / "config.json").read_text()) | changes
+    file = tiny_llama(Path(name), architecture=architecture) / "config.json"
+    config = json.loads(file.read_text()) | changes
     Path(name, "config.json").write_text(json.dumps(config))
     return Path(name)
 
@@ -165,9 +166,18 @@ def changed(name: str, **changes: Any) -> Path:
         ({"quantization_config": {"quant_method": "gptq"}}, ReplaceableError, "by gptq, which"),
         ({"quantization_config": {"quant_method": "awq"}}, ReplaceableError, "give what they were made from"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, ReplaceableError, "or a GGUF"),
-        ({"use_sliding_window": True, "model_type": "qwen2"}, NotYetError, "set it to false"),
-        ({"vocab_size": 7}, CheckpointError, "the embedding has 7 rows"),
-        ({"eos_token_id": 10**6}, MisconfiguredError, "eos_token_id is 1000000"),
+        (
+            {
+                "architecture": "Qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "layer_types": ["sliding_attention"] * 3,
+            },
+            NotYetError,
+            "beyond 8 tokens its answers change",
+        ),
+        ({"vocab_size": 7}, CheckpointError, "config.json asks for [7, 32]"),
+        ({"eos_token_id": 10**6}, CheckpointError, "eos_token_id is 1000000"),
     ],
 )
 def test_a_source_that_is_refused_says_which_kind_of_no_and_the_way_out(
@@ -232,18 +242,18 @@ def test_the_key_of_another_run_does_not_resume_or_verify_this_one(
 
 
 def test_layers_left_out_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    state = load_file("tiny/model.safetensors")
-    save_file(
-        state | {"model.layers.3.eh_proj.weight": state["model.norm.weight"].clone()},
-        "tiny/model.safetensors",
-    )
-    changed_config = json.loads(Path("tiny/config.json").read_text()) | {"num_nextn_predict_layers": 1}
-    Path("tiny/config.json").write_text(json.dumps(changed_config))
-    assert run(f"{LINE} --no-audit") == 0
-    assert (
-        "left out, as engines do without them: 1 tensors that predict further tokens"
-        in capsys.readouterr().err
-    )
+    tiny_llama(
+        Path("deep"), architecture="DeepseekV3", num_key_value_heads=4, n_routed_experts=4, n_group=1,
+        topk_group=1, num_experts_per_tok=2, moe_intermediate_size=16, kv_lora_rank=8, q_lora_rank=8,
+        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, head_dim=8, first_k_dense_replace=1,
+        num_nextn_predict_layers=1,
+    )  # fmt: skip
+    state = load_file("deep/model.safetensors")
+    further = {"model.layers.3.eh_proj.weight": state["model.norm.weight"].clone()}
+    save_file(state | further, "deep/model.safetensors", {"format": "pt"})
+    assert run(f"{LINE.replace('tiny', 'deep')} --no-audit") == 0
+    told = "left out, as engines do without them: 1 tensors that predict further tokens"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ def test_the_engine_gets_permuted_ids_alone_and_the_answer_comes_back(
     assert (text, reason) == (f"user\n{QUESTION}", "stop")
     assert (shown["mode"], shown["host_token_ids"]) == ("obfuscated", hidden)
     assert shown["host_saw"] == " ".join(f"<{i}>" for i in hidden)
+    # A host that has the base model undoes the permutation, and then reads the text itself.
+    assert shown["host_can_read"] == chat_tokenizer().encode_chat([("user", QUESTION)]).text
     assert (shown["guarantee"]["kind"], shown["guarantee"]["epsilon"]) == ("empirical", None)
 
 
@@ -161,6 +163,9 @@ def test_words_are_sanitised_before_they_are_permuted(
         assert shown["guarantee"]["epsilon"] == shown["epsilon_spent"]
     assert sent(served)["prompt"] == shown["host_token_ids"]
     assert shown["host_saw"] == placeholders(shown["host_token_ids"])
+    assert "[NAME_1]" in shown["host_can_read"]
+    assert not any(secret in shown["host_can_read"] for secret in SECRETS)
+    assert list(chat_tokenizer().encode_text(shown["host_can_read"]).ids) != sent(served)["prompt"]
     # Who recovers the whole permutation reads sanitised words, and the user reads the names restored.
     recovered = chat_tokenizer().detokenizer().feed(np.argsort(TAU_V)[sent(served)["prompt"]].tolist())
     assert "[NAME_1]" in recovered
@@ -309,6 +314,9 @@ def test_the_command_serves_what_the_key_says(
     assert "not private against a host that has the base model" in capsys.readouterr().err
     assert house.start(echo_url, mode="words+obfuscated", card=None, client=None) == 0
     assert "not audited" in capsys.readouterr().err
+    (house.client / CARD_FILE).write_bytes((house.card / CARD_FILE).read_bytes())  # as obfuscate leaves it
+    assert house.start(echo_url, card=None) == 0
+    assert "not private against a host that has the base model" in capsys.readouterr().err
     with serve_in_thread(served[0]) as url:
         status, text = post(url, question(max_tokens=3), **{"X-Transom-Show-Host": "1"})
     tau_V = token_map(house.key.secret, V)
@@ -330,7 +338,7 @@ def test_all_stop_ids_of_the_checkpoint_stop(tmp_path: Path) -> None:
 def test_what_belongs_to_another_checkpoint_does_not_serve(
     tmp_path: Path, served: list[Any], echo_url: str
 ) -> None:
-    for name in ("one", "two", "edited", "open"):
+    for name in ("one", "two", "edited", "open", "kept", "foreign", "empty"):
         (tmp_path / name).mkdir()
     house, other = make_house(tmp_path / "one"), make_house(tmp_path / "two", source="cd" * 32)
     edited, exposed = make_house(tmp_path / "edited"), make_house(tmp_path / "open")
@@ -338,6 +346,10 @@ def test_what_belongs_to_another_checkpoint_does_not_serve(
     verdict = '"private_against_base_model": '
     card.write_text(card.read_text().replace(f"{verdict}false", f"{verdict}true"))
     exposed.key_file.chmod(0o644)
+    kept, foreign, empty = (make_house(tmp_path / name) for name in ("kept", "foreign", "empty"))
+    (kept.client / CARD_FILE).write_bytes(card.read_bytes())
+    (foreign.client / CARD_FILE).write_bytes((house.card / CARD_FILE).read_bytes())
+    (empty.client / CARD_FILE).symlink_to(tmp_path / "nowhere")
     for one, changes in (
         (house, {"key": other.key_file}),
         (house, {"client": other.client}),
@@ -349,6 +361,9 @@ def test_what_belongs_to_another_checkpoint_does_not_serve(
         (house, {"mode": "words"}),
         (edited, {}),
         (exposed, {}),
+        (kept, {"card": None}),
+        (foreign, {"card": None}),
+        (empty, {"card": None}),
     ):  # fmt: skip
         assert one.start(echo_url, **changes) == MisconfiguredError.exit_code, changes
     assert served == []

@@ -94,7 +94,7 @@ def test_generation_settings_that_name_ids_stay_with_the_client(
     plain = open_source(chatty)
     client = write_client(plain.found, plain.config, key, tmp_path / "client")
     assert client == load_client(tmp_path / "client")
-    assert client.stop_ids == (2, 1)
+    assert client.stop_ids == (1, 2)
 
 
 def test_the_client_folder_has_the_real_tokenizer(source: Path, key: KeyFile, tmp_path: Path) -> None:

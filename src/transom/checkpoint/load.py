@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from transom.checkpoint.gguf import read_gguf_head
-from transom.checkpoint.gguf_llama import is_plain_llama, read_llama
-from transom.checkpoint.source import Source, check, find
+from transom.checkpoint.gguf_config import class_config, gguf_model
+from transom.checkpoint.gguf_weights import gguf_weights
+from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config
+from transom.checkpoint.source import Source, check, find, stored_tensors
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
-from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError, NotYetError
+from transom.errors import CheckpointError, MisconfiguredError, NotYetError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,18 +55,6 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
     return Checkpoint(model.to(device).eval(), _tokenizer(found), found)
 
 
-def libraries() -> tuple[Any, Any]:
-    """(transformers, torch), the former without its progress bars. Raises MissingExtraError."""
-    try:
-        import torch
-        import transformers
-    except ImportError:
-        raise MissingExtraError("models", "torch and transformers") from None
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    return transformers, torch
-
-
 def _check_device(torch: Any, dtype: str, device: str) -> None:
     if dtype not in ("float32", "bfloat16", "float16"):
         raise MisconfiguredError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
@@ -77,52 +67,44 @@ def _check_device(torch: Any, dtype: str, device: str) -> None:
 def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
     if found.kind == "gguf":
         return _read_gguf(found.path, transformers, torch, dtype)
-    config = transformers.AutoConfig.from_pretrained(
-        found.path, local_files_only=True, trust_remote_code=False
-    )
-    name = (config.architectures or ["none"])[0]
-    model_class = _class_of(transformers, name)
-    if model_class is None:
-        raise NotYetError(f"{found.path}: the installed transformers does not know the architecture {name!r}")
-    return _complete(
+    tensors = stored_tensors(found.path)
+    config = model_config(found, tensors)
+    check_fit(found, config, tensors)
+    model, _info = model_class(found, config).from_pretrained(
         found.path,
-        *model_class.from_pretrained(
-            found.path,
-            config=config,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        ),
+        config=config,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
     )
+    if hasattr(config, "tie_word_embeddings"):  # or the next who saves it would drop a head of its own
+        model.config.tie_word_embeddings = is_tied(config, tensors)
+    return model
 
 
 def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
-    if is_plain_llama(read_gguf_head(path)):
-        config, weights = read_llama(path, transformers, torch)
-        loaded = transformers.LlamaForCausalLM.from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
-        )
-        return _complete(path, *loaded)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=dtype, local_files_only=True
-    )
-    # It names a quantisation that the dequantised weights no longer have, and would be saved along.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    """A model of the head's class, filled with one dequantised weight after another."""
+    from transformers.initialization import no_init_weights
+
+    head = read_gguf_head(path)
+    described = gguf_model(head)
+    config = class_config(described)
+    with no_init_weights():
+        model = getattr(transformers, described.class_name)._from_config(config, dtype=dtype)
+    wanted = model.state_dict()
+    if config.tie_word_embeddings:
+        del wanted["lm_head.weight"]
+    if wanted.keys() != described.weights.keys():
+        differing = sorted(wanted.keys() ^ described.weights.keys())
+        raise NotYetError(f"{described.class_name} has not the weights of {path}, such as {differing[0]!r}")
+    with torch.no_grad():
+        for name, values in gguf_weights(head, described):
+            if values.shape != wanted[name].shape:
+                raise NotYetError(f"{path}: {described.class_name} has another shape for {name!r}")
+            wanted[name].copy_(values)
+    model.tie_weights()
     return model
-
-
-def _complete(path: Path, model: Any, info: dict[str, Any]) -> Any:
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise CheckpointError(f"{path} lacks {len(missing)} tensors, first {missing[0]!r}; restore it")
-    return model
-
-
-def _class_of(transformers: Any, name: str) -> Any:
-    found = getattr(transformers, name, None)
-    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
 def _tokenizer(found: Source) -> TokenizerFiles | None:

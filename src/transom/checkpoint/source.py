@@ -1,25 +1,39 @@
 """Find a checkpoint on disk and check that it is whole, before any library gets to read it.
 
-Threat model: broken downloads, and files that execute code when read: pickles are refused, never opened.
+Threat model: broken downloads, folders that hold two models at once, and files that execute code when read:
+pickles are refused, never opened.
 Does not protect against: well-formed weights that are malicious (see the backdoor scan for those).
+Source: the safetensors format. Engines differ in what they read of a folder with two models (one takes
+`model.safetensors`, another what the index names), so such a folder is refused.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from transom.checkpoint.gguf import check_gguf_size, read_gguf_head
+from transom.checkpoint.gguf import read_gguf_head
 from transom.config import load_json
 from transom.errors import CheckpointError, MissingExtraError
 
 DEFAULT_MODEL = "smollm2"
 INDEX_FILE = "model.safetensors.index.json"
+WEIGHTS_FILE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 _MAX_HEADER_BYTES = 100 * 2**20  # the safetensors format's own limit
+_MAX_JSON_BYTES = 64 * 2**20  # the index of a very large mixture has a tenth of it
+_ITEM_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "BOOL"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,17 @@ class Source:
     name: str
     kind: Literal["directory", "gguf"]
     path: Path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies: `offset_bytes` from the start of its file."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset_bytes: int
+    size_bytes: int
 
 
 def packaged_smollm2() -> Path:
@@ -98,56 +123,179 @@ def _from_hub(name: str) -> Path:
 
 
 def check(source: Source) -> None:
-    """Raises CheckpointError unless the files are complete, consistent in size, and safe to read."""
+    """Raises CheckpointError unless the files are complete, consistent, one model, and safe to read."""
     if source.kind == "gguf":
-        check_gguf_size(source.path, read_gguf_head(source.path))
+        read_gguf_head(source.path)
         return
     read_json(source.path / "config.json")
-    for shard in _shards(source.path):
-        _check_safetensors(shard)
+    stored_tensors(source.path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError."""
     try:
-        value = load_json(path.read_text("utf-8"))
+        size_bytes = path.stat().st_size
+        value = load_json(path.read_text("utf-8")) if size_bytes <= _MAX_JSON_BYTES else None
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a checkpoint directory holds one") from None
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({type(error).__name__}); restore it") from None
+    if size_bytes > _MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} has {size_bytes} bytes, which is too many for JSON; restore it")
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object; restore it")
     return value
 
 
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a directory by name: what the engine loads, no more and no less.
+
+    Raises CheckpointError for files that are absent, broken, at odds with their index, or of two models.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds an adapter beside a model: some engines apply it and others do not; "
+            "merge it into the weights, or move adapter_config.json away"
+        )
+    found: dict[str, Stored] = {}
+    files = weight_files(folder)
+    for file in files:
+        for name, stored in _stored(folder / file).items():
+            if name in found:
+                raise CheckpointError(
+                    f"{name!r} is in {found[name].path.name} and again in {file} of {folder}; "
+                    "these files are not of one model: download it again"
+                )
+            found[name] = stored
+    _check_map(folder, files, found)
+    return found
+
+
 def weight_files(folder: Path) -> list[str]:
-    """Names of a checked checkpoint's weight files, sorted."""
-    index = folder / INDEX_FILE
-    names = set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    """Names of the files that hold a directory's weights, sorted; they are there. Raises CheckpointError."""
+    whole, mapped = (folder / WEIGHTS_FILE).is_file(), _weight_map(folder)
+    if mapped is None:
+        names = {WEIGHTS_FILE}
+    elif not whole or set(mapped.values()) == {WEIGHTS_FILE}:
+        names = set(mapped.values())
+    else:  # an index whose files are all gone is a leftover; otherwise there are two models
+        others = sorted(name for name in set(mapped.values()) if (folder / name).is_file())
+        if others:
+            raise CheckpointError(
+                f"{folder} holds two models: {WEIGHTS_FILE}, and {others[0]} of {INDEX_FILE}. "
+                f"Delete {WEIGHTS_FILE}, or delete the index and its files"
+            )
+        names = {WEIGHTS_FILE}
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing:
+        _refuse_missing(folder, missing)
     return sorted(names)
 
 
 def read_safetensors_head(path: Path) -> tuple[dict[str, Any], int]:
-    """What a checked safetensors file holds, by tensor name, and where in it the data starts, in bytes."""
-    with path.open("rb") as file:
-        start_bytes = 8 + int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = load_json(file.read(start_bytes - 8))
-    header.pop("__metadata__", None)
-    return header, start_bytes
+    """What a safetensors file holds, by tensor name, and where in it the data starts, in bytes.
+
+    Raises CheckpointError unless every tensor has its place: known dtypes, and no gap, overlap or rest.
+    """
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            whole = size_bytes >= 8 and header_bytes <= min(size_bytes - 8, _MAX_HEADER_BYTES)
+            raw = file.read(header_bytes) if whole else b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); restore it") from None
+    if not whole:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({size_bytes} bytes); download it again"
+        )
+    try:
+        header = load_json(raw.decode("utf-8"))
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", {})):
+        raise CheckpointError(f"{path} has no valid safetensors header; download it again")
+    _check_places(path, header, size_bytes - 8 - header_bytes)
+    return header, 8 + header_bytes
 
 
-def _shards(folder: Path) -> list[Path]:
+def _stored(path: Path) -> dict[str, Stored]:
+    header, start_bytes = read_safetensors_head(path)
+    stored = {}
+    for name, item in header.items():
+        begin, end = item["data_offsets"]
+        stored[name] = Stored(path, item["dtype"], tuple(item["shape"]), start_bytes + begin, end - begin)
+    return stored
+
+
+def _check_places(path: Path, header: dict[str, Any], data_bytes: int) -> None:
+    """The tensors lie one after the other, each as large as its shape says, and fill the file."""
+    for name, item in header.items():
+        if not _is_item(item):
+            raise CheckpointError(f"{path} describes {name!r} in no way that can be read; download it again")
+    end_bytes = 0
+    for begin, end, name in sorted((*item["data_offsets"], name) for name, item in header.items()):
+        if begin != end_bytes:
+            what = "overlaps the one before it" if begin < end_bytes else "follows a gap"
+            raise CheckpointError(f"{path}: {name!r} {what} (byte {begin}); download it again")
+        end_bytes = end
+    if end_bytes != data_bytes:
+        raise CheckpointError(
+            f"{path} is truncated or padded: its header describes {end_bytes} bytes of tensors, "
+            f"the file has {data_bytes}; download it again"
+        )
+
+
+def _is_item(item: Any) -> bool:
+    if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
+        return False
+    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_BITS or not _is_counts(shape):
+        return False
+    if not _is_counts(offsets) or len(offsets) != 2:
+        return False
+    return bool(8 * (offsets[1] - offsets[0]) == math.prod(shape) * _ITEM_BITS[dtype])
+
+
+def _is_counts(value: Any) -> bool:
+    """A short list of integers from 0 to what 63 bits hold."""
+    counts = isinstance(value, list) and len(value) <= 16
+    return counts and all(type(one) is int and 0 <= one < 2**63 for one in value)
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+def _weight_map(folder: Path) -> dict[str, str] | None:
+    """What the index says, by tensor name; None without an index."""
     index = folder / INDEX_FILE
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map or not all(map(_plain, weight_map.values())):
-            raise CheckpointError(f"{index} has no usable weight_map; restore it")
-        shards = [folder / name for name in sorted(set(weight_map.values()))]
-    else:
-        shards = [folder / "model.safetensors"]
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if not missing:
-        return shards
+    if not index.exists():
+        return None
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_plain, weight_map.values())):
+        raise CheckpointError(f"{index} has no usable weight_map; restore it")
+    return weight_map
+
+
+def _check_map(folder: Path, files: list[str], found: dict[str, Stored]) -> None:
+    """Each tensor lies where the index says. What the index does not name, engines load all the same."""
+    weight_map = _weight_map(folder)
+    if weight_map is None or set(weight_map.values()) != set(files):  # a leftover
+        return
+    index = folder / INDEX_FILE
+    if not isinstance(read_json(index).get("metadata"), dict):  # transformers wants one, if an empty one
+        raise CheckpointError(f"{index} has no metadata; restore it, or add an empty object of that name")
+    for name, file in weight_map.items():
+        if name not in found or found[name].path.name != file:
+            where = f"it is in {found[name].path.name}" if name in found else "it is in none of the files"
+            raise CheckpointError(
+                f"{index} says that {name!r} is in {file}, but {where}; "
+                "index and weights are not of one model: download it again"
+            )
+
+
+def _refuse_missing(folder: Path, missing: list[str]) -> NoReturn:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
@@ -157,26 +305,5 @@ def _shards(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} lacks {', '.join(missing)}; download it again")
 
 
-def _plain(name: object) -> bool:
+def _is_plain(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
-
-
-def _check_safetensors(path: Path) -> None:
-    size_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if size_bytes < 8 or header_bytes > min(size_bytes - 8, _MAX_HEADER_BYTES):
-            raise CheckpointError(
-                f"{path} is not a whole safetensors file ({size_bytes} bytes); download it again"
-            )
-        raw = file.read(header_bytes)
-    try:
-        header = load_json(raw)
-        end_bytes = max((e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise CheckpointError(f"{path} has no valid safetensors header; download it again") from None
-    if 8 + header_bytes + end_bytes != size_bytes:
-        raise CheckpointError(
-            f"{path} is truncated or padded: its header describes {8 + header_bytes + end_bytes} bytes, "
-            f"the file has {size_bytes}; download it again"
-        )

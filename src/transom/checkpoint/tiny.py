@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.load import libraries
+from transom.checkpoint.resolve import libraries
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

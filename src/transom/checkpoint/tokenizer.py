@@ -3,50 +3,51 @@
 Threat model: as for the rest of a checkpoint, broken files; errors say which file.
 Does not protect against: text that spells control tokens. `Tokenizer.encode` recognises them; keeping them
 out of user text is the gateway's part.
-Source: a GGUF stores byte-level BPE as GPT-2 does (vocabulary, merges) and names its pre-tokenisation rule.
+Source: tokenizer.json as the `tokenizers` library writes it; generation settings as transformers does.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, find, read_json
-from transom.errors import CheckpointError, NotYetError
+from transom.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_CONTROL, _USER_DEFINED = 3, 4  # GGUF token types that are matched whole
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-_SPLITS = {"llama-bpe": _LLAMA3_SPLIT, "qwen2": _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")}
-
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer, its chat template ("" if there is none), its special tokens by role (`eos_token`, ...)."""
+    """A tokenizer, its chat template ("" if there is none), its special tokens by role (`eos_token`, ...).
+
+    `eos_ids` are the ids that end an answer, sorted.
+    """
 
     tokenizer: Tokenizer
     chat_template: str
     specials: dict[str, str] = field(default_factory=dict)
+    eos_ids: tuple[int, ...] = ()
 
 
 def export_tokenizer(path: str | Path) -> TokenizerFiles:
     """The tokenizer of a checkpoint directory, a GGUF file, or one of the names `find` knows.
 
-    Raises CheckpointError (absent or broken) and NotYetError (a GGUF whose tokenizer is not byte-level BPE).
+    Raises CheckpointError (absent or broken) and NotYetError (a kind of GGUF tokenizer not known here).
     """
     return tokenizer_of(find(path))
 
 
 def tokenizer_of(source: Source) -> TokenizerFiles:
     """As `export_tokenizer`, for a source already found."""
-    return _from_gguf(source.path) if source.kind == "gguf" else _from_directory(source.path)
+    if source.kind == "gguf":
+        from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
+
+        return gguf_tokenizer(source.path)
+    return _from_directory(source.path)
 
 
 def _from_directory(folder: Path) -> TokenizerFiles:
@@ -61,9 +62,47 @@ def _from_directory(folder: Path) -> TokenizerFiles:
         raise CheckpointError(f"{file} is not a tokenizer this version reads; restore it") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    config_file = folder / "tokenizer_config.json"
-    config = read_json(config_file) if config_file.exists() else {}
-    return TokenizerFiles(tokenizer, _template(folder, config), _specials(config))
+    config = _json(folder / "tokenizer_config.json")
+    specials = _specials(config)
+    known = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    eos_ids = set(_eos_ids(folder, known))
+    eos = tokenizer.token_to_id(specials.get("eos_token", ""))
+    eos_ids |= set() if eos is None else {eos}
+    return TokenizerFiles(tokenizer, _template(folder, config), specials, tuple(sorted(eos_ids)))
+
+
+def settings_with_ends(folder: Path, files: TokenizerFiles) -> bytes:
+    """A folder's generation settings (none are none) in which the tokenizer's ends end an answer, as JSON."""
+    settings = _json(folder / "generation_config.json") | {"eos_token_id": list(files.eos_ids)}
+    return json.dumps(settings, indent=2).encode()
+
+
+def _eos_ids(folder: Path, known: int) -> list[int]:
+    """The ids that end an answer: generation_config.json's, where it names some, else config.json's.
+
+    `known` is the tokenizer's number of ids; a model may have more. Raises CheckpointError.
+    """
+    model = _json(folder / "config.json")
+    size = model.get("vocab_size")
+    known = max(known, size if type(size) is int else 0)
+    for file, record in (
+        ("generation_config.json", _json(folder / "generation_config.json")),
+        ("config.json", model),
+    ):
+        value = record.get("eos_token_id")
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if not all(type(one) is int and 0 <= one < known for one in ids):
+            raise CheckpointError(
+                f"{folder / file}: eos_token_id is {value!r:.80}, not ids from 0 to {known - 1}; correct it"
+            )
+        return ids
+    return []
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.exists() else {}
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str:
@@ -86,63 +125,3 @@ def _specials(config: dict[str, Any]) -> dict[str, str]:
         role: entry.get("content") if isinstance(entry, dict) else entry for role, entry in found.items()
     }
     return {role: text for role, text in texts.items() if isinstance(text, str)}
-
-
-def _from_gguf(path: Path) -> TokenizerFiles:
-    from tokenizers import AddedToken, Tokenizer, decoders
-    from tokenizers.models import BPE
-
-    metadata = read_gguf_head(path).metadata
-    kind, rule = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if kind != "gpt2":
-        raise NotYetError(
-            f"{path}: the GGUF tokenizer {kind!r} is not read yet; give a directory with tokenizer.json"
-        )
-    try:
-        tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-        merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-        model = BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
-    except Exception as error:  # KeyError, TypeError, or the library's bare Exception
-        raise CheckpointError(
-            f"{path} holds no usable tokenizer ({type(error).__name__}); download it again"
-        ) from error
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = _pre_tokenizer(rule)
-    tokenizer.decoder = decoders.ByteLevel()
-    for wanted, special in ((_CONTROL, True), (_USER_DEFINED, False)):
-        texts = [text for text, type_id in zip(tokens, types, strict=True) if type_id == wanted]
-        added = [AddedToken(text, normalized=False, special=special) for text in texts]
-        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
-    specials = _gguf_specials(metadata, tokens)
-    if metadata.get("tokenizer.ggml.add_bos_token") and "bos_token" in specials:
-        _prepend(tokenizer, specials["bos_token"])
-    return TokenizerFiles(tokenizer, str(metadata.get("tokenizer.chat_template", "")), specials)
-
-
-def _gguf_specials(metadata: dict[str, Any], tokens: list[str]) -> dict[str, str]:
-    keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    ids = {role: metadata.get(f"tokenizer.ggml.{key}_token_id") for role, key in keys.items()}
-    return {role: tokens[i] for role, i in ids.items() if isinstance(i, int) and 0 <= i < len(tokens)}
-
-
-def _pre_tokenizer(rule: str) -> Any:
-    from tokenizers import Regex
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
-
-    if rule in ("smollm", "starcoder", "refact", "command-r"):
-        return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-    if rule in _SPLITS:
-        split = Split(Regex(_SPLITS[rule]), behavior="isolated")
-        return Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)])
-    if rule in ("gpt-2", "default"):
-        return ByteLevel(add_prefix_space=False)
-    raise NotYetError(
-        f"the GGUF pre-tokenisation rule {rule!r} is not known; give a directory with tokenizer.json"
-    )
-
-
-def _prepend(tokenizer: Tokenizer, token: str) -> None:
-    from tokenizers.processors import TemplateProcessing
-
-    token_id = tokenizer.token_to_id(token)
-    tokenizer.post_processor = TemplateProcessing(single=f"{token} $A", special_tokens=[(token, token_id)])

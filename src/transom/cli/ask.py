@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from transom.privacy.ledger import Ledger
 
 Message = Mapping[str, str]
+_CAN_READ = {
+    "obfuscated": "and can read if it has the base model: the text itself",
+    "words+obfuscated": "and can read if it has the base model: the sanitised words",
+}
+_NOT_SHOWN = ("question", "answer", "host_can_read")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Exchange:
     epsilon_spent: float
     epsilon_total: float | None
     bayes: Mapping[str, Any] | None
+    host_can_read: str | None = field(default=None, repr=False)  # None also from an older gateway
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, private text included: it is the caller's own."""
@@ -154,7 +160,8 @@ def ask(
     return Exchange(
         question=messages[-1]["content"],
         answer="".join(answer),
-        **{name: shown[name] for name in Exchange.__dataclass_fields__ if name not in ("question", "answer")},
+        host_can_read=shown.get("host_can_read"),
+        **{name: shown[name] for name in Exchange.__dataclass_fields__ if name not in _NOT_SHOWN},
     )
 
 
@@ -195,7 +202,11 @@ def render(exchange: Exchange) -> RenderableType:
         Text("\nyou read", "dim"),
         Text(printable(exchange.answer.strip())),
     )
-    host = Group(Text("the host saw", "dim"), Text(printable(exchange.host_saw), "red"))
+    seen = [Text("the host saw", "dim"), Text(printable(exchange.host_saw), "red")]
+    if exchange.host_can_read is not None:
+        label = _CAN_READ.get(exchange.mode, "and can read")
+        seen += [Text(f"\n{label}", "dim"), Text(printable(exchange.host_can_read), "red")]
+    host = Group(*seen)
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(ratio=1)
     table.add_column(ratio=1)

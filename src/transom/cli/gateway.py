@@ -157,7 +157,10 @@ def gateway(
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option(help="The checkpoint's card, or the folder with it.", rich_help_panel=OBFUSCATED),
+        typer.Option(
+            help="The checkpoint's card, or the folder with it; the client folder's by default.",
+            rich_help_panel=OBFUSCATED,
+        ),
     ] = None,
     passphrase_file: Annotated[
         Path | None,

@@ -1,7 +1,7 @@
 """`transom obfuscate MODEL --out DIR --key FILE`: a checkpoint for a host, and what the client keeps.
 
     DIR             for the host: weights, configuration, a placeholder tokenizer, the signed card
-    FILE            the key, made on first use; FILE.client (or --client) gets the real tokenizer
+    FILE            the key, made on first use; FILE.client (or --client) gets the real tokenizer and the card
 
 Threat model: run by the client on its own machine; DIR is all that leaves it.
 Does not protect: against a host that has the public model, unless the card's findings say so.
@@ -24,7 +24,7 @@ from rich.progress import Progress
 from transom.audit.finding import left_out
 from transom.errors import MisconfiguredError
 from transom.files import require_writable
-from transom.obfuscation.card import Card, read_card, write_card
+from transom.obfuscation.card import CARD_FILE, Card, read_card, write_card
 from transom.obfuscation.client import write_client
 from transom.obfuscation.keyfile import (
     KeyFile,
@@ -94,6 +94,7 @@ def obfuscate(
             console.print(told)
     secret = _reused(stored, plain, settings, key) if stored else _made(plain, settings, key, passphrase)
     write_client(plain.found, plain.config, secret, client)
+    (client / CARD_FILE).unlink(missing_ok=True)  # an earlier output's: it says nothing of this one
     with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         write_obfuscated(
@@ -107,6 +108,7 @@ def obfuscate(
             progress=lambda share: bar.update(task, completed=share),
         )
     card = audit_output(plain, out, secret) if audit else read_card(out, secret)
+    write_card(client, card, secret)
     _show(card, plain, {"out": out, "key": key, "client": client}, why, as_json)
 
 
@@ -191,6 +193,6 @@ def _show(card: Card, plain: Plain, paths: dict[str, Path], why: str, as_json: b
     }[card.private_against_base_model]
     Console(highlight=False, markup=False, soft_wrap=True).print(
         f"{paths['out']}: {plain.found.name}, {len(card.outputs)} files, for the host\n"
-        f"{paths['key']}: the key, and {paths['client']}: the tokenizer, for the client alone\n"
+        f"{paths['key']}: the key, and {paths['client']}: the tokenizer and the card, for the client alone\n"
         f"{settings}\n{verdict}"
     )

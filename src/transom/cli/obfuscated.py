@@ -1,7 +1,8 @@
 """What the modes obfuscated and words+obfuscated read before they serve, and `transom obfuscate-gguf`.
 
 The key file gives the token map, the client folder the tokenizer, the card what attacks on the checkpoint
-recovered. All three must belong to one checkpoint; every failure stops the start.
+recovered; `transom obfuscate` leaves a copy of the card in the client folder. All three must belong to one
+checkpoint; every failure stops the start.
 Threat model: key and client folder lie on the user's machine; the card may have been with the host, so it
 must carry the key's signature.
 Does not protect: whether the engine serves the key's checkpoint shows in its answers alone.
@@ -9,6 +10,7 @@ Does not protect: whether the engine serves the key's checkpoint shows in its an
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,10 +60,11 @@ def options_of(
 def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
     """The token map and the real tokenizer, with all of the checkpoint's stop ids.
 
-    Raises MisconfiguredError when key, client folder and card are not one checkpoint's, or the card was
-    edited; CheckpointError, MissingExtraError.
+    Without a card given, the client folder's counts, if it has one. Raises MisconfiguredError when key,
+    client folder and card are not one checkpoint's, or the card was edited; CheckpointError,
+    MissingExtraError.
     """
-    from transom.obfuscation.card import read_card
+    from transom.obfuscation.card import CARD_FILE, read_card
     from transom.obfuscation.client import load_client
     from transom.obfuscation.keyfile import load_key, read_passphrase
     from transom.obfuscation.keys import token_map
@@ -72,7 +75,10 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
     key = load_key(options.key, passphrase)
     client = load_client(options.client)
     client.require_key(key)
-    private = read_card(options.card, key).private_against_base_model if options.card else None
+    card = options.card or options.client / CARD_FILE
+    private = None
+    if options.card or os.path.lexists(card):
+        private = read_card(card, key).private_against_base_model
     tokenizer = load_tokenizer(options.client)
     tokenizer.eos_ids = tuple(sorted({*tokenizer.eos_ids, *client.stop_ids}))
     typer.echo(f"checkpoint {key.source[:12]}, {_VERDICTS[private]}", err=True)
@@ -82,12 +88,14 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
 def obfuscate_gguf(
     folder: Annotated[Path, typer.Argument(help="An obfuscated folder, from transom obfuscate.")],
     out: Annotated[Path, typer.Option(help="The GGUF file; it must not exist.")],
-    kind: Annotated[str, typer.Option("--type", help="f16, or q8_0 (a hidden size of 32s).")] = "f16",
+    kind: Annotated[str, typer.Option("--type", help="f16, q8_0 (a hidden size of 32s), or f32.")] = "f16",
 ) -> None:
     """Write an obfuscated folder as a GGUF file for llama.cpp; a vocabulary of placeholders goes with it."""
     from transom.obfuscation.card import verify_card
-    from transom.obfuscation.gguf_writer import write_gguf
+    from transom.obfuscation.gguf_writer import shortened, write_gguf
 
     verify_card(folder)
     write_gguf(folder, out, kind)
+    if told := shortened(folder):
+        typer.echo(told, err=True)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:,.1f} MB, for the host", err=True)

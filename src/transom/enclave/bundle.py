@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transom.checkpoint.source import Source, check, find
-from transom.checkpoint.tokenizer import export_tokenizer
+from transom.checkpoint.tokenizer import export_tokenizer, settings_with_ends
 from transom.enclave.halves import CLIENT_FILES, EmbeddingFile, locate_embedding, write_server_half
 from transom.enclave.manifest import (
     MANIFEST_FILE,
@@ -189,16 +189,19 @@ def _write_client_files(partial: Path, embedding: EmbeddingFile) -> Mapping[str,
     """Copy the tokenizer's files to client/ and return their hashes."""
     client, server = partial / "client", partial / "server"
     client.mkdir()
-    tokenizer = export_tokenizer(server).tokenizer
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    files = export_tokenizer(server)
+    largest = max(files.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= embedding.rows:
         raise CheckpointError(
             f"the tokenizer knows the id {largest}, the embedding has {embedding.rows} rows: "
             "they belong to different models"
         )
-    names = [name for name in CLIENT_FILES if (server / name).is_file()]
-    for name in names:
-        shutil.copyfile(server / name, client / name)
+    for name in CLIENT_FILES:
+        if (server / name).is_file():
+            shutil.copyfile(server / name, client / name)
+    if files.eos_ids:
+        (client / "generation_config.json").write_bytes(settings_with_ends(client, files))
+    names = [name for name in CLIENT_FILES if (client / name).is_file()]
     return {name: _sha256(client / name) for name in names}
 
 

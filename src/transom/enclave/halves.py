@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 
 from transom.checkpoint.load import load
 from transom.checkpoint.source import Source, read_json, read_safetensors_head, weight_files
-from transom.checkpoint.tokenizer import TokenizerFiles
+from transom.checkpoint.tokenizer import TokenizerFiles, settings_with_ends
 from transom.enclave.manifest import ITEM_BYTES, TableDtype
 from transom.errors import CheckpointError, NotYetError
 
@@ -118,3 +118,4 @@ def _save_tokenizer(files: TokenizerFiles, folder: Path) -> None:
     if files.chat_template:
         (folder / "chat_template.jinja").write_text(files.chat_template, "utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=2), "utf-8")
+    (folder / "generation_config.json").write_bytes(settings_with_ends(folder, files))

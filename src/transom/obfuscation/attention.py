@@ -51,7 +51,7 @@ class HeadKeys:
 def head_width(config: Config) -> int:
     """`head_dim`, or what its absence means."""
     explicit = config.get("head_dim")
-    if explicit is None and str(config["model_type"]).startswith("qwen3"):
+    if explicit is None and config["model_type"] == "qwen3":
         return 128  # Qwen3's configuration class has this default and not hidden size / heads
     return int(explicit or config["hidden_size"] // config["num_attention_heads"])
 

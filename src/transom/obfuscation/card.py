@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,12 @@ def read_card(path: str | Path, key: KeyFile | None = None) -> Card:
     return card
 
 
-def verify_card(folder: str | Path, key: KeyFile | None = None) -> Card:
-    """As `read_card`, and every file of the folder is the one the card names, with none beside them."""
+def verify_card(folder: str | Path, key: KeyFile | None = None, *, beside: Collection[str] = ()) -> Card:
+    """As `read_card`, and every file of the folder is the one the card names, with none beside them but those
+    that `beside` names."""
     folder = Path(folder)
     card = read_card(folder, key)
-    present = {path.name for path in folder.iterdir()} - {CARD_FILE}
+    present = {path.name for path in folder.iterdir()} - {CARD_FILE, *beside}
     if present != set(card.outputs):
         strange, missing = sorted(present - set(card.outputs)), sorted(set(card.outputs) - present)
         what = f"misses {missing[0]}" if missing else f"has {strange[0]}, which its card does not name"

@@ -13,6 +13,7 @@ Source: arXiv 2603.01499 (the client maps ids before and after the engine).
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import Source, read_json
-from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
+from transom.checkpoint.structure import check_ids
+from transom.checkpoint.tokenizer import TokenizerFiles, settings_with_ends, tokenizer_of
 from transom.config import load_json
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.files import write_file
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 CLIENT_FILE = "client.json"
 VERSION = 1
-_COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+_GENERATION_FILE = "generation_config.json"
+_COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", _GENERATION_FILE)
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length")
 _SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -85,7 +88,7 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
             f"the tokenizer knows the id {largest}, the embedding has {key.vocabulary} rows: they belong to "
             "different models, or tokens were added without resizing the embedding; resize it and save again"
         )
-    client = Client(key.source, key.vocabulary, stop_ids(found, config))
+    client = Client(key.source, key.vocabulary, stop_ids(files, key.vocabulary))
     if found.kind == "gguf":
         _write_tokenizer(files, folder)
     else:
@@ -93,14 +96,33 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
         for name in _COPIED:
             if (found.path / name).is_file():
                 shutil.copyfile(found.path / name, folder / name)
+    if files.eos_ids:
+        write_file(folder / "generation_config.json", settings_with_ends(folder, files))
     write_file(folder / CLIENT_FILE, json.dumps({"version": VERSION, **asdict(client)}, indent=2).encode())
     return client
 
 
-def stop_ids(found: Source, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """The plain ids that end an answer: those of generation_config.json, else the configuration's."""
-    eos = _generation(found).get("eos_token_id", config.get("eos_token_id"))
-    return tuple(_ids(eos))
+def stop_ids(files: TokenizerFiles, vocabulary: int) -> tuple[int, ...]:
+    """The plain ids that end an answer, of which the model must know all. Raises CheckpointError."""
+    unknown = [token_id for token_id in files.eos_ids if token_id >= vocabulary]
+    if unknown:
+        raise CheckpointError(
+            f"the id {unknown[0]} ends an answer, and the model knows {vocabulary}; correct its eos_token_id"
+        )
+    return files.eos_ids
+
+
+def check_generation(found: Source, config: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless generation_config.json has settings that the host may be given: ids of
+    the vocabulary, and numbers."""
+    file, plain = found.path / _GENERATION_FILE, _generation(found)
+    for name in _SPECIALS:
+        if not _is_no_pad(name, plain.get(name)):
+            check_ids(file, name, plain.get(name), config["vocab_size"])
+    for name in _SAMPLING:
+        value = plain.get(name)
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise CheckpointError(f"{file}: {name} is {str(value)[:80]!r}; it must be a number; restore it")
 
 
 def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> dict[str, bytes]:
@@ -108,13 +130,15 @@ def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> d
 
     `config` is the plain configuration; ids in it are mapped with `tau_V` (int64, [V], plain to obfuscated).
     Of the generation settings only sampling defaults and mapped special ids are kept: any other may name ids.
+    Raises CheckpointError as `check_generation`.
     """
+    check_generation(found, config)
     plain = _generation(found)
     generation: dict[str, Any] = {name: plain[name] for name in _SAMPLING if name in plain}
     for name in _SPECIALS:
         value = plain.get(name, config.get(name))
-        if value is not None:
-            mapped = [int(tau_V[one]) for one in _ids(value)]
+        mapped = [] if _is_no_pad(name, value) else [int(tau_V[one]) for one in _ids(value)]
+        if mapped:
             generation[name] = mapped if isinstance(value, list) else mapped[0]
     tokens = {"eos_token": generation.get("eos_token_id"), "bos_token": generation.get("bos_token_id")}
     tokens["pad_token"] = generation.get("pad_token_id")
@@ -123,7 +147,7 @@ def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> d
     return {
         "tokenizer.json": placeholder_tokenizer(len(tau_V)).encode(),
         "tokenizer_config.json": json.dumps(record, indent=2).encode(),
-        "generation_config.json": json.dumps(generation, indent=2).encode(),
+        _GENERATION_FILE: json.dumps(generation, indent=2).encode(),
     }
 
 
@@ -138,8 +162,13 @@ def placeholder_tokenizer(vocabulary: int) -> str:
     return str(tokenizer.to_str())
 
 
+def _is_no_pad(name: str, value: Any) -> bool:
+    """-1 is how some checkpoints say that they have no padding token."""
+    return name == "pad_token_id" and type(value) is int and value == -1
+
+
 def _generation(found: Source) -> dict[str, Any]:
-    file = found.path / "generation_config.json"
+    file = found.path / _GENERATION_FILE
     return read_json(file) if found.kind == "directory" and file.is_file() else {}
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from transom.errors import CheckpointError
 from transom.obfuscation.keys import token_map
-from transom.obfuscation.norms import PIECE, reads, wide
+from transom.obfuscation.norms import PIECE, not_finite, reads, wide
 from transom.obfuscation.task import Config, Context, Task
 from transom.privacy.stream import Stream
 
@@ -83,11 +83,15 @@ def _scaled(stream: Stream, alpha: float, table_Vd: Tensor) -> Iterator[Tensor]:
 
 
 def _deviation(table_Vd: Tensor) -> float:
-    """The table's standard deviation, without a float32 copy of the whole of it."""
+    """The standard deviation of the table's finite numbers, without a float32 copy of the whole of it."""
     total = square = 0.0
+    count = 0
     for start in range(0, table_Vd.shape[0], _BLOCK):
         piece = wide(table_Vd[start : start + _BLOCK])
+        if not_finite(piece) is not None:
+            piece = piece[piece.isfinite()]
         total += float(piece.sum())
         square += float((piece * piece).sum())
-    mean = total / table_Vd.numel()
-    return float((square / table_Vd.numel() - mean * mean) ** 0.5)
+        count += piece.numel()
+    mean = total / max(count, 1)
+    return float((square / max(count, 1) - mean * mean) ** 0.5)

@@ -14,17 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from transom.errors import NotYetError
-
-
-def require_known(config: Mapping[str, Any]) -> None:
-    """Raises NotYetError for a variant that llama.cpp would run as another model."""
-    grouped = int(config.get("n_group") or 1) > 1
-    if config["model_type"] == "deepseek_v2" and (grouped or not config.get("q_lora_rank")):
-        raise NotYetError("no GGUF for DeepSeek-V2 with groups of experts, or without a latent query")
-    if not config.get("rope_interleave", True) or config.get("attention_bias"):
-        raise NotYetError("no GGUF for DeepSeek with biases, or with rotary halves apart")
-
 
 def describe(gguf: Any, writer: Any, config: Mapping[str, Any]) -> None:
     """The settings that other models lack, or have otherwise."""
@@ -36,14 +25,16 @@ def describe(gguf: Any, writer: Any, config: Mapping[str, Any]) -> None:
     writer.add_key_length_mla(int(config["qk_nope_head_dim"]) + rotary)
     writer.add_value_length_mla(int(config["v_head_dim"]))
     writer.add_rope_dimension_count(rotary)
-    writer.add_q_lora_rank(int(config["q_lora_rank"]))
+    if config["q_lora_rank"] is not None:
+        writer.add_q_lora_rank(int(config["q_lora_rank"]))
     writer.add_kv_lora_rank(rank)
-    writer.add_leading_dense_block_count(int(config.get("first_k_dense_replace") or 0))
+    writer.add_leading_dense_block_count(int(config["first_k_dense_replace"]))
     writer.add_expert_shared_count(int(config["n_shared_experts"]))
-    writer.add_expert_weights_scale(float(config.get("routed_scaling_factor") or 1.0))
-    writer.add_expert_weights_norm(bool(config.get("norm_topk_prob")))
-    writer.add_expert_gating_func(kind.SIGMOID if config["model_type"] == "deepseek_v3" else kind.SOFTMAX)
-    if int(config.get("n_group") or 1) > 1:
+    writer.add_expert_weights_scale(float(config["routed_scaling_factor"]))
+    third = config["model_type"] == "deepseek_v3"
+    writer.add_expert_weights_norm(bool(config["norm_topk_prob"]))
+    writer.add_expert_gating_func(kind.SIGMOID if third else kind.SOFTMAX)
+    if third and config["n_group"] > 1:
         writer.add_expert_group_count(int(config["n_group"]))
         writer.add_expert_group_used_count(int(config["topk_group"]))
 

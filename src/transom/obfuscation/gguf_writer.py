@@ -6,7 +6,7 @@ divided by the heads; the output matrix is written apart, because it is no longe
 Threat model: that of the obfuscated folder; this only changes its form, so its card speaks for the GGUF too.
 Does not protect: anything the folder did not. Rounding to Q8_0 is no protection.
 Source: the GGUF specification; llama.cpp's conversion of these architectures (its Llama rotates neighbouring
-rows where transformers rotates the halves of a head, hence `_interleaved`).
+rows where transformers rotates the halves of a head, hence `_interleaved`); `gguf_known`.
 
 Shapes: E experts, H heads, K head width.
 """
@@ -16,30 +16,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import check, find, read_json
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError, NotYetError
+from transom.files import growing
 from transom.obfuscation import gguf_latent
+from transom.obfuscation.gguf_known import (
+    ARCHITECTURES,
+    MOST_ENDS,
+    context_tokens,
+    experts_of,
+    require_known,
+    rope_of,
+)
+from transom.obfuscation.shards import Entry, locate, read_tensor
 
-ARCHITECTURES = {
-    "llama": "llama",
-    "mistral": "llama",
-    "mixtral": "llama",
-    "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe",
-    "deepseek_v2": "deepseek2",
-    "deepseek_v3": "deepseek2",
-}
-KINDS = ("f16", "q8_0")
+KINDS = ("f16", "q8_0", "f32")
 _BLOCK = 32  # Q8_0: so many values share a scale
+_LARGEST = {"f16": 65_504.0, "q8_0": 127 * 65_504.0, "f32": float(np.finfo(np.float32).max)}
 _DIVISORS = "rope_freqs.weight"
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _EXPERT = re.compile(r"(?<=\.experts\.)(\d+)\.")
 
 
@@ -49,40 +50,64 @@ class _Tensor:
 
     name: str
     shape: tuple[int, ...]
-    sources: tuple[tuple[Path, str], ...]
+    sources: tuple[tuple[str, Entry], ...]
     heads: int = 0  # rows of so many heads are to be interleaved
     kind: str = "f32"
 
 
 def write_gguf(folder: str | Path, out: str | Path, kind: str = "f16") -> Path:
-    """Write an obfuscated folder as `out`, whole or not at all; `kind` is f16 or q8_0 (vectors stay float32).
+    """Write an obfuscated folder as `out`, whole or not at all; `kind` is f16, q8_0 or f32.
 
-    Holds one tensor in memory. Raises MisconfiguredError (kind, a width that Q8_0 cannot have, an existing
-    file, a full disk), NotYetError (architecture, rescaled positions), CheckpointError, MissingExtraError.
+    Vectors stay float32. Holds one tensor in memory. Raises MisconfiguredError (kind, a width that Q8_0
+    cannot have, an existing file, a full disk), NotYetError (what llama.cpp would compute otherwise),
+    CheckpointError, MissingExtraError.
     """
     folder, out = Path(folder), Path(out)
     if kind not in KINDS:
         raise MisconfiguredError(f"the type must be one of {', '.join(KINDS)}, got {kind!r}")
-    if out.exists():
+    if os.path.lexists(out):
         raise MisconfiguredError(f"{out} exists; remove it or give another path")
     gguf = _library()
-    check(find(folder))
-    config = read_json(folder / "config.json")
-    _require_known(config)
+    found = find(folder)
+    check(found)
+    config = resolved_config(found)
+    require_known(config)
     tensors = list(_tensors(gguf, folder, config, kind))
-    partial = out.with_name(f".{out.name}.partial")
-    writer = gguf.GGUFWriter(str(partial), ARCHITECTURES[config["model_type"]])
+    try:
+        with growing(out) as partial:
+            _write(gguf, partial, config, _ends(folder, config), tensors, kind)
+    except FileExistsError:
+        raise MisconfiguredError(f"{out} was written by another process meanwhile; it is kept") from None
+    except OSError as error:
+        raise MisconfiguredError(
+            f"cannot write {out} ({error.strerror}); free the disk or choose another path"
+        ) from None
+    return out
+
+
+def shortened(folder: str | Path) -> str:
+    """A sentence if the GGUF takes shorter prompts than the folder, else nothing."""
+    config = resolved_config(find(folder))
+    longest, context = config["max_position_embeddings"], context_tokens(config)
+    if context == longest:
+        return ""
+    return (
+        f"context {context} instead of {longest}: the model attends within a window of that many tokens, "
+        "which llama.cpp does not apply to it; start it with no longer context"
+    )
+
+
+def _write(
+    gguf: Any, path: Path, config: Mapping[str, Any], ends: list[int], tensors: list[_Tensor], kind: str
+) -> None:
+    """Raises OSError."""
+    writer = gguf.GGUFWriter(str(path), ARCHITECTURES[config["model_type"]])
     try:
         _describe(gguf, writer, config, kind)
-        _vocabulary(writer, config)
+        _vocabulary(writer, config, ends)
         for tensor in tensors:
-            writer.add_tensor_info(
-                tensor.name,
-                tensor.shape,
-                np.dtype(np.float32),
-                _size_bytes(gguf, tensor),
-                _type(gguf, tensor),
-            )
+            size_bytes, number = _size_bytes(gguf, tensor), _type(gguf, tensor)
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size_bytes, number)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -90,18 +115,8 @@ def write_gguf(folder: str | Path, out: str | Path, kind: str = "f16") -> Path:
             made = tensor.name == _DIVISORS
             writer.write_tensor_data(_rope_divisors(config) if made else _encoded(gguf, tensor))
         writer.flush()
-        for file in writer.fout:
-            os.fsync(file.fileno())
-        partial.replace(out)
-    except OSError as error:
-        raise MisconfiguredError(
-            f"cannot write {out} ({error.strerror}); free the disk or choose another path"
-        ) from None
     finally:
         writer.close()
-        with suppress(FileNotFoundError):
-            partial.unlink()
-    return out
 
 
 def _library() -> Any:
@@ -113,39 +128,9 @@ def _library() -> Any:
     return gguf
 
 
-def _require_known(config: Mapping[str, Any]) -> None:
-    model_type = config.get("model_type")
-    if model_type not in ARCHITECTURES:
-        raise NotYetError(
-            f"no GGUF for the model type {model_type!r}; it can be written for {', '.join(ARCHITECTURES)}"
-        )
-    scaling = _rope(config)["rope_type"]
-    if scaling not in ("default", "llama3") or (scaling == "llama3" and model_type != "llama"):
-        raise NotYetError(f"no GGUF for positions rescaled by {scaling!r}; serve the folder with vLLM")
-    if model_type == "qwen3_moe" and not config.get("norm_topk_prob"):
-        raise NotYetError(
-            "llama.cpp always normalises the weights of Qwen3's experts, and this model does not"
-        )
-    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
-        raise NotYetError("no GGUF for a model whose layers have experts here and none there")
-    if _is_latent(config):
-        gguf_latent.require_known(config)
-
-
-def _is_latent(config: Mapping[str, Any]) -> bool:
-    return ARCHITECTURES[config["model_type"]] == "deepseek2"
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The rotary settings of either form of configuration."""
-    old = config.get("rope_scaling") or {}
-    old = {"rope_theta": config.get("rope_theta", 10_000.0), "rope_type": old.get("type", "default"), **old}
-    return old | (config.get("rope_parameters") or {})
-
-
 def _rope_divisors(config: Mapping[str, Any]) -> np.ndarray:
     """By how much Llama 3.1 slows each pair of a head, float32 [K/2]: the long waves only."""
-    rope = _rope(config)
+    rope = rope_of(config)
     turns = rope["rope_theta"] ** -(np.arange(0, _head_width(config), 2) / _head_width(config)) / (2 * np.pi)
     turns *= rope["original_max_position_embeddings"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
@@ -157,28 +142,25 @@ def _head_width(config: Mapping[str, Any]) -> int:
     return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
+def _is_latent(config: Mapping[str, Any]) -> bool:
+    return ARCHITECTURES[config["model_type"]] == "deepseek2"
+
+
 def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> Iterator[_Tensor]:
     """Every tensor of the folder in its order, experts of one layer and part together."""
-    from safetensors import safe_open
-
     names = gguf.get_tensor_name_map(
         _architecture(gguf, config["model_type"]), int(config["num_hidden_layers"])
     )
-    found: dict[str, dict[int, tuple[tuple[int, ...], Path, str]]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  it is no mapping
-                shape = tuple(file.get_slice(name).get_shape())
-                target, expert = _target(names, name)
-                found.setdefault(target, {})[expert] = (shape, path, name)
-    if _rope(config)["rope_type"] == "llama3":
+    found: dict[str, dict[int, tuple[str, Entry]]] = {}
+    for name, entry in locate(folder).items():
+        target, expert = _target(names, name)
+        found.setdefault(target, {})[expert] = name, entry
+    if rope_of(config)["rope_type"] == "llama3":
         yield _Tensor(_DIVISORS, (_head_width(config) // 2,), ())
     for target, parts in found.items():
-        if sorted(parts) not in ([-1], list(range(len(parts)))):
-            raise CheckpointError(f"the tensor {target} lacks experts; obfuscate again")
-        ordered = [parts[i] for i in sorted(parts)]
-        shape = ordered[0][0] if -1 in parts else (len(parts), *ordered[0][0])
-        sources = tuple((path, name) for _, path, name in ordered)
+        sources = tuple(parts[i] for i in sorted(parts))
+        one = sources[0][1].shape
+        shape = one if -1 in parts else (len(parts), *one)
         if ".attn_kv_b." in target:
             for half, cut in gguf_latent.halves(config).items():
                 name = target.replace("attn_kv_b", half)
@@ -235,24 +217,22 @@ def _size_bytes(gguf: Any, tensor: _Tensor) -> int:
 
 def _encoded(gguf: Any, tensor: _Tensor) -> np.ndarray:
     """The tensor's bytes, one source after the other."""
-    parts = [_part(gguf, tensor, path, name) for path, name in tensor.sources]
+    parts = [_part(gguf, tensor, name, entry) for name, entry in tensor.sources]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _part(gguf: Any, tensor: _Tensor, path: Path, name: str) -> np.ndarray:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        values: np.ndarray = file.get_tensor(name).float().numpy()
+def _part(gguf: Any, tensor: _Tensor, name: str, entry: Entry) -> np.ndarray:
+    values: np.ndarray = read_tensor(entry).float().numpy()
+    if not (np.abs(values) <= _LARGEST[tensor.kind]).all():
+        raise CheckpointError(
+            f"the tensor {name} holds values that {tensor.kind} cannot; take f32, or obfuscate again"
+        )
     if tensor.heads:
         values = _interleaved(values, tensor.heads)
     if re.search(r"\.attn_[kv]_b\.", tensor.name):
         values = gguf_latent.half_of(values, tensor.name, tensor.shape)
     if tensor.kind == "f16":
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float16)
-    if not np.isfinite(values).all():
-        raise CheckpointError(f"the tensor {name} holds values that {tensor.kind} cannot; obfuscate again")
+        values = values.astype(np.float16)
     if tensor.kind == "q8_0":
         values = gguf.quants.quantize(values, _type(gguf, tensor))
     return np.ascontiguousarray(values)
@@ -266,19 +246,18 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def _describe(gguf: Any, writer: Any, config: Mapping[str, Any], kind: str) -> None:
     heads, head_width = int(config["num_attention_heads"]), _head_width(config)
-    window = config.get("sliding_window") or config["max_position_embeddings"]
     writer.add_type("model")
     writer.add_name("obfuscated")
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(int(config["vocab_size"]))
-    writer.add_context_length(min(int(window), int(config["max_position_embeddings"])))
+    writer.add_context_length(context_tokens(config))
     writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_block_count(int(config["num_hidden_layers"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(heads)
-    writer.add_rope_freq_base(float(_rope(config)["rope_theta"]))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    _rope(gguf, writer, config)
     if _is_latent(config):
         gguf_latent.describe(gguf, writer, config)
     else:
@@ -286,15 +265,49 @@ def _describe(gguf: Any, writer: Any, config: Mapping[str, Any], kind: str) -> N
         writer.add_key_length(head_width)
         writer.add_value_length(head_width)
         writer.add_rope_dimension_count(head_width)
-    experts = next((config[name] for name in _EXPERT_COUNTS if config.get(name)), None)
+    experts = experts_of(config)
     if experts:
-        writer.add_expert_count(int(experts))
+        writer.add_expert_count(experts)
         writer.add_expert_used_count(int(config["num_experts_per_tok"]))
     if config.get("moe_intermediate_size"):
         writer.add_expert_feed_forward_length(int(config["moe_intermediate_size"]))
 
 
-def _vocabulary(writer: Any, config: Mapping[str, Any]) -> None:
+def _rope(gguf: Any, writer: Any, config: Mapping[str, Any]) -> None:
+    """How positions are rescaled; Llama 3's way has a tensor instead."""
+    rope = rope_of(config)
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType[rope["rope_type"].upper()])
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+        if _is_latent(config):
+            writer.add_rope_scaling_yarn_log_mul(0.1 * float(rope["mscale_all_dim"]))
+
+
+def _ends(folder: Path, config: Mapping[str, Any]) -> list[int]:
+    """The ids that end an answer: those of the generation settings, as in transformers, else the model's."""
+    path = folder / "generation_config.json"
+    ends = (read_json(path) if path.is_file() else {}).get("eos_token_id", config.get("eos_token_id"))
+    ids = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    if not 1 <= len(ids) <= MOST_ENDS:
+        raise NotYetError(
+            f"no GGUF for a model with {len(ids)} ids that end an answer: llama.cpp has room for "
+            f"{MOST_ENDS}, and without one takes id 11 for it; serve the folder with vLLM"
+        )
+    return [_id("eos", token, config) for token in ids]
+
+
+def _id(role: str, token: object, config: Mapping[str, Any]) -> int:
+    if not isinstance(token, int) or not 0 <= token < config["vocab_size"]:
+        raise CheckpointError(
+            f"{role}_token_id holds {token!r:.40}, and there are {config['vocab_size']} ids; obfuscate again"
+        )
+    return int(token)
+
+
+def _vocabulary(writer: Any, config: Mapping[str, Any], ends: list[int]) -> None:
     """Placeholders that decode to nothing but their own number, and the ids that end an answer."""
     size = int(config["vocab_size"])
     writer.add_tokenizer_model("gpt2")
@@ -303,14 +316,8 @@ def _vocabulary(writer: Any, config: Mapping[str, Any]) -> None:
     writer.add_token_types([1] * size)  # ordinary text
     writer.add_token_merges(["< 0"])  # llama.cpp demands some, and this one leads nowhere
     writer.add_add_bos_token(False)
-    ends = config.get("eos_token_id")
-    for add, token in zip(
-        (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id),
-        ends if isinstance(ends, list) else [ends],
-        strict=False,
-    ):
-        if token is not None:
-            add(int(token))
-    for add, role in ((writer.add_bos_token_id, "bos"), (writer.add_pad_token_id, "pad")):
+    for part, token in zip(("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"), ends, strict=False):
+        writer.add_uint32(f"tokenizer.ggml.{part}_token_id", token)
+    for role in ("bos", "pad"):
         if config.get(f"{role}_token_id") is not None:
-            add(int(config[f"{role}_token_id"]))
+            getattr(writer, f"add_{role}_token_id")(_id(role, config[f"{role}_token_id"], config))

@@ -12,14 +12,19 @@ Legend: B batch, T tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.load import libraries, load
+from transom.checkpoint.load import load
+from transom.checkpoint.resolve import libraries, model_config
+from transom.checkpoint.source import stored_tensors
 from transom.checkpoint.tokenizer import tokenizer_of
+from transom.errors import CheckpointError
 from transom.obfuscation.calibrate import TEXT, calibrate, isotropic
 from transom.obfuscation.keys import Space
+from transom.obfuscation.norms import not_finite
 from transom.obfuscation.plain import Plain
 from transom.obfuscation.plan import norm_names, plan
 from transom.obfuscation.shards import Entry, read_tensor
@@ -43,11 +48,33 @@ class _Streamed:
 
 
 def measure_kappas(plain: Plain, space: Space, entries: Mapping[str, Entry]) -> dict[str, float]:
-    """Kappa of each norm, by tensor name. `entries` are the source's tensors. Raises CheckpointError when the
-    source has no tokenizer."""
+    """Kappa of each norm, by tensor name. `entries` are the source's tensors.
+
+    Raises CheckpointError when the source has no tokenizer, one with other ids, or weights that are no
+    numbers.
+    """
+    kappas = _measured(plain, space, entries)
+    if not all(map(math.isfinite, kappas.values())):
+        for name, entry in entries.items():
+            place = not_finite(read_tensor(entry))
+            if place is not None:
+                raise CheckpointError(
+                    f"{name} holds a number that is not finite at {list(place)}, and plain text meets it; "
+                    "restore the checkpoint"
+                )
+    return kappas
+
+
+def _measured(plain: Plain, space: Space, entries: Mapping[str, Entry]) -> dict[str, float]:
     import torch
 
-    ids_BT = torch.tensor([tokenizer_of(plain.found).tokenizer.encode(TEXT).ids])
+    ids = tokenizer_of(plain.found).tokenizer.encode(TEXT).ids
+    if not ids or max(ids) >= plain.vocabulary:
+        raise CheckpointError(
+            f"the tokenizer of {plain.found.path} gives plain text no ids of the {plain.vocabulary} that the "
+            "model has; restore the model's own tokenizer"
+        )
+    ids_BT = torch.tensor([ids])
     if plain.loaded is not None:
         return calibrate(plain.loaded.model, ids_BT, space)
     model = _empty_model(plain)
@@ -73,9 +100,7 @@ def _empty_model(plain: Plain) -> Any:
     transformers, _torch = libraries()
     from accelerate import init_empty_weights  # type: ignore[import-untyped,unused-ignore]
 
-    config = transformers.AutoConfig.from_pretrained(
-        plain.found.path, local_files_only=True, trust_remote_code=False
-    )
+    config = model_config(plain.found, stored_tensors(plain.found.path))
     with init_empty_weights(include_buffers=False):
         return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
 

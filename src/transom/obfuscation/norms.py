@@ -81,6 +81,18 @@ def writes(
     return output_wn
 
 
+def not_finite(tensor: Tensor) -> tuple[int, ...] | None:
+    """Where the first infinite or missing number is, if there is one; without a copy of the tensor."""
+    import torch
+
+    for start in range(0, tensor.shape[0] if tensor.ndim else 0, PIECE):
+        piece = tensor[start : start + PIECE]
+        if not torch.isfinite(piece).all():
+            first, *others = (~torch.isfinite(piece)).nonzero()[0].tolist()
+            return (start + first, *others)
+    return None
+
+
 def _own(piece: Tensor) -> Tensor:
     """As `wide`, in memory of its own, which can be scaled in place."""
     return wide(piece).clone() if wide(piece[:0]).dtype == piece.dtype else wide(piece)

@@ -10,17 +10,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.gguf import read_gguf_head
+from transom.checkpoint.gguf_config import gguf_config
 from transom.checkpoint.load import Checkpoint, load
+from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import Source, check, find, read_json, weight_files
-from transom.errors import CheckpointError, ReplaceableError
+from transom.errors import CheckpointError, NotYetError, ReplaceableError
 from transom.files import file_sha256
+from transom.obfuscation.client import check_generation
 from transom.obfuscation.keys import Settings
-from transom.obfuscation.plan import further_tokens, plan
+from transom.obfuscation.plan import further_tokens, plan, require_planned
 from transom.obfuscation.shards import locate
 
 
@@ -47,22 +51,24 @@ class Plain:
 def open_source(source: str | Path) -> Plain:
     """Check a checkpoint and hash it.
 
-    Raises CheckpointError (absent, broken, truncated), NotYetError (an architecture without a transform),
-    ReplaceableError (quantised weights in a directory), MissingExtraError.
+    Raises CheckpointError (absent, broken, truncated, special ids outside the vocabulary), NotYetError (an
+    architecture without a transform), ReplaceableError (quantised weights in a directory), MissingExtraError.
     """
     found = find(source)
     check(found)
     if found.kind == "gguf":
-        loaded = load(found.path)
-        config = {**loaded.model.config.to_dict(), "architectures": [type(loaded.model).__name__]}
-        return Plain(found, _planned(config), file_sha256(found.path), loaded)
-    config = read_json(found.path / "config.json")
-    if "quantization_config" in config and _method(config) != "fp8":
+        head = read_gguf_head(found.path)
+        config = _planned(gguf_config(head))  # before gigabytes of what has no plan are dequantised
+        return Plain(found, config, _gguf_fingerprint(head.paths), load(found.path))
+    raw = read_json(found.path / "config.json")
+    require_planned(raw)
+    if raw.get("quantization_config") is not None and _method(raw) != "fp8":
         raise ReplaceableError(
-            f"{found.path} holds weights quantised by {_method(config)}, which cannot be multiplied by keys; "
+            f"{found.path} holds weights quantised by {_method(raw)}, which cannot be multiplied by keys; "
             "give what they were made from (bf16, fp16 or fp8), or a GGUF, which is dequantised here"
         )
-    planned = _planned(config)
+    planned = _planned(resolved_config(found))
+    check_generation(found, planned)
     left_out = further_tokens(locate(found.path), planned)
     return Plain(found, planned, _fingerprint(found.path), left_out=tuple(left_out))
 
@@ -70,7 +76,10 @@ def open_source(source: str | Path) -> Plain:
 def _planned(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration, if there are transforms for it (NotYetError otherwise)."""
     plan(config, Settings())
-    if not isinstance(config.get("vocab_size"), int):
+    name = str((config.get("architectures") or ["none"])[0])
+    if not name.endswith("ForCausalLM"):
+        raise NotYetError(f"cannot obfuscate the architecture {name[:80]!r} yet; language models alone")
+    if type(config.get("vocab_size")) is not int:
         raise CheckpointError("config.json names no vocab_size; restore it")
     return config
 
@@ -80,7 +89,14 @@ def _method(config: Mapping[str, Any]) -> str:
     return str(record.get("quant_method", "an unnamed method"))[:40] if isinstance(record, dict) else "?"
 
 
+def _gguf_fingerprint(paths: tuple[Path, ...]) -> str:
+    return file_sha256(paths[0]) if len(paths) == 1 else _joint(paths)
+
+
 def _fingerprint(folder: Path) -> str:
-    names = ["config.json", *weight_files(folder)]
-    record = {name: file_sha256(folder / name) for name in names}
+    return _joint([folder / name for name in ["config.json", *weight_files(folder)]])
+
+
+def _joint(paths: Iterable[Path]) -> str:
+    record = {path.name: file_sha256(path) for path in paths}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -34,6 +34,7 @@ __all__ = [
     "norm_names",
     "obfuscate_state",
     "plan",
+    "require_planned",
     "run",
     "target_config",
 ]
@@ -41,6 +42,8 @@ __all__ = [
 # What the obfuscated width must be divisible by, beside the number of heads: blocks of quantised formats.
 MULTIPLES = {"transformers": 1, "vllm": 1, "llama.cpp": 32, "group-128": 128, "llama.cpp-k": 256}
 _RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")
+# A number that is not finite stays in its row (of a token, of an expert), as it does in the plain model.
+_ROW_BY_ROW = ("embedding", "head", "moe.gate", "moe.up", "moe.down", "moe.bias")
 _NOT_THE_HOSTS = ("auto_map", "_name_or_path", "quantization_config")
 
 
@@ -81,19 +84,31 @@ def plan(config: Config, settings: Settings, secret: bytes | None = None) -> tup
     """Every task of a checkpoint. `run` wants those of the secret, which puts a mixture's experts in their
     places. Raises NotYetError for an architecture or a variant that is not planned, NeverError for one that
     has no place for keys."""
-    kind = config.get("model_type")
-    if kind not in PLANS:
-        _refuse(config)
+    require_planned(config)
+    kind = config["model_type"]
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
         raise NotYetError(f"cannot obfuscate a partial rotary embedding yet (factor {partial})")
-    if kind == "qwen2" and config.get("use_sliding_window"):
+    if kind == "qwen2" and _has_window(config):
         raise NotYetError(
-            "cannot obfuscate Qwen2 with use_sliding_window yet; set it to false in config.json"
+            "cannot obfuscate a Qwen2 whose layers see a window (use_sliding_window) yet. Without it, it is "
+            f"another model: beyond {config.get('sliding_window')} tokens its answers change. If that will "
+            "do, set use_sliding_window to false in config.json and drop layer_types"
         )
     tasks = PLANS[str(kind)](config, settings)
     return tasks if secret is None else moe.place_experts(tasks, config, secret)
+
+
+def require_planned(config: Config) -> None:
+    """Raises NotYetError or NeverError unless there are transforms for the architecture."""
+    if config.get("model_type") not in tuple(PLANS):
+        _refuse(config)
+
+
+def _has_window(config: Config) -> bool:
+    kinds = config.get("layer_types")
+    return bool(config.get("use_sliding_window")) if kinds is None else "sliding_attention" in kinds
 
 
 def _refuse(config: Config) -> NoReturn:
@@ -121,11 +136,35 @@ def run(
     kappas: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """The outputs of one task, each in the dtype and on the device of the first source; products in float32,
-    or float64 when the sources are. Deterministic: the same secret gives the same tensors."""
+    or float64 when the sources are. Deterministic: the same secret gives the same tensors.
+
+    Raises CheckpointError for a source that is not finite where the plain model would answer nothing but NaN,
+    and for one whose obfuscation its dtype cannot hold.
+    """
     import torch
 
+    finite = True
+    for name in task.sources:
+        place = norms.not_finite(tensors[name])
+        finite = finite and place is None
+        if place is not None and not (task.component in _ROW_BY_ROW and name == task.sources[0]):
+            _refuse_not_finite(name, place)
     with torch.no_grad():
-        return COMPONENTS[task.component](task, tensors, Context(space, config, kappas))
+        made = COMPONENTS[task.component](task, tensors, Context(space, config, kappas))
+    for name, tensor in made.items():
+        if finite and norms.not_finite(tensor) is not None:
+            raise CheckpointError(
+                f"{name} is too large for {str(tensor.dtype).removeprefix('torch.')} once obfuscated; "
+                "save the checkpoint as bfloat16 or float32"
+            )
+    return made
+
+
+def _refuse_not_finite(name: str, place: tuple[int, ...]) -> NoReturn:
+    raise CheckpointError(
+        f"{name} holds a number that is not finite at {list(place)}, which spoils every answer; "
+        "restore the checkpoint"
+    )
 
 
 def obfuscate_state(
@@ -178,12 +217,14 @@ def target_config(config: Config, settings: Settings, tau: NDArray[np.int64]) ->
         "tie_word_embeddings": False,
         "num_key_value_heads": attention.groups(config)[0],
     }
-    if "num_nextn_predict_layers" in config:
-        target["num_nextn_predict_layers"] = 0
+    for name in ("num_nextn_predict_layers", "num_mtp_layers"):
+        if name in config:
+            target[name] = 0
     if "q_lora_rank" not in config:
         target["head_dim"] = attention.head_width(config)
     if config["model_type"] == "qwen2":
-        target |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": True}
+        target |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+        target |= {"attention_bias": True, "mlp_bias": False}
         for name in ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"):
             target.pop(name, None)
     ids = {name: value for name, value in config.items() if name.endswith("_token_id")}
@@ -195,7 +236,9 @@ def _map_ids(name: str, value: Any, tau: NDArray[np.int64]) -> Any:
         return None
     if isinstance(value, list):
         return [_map_ids(name, one, tau) for one in value]
-    if not isinstance(value, int) or not 0 <= value < len(tau):
+    if name == "pad_token_id" and value == -1:  # engines take it for none
+        return None
+    if type(value) is not int or not 0 <= value < len(tau):
         raise MisconfiguredError(f"{name} is {value!r} in config.json; the vocabulary has {len(tau)} ids")
     return int(tau[value])
 

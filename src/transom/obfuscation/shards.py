@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.source import read_safetensors_head, weight_files
+from transom.checkpoint.source import Stored, stored_tensors
 from transom.errors import CheckpointError, NotYetError
 from transom.obfuscation.task import Task
 
@@ -59,15 +59,11 @@ class Shard:
 
 
 def locate(folder: Path) -> dict[str, Entry]:
-    """Every tensor of a checked checkpoint by name; scales belong to what they scale.
+    """Every tensor of a checkpoint by name; scales belong to what they scale.
 
     Raises CheckpointError, NotYetError (a dtype, or 8-bit floats scaled otherwise than DeepSeek's).
     """
-    entries: dict[str, Entry] = {}
-    for name in weight_files(folder):
-        path = folder / name
-        header, start_bytes = read_safetensors_head(path)
-        entries |= {tensor: _entry(path, tensor, item, start_bytes) for tensor, item in header.items()}
+    entries = {name: _entry(name, stored) for name, stored in stored_tensors(folder).items()}
     return {
         name: _scaled(name, entry, entries) for name, entry in entries.items() if not name.endswith(_SCALES)
     }
@@ -146,20 +142,13 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _entry(path: Path, name: str, item: Mapping[str, Any], start_bytes: int) -> Entry:
-    begin, end = item["data_offsets"]
-    dtype, shape = item["dtype"], tuple(item["shape"])
-    if dtype not in ITEM_BYTES:
+def _entry(name: str, stored: Stored) -> Entry:
+    if stored.dtype not in ITEM_BYTES:
         raise NotYetError(
-            f"{name} in {path} is stored as {dtype}; {', '.join(ITEM_BYTES)} are read. "
+            f"{name} in {stored.path} is stored as {stored.dtype}; {', '.join(ITEM_BYTES)} are read. "
             "Give the checkpoint before it was quantised"
         )
-    count = 1
-    for side in shape:
-        count *= side
-    if end - begin != count * ITEM_BYTES[dtype]:
-        raise CheckpointError(f"{name} in {path} has an impossible shape; download it again")
-    return Entry(path, dtype, shape, start_bytes + begin, end - begin)
+    return Entry(stored.path, stored.dtype, stored.shape, stored.offset_bytes, stored.size_bytes)
 
 
 def _scaled(name: str, entry: Entry, entries: Mapping[str, Entry]) -> Entry:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -29,15 +30,15 @@ from typing import Any
 from transom.checkpoint.source import INDEX_FILE, read_json
 from transom.errors import MisconfiguredError
 from transom.files import file_sha256, sync, write_file
-from transom.obfuscation.card import Card, write_card
+from transom.obfuscation.card import CARD_FILE, Card, verify_card, write_card
 from transom.obfuscation.client import host_files
 from transom.obfuscation.keyfile import KeyFile
-from transom.obfuscation.keys import token_map
+from transom.obfuscation.keys import Space, token_map
 from transom.obfuscation.measure import measure_kappas
 from transom.obfuscation.plain import Plain, open_source
 from transom.obfuscation.plan import check_names, plan, target_config
 from transom.obfuscation.pool import Work, give_back_memory, make_space, write_all, write_all_ray
-from transom.obfuscation.shards import Shard, locate, plan_shards
+from transom.obfuscation.shards import Entry, Shard, locate, plan_shards
 
 _SHARD_BYTES, _MOST_SHARDS = 64 * 2**20, 400
 _PROGRESS = "progress"
@@ -74,42 +75,80 @@ def obfuscate(
     _check_place(workers, device)
     try:
         with _partial_folder(out, resume) as partial:
-            folder = _directory_of(plain, partial)
-            entries, tasks = locate(folder), plan(plain.config, key.settings, key.secret)
-            check_names(tasks, entries, plain.config)
-            size_bytes = sum(entry.size_bytes for entry in entries.values())
-            shards = plan_shards(tasks, entries, shard_bytes or max(_SHARD_BYTES, size_bytes // _MOST_SHARDS))
-            measured = _resumed(partial, plain, key, shards)
-            space = make_space(key.secret, plain.config, key.settings, entries)
-            if measured is None:
-                measured = measure_kappas(plain, space, entries) if kappas is None else kappas
-                state = _state(plain, key, shards) | {"kappas": dict(measured)}
-                write_file(partial / _PROGRESS / _STATE_FILE, json.dumps(state).encode())
-            give_back_memory()
-            work = Work(
-                folder=partial,
-                done=partial / _PROGRESS,
-                entries=entries,
-                config=plain.config,
-                settings=key.settings,
-                kappas=measured,
-                device=device,
-                secret=key.secret,
-            )
-            left = [shard for shard in shards if not _is_done(partial, shard)]
-            names = (
-                write_all(work, left, workers if device == "cpu" else 1, space)
-                if cluster is None
-                else write_all_ray(work, left, cluster)
-            )
-            _follow(names, len(shards), len(left), progress)
-            _write_rest(partial, plain, key, shards)
-            return _publish(partial, out, plain, key)
+            card = _finished(partial, plain, key)
+            if card is None:
+                rest = _rest(plain, key)
+                entries, shards = _planned_shards(plain, partial, key, shard_bytes)
+                work, space = _work(plain, partial, key, entries, shards, kappas, device)
+                left = [shard for shard in shards if not _is_done(partial, shard)]
+                names = (
+                    write_all(work, left, workers if device == "cpu" else 1, space)
+                    if cluster is None
+                    else write_all_ray(work, left, cluster)
+                )
+                _follow(names, len(shards), len(left), progress)
+                card = _write_rest(partial, plain, key, shards, rest)
+            _publish(partial, out)
+            return card
     except OSError as error:
-        raise MisconfiguredError(
-            f"cannot write {out} ({error.strerror}); free the disk or choose another folder. "
-            f"What is done lies in {partial_path(out)}; --resume goes on with it"
-        ) from None
+        raise _cannot_write(out, error) from None
+
+
+def _planned_shards(
+    plain: Plain, partial: Path, key: KeyFile, shard_bytes: int | None
+) -> tuple[dict[str, Entry], tuple[Shard, ...]]:
+    """The source's tensors, and the files that will be made of them."""
+    entries = locate(_directory_of(plain, partial))
+    tasks = plan(plain.config, key.settings, key.secret)
+    check_names(tasks, entries, plain.config)
+    size_bytes = sum(entry.size_bytes for entry in entries.values())
+    return entries, plan_shards(tasks, entries, shard_bytes or max(_SHARD_BYTES, size_bytes // _MOST_SHARDS))
+
+
+def _work(
+    plain: Plain,
+    partial: Path,
+    key: KeyFile,
+    entries: Mapping[str, Entry],
+    shards: tuple[Shard, ...],
+    kappas: Mapping[str, float] | None,
+    device: str,
+) -> tuple[Work, Space]:
+    """What workers need. The norms' weights are those of the run that is resumed, given, or measured now."""
+    measured = _resumed(partial, plain, key, shards)
+    space = make_space(key.secret, plain.config, key.settings, entries)
+    if measured is None:
+        measured = measure_kappas(plain, space, entries) if kappas is None else kappas
+        state = _state(plain, key, shards) | {"kappas": dict(measured)}
+        _put(partial / _PROGRESS / _STATE_FILE, json.dumps(state).encode())
+    give_back_memory()
+    work = Work(
+        folder=partial,
+        done=partial / _PROGRESS,
+        entries=entries,
+        config=plain.config,
+        settings=key.settings,
+        kappas=measured,
+        device=device,
+        secret=key.secret,
+    )
+    return work, space
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file of the working folder. Raises OSError: that folder may be gone when the error is told."""
+    try:
+        write_file(path, data)
+    except MisconfiguredError as error:
+        raise error.__context__ or error from None
+
+
+def _cannot_write(out: Path, error: OSError) -> MisconfiguredError:
+    kept = partial_path(out).exists()
+    done = f". What is done lies in {partial_path(out)}; --resume goes on with it" if kept else ""
+    return MisconfiguredError(
+        f"cannot write {out} ({error.strerror}); free the disk or choose another folder{done}"
+    )
 
 
 def _check_place(workers: int, device: str) -> None:
@@ -153,7 +192,7 @@ def _partial_folder(out: Path, resume: bool) -> Iterator[Path]:
     except BlockingIOError:
         raise MisconfiguredError(f"another run is writing {partial}; wait for it") from None
     except BaseException:
-        if not any(partial.glob(f"{_PROGRESS}/model-*")):
+        if not any(partial.glob("model-*.safetensors")):
             shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
@@ -182,7 +221,9 @@ def _resumed(
 ) -> Mapping[str, float] | None:
     """The norms' weights of the run that is resumed, which must be this very one; None for a new run."""
     path = partial / _PROGRESS / _STATE_FILE
-    if not path.exists():
+    if not path.exists():  # nor may there be records, then
+        for record in path.parent.glob("model-*"):
+            record.unlink()
         return None
     before = read_json(path)
     measured: Mapping[str, float] = before.pop("kappas", {})
@@ -217,28 +258,30 @@ def _follow(names: Iterator[str], count: int, left: int, progress: Callable[[flo
             progress(number / count)
 
 
-def _write_rest(partial: Path, plain: Plain, key: KeyFile, shards: tuple[Shard, ...]) -> None:
-    """Everything beside the weights, none of which takes long enough to be resumed."""
+def _rest(plain: Plain, key: KeyFile) -> dict[str, bytes]:
+    """The files beside the weights and their index, made before a tensor is read: they may be refused."""
     tau_V = token_map(key.secret, plain.vocabulary)
     config = target_config(plain.config, key.settings, tau_V)
     files = host_files(plain.found, plain.config, tau_V)
-    files["config.json"] = json.dumps(config, indent=2).encode()
-    weight_map = {
-        name: shard.file for shard in shards for name in read_json(_record(partial, shard))["tensors"]
-    }
+    return files | {"config.json": json.dumps(config, indent=2).encode()}
+
+
+def _write_rest(
+    partial: Path, plain: Plain, key: KeyFile, shards: tuple[Shard, ...], rest: Mapping[str, bytes]
+) -> Card:
+    """Everything beside the weights, none of which takes long enough to be resumed; at last the card."""
+    records = {shard.file: read_json(_record(partial, shard)) for shard in shards}
+    weight_map = {name: file for file, record in records.items() for name in record["tensors"]}
     total_bytes = sum((partial / shard.file).stat().st_size for shard in shards)
     index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
-    files[INDEX_FILE] = json.dumps(index, indent=2).encode()
+    files = {**rest, INDEX_FILE: json.dumps(index, indent=2).encode()}
+    for left in partial.iterdir():  # of a run that was killed in the midst of this
+        if left.is_file() and left.name not in records:
+            left.unlink()
     for name, data in files.items():
-        write_file(partial / name, data)
-
-
-def _publish(partial: Path, out: Path, plain: Plain, key: KeyFile) -> Card:
-    records = (partial / _PROGRESS).glob("model-*.json")
-    outputs = {record.stem: str(read_json(record)["sha256"]) for record in records}
-    for path in partial.iterdir():
-        if path.is_file() and path.name not in outputs:
-            outputs[path.name] = file_sha256(path)
+        _put(partial / name, data)
+    outputs = {file: str(record["sha256"]) for file, record in records.items()}
+    outputs |= {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     card = Card(
         model_type=str(plain.config["model_type"]),
         settings=dataclasses.asdict(key.settings),
@@ -247,8 +290,26 @@ def _publish(partial: Path, out: Path, plain: Plain, key: KeyFile) -> Card:
         outputs=dict(sorted(outputs.items())),
     )
     write_card(partial, card, key)
+    return card
+
+
+def _finished(partial: Path, plain: Plain, key: KeyFile) -> Card | None:
+    """The card of a run that was killed between signing it, which is its last step, and moving the folder."""
+    if not (partial / CARD_FILE).exists():
+        return None
+    try:
+        card = verify_card(partial, key, beside=(_PROGRESS,))
+    except MisconfiguredError:
+        return None
+    return (
+        card
+        if (card.source, card.settings) == (plain.fingerprint, dataclasses.asdict(key.settings))
+        else None
+    )
+
+
+def _publish(partial: Path, out: Path) -> None:
     shutil.rmtree(partial / _PROGRESS)
     sync(partial)
     partial.rename(out)
     sync(out.parent)
-    return card

@@ -26,7 +26,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from transom.checkpoint.source import find, read_json
+from transom.checkpoint.source import find
 from transom.checkpoint.tokenizer import tokenizer_of
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
 from transom.serving.detokenizer import Detokenizer, TokenBytes
@@ -211,12 +211,8 @@ def load_tokenizer(source: str | Path) -> ChatTokenizer:
 
     Raises CheckpointError and NotYetError.
     """
-    found = find(source)
-    files = tokenizer_of(found)
-    config = found.path / "generation_config.json"
-    eos = read_json(config).get("eos_token_id") if found.kind != "gguf" and config.is_file() else None
-    eos_ids = [i for i in (eos if isinstance(eos, list) else [eos]) if type(i) is int]
-    return ChatTokenizer(files.tokenizer, files.chat_template, files.specials, eos_ids)
+    files = tokenizer_of(find(source))
+    return ChatTokenizer(files.tokenizer, files.chat_template, files.specials, files.eos_ids)
 
 
 def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:

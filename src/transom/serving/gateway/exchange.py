@@ -84,6 +84,7 @@ class Exchange:
     writer: Writer
     prompts: Sequence[tuple[int, ...]] = field(repr=False)
     host_saw: Sequence[str] = field(repr=False)
+    host_can_read: Sequence[str] = field(default=(), repr=False)  # once it has undone a permutation
     veiled: Veiled | None = None
     epsilon_total: float | None = None
     engine_usage: tuple[int, int] | None = None
@@ -167,6 +168,7 @@ class Exchange:
             "mode": self.gateway.config.mode,
             "host_saw": "\n".join(self.host_saw),
             "host_token_ids": ids[0] if len(ids) == 1 else ids,
+            "host_can_read": "\n".join(self.host_can_read) if self.gateway.substitution else None,
             "guarantee": None,
             "epsilon_spent": _finite(self.veiled.epsilon if self.veiled else 0.0),
             "epsilon_total": _finite(self.epsilon_total),
@@ -203,9 +205,10 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
         encoded = await _aside(fields or [], partial(_encode, gateway, request, fields))
     call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
     saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
+    can_read: list[str] = []
     if gateway.substitution is not None:
         call = gateway.substitution.hide_call(call)
-        saw = [placeholders(ids) for ids in call.prompts]
+        can_read, saw = saw, [placeholders(ids) for ids in call.prompts]
     prompts = call.prompts
     if gateway.enclave is not None:
         with gateway.metrics.step("embed"):
@@ -220,7 +223,7 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
     writer = Writer(
         isinstance(request, ChatRequest), published, gateway.tokenizer, request.alternatives is not None
     )
-    return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, veiled, total)
+    return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, can_read, veiled, total)
 
 
 async def _aside(fields: Sequence[tuple[str, str]], work: Callable[[], _Result]) -> _Result:

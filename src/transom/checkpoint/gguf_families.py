@@ -1,0 +1,357 @@
+"""From the keys of a GGUF to the settings of a class in transformers, one function an architecture.
+
+Threat model and limits: as `gguf_config`. Source: llama.cpp's loaders (src/models/), for what each
+architecture reads, what it takes where a key is absent, and what it ignores; tried against it in the tests.
+
+A key that llama.cpp ignores is allowed only with the value that the architecture has anyhow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from transom.checkpoint.gguf import GgufHead
+from transom.checkpoint.gguf_keys import Keys
+from transom.checkpoint.gguf_rope import rope_parameters
+from transom.errors import CheckpointError, NotYetError
+
+Settings = dict[str, Any]
+_FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
+Described = tuple[str, Settings, dict[str, int]]  # class, its settings, sizes by the letters of `gguf_models`
+
+
+def _base(keys: Keys, head: GgufHead, *, partial: bool = False) -> tuple[Settings, dict[str, int]]:
+    """What every architecture with heads of one width has, and the sizes that shapes are made of."""
+    width, heads = keys.whole("embedding_length"), keys.whole("attention.head_count", high=2**16)
+    groups = keys.whole("attention.head_count_kv", heads, high=2**16)
+    head_width = keys.whole("attention.key_length", width // heads, high=2**16)
+    rotated = keys.whole("rope.dimension_count", head_width, high=2**16)
+    value_width = keys.whole("attention.value_length", width // heads, high=2**16)
+    if value_width != head_width:
+        raise NotYetError(f"keys of width {head_width} with values of width {value_width} are not read")
+    if heads % groups or rotated % 2 or rotated > head_width or (rotated != head_width and not partial):
+        raise CheckpointError(
+            f"the GGUF has {heads} heads of {head_width}, {rotated} of them rotated, on {groups} key-value "
+            "heads, which no model of its architecture has; download it again"
+        )
+    settings, sizes = _outer(keys, head, width)
+    settings |= {
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "head_dim": head_width,
+        "rope_parameters": rope_parameters(keys, head, rotated, settings["max_position_embeddings"]),
+    }
+    query, key = heads * head_width, groups * head_width
+    return settings, sizes | {"K": head_width, "Q": query, "G": key, "P": query + 2 * key}
+
+
+def _outer(keys: Keys, head: GgufHead, width: int) -> tuple[Settings, dict[str, int]]:
+    """What has nothing to do with heads."""
+    names = {tensor.name: tensor.shape for tensor in head.tensors}
+    if "token_embd.weight" not in names:
+        raise CheckpointError("the GGUF lacks the tensor 'token_embd.weight'; download it again")
+    rows = names["token_embd.weight"][-1]
+    if keys.get("vocab_size", rows) != rows:
+        raise CheckpointError(f"the GGUF says another vocab_size than its {rows} rows; download it again")
+    keys.require("attention.causal", True)
+    keys.require("pooling_type", 0)
+    keys.require("tensor_data_layout", "Meta AI original pth")  # a remark of old converters
+    feed_forward = keys.whole("feed_forward_length", 0, low=0)
+    return {
+        "vocab_size": rows,
+        "hidden_size": width,
+        "intermediate_size": feed_forward,
+        "num_hidden_layers": keys.whole("block_count", high=len(head.tensors)),
+        "max_position_embeddings": keys.whole("context_length"),
+        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        "tie_word_embeddings": "output.weight" not in names,
+    }, {"V": rows, "D": width, "F": feed_forward, "W": 2 * feed_forward}
+
+
+def _window(keys: Keys, context: int) -> int | None:
+    """How far attention sees, None where that is everything that the model was trained for."""
+    window = keys.whole("attention.sliding_window", 0, low=0)
+    return window if 0 < window < context else None
+
+
+def _no_window(keys: Keys, settings: Settings) -> None:
+    # llama.cpp ignores the window of these architectures; their layers are not known to use it.
+    if _window(keys, settings["max_position_embeddings"]) is not None:
+        raise NotYetError("a sliding window is not read for this architecture of GGUF; give its source model")
+
+
+def _no_experts(keys: Keys) -> None:
+    for name in ("expert_count", "expert_used_count", "expert_group_count", "expert_group_used_count"):
+        keys.require(name, 0)
+
+
+def _experts(keys: Keys, width: int) -> tuple[int, int, dict[str, int]]:
+    """Their count, how many a token uses, and the sizes."""
+    count = keys.whole("expert_count", high=2**12)
+    keys.require("expert_weights_scale", 0.0, 1.0)
+    keys.require("expert_gating_func", 1)
+    for name in ("expert_group_count", "expert_group_used_count"):
+        keys.require(name, 0, 1)
+    return count, keys.whole("expert_used_count", high=count), {"E": count, "I": width}
+
+
+def _square(settings: Settings) -> Settings:
+    """For classes that have no width of their own for heads. Raises NotYetError."""
+    if settings["head_dim"] * settings["num_attention_heads"] != settings["hidden_size"]:
+        raise NotYetError(
+            "heads that do not make the width of the model together are not read for this architecture"
+        )
+    return {name: value for name, value in settings.items() if name != "head_dim"}
+
+
+def _has(head: GgufHead, pattern: str) -> bool:
+    return any(re.fullmatch(rf"blk\.\d+\.({pattern})", tensor.name) for tensor in head.tensors)
+
+
+def _llama(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_window(keys, settings)
+    explicit = keys.get("rope.scaling.type") == "longrope"
+    sizes |= dict.fromkeys(_FACTORS, 1) if explicit else {"rope_freqs.weight": 1}
+    if keys.get("expert_count"):
+        return _mixtral(keys, settings, sizes)
+    _no_experts(keys)
+    settings |= {
+        "model_type": "llama",
+        "attention_bias": _has(head, r"attn_(q|k|v|output)\.bias"),
+        "mlp_bias": _has(head, r"ffn_(gate|up|down)\.bias"),
+    }
+    return "LlamaForCausalLM", settings, sizes
+
+
+def _mixtral(keys: Keys, settings: Settings, sizes: dict[str, int]) -> Described:
+    keys.require("expert_feed_forward_length", settings["intermediate_size"])
+    keys.require("expert_weights_norm", True)
+    count, used, further = _experts(keys, settings["intermediate_size"])
+    settings |= {
+        "model_type": "mixtral",
+        "num_local_experts": count,
+        "num_experts_per_tok": used,
+        "sliding_window": None,
+    }
+    return "MixtralForCausalLM", settings, sizes | further
+
+
+def _qwen2(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_window(keys, settings)
+    _no_experts(keys)
+    settings = _square(settings) | {"model_type": "qwen2", "use_sliding_window": False}
+    return "Qwen2ForCausalLM", settings, sizes
+
+
+def _qwen2_moe(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_window(keys, settings)
+    keys.require("expert_weights_norm", False)
+    shared = keys.whole("expert_shared_feed_forward_length")
+    count, used, further = _experts(keys, keys.whole("expert_feed_forward_length"))
+    settings = _square(settings) | {
+        "model_type": "qwen2_moe",
+        "num_experts": count,
+        "num_experts_per_tok": used,
+        "moe_intermediate_size": further["I"],
+        "shared_expert_intermediate_size": shared,
+        "tie_word_embeddings": False,  # llama.cpp wants its head
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "use_sliding_window": False,
+    }
+    return "Qwen2MoeForCausalLM", settings, sizes | further | {"S": shared}
+
+
+def _qwen3(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_window(keys, settings)
+    _no_experts(keys)
+    return "Qwen3ForCausalLM", settings | {"model_type": "qwen3", "use_sliding_window": False}, sizes
+
+
+def _qwen3_moe(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_window(keys, settings)
+    keys.require("expert_weights_norm", True)
+    count, used, further = _experts(keys, keys.whole("expert_feed_forward_length"))
+    settings |= {
+        "model_type": "qwen3_moe",
+        "num_experts": count,
+        "num_experts_per_tok": used,
+        "moe_intermediate_size": further["I"],
+        "norm_topk_prob": True,  # llama.cpp always normalises them
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "use_sliding_window": False,
+    }
+    return "Qwen3MoeForCausalLM", settings, sizes | further
+
+
+def _gemma(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_window(keys, settings)
+    _no_experts(keys)
+    return "GemmaForCausalLM", settings | {"model_type": "gemma", "tie_word_embeddings": True}, sizes
+
+
+def _query_scale(settings: Settings, largest: int) -> int:
+    """What queries are divided by the root of: a head's width, but in the largest model of the family."""
+    if settings["num_hidden_layers"] == largest:
+        return int(settings["hidden_size"] // settings["num_attention_heads"])
+    return int(settings["head_dim"])
+
+
+def _gemma2(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_experts(keys)
+    keys.require("attention.sliding_window_pattern", 2)
+    settings |= {
+        "model_type": "gemma2",
+        "tie_word_embeddings": True,
+        "sliding_window": keys.whole("attention.sliding_window", 4096),
+        "attn_logit_softcapping": keys.real("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": keys.real("final_logit_softcapping", 30.0),
+        "query_pre_attn_scalar": _query_scale(settings, 46),
+    }
+    return "Gemma2ForCausalLM", settings, sizes
+
+
+def _gemma3(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_experts(keys)
+    period = keys.whole("attention.sliding_window_pattern", 6, low=2)
+    local = {"rope_type": "default", "rope_theta": keys.real("rope.freq_base_swa", 10_000.0)}
+    window = keys.whole("attention.sliding_window", 0, low=0)
+    layers = range(1, settings["num_hidden_layers"] + 1)
+    settings |= {
+        "model_type": "gemma3_text",
+        "sliding_window": window or 4096,
+        "layer_types": ["sliding_attention" if window and i % period else "full_attention" for i in layers],
+        "rope_parameters": {"full_attention": settings["rope_parameters"], "sliding_attention": local},
+        "final_logit_softcapping": keys.real("final_logit_softcapping") if keys.get("final_logit_softcapping")
+        else None,
+        "query_pre_attn_scalar": _query_scale(settings, 62),
+    }  # fmt: skip
+    return "Gemma3ForCausalLM", settings, sizes
+
+
+def _phi3(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _base(keys, head, partial=True)
+    _no_experts(keys)
+    rope = settings["rope_parameters"]
+    rotated = keys.whole("rope.dimension_count", settings["head_dim"])
+    rope["partial_rotary_factor"] = rotated / settings["head_dim"]
+    context = settings["max_position_embeddings"]
+    settings = _square(settings) | {
+        "model_type": "phi3",
+        # llama.cpp has switched the window off for now; within it the answers are the same.
+        "sliding_window": _window(keys, context),
+        "original_max_position_embeddings": rope.get("original_max_position_embeddings", context),
+    }
+    return "Phi3ForCausalLM", settings, sizes | dict.fromkeys(_FACTORS, 1)
+
+
+def _deepseek(keys: Keys, head: GgufHead) -> Described:
+    """Latent attention: version 2 with softmax gating, 3 with sigmoid."""
+    width, heads = keys.whole("embedding_length"), keys.whole("attention.head_count", high=2**16)
+    settings, sizes = _outer(keys, head, width)
+    attention, further = _latent_attention(keys, head, width, heads)
+    sigmoid = keys.whole("expert_gating_func", 1, low=0, high=4)
+    if sigmoid not in (0, 1, 2) or keys.get("nextn_predict_layers"):
+        raise NotYetError("this gating of experts, or layers that predict further tokens, are not read")
+    context = settings["max_position_embeddings"]
+    settings |= attention | _latent_experts(keys, sigmoid == 2, settings["num_hidden_layers"])
+    settings["rope_parameters"] = _latent_rope(keys, head, further["p"], context)
+    sizes |= further | {"E": settings["n_routed_experts"], "I": settings["moe_intermediate_size"]}
+    sizes |= {"S": sizes["I"] * settings["n_shared_experts"], "sigmoid": int(sigmoid == 2)}
+    return f"DeepseekV{3 if sigmoid == 2 else 2}ForCausalLM", settings, sizes
+
+
+def _latent_attention(keys: Keys, head: GgufHead, width: int, heads: int) -> tuple[Settings, dict[str, int]]:
+    """Widths of the latent attention, in either form that files have it: as latent, or as made from it."""
+    parted = _has(head, r"attn_k_b\.weight")
+    rank, position = keys.whole("attention.kv_lora_rank"), keys.whole("rope.dimension_count", high=2**16)
+    suffix = "_mla" if parted else ""
+    key = keys.whole(f"attention.key_length{suffix}", low=position + 1, high=2**16)
+    value = keys.whole(f"attention.value_length{suffix}", high=2**16)
+    stored = [keys.whole("attention.head_count_kv", heads)]
+    stored += [keys.whole(f"attention.{x}_length", width // heads) for x in ("key", "value")]
+    if stored != ([1, rank + position, rank] if parted else [heads, key, value]):
+        raise CheckpointError(f"the GGUF has the latent sizes {stored}, which do not fit; download it again")
+    query_rank = keys.whole("attention.q_lora_rank") if _has(head, r"attn_q_a\.weight") else 0
+    keys.require("attention.q_lora_rank", query_rank)
+    plain = key - position
+    settings = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "q_lora_rank": query_rank or None,
+        "kv_lora_rank": rank,
+        "qk_rope_head_dim": position,
+        "qk_nope_head_dim": plain,
+        "v_head_dim": value,
+    }
+    return settings, {
+        "A": heads, "q": query_rank, "r": rank, "n": plain, "k": key, "p": position, "v": value,
+        "J": heads * key, "R": rank + position, "B": heads * (plain + value), "O": heads * value,
+        "parted": int(parted),
+    }  # fmt: skip
+
+
+def _latent_experts(keys: Keys, sigmoid: bool, layers: int) -> Settings:
+    count = keys.whole("expert_count", high=2**12)
+    groups = keys.whole("expert_group_count", 1, low=0) or 1
+    settings: Settings = {
+        "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
+        "n_routed_experts": count,
+        "num_experts_per_tok": keys.whole("expert_used_count", high=count),
+        "moe_intermediate_size": keys.whole("expert_feed_forward_length"),
+        "n_shared_experts": keys.whole("expert_shared_count", high=2**12),
+        "routed_scaling_factor": keys.real("expert_weights_scale", 1.0),
+        "norm_topk_prob": keys.flag("expert_weights_norm", False),
+        "first_k_dense_replace": keys.whole("leading_dense_block_count", 0, low=0, high=layers),
+    }
+    if sigmoid:
+        used = keys.whole("expert_group_used_count", 0, low=0) or int(groups == 1)
+        if count % groups or not 1 <= used <= groups:
+            raise CheckpointError(f"the GGUF has {count} experts in {groups} groups; download it again")
+        return settings | {"n_group": groups, "topk_group": used, "num_nextn_predict_layers": 0}
+    keys.require("expert_group_used_count", 0, 1)
+    if groups != 1 or settings["norm_topk_prob"]:
+        # transformers' class takes the best of a group where llama.cpp adds two, and never normalises.
+        raise NotYetError("DeepSeek-V2 with groups of experts or normalised weights is not read")
+    return settings | {"topk_method": "greedy"}
+
+
+def _latent_rope(keys: Keys, head: GgufHead, width: int, context: int) -> Settings:
+    rope = rope_parameters(keys, head, width, context)
+    multiplier = keys.get("rope.scaling.yarn_log_multiplier")
+    if rope["rope_type"] == "default":
+        return rope
+    if rope["rope_type"] != "yarn" or multiplier is None:
+        raise NotYetError(
+            "DeepSeek with positions rescaled other than by YaRN with its multiplier is not read"
+        )
+    keys.require("rope.scaling.attn_factor", 1.0)
+    # The file has a tenth of the factor that scores are scaled by; the waves themselves keep their size.
+    scale = round(10 * keys.real("rope.scaling.yarn_log_multiplier"), 6)
+    return rope | {"mscale": scale, "mscale_all_dim": scale, "attention_factor": 1.0}
+
+
+ARCHITECTURES: dict[str, Callable[[Keys, GgufHead], Described]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "qwen2moe": _qwen2_moe,
+    "qwen3": _qwen3,
+    "qwen3moe": _qwen3_moe,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "phi3": _phi3,
+    "deepseek2": _deepseek,
+}

@@ -1,0 +1,301 @@
+"""The tokenizer inside a GGUF file, as llama.cpp reads it: byte pairs ("gpt2") and SentencePiece ("llama").
+
+Every key under `tokenizer.` is used, listed here as without influence, or refused by name. What a key leaves
+unsaid is llama.cpp's default, odd ones included (BOS and EOS are id 11 of a "gpt2" file that names none).
+Threat model: broken and hostile files: lists of unequal lengths, wrong types, ids out of range, duplicates.
+Does not protect: against a vocabulary that is well-formed and wrong. Departures from llama.cpp, on purpose:
+text is never merged into a control or byte piece; of several control tokens that overlap in a text the first
+is matched, not the longest; two candidates for one fill-in-the-middle role both end an answer.
+Source: llama.cpp's behaviour as measured; Kudo and Richardson 2018 (SentencePiece).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transom.checkpoint.gguf import GgufHead, read_gguf_head
+from transom.checkpoint.gguf_ends import CONTROL_TEXTS, FILL_ROLES, end_ids
+from transom.checkpoint.gguf_splits import SPLIT_RULES, SplitRule
+from transom.checkpoint.tokenizer import TokenizerFiles
+from transom.errors import CheckpointError, NotYetError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # token types; 0 undefined, 5 unused
+_SPACE = "\u2581"  # how SentencePiece spells a space
+_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
+_ROLES = ("bos", "eos", "eot", "eom", "unknown", "padding")
+_PREFIX = "tokenizer.ggml."
+_USED = {"model", "pre", "tokens", "token_type", "scores", "merges", "add_bos_token", "add_eos_token"}
+_USED |= {"add_space_prefix", *(f"{role}_token_id" for role in (*_ROLES, *FILL_ROLES))}
+_WITHOUT_INFLUENCE = {"token_type_count", "seperator_token_id", "mask_token_id", "cls_token_id"}
+_OFF_ONLY = {"add_sep_token", "remove_extra_whitespaces", "suppress_tokens", "precompiled_charsmap"}
+_ELSEWHERE = {"tokenizer.chat_template", "tokenizer.chat_templates", "tokenizer.huggingface.json"}
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """Pieces by id with their types, ids by piece, and the ids of the roles that are set."""
+
+    tokens: list[str]
+    types: list[int]
+    ids: dict[str, int]
+    roles: dict[str, int]
+
+
+def gguf_tokenizer(path: Path) -> TokenizerFiles:
+    """The tokenizer of a GGUF file. Raises CheckpointError (broken), NotYetError (not known here)."""
+    head = read_gguf_head(path)
+    keys = _Keys(path, head.metadata)
+    kind = keys.get("model", str)
+    if kind not in ("gpt2", "llama"):
+        raise NotYetError(
+            f"{path}: the GGUF tokenizer {kind!r} is not read yet; give a directory with tokenizer.json"
+        )
+    keys.check_names()
+    rule = _rule(keys) if kind == "gpt2" else SplitRule((), add_bos=True, bos_id=1)
+    vocabulary = _vocabulary(keys, rule, {"eos": 11} if kind == "gpt2" else {"eos": 2, "unknown": 0})
+    _check_embedding(path, head, len(vocabulary.tokens))
+    tokenizer = _byte_level(keys, vocabulary, rule) if kind == "gpt2" else _sentence_piece(keys, vocabulary)
+    _add_tokens(tokenizer, vocabulary, keys)
+    _add_ends(tokenizer, vocabulary, keys, rule.add_bos)
+    template = keys.get("tokenizer.chat_template", str, "")
+    return TokenizerFiles(
+        tokenizer, template, _specials(vocabulary), end_ids(vocabulary.ids, vocabulary.roles)
+    )
+
+
+class _Keys:
+    """Checked access to a file's tokenizer keys; a name without "tokenizer." is one of `tokenizer.ggml`."""
+
+    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
+        self.path, self._metadata = path, metadata
+
+    def get(self, name: str, kind: type, default: Any = None) -> Any:
+        """A single value; an absent key is its default."""
+        value = self._metadata.get(self._full(name))
+        if value is None:
+            return default
+        if type(value) is not kind:
+            raise self.broken(name, f"is a {type(value).__name__}, not a {kind.__name__}")
+        return value
+
+    def listed(self, name: str, kinds: tuple[type, ...], length: int | None = None) -> list[Any] | None:
+        """A list of values of `kinds`, one a token where `length` is given; None when the key is absent."""
+        value = self._metadata.get(self._full(name))
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(type(one) in kinds for one in value):
+            raise self.broken(name, f"is no list of {kinds[0].__name__}")
+        if length is not None and len(value) != length:
+            raise self.broken(name, f"has {len(value)} entries for {length} tokens")
+        return value
+
+    def check_names(self) -> None:
+        """Raises NotYetError for a key that asks for what is not done here."""
+        known = {_PREFIX + name for name in _USED | _WITHOUT_INFLUENCE} | _ELSEWHERE
+        asked = [
+            key
+            for key, value in self._metadata.items()
+            if key.startswith("tokenizer.")
+            and key not in known
+            and not key.startswith("tokenizer.chat_template.")
+            and not (key.removeprefix(_PREFIX) in _OFF_ONLY and not value)
+        ]
+        if asked:
+            raise NotYetError(
+                f"{self.path}: {', '.join(sorted(asked))} would change the tokenizer and is not read yet; "
+                "give a directory with tokenizer.json"
+            )
+
+    def broken(self, name: str, what: str) -> CheckpointError:
+        """The error that says what is wrong with a key."""
+        return CheckpointError(f"{self.path}: {self._full(name)} {what}; download it again")
+
+    def _full(self, name: str) -> str:
+        return name if name.startswith(("tokenizer.", "general.")) else _PREFIX + name
+
+
+def _rule(keys: _Keys) -> SplitRule:
+    name = keys.get("pre", str, "") or "default"
+    if name not in SPLIT_RULES:
+        raise NotYetError(
+            f"{keys.path}: the GGUF pre-tokenisation rule {name!r} is not known; "
+            "give a directory with tokenizer.json"
+        )
+    return SPLIT_RULES[name]
+
+
+def _vocabulary(keys: _Keys, rule: SplitRule, defaults: dict[str, int]) -> _Vocabulary:
+    texts = keys.listed("tokens", (str,))
+    if not texts:
+        raise keys.broken("tokens", "is missing or empty")
+    tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
+    types = keys.listed("token_type", (int,), len(tokens)) or [_NORMAL] * len(tokens)
+    if not all(0 <= one <= _BYTE for one in set(types)):
+        raise keys.broken("token_type", "holds unknown types")
+    ids = {text: i for i, text in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        raise keys.broken("tokens", f"repeats {len(tokens) - len(ids)} pieces")
+    roles = {
+        role: i for role, i in (defaults | {"bos": rule.bos_id}).items() if i is not None and i < len(ids)
+    }
+    for role in (*_ROLES, *FILL_ROLES):
+        token_id = keys.get(f"{role}_token_id", int)
+        if token_id is not None:
+            if not 0 <= token_id < len(ids):
+                raise keys.broken(f"{role}_token_id", f"is {token_id}, and there are {len(ids)} tokens")
+            roles[FILL_ROLES.get(role, role)] = token_id
+    return _Vocabulary(tokens, _retyped(types, ids, roles), ids, roles)
+
+
+def _retyped(types: list[int], ids: dict[str, int], roles: dict[str, int]) -> list[int]:
+    """llama.cpp takes some pieces for control tokens by their text, whatever type the file gives them."""
+    types = list(types)
+    for role, texts in CONTROL_TEXTS.items():
+        for text in texts if role not in roles else ():
+            if text in ids:
+                types[ids[text]] = _CONTROL
+    return types
+
+
+def _check_embedding(path: Path, head: GgufHead, tokens: int) -> None:
+    for tensor in head.tensors:
+        if tensor.name == "token_embd.weight" and tensor.shape[-1] != tokens:
+            raise CheckpointError(
+                f"{path}: the vocabulary has {tokens} tokens, the embedding {tensor.shape[-1]} rows: they "
+                "belong to different models; download it again"
+            )
+
+
+def _byte_level(keys: _Keys, vocabulary: _Vocabulary, rule: SplitRule) -> Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    lines = keys.listed("merges", (str,))
+    if lines is None:
+        raise keys.broken("merges", "is missing")
+    if _BYTE in vocabulary.types:
+        raise keys.broken("token_type", "marks byte pieces, which a byte-level vocabulary has none of")
+    merges = [(line.partition(" ")[0], line.partition(" ")[2]) for line in dict.fromkeys(lines)]
+    ids = vocabulary.ids
+    if not all(one in ids and two in ids and one + two in ids for one, two in merges):  # the library panics
+        raise keys.broken("merges", "names pieces that are not in the vocabulary")
+    tokenizer = Tokenizer(BPE(vocab=ids, merges=merges, ignore_merges=rule.ignore_merges))
+    steps: list[Any] = [Split(Regex(split), behavior="isolated") for split in rule.splits]
+    steps.append(ByteLevel(add_prefix_space=False, use_regex=False))
+    missing = sorted(set(ByteLevel.alphabet()).difference(ids))
+    if missing:  # bytes without a piece are dropped, and what stood around them is not merged
+        steps.append(Split(Regex(f"[{re.escape(''.join(missing))}]"), behavior="removed"))
+    tokenizer.pre_tokenizer = Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentence_piece(keys: _Keys, vocabulary: _Vocabulary) -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, normalizers
+    from tokenizers.models import BPE
+
+    merges = _merges(keys, vocabulary)
+    tokenizer = Tokenizer(BPE(vocab=vocabulary.ids, merges=merges, byte_fallback=True))
+    prefix = keys.get("add_space_prefix", bool, True)
+    before = [normalizers.Prepend(_SPACE)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", _SPACE)])
+    after = [decoders.Strip(" ", 1, 0)] if prefix else []
+    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *after]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+def _merges(keys: _Keys, vocabulary: _Vocabulary) -> list[tuple[str, str]]:
+    """Pairs of pieces that make a piece, by its score: SentencePiece merges the best piece first."""
+    tokens, ids = vocabulary.tokens, vocabulary.ids
+    scores = keys.listed("scores", (float, int), len(tokens)) or [0.0] * len(tokens)
+    if not all(map(math.isfinite, scores)):
+        raise keys.broken("scores", "holds scores that are not finite")
+    if not ids.keys() >= _BYTES:
+        raise keys.broken("tokens", f"lacks {len(_BYTES - ids.keys())} of the pieces <0x00> to <0xFF>")
+    made = [i for i, text in enumerate(tokens) if _is_made(text, vocabulary.types[i])]
+    pieces = {tokens[i] for i in made}
+    merges: list[tuple[str, str]] = []
+    last = math.nan
+    for i in sorted(made, key=scores.__getitem__, reverse=True):
+        text, count = tokens[i], len(merges)
+        for cut in range(1, len(text)):
+            if text[:cut] in pieces and text[cut:] in pieces:
+                merges.append((text[:cut], text[cut:]))
+        if len(merges) == count:
+            continue
+        if scores[i] == last:
+            raise NotYetError(
+                f"{keys.path}: pieces share a score, so which is merged first depends on the text; give a "
+                "directory with tokenizer.json"
+            )
+        last = scores[i]
+    if not pieces.issuperset("".join(pieces)):
+        raise NotYetError(
+            f"{keys.path}: pieces hold characters that are no pieces themselves; "
+            "give a directory with tokenizer.json"
+        )
+    return merges
+
+
+def _is_made(text: str, kind: int) -> bool:
+    """Whether text can become this piece by merging. User-defined ones are cut out before that, unless they
+    are spelled with what a space turns into afterwards.
+    """
+    if kind == _USER_DEFINED:
+        return _SPACE in text
+    return kind not in (_UNKNOWN, _CONTROL) and text not in _BYTES
+
+
+def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary, keys: _Keys) -> None:
+    from tokenizers import AddedToken
+
+    name = keys.get("general.name", str, "").lower()
+    strips = "phi-3" in name or "phi3" in name  # the file has no place for it, so llama.cpp goes by the name
+    for kinds in ((_CONTROL, _UNKNOWN), (_USER_DEFINED,)):
+        special = _CONTROL in kinds
+        added = [
+            AddedToken(
+                text,
+                normalized=False,
+                special=special,
+                rstrip=strips and text not in ("<unk>", "<s>", "<|endoftext|>"),
+            )
+            for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+            if kind in kinds
+        ]
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
+
+
+def _add_ends(tokenizer: Tokenizer, vocabulary: _Vocabulary, keys: _Keys, bos: bool) -> None:
+    """What stands before and after a text by itself."""
+    from tokenizers.processors import TemplateProcessing
+
+    wanted = {"bos": keys.get("add_bos_token", bool, bos), "eos": keys.get("add_eos_token", bool, False)}
+    for role in (role for role, on in wanted.items() if on and role not in vocabulary.roles):
+        raise keys.broken(f"add_{role}_token", f"is set, and no {role}_token_id is")
+    ends = [
+        {"id": role, "ids": [vocabulary.roles[role]], "tokens": [vocabulary.tokens[vocabulary.roles[role]]]}
+        for role, on in wanted.items()
+        if on
+    ]
+    if ends:
+        single = [*(["bos"] if wanted["bos"] else []), "$A", *(["eos"] if wanted["eos"] else [])]
+        tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=ends)
+
+
+def _specials(vocabulary: _Vocabulary) -> dict[str, str]:
+    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+    return {
+        name: vocabulary.tokens[vocabulary.roles[role]]
+        for role, name in names.items()
+        if role in vocabulary.roles
+    }
