@@ -15,6 +15,7 @@ from sqlite3 import Connection
 
 import pytest
 
+from transom import durable
 from transom.durable import DurableFile, Format, Row
 from transom.errors import MisconfiguredError
 
@@ -180,34 +181,48 @@ def test_another_format_and_a_later_version_are_refused(path: Path) -> None:
             DurableFile(path, other)
 
 
+def add_workers(connection: Connection, version: int) -> bool:
+    connection.execute("ALTER TABLE history ADD COLUMN worker TEXT")
+    return version == 2
+
+
+LATER = replace(
+    STEPS,
+    version=3,
+    tables=(STEPS.tables[0].removesuffix(")") + ", worker TEXT)", STEPS.tables[1]),
+    columns=(*STEPS.columns, "worker"),
+    content=lambda step: ascii(step if step[-1] else step[:-1]).encode(),
+    upgrade=add_workers,
+)
+
+
 def test_an_earlier_version_is_upgraded_with_its_entries_or_left_as_it_is(path: Path) -> None:
     with contextlib.closing(DurableFile(path, STEPS)) as file:
         apply(file, "a", 1)
     before = path.read_bytes()
-
-    def upgrade(connection: Connection, version: int) -> bool:
-        connection.execute("ALTER TABLE history ADD COLUMN worker TEXT")
-        return version == 2 and adds_up
-
-    tables = (STEPS.tables[0].removesuffix(")") + ", worker TEXT)", STEPS.tables[1])
-    later = replace(
-        STEPS,
-        version=3,
-        tables=tables,
-        columns=(*STEPS.columns, "worker"),
-        content=lambda step: ascii(step if step[-1] else step[:-1]).encode(),
-        upgrade=upgrade,
-    )
-    adds_up = False
     with pytest.raises(MisconfiguredError, match="corrupt"):
-        DurableFile(path, later)
+        DurableFile(path, replace(LATER, upgrade=lambda *given: add_workers(*given) and False))
     assert path.read_bytes() == before
-    adds_up = True
     for name in ("one", "two"):
-        with contextlib.closing(DurableFile(path, later)) as file, file.writing() as connection:
-            later.append(connection, [(name, 0, "w")])
+        with contextlib.closing(DurableFile(path, LATER)) as file, file.writing() as connection:
+            LATER.append(connection, [(name, 0, "w")])
     with pytest.raises(MisconfiguredError, match="version 2 or before"):
         DurableFile(path, STEPS)
+
+
+def test_of_two_that_upgrade_the_second_finds_it_done(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(DurableFile(path, STEPS)) as file:
+        apply(file, "a", 1)
+    written = durable._written
+
+    def overtaken(connection: Connection) -> contextlib.AbstractContextManager[None]:
+        monkeypatch.setattr(durable, "_written", written)
+        DurableFile(path, LATER).close()
+        return written(connection)
+
+    monkeypatch.setattr(durable, "_written", overtaken)
+    DurableFile(path, LATER).close()
+    assert durable._written is written
 
 
 def test_a_fork_is_refused(path: Path) -> None:
