@@ -176,7 +176,8 @@ def changed(name: str, architecture: str = "Llama", **changes: Any) -> Path:
             NotYetError,
             "beyond 8 tokens its answers change",
         ),
-        ({"vocab_size": 7}, CheckpointError, "config.json asks for [7, 32]"),
+        ({"model_type": "qwen2"}, CheckpointError, "not that of the architecture 'LlamaForCausalLM'"),
+        ({"vocab_size": 7}, CheckpointError, "has the shape [399, 32], and config.json asks for [7, 32]"),
         ({"eos_token_id": 10**6}, CheckpointError, "eos_token_id is 1000000"),
     ],
 )
@@ -187,6 +188,13 @@ def test_a_source_that_is_refused_says_which_kind_of_no_and_the_way_out(
     assert run("obfuscate source --out out --key key --h 8 --workers 1") == error.exit_code
     told = capsys.readouterr().err
     assert said in told
+    assert not Path("out").exists()
+
+
+def test_a_window_that_the_copy_cannot_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_llama(Path("window"), architecture="Qwen2", use_sliding_window=True, max_window_layers=1)
+    assert run("obfuscate window --out out --key key --h 8 --workers 1") == NotYetError.exit_code
+    assert "beyond 4096 tokens its answers change" in capsys.readouterr().err
     assert not Path("out").exists()
 
 

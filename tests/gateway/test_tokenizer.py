@@ -10,13 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
 from transom.serving.tokenizer import (
     ChatTokenizer,
     Detokenizer,
-    _may_cross,
     _splits_at_controls,
     load_tokenizer,
 )
@@ -112,10 +120,14 @@ def test_no_template_and_broken_templates() -> None:
         load_tokenizer("/nowhere/at/all")
 
 
-def test_template_logic_never_sees_content() -> None:
+def test_template_logic_never_acts_on_user_text() -> None:
     leak = "{% if 'attack' in m['content'] %}LEAK{% endif %}"
-    spy = "{% for m in messages %}" + leak + "{{ m['content'] }}{% endfor %}"
-    assert ChatTokenizer(byte_tokenizer(), spy).encode_chat([("user", "attack")]).text == "attack"
+    spy = ChatTokenizer(byte_tokenizer(), "{% for m in messages %}" + leak + "{{ m['content'] }}{% endfor %}")
+    assert spy.encode_chat([("user", "defence")]).text == "defence"
+    with pytest.raises(RefusedError) as caught:
+        spy.encode_chat([("user", "defence"), ("user", "an attack")])
+    assert (caught.value.param, caught.value.error_code) == ("messages[1].content", "template_reads_content")
+    assert "attack" not in str(caught.value)
 
 
 def stream(detokenizer: Detokenizer, ids: list[int], size: int) -> list[str]:
@@ -200,9 +212,10 @@ def test_ends_encoded_apart_change_no_id(contents: list[str]) -> None:
     quick, whole = _both()
     messages = [("user" if i % 2 == 0 else "assistant", content) for i, content in enumerate(contents)]
     assert quick.encode_chat(messages) == whole.encode_chat(messages)
-    assert quick._pieces(("user",)).head_ids
-    assert quick._pieces(("user",)).tail_ids
-    assert not whole._pieces(("user",)).head_ids
+    plans = [chat._planned(chat._render([("user", "a")]).pieces) for chat in (quick, whole)]
+    assert plans[0].head_ids
+    assert plans[0].tail_ids
+    assert not plans[1].head_ids
 
 
 @cache
@@ -210,23 +223,6 @@ def _both() -> tuple[ChatTokenizer, ChatTokenizer]:
     quick, whole = load_tokenizer("smollm2"), load_tokenizer("smollm2")
     whole._splits = False
     return quick, whole
-
-
-@pytest.mark.parametrize(
-    ("head", "tail", "controls", "crosses"),
-    [
-        ("a<s>", "</s>b", ["<s>", "</s>"], False),
-        ("a<s>", "</s>b", ["<s>", "</s>", "<s>x"], True),
-        ("a<s>", "</s>b", ["<s>", "</s>", "x</s>"], True),
-        ("a<s>", "</s>b", ["<s>", "</s>", "x</s>bcd"], True),
-        ("a<s>", "</s>b", ["<s>", "</s>", ">x"], True),
-        ("", "", ["<s>"], False),
-    ],
-)
-def test_ends_are_kept_only_where_no_control_token_can_cross(
-    head: str, tail: str, controls: list[str], crosses: bool
-) -> None:
-    assert _may_cross(head, tail, controls) is crosses
 
 
 @pytest.mark.parametrize(
@@ -259,3 +255,175 @@ def test_other_tokenizers_encode_every_rendering_whole(change: dict[str, Any]) -
     assert not _splits_at_controls(spec | change, controls)
     assert not _splits_at_controls(spec, [controls[0] | {"rstrip": True}])
     assert not _splits_at_controls(spec, [])
+
+
+def added(text: str, *, special: bool = True, rstrip: bool = False) -> AddedToken:
+    return AddedToken(text, special=special, rstrip=rstrip, normalized=False)
+
+
+MARKS = ["<s>", "</s>", "<unk>", "<|a|>", "<|b|>"]
+TEXTS = [
+    "Hello world",
+    " the ",
+    "\n",
+    "  ",
+    "a",
+    "é",
+    "世",
+    "▁",
+    "▁▁",
+    "<table>",
+    "[multimodal]",
+    "<think>",
+    "123",
+]
+CORPUS = ["Hello world, the fox of the world says hello", "a fox\n\nthe  end 123", "of the <table> a é"] * 4
+SPOKEN = (
+    "{{ bos_token }}{% for m in messages %}<|a|>{{ m.role }}\n{{ m.content | trim }}<|b|>\n{% endfor %}<|a|>"
+    "{% if false %}<think>{% endif %}"
+)
+PLAIN_MARKS = ["  ", "▁▁", "<table>", "[multimodal]"]  # added tokens that are words as any
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def sentencepiece_bpe(*, legacy: bool) -> Tokenizer:
+    """As Llama 2's (each stretch gets a space in front) or Gemma's (none does), with byte fallback."""
+    start = [*MARKS[:3], *(f"<0x{i:02X}>" for i in range(256)), "▁", *"Helowrdthfxsayn1230,"]
+    merges = [
+        ("t", "h"),
+        ("th", "e"),
+        ("▁", "the"),
+        ("H", "e"),
+        ("l", "l"),
+        ("He", "ll"),
+        ("Hell", "o"),
+        ("▁", "▁"),
+    ]
+    vocabulary = {token: i for i, token in enumerate(start)}
+    for left, right in merges:
+        vocabulary[left + right] = len(vocabulary)
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
+    space = normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), space]) if legacy else space
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
+
+
+def unigram(scheme: str) -> Tokenizer:
+    pieces = ["▁", "▁the", "▁world", "Hello", "▁Hello", "the", *"Helowrdthfxsayn1230,\né", "▁▁", "ell"]
+    vocabulary = [("<unk>", 0.0), *((piece, -2.0 - i / 10) for i, piece in enumerate(pieces))]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=True)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    return tokenizer
+
+
+KINDS: dict[str, Any] = {
+    "byte-level": byte_level,
+    "llama-2": lambda: sentencepiece_bpe(legacy=True),
+    "gemma": lambda: sentencepiece_bpe(legacy=False),
+    "unigram-first": lambda: unigram("first"),
+    "unigram-always": lambda: unigram("always"),
+    "unigram-never": lambda: unigram("never"),
+}
+
+
+@cache
+def speaking(
+    kind: str, marks: tuple[str, ...] = tuple(MARKS), *, rstrip: bool = False
+) -> tuple[Any, ChatTokenizer]:
+    """transformers' tokenizer and ours; `marks` are what control tokens are called."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = KINDS[kind]()
+    tokenizer.add_tokens([added(text, special=False) for text in PLAIN_MARKS])
+    tokenizer.add_special_tokens([added(text, rstrip=rstrip and text == marks[-1]) for text in marks])
+    tokenizer.add_tokens([added("<think>", special=False)])
+    template = SPOKEN.replace(MARKS[-2], marks[-2]).replace(MARKS[-1], marks[-1])
+    specials = {"bos_token": marks[0], "eos_token": marks[1]}
+    reference = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template, **specials)
+    return reference, ChatTokenizer(tokenizer, template, specials)
+
+
+def reference_ids(reference: Any, messages: list[tuple[str, str]]) -> list[int]:
+    chat = [{"role": role, "content": text} for role, text in messages]
+    return list(reference.apply_chat_template(chat, add_generation_prompt=True)["input_ids"])
+
+
+def conversation(texts: list[str]) -> list[tuple[str, str]]:
+    return [(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("rstrip", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(TEXTS[:-2]), max_size=5).map("".join), min_size=1, max_size=4))
+def test_ids_are_those_of_transformers(kind: str, rstrip: bool, texts: list[str]) -> None:
+    reference, ours = speaking(kind, rstrip=rstrip)
+    messages = conversation(texts)
+    assert list(ours.encode_chat(messages).ids) == reference_ids(reference, messages)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([*TEXTS[:-2], *MARKS]), max_size=5).map("".join), min_size=1, max_size=4
+    )
+)
+def test_what_looks_like_a_control_token_is_encoded_as_if_it_were_called_otherwise(
+    kind: str, texts: list[str]
+) -> None:
+    """The oracle is transformers with the same tokens under names that no content holds."""
+    messages, other = conversation(texts), tuple(f"<|§{i}|>" for i in range(len(MARKS)))
+    reference, _ = speaking(kind, other)
+    _, ours = speaking(kind)
+    named = dict(zip(other, MARKS, strict=True))
+    tokens = [
+        named.get(token, token)
+        for token in reference.convert_ids_to_tokens(reference_ids(reference, messages))
+    ]
+    assert list(ours.encode_chat(messages).ids) == [ours._whole.token_to_id(token) for token in tokens]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_word_that_the_template_writes_is_no_token_in_user_text(kind: str) -> None:
+    _, ours = speaking(kind)
+    thinking = ours._whole.token_to_id("<think>")
+    encoded = ours.encode_chat([("user", "a<think>b"), ("assistant", "<think>")])
+    assert thinking not in encoded.ids
+    assert encoded.text.count("<think>") == 2
+    assert ours._whole.token_to_id("<table>") in ours.encode_chat([("user", "a<table>b")]).ids
+
+
+def test_added_words_are_no_control_tokens() -> None:
+    _, ours = speaking("gemma")
+    names = {ours._whole.id_to_token(i) for i in ours._control_ids}
+    assert names == {*MARKS[:2], *MARKS[3:], "<think>"}
+    plain = ChatTokenizer(ours._whole)
+    assert {plain._whole.id_to_token(i) for i in plain._control_ids} == {*MARKS[:2], *MARKS[3:]}
+
+
+def test_added_tokens_keep_their_ids_when_control_tokens_are_taken_out() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([added("    ", special=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 256), ("<|im_end|>", 257)]
+    )
+    ours = ChatTokenizer(tokenizer, CHATML)
+    assert ours.encode_text("    ").ids == (256, 258, 257)
+    assert ours.encode_chat([("user", "    ")]).ids.count(258) == 1
+    assert list(ours.encode_text("a    b").ids) == tokenizer.encode("a    b").ids

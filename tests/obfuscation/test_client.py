@@ -34,6 +34,7 @@ from transom.obfuscation.plan import norm_names, plan
 from transom.obfuscation.pool import make_space
 from transom.obfuscation.shards import locate
 from transom.obfuscation.writer import obfuscate
+from transom.serving.tokenizer import load_tokenizer
 
 from .mixtures import save_plain
 
@@ -252,6 +253,31 @@ def test_a_gguf_is_dequantised(tmp_path: Path, source: Path) -> None:
     torch.testing.assert_close(hidden_BTV, plain_BTV, atol=1e-3, rtol=1e-3)
     assert not (tmp_path / "out" / "progress").exists()
     assert CARD_FILE in contents(tmp_path / "out")
+
+
+def test_a_ggufs_ends_of_an_answer_stay_with_the_client(tmp_path: Path) -> None:
+    """All of them: those that its keys name, and one known by its text."""
+    from tests.checkpoint.vocabularies import ALPHABET, byte_level, write_vocabulary
+
+    keys = byte_level([*ALPHABET.values(), "ab", "<|im_end|>", "<t>"], eos_token_id=7, eot_token_id=258)
+    file = write_vocabulary(tmp_path / "model.gguf", keys)
+    plain = open_source(file)
+    key = key_for(file, preset("exact"))
+    client = write_client(plain.found, plain.config, key, tmp_path / "client")
+    assert client.stop_ids == load_tokenizer(tmp_path / "client").eos_ids == (7, 257, 258)
+
+
+def test_ends_named_by_the_configuration_alone_stay_with_the_client(source: Path, tmp_path: Path) -> None:
+    shutil.copytree(source, tmp_path / "plain")
+    file = tmp_path / "plain" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": [1, 9]}))
+    (tmp_path / "plain" / "generation_config.json").write_text('{"temperature": 0.5}')
+    plain = open_source(tmp_path / "plain")
+    key = key_for(tmp_path / "plain", preset("exact"))
+    client = write_client(plain.found, plain.config, key, tmp_path / "client")
+    assert client.stop_ids == load_tokenizer(tmp_path / "client").eos_ids == (1, 9)
+    settings = json.loads((tmp_path / "client" / "generation_config.json").read_text())
+    assert settings == {"temperature": 0.5, "eos_token_id": [1, 9]}
 
 
 def further(model: Any, folder: Path) -> list[str]:

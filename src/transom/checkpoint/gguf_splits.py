@@ -67,7 +67,8 @@ _EXAONE_MOE = _words(
 _CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _OLD_CJK, r"\p{N}")
 _DEEPSEEK_LLM = (
     r"[\r\n]",
-    r"\s?[\p{Ll}\p{Lu}\p{Lt}]+",
+    # The model's list of letters with case, which leaves out Armenian small letters and some rarer ones.
+    r"\s?[\p{Ll}\p{Lu}\p{Lt}&&[^ՠ-ֈꞐ-ꟿꬰ-ꭨ𐕰-𐖼𖹀-𖹿𝐀-𝟋𝼀-𝼞]]+",
     r"\s?[!-/:-~！-／：-～‘-‟、-。]+",
     r"\s+$",
     _OLD_CJK,

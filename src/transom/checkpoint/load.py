@@ -14,7 +14,16 @@ from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import class_config, gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config
-from transom.checkpoint.source import Source, check, find, stored_tensors
+from transom.checkpoint.source import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    Source,
+    check,
+    find,
+    read_json,
+    stored_tensors,
+    weight_files,
+)
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError
 
@@ -70,6 +79,7 @@ def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
     tensors = stored_tensors(found.path)
     config = model_config(found, tensors)
     check_fit(found, config, tensors)
+    _check_index(found.path)
     model, _info = model_class(found, config).from_pretrained(
         found.path,
         config=config,
@@ -81,6 +91,13 @@ def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
     if hasattr(config, "tie_word_embeddings"):  # or the next who saves it would drop a head of its own
         model.config.tie_word_embeddings = is_tied(config, tensors)
     return model
+
+
+def _check_index(folder: Path) -> None:
+    """transformers wants an index to have metadata, if empty ones, where other engines do without."""
+    index = folder / INDEX_FILE
+    if weight_files(folder) != [WEIGHTS_FILE] and not isinstance(read_json(index).get("metadata"), dict):
+        raise CheckpointError(f"{index} has no metadata; restore it, or add an empty object of that name")
 
 
 def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:

@@ -64,6 +64,7 @@ def flattened(config: Any) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map.values())
     known |= {"model_type", "head_dim", "dtype", "quantization_config", "tie_word_embeddings"}
     known |= {"moe_layer_freq", "scoring_func", "topk_method"}  # other engines' DeepSeek asks for them
+    known |= {"num_nextn_predict_layers"}
     flat = {name: value for name, value in record.items() if name in known and name not in _NOT_THE_MODELS}
     if flat.get("quantization_config") is None:
         flat.pop("quantization_config", None)

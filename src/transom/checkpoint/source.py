@@ -284,8 +284,6 @@ def _check_map(folder: Path, files: list[str], found: dict[str, Stored]) -> None
     if weight_map is None or set(weight_map.values()) != set(files):  # a leftover
         return
     index = folder / INDEX_FILE
-    if not isinstance(read_json(index).get("metadata"), dict):  # transformers wants one, if an empty one
-        raise CheckpointError(f"{index} has no metadata; restore it, or add an empty object of that name")
     for name, file in weight_map.items():
         if name not in found or found[name].path.name != file:
             where = f"it is in {found[name].path.name}" if name in found else "it is in none of the files"

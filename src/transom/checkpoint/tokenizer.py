@@ -106,21 +106,31 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text("utf-8")
-    template = config.get("chat_template") or ""
+    """The template for a plain conversation; files come before the configuration."""
+    more = (folder / "additional_chat_templates").glob("*.jinja")
+    files = {"default": folder / "chat_template.jinja", **{file.stem: file for file in sorted(more)}}
+    named: Any = {name: file for name, file in files.items() if file.is_file()}
+    if "default" in named:
+        return _text(named["default"])
+    template = named or config.get("chat_template") or ""
     if isinstance(template, list):  # several by name
-        named = {
-            entry.get("name"): entry.get("template", "") for entry in template if isinstance(entry, dict)
-        }
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default", "")
-    return str(template)
+    return template if isinstance(template, str) else ""
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is not UTF-8 text; restore it") from error
 
 
 def _specials(config: dict[str, Any]) -> dict[str, str]:
-    roles = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-    found = {role: config.get(role) for role in roles}
+    """By the names that templates know them by: `eos_token` and others, and those of a model's own."""
+    named = config.get("extra_special_tokens")
+    found = {role: entry for role, entry in config.items() if role.endswith("_token")}
+    found |= named if isinstance(named, dict) else {}
     texts = {
         role: entry.get("content") if isinstance(entry, dict) else entry for role, entry in found.items()
     }

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from transom.audit.finding import Finding, not_run, share
 from transom.checkpoint import find, load
-from transom.checkpoint.source import check, read_json
+from transom.checkpoint.resolve import resolved_config
+from transom.checkpoint.source import check
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.shards import locate, read_tensor
 
@@ -147,9 +148,7 @@ def read(source: str | Path, *, layers: int | None = None) -> Weights:
     if found.kind == "gguf":
         model = load(found.path).model
         return from_state(model.state_dict(), model.config.to_dict(), layers=layers)
-    return from_state(
-        dict(_tensors(found.path, layers)), read_json(found.path / "config.json"), layers=layers
-    )
+    return from_state(dict(_tensors(found.path, layers)), resolved_config(found), layers=layers)
 
 
 def from_state(

@@ -270,7 +270,7 @@ def _refuse_content(
     """
     config, texts = gateway.config, [text for _, text in fields]
     if gateway.tokenizer is not None and gateway.engine.takes == "ids" and isinstance(request, ChatRequest):
-        gateway.tokenizer.check_roles([role for role, _ in fields])
+        gateway.tokenizer.check_chat(fields)
     param, visible = _param(request), map(_is_visible, texts)
     if not (any(visible) if isinstance(request, ChatRequest) else all(visible)):
         raise RefusedError("the prompt has no visible character; send text", param=param, code="empty_prompt")

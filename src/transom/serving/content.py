@@ -1,0 +1,208 @@
+"""Strings with stand-ins for content, and the account of what a template does to them.
+
+A template gets, in place of each stretch of text that it may not see, a stand-in of characters nobody else
+uses. What it does with one is either right for every text (it is moved, joined, stripped of white space, or
+searched for words that `Run.asked` then names) or raises `OpaqueError`: lengths, slices, upper case, JSON.
+Threat model: a stranger's template, which must not learn or change by accident what is hidden, and must not
+work without end. `Content` refuses every method of strings that is not defined here.
+Does not protect: code in C that reads a string without asking it; `sandbox` keeps it from content.
+Source: none; what is allowed was read off the chat templates of common models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+_STEPS = 1_000_000  # of a rendering: calls, comparisons, turns of a loop, and each 128 characters made
+_CHARS_PER_STEP = 128
+TEXT = 1 << 24  # characters of any one string
+RESERVED = re.compile("[\U000f0000-\U0010ffff]")  # the planes that stand-ins are made of
+
+
+class OpaqueError(Exception):
+    """The template does something to content that depends on what it hides."""
+
+
+class WorkError(Exception):
+    """The template works or writes more than a rendering may."""
+
+
+class RejectedError(Exception):
+    """Raised by a template through `raise_exception`; the message is the template's own, never content."""
+
+
+class Run:
+    """One rendering: its stand-ins, what the template asked of them, the time it saw, the work left.
+
+    `skeletons` are the messages as the template sees them, `owners` the message of each stand-in.
+    """
+
+    def __init__(
+        self, mark: str = "\U0010ffff", roles: Sequence[str] = (), skeletons: Sequence[str] = (),
+        owners: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        self.mark, self.roles, self.skeletons, self.owners = mark, roles, skeletons, owners
+        self.asked: set[tuple[str, str]] = set()  # (role, text searched for); "" is white space at the ends
+        self.times: dict[str, str] = {}
+        self.opaque: int | None = None
+        self._left = _STEPS
+
+    def spend(self, steps: int = 1, chars: int = 0) -> None:
+        """Count work; more than is left is an error."""
+        self._left -= steps + chars // _CHARS_PER_STEP
+        if self._left < 0 or chars > TEXT:
+            raise WorkError("it works or writes without end")
+
+    def measure(self, value: Any) -> None:
+        """Count all that hangs on a value that is about to be written or compared."""
+        rest = [value]
+        while rest:
+            item = rest.pop()
+            if isinstance(item, dict):
+                rest += [*item.keys(), *item.values()]
+            elif isinstance(item, list | tuple | range):
+                self.spend(len(item))
+                rest += item if not isinstance(item, range) else ()
+            self.spend(1, size(item) if isinstance(item, str) else 0)
+
+    def wrap(self, value: Any) -> Any:
+        """As `Content` if it is a string that holds a stand-in."""
+        if type(value) is not str or self.mark not in value:
+            return value
+        content = Content(value)
+        content._run = self
+        return content
+
+    def holders(self, text: str) -> list[int]:
+        """The messages whose stand-ins a text holds."""
+        found = re.findall(re.escape(self.mark) + "(..)", text)
+        return [self.owners[index_of(two)] for two in found]
+
+    def ask(self, text: str, literal: Any) -> None:
+        """Note a search. What was stitched together is searched for every character of the literal."""
+        if not isinstance(literal, str) or isinstance(literal, Content) or RESERVED.search(literal):
+            self.refuse(text)
+        for message in self.holders(text):
+            parts = [literal] if text in self.skeletons[message] else literal
+            self.asked.update((self.roles[message], part) for part in parts if part)
+
+    def ask_ends(self, text: str, chars: str | None) -> None:
+        """Note that the ends are stripped of white space or of these characters."""
+        self.asked.update((self.roles[message], "") for message in self.holders(text))
+        for char in chars or "":
+            if not char.isspace():
+                self.ask(text, char)
+
+    def refuse(self, text: str) -> NoReturn:
+        """What is done to a text cannot be done to a stand-in."""
+        self.opaque = next(iter(self.holders(text)), 0)
+        raise OpaqueError
+
+
+class Content(str):
+    """Text that holds a stand-in. Methods that are not defined here refuse."""
+
+    _run: Run
+
+    def __str__(self) -> str:
+        return self
+
+    def __bool__(self) -> bool:
+        return True  # a stand-in is never of an empty text
+
+    def __format__(self, spec: str) -> str:
+        return self._run.refuse(self) if spec else self
+
+    def __contains__(self, literal: object) -> bool:
+        self._run.ask(self, literal)
+        return str.__contains__(self, str(literal))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Content):
+            return str.__eq__(self, other) or self._run.refuse(self)
+        if isinstance(other, str):
+            self._run.ask(self, other)
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __getitem__(self, key: Any) -> str:
+        if isinstance(key, int | slice):
+            self._run.refuse(self)
+        raise TypeError("a string has no such item")
+
+    def __iter__(self) -> Iterator[str]:
+        yield self._run.refuse(self)  # a generator, so that one may ask whether it is iterable
+
+    def startswith(self, literal: Any, *span: Any) -> bool:
+        return self._begins_or_ends(str.startswith, literal, span)
+
+    def endswith(self, literal: Any, *span: Any) -> bool:
+        return self._begins_or_ends(str.endswith, literal, span)
+
+    def _begins_or_ends(self, plain: Callable[..., bool], literal: Any, span: Sequence[Any]) -> bool:
+        if span:
+            self._run.refuse(self)
+        for one in literal if isinstance(literal, tuple) else (literal,):
+            self._run.ask(self, one)
+        return plain(self, literal)
+
+    def replace(self, old: Any, new: Any, count: Any = -1) -> str:
+        if not old:
+            self._run.refuse(self)
+        self._run.ask(self, old)
+        return str(self._run.wrap(str.replace(self, old, new, count)))
+
+
+def _stripping(name: str) -> Callable[..., Any]:
+    plain = getattr(str, name)
+
+    def method(self: Content, chars: Any = None) -> Any:
+        self._run.ask_ends(self, chars)
+        return self._run.wrap(plain(self, chars))
+
+    return method
+
+
+def _cutting(name: str) -> Callable[..., Any]:
+    plain = getattr(str, name)
+
+    def method(self: Content, literal: Any = None, *rest: Any, **named: Any) -> Any:
+        self._run.ask(self, literal)
+        parts = plain(self, literal, *rest, **named)
+        return self._run.wrap(parts) if isinstance(parts, str) else type(parts)(map(self._run.wrap, parts))
+
+    return method
+
+
+def _refusing(self: Content, *_args: Any, **_named: Any) -> NoReturn:
+    self._run.refuse(self)
+
+
+_OBJECT = {*dir(object), "__getnewargs__", "__add__", "__mul__", "__rmul__", "__mod__", "__rmod__"} - {
+    "__hash__", "__repr__", "__lt__", "__le__", "__gt__", "__ge__",
+}  # fmt: skip
+for _name in ("strip", "lstrip", "rstrip"):
+    setattr(Content, _name, _stripping(_name))
+for _name in ("split", "rsplit", "partition", "rpartition", "removeprefix", "removesuffix"):
+    setattr(Content, _name, _cutting(_name))
+for _name in set(dir(str)) - _OBJECT - set(vars(Content)) | {"__hash__"}:
+    setattr(Content, _name, _refusing)
+
+
+def size(value: object) -> int:
+    """The length of a string, also of one that holds a stand-in; 0 for anything else."""
+    return str.__len__(value) if isinstance(value, str) else 0
+
+
+def index_of(two: str) -> int:
+    """The number that two characters of a stand-in spell."""
+    return (ord(two[0]) & 0xFFF) * 0x1000 + (ord(two[1]) & 0xFFF)
+
+
+def spelled(index: int) -> str:
+    """Two characters for a number under 2^24."""
+    return chr(0xF0000 + (index >> 12)) + chr(0xF0000 + (index & 0xFFF))

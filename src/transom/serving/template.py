@@ -1,0 +1,276 @@
+"""Chat templates over stand-ins: what transformers renders, with content put in afterwards.
+
+A message is cut into what the template may see and what it may not. It sees whether a text is empty, the
+white space at its ends if it strips it, and, in messages of the system and the assistant, the words that the
+template itself looks for: `</think>`, where it cuts thoughts from the history, or a switch in the system
+prompt. All else is a stand-in. What a template looks for is learnt while it runs, so most see nothing.
+Threat model: user text never steers a template. Where a user's message, or a control token in any message,
+would make transformers render the rest another way, the conversation is refused; so is one whose content the
+template drops or alters. The template's own work is bounded (`sandbox`).
+Does not protect: a template chooses the words around the content, and may ask which words a system prompt or
+an earlier answer holds.
+Source: transformers' `apply_chat_template`, whose rendering this is for every conversation that is accepted.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+
+from jinja2 import nodes
+
+from transom.errors import CheckpointError, RefusedError
+from transom.serving.content import OpaqueError, RejectedError, Run, WorkError, index_of, spelled
+from transom.serving.sandbox import Sandbox
+
+_RENDERINGS = 128  # kept, each of so many messages at most
+_KEPT = 4096  # characters of a shape that is kept
+_PARTS = 1 << 14  # of a conversation
+_WORDS = 256  # that a template may look for in messages of a role
+_ROUNDS = 16  # of learning them
+_SOURCE = 1 << 16  # characters of a template
+_ENDS = ""  # asked for among the words: white space at the ends of a text
+_READABLE = ("system", "assistant")
+
+Messages = Sequence[tuple[str, str]]
+Shape = tuple[str | None, ...]  # of a text: what the template sees, None for what it does not
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The template's text and, in place of content, indices into `hidden`."""
+
+    pieces: tuple[str | int, ...]
+    hidden: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The whole rendering."""
+        return "".join(self.hidden[part] if isinstance(part, int) else part for part in self.pieces)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one shape of conversation renders to; `lost` is the first message that is not in it."""
+
+    pieces: tuple[str | int, ...]
+    asked: frozenset[tuple[str, str]] = frozenset()
+    times: tuple[tuple[str, str], ...] = ()
+    lost: int | None = None
+    error: tuple[str, str | None, str] | None = None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    shape: Shape
+    hidden: tuple[str, ...]
+    words: bool = False  # whether the template sees any
+
+
+class ChatTemplate:
+    """A compiled template; `controls` are the texts of control tokens, which no content may put into it.
+
+    Raises CheckpointError if it does not parse.
+    """
+
+    def __init__(self, source: str, specials: Mapping[str, str], controls: Collection[str] = ()) -> None:
+        if len(source) > _SOURCE:
+            raise CheckpointError(f"the chat template has {len(source)} characters; {_SOURCE} are read")
+        self._environment = Sandbox()
+        try:
+            tree = self._environment.parse(source)
+            self.literals = _literals(tree)
+            self._template = self._environment.compiled(tree)
+        except Exception as error:  # also recursion without end, and whatever a constant expression raises
+            message = f"the chat template does not parse: {type(error).__name__}: {error}"
+            raise CheckpointError(message[:300]) from error
+        self._variables = {**specials, "tools": None, "documents": None, "add_generation_prompt": True}
+        self._controls = tuple(controls)
+        self._words: dict[str, frozenset[str]] = {}
+        self._outcomes: dict[tuple[tuple[str, Shape], ...], _Outcome] = {}
+        self._lock = Lock()
+
+    def render(self, messages: Messages) -> Rendered:
+        """What transformers renders. Raises RefusedError where that cannot be had safely."""
+        outcome, seen = self._settled(messages)
+        cuts = [self._cut(role, text, safe=True) for role, text in messages] if _any_words(seen) else seen
+        if cuts != seen:
+            plain = self._outcome([role for role, _ in messages], cuts)
+            if plain.error or _rendered(plain, cuts).text != _rendered(outcome, seen).text:
+                steering = next(
+                    i for i, (cut, other) in enumerate(zip(cuts, seen, strict=True)) if cut != other
+                )
+                raise RefusedError(
+                    "the chat template would read words of this message as its own; remove them",
+                    param=f"messages[{steering}].content",
+                    code="template_reads_content",
+                )
+            outcome = plain
+        if outcome.lost is not None:
+            raise RefusedError(
+                _ALTERS, param=f"messages[{outcome.lost}].content", code="template_alters_content"
+            )
+        return _rendered(outcome, cuts)
+
+    def _settled(self, messages: Messages) -> tuple[_Outcome, list[_Cut]]:
+        """With every word that is looked for on the way seen by the template."""
+        roles = [role for role, _ in messages]
+        for _ in range(_ROUNDS):
+            cuts = [self._cut(role, text) for role, text in messages]
+            outcome = self._outcome(roles, cuts)
+            new = self._learn(outcome.asked)
+            if not any(role in new and _holds(text, new[role]) for role, text in messages):
+                break
+        else:
+            outcome = _Outcome((), error=(_TOO_MANY, "messages", "refused"))
+        if outcome.error:
+            message, param, code = outcome.error
+            raise RefusedError(message, param=param, code=code)
+        return outcome, cuts
+
+    def _learn(self, asked: frozenset[tuple[str, str]]) -> dict[str, set[str]]:
+        new: dict[str, set[str]] = {}
+        for role, word in asked:
+            if word not in self._words.get(role, ()):
+                new.setdefault(role, set()).add(word)
+        if new:
+            with self._lock:
+                known = {role: self._words.get(role, frozenset()) | new[role] for role in new}
+                self._words |= {role: words for role, words in known.items() if len(words) <= _WORDS}
+        return new
+
+    def _cut(self, role: str, text: str, *, safe: bool = False) -> _Cut:
+        """A text as the template sees it; `safe`: without the words that it must not."""
+        words = self._words.get(role)
+        if not text or not words:
+            return _Cut((None,), (text,)) if text else _Cut((), ())
+        looked_for = [word for word in words if word and word in text]
+        spans = _spans(text, looked_for) if looked_for and not (safe and role not in _READABLE) else []
+        if safe and any(control in text[start:end] for start, end in spans for control in self._controls):
+            spans = []
+        return _cut_at(text, spans, _ENDS in words)
+
+    def _outcome(self, roles: Sequence[str], cuts: Sequence[_Cut]) -> _Outcome:
+        key = tuple([(role, cut.shape) for role, cut in zip(roles, cuts, strict=True)])
+        known = self._outcomes.get(key)
+        if known and all(datetime.now().strftime(form) == seen for form, seen in known.times):
+            return known
+        with self._lock:
+            outcome = self._rendering(roles, cuts)
+        seen_chars = sum(len(part) for cut in cuts for part in cut.shape if part)
+        if not outcome.error and len(roles) <= _RENDERINGS and seen_chars <= _KEPT:
+            with self._lock:
+                self._outcomes[key] = outcome
+                while len(self._outcomes) > _RENDERINGS:
+                    del self._outcomes[next(iter(self._outcomes))]
+        return outcome
+
+    def _rendering(self, roles: Sequence[str], cuts: Sequence[_Cut]) -> _Outcome:
+        """Run the template on stand-ins."""
+        mark = "".join(chr(0x100000 + secrets.randbelow(0xFFF0)) for _ in range(8))
+        owners = [i for i, cut in enumerate(cuts) for part in cut.shape if part is None]
+        if len(owners) > _PARTS:
+            return _Outcome((), error=(_TOO_MANY, "messages", "refused"))
+        numbers = iter(range(len(owners)))
+        skeletons = [
+            "".join(mark + spelled(next(numbers)) if part is None else part for part in cut.shape)
+            for cut in cuts
+        ]
+        run = self._environment.run = Run(mark, roles, skeletons, owners)
+        fields = [
+            {"role": role, "content": run.wrap(text)} for role, text in zip(roles, skeletons, strict=True)
+        ]
+        text, error = "", None
+        try:
+            text = str.__str__(self._template.render({**self._variables, "messages": fields}))
+        except Exception as failure:  # a checkpoint's template may fail in any way it likes
+            error = _reason(failure, run)
+        if run.opaque is not None:  # also where the template went on
+            error = _reason(OpaqueError(), run)
+        pieces = _pieces(text, mark, len(owners))
+        if pieces is None:
+            error, pieces = error or _reason(OpaqueError(), run), ()
+        there = {owners[piece] for piece in pieces if isinstance(piece, int)}
+        missing = [i for i in owners if i not in there]  # an answer's thoughts are cut by design
+        lost = [i for i in missing if not (cuts[i].words and roles[i] in _READABLE)]
+        times = tuple(run.times.items())
+        return _Outcome(pieces, frozenset(run.asked), times, min(lost, default=None), error)
+
+
+_ALTERS = "the chat template drops or alters this message's content; nothing was sent"
+_TOO_MANY = "the chat template looks for too many words in these messages; shorten the conversation"
+
+
+def _reason(error: Exception, run: Run) -> tuple[str, str | None, str]:
+    """The message, field and code of a refusal."""
+    if isinstance(error, OpaqueError):
+        return _ALTERS, f"messages[{run.opaque or 0}].content", "template_alters_content"
+    if isinstance(error, RejectedError):
+        return f"the chat template rejects this conversation: {error}", "messages", "refused"
+    if isinstance(error, WorkError):
+        return f"the chat template cannot be used for this conversation: {error}", "messages", "refused"
+    return f"the chat template fails on these roles ({type(error).__name__})", "messages", "refused"
+
+
+def _literals(tree: nodes.Template) -> str:
+    """All text that is written in a template, whatever it is used for."""
+    data = [node.data for node in tree.find_all(nodes.TemplateData)]
+    constants = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+    return "\0".join([*data, *constants])
+
+
+def _any_words(cuts: Sequence[_Cut]) -> bool:
+    return any(cut.words for cut in cuts)
+
+
+def _rendered(outcome: _Outcome, cuts: Sequence[_Cut]) -> Rendered:
+    return Rendered(outcome.pieces, tuple([part for cut in cuts for part in cut.hidden]))
+
+
+def _holds(text: str, words: Collection[str]) -> bool:
+    return any(word in text if word else text != text.strip() for word in words)
+
+
+def _spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
+    """Where any of the words stands; spans that overlap or touch are one."""
+    longest_first = sorted(words, key=len, reverse=True)
+    pattern = re.compile(f"(?=({'|'.join(map(re.escape, longest_first))}))")
+    spans: list[tuple[int, int]] = []
+    for found in pattern.finditer(text):
+        start, end = found.span(1)
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+        else:
+            spans.append((start, end))
+    return spans
+
+
+def _cut_at(text: str, spans: Sequence[tuple[int, int]], ends: bool) -> _Cut:
+    """A text with the spans seen and, if its ends are stripped, the white space around what is hidden."""
+    seen: list[str | None] = []
+    hidden, at = [], 0
+    for start, end in [*spans, (len(text), len(text))]:
+        part = text[at:start]
+        core = part.strip() if ends else part
+        before, _, after = part.partition(core) if core else (part, "", "")
+        seen += [before, None, after, text[start:end]] if core else [before, text[start:end]]
+        hidden += [core] if core else []
+        at = end
+    return _Cut(tuple(part for part in seen if part != ""), tuple(hidden), bool(spans))
+
+
+def _pieces(text: str, mark: str, count: int) -> tuple[str | int, ...] | None:
+    """The rendering with numbers in place of stand-ins; None if one of them is broken."""
+    first, *rest = text.split(mark)
+    pieces: list[str | int] = [first]
+    for part in rest:
+        index = index_of(part[:2]) if len(part) >= 2 else count
+        if index >= count or part[:2] != spelled(index):
+            return None
+        pieces += [index, part[2:]]
+    broken = any(char in piece for piece in pieces[::2] for char in mark)  # type: ignore[operator]
+    return None if broken else tuple(pieces)
