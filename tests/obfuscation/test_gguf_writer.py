@@ -32,11 +32,10 @@ from transom.checkpoint.tiny import tiny_llama
 from transom.cli.obfuscate import obfuscate
 from transom.cli.obfuscated import ObfuscatedOptions, obfuscate_gguf, open_key
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, TransomError
+from transom.net.listen import serve_in_thread
 from transom.obfuscation import gguf_writer
 from transom.obfuscation.gguf_known import require_known
 from transom.obfuscation.gguf_writer import shortened, write_gguf
-from transom.net.listen import serve_in_thread
-from transom.obfuscation.gguf_writer import write_gguf
 from transom.serving.engines.llamacpp import LlamaCppEngine
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig

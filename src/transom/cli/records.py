@@ -14,19 +14,17 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from transom.data.rows import Format, decoded, form_of, opened, table
 from transom.errors import MisconfiguredError, NotYetError
-from transom.files import require_writable
+from transom.files import require_writable, whole
 from transom.privacy.sanitize import Sanitizer
 
 CHUNK_ROWS = 2000
@@ -164,14 +162,10 @@ def _writing(target: Path | None) -> Iterator[TextIO]:
             out.flush()
             out.detach()
         return
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise MisconfiguredError(f"{target} cannot be written ({error.strerror})") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(whole(target, mode=0o600))
+        except OSError as error:
+            raise MisconfiguredError(f"{target} cannot be written ({error.strerror})") from error
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
