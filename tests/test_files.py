@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,3 +178,31 @@ def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="cannot write"):
         require_writable(tmp_path / "is_a_file" / "later" / "file", parents=True)
     assert names(tmp_path) == ["is_a_file", "pipe"]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_growing_file_is_there_when_it_is_whole_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    if not nameless:  # as on a file system that does not know files without a name
+        opened = os.open
+
+        def refuse(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(errno.EOPNOTSUPP, "not here")
+            return opened(path, flags, *rest, **more)
+
+        monkeypatch.setattr(os, "open", refuse)
+    with growing(tmp_path / "file") as place:
+        place.write_bytes(b"half")
+        assert not (tmp_path / "file").exists()
+        assert len(list(tmp_path.iterdir())) == (0 if nameless else 1)
+        place.write_bytes(b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    with pytest.raises(FileExistsError), growing(tmp_path / "file") as place:
+        place.write_bytes(b"another")
+    with pytest.raises(ZeroDivisionError), growing(tmp_path / "other"):
+        raise ZeroDivisionError
+    with pytest.raises(FileNotFoundError), growing(tmp_path / "nowhere" / "file"):
+        pass
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"whole"}

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
 
 from transom.audit.attacks import (
     alignment,
@@ -438,7 +437,7 @@ def test_a_folder_reads_like_its_state(base: Any, tmp_path: Path) -> None:
     assert np.allclose(folder.layers[0].gate, expected)
 
 
-def test_experts_lie_side_by_side(tmp_path: Path) -> None:
+def test_experts_lie_side_by_side() -> None:
     state = {
         "model.embed_tokens.weight": torch.randn(10, 4),
         "model.layers.0.post_attention_layernorm.weight": torch.ones(4),
@@ -447,9 +446,7 @@ def test_experts_lie_side_by_side(tmp_path: Path) -> None:
     for expert in range(2):
         for name, shape in (("w1", (6, 4)), ("w3", (6, 4)), ("w2", (4, 6))):
             state[f"model.layers.0.block_sparse_moe.experts.{expert}.{name}.weight"] = torch.randn(shape)
-    (tmp_path / "config.json").write_text('{"num_hidden_layers": 1, "num_attention_heads": 2}', "utf-8")
-    save_file(state, tmp_path / "model.safetensors")
-    layer = read(tmp_path).layers[0]
+    layer = from_state(state, {"num_hidden_layers": 1, "num_attention_heads": 2}).layers[0]
     assert layer.gate.shape == layer.up.shape == (4, 12)
     assert layer.down.shape == (12, 4)
     assert layer.router.shape == (4, 2)

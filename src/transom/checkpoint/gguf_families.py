@@ -334,6 +334,7 @@ def _latent_rope(keys: Keys, head: GgufHead, width: int, context: int) -> Settin
     if rope["rope_type"] == "default":
         return rope
     if rope["rope_type"] != "yarn" or multiplier is None:
+        # llama.cpp scales these scores as if for YaRN under any scaling, which transformers' classes do not.
         raise NotYetError(
             "DeepSeek with positions rescaled other than by YaRN with its multiplier is not read"
         )

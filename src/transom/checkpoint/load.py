@@ -52,7 +52,9 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
     _check_device(torch, dtype, device)
     found = find(source)
     check(found)
-    tokenizer = _tokenizer(found)  # before the weights, as it may be refused
+    if found.kind == "gguf":
+        gguf_model(read_gguf_head(found.path))  # may be refused, and costs less than the tokenizer,
+    tokenizer = _tokenizer(found)  # which may be refused and costs less than the weights
     try:
         model = _read(found, transformers, torch, getattr(torch, dtype))
     except (CheckpointError, NotYetError):

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
 from transom.checkpoint.structure import check_structure, check_values
 from transom.errors import CheckpointError, MissingExtraError, NotYetError
@@ -49,11 +50,15 @@ def libraries() -> tuple[Any, Any]:
 
 
 def resolved_config(source: Source) -> dict[str, Any]:
-    """Every value of a checkpoint directory's configuration, as the engine takes it, in plain JSON types.
+    """Every value of a checkpoint's configuration, as the engine takes it, in plain JSON types.
 
     Both generations of names for the rotary embedding and for experts are in it. `tie_word_embeddings` is
     True only where the head really is the embedding. Raises CheckpointError, NotYetError, MissingExtraError.
     """
+    if source.kind == "gguf":
+        from transom.checkpoint.gguf_config import gguf_config
+
+        return gguf_config(read_gguf_head(source.path))
     tensors = stored_tensors(source.path)
     config = model_config(source, tensors)
     check_fit(source, config, tensors)
