@@ -4,7 +4,7 @@ A re-grown feed-forward starts from random weights and learns, on public text, t
 the old one did; no neuron of it corresponds to a public one. Fine-tuning here is a few steps of next-token
 loss with a large step; its direction is then taken longer or shorter to sweep the size of the change.
 
-Threat model: see `_hardening_attacks`. Seeds are a study's: a product would draw the start from the CSPRNG.
+Threat model: see `_hardening_points`. Seeds are a study's: a product would draw the start from the CSPRNG.
 
 Shapes: B batch, T tokens, D width, N positions.
 """

@@ -34,26 +34,16 @@ from _bench import RESULTS, parser, report
 from transom.audit.attacks import bayes, contextual
 from transom.audit.attacks.word_text import observe, own_sentences
 from transom.audit.attacks.words import mounted
-from transom.audit.finding import Finding
-from transom.audit.utility import (
-    Answerer,
-    Answers,
-    Classify,
-    Question,
-    Setting,
-    Summarise,
-    Task,
-    frontier,
-    load_answerer,
-    obfuscated,
-    sentence_features,
-    unprotected,
-    words,
-)
+from transom.audit.utility.encoder import sentence_features
 from transom.audit.utility.files import TRUE_OR_FALSE, multiple_choice, statement
+from transom.audit.utility.frontier import Setting, frontier
+from transom.audit.utility.model import Answerer, load_answerer, obfuscated
+from transom.audit.utility.protect import unprotected, words
+from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, Task
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import Finding
 
 PARTS = ("sst2", "xsum", "true_false", "truthfulqa")
 SHOWN = ("task", "label", "setting", "recovery", "utility", "utility_low", "utility_high")

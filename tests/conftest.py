@@ -6,10 +6,11 @@ import fcntl
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -75,3 +76,14 @@ def only_loopback() -> Iterator[None]:
     patch.setattr(socket.socket, "connect_ex", connect_ex)
     yield
     patch.undo()
+
+
+@pytest.fixture
+def covers() -> Callable[[list[tuple[float, float]], float], bool]:
+    """Whether so many of the 95 % intervals cover the truth as chance allows (three standard errors)."""
+
+    def check(intervals: list[tuple[float, float]], truth: float) -> bool:
+        share = np.mean([low <= truth <= high for low, high in intervals])
+        return bool(share >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / len(intervals)))
+
+    return check

@@ -11,10 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transom.audit.attack import Attack
     from transom.audit.attacks.epsilon import EpsilonFinding, distinguish
-    from transom.audit.finding import Example, Finding
-    from transom.audit.report import Frontier, FrontierPoint, Report
     from transom.checkpoint.cut import Back, Front, cut
     from transom.checkpoint.load import Checkpoint, load
     from transom.checkpoint.walk import Block, Walk, walk
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from transom.enclave.evidence import Claims, Evidence
     from transom.enclave.manifest import Manifest
     from transom.enclave.owner import Owner
-    from transom.enclave.pin import KeyPin
     from transom.enclave.policy import EvidencePolicy, Rule, load_evidence_policy
     from transom.enclave.source import InsecureDevEvidence
     from transom.enclave.table import EmbeddingTable, open_table
@@ -50,6 +46,8 @@ if TYPE_CHECKING:
         ReplaceableError,
         TransomError,
     )
+    from transom.net.listen import serve_in_thread
+    from transom.net.pin import KeyPin
     from transom.obfuscation.card import Card, verify_card
     from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
     from transom.obfuscation.keys import preset
@@ -65,6 +63,8 @@ if TYPE_CHECKING:
     from transom.privacy.placeholders import Placeholders
     from transom.privacy.policy import Policy, load_policy, write_policy
     from transom.privacy.sanitize import Sanitized, Sanitizer
+    from transom.report.finding import Attack, Example, Finding
+    from transom.report.report import Frontier, FrontierPoint, Report
     from transom.serving.attestor import create_attestor
     from transom.serving.engines.chat import ChatEngine
     from transom.serving.engines.client import IdsEngine
@@ -77,7 +77,6 @@ if TYPE_CHECKING:
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig
     from transom.serving.gateway.enclave import Enclave, ExtractionMeter
-    from transom.serving.local import serve_in_thread
     from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
 __all__ = [
@@ -179,10 +178,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "transom.audit.attack": "Attack",
     "transom.audit.attacks.epsilon": "EpsilonFinding distinguish",
-    "transom.audit.finding": "Example Finding",
-    "transom.audit.report": "Frontier FrontierPoint Report",
     "transom.checkpoint.cut": "Back Front cut",
     "transom.checkpoint.load": "Checkpoint load",
     "transom.checkpoint.walk": "Block Walk walk",
@@ -192,7 +188,7 @@ _HOMES = {
     "transom.enclave.evidence": "Claims Evidence",
     "transom.enclave.manifest": "Manifest",
     "transom.enclave.owner": "Owner",
-    "transom.enclave.pin": "KeyPin",
+    "transom.net.pin": "KeyPin",
     "transom.enclave.policy": "EvidencePolicy Rule load_evidence_policy",
     "transom.enclave.source": "InsecureDevEvidence",
     "transom.enclave.table": "EmbeddingTable open_table",
@@ -217,6 +213,8 @@ _HOMES = {
     "transom.privacy.placeholders": "Placeholders",
     "transom.privacy.policy": "Policy load_policy write_policy",
     "transom.privacy.sanitize": "Sanitized Sanitizer",
+    "transom.report.finding": "Attack Example Finding",
+    "transom.report.report": "Frontier FrontierPoint Report",
     "transom.serving.attestor": "create_attestor",
     "transom.serving.engines.chat": "ChatEngine",
     "transom.serving.engines.client": "IdsEngine",
@@ -229,7 +227,7 @@ _HOMES = {
     "transom.serving.gateway.app": "create_gateway",
     "transom.serving.gateway.config": "GatewayConfig",
     "transom.serving.gateway.enclave": "Enclave ExtractionMeter",
-    "transom.serving.local": "serve_in_thread",
+    "transom.net.listen": "serve_in_thread",
     "transom.serving.tokenizer": "ChatTokenizer load_tokenizer",
 }
 

@@ -8,33 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from transom.audit.finding import not_run, share
-from transom.audit.utility import (
-    Answerer,
-    Answers,
-    Classify,
-    Protected,
-    Question,
-    Setting,
-    Summarise,
-    frontier,
-    load_answerer,
-    measure,
-    obfuscated,
-    read_task,
-    rouge_l,
-    sentence_features,
-    unprotected,
-    words,
-)
-from transom.audit.utility.frontier import mean_interval
-from transom.audit.utility.tasks import fitted
+from transom.audit.utility.encoder import sentence_features
+from transom.audit.utility.files import read_task
+from transom.audit.utility.frontier import Setting, frontier, measure
+from transom.audit.utility.model import Answerer, load_answerer, obfuscated
+from transom.audit.utility.protect import Protected, unprotected, words
+from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, fitted, rouge_l
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import MisconfiguredError
 from transom.obfuscation.keys import preset
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import not_run, share
 
 SECRET = bytes(range(32))
 DOCUMENTS = ("The fox jumps over the dog.", "Tell me what the weather will be like.", "A person asks, why?")
@@ -205,29 +191,6 @@ def test_the_classifier_finds_three_classes_and_refuses_one() -> None:
 
 
 # -------------------------------------------------------------------------------------------- the frontier
-
-
-@pytest.mark.parametrize(("a", "b"), [(2.0, 2.0), (5.0, 1.5), (0.5, 0.5)])
-def test_the_interval_of_a_mean_covers_it(a: float, b: float) -> None:
-    rng = np.random.default_rng(7)
-    covered = [low <= a / (a + b) <= high for low, high in map(mean_interval, rng.beta(a, b, (2000, 24)))]
-    assert np.mean(covered) > 0.93
-
-
-def test_right_and_wrong_scores_get_the_exact_interval() -> None:
-    low, high = mean_interval(np.ones(24))
-    assert high == 1
-    assert low == pytest.approx(0.025 ** (1 / 24))
-    rng = np.random.default_rng(8)
-    covered = [low <= 0.9 <= high for low, high in map(mean_interval, rng.binomial(1, 0.9, (2000, 30)) * 1.0)]
-    assert np.mean(covered) >= 0.95
-
-
-def test_one_score_says_nothing_and_none_or_a_wrong_one_is_refused() -> None:
-    assert mean_interval(np.array([0.5])) == (0, 1)
-    for wrong in ([], [0.5, 1.5], [0.5, np.nan]):
-        with pytest.raises(MisconfiguredError, match="in \\[0, 1\\]"):
-            mean_interval(np.array(wrong))
 
 
 def test_both_modes_get_the_same_protected_text_and_score_alike(

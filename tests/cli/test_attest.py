@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from transom.cli.attest import app
-from transom.enclave.pin import parse_pin, spki_sha256
 from transom.enclave.policy import EvidencePolicy, Rule
 from transom.errors import EvidenceError, MisconfiguredError
+from transom.net.pin import parse_pin, spki_sha256
 from transom.serving.engines.base import Call
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.evidence import EvidenceGuard
@@ -108,7 +108,7 @@ def test_a_certificate_is_never_written_over(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_: pytest.fail("it would have served"))
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_: pytest.fail("it would have served"))
     tls, _ = certificate(tmp_path / "key")
     certificate(tmp_path / "other")
     arguments = [str(tmp_path / "other" / "tls.key") if one == "OTHER" else one for one in arguments]
@@ -122,7 +122,7 @@ def test_an_engine_wants_certificate_and_key_together(given: str, monkeypatch: p
 
     from transom.cli.engine import engine
 
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_: pytest.fail("it would have served"))
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_: pytest.fail("it would have served"))
     command = Typer()
     command.command()(engine)
     result = CliRunner().invoke(command, ["--model", "echo", "--port", "0", given, "/nowhere"])

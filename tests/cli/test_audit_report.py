@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import typer
 
-from transom.audit.attack import Bound
-from transom.audit.finding import INTERRUPTED, Example, Finding, not_run
-from transom.audit.report import Report
 from transom.cli.audit_report import GATE_EXIT, LEFT_OUT_EXIT, Options, auditing, finish, now
 from transom.errors import MisconfiguredError
+from transom.report.finding import INTERRUPTED, Bound, Example, Finding, not_run
+from transom.report.report import Report
 
 SHOWN = Finding(
     name="bayes",

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from transom.audit.finding import INTERRUPTED, not_run, share
-from transom.audit.utility import Answers, Question
+from transom.audit.utility.tasks import Answers, Question
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli.audit_utility import Utility, at_setting, measured, open_utility
 from transom.cli.main import app
 from transom.errors import MisconfiguredError
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import INTERRUPTED, not_run, share
 
 TEXTS = ["the fox jumps over the lazy dog", "a person asks what the weather will be", "please tell me why"]
 

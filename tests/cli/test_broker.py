@@ -31,10 +31,10 @@ from transom.enclave.manifest import (
     tokenizer_digest,
 )
 from transom.enclave.owner import Owner
-from transom.enclave.pin import make_certificate, parse_pin
 from transom.enclave.policy import Rule
 from transom.enclave.source import InsecureDevEvidence
 from transom.errors import BundleError, EvidenceError, MisconfiguredError
+from transom.net.pin import make_certificate, parse_pin
 
 COMMAND = """
 import typer

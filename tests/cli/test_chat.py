@@ -18,8 +18,8 @@ from starlette.routing import Route
 from transom import errors
 from transom.cli import ask, main
 from transom.cli.ask import Exchange, printable, words_gateway
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import serve_in_thread
 
 QUESTION = "Does Marguerite owe me 4815 euros for the quokka?"
 SECRETS = ("Marguerite", "4815", "quokka")

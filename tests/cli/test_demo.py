@@ -12,9 +12,9 @@ import pytest
 from transom.checkpoint.tokenizer import export_tokenizer
 from transom.cli import demo, main
 from transom.cli.ask import Exchange
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.job import Job, Step
-from transom.serving.local import serve_in_thread
 
 
 @pytest.fixture(scope="module")

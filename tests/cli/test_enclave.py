@@ -13,12 +13,12 @@ import pytest
 from transom.cli.main import run
 from transom.enclave.bundle import pack
 from transom.enclave.owner import Owner
-from transom.enclave.pin import format_pin, make_certificate
 from transom.enclave.policy import Rule
 from transom.errors import BrokerError, BundleError, EvidenceError, MisconfiguredError
+from transom.net.listen import Tls, serve_in_thread
+from transom.net.pin import format_pin, make_certificate
 from transom.privacy.policy import load_policy
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import Tls, serve_in_thread
 
 
 class House:
@@ -71,7 +71,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The apps that would have been served."""
     apps: list[Any] = []
-    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock, **_: apps.append(app))
+    monkeypatch.setattr("transom.net.listen.serve", lambda app, sock, **_: apps.append(app))
     monkeypatch.setattr("transom.cli.enclave.mark_log", lambda trust: None)
     return apps
 

@@ -14,8 +14,8 @@ from transom.cli import main
 from transom.cli import pack as pack_command
 from transom.enclave.bundle import verify_bundle
 from transom.enclave.owner import Owner, load_owner_key
-from transom.enclave.pin import format_pin
 from transom.errors import BundleError, CheckpointError, MisconfiguredError, PolicyError
+from transom.net.pin import format_pin
 from transom.privacy.policy import load_policy
 
 MEASUREMENT = "ab" * 48

@@ -24,9 +24,9 @@ from transom.enclave.manifest import (
     tokenizer_digest,
 )
 from transom.enclave.owner import Owner, load_owner_key
-from transom.enclave.pin import format_pin
 from transom.enclave.policy import Rule
 from transom.errors import BundleError, MisconfiguredError
+from transom.net.pin import format_pin
 
 BUNDLE = "0123456789abcdef" * 2
 FILES = {"tokenizer.json": "11" * 32, "tokenizer_config.json": "22" * 32}

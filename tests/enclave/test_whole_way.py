@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 from transom.cli.main import run
-from transom.enclave.pin import format_pin, make_certificate, parse_pin
+from transom.net.listen import serve_in_thread
+from transom.net.pin import format_pin, make_certificate, parse_pin
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.http import Pinned
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
 from .search import Searcher, file_blocks, memory_blocks, needles

@@ -20,11 +20,12 @@ from safetensors.numpy import save
 from safetensors.torch import save as save_torch
 
 from transom.errors import EngineError
+from transom.net.listen import serve_in_thread
+from transom.serving.dialect import Limits
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.job import Job, Step
-from transom.serving.engines.request import Limits, parse_completion
+from transom.serving.engines.request import parse_completion
 from transom.serving.engines.server import create_engine_app
-from transom.serving.local import serve_in_thread
 
 CANARY = "zyzzyva-4711"
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from transom.cli.gateway import _hosts, gateway, parse_rules
 from transom.errors import MisconfiguredError, TransomError
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import serve_in_thread
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from transom.serving.local import serve_in_thread
     ],
 )
 def test_settings_that_cannot_work_are_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_, **__: pytest.fail("it would have served"))
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_, **__: pytest.fail("it would have served"))
     app = Typer()
     app.command()(gateway)
     result = CliRunner().invoke(app, [*arguments, "--port", "0"])
@@ -44,7 +44,7 @@ def test_settings_that_cannot_work_are_refused(arguments: list[str], monkeypatch
 def test_a_working_setting_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     served = []
     monkeypatch.setattr(
-        "transom.serving.local.serve", lambda app, sock, **_: served.append((app, sock.getsockname()))
+        "transom.net.listen.serve", lambda app, sock, **_: served.append((app, sock.getsockname()))
     )
     app = Typer()
     app.command()(gateway)
@@ -60,7 +60,7 @@ def test_a_working_setting_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_the_packaged_tokenizer_is_for_the_packaged_model_alone(
     model: str, fine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_, **__: None)
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_, **__: None)
     app = Typer()
     app.command()(gateway)
     with serve_in_thread(EchoEngine(model=model).app()) as url:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.errors import EngineBusyError, MisconfiguredError
-from transom.serving.engines.base import Call, check_url
+from transom.net.urls import check_url
+from transom.serving.engines.base import Call
 from transom.serving.engines.chat import LIMIT_FIELDS, ChatEngine, read_key
 from transom.serving.engines.client import IdsEngine, check_vllm_version
 from transom.serving.engines.echo import EchoEngine

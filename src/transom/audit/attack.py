@@ -12,34 +12,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from transom.audit.finding import Finding
 from transom.errors import MisconfiguredError
-
-
-class Attack(Protocol):
-    """A name, the metric of its finding, and the call. Modules satisfy it, and so does any object."""
-
-    @property
-    def NAME(self) -> str: ...
-    @property
-    def METRIC(self) -> str: ...
-    def attack(self, target: Any, knowledge: Any, data: Any, budget_s: float, /) -> Finding:
-        """What was found within about `budget_s` seconds; "not run" where the target does not fit."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """An attack made of a function, for one that needs a setting or a target of its own."""
-
-    NAME: str
-    METRIC: str
-    attack: Callable[[Any, Any, Any, float], Finding]
+from transom.report.finding import Attack
 
 
 def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ...]:

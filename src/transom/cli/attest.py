@@ -34,11 +34,11 @@ def serve(
 ) -> None:
     """Hand out evidence for the TLS key of the engine beside this, over TLS with that same key."""
     from transom.enclave.evidence import TRUST
-    from transom.enclave.pin import format_pin
     from transom.enclave.source import BOOT_PCRS, source_of
+    from transom.net.listen import Tls, listen, require_loopback, url_of
+    from transom.net.listen import serve as serve_app
+    from transom.net.pin import format_pin
     from transom.serving.attestor import create_attestor, spki_of
-    from transom.serving.local import Tls, listen, require_loopback, url_of
-    from transom.serving.local import serve as serve_app
 
     require_loopback(host, allow_remote=allow_remote)
     tls = Tls(tls_cert, tls_key)
@@ -59,6 +59,6 @@ def cert(
     name: Annotated[str, typer.Option(help="The host's name, for the certificate.")] = "localhost",
 ) -> None:
     """Make a self-signed certificate, and print the pin of its key."""
-    from transom.enclave.pin import format_pin, make_certificate
+    from transom.net.pin import format_pin, make_certificate
 
     typer.echo(format_pin(make_certificate(out, name).fingerprint))

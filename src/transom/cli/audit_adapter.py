@@ -29,7 +29,8 @@ from transom.cli.audit_report import (
     SarifOption,
     auditing,
 )
-from transom.cli.audit_texts import read_texts, token_ids
+from transom.cli.audit_texts import token_ids
+from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 
 

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
-from transom.audit.finding import Finding
-from transom.audit.runner import run
+from transom.audit.attack import choose
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
 from transom.cli.audit_report import (
     BudgetOption,
@@ -33,6 +31,8 @@ from transom.cli.audit_report import (
     auditing,
 )
 from transom.errors import MisconfiguredError
+from transom.report.finding import Attack, Bound, Finding
+from transom.report.runner import run
 
 if TYPE_CHECKING:
     from transom.audit.attacks.weights import Knowledge, Sample, Target
@@ -44,6 +44,8 @@ WEIGHT_ATTACKS = {  # quick ones first
     "nn": "nearest",
     "gate-ia": "gate_ia",
     "attn-ia": "attn_ia",
+    "neurons-first": "neurons_first",
+    "gram-matching": "gram_matching",
     "least-squares": "least_squares",
     "column-first": "column_first",
     "vma": "vma",

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attack import choose
 from transom.audit.attacks import beam, blocks, sentence_inversion, sentences
 from transom.audit.attacks.rows import Noise, Rows, Truth
 from transom.audit.attacks.states import METRIC
@@ -44,8 +44,10 @@ from transom.cli.audit_report import (
     SarifOption,
     auditing,
 )
-from transom.cli.audit_texts import read_texts, token_ids
+from transom.cli.audit_texts import token_ids
+from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError, NotYetError
+from transom.report.finding import Attack, Bound
 
 if TYPE_CHECKING:
     import torch

@@ -25,12 +25,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transom.audit.attack import Attack
-from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run
-from transom.audit.report import Frontier, Report, exceeds, figure, span
-from transom.audit.runner import run
 from transom.errors import MisconfiguredError, TransomError
 from transom.files import require_writable, write_file
+from transom.report.finding import INTERRUPTED, Attack, Finding, interrupted, not_run
+from transom.report.kinds import kind_of
+from transom.report.metrics import figure
+from transom.report.report import Frontier, Report, exceeds, span
+from transom.report.runner import run
 
 GATE_EXIT = 20
 LEFT_OUT_EXIT = 21
@@ -200,8 +201,8 @@ def finish(report: Report, options: Options) -> None:
 
 
 def _write(report: Report, options: Options) -> None:
-    from transom.audit.html import page
-    from transom.audit.sarif import sarif
+    from transom.report.html import page
+    from transom.report.sarif import sarif
 
     made: list[tuple[Path | None, Callable[[], str]]] = [
         (options.html, lambda: page(report)),
@@ -226,7 +227,7 @@ def _table(report: Report, *, notes: bool) -> Table:
     metrics = list(dict.fromkeys(found.metric for found in report.findings))
     title = f"{report.kind}: {report.target.get('target', '')}"
     several = len(metrics) > 1
-    beside = "claimed" if report.kind == "epsilon" else "guessing"
+    beside = kind_of(report.kind).beside
     table = Table(title=escape(title if several or not metrics else f"{title}, {metrics[0]}"))
     for column in ("attack", *["metric"] * several, "value", "95 % interval", beside, "n", "s"):
         table.add_column(column, overflow="fold")

@@ -18,10 +18,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attack import choose
 from transom.audit.attacks import sda, tfma
-from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, conceal, read_traffic, reveal
-from transom.audit.finding import Finding
+from transom.audit.attacks.traffic import Prior, Texts, Traffic, conceal, read_traffic, reveal
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
 from transom.cli.audit_report import (
     AttackOption,
@@ -33,8 +32,10 @@ from transom.cli.audit_report import (
     SarifOption,
     auditing,
 )
-from transom.cli.audit_texts import read_texts
+from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
+from transom.report.finding import Attack, Bound, Finding
+from transom.report.statistics import Ints
 
 _DECIPHERED = ("recovery of tokens", "recovery of types", "BLEU-4")
 
@@ -77,8 +78,6 @@ def traffic(
     record = {"target": str(file), "tokenizer": tokenizer, "prior": level, "permuted_here": secret is None}
     with auditing("traffic", record, chosen, options) as audit:
         texts = tuple(encoder.encode_text(line).ids for line in read_texts(prior))
-        if not texts:
-            raise MisconfiguredError(f"{prior} holds no text; give the attacker one text a line")
         tau_V = secret_map(secret, vocabulary)
         target, plain = _sides(read_traffic(file, vocabulary), tau_V, concealed=secret is not None)
         known = {int(tau_V[token]): token for token in template_ids(encoder)} if template else {}

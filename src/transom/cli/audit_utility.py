@@ -20,22 +20,16 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from transom.audit.finding import INTERRUPTED, Finding, not_run
-from transom.audit.report import Frontier, FrontierPoint
-from transom.audit.utility import (
-    Answerer,
-    Setting,
-    Task,
-    frontier,
-    load_answerer,
-    obfuscated,
-    read_task,
-    unprotected,
-    words,
-)
+from transom.audit.utility.files import read_task
+from transom.audit.utility.frontier import Setting, frontier
+from transom.audit.utility.model import Answerer, load_answerer, obfuscated
+from transom.audit.utility.protect import unprotected, words
+from transom.audit.utility.tasks import Task
 from transom.errors import TransomError
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import INTERRUPTED, Finding, not_run
+from transom.report.report import Frontier, FrontierPoint
 
 METRIC = "utility"
 _WHOSE = "Recovery is that of the strongest attack on one output of each text."

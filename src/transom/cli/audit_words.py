@@ -15,8 +15,7 @@ Source: each attack's own docstring.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -24,12 +23,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attack import choose
 from transom.audit.attacks import averaging, bayes, causal, contextual, mask_token, word_inversion
 from transom.audit.attacks.causal_beam import Causal
 from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
 from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
-from transom.audit.finding import interrupted, not_run
 from transom.checkpoint.source import DEFAULT_MODEL
 from transom.cli.audit_report import (
     AttackOption,
@@ -42,7 +40,6 @@ from transom.cli.audit_report import (
     SarifOption,
     auditing,
 )
-from transom.cli.audit_texts import read_texts
 from transom.cli.audit_utility import (
     UtilityModelOption,
     UtilityOption,
@@ -51,14 +48,14 @@ from transom.cli.audit_utility import (
     measured,
     open_utility,
 )
-from transom.cli.records import read_column
-from transom.config import load_json
+from transom.data.rows import Format, form_of, read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.lexicon import read_vectors
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import WordMechanism
 from transom.privacy.policy import Policy, load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import Attack, Bound, interrupted, not_run
 
 ATTACKS: tuple[Attack, ...] = (
     bayes,
@@ -257,30 +254,4 @@ def _with_reader(attacks: tuple[Attack, ...], source: str | None) -> tuple[tuple
 
 def read_corpus(source: Path, column: str | None, field: str | None) -> tuple[str, ...]:
     """The texts of a file, by its ending. Raises MisconfiguredError for what cannot be read or holds none."""
-    if str(source) == "-":
-        texts: tuple[str, ...] = tuple(sys.stdin.read().split("\n"))
-    elif source.suffix in (".csv", ".tsv"):
-        if column is None:
-            raise MisconfiguredError(f"{source} has columns; name the one to read with --column")
-        texts = read_column(source, column)
-    elif source.suffix == ".jsonl":
-        texts = tuple(_fields(source, field))
-    else:
-        texts = read_texts(source)
-    found = tuple(text.strip() for text in texts if text.strip())
-    if not found:
-        raise MisconfiguredError(f"{source} holds no text")
-    return found
-
-
-def _fields(source: Path, field: str | None) -> Iterator[str]:
-    if field is None:
-        raise MisconfiguredError(f"{source} holds JSON objects; name the field to read with --field")
-    for number, line in enumerate(read_texts(source), 1):
-        try:
-            value = load_json(line)[field]
-        except (ValueError, TypeError, KeyError):
-            value = None
-        if not isinstance(value, str):
-            raise MisconfiguredError(f"{source}, text {number}: no JSON object with a string {field!r}")
-        yield value
+    return read_texts(source, field if form_of(source) is Format.jsonl else column)

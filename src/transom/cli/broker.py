@@ -33,9 +33,9 @@ def broker(
     from transom.enclave.log import ReleaseLog
     from transom.enclave.manifest import load_manifest
     from transom.enclave.owner import Owner
-    from transom.enclave.pin import format_pin, spki_sha256
     from transom.enclave.policy import load_evidence_policy
-    from transom.serving.local import Tls, listen, serve, url_of
+    from transom.net.listen import Tls, listen, serve, url_of
+    from transom.net.pin import format_pin, spki_sha256
 
     tls = Tls(tls_cert, tls_key)
     keys = Owner(owner, create=False)
@@ -81,7 +81,7 @@ def _certificate(path: Path) -> bytes:
     """The first certificate of a PEM file, in DER."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from transom.enclave.pin import x509
+    from transom.net.pin import x509
 
     der: bytes = x509().load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
     return der

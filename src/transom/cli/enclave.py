@@ -122,8 +122,8 @@ def bundle_sanitizer(bundle: SignedBundle, policy: Path | None, overrides: Mappi
 def open_enclave(options: EnclaveOptions, bundle: SignedBundle) -> Enclave:
     """Attest, get the data key, open the table. Raises EvidenceError, BrokerError, BundleError."""
     from transom.enclave.client import obtain_key
-    from transom.enclave.pin import parse_pin
     from transom.enclave.table import open_table
+    from transom.net.pin import parse_pin
     from transom.serving.gateway.enclave import Enclave, ExtractionMeter
 
     manifest = bundle.manifest
@@ -174,8 +174,8 @@ def guard_of(
     that the manifest names, if it names any. Raises MisconfiguredError, also for a manifest when nothing ties
     the key.
     """
-    from transom.enclave.pin import parse_pin
     from transom.enclave.policy import load_evidence_policy
+    from transom.net.pin import parse_pin
     from transom.serving.engines.evidence import EvidenceGuard
     from transom.serving.engines.http import Pinned
 

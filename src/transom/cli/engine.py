@@ -15,7 +15,7 @@ import typer
 from transom.checkpoint.load import Dtype
 
 if TYPE_CHECKING:
-    from transom.serving.local import Tls
+    from transom.net.listen import Tls
 
 
 def engine(
@@ -43,7 +43,7 @@ def engine(
     ] = 0,
 ) -> None:
     """Serve a model: completions with ids or embeddings in, ids out, streamed, and batched."""
-    from transom.serving.local import listen, require_loopback, serve, url_of
+    from transom.net.listen import listen, require_loopback, serve, url_of
 
     require_loopback(host, allow_remote=allow_remote)
     tls = _tls(tls_cert, tls_key)
@@ -82,7 +82,7 @@ def _dtype(name: str) -> Dtype:
 
 def _tls(certificate: Path | None, key: Path | None) -> Tls | None:
     from transom.errors import MisconfiguredError
-    from transom.serving.local import Tls
+    from transom.net.listen import Tls
 
     if (certificate is None) != (key is None):
         raise MisconfiguredError("--tls-cert and --tls-key go together; one of them is missing")

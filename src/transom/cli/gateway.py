@@ -180,10 +180,10 @@ def gateway(
     from transom.cli.obfuscated import open_key
     from transom.cli.obfuscated import options_of as obfuscated_options_of
     from transom.errors import MisconfiguredError
+    from transom.net.listen import listen, require_loopback, serve, url_of
     from transom.serving.engines.evidence import EvidenceGuard
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig, KeyFile, Mode
-    from transom.serving.local import listen, require_loopback, serve, url_of
     from transom.serving.tokenizer import load_tokenizer
 
     if mode not in get_args(Mode):
@@ -260,8 +260,8 @@ def parse_rules(rules: list[str]) -> dict[str, str | float]:
 
 def _hosts(bound: str, allowed: list[str]) -> tuple[str, ...] | None:
     """The names under which a gateway bound to `bound` may be called; None: any."""
+    from transom.net.urls import is_loopback
     from transom.serving.gateway.config import LOOPBACK_HOSTS
-    from transom.serving.local import is_loopback
 
     if not is_loopback(bound):
         return tuple(allowed) or None

@@ -21,7 +21,6 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from transom.audit.finding import left_out
 from transom.errors import MisconfiguredError
 from transom.files import require_writable
 from transom.obfuscation.card import CARD_FILE, Card, read_card, write_card
@@ -39,6 +38,7 @@ from transom.obfuscation.plain import Plain, open_source
 from transom.obfuscation.plan import loadable_h
 from transom.obfuscation.writer import obfuscate as write_obfuscated
 from transom.obfuscation.writer import partial_path, refuse_taken
+from transom.report.finding import left_out
 
 Preset = Literal["paper", "exact", "balanced"]
 Engine = Literal["transformers", "vllm", "llamacpp", "llamacpp-k", "group-128"]

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from transom.cli.records import Format, Summary, check_file, sanitize_file
+from transom.cli.records import Summary, check_file, sanitize_file
+from transom.data.rows import Format
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
@@ -59,7 +60,8 @@ def sanitize(
     mechanism: Annotated[str | None, typer.Option(help=f"One of {', '.join(IN_GROUP)}, custext+.")] = None,
     epsilon: EpsilonOption = None,
     form: Annotated[
-        Format | None, typer.Option("--format", help="By the file's ending when not given.")
+        Literal["text", "csv", "tsv"] | None,
+        typer.Option("--format", help="By the file's ending when not given."),
     ] = None,
     column: Annotated[
         list[str] | None,
@@ -82,10 +84,11 @@ def sanitize(
     """Sanitise text, CSV or TSV; the summary goes to standard error, other columns stay unchanged."""
     if ledger is None and math.isfinite(cap):
         raise MisconfiguredError(f"--cap {cap:g} needs --ledger FILE; without one nothing is counted")
+    wanted = None if form is None else Format(form)
     sources = inputs or [Path("-")]
     targets = _targets(sources, output, output_dir, ledger)
     for source, target in zip(sources, targets, strict=True):
-        check_file(source, target, form, column or [])
+        check_file(source, target, wanted, column or [])
     chosen = _overlaid(load_policy(policy), overlay, rule)
     sanitizer = Sanitizer(chosen, mechanism, epsilon)
     books = Ledger(ledger, cap) if ledger is not None else None
@@ -96,7 +99,7 @@ def sanitize(
                 sanitizer,
                 source,
                 target,
-                form=form,
+                form=wanted,
                 columns=column or [],
                 header=header,
                 document=document,

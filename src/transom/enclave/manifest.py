@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from transom.config import load_json
 from transom.enclave.evidence import digest
-from transom.enclave.pin import parse_pin
 from transom.enclave.policy import Rule, parse_rules
 from transom.errors import BundleError, MisconfiguredError
+from transom.net.pin import parse_pin
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from transom.config import load_json
 from transom.enclave.evidence import NONCE_BYTES, digest
-from transom.enclave.pin import x509
 from transom.errors import EvidenceError
+from transom.net.pin import x509
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.stream import Stream
 from transom.obfuscation.task import Config, Context, Task, attention_label, linear_task
+from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,6 @@ Source: RFC 8032 (Ed25519).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from typing import Any
 
 from transom.config import load_json
 from transom.errors import MisconfiguredError, MissingExtraError
-from transom.files import write_file
+from transom.files import file_sha256, write_file
 from transom.obfuscation.keyfile import KeyFile
 
 CARD_FILE = "transom-card.json"
 VERSION = 1
 _DOMAIN = b"transom/obfuscation-card/v1\n"
-_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -93,18 +91,6 @@ def verify_card(folder: str | Path, key: KeyFile | None = None, *, beside: Colle
         if file_sha256(folder / name) != sha256:
             raise MisconfiguredError(f"{folder / name} is not the file its card names; restore it")
     return card
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes as hex. Raises MisconfiguredError when it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); restore it") from None
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from transom.obfuscation.embedding import table_tasks
 from transom.obfuscation.feedforward import feedforward_tasks, inner_keys
 from transom.obfuscation.keys import Settings
 from transom.obfuscation.norms import norm_tasks, reads, wide, writes
-from transom.obfuscation.stream import Stream
 from transom.obfuscation.task import Config, Context, Planner, Task, Transform, feedforward_label
+from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,9 +20,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -35,6 +33,7 @@ from numpy.typing import NDArray
 
 from transom.config import load_json, load_yaml
 from transom.errors import MisconfiguredError, PolicyError
+from transom.files import whole
 from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.partition import LARGEST_GROUP, Partition
@@ -365,14 +364,7 @@ def _listed(head: str, problems: Sequence[str]) -> str:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".policy-", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with whole(path, mode=0o600) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise MisconfiguredError(f"the policy cannot be written to {path} ({error.strerror})") from error

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.report.statistics import Ints
+
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 _BLOCK = 1024
 
@@ -66,8 +67,11 @@ def assign(rows_NF: Floats, base_NF: Floats) -> Ints:
     from scipy.optimize import linear_sum_assignment
 
     squares = (rows_NF**2).sum(1)[None] + (base_NF**2).sum(1)[:, None]
-    found: Any = linear_sum_assignment(squares - 2 * base_NF @ rows_NF.T)
-    return np.asarray(found[1], dtype=np.int64)
+    costs_NN = squares - 2 * base_NF @ rows_NF.T
+    best_N: Any = costs_NN.argmin(axis=1)
+    if len(np.unique(best_N)) < len(best_N):  # else each has its own nearest: nothing is left to assign
+        best_N = linear_sum_assignment(costs_NN)[1]
+    return np.asarray(best_N, dtype=np.int64)
 
 
 def with_others(ids_S: Ints, vocabulary: int, count: int) -> Ints:

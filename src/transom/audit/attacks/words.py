@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.traffic import clustered_interval
 from transom.audit.attacks.word_text import (
     Sentence,
     Sentences,
@@ -38,13 +37,11 @@ from transom.audit.attacks.word_text import (
     with_kept_passed,
     without_overlap,
 )
-from transom.audit.finding import MAX_EXAMPLES, Example, Finding
 from transom.errors import MisconfiguredError
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.relaxed import DistanceMechanism
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from transom.report.finding import MAX_EXAMPLES, Example, Finding, clustered
+from transom.report.statistics import Floats, Ints
 
 METRIC = "token recovery"
 MAX_CANDIDATES = 64
@@ -246,34 +243,34 @@ def scored(
     data: WordData,
     guesses_N: Sequence[str],
     *,
-    started: float,
+    started: float | None = None,
     note: str = "",
     baseline: float | None = None,
 ) -> Finding:
-    """The finding for one guess a drawn token. `baseline` is the prior's guess unless given.
+    """The finding for one guess a drawn token. `baseline` is the prior's guess unless given; the cost counts
+    from `started` (of the monotonic clock), or is measured by who runs the attack.
 
     Raises MisconfiguredError when target, data and guesses do not belong together or nothing is drawn.
     """
     hit_N = right(target, data, guesses_N)
-    sentence_N = np.repeat(np.arange(len(target.seen)), [_drawn_in(sentence) for sentence in target.seen])
-    hits_S = np.bincount(sentence_N, weights=hit_N, minlength=len(target.seen))
-    sizes_S = np.bincount(sentence_N, minlength=len(target.seen))
-    used_S = sizes_S > 0
-    low, high = clustered_interval(hits_S[used_S].astype(np.int64), sizes_S[used_S])
     if baseline is None:
         baseline = float(right(target, data, blind(target)).mean())
-    return Finding(
-        name=name,
-        metric=METRIC,
-        value=float(hit_N.mean()),
-        low=low,
-        high=high,
+    found = clustered(
+        name,
+        METRIC,
+        hit_N,
+        [count for count in map(_drawn_in, target.seen) if count],
         baseline=baseline,
-        cost_s=round(time.monotonic() - started, 3),
-        n=len(hit_N),
         note="; ".join(filter(None, (note, _over_all(target, int(hit_N.sum()))))),
         examples=_examples(target, data, guesses_N),
     )
+    return found if started is None else replace(found, cost_s=round(time.monotonic() - started, 3))
+
+
+def first(target: WordTarget, data: WordData, count: int) -> tuple[WordTarget, WordData]:
+    """The first `count` sentences alone, each as it was sent once."""
+    part = replace(target, seen=target.seen[:count], repeats_RN=np.zeros((0, 0), dtype=np.int64))
+    return part, WordData(data.plain[:count])
 
 
 def right(target: WordTarget, data: WordData, guesses_N: Sequence[str]) -> NDArray[np.bool_]:

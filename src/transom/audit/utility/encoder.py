@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.audit.batches import by_length
 from transom.errors import CheckpointError
 
 _BATCH = 32
@@ -36,10 +37,8 @@ def sentence_features(source: str | Path) -> Callable[[Sequence[str]], NDArray[n
     def features(sentences: Sequence[str]) -> NDArray[np.float64]:
         import torch
 
-        order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))  # little padding
         found_MF = np.empty((len(sentences), trunk.config.hidden_size))
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
+        for batch in by_length(sentences, _BATCH):
             encoded = tokenizer.encode_batch([sentences[i] for i in batch])
             mask_BT = torch.tensor([one.attention_mask for one in encoded])
             with torch.inference_mode():

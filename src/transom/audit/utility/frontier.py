@@ -17,15 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from transom.audit.finding import CONFIDENCE, Finding, interval
-from transom.audit.report import Frontier, FrontierPoint
 from transom.audit.utility.model import Answerer
 from transom.audit.utility.protect import Protect, Protected
 from transom.audit.utility.tasks import Task
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.report import Frontier, FrontierPoint
+from transom.report.statistics import mean_interval
 
 
 @dataclass(frozen=True)
@@ -51,20 +49,6 @@ def measure(task: Task, protected: Sequence[Protected], model: Answerer) -> Meas
     """The task's utility through `model`, given its texts protected. Raises MisconfiguredError."""
     score_N = task.scores(protected, model)
     return Measured(float(score_N.mean()), *mean_interval(score_N), len(score_N))
-
-
-def mean_interval(score_N: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The two-sided interval of a mean of scores in [0, 1]. Raises MisconfiguredError."""
-    if not len(score_N) or not np.all((score_N >= 0) & (score_N <= 1)):
-        raise MisconfiguredError(f"need one score or more, all in [0, 1], got {len(score_N)}")
-    if np.isin(score_N, (0.0, 1.0)).all():
-        return interval(int(score_N.sum()), len(score_N), confidence)
-    if len(score_N) == 1:
-        return 0.0, 1.0
-    from scipy.stats import t
-
-    reach = t.ppf((1 + confidence) / 2, len(score_N) - 1) * score_N.std(ddof=1) / len(score_N) ** 0.5
-    return max(0.0, float(score_N.mean() - reach)), min(1.0, float(score_N.mean() + reach))
 
 
 def frontier(

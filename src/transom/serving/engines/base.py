@@ -12,10 +12,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
-from urllib.parse import urlsplit
-
-from transom.errors import MisconfiguredError
-from transom.serving.local import is_loopback
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,36 +110,3 @@ class EngineCard:
     owner: str = ""
     context_tokens: int | None = None
     width: int | None = None
-
-
-def check_url(url: str, *, pinned: bool = False) -> str:
-    """The base URL without a trailing slash or `/v1`.
-
-    Raises MisconfiguredError for plain HTTP beyond loopback, and anywhere when a TLS key is `pinned`.
-    """
-    parts = urlsplit(url)
-    try:
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if (
-        parts.scheme not in ("http", "https")
-        or not host
-        or not parts.netloc.isascii()
-        or parts.query
-        or parts.fragment
-        or parts.username
-    ):
-        raise MisconfiguredError(
-            "the engine's URL must look like http://127.0.0.1:8000 or https://host, without user, query or "
-            f"fragment; got scheme {parts.scheme!r}, host {host!r}"
-        )
-    if parts.scheme == "http" and pinned:
-        raise MisconfiguredError(
-            f"plain HTTP to {host!r} has no TLS key to check; use https with a pin or with evidence"
-        )
-    if parts.scheme == "http" and not is_loopback(host):
-        raise MisconfiguredError(
-            f"plain HTTP to {host!r} would let the network read prompts; use https, or a tunnel to loopback"
-        )
-    return url.rstrip("/").removesuffix("/v1")

@@ -20,8 +20,8 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from transom.errors import RefusedError
+from transom.serving.dialect import Limits
 from transom.serving.engines.job import Job, Step, TokenLogprob
-from transom.serving.engines.request import Limits
 from transom.serving.engines.server import JsonEndpoint, create_engine_app
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 

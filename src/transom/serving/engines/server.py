@@ -23,8 +23,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from transom.errors import EngineError, RefusedError, TransomError
+from transom.serving.dialect import Limits
 from transom.serving.engines.job import Generator, Job, Step
-from transom.serving.engines.request import CompletionRequest, Limits, parse_completion
+from transom.serving.engines.request import Work, parse_completion
 from transom.serving.engines.wire import (
     SSE_DONE,
     ClientGoneError,
@@ -54,8 +55,8 @@ def create_engine_app(
     limits = limits or Limits()
 
     async def answer(body: dict[str, Any], send: Send) -> None:
-        request = parse_completion(body, generator, limits)
-        await (_stream if request.stream else _complete)(generator, request, send)
+        work = parse_completion(body, generator, limits)
+        await (_stream if work.asked.stream else _complete)(generator, work, send)
 
     async def models(_request: Request) -> Response:
         card: dict[str, Any] = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
@@ -163,8 +164,8 @@ async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tu
 class _Choice:
     """Renders one choice's steps as the JSON of the dialect."""
 
-    def __init__(self, index: int, request: CompletionRequest, tokenizer: Tokenizer | None) -> None:
-        self.index, self._request, self._tokenizer = index, request, tokenizer
+    def __init__(self, index: int, work: Work, tokenizer: Tokenizer | None) -> None:
+        self.index, self._asked, self._tokenizer = index, work.asked, tokenizer
         self._decoder: Any = None
         if tokenizer is not None:
             from tokenizers.decoders import DecodeStream
@@ -180,7 +181,7 @@ class _Choice:
             "logprobs": self._logprobs(step) if step.logprobs else None,
             "finish_reason": step.finish_reason,
         }
-        if self._request.return_ids:
+        if self._asked.return_token_ids:
             choice["token_ids"] = list(step.ids)
         return choice
 
@@ -190,7 +191,7 @@ class _Choice:
         return "".join(self._decoder.step(self._tokenizer, i) or "" for i in ids)
 
     def _name(self, token_id: int) -> str:
-        if self._tokenizer is None or self._request.tokens_as_ids:
+        if self._tokenizer is None or self._asked.return_tokens_as_token_ids:
             return f"token_id:{token_id}"
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
@@ -211,9 +212,9 @@ def _head(generator: Generator) -> dict[str, Any]:
     return {"id": identity, "object": "text_completion", "created": int(created), "model": generator.model}
 
 
-def _usage(request: CompletionRequest, completion_tokens: int) -> dict[str, int]:
-    total = request.prompt_tokens + completion_tokens
-    counts = {"prompt_tokens": request.prompt_tokens, "completion_tokens": completion_tokens}
+def _usage(work: Work, completion_tokens: int) -> dict[str, int]:
+    total = work.prompt_tokens + completion_tokens
+    counts = {"prompt_tokens": work.prompt_tokens, "completion_tokens": completion_tokens}
     return counts | {"total_tokens": total}
 
 
@@ -222,21 +223,21 @@ def _joined(steps: list[Step]) -> Step:
     return Step(ids, tuple(entry for step in steps for entry in step.logprobs), steps[-1].finish_reason)
 
 
-async def _complete(generator: Generator, request: CompletionRequest, send: Send) -> None:
-    collected: list[list[Step]] = [[] for _ in request.jobs]
-    async with aclosing(_steps(generator, request.jobs)) as steps:
+async def _complete(generator: Generator, work: Work, send: Send) -> None:
+    collected: list[list[Step]] = [[] for _ in work.jobs]
+    async with aclosing(_steps(generator, work.jobs)) as steps:
         async for index, step in steps:
             collected[index].append(step)
     whole = [_joined(steps_of_choice) for steps_of_choice in collected]
-    choices = [_Choice(i, request, generator.tokenizer).render(step) for i, step in enumerate(whole)]
-    usage = _usage(request, sum(len(step.ids) for step in whole))
+    choices = [_Choice(i, work, generator.tokenizer).render(step) for i, step in enumerate(whole)]
+    usage = _usage(work, sum(len(step.ids) for step in whole))
     await send_json(send, _head(generator) | {"choices": choices, "usage": usage})
 
 
-async def _stream(generator: Generator, request: CompletionRequest, send: Send) -> None:
+async def _stream(generator: Generator, work: Work, send: Send) -> None:
     head, completion_tokens = _head(generator), 0
-    choices = [_Choice(i, request, generator.tokenizer) for i in range(len(request.jobs))]
-    async with aclosing(_steps(generator, request.jobs)) as steps:
+    choices = [_Choice(i, work, generator.tokenizer) for i in range(len(work.jobs))]
+    async with aclosing(_steps(generator, work.jobs)) as steps:
         opened = False
         async for index, step in steps:
             if not opened:  # the status line waits for the first step, so that an early failure has its own
@@ -244,6 +245,6 @@ async def _stream(generator: Generator, request: CompletionRequest, send: Send) 
                 opened = True
             completion_tokens += len(step.ids)
             await send_event(send, head | {"choices": [choices[index].render(step)]})
-    if request.include_usage:
-        await send_event(send, head | {"choices": [], "usage": _usage(request, completion_tokens)})
+    if work.asked.stream_options.include_usage:
+        await send_event(send, head | {"choices": [], "usage": _usage(work, completion_tokens)})
     await send(SSE_DONE)

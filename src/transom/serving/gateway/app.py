@@ -153,7 +153,7 @@ class _Trust:
 
 class _KnownHosts:
     """Refuses (403) a request without one `Host` of `hosts`, or with an `Origin` that is not http or https on
-    one of them. A host that the target names was made the `Host` by the server (`transom.serving.door`).
+    one of them. A host that the target names was made the `Host` by the server (`transom.net.door`).
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from transom.errors import EngineDownError, MisconfiguredError
+from transom.net.listen import listen, require_loopback, serve_in_thread, url_of
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import listen, require_loopback, serve_in_thread, url_of
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
@@ -32,10 +34,14 @@ def test_a_taken_port_is_a_clear_error() -> None:
         listen("127.0.0.1", urlsplit(url_of(sock)).port or 0)
 
 
-def test_the_server_is_gone_afterwards(get: Any) -> None:
+def test_the_server_is_gone_afterwards() -> None:
     before = threading.active_count()
-    with serve_in_thread(EchoEngine().app()) as url:
-        assert get(url, "/healthz")[0] == 200
+    with (
+        serve_in_thread(EchoEngine().app()) as url,
+        closing(HTTPConnection(urlsplit(url).netloc, timeout=30)) as client,
+    ):
+        client.request("GET", "/healthz")
+        assert client.getresponse().status == 200
     assert threading.active_count() == before
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", urlsplit(url).port or 0))

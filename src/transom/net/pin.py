@@ -14,33 +14,35 @@ import binascii
 import datetime
 import hashlib
 import hmac
-from asyncio import Transport
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiohttp import Fingerprint, ServerFingerprintMismatch
-
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import EvidenceError, MisconfiguredError, MissingExtraError
 from transom.files import write_new
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 _PREFIX = "sha256//"
+_BYTES = 32
 _YEARS = 10
 
 
-class KeyPin(Fingerprint):
-    """A pin for aiohttp's `ssl=` argument: 32 bytes of SHA-256 over the server's SubjectPublicKeyInfo."""
+@dataclass(frozen=True)
+class KeyPin:
+    """A pin: the 32 bytes of SHA-256 over the server's SubjectPublicKeyInfo."""
 
-    def check(self, transport: Transport) -> None:
-        """Called by aiohttp on each new connection, after the handshake and before the request."""
-        tls = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        found = spki_sha256(certificate) if certificate else b""
-        if not hmac.compare_digest(found, self.fingerprint):
-            host, port, *_ = transport.get_extra_info("peername") or ("?", 0)
-            raise ServerFingerprintMismatch(self.fingerprint, found, str(host), int(port))
+    fingerprint: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.fingerprint) != _BYTES:
+            raise MisconfiguredError(f"a key pin has {_BYTES} bytes, got {len(self.fingerprint)}")
+
+    def require(self, certificate: bytes | None) -> None:
+        """Raises EvidenceError unless the certificate (DER) that a server showed holds the pinned key."""
+        if not hmac.compare_digest(spki_sha256(certificate) if certificate else b"", self.fingerprint):
+            raise EvidenceError("the TLS key is not the pinned or attested one; nothing was sent")
 
 
 def parse_pin(text: str) -> KeyPin:
@@ -49,9 +51,9 @@ def parse_pin(text: str) -> KeyPin:
         value = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
     except (ValueError, binascii.Error):
         value = b""
-    if not text.startswith(_PREFIX) or len(value) != 32:
+    if not text.startswith(_PREFIX) or len(value) != _BYTES:
         raise MisconfiguredError(
-            f"a key pin looks like {_PREFIX}BASE64 of 32 bytes, got {len(text)} characters"
+            f"a key pin looks like {_PREFIX}BASE64 of {_BYTES} bytes, got {len(text)} characters"
         )
     return KeyPin(value)
 

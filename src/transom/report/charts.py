@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from transom.audit.finding import Finding
-from transom.audit.report import EPSILON_METRIC, Frontier, FrontierPoint, exceeds, figure, gauge, span
+from transom.report.finding import Finding
+from transom.report.metrics import figure, metric
+from transom.report.report import Frontier, FrontierPoint, gauge, mark, span
 
 _SCALES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _STEPS = 4  # parts that an axis is divided into
@@ -30,7 +31,7 @@ def recovery_chart(findings: Sequence[Finding], gate: float | None) -> str:
     if not run:
         return ""
     ends = [end for f in run for end in (f.value, f.high, f.baseline, gate) if end is not None]
-    top = _scale(max(ends), 1.0 if all(f.metric != EPSILON_METRIC for f in run) else None)
+    top = _scale(max(ends), None if any(metric(f.metric).certified for f in run) else 1.0)
     several = len({found.metric for found in run}) > 1
     settings = list(dict.fromkeys(found.setting for found in findings if found.value is not None))
     rows = "".join(
@@ -39,13 +40,6 @@ def recovery_chart(findings: Sequence[Finding], gate: float | None) -> str:
         for setting in settings
     )
     return f'{_legend(run, gate)}<div class="rows">{rows}{_axis(run[0].metric, top)}</div>'
-
-
-def mark(found: Finding, gate: float | None) -> str:
-    """How a finding is coloured: "over" the gate, "above" guessing, or "level" with it."""
-    if gate is not None and exceeds(found, gate):
-        return "over"
-    return "above" if found.above_chance else "level"
 
 
 def _row(found: Finding, top: float, gate: float | None, *, with_metric: bool) -> str:
@@ -62,21 +56,21 @@ def _row(found: Finding, top: float, gate: float | None, *, with_metric: bool) -
     if span(found):
         spoken += f", 95 % interval {span(found)}"
     if found.baseline is not None:
-        spoken += f", {_guessing(found.metric)} {figure(found.metric, found.baseline)}"
-    metric = f' <span class="metric">{escape(found.metric)}</span>' if with_metric else ""
+        spoken += f", {metric(found.metric).beside} {figure(found.metric, found.baseline)}"
+    named = f' <span class="metric">{escape(found.metric)}</span>' if with_metric else ""
     return (
-        f'<div class="row {mark(found, gate)}"><span class="name">{escape(found.name)}{metric}</span>'
+        f'<div class="row {mark(found, gate)}"><span class="name">{escape(found.name)}{named}</span>'
         f'<svg role="img" aria-label="{escape(spoken)}" height="28">{"".join(parts)}</svg>'
         f'<span class="value">{figure(found.metric, value)}</span></div>'
     )
 
 
 def _legend(run: list[Finding], gate: float | None) -> str:
-    guessing = _guessing(run[0].metric)
+    row = metric(run[0].metric)
     said = {
         "over": "above the bound, or may be",
-        "above": f"above {guessing}",
-        "level": f"not above {guessing}",
+        "above": f"above {row.beside}",
+        "level": f"not above {row.beside}",
     }
     marks = {mark(found, gate) for found in run}
     entries = [
@@ -84,11 +78,11 @@ def _legend(run: list[Finding], gate: float | None) -> str:
         for kind, text in said.items()
         if kind in marks
     ]
-    if run[0].metric != EPSILON_METRIC:
+    if not row.certified:
         entries.append(('<line class="span" x1="3" x2="23" y1="9" y2="9"/>', "95 % interval"))
-    entries.append(('<line class="guess" x1="13" x2="13" y1="1" y2="17"/>', guessing))
+    entries.append(('<line class="guess" x1="13" x2="13" y1="1" y2="17"/>', row.beside))
     if gate is not None:
-        bound = f"bound, {figure(run[0].metric, gate)}"
+        bound = f"bound, {figure(row.name, gate)}"
         entries.append(('<line class="gate" x1="13" x2="13" y1="0" y2="18"/>', bound))
     items = "".join(
         f'<li><svg width="26" height="18" aria-hidden="true">{drawn}</svg>{text}</li>'
@@ -97,14 +91,10 @@ def _legend(run: list[Finding], gate: float | None) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _guessing(metric: str) -> str:
-    return "claimed" if metric == EPSILON_METRIC else "guessing"
-
-
-def _axis(metric: str, top: float) -> str:
+def _axis(name: str, top: float) -> str:
     ticks = "".join(
         f'<text x="{_at(at / _STEPS)}" y="14" text-anchor="{_anchor(at)}">'
-        f"{_tick(metric, top * at / _STEPS)}</text>"
+        f"{_tick(name, top * at / _STEPS)}</text>"
         for at in range(_STEPS + 1)
     )
     return (
@@ -117,8 +107,8 @@ def _anchor(at: int) -> str:
     return "start" if at == 0 else "end" if at == _STEPS else "middle"
 
 
-def _tick(metric: str, value: float) -> str:
-    return f"{value:g}" if metric == EPSILON_METRIC else f"{100 * value:g} %"
+def _tick(name: str, value: float) -> str:
+    return f"{value:g}" if metric(name).certified else f"{100 * value:g} %"
 
 
 def frontier_chart(frontier: Frontier) -> str:

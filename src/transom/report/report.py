@@ -1,8 +1,8 @@
 """One audit's outcome: findings, the worst of them, a verdict in a sentence, and the gate.
 
 The gate compares the upper end of an interval: what an attack may really reach is above its bound or not. An
-epsilon has only a lower end, so there the gate compares that. Lists of guesses, likeness and areas under a
-curve are reported and not gated: none of them is a share of text read.
+epsilon has only a lower end, so there the gate compares that. Lists of guesses, likeness to an embedding and
+areas under a curve are reported and not gated (`metrics`): none of them is a share of text read.
 
 Threat model: none of its own; each attack states its attacker.
 Does not prove privacy: a gate that passes says that these attacks, within their budgets, found no more.
@@ -14,20 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from transom.audit.finding import INTERRUPTED, RAISE_BUDGET, Finding, interrupted, left_out, unreached
-
-EPSILON_METRIC = "epsilon lower bound"
-_PLAIN_WORDS = {
-    "token recovery": "of the replaced words can be read back",
-    "ttrsr": "of the tokens can be named",
-    "token F1": "of the words can be read back (F1)",
-    "recovery of tokens": "of the tokens can be read",
-    "recovery of types": "of the different tokens can be named",
-    "members found at 1 % false alarms": "of the training texts can be recognised at 1 % false alarms",
-}
-_UNGATED = ("top-10 ", "top-100 ", "cosine", "AUC")
+from transom.report.finding import INTERRUPTED, RAISE_BUDGET, Finding, interrupted, left_out, unreached
+from transom.report.metrics import figure, metric
 
 
 @dataclass(frozen=True)
@@ -112,12 +102,12 @@ class Report:
             return "Nothing was measured."
         if len(self._by_setting) > 1:
             return self._swept
-        if best.metric == EPSILON_METRIC:
+        if metric(best.metric).certified:
             outcome = "is broken" if best.above_chance else "was not refuted"
             return f"The claim of epsilon {best.baseline or 0.0:g} {outcome}."
         if not any(found.above_chance for found in self._gated):
             return self._beside or "No attack is shown to beat guessing."
-        return f"{figure(best.metric, best.value or 0.0)} {_plain_words(best.metric)}."
+        return f"{figure(best.metric, best.value or 0.0)} {_outcome(best)}."
 
     @property
     def details(self) -> tuple[str, ...]:
@@ -139,7 +129,7 @@ class Report:
         if best is None:
             why = {found.reason for found in self.findings if found.reason}
             return (f"Reason: {why.pop()}." if len(why) == 1 else "No attack could be run.",)
-        if best.metric == EPSILON_METRIC:
+        if metric(best.metric).certified:
             return (f"What was drawn certifies an epsilon of {span(best)}; {best.note}.",)
         if len(self._by_setting) == 1:
             return (f"The strongest attack, {best.name}: {_reached(best)}.",)
@@ -180,7 +170,7 @@ class Report:
         if not shown:
             return self._beside or "No attack is shown to beat guessing at any setting."
         least, most = (end(shown, key=_strength) for end in (min, max))
-        share, what = figure(most.metric, most.value or 0.0), _plain_words(most.metric)
+        share, what = figure(most.metric, most.value or 0.0), _outcome(most)
         if len(shown) < len(self._by_setting):
             rest = "at some settings no attack is shown to beat guessing"
             return f"Up to {share} {what} ({most.setting}); {rest}."
@@ -192,7 +182,7 @@ class Report:
     @property
     def _beside(self) -> str:
         """The headline where only a figure that is no share of text beats guessing; empty where none does."""
-        best = max((found for found in self.findings if found.above_chance), key=_strength, default=None)
+        best = max(filter(alarming, self.findings), key=_strength, default=None)
         if best is None:
             return ""
         reached, guessing = (figure(best.metric, value or 0.0) for value in (best.value, best.baseline))
@@ -211,13 +201,7 @@ class Report:
             "verdict": self.verdict,
             "standing": self.standing,
             "left_out": self.left_out,
-            "worst": worst
-            and {
-                "name": worst.name,
-                "setting": worst.setting,
-                "metric": worst.metric,
-                "high": worst.high,
-            },
+            "worst": worst and {name: getattr(worst, name) for name in ("name", "setting", "metric", "high")},
             "gate": self.gate,
             "passed": self.passed,
             "findings": [found.to_dict() for found in self.findings],
@@ -231,8 +215,8 @@ def _strength(found: Finding) -> float:
     return found.low or 0.0
 
 
-def _plain_words(metric: str) -> str:
-    return _PLAIN_WORDS.get(metric.removeprefix("top-1 "), f"{metric} is what an attacker reaches")
+def _outcome(found: Finding) -> str:
+    return metric(found.metric).outcome or f"{found.metric} is what an attacker reaches"
 
 
 def _reached(found: Finding) -> str:
@@ -245,24 +229,28 @@ def _reached(found: Finding) -> str:
 
 def gauge(found: Finding) -> float | None:
     """What the gate looks at: the end of the interval that counts, or None for what is not gated."""
-    if found.metric.startswith(_UNGATED):
+    row = metric(found.metric)
+    if not row.gated:
         return None
-    return found.low if found.metric == EPSILON_METRIC else found.high
+    return found.low if row.certified else found.high
+
+
+def alarming(found: Finding) -> bool:
+    """Whether an attacker surely does better than by guessing."""
+    return found.above_chance and metric(found.metric).better == "attacker"
+
+
+def mark(found: Finding, gate: float | None) -> Literal["over", "above", "level"]:
+    """How a finding stands: "over" the gate, "above" guessing, or "level" with it."""
+    if gate is not None and exceeds(found, gate):
+        return "over"
+    return "above" if alarming(found) else "level"
 
 
 def exceeds(found: Finding, gate: float) -> bool:
     """Whether `found` is, or may be, worse than `gate`."""
     reached = gauge(found)
     return reached is not None and reached > gate
-
-
-def figure(metric: str, value: float) -> str:
-    """A value as people read it: a share in percent, an epsilon as a number."""
-    if metric == EPSILON_METRIC:
-        return f"{value:.2f}"
-    percent = 100 * value
-    digits = "0" if not percent else f"{percent:.1g}" if percent < 0.1 else f"{percent:.2f}"
-    return f"{digits if percent < 1 else f'{percent:.1f}'} %"
 
 
 def span(found: Finding) -> str:

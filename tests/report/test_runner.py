@@ -16,12 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transom.audit import runner
-from transom.audit.attack import Attack, Bound, choose, load_attack
+from transom.audit.attack import choose, load_attack
 from transom.audit.attacks import epsilon
-from transom.audit.finding import INTERRUPTED, Example, Finding, interrupted, not_run, share, unreached
-from transom.audit.runner import SMALLEST_SHARE_S, run
 from transom.errors import MisconfiguredError, NotYetError
+from transom.report import runner
+from transom.report.finding import (
+    INTERRUPTED,
+    Attack,
+    Bound,
+    Example,
+    Finding,
+    interrupted,
+    not_run,
+    share,
+    unreached,
+)
+from transom.report.runner import SMALLEST_SHARE_S, run
 
 FOUND = share("guess", "token recovery", hits=3, n=10, baseline=0.1, cost_s=0.5)
 
@@ -165,8 +175,8 @@ def test_budgets_hold_whatever_attacks_take(budget_s: float, takes: list[float])
         return Bound("x", "token recovery", mount)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transom.audit.runner.time.monotonic", lambda: now_s)
-        patch.setattr("transom.audit.runner._stopped_after", stopped_after)
+        patch.setattr("transom.report.runner.time.monotonic", lambda: now_s)
+        patch.setattr("transom.report.runner._stopped_after", stopped_after)
         found = ran(*map(made, takes), budget_s=budget_s)
     assert now_s <= budget_s + 1 + 1e-9  # sums of floats
     assert len(found) == len(takes)
@@ -203,7 +213,7 @@ def test_modules_and_objects_are_attacks() -> None:
 def test_names_choose_and_objects_add(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_attacks.py").write_text(
-        "from transom.audit.attack import Bound\n"
+        "from transom.report.finding import Bound\n"
         "guess = Bound('guess', 'token recovery', lambda *_: None)\n"
         "nameless = object()\n"
     )
@@ -219,7 +229,7 @@ def test_names_choose_and_objects_add(tmp_path: Any, monkeypatch: pytest.MonkeyP
     with pytest.raises(MisconfiguredError, match="needs all three"):
         load_attack("own_attacks:nameless")
     with pytest.raises(MisconfiguredError, match="is a class"):
-        load_attack("transom.audit.attack:Bound")
+        load_attack("transom.report.finding:Bound")
     with pytest.raises(MisconfiguredError, match="not module:object"):
         load_attack("own_attacks:")
 

@@ -24,10 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from transom.audit.attack import Attack
-from transom.audit.checked import checked
-from transom.audit.finding import INTERRUPTED, RAISE_BUDGET, Finding, not_run
 from transom.errors import TransomError
+from transom.report.checked import checked
+from transom.report.finding import INTERRUPTED, RAISE_BUDGET, Attack, Finding, not_run
 
 SMALLEST_SHARE_S = 0.1
 _OVERRUN = 2.0  # an attack is stopped after this many times its share, and never long after the budget's end

@@ -7,9 +7,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from transom.audit.finding import Example, Finding, not_run, share
-from transom.audit.report import Report
-from transom.audit.sarif import sarif
+from transom.report.finding import Example, Finding, not_run, share
+from transom.report.report import Report
+from transom.report.sarif import sarif
 
 HIGH = replace(
     share("exact Bayes", "token recovery", hits=70, n=100, baseline=0.1, cost_s=2), setting="epsilon 8"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from transom.serving.engines.connection import BrokenError, Connections
+from transom.net.http import BrokenError, Connections
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -135,7 +135,7 @@ async def test_bytes_that_nobody_asked_for_end_a_kept_connection() -> None:
 
 async def test_a_kept_connection_serves_the_pin_it_was_opened_for() -> None:
     class Pin:
-        def check(self, _transport: Any) -> None:
+        def require(self, _certificate: bytes | None) -> None:
             self.checked = True
 
     async with server(plays(WHOLE)) as (connections, counts):

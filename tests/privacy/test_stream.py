@@ -1,11 +1,13 @@
 """Streams: stable bytes, independence of labels, and the distributions they promise."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from transom.errors import MisconfiguredError
-from transom.obfuscation.stream import Stream
+from transom.privacy.stream import Stream, step_label
 
 SECRET = bytes(range(32))
 
@@ -85,3 +87,30 @@ def test_orthogonal_is_haar() -> None:
 def test_a_short_secret_is_refused() -> None:
     with pytest.raises(MisconfiguredError, match="5 bytes"):
         Stream(b"short", "a")
+
+
+def test_a_step_has_its_own_noise_and_a_retry_the_same() -> None:
+    steps = list(product(["a", "a.1", "1"], [0, 1, 11], [0, 1, 11], ["forward", "backward"]))
+    labels = [step_label(*step) for step in steps]
+    assert len(set(labels)) == len(steps)
+    drawn = {Stream(SECRET, label).normal(4).tobytes() for label in labels}
+    again = {Stream(SECRET, step_label(*step)).normal(4).tobytes() for step in steps}
+    assert len(drawn) == len(steps)
+    assert again == drawn
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ("", 0, 0, "forward"),
+        ("a/1", 0, 0, "forward"),
+        ("a\n", 0, 0, "forward"),
+        ("a" * 101, 0, 0, "forward"),
+        ("a", -1, 0, "forward"),
+        ("a", 0, -1, "forward"),
+        ("a", 0, 0, "sideways"),
+    ],
+)
+def test_a_step_that_is_none_has_no_label(step: tuple[str, int, int, str]) -> None:
+    with pytest.raises(MisconfiguredError):
+        step_label(*step)

@@ -1,11 +1,12 @@
-"""Kept HTTP/1.1 connections to one engine: one request at a time on each, answers parsed by httptools.
+"""Kept HTTP/1.1 connections to one site: one request at a time on each, answers parsed by httptools.
 
-A general client spends more on a request than tokenising and sanitising together, so the few things that an
-engine's client needs stand here: no redirects, no cookies, no proxies, no compression. A prompt is sent
+A general client spends more on a request than tokenising and sanitising together, so the few things that a
+client of ours needs stand here: no redirects, no cookies, no proxies, no compression. A request is sent
 again, once, only where a kept connection turns out to have been closed before any byte of an answer.
-Threat model: that of `http`. Headers are bounded here, bodies by whoever reads them; what nobody reads is not
-taken from the network. A byte that no request asked for ends its connection. With a pin, the key is checked
-after the TLS handshake and before the first byte; a kept connection serves only the pin it was opened for.
+Threat model: the site, and the network before it. Headers are bounded here, bodies by whoever reads them;
+what nobody reads is not taken from the network. A byte that no request asked for ends its connection. With a
+pin, the key is checked after the TLS handshake and before the first byte; a kept connection serves only the
+pin it was opened for.
 Does not protect: what an answer holds is believed by nobody here, and checked by nobody here.
 Source: RFC 9112 (HTTP/1.1), sections 6.3 (length of a body) and 9.3.1 (resending).
 """
@@ -17,15 +18,15 @@ import socket
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 import httptools
 from aiohappyeyeballs import start_connection
 
-from transom.errors import EvidenceError
-
 if TYPE_CHECKING:
-    from transom.enclave.pin import KeyPin
+    from transom.net.pin import KeyPin
 
+_HEADERS = "Content-Type: application/json\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
 _HEAD_BYTES = 64 * 1024
 _WAITING_BYTES = 256 * 1024  # of a body that nobody reads, before the network has to wait
 
@@ -177,9 +178,11 @@ class Connections:
     what is no HTTP, and EvidenceError for another key than the pin's.
     """
 
-    def __init__(self, host: str, port: int, *, tls: bool, connect_s: float) -> None:
+    def __init__(
+        self, host: str, port: int, *, tls: bool, connect_s: float, any_certificate: bool = False
+    ) -> None:
         self._host, self._port, self._connect_s = host, port, connect_s
-        self._tls = ssl.create_default_context() if tls else None
+        self._tls = (_unchecked() if any_certificate else ssl.create_default_context()) if tls else None
         self._idle: dict[int, list[tuple[KeyPin | None, _Connection]]] = {}
 
     async def ask(self, request: bytes, pin: KeyPin | None) -> Answer:
@@ -239,23 +242,67 @@ class Connections:
     async def _opened(self, pin: KeyPin | None) -> _Connection:
         context = self._tls
         if context is not None and pin is not None:  # the pin stands in for names and authorities
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context = _unchecked()
         sock = await self._socket()
         async with asyncio.timeout(self._connect_s):
             transport, connection = await asyncio.get_running_loop().create_connection(
                 _Connection, sock=sock, ssl=context, server_hostname=self._host if context else None
             )
         if pin is not None:
-            _check(pin, transport)
+            tls = transport.get_extra_info("ssl_object")
+            try:
+                pin.require(tls.getpeercert(binary_form=True) if tls is not None else None)
+            except BaseException:
+                transport.abort()
+                raise
         return connection
 
 
-def _check(pin: KeyPin, transport: asyncio.Transport) -> None:
-    from aiohttp import ServerFingerprintMismatch
+def _unchecked() -> ssl.SSLContext:
+    """TLS to whoever answers: a pin, or what is fetched itself, says whether to believe it."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
-    try:
-        pin.check(transport)
-    except ServerFingerprintMismatch:
-        transport.abort()
-        raise EvidenceError("the TLS key is not the pinned or attested one; nothing was sent") from None
+
+class Site:
+    """One base URL (checked before): its requests as bytes, its connections in the running event loop.
+
+    `headers` are lines of every request, each ended by CRLF. See `Connections` for the rest.
+    """
+
+    def __init__(
+        self, url: str, headers: str = "", *, connect_s: float, any_certificate: bool = False
+    ) -> None:
+        parts = urlsplit(url)
+        self._path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}{_HEADERS}"
+        tls = parts.scheme == "https"
+        self._address = str(parts.hostname), parts.port or (443 if tls else 80)
+        self._tls, self._connect_s, self._any_certificate = tls, connect_s, any_certificate
+        self._opened: Connections | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def request(self, method: str, path: str, data: bytes | None = None) -> bytes:
+        """A whole request; `data` is JSON."""
+        length = b"" if data is None else b"Content-Length: %d\r\n" % len(data)
+        return f"{method} {self._path}{path}{self._head}".encode() + length + b"\r\n" + (data or b"")
+
+    def connections(self) -> Connections:
+        """Those of the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._opened is None or self._loop is not loop:
+            self._opened = Connections(
+                *self._address,
+                tls=self._tls,
+                connect_s=self._connect_s,
+                any_certificate=self._any_certificate,
+            )
+            self._loop = loop
+        return self._opened
+
+    def close(self) -> None:
+        """Close idle connections; new ones are opened when the site is used again."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()

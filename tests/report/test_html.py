@@ -9,9 +9,10 @@ from importlib.resources import files
 
 import pytest
 
-from transom.audit.finding import Example, Finding, not_run, share
-from transom.audit.html import page
-from transom.audit.report import EPSILON_METRIC, Frontier, FrontierPoint, Report
+from transom.report.finding import Example, Finding, not_run, share
+from transom.report.html import page
+from transom.report.metrics import EPSILON_METRIC
+from transom.report.report import Frontier, FrontierPoint, Report
 
 EVIL = '"><script>alert(1)</script><img src=//x onerror=y>&amp;\x00\u202e'
 HIGH = share("exact Bayes", "token recovery", hits=70, n=100, baseline=0.1, cost_s=2, note="a note")
@@ -155,6 +156,51 @@ def test_nothing_escapes(kind: str) -> None:
     assert not [name for _, attributes in read.tags for name in attributes if name.startswith("on")]
 
 
+HOSTILE = EVIL.replace("\x00", "") + "{{ 7 * 7 }}{% raw %}{# gone #} 5 % 'quoted'"
+POINT = FrontierPoint("line", "setting", 0.1, 0.0, 0.2, 0.5, 0.4, 0.6, "task")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(report(HIGH, kind=HOSTILE), id="kind"),
+        pytest.param(report(HIGH, target={HOSTILE: 1}), id="setting's name"),
+        pytest.param(report(HIGH, target={"target": HOSTILE}), id="setting"),
+        pytest.param(report(HIGH, stopped=HOSTILE, gate=0.9), id="stopped"),
+        pytest.param(report(HIGH, created=HOSTILE), id="created"),
+        pytest.param(report(HIGH, frontier=Frontier((POINT,), HOSTILE)), id="frontier's note"),
+        *(
+            pytest.param(report(HIGH, frontier=Frontier((replace(POINT, **{name: HOSTILE}),))), id=name)
+            for name in ("label", "setting", "task")
+        ),
+        *(
+            pytest.param(report(replace(HIGH, **{name: HOSTILE}), LOW), id=f"finding's {name}")
+            for name in ("name", "metric", "note", "setting")
+        ),
+        *(
+            pytest.param(report(replace(MISSING, **{name: HOSTILE}), LOW), id=f"missing finding's {name}")
+            for name in ("name", "metric", "setting", "reason")
+        ),
+        *(
+            pytest.param(
+                report(replace(HIGH, examples=(replace(EXAMPLE, **{name: HOSTILE}),))), id=f"example's {name}"
+            )
+            for name in ("original", "seen", "recovered")
+        ),
+        pytest.param(report(replace(HIGH, examples=(Example(*[HOSTILE] * 3),))), id="words of an example"),
+    ],
+)
+def test_hostile_text_is_shown_as_it_stands(made: Report) -> None:
+    """In whatever field: it is text or an attribute's value, word for word, and adds no tag to a page."""
+    read, plain = Reader(page(made)), Reader(page(report(HIGH, LOW, MISSING)))
+    values = [value or "" for _, attributes in read.tags for value in attributes.values()]
+    said = " ".join(read.texts + values)
+    assert " ".join(HOSTILE.split()) in " ".join(said.replace("\xa0", " ").split())
+    shown = {"strong", "details", "summary", "ol", "mark", "s", "figure", "figcaption", "h3", "rect", "g"}
+    assert {tag for tag, _ in read.tags} <= {tag for tag, _ in plain.tags} | shown
+    assert not [name for _, attributes in read.tags for name in attributes if name.startswith("on")]
+
+
 def test_nothing_loads_and_nothing_runs() -> None:
     text = page(FULL)
     assert "default-src 'none'" in text
@@ -200,7 +246,7 @@ def luminance(colour: str) -> float:
 
 def test_text_keeps_a_readable_contrast_in_every_theme() -> None:
     """At least 4.5 to 1, as WCAG 2.2 asks of text; lines of the grid are not text."""
-    css = files("transom.audit").joinpath("report.css").read_text("utf-8")
+    css = files("transom.report").joinpath("page.css").read_text("utf-8")
     themes = colours(css)
     assert len(themes) == 3
     for theme in themes:

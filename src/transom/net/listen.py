@@ -1,13 +1,12 @@
 """Serve an ASGI app on this machine: in the foreground, or in a thread for tests and the demonstration.
 
 Threat model: someone on the network. The servers here speak plain text without authentication, so an address
-beyond loopback must be asked for in so many words. Clients that are slow on purpose: `transom.serving.door`.
+beyond loopback must be asked for in so many words. Clients that are slow on purpose: `transom.net.door`.
 Does not protect against: other users of this machine, who can reach loopback too.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import threading
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from transom.errors import EngineDownError, MisconfiguredError
+from transom.net.urls import is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
@@ -44,14 +44,6 @@ class Tls:
                 f"cannot serve TLS with {self.certificate} and {self.key} ({type(error).__name__}); "
                 "give a PEM certificate and its key, for one from transom attest cert"
             ) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is a loopback address or `localhost`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def require_loopback(host: str, *, allow_remote: bool) -> None:
@@ -90,7 +82,7 @@ def serve(
 ) -> None:
     """Serve in the foreground until SIGINT or SIGTERM, then finish what runs for up to five seconds.
 
-    `request_timeout_s`: see `transom.serving.door`.
+    `request_timeout_s`: see `transom.net.door`.
     """
     with sock:
         _server(app, tls, request_timeout_s).run(sockets=[sock])
@@ -132,7 +124,7 @@ def serve_in_thread(
 def _server(app: ASGIApp, tls: Tls | None, request_timeout_s: float) -> uvicorn.Server:
     import uvicorn
 
-    from transom.serving.door import Door
+    from transom.net.door import Door
 
     return uvicorn.Server(
         uvicorn.Config(

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from transom.audit.finding import INTERRUPTED, Example, Finding, not_run, share
-from transom.audit.report import EPSILON_METRIC, Frontier, FrontierPoint, Report, figure, span
+from transom.report.finding import INTERRUPTED, Example, Finding, not_run, share
+from transom.report.metrics import EPSILON_METRIC, figure
+from transom.report.report import Frontier, FrontierPoint, Report, span
 
 WORDS = share("bayes", "token recovery", hits=300, n=1000, baseline=0.1, cost_s=2)
 WEAK = share("mask", "token recovery", hits=100, n=1000, baseline=0.1, cost_s=1)

@@ -1,16 +1,19 @@
-"""One secret, many labelled streams of randomness: every matrix of an obfuscation can be derived again.
+"""One secret, many labelled streams of randomness: what was drawn once can be derived again.
 
 A stream is AES-256 in counter mode under HKDF-SHA256(secret, label). Whoever holds the secret derives the
-same matrix in any process, in any order: workers need not talk, and a resumed run continues where it stopped.
+same matrix or noise in any process, in any order: workers need not talk, a resumed run continues where it
+stopped, and a message that is sent again carries the noise of the first time, so it tells nothing new.
 
-Threat model: the host sees what the matrices were applied to, and not the secret.
-Does not protect a secret that is used for two labels with the same name: labels name the use.
-Source: RFC 5869 (HKDF), NIST SP 800-38A (CTR). The method leaves its generator open.
+Threat model: the peer sees what was made with the randomness, and not the secret.
+Does not protect a secret that is used for two things under one label: labels name the use. Noise for two
+different values under one label cancels out in their difference. Normals are float64, not exact.
+Source: RFC 5869 (HKDF), NIST SP 800-38A (CTR); Mironov 2012 on the bits of floating-point noise.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +22,23 @@ from transom.errors import MisconfiguredError, MissingExtraError
 
 SECRET_BYTES = 32
 _CHUNK = 2**16  # numbers made at once: they and what they are made from stay in the processor's cache
-_DOMAIN = b"transom/obfuscation/1/"
+_DOMAIN = b"transom/obfuscation/1/"  # of the first user: another one would change the matrices of every key
+
+Direction = Literal["forward", "backward"]
+
+
+def step_label(run: str, epoch: int, batch: int, direction: Direction) -> str:
+    """The label of one step's noise. No two steps of any runs share one. Raises MisconfiguredError."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", run):
+        raise MisconfiguredError(
+            f"a run's name is 1 to 100 letters, digits, dots and dashes, got {len(run)} characters"
+        )
+    if min(epoch, batch) < 0 or direction not in ("forward", "backward"):
+        raise MisconfiguredError(
+            f"a step counts epoch and batch from 0 and goes forward or backward, got {epoch}, {batch}, "
+            f"{direction!s:.20}"
+        )
+    return f"noise/{run}/{epoch:d}/{batch:d}/{direction}"
 
 
 class Stream:

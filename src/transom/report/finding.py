@@ -11,13 +11,14 @@ Source: Clopper and Pearson 1934, Biometrika 26.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol
 
-from transom.errors import MisconfiguredError
+import numpy as np
 
-CONFIDENCE = 0.95
+from transom.report.statistics import Bools, clustered_interval, interval
+
 MAX_EXAMPLES = 10
 INTERRUPTED = "the audit was interrupted"
 RAISE_BUDGET = "raise --budget"  # ends the reason of every attack that was not run for want of time
@@ -70,21 +71,77 @@ class Finding:
         return self.low is not None and self.baseline is not None and self.low > self.baseline
 
 
-def share(
-    name: str, metric: str, *, hits: int, n: int, baseline: float, cost_s: float, note: str = ""
+class Attack(Protocol):
+    """A name, the metric of its finding, and the call. Modules satisfy it, and so does any object."""
+
+    @property
+    def NAME(self) -> str: ...
+    @property
+    def METRIC(self) -> str: ...
+    def attack(self, target: Any, knowledge: Any, data: Any, budget_s: float, /) -> Finding:
+        """What was found within about `budget_s` seconds; "not run" where the target does not fit."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An attack made of a function, for one that needs a setting or a target of its own."""
+
+    NAME: str
+    METRIC: str
+    attack: Callable[[Any, Any, Any, float], Finding]
+
+
+def measured(
+    name: str,
+    metric: str,
+    value: float,
+    interval: tuple[float, float],
+    *,
+    baseline: float,
+    n: int,
+    note: str = "",
+    examples: tuple[Example, ...] = (),
 ) -> Finding:
-    """A finding for `hits` successes in `n` trials, with its exact interval. Raises MisconfiguredError."""
-    low, high = interval(hits, n)
+    """A finding that ran; what it cost is measured by who runs it."""
+    low, high = interval
     return Finding(
         name=name,
         metric=metric,
-        value=hits / n,
+        value=value,
         low=low,
         high=high,
         baseline=baseline,
-        cost_s=round(cost_s, 3),
         n=n,
         note=note,
+        examples=examples,
+    )
+
+
+def share(
+    name: str, metric: str, *, hits: int, n: int, baseline: float, cost_s: float = 0.0, note: str = ""
+) -> Finding:
+    """A finding for `hits` successes in `n` trials, with its exact interval. Raises MisconfiguredError."""
+    found = measured(name, metric, hits / max(n, 1), interval(hits, n), baseline=baseline, n=n, note=note)
+    return replace(found, cost_s=round(cost_s, 3))
+
+
+def clustered(
+    name: str,
+    metric: str,
+    hit_N: Bools,
+    sizes: Sequence[int],
+    *,
+    baseline: float,
+    note: str = "",
+    examples: tuple[Example, ...] = (),
+) -> Finding:
+    """The share of tokens hit, in texts of so many tokens each (none empty): texts are independent, tokens
+    of one text are not."""
+    sizes_S = np.array(sizes)
+    hits_S = np.add.reduceat(hit_N.astype(np.int64), np.cumsum(sizes_S) - sizes_S)
+    interval, value = clustered_interval(hits_S, sizes_S), float(hit_N.mean())
+    return measured(
+        name, metric, value, interval, baseline=baseline, n=len(hit_N), note=note, examples=examples
     )
 
 
@@ -106,20 +163,3 @@ def unreached(findings: Iterable[Finding]) -> int:
 def left_out(findings: Sequence[Finding]) -> bool:
     """Whether time was wanting for most of those that could have been run: what is there is no audit."""
     return unreached(findings) > sum(found.value is not None for found in findings)
-
-
-def interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Clopper and Pearson's two-sided interval for a share; it covers at least `confidence`.
-
-    Raises MisconfiguredError unless 0 <= hits <= n, n >= 1 and 0 < confidence < 1.
-    """
-    if not 0 <= hits <= n or n < 1 or not 0 < confidence < 1:
-        raise MisconfiguredError(
-            f"need 0 <= hits <= n, n >= 1 and 0 < confidence < 1, got {hits}, {n}, {confidence}"
-        )
-    from scipy.stats import beta
-
-    tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
-    return low, high

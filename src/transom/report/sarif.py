@@ -14,10 +14,12 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
-from transom.audit.finding import Finding
-from transom.audit.report import Report, exceeds, figure, span
+from transom.report.finding import Finding
+from transom.report.metrics import figure
+from transom.report.report import Report, mark, span
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_LEVELS = {"over": "error", "above": "warning", "level": "note"}
 
 
 def sarif(report: Report) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _result(found: Finding, ids: list[str], report: Report) -> dict[str, Any]:
     return {
         "ruleId": rule,
         "ruleIndex": ids.index(rule),
-        "level": _level(found, report.gate),
+        "level": _LEVELS[mark(found, report.gate)],
         "message": {"text": f"{found.label}: {value} {found.metric} (95 % interval {span(found)})"},
         "locations": [_location(target, report.kind)],
         "properties": {
@@ -80,12 +82,6 @@ def _location(target: str, kind: str) -> dict[str, Any]:
         "physicalLocation": {"artifactLocation": {"uri": quote(target)}, "region": {"startLine": 1}},
         "logicalLocations": [{"name": target, "kind": kind}],
     }
-
-
-def _level(found: Finding, gate: float | None) -> str:
-    if gate is not None and exceeds(found, gate):
-        return "error"
-    return "warning" if found.above_chance else "note"
 
 
 def _notification(found: Finding, ids: list[str]) -> dict[str, Any]:

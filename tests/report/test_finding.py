@@ -5,43 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
-import pytest
-
-from transom.audit.finding import Example, interval, not_run, share
-from transom.errors import MisconfiguredError
-
-
-@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.97])
-@pytest.mark.parametrize("n", [20, 200])
-def test_the_interval_covers_the_rate(rate: float, n: int) -> None:
-    from scipy.stats import binom
-
-    hits = np.arange(n + 1)
-    bounds = np.array([interval(int(h), n) for h in hits])
-    covered = (bounds[:, 0] <= rate) & (rate <= bounds[:, 1])
-    assert binom.pmf(hits, n, rate)[covered].sum() >= 0.95
-
-
-@pytest.mark.parametrize("n", [1, 7, 500])
-def test_the_interval_holds_its_share_and_stays_between_0_and_1(n: int) -> None:
-    for hits in {0, 1, n // 2, n}:
-        low, high = interval(hits, n)
-        assert 0 <= low <= hits / n <= high <= 1
-    assert interval(0, n)[0] == 0
-    assert interval(n, n)[1] == 1
-    assert interval(0, n)[1] == pytest.approx(1 - 0.025 ** (1 / n))  # its closed form at no hits
-
-
-def test_more_trials_narrow_the_interval() -> None:
-    widths = [high - low for low, high in (interval(n // 4, n) for n in (40, 400, 4000))]
-    assert widths == sorted(widths, reverse=True)
-
-
-@pytest.mark.parametrize(("hits", "n", "confidence"), [(-1, 5, 0.9), (6, 5, 0.9), (0, 0, 0.9), (1, 5, 1.0)])
-def test_counts_that_cannot_be_are_refused(hits: int, n: int, confidence: float) -> None:
-    with pytest.raises(MisconfiguredError, match="need 0 <= hits <= n"):
-        interval(hits, n, confidence)
+from transom.report.finding import Example, not_run, share
 
 
 def test_above_chance_needs_the_whole_interval() -> None:

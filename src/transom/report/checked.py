@@ -12,13 +12,11 @@ from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
-from transom.audit.attack import Attack
-from transom.audit.finding import Example, Finding, not_run
-from transom.audit.report import EPSILON_METRIC
+from transom.report.finding import Attack, Example, Finding, not_run
+from transom.report.metrics import metric
 
 _WORDS = ("name", "metric", "setting", "note", "reason")
 _FIGURES = ("value", "low", "high", "baseline", "cost_s")
-_ANY_RANGE = ("cosine", EPSILON_METRIC)  # other metrics are shares
 
 
 def checked(attack: Attack, returned: object) -> Finding:
@@ -61,17 +59,17 @@ def _plain(figure: Any) -> float | None:
 
 def _impossible(found: Finding) -> str:
     """What of the figures cannot be, in words."""
-    value, low, high = found.value, found.low, found.high
+    value, low, high, row = found.value, found.low, found.high, metric(found.metric)
     if found.status not in ("run", "not run"):
         return 'its status is neither "run" nor "not run"'
     if found.status == "not run":
         return "" if value is low is high is None else 'it says "not run" and returns figures'
     if not all(math.isfinite(getattr(found, name) or 0.0) for name in _FIGURES):
         return "its figures are not finite"
-    if value is None or low is None or (high is None and found.metric != EPSILON_METRIC):
+    if value is None or low is None or (high is None and not row.certified):
         return "it returned no value or no interval"
     if not low <= value <= (value if high is None else high):
         return "its value lies outside its interval"
-    if not found.metric.startswith(_ANY_RANGE) and (low < 0 or (high or 0.0) > 1):
-        return "its figures are no shares between 0 and 1"
+    if low < row.least or (value if high is None else high) > row.most:
+        return f"its figures are no {row.unit} between {row.least:g} and {row.most:g}"
     return ""
