@@ -5,6 +5,7 @@ generated from it, and ruff holds the imports and `__all__` together.
 """
 
 from transom.audit.attacks.epsilon import EpsilonFinding, distinguish
+from transom.audit.words import audit_mechanism
 from transom.checkpoint.cut import Back, Front
 from transom.checkpoint.cut import cut as cut_model
 from transom.checkpoint.load import Checkpoint
@@ -159,6 +160,7 @@ __all__ = [
     "Walk",
     "WordMechanism",
     "attack_channel",
+    "audit_mechanism",
     "build_mechanism",
     "build_policy",
     "create_attestor",
