@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from transom.audit.utility.encoder import sentence_features
+from transom.audit.attacks.sentences import encoder_of
 from transom.audit.utility.files import read_task
 from transom.audit.utility.frontier import Setting, frontier, measure
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
@@ -172,13 +172,13 @@ def test_given_features_are_used_instead_of_the_model(plain: Answerer) -> None:
 
 def test_an_encoder_pools_over_tokens_and_not_over_padding(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path / "bert")
-    features, files = sentence_features(folder), load(folder)
-    together = features([*DOCUMENTS, "fox"])
+    files = load(folder)
     assert files.tokenizer is not None
-    for text, row in zip((*DOCUMENTS, "fox"), together, strict=True):
-        ids = files.tokenizer.tokenizer.encode(text).ids
-        state = files.model.base_model(torch.tensor([ids])).last_hidden_state[0]
-        assert row == pytest.approx(state.mean(dim=0).numpy(), abs=1e-4)
+    encoded = files.tokenizer.tokenizer.encode_batch([*DOCUMENTS, "fox"])
+    together = encoder_of(files).embed(tuple(tuple(one.ids[1:-1]) for one in encoded))
+    for one, row in zip(encoded, together, strict=True):
+        mean = files.model.base_model(torch.tensor([one.ids])).last_hidden_state[0].mean(dim=0)
+        assert row.numpy() == pytest.approx((mean / mean.norm()).numpy(), abs=1e-4)
 
 
 def test_the_classifier_finds_three_classes_and_refuses_one() -> None:
@@ -246,12 +246,12 @@ def test_tasks_are_read_from_files(plain: Answerer, tmp_path: Path) -> None:
         ("guess:a.tsv", "is no task"),
         ("classify", "is no task"),
         ("classify:absent.tsv", "cannot be read"),
-        ("classify:a.txt", "cannot be read"),
+        ("classify:a.txt", "has no columns"),
         ("classify:short.tsv", "three or more"),
         ("answers:wrong.csv", "lacks a column"),
         ("summarize:wrong.jsonl", "lacks a column"),
-        ("summarize:broken.jsonl", "cannot be read"),
-        ("summarize:list.jsonl", "with columns"),
+        ("summarize:broken.jsonl", "no JSON object"),
+        ("summarize:list.jsonl", "no JSON object"),
     ],
 )
 def test_unusable_files_are_refused_without_their_text(
