@@ -10,7 +10,7 @@ import torch
 
 from transom.audit.attacks.sentences import encoder_of
 from transom.audit.utility.files import read_task
-from transom.audit.utility.frontier import Setting, frontier, measure
+from transom.audit.utility.frontier import Setting, frontier
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
 from transom.audit.utility.protect import Protected, unprotected, words
 from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, fitted, rouge_l
@@ -115,7 +115,7 @@ def test_rouge_is_the_longest_common_subsequence() -> None:
 def test_plain_documents_score_one_and_lost_ones_no_more_than_the_floor(plain: Answerer) -> None:
     task = Summarise(DOCUMENTS, plain, max_tokens=12)
     assert task.scores(_all(task.texts), plain).tolist() == [1, 1, 1]
-    assert measure(task, _nothing(task.texts), plain).utility < 0.9
+    assert task.scores(_nothing(task.texts), plain).mean() < 0.9
 
 
 def test_placeholders_are_restored_before_a_summary_is_scored(plain: Answerer) -> None:
@@ -138,7 +138,7 @@ def test_the_models_own_choice_is_right_and_a_lost_question_is_chance(plain: Ans
     lost = Answers(QUESTIONS)
     assert lost.floor == pytest.approx(1 / 3)
     # One and the same choice every time is right for a third of these questions.
-    assert measure(lost, _nothing(lost.texts), plain).utility == pytest.approx(1 / 3)
+    assert lost.scores(_nothing(lost.texts), plain).mean() == pytest.approx(1 / 3)
 
 
 def test_a_likely_choice_is_not_preferred_when_calibrated(plain: Answerer) -> None:
@@ -161,7 +161,7 @@ def test_classes_are_told_apart_plain_and_not_when_everything_is_replaced(plain:
     rows = [(f"the fox {i}", 0) if i % 2 else (f"A person asks them {i}", 1) for i in range(40)]
     task = Classify(tuple(rows[:20]), tuple(rows[20:]))
     assert task.scores(_all(task.texts), plain).mean() == 1
-    assert measure(task, _nothing(task.texts), plain).utility == task.floor == 0.5
+    assert task.scores(_nothing(task.texts), plain).mean() == task.floor == 0.5
 
 
 def test_given_features_are_used_instead_of_the_model(plain: Answerer) -> None:
