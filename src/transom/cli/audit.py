@@ -14,6 +14,7 @@ from transom.cli import (
     audit_checkpoint,
     audit_embeddings,
     audit_epsilon,
+    audit_plot,
     audit_traffic,
     audit_words,
 )
@@ -32,3 +33,4 @@ app.command()(audit_checkpoint.checkpoint)
 app.command()(audit_traffic.traffic)
 app.command()(audit_adapter.adapter)
 app.command()(audit_epsilon.epsilon)
+app.command()(audit_plot.plot)
