@@ -172,26 +172,26 @@ def read_config(
         raise error(f"cannot read {what} {path} ({why.strerror}); check the path") from None
     except ValueError as why:
         raise error(f"cannot read {what} {path} as {form}: {why}") from None
-    return from_plain(cls, value, f"{what} {path}", error=error, folder=path.parent)
+    return from_plain(cls, value, f"{what} {path} cannot be used", error=error, folder=path.parent)
 
 
 def from_plain(
     cls: type[T],
     value: Any,
-    what: str,
+    head: str,
     *,
     error: type[TransomError] = MisconfiguredError,
     folder: Path | None = None,
 ) -> T:
     """A value of a configuration class from plain JSON or YAML values.
 
-    `what` names it in messages. Raises `error` with every problem at once: where, what is wanted, what was
-    got, by type and length.
+    Raises `error` with every problem at once behind `head`: where, what is wanted, what was got, by type and
+    length.
     """
     reading = _Reading(folder)
     made = reading.value(cls, value, "", Setting())
     if reading.problems:
-        raise error(listed(f"{what} cannot be used", reading.problems))
+        raise error(listed(head, reading.problems))
     return made  # type: ignore[no-any-return]
 
 
