@@ -21,10 +21,12 @@ from functools import partial
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.serving.dialect import FEATURES
 from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import (
     count,
+    features,
     finish_reason,
     garbage,
     logprob,
@@ -83,7 +85,7 @@ class IdsEngine:
                     "is it the model the bundle was cut from? Nothing was sent"
                 )
         meter = Meter(call, len(call.embeds or call.prompts) * call.n)
-        whole, chunk = (partial(read, alternatives=call.logprobs) for read in (_whole, _chunk))
+        whole, chunk = (partial(read, call=call) for read in (_whole, _chunk))
         body = self._body(call, card.model)
         async with aclosing(self._http.answer("/v1/completions", body, meter, whole, chunk)) as deltas:
             async for delta in deltas:
@@ -113,6 +115,8 @@ class IdsEngine:
         }
         if n > 1:
             body["n"] = n
+        if call.features:
+            body["return_state_features"] = True
         if call.logprobs is not None:
             body["return_tokens_as_token_ids"] = True
         if self._vllm:
@@ -145,24 +149,28 @@ def read_card(models: object, wanted: str | None) -> EngineCard:
             None if value is None else count(value, least=1)
             for value in map(card.get, ("max_model_len", "hidden_size"))
         )
-        return EngineCard(name, text(card.get("owned_by") or ""), context, width)
+        told = count(card.get("state_features") or 0)
+        if told > FEATURES:
+            raise EngineGarbageError(f"the engine tells of {told} state features, more than {FEATURES}")
+        return EngineCard(name, text(card.get("owned_by") or ""), context, width, told)
     except (TypeError, KeyError, AttributeError) as error:
         raise garbage(error) from None
 
 
-def _whole(answer: dict[str, Any], alternatives: int | None) -> list[Delta]:
-    return [_delta(choice, alternatives) for choice in answer["choices"]]
+def _whole(answer: dict[str, Any], call: Call) -> list[Delta]:
+    return [_delta(choice, call) for choice in answer["choices"]]
 
 
-def _chunk(event: dict[str, Any], alternatives: int | None) -> list[Delta]:
-    return [_delta(choice, alternatives) for choice in event.get("choices") or []]
+def _chunk(event: dict[str, Any], call: Call) -> list[Delta]:
+    return [_delta(choice, call) for choice in event.get("choices") or []]
 
 
-def _delta(choice: dict[str, Any], alternatives: int | None) -> Delta:
+def _delta(choice: dict[str, Any], call: Call) -> Delta:
     reason = finish_reason(choice.get("finish_reason"))
     ids = token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
-    scores = () if alternatives is None else _scores(choice.get("logprobs"), ids, alternatives)
-    return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason)
+    scores = () if call.logprobs is None else _scores(choice.get("logprobs"), ids, call.logprobs)
+    told = features(choice.get("state_features"), len(ids), call.features) if call.features and ids else None
+    return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
 
 
 def _scores(

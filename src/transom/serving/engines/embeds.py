@@ -36,6 +36,11 @@ def as_torch_save(embeds_TD: np.ndarray) -> str:
     return base64.b64encode(buffer.getbuffer()).decode()
 
 
+def packed_floats(values: np.ndarray) -> str:
+    """Base64 of the numbers as float32, as features of states are sent."""
+    return base64.b64encode(_float32(values).tobytes()).decode()
+
+
 def _float32(embeds_TD: np.ndarray) -> np.ndarray:
     """Contiguous, little-endian and with memory of its own: a view would carry its whole base along."""
     return np.array(embeds_TD, dtype="<f4", order="C")
