@@ -170,9 +170,19 @@ REMARKS: dict[str, Any] = {
     "general.base_model.0.name": "b", "general.tags": ["a"], "general.file_type": 7, "general.type": "model",
     "general.quantization_version": 2, "general.sampling.temp": 0.7, "quantize.imatrix.file": "f",
     "quantize.imatrix.entries_count": 3, "somebody.note": "made with love", "general.size_label": "1B",
+    **dict.fromkeys(
+        (
+            "general.parameter_count", "general.hardware", "general.converted_by", "general.created",
+            "general.date", "general.copyright", "general.bits", "general.dtype", "general.hf_id",
+            "general.pipeline_tag", "general.tokenizer", "general.invention", "general.quantization",
+            "general.merged_from", "general.parameter_size", "general.model_tree", "general.imatrix",
+        ),
+        "x",
+    ),
 }  # fmt: skip
 MATTERS: dict[str, Any] = {
-    "general.type": "adapter", "general.quantization_version": 1, "general.invention": 1,
+    "general.type": "adapter", "general.quantization_version": 1, "general.context_length": 8,
+    "general.rope.freq_base": 5.0, "general.expert_count": 2, "general.tensor_extra.name": ["x"],
     "llbma.rope.freq_base": 5.0, "qwen2.rope.freq_base": 5.0, "adapter.rope": 1,
 }  # fmt: skip
 
@@ -183,6 +193,15 @@ def test_remarks_change_nothing_and_what_matters_is_refused(tmp_path: Path) -> N
     for key, value in MATTERS.items():
         with pytest.raises(NotYetError, match=key.partition(".")[2].replace(".", r"\.") + "|type|version"):
             gguf_model(head_of(tmp_path, **{key: value}))
+
+
+def test_remarks_do_not_change_what_llama_cpp_answers(oracle: LlamaCpp, tmp_path: Path) -> None:
+    draft = draft_of(model := model_of("llama"))
+    expected = oracle.next_logprobs(draft.write(tmp_path / "plain.gguf"), decided(model), V)
+    draft.others |= REMARKS
+    file = draft.write(tmp_path / "remarks.gguf")
+    assert_close(oracle.next_logprobs(file, decided(model), V), expected)
+    assert_close(next_of(load_model(file), decided(model)), expected)
 
 
 def test_ids_are_the_files_and_those_outside_the_vocabulary_are_dropped(tmp_path: Path) -> None:

@@ -253,10 +253,11 @@ TEXTS = [*_ENDS, *(text for texts in _FILL_TEXTS.values() for text in texts[:1])
         (["</s>", "<|tool_response>"], {}),
         (["</s>", "<|fim_pad|>", "<|file_sep|>"], {"fim_pad_token_id": 7, "fim_rep_token_id": 8}),
         (["<|fim_pad|>"], {"fim_sep_token_id": 7, "fim_pre_token_id": 8, "middle_token_id": 4}),
+        (["<|im_end|>"], {"eos_token_ids": np.array([0, 13], np.int32)}),
     ],
 )
 def test_an_answer_ends_where_llamacpp_ends_it(
-    oracle: LlamaCpp, tmp_path: Path, texts: list[str], keys: dict[str, int]
+    oracle: LlamaCpp, tmp_path: Path, texts: list[str], keys: dict[str, Any]
 ) -> None:
     """The file calls all of them ordinary text. The ids are checked one by one."""
     letters = list("abcdefghijkl")
@@ -298,6 +299,8 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"eot_token_id": 4_000_000_000}, "there are 4 tokens"),
     ({"padding_token_id": "0"}, "is a str, not a int"),
     ({"add_bos_token": 1}, "is a int, not a bool"),
+    ({"eos_token_ids": ["<s>"]}, "is no list of int"),
+    ({"eos_token_ids": 1}, "is no list of int"),
     ({"add_bos_token": True}, "no bos_token_id is"),
     ({"add_eos_token": True}, "no eos_token_id is"),
     ({"tokenizer.chat_template": ["a"]}, "is a list, not a str"),
@@ -329,6 +332,7 @@ NOT_YET: list[tuple[dict[str, Any], str]] = [
     ({"model": None}, "None is not read yet"),
     *(({"pre": name}, "is not known") for name in ("kimi-k2", "gemma4", "jina-v2-de", "roberta-bpe", "x")),
     ({"add_sep_token": True}, r"tokenizer\.ggml\.add_sep_token"),
+    ({"eos_token_id": 0, "eos_token_ids": np.array([0, 1], np.int32)}, "names the id 1, at which"),
     ({"remove_extra_whitespaces": True}, "remove_extra_whitespaces"),
     ({"suppress_tokens": np.array([1], np.int32)}, "suppress_tokens"),
     ({"precompiled_charsmap": np.array([1], np.int32)}, "precompiled_charsmap"),
@@ -360,7 +364,7 @@ def test_sentencepiece_vocabularies_that_no_list_of_merges_can_express(
 
 def test_keys_without_influence_change_nothing(oracle: LlamaCpp, tmp_path: Path) -> None:
     extra = {
-        "token_type_count": 1, "mask_token_id": 3, "seperator_token_id": 3,
+        "token_type_count": 1, "mask_token_id": 3, "seperator_token_id": 3, "separator_token_id": 3,
         "scores": np.ones(266, np.float32),
         "add_sep_token": False, "remove_extra_whitespaces": False, "add_space_prefix": True,
         "tokenizer.huggingface.json": "{}", "tokenizer.chat_templates": ["tool"],

@@ -6,12 +6,18 @@ import json
 import random
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 
 from transom.checkpoint import export_tokenizer, packaged_minilm, packaged_smollm2
+from transom.checkpoint import tokenizer as tokenizer_module
+from transom.checkpoint.source import Source
+from transom.checkpoint.tokenizer import tokenizer_of, write_tokenizer
 from transom.errors import CheckpointError
 from transom.serving.tokenizer import load_tokenizer
 
@@ -153,3 +159,67 @@ def test_an_end_beyond_the_tokenizer_but_within_the_model_is_one(llama: Path, tm
     record = json.loads((folder / "config.json").read_text()) | {"vocab_size": 512}
     (folder / "config.json").write_text(json.dumps(record))
     assert export_tokenizer(folder).eos_ids == (1, 450)
+
+
+NAMED = st.sampled_from(["<|im_start|>", "<|im_end|>", "plain", "a\rb"])
+TEMPLATE = st.sampled_from(["{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "A\r\nB\rC", ""])
+ROLES = st.dictionaries(st.sampled_from(["bos_token", "eos_token", "pad_token", "own_token"]), NAMED)
+IDS = st.one_of(st.none(), st.integers(0, 5), st.lists(st.integers(0, 5), max_size=3))
+PLACES = st.fixed_dictionaries(
+    {"tokenizer_config.json": st.builds(
+        lambda roles, own, template: roles | {"extra_special_tokens": own} | template,
+        ROLES,
+        st.dictionaries(st.sampled_from(["image", "image_token"]), NAMED),
+        st.one_of(
+            st.just({}),
+            st.just({"added_tokens_decoder": {}}),
+            st.builds(lambda text: {"chat_template": text}, TEMPLATE),
+            st.builds(lambda text: {"chat_template": [{"name": "default", "template": text}]}, TEMPLATE),
+        ),
+    )},
+    optional={
+        "special_tokens_map.json": ROLES,
+        "generation_config.json": st.builds(lambda ids: {"eos_token_id": ids, "top_k": 7}, IDS),
+        "config.json": st.builds(lambda ids: {"eos_token_id": ids}, IDS),
+        "chat_template.jinja": TEMPLATE,
+        "additional_chat_templates/rag.jinja": TEMPLATE,
+        "additional_chat_templates/default.jinja": TEMPLATE,
+    },
+)  # fmt: skip
+
+
+def placed(places: dict[str, Any], tokenizer: Path, folder: Path) -> Path:
+    for name, content in ({"tokenizer.json": tokenizer.read_text()} | places).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / name).write_bytes(text.encode())
+    return folder
+
+
+@settings(max_examples=150, deadline=None)
+@given(PLACES, PLACES)
+def test_what_is_written_is_what_was_read(llama: Path, places: dict[str, Any], stale: dict[str, Any]) -> None:
+    """Wherever a part stood, and whatever of the reader's files lay in the folder before."""
+    with TemporaryDirectory() as source, TemporaryDirectory() as written:
+        files = export_tokenizer(placed(places, llama / "tokenizer.json", Path(source)))
+        before = {name: stale[name] for name in stale if "/" not in name and name != "config.json"}
+        names = write_tokenizer(files, placed(before, llama / "tokenizer.json", Path(written)), Path(source))
+        again = export_tokenizer(written)
+        assert sorted(path.name for path in Path(written).iterdir()) == names
+        for text in TEXTS:
+            assert again.tokenizer.encode(text).ids == files.tokenizer.encode(text).ids
+        assert (again.chat_template, again.specials) == (files.chat_template, files.specials)
+        assert again.eos_ids == files.eos_ids
+        if "generation_config.json" in places:
+            assert json.loads((Path(written) / "generation_config.json").read_text())["top_k"] == 7
+
+
+def test_every_file_that_is_read_is_known_to_the_writer(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader asks for nothing beside what the writer replaces or deletes, and the model's settings."""
+    opened: set[str] = set()
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: opened.add(path.name) or exists(path))
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: opened.add(path.name) or is_file(path))
+    tokenizer_of(Source(str(llama), "directory", llama))
+    assert opened == tokenizer_module._READ | {"config.json"}

@@ -636,3 +636,25 @@ def test_an_unwritable_folder_is_a_clean_error(
 ) -> None:
     with pytest.raises(MisconfiguredError, match="Read-only file system"):
         make(source, mount("ro,size=64k") / "out", owner)
+
+
+def test_prompts_are_the_sources_wherever_it_keeps_their_parts(
+    source: Path, owner: Owner, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(source, tmp_path / "source"))
+    template = "{{ bos_token }}[{{ messages[0].role }}]{{ messages[0].content }}{{ eos_token }}"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "default.jinja").write_text(template)
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "special_tokens_map.json").write_text(
+        '{"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}'
+    )
+    out = tmp_path / "out"
+    manifest = make(folder, out, owner)
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    copy_files(out, manifest, copied)
+    for place in (copied, out / "client", out / "server"):
+        encoded = load_tokenizer(place).encode_chat([("user", "hi")])
+        assert encoded.text == "<|im_start|>[user]hi<|im_end|>"
+        assert encoded == load_tokenizer(folder).encode_chat([("user", "hi")])

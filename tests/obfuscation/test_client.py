@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from transom.checkpoint.load import load
@@ -102,7 +103,8 @@ def test_the_client_folder_has_the_real_tokenizer(source: Path, key: KeyFile, tm
     plain, folder = open_source(source), tmp_path / "client"
     client = write_client(plain.found, plain.config, key, folder)
     client.require_key(key)
-    assert (folder / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    ours, theirs = (Tokenizer.from_file(str(one / "tokenizer.json")) for one in (folder, source))
+    assert ours.to_str() == theirs.to_str()
     assert write_client(plain.found, plain.config, key, folder) == client
     other = dataclasses.replace(key, source="cd" * 32)
     with pytest.raises(MisconfiguredError, match="belongs to the checkpoint"):
@@ -115,9 +117,30 @@ def test_the_client_folder_has_the_real_tokenizer(source: Path, key: KeyFile, tm
         write_client(plain.found, plain.config, key, tmp_path / "photos")
 
 
-def test_added_tokens_need_rows(source: Path, tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
+@pytest.mark.parametrize("where", ["special_tokens_map.json", "additional_chat_templates"])
+def test_prompts_are_the_sources_wherever_it_keeps_their_parts(
+    where: str, source: Path, tmp_path: Path
+) -> None:
+    folder, client = Path(shutil.copytree(source, tmp_path / "source")), tmp_path / "client"
+    template = "{{ bos_token }}[{{ messages[0].role }}]{{ messages[0].content }}{{ eos_token }}"
+    specials = {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}}
+    named: dict[str, Any] = {"tokenizer_config.json": specials | {"chat_template": template}}
+    if where == "special_tokens_map.json":
+        named = {where: specials, "tokenizer_config.json": {"chat_template": template}}
+    if where == "additional_chat_templates":
+        (folder / where).mkdir()
+        (folder / where / "default.jinja").write_text(template)
+        named = {"tokenizer_config.json": specials}
+    for name, record in named.items():
+        (folder / name).write_text(json.dumps(record))
+    plain = open_source(folder)
+    write_client(plain.found, plain.config, key_for(folder), client)
+    encoded = load_tokenizer(client).encode_chat([("user", "hi")])
+    assert encoded.text == "<|im_start|>[user]hi<|im_end|>"
+    assert encoded == load_tokenizer(folder).encode_chat([("user", "hi")])
 
+
+def test_added_tokens_need_rows(source: Path, tmp_path: Path) -> None:
     grown = tmp_path / "grown"
     shutil.copytree(source, grown)
     tokenizer = Tokenizer.from_file(str(grown / "tokenizer.json"))

@@ -17,18 +17,17 @@ from transom.checkpoint.gguf import GgufHead
 from transom.errors import CheckpointError, NotYetError
 
 MOST = 2**31 - 1
-# What describes the file or its making, or says how to sample, and has no part in the model.
-_DESCRIPTIVE = (
-    "name", "author", "version", "organization", "finetune", "basename", "description", "quantized_by",
-    "size_label", "license", "url", "doi", "uuid", "repo_url", "source", "base_model", "dataset", "datasets",
-    "tags", "languages", "file_type", "sampling", "architecture", "alignment",
-)  # fmt: skip
+_READ_ELSEWHERE = {
+    f"general.{word}" for word in ("architecture", "alignment", "type", "quantization_version")
+}
 # The rest of a key by which a model is described, whatever namespace a mangled or mislabelled head has it in.
+# Anything else outside the architecture's describes the file, its making, or how to sample.
 _MODEL_WORDS = (
-    "alignment", "architecture", "attention", "block_count", "context_length", "embedding_length", "expert",
+    "alignment", "architecture", "attention", "block_count", "context_length", "embedding_length",
     "feed_forward_length", "rope", "vocab_size", "logit_scale", "final_logit_softcapping", "residual_scale",
     "embedding_scale", "attn_logit_softcapping", "leading_dense_block_count", "ssm", "pooling_type",
-    "quantization_version", "ggml", "no", "count", "tensors",
+    "quantization_version", "ggml", "no", "count", "tensors", "tensor_extra",
+    "expert_count", "expert_used_count", "expert_gating_func", "expert_weights_scale", "expert_weights_norm",
 )  # fmt: skip
 
 
@@ -86,10 +85,9 @@ class Keys:
             word = rest.partition(".")[0]
             if key.startswith(self._prefix):
                 known = key[len(self._prefix) :] in self._read
-            elif space == "general":
-                known = word in _DESCRIPTIVE or key in ("general.type", "general.quantization_version")
             else:
-                known = space in ("tokenizer", "split", "quantize") or word not in _MODEL_WORDS
+                known = space in ("tokenizer", "split", "quantize") or key in _READ_ELSEWHERE
+                known = known or word not in _MODEL_WORDS
             if not known:
                 raise NotYetError(
                     f"the GGUF has the key {key[:96]!r}, which is not read; give its source model"

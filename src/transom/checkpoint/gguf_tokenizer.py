@@ -33,8 +33,9 @@ _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 _ROLES = ("bos", "eos", "eot", "eom", "unknown", "padding")
 _PREFIX = "tokenizer.ggml."
 _USED = {"model", "pre", "tokens", "token_type", "scores", "merges", "add_bos_token", "add_eos_token"}
-_USED |= {"add_space_prefix", *(f"{role}_token_id" for role in (*_ROLES, *FILL_ROLES))}
-_WITHOUT_INFLUENCE = {"token_type_count", "seperator_token_id", "mask_token_id", "cls_token_id"}
+_USED |= {"eos_token_ids", "add_space_prefix", *(f"{role}_token_id" for role in (*_ROLES, *FILL_ROLES))}
+_WITHOUT_INFLUENCE = {"token_type_count", "mask_token_id", "cls_token_id"}
+_WITHOUT_INFLUENCE |= {"seperator_token_id", "separator_token_id"}  # by both spellings
 _OFF_ONLY = {"add_sep_token", "remove_extra_whitespaces", "suppress_tokens", "precompiled_charsmap"}
 _ELSEWHERE = {"tokenizer.chat_template", "tokenizer.chat_templates", "tokenizer.huggingface.json"}
 
@@ -66,9 +67,19 @@ def gguf_tokenizer(path: Path) -> TokenizerFiles:
     _add_tokens(tokenizer, vocabulary, keys)
     _add_ends(tokenizer, vocabulary, keys, rule.add_bos)
     template = keys.get("tokenizer.chat_template", str, "")
-    return TokenizerFiles(
-        tokenizer, template, _specials(vocabulary), end_ids(vocabulary.ids, vocabulary.roles)
-    )
+    ends = end_ids(vocabulary.ids, vocabulary.roles)
+    _check_ends(keys, ends)
+    return TokenizerFiles(tokenizer, template, _specials(vocabulary), ends)
+
+
+def _check_ends(keys: _Keys, ends: tuple[int, ...]) -> None:
+    """Some engines end an answer at a list of ids; llama.cpp does not read it. They must be ends anyway."""
+    others = [one for one in keys.listed("eos_token_ids", (int,)) or [] if one not in ends]
+    if others:
+        raise NotYetError(
+            f"{keys.path}: tokenizer.ggml.eos_token_ids names the id {others[0]}, at which llama.cpp goes on "
+            "and other engines end; delete the key, or give a directory with tokenizer.json"
+        )
 
 
 class _Keys:

@@ -14,12 +14,14 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transom.checkpoint.families import family_of
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
+from transom.checkpoint.spare import is_spare
 from transom.checkpoint.structure import check_structure, check_values
 from transom.errors import CheckpointError, MissingExtraError, NotYetError
 
@@ -149,7 +151,7 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> Non
         if quantised is None or not name.endswith("_scale_inv")
     }
     try:
-        _model, info = found.from_pretrained(
+        model, info = found.from_pretrained(
             None, config=plain, state_dict=empty, device_map="meta", output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip
@@ -158,7 +160,17 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> Non
             f"{source.path} could not be loaded ({type(error).__name__}): no model is made of this "
             "config.json and these shapes; restore its files"
         ) from error
-    _check_info(source.path, config, info)
+    spare = partial(
+        is_spare,
+        kind=config.model_type,
+        trunk=model.base_model_prefix,
+        modules={name for name, _module in model.named_modules()},
+    )
+    shapes = {
+        name: tuple(tensor.shape) for name, tensor in empty.items()
+    }  # experts have other names in memory
+    unread = {name for name in info["unexpected_keys"] if not spare(name, shapes.get(name, ()))}
+    _check_info(source.path, config, info, unread)
 
 
 def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
@@ -192,13 +204,9 @@ def _as_class(folder: Path, transformers: Any) -> Any:
         ) from None
 
 
-def _check_info(folder: Path, config: Any, info: Mapping[str, Any]) -> None:
+def _check_info(folder: Path, config: Any, info: Mapping[str, Any], unread: set[str]) -> None:
     further = further_layers(config.to_dict())
-    spare = {
-        name
-        for name in info["unexpected_keys"]
-        if not name.startswith(further) and not name.endswith(("rotary_emb.inv_freq", ".position_ids"))
-    }
+    spare = {name for name in unread if not name.startswith(further)}
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise CheckpointError(f"{folder} lacks {len(missing)} tensors, first {missing[0]!r}; restore it")

@@ -15,9 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import Source, find, read_json
 from transom.errors import CheckpointError
+from transom.files import write_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+# Beside additional_chat_templates/ and the model's config.json, the files that `tokenizer_of` reads.
+_READ = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,36 @@ def _from_directory(folder: Path) -> TokenizerFiles:
     return TokenizerFiles(tokenizer, _template(folder, config), specials, tuple(sorted(eos_ids)))
 
 
-def settings_with_ends(folder: Path, files: TokenizerFiles) -> bytes:
-    """A folder's generation settings (none are none) in which the tokenizer's ends end an answer, as JSON."""
-    settings = _json(folder / "generation_config.json") | {"eos_token_id": list(files.eos_ids)}
-    return json.dumps(settings, indent=2).encode()
+def tokenizer_files(files: TokenizerFiles, settings: Path | None = None) -> dict[str, bytes]:
+    """The files of a folder from which the same tokenizer is read again, by name.
+
+    Each of its parts stands in one place, wherever the source had it. Generation settings are those of the
+    folder `settings`, in which the tokenizer's ends end an answer.
+    """
+    own = {role: text for role, text in files.specials.items() if not role.endswith("_token")}
+    record: dict[str, Any] = {role: text for role, text in files.specials.items() if role not in own}
+    record |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    record |= {"extra_special_tokens": own} if own else {}
+    record |= {"chat_template": files.chat_template} if files.chat_template else {}
+    written = {
+        "tokenizer.json": files.tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(record, indent=2).encode(),
+    }
+    generation = _json(settings / "generation_config.json") if settings else {}
+    generation |= {"eos_token_id": list(files.eos_ids)} if files.eos_ids else {}
+    if generation:
+        written["generation_config.json"] = json.dumps(generation, indent=2).encode()
+    return written
+
+
+def write_tokenizer(files: TokenizerFiles, folder: Path, settings: Path | None = None) -> list[str]:
+    """Write `tokenizer_files` and delete what else a tokenizer would be read from; the names written."""
+    written = tokenizer_files(files, settings)
+    for name in _READ - written.keys():
+        (folder / name).unlink(missing_ok=True)
+    for name, data in written.items():
+        write_file(folder / name, data)
+    return sorted(written)
 
 
 def _eos_ids(folder: Path, known: int) -> list[int]:

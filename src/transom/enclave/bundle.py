@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transom.checkpoint.source import Source, check, find
-from transom.checkpoint.tokenizer import export_tokenizer, settings_with_ends
-from transom.enclave.halves import CLIENT_FILES, EmbeddingFile, locate_embedding, write_server_half
+from transom.checkpoint.tokenizer import export_tokenizer, write_tokenizer
+from transom.enclave.halves import EmbeddingFile, locate_embedding, write_server_half
 from transom.enclave.manifest import (
     MANIFEST_FILE,
     SIGNATURE_DOMAIN,
@@ -186,7 +186,7 @@ def _published_name(found: Source) -> str:
 
 
 def _write_client_files(partial: Path, embedding: EmbeddingFile) -> Mapping[str, str]:
-    """Copy the tokenizer's files to client/ and return their hashes."""
+    """Write the tokenizer's files to client/ and return their hashes."""
     client, server = partial / "client", partial / "server"
     client.mkdir()
     files = export_tokenizer(server)
@@ -196,13 +196,7 @@ def _write_client_files(partial: Path, embedding: EmbeddingFile) -> Mapping[str,
             f"the tokenizer knows the id {largest}, the embedding has {embedding.rows} rows: "
             "they belong to different models"
         )
-    for name in CLIENT_FILES:
-        if (server / name).is_file():
-            shutil.copyfile(server / name, client / name)
-    if files.eos_ids:
-        (client / "generation_config.json").write_bytes(settings_with_ends(client, files))
-    names = [name for name in CLIENT_FILES if (client / name).is_file()]
-    return {name: _sha256(client / name) for name in names}
+    return {name: _sha256(client / name) for name in write_tokenizer(files, client, server)}
 
 
 def _plan(embedding: EmbeddingFile, shard_bytes: int) -> tuple[Shard, ...]:
@@ -247,9 +241,8 @@ def _publish(partial: Path, out: Path, manifest: Manifest, owner: Owner, key: by
     (partial / "client" / MANIFEST_FILE).write_bytes(raw)
     (partial / "client" / SIGNATURE_FILE).write_bytes(owner.sign(SIGNATURE_DOMAIN + raw))
     for folder in (partial / "client", partial / "server"):
-        for path in folder.iterdir():
+        for path in (folder, *folder.rglob("*")):
             sync(path)
-        sync(folder)
     sync(partial)
     owner.keep_data_key(manifest.bundle, key)
     partial.rename(out)

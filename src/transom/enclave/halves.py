@@ -7,7 +7,6 @@ Threat model and limits: as `checkpoint.source`, which has checked the files bef
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from typing import Any, cast, get_args
 from transom.checkpoint.families import FAMILIES, family_of
 from transom.checkpoint.load import load
 from transom.checkpoint.source import Source, read_json, read_safetensors_head, weight_files
-from transom.checkpoint.tokenizer import TokenizerFiles, settings_with_ends
+from transom.checkpoint.tokenizer import write_tokenizer
 from transom.enclave.manifest import ITEM_BYTES, TableDtype
 from transom.errors import CheckpointError, NotYetError
 
-CLIENT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-_BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
+_BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*.jinja")
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,9 @@ def write_server_half(found: Source, folder: Path) -> None:
     if found.kind == "gguf":
         _convert(found, folder)
         return
-    names = {path.name for pattern in _BESIDE for path in found.path.glob(pattern)} | set(
-        weight_files(found.path)
-    )
-    for name in sorted(names):
+    beside = {str(path.relative_to(found.path)) for one in _BESIDE for path in found.path.glob(one)}
+    for name in sorted(beside | set(weight_files(found.path))):
+        (folder / name).parent.mkdir(exist_ok=True)
         _link(found.path / name, folder / name)
 
 
@@ -110,13 +107,4 @@ def _convert(found: Source, folder: Path) -> None:
         checkpoint.model.save_pretrained(folder)
     except SafetensorError as error:
         raise OSError(0, f"the weights could not be written: {error}") from None
-    _save_tokenizer(checkpoint.tokenizer, folder)
-
-
-def _save_tokenizer(files: TokenizerFiles, folder: Path) -> None:
-    (folder / "tokenizer.json").write_text(files.tokenizer.to_str(), "utf-8")
-    record = {**files.specials, "tokenizer_class": "PreTrainedTokenizerFast"}
-    if files.chat_template:
-        (folder / "chat_template.jinja").write_text(files.chat_template, "utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=2), "utf-8")
-    (folder / "generation_config.json").write_bytes(settings_with_ends(folder, files))
+    write_tokenizer(checkpoint.tokenizer, folder, folder)

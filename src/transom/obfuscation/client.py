@@ -1,7 +1,7 @@
 """The client folder with the real tokenizer, and the placeholder tokenizer that the host gets instead.
 
     CLIENT/client.json              fingerprint and vocabulary of the plain checkpoint, and its stop ids
-    CLIENT/tokenizer.json, tokenizer_config.json, chat_template.jinja, generation_config.json
+    CLIENT/tokenizer.json, tokenizer_config.json, generation_config.json
 
 The host's tokenizer spells id 17 as `<17>`: engines load it, `<17><4>` goes back to the ids, and nothing of
 the real vocabulary is in it. Templates, tokenisation and detokenisation happen at the client.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transom.checkpoint.source import Source, read_json
 from transom.checkpoint.structure import check_ids
-from transom.checkpoint.tokenizer import TokenizerFiles, settings_with_ends, tokenizer_of
+from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of, write_tokenizer
 from transom.config import read_config
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.files import write_file
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 CLIENT_FILE = "client.json"
 VERSION = 1
 _GENERATION_FILE = "generation_config.json"
-_COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", _GENERATION_FILE)
 _SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length")
 _SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -93,15 +91,7 @@ def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder:
             "different models, or tokens were added without resizing the embedding; resize it and save again"
         )
     client = Client(key.source, key.vocabulary, stop_ids(files, key.vocabulary))
-    if found.kind == "gguf":
-        _write_tokenizer(files, folder)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _COPIED:
-            if (found.path / name).is_file():
-                shutil.copyfile(found.path / name, folder / name)
-    if files.eos_ids:
-        write_file(folder / "generation_config.json", settings_with_ends(folder, files))
+    write_tokenizer(files, folder, found.path if found.kind == "directory" else None)
     write_file(folder / CLIENT_FILE, json.dumps({"version": VERSION, **asdict(client)}, indent=2).encode())
     return client
 
@@ -180,11 +170,3 @@ def _ids(value: Any) -> list[int]:
     if value is None:
         return []
     return [int(one) for one in value] if isinstance(value, list) else [int(value)]
-
-
-def _write_tokenizer(files: TokenizerFiles, folder: Path) -> None:
-    write_file(folder / "tokenizer.json", files.tokenizer.to_str().encode())
-    record = {**files.specials, "tokenizer_class": "PreTrainedTokenizerFast"}
-    write_file(folder / "tokenizer_config.json", json.dumps(record, indent=2).encode())
-    if files.chat_template:
-        write_file(folder / "chat_template.jinja", files.chat_template.encode())
