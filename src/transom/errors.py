@@ -27,6 +27,8 @@ usage error and 1 an unexpected failure. Threat model: none; this module handles
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -52,6 +54,15 @@ class MissingExtraError(MisconfiguredError):
 
     def __init__(self, extra: str, package: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'transom[{extra}]'")
+
+
+@contextmanager
+def extra(name: str, package: str) -> Iterator[None]:
+    """Around the imports of an optional dependency. Raises MissingExtraError."""
+    try:
+        yield
+    except ImportError:
+        raise MissingExtraError(name, package) from None
 
 
 class CheckpointError(MisconfiguredError):

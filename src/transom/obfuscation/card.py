@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from transom.config import from_plain, load_json
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import MisconfiguredError, extra
 from transom.files import file_sha256, write_file
 from transom.obfuscation.keyfile import KeyFile
 
@@ -106,11 +106,9 @@ def _signed_bytes(record: Mapping[str, Any]) -> bytes:
 
 
 def _signature_holds(record: Mapping[str, Any]) -> bool:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(record["public_key"]))
         public.verify(bytes.fromhex(record["signature"]), _signed_bytes(record))

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.dialect import FEATURES
@@ -35,45 +35,28 @@ from transom.serving.engines.checks import (
     token_ids,
 )
 from transom.serving.engines.embeds import as_safetensors, as_torch_save
-from transom.serving.engines.http import EngineHttp, Guard
+from transom.serving.engines.http import Common, HttpEngine
 
 VLLM_FLOOR = (0, 24)
 
 
-class IdsEngine:
+class IdsEngine(HttpEngine):
     """An engine that takes token ids or embeddings, and gives token ids.
 
-    `model` is the name to ask for (None: the first that the engine lists). `vllm` turns on the version check,
-    the cache salt, and vLLM's form of embeddings. A `guard` names the TLS key the engine must hold.
+    `vllm` turns on the version check, the cache salt, and vLLM's form of embeddings.
     """
 
     takes: Final = "ids"
     takes_embeds: Final = True
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
-        vllm: bool = False,
-        timeout_s: float = 120.0,
-        guard: Guard | None = None,
-    ) -> None:
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
-        self._model, self._vllm = model, vllm
-        self._card: EngineCard | None = None
-        self._salt_key = secrets.token_bytes(32)
+    def __init__(self, url: str, *, vllm: bool = False, **common: Unpack[Common]) -> None:
+        super().__init__(url, **common)
+        self._vllm, self._salt_key = vllm, secrets.token_bytes(32)
 
-    async def probe(self) -> EngineCard:
-        """The model's card, asked for once. Raises EngineError, and MisconfiguredError for too old a vLLM."""
-        if self._card is not None:
-            await self._http.reach()
-        else:
-            if self._vllm:
-                check_vllm_version(await self._http.get("/version"))
-            self._card = read_card(await self._http.get("/v1/models"), self._model)
-        return self._card
+    async def _ask_card(self) -> EngineCard:
+        if self._vllm:
+            check_vllm_version(await self._http.get("/version"))
+        return read_card(await self._http.get("/v1/models"), self._model)
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Raises MisconfiguredError for embeddings that do not fit the model."""
@@ -90,10 +73,6 @@ class IdsEngine:
         async with aclosing(self._http.answer("/v1/completions", body, meter, whole, chunk)) as deltas:
             async for delta in deltas:
                 yield delta
-
-    async def close(self) -> None:
-        """See `Engine.close`."""
-        await self._http.close()
 
     def _body(self, call: Call, model: str) -> dict[str, Any]:
         as_text = as_torch_save if self._vllm else as_safetensors

@@ -15,7 +15,7 @@ import io
 
 import numpy as np
 
-from transom.errors import MissingExtraError
+from transom.errors import extra
 
 
 def as_safetensors(embeds_TD: np.ndarray) -> str:
@@ -27,10 +27,8 @@ def as_safetensors(embeds_TD: np.ndarray) -> str:
 
 def as_torch_save(embeds_TD: np.ndarray) -> str:
     """Base64 of `torch.save` of a dense float32 tensor [T, D]. Raises MissingExtraError without torch."""
-    try:
+    with extra("models", "torch"):
         import torch
-    except ImportError:
-        raise MissingExtraError("models", "torch") from None
     buffer = io.BytesIO()
     torch.save(torch.from_numpy(_float32(embeds_TD)), buffer)
     return base64.b64encode(buffer.getbuffer()).decode()
