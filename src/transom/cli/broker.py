@@ -14,16 +14,26 @@ from typing import Annotated
 
 import typer
 
+from transom.cli.options import (
+    CERTIFICATE,
+    CERTIFICATE_KEY,
+    EVIDENCE_POLICY,
+    OWNER_FOLDER,
+    Address,
+    Json,
+)
+
+ADDRESS = Address(port=8443)
+
 
 def broker(
-    owner: Annotated[Path, typer.Option(help="The owner's folder of keys, as pack made it.")],
+    owner: Annotated[Path, OWNER_FOLDER],
     bundle: Annotated[list[Path], typer.Option(help="A bundle to release the key of; repeat for more.")],
-    policy: Annotated[Path, typer.Option(help="The evidence policy (YAML): whom to trust.")],
-    tls_cert: Annotated[Path, typer.Option(help="PEM certificate of this broker.")],
-    tls_key: Annotated[Path, typer.Option(help="PEM private key of that certificate.")],
+    evidence_policy: Annotated[Path, EVIDENCE_POLICY],
+    tls_cert: Annotated[Path, CERTIFICATE],
+    tls_key: Annotated[Path, CERTIFICATE_KEY],
     log: Annotated[Path, typer.Option(help="The release log; made if absent, verified if not.")],
-    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind; 0 picks a free one.", min=0, max=65535)] = 8443,
+    address: Address = ADDRESS,
     allow_insecure_dev: Annotated[
         bool, typer.Option(help="Accept evidence that proves nothing, where the policy has a rule for it.")
     ] = False,
@@ -45,13 +55,13 @@ def broker(
     app = create_broker(
         keys,
         {manifest.bundle: manifest for manifest in manifests},
-        load_evidence_policy(policy),
+        load_evidence_policy(evidence_policy),
         ReleaseLog(log),
         allow_insecure_dev=allow_insecure_dev,
     )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("transom.enclave").setLevel(logging.INFO)
-    sock = listen(host, port)
+    sock = listen(address.host, address.port)
     with sock:
         for manifest in manifests:
             use = "production" if manifest.production else "development"
@@ -65,7 +75,7 @@ def broker(
 
 def broker_log(
     file: Annotated[Path, typer.Argument(help="A release log.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Verify the chain of a release log, and print its head to be noted elsewhere."""
     from transom.enclave.log import log_head

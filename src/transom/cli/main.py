@@ -9,6 +9,7 @@ Source: exit codes as in docs/exit-codes.md, which is tested against the excepti
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -35,13 +36,13 @@ from transom.cli import (
     pack,
     words,
 )
+from transom.cli.app import App
+from transom.cli.options import Json
 from transom.errors import TransomError
 
-app = typer.Typer(
+app = App(
     name="transom",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
     help="Use models you do not control on data you may not share, and measure what leaked.",
 )
 
@@ -56,10 +57,20 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", "-v", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Use models you do not control on data you may not share, and measure what leaked."""
+
+
+@app.command("version")
+def show_version(as_json: Json = False) -> None:
+    """Print the version."""
+    if as_json:
+        typer.echo(json.dumps({"transom": version("transom")}))
+    else:
+        print_version(True)
 
 
 app.command()(demo.demo)

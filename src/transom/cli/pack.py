@@ -13,9 +13,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from typer.core import TyperGroup
 
+from transom.cli.app import App
+from transom.cli.options import EVIDENCE_POLICY, OWNER_FOLDER, Json, ModelArgument
+from transom.cli.progress import progress
 from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bundle
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
@@ -32,7 +34,7 @@ class _MakeByDefault(TyperGroup):
         return super().parse_args(ctx, args if known else ["make", *args])
 
 
-app = typer.Typer(cls=_MakeByDefault, no_args_is_help=True)
+app = App(cls=_MakeByDefault, no_args_is_help=True)
 
 
 @app.callback()
@@ -42,15 +44,13 @@ def group() -> None:
 
 @app.command()
 def make(
-    source: Annotated[str, typer.Argument(help="A directory, a .gguf file, a hub name or 'smollm2'.")],
+    source: ModelArgument,
     out: Annotated[Path, typer.Option(help="The bundle's folder; it must not exist.")],
-    owner: Annotated[Path, typer.Option(help="The owner's keys; made on first use.")],
+    owner: Annotated[Path, OWNER_FOLDER],
     production: Annotated[
         bool, typer.Option("--production", help="Open only for attested hardware; needs --evidence-policy.")
     ] = False,
-    evidence_policy: Annotated[
-        Path | None, typer.Option(help="Policy file whose rules say which enclaves get the key.")
-    ] = None,
+    evidence_policy: Annotated[Path | None, EVIDENCE_POLICY] = None,
     policy: Annotated[
         Path | None, typer.Option(help="Word policy that the enclave must run; the English one by default.")
     ] = None,
@@ -61,7 +61,7 @@ def make(
     extraction_share: Annotated[
         float, typer.Option(help="Share of the rows that a gateway may use within a day.", min=0, max=1)
     ] = EXTRACTION_SHARE,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Encrypt a model's embedding for an enclave, and keep the whole model for the engine."""
     if not out.exists():  # `pack` says what it says of one that does
@@ -71,8 +71,7 @@ def make(
     for path in leftovers(out):
         console.print(f"{path} is left of a packing that was killed, or still runs; delete it if none does")
     keys = Owner(owner)
-    with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
+    with progress("packing", 1.0, quiet=as_json) as meter:
         made = pack(
             source,
             out,
@@ -83,14 +82,14 @@ def make(
             name=name,
             server_pins=server_pin or [],
             extraction_share=extraction_share,
-            progress=lambda share: bar.update(task, completed=share),
+            progress=meter.reach,
         )
     _show(made, out, as_json)
 
 
 @app.command()
 def key(
-    owner: Annotated[Path, typer.Option(help="The owner's keys; made on first use.")],
+    owner: Annotated[Path, OWNER_FOLDER],
 ) -> None:
     """Make the owner's keys if need be, and print where the public one is: to be measured before packing."""
     typer.echo(Owner(owner).folder / "owner.pub")
@@ -100,7 +99,7 @@ def key(
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or its client half.")],
     owner_key: Annotated[Path, typer.Option(help="The owner's public key, owner.pub.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a bundle's signature and every file's hash; the data key is not needed."""
     _show(verify_bundle(bundle, load_owner_key(owner_key)), bundle, as_json)
