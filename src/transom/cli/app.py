@@ -68,8 +68,8 @@ def _unknown(command: str, option: str, near: Iterable[str]) -> str:
     new = RENAMED.get(command, {}).get(option)
     if new is not None:
         return f"{option} is now {new}"
-    meant = sorted(near)
-    return f"No such option: {option}" + (f"; did you mean {', '.join(meant)}?" if meant else "")
+    meant = next(iter(near), None)  # the nearest
+    return f"No such option: {option}" + (f"; did you mean {meant}?" if meant else "")
 
 
 def spread(function: Callable[..., None]) -> Callable[..., None]:
@@ -136,7 +136,7 @@ def _from_file(parameters: list[inspect.Parameter], known: Mapping[str, Known]) 
 def _option(known: Known) -> OptionInfo:
     said = known.setting
     name = f"--{known.name.replace('_', '-')}"
-    if known.kind is bool and known.default is True:
+    if known.kind is bool and not known.name.startswith(("no_", "json")):
         name = f"{name}/--no{name[1:]}"
     option: OptionInfo = typer.Option(
         name, help=said.help, rich_help_panel=said.panel or None, min=said.least, max=said.most
@@ -147,14 +147,13 @@ def _option(known: Known) -> OptionInfo:
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     """A parameter as typer takes it."""
     kind, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    plain = get_args(kind) or (kind,)  # of X | None and of tuple[X, ...]
-    words = next((get_args(one) for one in (kind, *plain) if get_origin(one) is Literal), ())
-    notes = [
-        _worded(one, words or _METAVARS.get(plain[0], "")) if isinstance(one, ParameterInfo) else one
-        for one in notes
-    ]
+    core = kind  # the X of list[X] | None
+    while get_args(core) and get_origin(core) is not Literal:
+        core = get_args(core)[0]
+    shown = get_args(core) or _METAVARS.get(core, "")
+    notes = [_worded(one, shown) if isinstance(one, ParameterInfo) else one for one in notes]
     if get_origin(kind) is tuple:
-        kind = list[plain[0]]  # type: ignore[valid-type]
+        kind = list[core]  # type: ignore[valid-type]
     typed = Annotated[(kind, *notes)] if notes else kind
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=typed)
 
@@ -163,7 +162,8 @@ def _worded(note: ParameterInfo, words: tuple[str, ...] | str) -> ParameterInfo:
     """The option with a name for its value, which is one of `words` if they are several."""
     option = copy(note)
     if isinstance(words, str):
-        option.metavar = option.metavar or words or None
+        if isinstance(option, OptionInfo):  # an argument goes by its own name
+            option.metavar = option.metavar or words or None
         return option
     option.metavar = "WORD"
     option.help = f"{(option.help or '').rstrip('.')}: {', '.join(words)}."
@@ -178,7 +178,7 @@ def _word(words: tuple[str, ...], text: str) -> str:
         word = word.replace(also, name)
     if word in words:
         return word
-    raise typer.BadParameter(f"{text!r} is not one of {', '.join(words)}; {suggest(text, words)}")
+    raise typer.BadParameter(f"{text!r} is unknown; {suggest(text, words)}")
 
 
 def _tuple(value: Any) -> Any:

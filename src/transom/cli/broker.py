@@ -35,7 +35,8 @@ def broker(
     log: Annotated[Path, typer.Option(help="The release log; made if absent, verified if not.")],
     address: Address = ADDRESS,
     allow_insecure_dev: Annotated[
-        bool, typer.Option(help="Accept evidence that proves nothing, where the policy has a rule for it.")
+        bool,
+        typer.Option("--allow-insecure-dev", help="Accept evidence that proves nothing, if the policy does."),
     ] = False,
 ) -> None:
     """Release the keys of bundles to attested enclaves, and log each attempt."""

@@ -123,7 +123,7 @@ def gateway(
     bundle: EnclaveOptions,
     hidden: ObfuscatedOptions,
 ) -> None:
-    """Serve the OpenAI API on this machine; in mode words the engine's host never sees the private words."""
+    """Serve the OpenAI API; in mode words its host never sees private words."""
     from transom.net.listen import listen, serve, url_of
     from transom.serving.engines.evidence import EvidenceGuard
     from transom.serving.gateway.app import create_gateway

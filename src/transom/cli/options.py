@@ -147,6 +147,7 @@ class NamedLedger:
 class LedgerOptions(NamedLedger):
     """A ledger that is charged unless it is refused."""
 
+    ledger: Annotated[Path | None, Setting("Ledger file; by default one in your state folder.")] = None
     no_ledger: Annotated[bool, Setting("Neither record nor cap what is spent.")] = False
 
     def check(self) -> None:
