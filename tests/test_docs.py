@@ -88,6 +88,14 @@ def test_command_line_page_does_not_drift(generate: ModuleType) -> None:
     assert generate.cli_page() == (ROOT / "docs/cli.md").read_text(), "run: python docs/generate.py cli"
 
 
+def test_python_page_does_not_drift_and_leaves_no_name_out(generate: ModuleType) -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    assert generate.api_page() == page, "run: python docs/generate.py api"
+    assert sorted(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == transom.__all__
+    for block in re.findall(r"```python\n(.+?)```", page, re.DOTALL):
+        ast.parse(f"{block.strip()}: ..." if block.startswith("class") else f"def {block.strip()}: ...")
+
+
 def test_policy_page_does_not_drift(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "EPSILONS", (4.0,))
     page = (ROOT / "docs/english-policy.md").read_text()

@@ -334,7 +334,7 @@ def test_two_looks_name_more_than_one_and_as_brute_force_does() -> None:
 def test_large_layers_are_matched_row_by_row_and_larger_ones_not_at_all(
     undefended: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neurons_first, "_ASSIGNED", 10)
+    monkeypatch.setattr(matching, "MOST_ASSIGNED", 10)
     assert neurons_first.attack(*undefended, 60.0).value > 0.9
     monkeypatch.setattr(neurons_first, "_MOST", 10)
     assert "64 neurons" in neurons_first.attack(*undefended, 60.0).reason
@@ -490,6 +490,38 @@ def test_assignment_costs_the_least(noise: float) -> None:
     rows = (base_rows[rng.permutation(30)] + rng.normal(0, noise, (30, 4))).astype(np.float32)
     costs = ((base_rows[:, None] - rows[None]) ** 2).sum(2)
     assert (matching.assign(rows, base_rows) == linear_sum_assignment(costs)[1]).all()
+
+
+@pytest.mark.parametrize(
+    "module", [column_first, least_squares, neurons_first, alignment], ids=lambda module: module.NAME
+)
+def test_no_attack_hands_compiled_code_more_rows_than_end_soon(
+    module: Any, undefended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stops it there; of more rows each takes its nearest, which undefended weights do not mind."""
+    import scipy.optimize
+
+    real = scipy.optimize.linear_sum_assignment
+
+    def bounded(costs: Any) -> Any:
+        assert len(costs) <= 10
+        return real(costs)
+
+    monkeypatch.setattr(scipy.optimize, "linear_sum_assignment", bounded)
+    monkeypatch.setattr(matching, "MOST_ASSIGNED", 10)
+    target, knowledge, data = undefended
+    known = dict(zip(data.obfuscated_S[:20].tolist(), data.plain_S[:20].tolist(), strict=True))
+    found = module.attack(target, replace(knowledge, known=known), data, 60.0)
+    assert found.value > 0.9
+
+
+def test_of_too_many_rows_each_takes_its_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "MOST_ASSIGNED", 29)
+    rows, base_rows = np.random.default_rng(0).standard_normal((2, 30, 4), dtype=np.float32)
+    away = ((base_rows[:, None] - rows[None]) ** 2).sum(2)
+    assert (matching.assign(rows, base_rows) == away.argmin(1)).all()
+    assert (matching.assigned(away) == away.argmin(1)).all()
+    assert len(set(away.argmin(1))) < 30  # an assignment would be another
 
 
 def test_assignment_undoes_a_permutation() -> None:

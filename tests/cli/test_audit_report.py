@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import typer
 
-from transom.cli.audit_report import GATE_EXIT, LEFT_OUT_EXIT, Options, auditing, finish, now
+from transom.cli.audit_report import GATE_EXIT, LEFT_OUT_EXIT, Options, auditing, finish
 from transom.errors import MisconfiguredError
 from transom.report.finding import INTERRUPTED, Bound, Example, Finding, not_run
-from transom.report.report import Report
+from transom.report.report import Report, now
 
 SHOWN = Finding(
     name="bayes",

@@ -37,7 +37,11 @@ def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ..
 
 def load_attack(place: str) -> Attack:
     """The user's attack at `module:object`. Raises MisconfiguredError for anything that is none."""
-    found = load_object(place)
+    return require_attack(load_object(place), place)
+
+
+def require_attack(found: Any, place: str) -> Attack:
+    """`found`, which was given as `place`, if it is an attack. Raises MisconfiguredError."""
     if isinstance(found, type):
         raise MisconfiguredError(f"{place} is a class; name an object made of it")
     named = all(isinstance(getattr(found, name, None), str) for name in ("NAME", "METRIC"))

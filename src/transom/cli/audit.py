@@ -12,6 +12,7 @@ from transom.cli import (
     audit_checkpoint,
     audit_embeddings,
     audit_epsilon,
+    audit_plot,
     audit_traffic,
     audit_words,
 )
@@ -31,3 +32,4 @@ app.command()(audit_checkpoint.checkpoint)
 app.command()(audit_traffic.traffic)
 app.command()(audit_adapter.adapter)
 app.command()(audit_epsilon.epsilon)
+app.command()(audit_plot.plot)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +125,6 @@ class Audit:
             frontier=self.frontier,
             gate=self.options.gate,
             stopped=self.stopped,
-            created=now(),
             cost_s=round(time.monotonic() - self.options.started_s, 3),
         )
 
@@ -157,11 +155,6 @@ def _told(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     return str(error) if isinstance(error, TransomError) else f"it raised {type(error).__name__}"
-
-
-def now() -> str:
-    """The time for `Report.created`, in UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def finish(report: Report, options: Options) -> None:

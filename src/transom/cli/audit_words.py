@@ -16,7 +16,7 @@ Source: each attack's own docstring.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +24,11 @@ import numpy as np
 import typer
 
 from transom.audit.attack import choose
-from transom.audit.attacks import averaging, bayes, causal, contextual, mask_token, word_inversion
+from transom.audit.attacks import averaging, causal, mask_token
 from transom.audit.attacks.causal_beam import Causal
-from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
-from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
+from transom.audit.attacks.word_text import Sentences, own_sentences
+from transom.audit.own import own_mechanism
+from transom.audit.words import ATTACKS, sanitised_case
 from transom.checkpoint.source import DEFAULT_MODEL
 from transom.cli.audit_report import Audit, Options, auditing
 from transom.cli.audit_utility import (
@@ -47,35 +48,13 @@ from transom.privacy.policy import Policy, load_policy
 from transom.privacy.sanitize import Sanitizer
 from transom.report.finding import Attack, Bound, interrupted, not_run
 
-ATTACKS: tuple[Attack, ...] = (
-    bayes,
-    word_inversion,
-    word_inversion.LEARNED,
-    averaging,
-    contextual,
-    causal,  # last: it takes what time the others leave
-)
 _KNOWN = (*IN_GROUP, "custext+", "santext+")
-
-
-@dataclass(frozen=True)
-class Case:
-    """The audited text at one epsilon, as its attackers see it."""
-
-    target: WordTarget
-    knowledge: WordKnowledge
-    data: WordData
-
-    @property
-    def drawn_share(self) -> float:
-        """The share of tokens that are drawn."""
-        return len(self.target.outputs_N) / sum(map(len, self.target.seen))
 
 
 def words(
     file: Annotated[Path, typer.Argument(help="Text to audit: .txt, .csv, .tsv, .jsonl, or - for lines.")],
     policy: Annotated[Path | None, typer.Option(help="Policy file; the English one by default.")] = None,
-    mechanism: Annotated[str | None, typer.Option(help=f"One of {', '.join(_KNOWN)}.")] = None,
+    mechanism: Annotated[str | None, typer.Option(help=f"{', '.join(_KNOWN)}, or module:object.")] = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="Epsilon a word; repeatable.")] = None,
     prior: Annotated[
         Path | None, typer.Option(help="The attacker's own text, in a file of any kind.")
@@ -150,6 +129,10 @@ def _sanitizers(
     policy: Policy, mechanism: str | None, epsilons: Sequence[float] | None, embeddings: Path | None
 ) -> dict[str, Sanitizer]:
     """One for each epsilon of the sweep, by its figure. Raises MisconfiguredError, PolicyError."""
+    if mechanism is not None and ":" in mechanism:
+        if epsilons:
+            raise MisconfiguredError("a mechanism of your own has its own epsilon; leave out --epsilon")
+        return {"of its own": Sanitizer(policy, own_mechanism(mechanism, policy))}
     wanted = epsilons or ([policy.epsilon] if policy.epsilon is not None else [])
     if not wanted:
         raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
@@ -158,32 +141,6 @@ def _sanitizers(
 
 def _sanitizer(policy: Policy, mechanism: str | None, epsilon: float, embeddings: Path | None) -> Sanitizer:
     return Sanitizer(policy, _mechanism(policy, mechanism, epsilon, embeddings), epsilon)
-
-
-def sanitised_case(sanitizer: Sanitizer, texts: Sequence[str], own: Sentences, *, repeats: int = 0) -> Case:
-    """`texts` through the sanitizer, and what an attacker with the sentences `own` knows.
-
-    Raises MisconfiguredError when no word is drawn.
-    """
-    policy = sanitizer.policy
-    seen, plain = observe(sanitizer, texts)
-    if sanitizer.mechanism is None or not any(True for _ in drawn(seen)):
-        raise MisconfiguredError("no word of the text is drawn under this policy; there is nothing to attack")
-    seen = with_kept_passed(seen, sanitizer.mechanism)
-    words_N = np.array([token.word for token in originals(seen, plain)], dtype=np.int64)
-    again = [sanitizer.mechanism.sample(words_N) for _ in range(repeats)]
-    cost = sanitizer.word_epsilon
-    target, knowledge, data = mounted(
-        policy.words,
-        sanitizer.mechanism,
-        seen,
-        plain,
-        own,
-        policy.prior_V,
-        epsilon=cost if np.isfinite(cost) else None,
-        repeats_RN=np.stack(again) if again else None,
-    )
-    return Case(target, knowledge, data)
 
 
 def _mechanism(

@@ -21,6 +21,7 @@ from transom.report.report import Frontier, FrontierPoint, gauge, mark, span
 
 _SCALES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _STEPS = 4  # parts that an axis is divided into
+_TONES = 6  # that the page has; then they come again with other markers
 _PANEL = 240  # height of a frontier panel in pixels
 
 
@@ -116,7 +117,7 @@ def frontier_chart(frontier: Frontier) -> str:
     labels = list(dict.fromkeys(point.label for point in frontier.points))
     tasks = list(dict.fromkeys(point.task for point in frontier.points))
     keys = "".join(
-        f'<li class="series s{number}"><svg width="26" height="18" aria-hidden="true">'
+        f'<li class="series s{number % _TONES}"><svg width="26" height="18" aria-hidden="true">'
         f"{_marker(number, 13, 9)}</svg>{escape(label)}</li>"
         for number, label in enumerate(labels)
     )
@@ -141,7 +142,7 @@ def _panel(task: str, points: list[FrontierPoint], labels: list[str]) -> str:
             name = "" if point.setting in named else _name(point, area, first=first)
             drawn.append(_point(point, area, number, name))
         named |= {point.setting for point in line}
-        parts.append(f'<g class="series s{number}">{"".join(drawn)}</g>')
+        parts.append(f'<g class="series s{number % _TONES}">{"".join(drawn)}</g>')
     spoken = "; ".join(
         f"{point.label}, {point.setting}: recovery {figure('', point.recovery)}, "
         f"utility {figure('', point.utility)}"
@@ -215,9 +216,10 @@ def _point(point: FrontierPoint, area: _Area, number: int, name: str) -> str:
 
 def _marker(number: int, x: int, y: int) -> str:
     """A circle, a square or a diamond: series differ by shape and not by colour alone."""
-    if number % 3 == 0:
+    shape = (number + number // _TONES) % 3
+    if shape == 0:
         return f'<circle class="dot" cx="{x}" cy="{y}" r="5"/>'
-    turned = f' transform="rotate(45 {x} {y})"' if number % 3 == 2 else ""
+    turned = f' transform="rotate(45 {x} {y})"' if shape == 2 else ""
     return f'<rect class="dot" x="{x - 4.5}" y="{y - 4.5}" width="9" height="9"{turned}/>'
 
 

@@ -12,12 +12,18 @@ Source: own design.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
 from transom.report.finding import INTERRUPTED, RAISE_BUDGET, Finding, interrupted, left_out, unreached
 from transom.report.metrics import figure, metric
+
+
+def now() -> str:
+    """The time for `Report.created`, in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Report:
     frontier: Frontier | None = None
     gate: float | None = None
     stopped: str = ""
-    created: str
+    created: str = field(default_factory=now)
     cost_s: float
 
     @cached_property

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.matching import Floats, nearest, quantiles, with_others
+from transom.audit.attacks.matching import Floats, assigned, nearest, quantiles, with_others
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
 from transom.report.finding import Finding, not_run
 from transom.report.statistics import Ints
@@ -131,15 +131,13 @@ def _as_noisy(given_VW: Floats, cloud: Cloud, base_VD: Floats) -> tuple[float, C
 
 def _axes(target_VD: Floats, base_VD: Floats, known_KP: Ints) -> Floats:
     """[D, D] signed permutation that brings the target's axes to the public ones."""
-    from scipy.optimize import linear_sum_assignment
-
     base_DQ = _describe(base_VD, known_KP[:, 1])
     costs = []
     for sign in (1, -1):
         side_DQ = _describe(np.float32(sign) * target_VD, known_KP[:, 0])
         squares = (side_DQ**2).sum(1)[:, None] + (base_DQ**2).sum(1)[None]
         costs.append(squares - 2 * side_DQ @ base_DQ.T)
-    rows, columns = linear_sum_assignment(np.minimum(*costs))
+    rows, columns = np.arange(len(base_DQ)), assigned(np.minimum(*costs))
     turn_DD = np.zeros((len(base_DQ), len(base_DQ)), dtype=np.float32)
     turn_DD[rows, columns] = np.where(costs[0] <= costs[1], 1, -1)[rows, columns]
     return turn_DD

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.matching import Floats, assign, nearest, quantiles, unit
+from transom.audit.attacks.matching import Floats, assign, quantiles, unit
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, Weights, misfit, part, scored
 from transom.report.finding import Finding, not_run
 from transom.report.statistics import Ints
 
 NAME = "neurons first"
 _QUANTILES, _BLOCK = 199, 8192
-_MOST, _ASSIGNED = 16_384, 4096  # neurons whose products are held, and whose assignment is not too slow
+_MOST = 16_384  # neurons whose products are held
 Covariance = NDArray[np.float64]
 
 
@@ -68,8 +68,8 @@ def neurons(target: Weights, base: Weights, layer: int, reader: int) -> Neurons:
     """
     there_NN, here_NN = (_dense(side, layer)[1] @ _dense(side, reader)[0] for side in (target, base))
     unit_there, unit_here = unit(there_NN), unit(here_NN)
-    places_N = _matched(_sorted(unit_there), _sorted(unit_here))
-    columns_N = _matched(_sorted(unit_there.T), _sorted(unit_here.T))
+    places_N = assign(_sorted(unit_there), _sorted(unit_here))
+    columns_N = assign(_sorted(unit_there.T), _sorted(unit_here.T))
     aligned_NN = there_NN[places_N][:, columns_N]
     scale_N = np.einsum("nm,nm->n", aligned_NN, here_NN) / np.einsum("nm,nm->n", here_NN, here_NN)
     return Neurons(places_N, np.where(scale_N == 0, 1, scale_N).astype(np.float32))
@@ -109,13 +109,6 @@ def decode(looks: Sequence[Floats], clean: Sequence[Floats], noise: Sequence[Cov
 def _dense(weights: Weights, layer: int) -> tuple[Floats, Floats]:
     """Gate [D, N] and down [N, D]."""
     return part(weights, layer, "gate"), part(weights, layer, "down")
-
-
-def _matched(rows_NQ: Floats, base_NQ: Floats) -> Ints:
-    """For each public neuron the target's."""
-    if len(base_NQ) > _ASSIGNED:
-        return nearest(base_NQ, rows_NQ)[0]
-    return assign(rows_NQ, base_NQ)
 
 
 def _sorted(rows_NM: Floats) -> Floats:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.audit.attacks.matching import assigned
 from transom.audit.attacks.tfma import token_finding
 from transom.audit.attacks.traffic import Prior, Texts, Traffic, by_frequency, flat, stream
 from transom.errors import MisconfiguredError
@@ -122,7 +123,7 @@ def _refine(seen: _Side, prior: _Side, match: Ints, pins: dict[int, int], size: 
     for place, plain in pins.items():
         if place < size:
             score_OP[place, np.searchsorted(columns, plain)] = -score_OP.min() + 1e9
-    return np.asarray(columns[_assign(score_OP)], dtype=np.int64)
+    return np.asarray(columns[assigned(-score_OP)], dtype=np.int64)
 
 
 def _tail(seen: _Side, prior: _Side, match: Ints, reach: int, stop: float) -> Ints:
@@ -133,15 +134,9 @@ def _tail(seen: _Side, prior: _Side, match: Ints, reach: int, stop: float) -> In
         columns = free[: 2 * len(block)]
         if len(columns) < len(block):
             break
-        chosen = columns[_assign(_scores(seen, prior, match[:ANCHORS], block, columns))]
+        chosen = columns[assigned(-_scores(seen, prior, match[:ANCHORS], block, columns))]
         match, free = np.append(match, chosen), np.setdiff1d(free, chosen)
     return match
-
-
-def _assign(score_OP: Singles) -> Ints:
-    from scipy.optimize import linear_sum_assignment
-
-    return np.asarray(linear_sum_assignment(score_OP, maximize=True)[1], dtype=np.int64)
 
 
 def _scores(seen: _Side, prior: _Side, match: Ints, rows: Ints, columns: Ints) -> Singles:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nlargest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,9 +176,9 @@ def read_channel(
         return Channel(tuple(words), columns, best.success, best.chance)
     if isinstance(mechanism, DistanceMechanism):
         return _over_vocabulary(words, mechanism, wanted, prior_V / prior_V.sum())
-    raise MisconfiguredError(
-        f"a {type(mechanism).__name__} cannot be read; known are mechanisms on groups and on distances"
-    )
+    if not callable(getattr(mechanism, "row", None)):
+        raise MisconfiguredError(f"a {type(mechanism).__name__} cannot be read; it has no rows")
+    return _by_rows(words, mechanism, wanted, prior_V / prior_V.sum())
 
 
 def _in_group(mechanism: PartitionedMechanism, output: int, prior_V: Floats) -> Column:
@@ -216,6 +217,41 @@ def _over_vocabulary(
     }
     optimum = (float(peak_V.sum()) - float(kept_V.sum())) / drawn_share
     return Channel(tuple(words), columns, optimum, float(drawn_V.max()) / drawn_share)
+
+
+def _by_rows(words: Sequence[str], mechanism: WordMechanism, outputs: list[int], prior_V: Floats) -> Channel:
+    """The same of any mechanism, row after row. An output that no row has says nothing.
+
+    Raises MisconfiguredError for a row that is no distribution over the words.
+    """
+    peak_V = np.zeros(len(words))
+    best: dict[int, list[tuple[float, int]]] = {output: [] for output in outputs}
+    for word in np.flatnonzero(prior_V).tolist():
+        outputs_K, weights_K = mechanism.row(word)
+        if len(outputs_K):
+            _check_row(outputs_K, weights_K, len(words))
+        joint_K = prior_V[word] * (weights_K / 2.0**64)
+        peak_V[outputs_K] = np.maximum(peak_V[outputs_K], joint_K)
+        for output, joint in zip(outputs_K.tolist(), joint_K.tolist(), strict=True):
+            if output in best:
+                best[output].append((joint, word))
+    unseen_K = np.argsort(-prior_V, kind="stable")[:MAX_CANDIDATES]
+    nothing = Column(unseen_K, np.ones(len(unseen_K)), unseen_K)
+    columns = dict.fromkeys(outputs, nothing)
+    for output, pairs in best.items():
+        if pairs:
+            joint_K, words_K = map(np.array, zip(*nlargest(MAX_CANDIDATES, pairs), strict=True))
+            columns[output] = Column(words_K, joint_K / prior_V[words_K], unseen_K)
+    return Channel(tuple(words), columns, float(peak_V.sum()), float(prior_V.max()))
+
+
+def _check_row(outputs_K: Ints, weights_K: NDArray[Any], words: int) -> None:
+    total = float(weights_K.sum(dtype=np.float64)) / 2.0**64
+    if outputs_K.min() < 0 or outputs_K.max() >= words or abs(total - 1) > 1e-6:
+        raise MisconfiguredError(
+            f"a row of the mechanism has {len(outputs_K)} outputs of {words} words and weights that sum to "
+            f"{total:.6g} of 2**64; ids must lie within the words and weights sum to 2**64"
+        )
 
 
 class _Best(NamedTuple):
