@@ -21,6 +21,7 @@ from transom.audit.attacks import membership
 from transom.checkpoint import load
 from transom.cli.audit_report import Options, auditing
 from transom.cli.audit_texts import token_ids
+from transom.cli.progress import progress
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 
@@ -40,7 +41,8 @@ def adapter(
     with auditing("adapter", record, attacks, options) as audit:
         inside, outside = read_texts(members), read_texts(non_members)
         audit.record |= {"members": len(inside), "non_members": len(outside)}
-        loaded = load(base)
+        with progress(f"loading {base}", quiet=options.json):
+            loaded = load(base)
         if loaded.tokenizer is None:
             raise MisconfiguredError(
                 f"{base} comes without a tokenizer; give a folder that holds tokenizer.json"

@@ -36,6 +36,7 @@ from transom.checkpoint.walk import walk
 from transom.cli.audit_adapter import start_id
 from transom.cli.audit_report import Options, auditing
 from transom.cli.audit_texts import token_ids
+from transom.cli.progress import progress
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError, NotYetError
 from transom.report.finding import Attack, Bound
@@ -84,7 +85,8 @@ def embeddings(
     }
     named = choose(attacks_on(kind, None, layer, ()), options.attack)
     with auditing(f"{kind} embeddings", record, named, options) as audit:
-        loaded = load(model)
+        with progress(f"loading {model}", quiet=options.json):
+            loaded = load(model)
         plain, own = (
             _ids(read_texts(path) if path else (), loaded, kind, max_tokens) for path in (texts, prior)
         )
