@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from transom.cli import main
 from transom.cli.app import App
 from transom.cli.options import LedgerOptions, NamedLedger, default_ledger
-from transom.cli.progress import progress
+from transom.cli.output import progress
 from transom.cli.renamed import RENAMED
 from transom.config import Setting
 from transom.errors import LedgerError, LedgerSpentError, MisconfiguredError

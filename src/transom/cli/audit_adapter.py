@@ -21,7 +21,7 @@ from transom.audit.attacks import membership
 from transom.checkpoint import load
 from transom.cli.audit_report import Options, auditing
 from transom.cli.audit_texts import token_ids
-from transom.cli.progress import progress
+from transom.cli.output import progress
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 

@@ -23,7 +23,7 @@ import typer
 from transom.audit.attack import choose
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
 from transom.cli.audit_report import Options, auditing
-from transom.cli.progress import progress
+from transom.cli.output import progress
 from transom.config import Setting
 from transom.errors import MisconfiguredError
 from transom.report.finding import Attack, Bound, Finding

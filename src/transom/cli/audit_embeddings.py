@@ -36,7 +36,7 @@ from transom.checkpoint.walk import walk
 from transom.cli.audit_adapter import start_id
 from transom.cli.audit_report import Options, auditing
 from transom.cli.audit_texts import token_ids
-from transom.cli.progress import progress
+from transom.cli.output import progress
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError, NotYetError
 from transom.report.finding import Attack, Bound

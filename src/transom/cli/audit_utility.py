@@ -22,7 +22,7 @@ from transom.audit.utility.frontier import Setting, frontier
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
 from transom.audit.utility.protect import unprotected, words
 from transom.audit.utility.tasks import Task
-from transom.cli.progress import progress
+from transom.cli.output import progress
 from transom.errors import TransomError
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.sanitize import Sanitizer

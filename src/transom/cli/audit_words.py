@@ -39,12 +39,13 @@ from transom.cli.audit_utility import (
     measured,
     open_utility,
 )
+from transom.cli.options import PolicyOptions
 from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.lexicon import read_vectors
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import WordMechanism
-from transom.privacy.policy import Policy, load_policy
+from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
 from transom.report.finding import Attack, Bound, interrupted, not_run
 
@@ -53,7 +54,7 @@ _KNOWN = (*IN_GROUP, "custext+", "santext+")
 
 def words(
     file: Annotated[Path, typer.Argument(help="Text to audit: .txt, .csv, .tsv, .jsonl, or - for lines.")],
-    policy: Annotated[Path | None, typer.Option(help="Policy file; the English one by default.")] = None,
+    policy: PolicyOptions,
     mechanism: Annotated[str | None, typer.Option(help=f"{', '.join(_KNOWN)}, or module:object.")] = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="Epsilon a word; repeatable.")] = None,
     prior: Annotated[
@@ -88,7 +89,7 @@ def words(
     """Sanitise text as the words mode does, attack the result, and report what is recovered."""
     masked: tuple[Attack, ...] = () if model is None else (mask_token,)
     attacks = choose((*ATTACKS, *masked), options.attack)
-    chosen = load_policy(policy)
+    chosen = policy.load()
     sanitizers = _sanitizers(chosen, mechanism, epsilon, embeddings)
     record = {
         "target": str(file),

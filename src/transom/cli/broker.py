@@ -7,7 +7,6 @@ Does not protect against: other programs of the owner on this machine, which can
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from transom.cli.options import (
     Address,
     Json,
 )
+from transom.cli.output import answer
 
 ADDRESS = Address(port=8443)
 
@@ -82,10 +82,8 @@ def broker_log(
     from transom.enclave.log import log_head
 
     head = log_head(file)
-    if as_json:
-        typer.echo(json.dumps({"entries": head.entries, "head": head.sha256}))
-        return
-    typer.echo(f"{head.entries} entries, unbroken; the head is {head.sha256}")
+    text = f"{head.entries} entries, unbroken; the head is {head.sha256}"
+    answer({"entries": head.entries, "head": head.sha256}, text, as_json=as_json)
 
 
 def _certificate(path: Path) -> bytes:

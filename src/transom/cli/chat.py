@@ -29,6 +29,7 @@ from transom.cli.ask import (
     words_gateway,
 )
 from transom.cli.options import Json, LedgerOptions
+from transom.cli.output import progress
 from transom.errors import ReplaceableError
 from transom.files import require_writable
 
@@ -75,7 +76,7 @@ def chat(
             book = books.open()
             if book is not None:
                 stack.enter_context(book)
-            with console.status("starting ..."):
+            with progress("starting", quiet=as_json):
                 engine = engine or stack.enter_context(embedded_engine(model))
                 gateway = stack.enter_context(words_gateway(engine, model, book))
         client = stack.enter_context(connect(gateway))

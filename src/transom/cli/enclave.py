@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from transom.enclave.evidence import Trust
     from transom.enclave.manifest import Manifest
-    from transom.enclave.source import EvidenceSource
     from transom.privacy.sanitize import Sanitizer
     from transom.serving.engines.base import Engine
     from transom.serving.engines.evidence import EvidenceGuard
@@ -74,10 +73,40 @@ class TrustOptions:
     ] = False
 
     def guard(self, manifest: Manifest | None) -> Pinned | EvidenceGuard | None:
-        """See `guard_of`."""
-        return guard_of(
-            manifest, self.engine_pin, self.evidence_policy, self.attestor, self.allow_insecure_dev
-        )
+        """The engine's evidence, a pin as given, or the only pin that the owner signed.
+
+        Before a bundle, evidence does not replace the owner's word on who may receive rows: it must be for a
+        key that the manifest names, if it names any. Raises MisconfiguredError, also for a manifest when
+        nothing ties the key.
+        """
+        from transom.enclave.policy import load_evidence_policy
+        from transom.net.pin import parse_pin
+        from transom.serving.engines.evidence import EvidenceGuard
+        from transom.serving.engines.http import Pinned
+
+        pin, signed = self.engine_pin, manifest.server_pins if manifest else ()
+        if self.evidence_policy is not None or self.attestor:
+            if pin or not self.attestor or self.evidence_policy is None:
+                raise MisconfiguredError(
+                    "--evidence-policy POLICY and --attestor URL go together, and learn the engine's key "
+                    "from there; leave --engine-pin out"
+                )
+            return EvidenceGuard(
+                self.attestor,
+                load_evidence_policy(self.evidence_policy),
+                keys=[parse_pin(one).fingerprint for one in signed] or None,
+                allow_insecure_dev=self.allow_insecure_dev,
+            )
+        if manifest is None:
+            return Pinned(parse_pin(pin)) if pin else None
+        if pin and signed and pin not in signed:
+            raise MisconfiguredError(f"--engine-pin {pin} is not among the pins that the owner signed")
+        if not pin and len(signed) != 1:
+            raise MisconfiguredError(
+                f"the bundle names {len(signed)} engine keys; choose one with --engine-pin, or "
+                "--evidence-policy"
+            )
+        return Pinned(parse_pin(pin or signed[0]))
 
 
 @dataclass(frozen=True)
@@ -146,13 +175,17 @@ def open_enclave(
     from transom.net.pin import parse_pin
     from transom.serving.gateway.enclave import Enclave, ExtractionMeter
 
+    if evidence.evidence == "insecure-dev" and not allow_insecure_dev:
+        raise MisconfiguredError(
+            "--evidence insecure-dev proves nothing to the owner; it also needs --allow-insecure-dev"
+        )
     manifest = bundle.manifest
     released = asyncio.run(
         obtain_key(
             options.broker,
             manifest,
             bundle.owner_key,
-            evidence_source(evidence, allow_insecure_dev=allow_insecure_dev),
+            evidence.source(),
             manifest.policy_sha256,
             ssl=parse_pin(options.broker_pin) if options.broker_pin else None,
             allow_insecure_dev=allow_insecure_dev,
@@ -163,57 +196,6 @@ def open_enclave(
     mark_log(released.trust)
     typer.echo(f"bundle {manifest.bundle} opened, trust={released.trust}", err=True)
     return Enclave(table, meter, manifest.model, released.trust, released.measurement)
-
-
-def evidence_source(options: EvidenceOptions, *, allow_insecure_dev: bool) -> EvidenceSource:
-    """Where this process's evidence comes from. Raises MisconfiguredError."""
-    if options.evidence == "insecure-dev" and not allow_insecure_dev:
-        raise MisconfiguredError(
-            "--evidence insecure-dev proves nothing to the owner; it also needs --allow-insecure-dev"
-        )
-    return options.source()
-
-
-def guard_of(
-    manifest: Manifest | None,
-    pin: str,
-    evidence_policy: Path | None,
-    attestor: str,
-    allow_insecure_dev: bool,
-) -> Pinned | EvidenceGuard | None:
-    """What ties the engine's TLS key: its evidence, a pin as given, or the only pin that the owner signed.
-
-    Before a bundle, evidence does not replace the owner's word on who may receive rows: it must be for a key
-    that the manifest names, if it names any. Raises MisconfiguredError, also for a manifest when nothing ties
-    the key.
-    """
-    from transom.enclave.policy import load_evidence_policy
-    from transom.net.pin import parse_pin
-    from transom.serving.engines.evidence import EvidenceGuard
-    from transom.serving.engines.http import Pinned
-
-    signed = manifest.server_pins if manifest else ()
-    if evidence_policy is not None or attestor:
-        if pin or not attestor or evidence_policy is None:
-            raise MisconfiguredError(
-                "--evidence-policy POLICY and --attestor URL go together, and learn the engine's key from "
-                "there; leave --engine-pin out"
-            )
-        return EvidenceGuard(
-            attestor,
-            load_evidence_policy(evidence_policy),
-            keys=[parse_pin(one).fingerprint for one in signed] or None,
-            allow_insecure_dev=allow_insecure_dev,
-        )
-    if manifest is None:
-        return Pinned(parse_pin(pin)) if pin else None
-    if pin and signed and pin not in signed:
-        raise MisconfiguredError(f"--engine-pin {pin} is not among the pins that the owner signed")
-    if not pin and len(signed) != 1:
-        raise MisconfiguredError(
-            f"the bundle names {len(signed)} engine keys; choose one with --engine-pin, or --evidence-policy"
-        )
-    return Pinned(parse_pin(pin or signed[0]))
 
 
 def check_engine(enclave: Enclave, client: Engine, kind: str) -> None:

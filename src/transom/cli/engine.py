@@ -17,7 +17,7 @@ import typer
 from transom.checkpoint.load import Dtype
 from transom.cli.app import ConfigFile
 from transom.cli.options import CERTIFICATE, CERTIFICATE_KEY, Bind, tls_of
-from transom.cli.progress import progress
+from transom.cli.output import progress
 from transom.config import Setting
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ Source: exit codes as in docs/exit-codes.md, which is tested against the excepti
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -18,7 +17,6 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from transom.cli import (
@@ -38,6 +36,7 @@ from transom.cli import (
 )
 from transom.cli.app import App
 from transom.cli.options import Json
+from transom.cli.output import answer, plain_console
 from transom.errors import TransomError
 
 app = App(
@@ -67,10 +66,8 @@ def root(
 @app.command("version")
 def show_version(as_json: Json = False) -> None:
     """Print the version."""
-    if as_json:
-        typer.echo(json.dumps({"transom": version("transom")}))
-    else:
-        print_version(True)
+    found = version("transom")
+    answer({"transom": found}, f"transom {found}", as_json=as_json)
 
 
 app.command()(demo.demo)
@@ -112,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
 def complain(message: str, kind: str) -> None:
     """One line on standard error, never wrapped, so that scripts can read it."""
     line = Text.assemble((f"transom: {kind}: ", "bold red"), message)
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+    plain_console(stderr=True).print(line)
 
 
 def place(error: Exception) -> str:

@@ -10,7 +10,6 @@ Source: `transom.obfuscation.writer`; Lin et al., arXiv 2603.01499.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from transom.cli.obfuscated import client_folder
 from transom.cli.options import Json, ModelArgument
-from transom.cli.progress import progress
+from transom.cli.output import answer, plain_console, progress
 from transom.errors import MisconfiguredError
 from transom.files import require_writable
 from transom.obfuscation.card import CARD_FILE, Card, read_card, write_card
@@ -86,8 +84,9 @@ def obfuscate(
     for path in (out, key) if not key.exists() else (out,):
         require_writable(path, parents=True)
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    plain = open_source(source)
+    console = plain_console(stderr=True)
+    with progress(f"reading {source}", quiet=as_json):
+        plain = open_source(source)
     stored = load_key(key, passphrase) if key.exists() else None
     changes = {"h": h, "alpha_e": alpha_e, "alpha_h": alpha_h, "lam": lam}
     settings, why = _fit(plain, _wanted(preset_name, changes, stored), target)
@@ -190,17 +189,15 @@ def _reused(key: KeyFile, plain: Plain, settings: Settings, path: Path) -> KeyFi
 def _show(card: Card, plain: Plain, paths: dict[str, Path], why: str, as_json: bool) -> None:
     record: dict[str, Any] = {name: str(path) for name, path in paths.items()}
     record |= {"model": plain.found.name, "h_reason": why, **card.to_json()}
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
     settings = ", ".join(f"{name} {value}" for name, value in card.settings.items())
     verdict = {
         None: "not audited: assume that it is not private against a host that has the base model",
         False: "not private against a host that has the base model",
         True: "no attack tried here recovered it, with the base model at hand",
     }[card.private_against_base_model]
-    Console(highlight=False, markup=False, soft_wrap=True).print(
+    text = (
         f"{paths['out']}: {plain.found.name}, {len(card.outputs)} files, for the host\n"
         f"{paths['key']}: the key, and {paths['client']}: the tokenizer and the card, for the client alone\n"
         f"{settings}\n{verdict}"
     )
+    answer(record, text, as_json=as_json)

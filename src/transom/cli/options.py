@@ -20,6 +20,7 @@ import typer
 
 from transom.config import Setting
 from transom.errors import LedgerError, MisconfiguredError
+from transom.privacy.mechanisms import IN_GROUP
 
 if TYPE_CHECKING:
     from transom.enclave.source import EvidenceSource
@@ -115,7 +116,9 @@ class WordOptions(PolicyOptions):
     """How words are drawn."""
 
     epsilon: Annotated[float | None, Setting("Epsilon a word; overrides the policy.", least=0)] = None
-    mechanism: Annotated[str, Setting("Overrides the policy's mechanism.", panel=WORDS)] = ""
+    mechanism: Annotated[
+        str, Setting(f"Overrides the policy's: {', '.join(IN_GROUP)}, custext+.", panel=WORDS)
+    ] = ""
 
     def sanitizer(self) -> Sanitizer:
         """Raises PolicyError, MisconfiguredError."""

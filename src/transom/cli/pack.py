@@ -7,17 +7,15 @@ Source: `transom.enclave.bundle`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from transom.cli.app import App
 from transom.cli.options import EVIDENCE_POLICY, OWNER_FOLDER, Json, ModelArgument
-from transom.cli.progress import progress
+from transom.cli.output import answer, plain_console, progress
 from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bundle
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
@@ -67,7 +65,7 @@ def make(
     if not out.exists():  # `pack` says what it says of one that does
         require_writable(out, parents=True)
     rules = load_evidence_policy(evidence_policy).allow if evidence_policy is not None else ()
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = plain_console(stderr=True)
     for path in leftovers(out):
         console.print(f"{path} is left of a packing that was killed, or still runs; delete it if none does")
     keys = Owner(owner)
@@ -123,14 +121,12 @@ def _show(manifest: Manifest, path: Path, as_json: bool) -> None:
         "created": manifest.created,
         "manifest_sha256": manifest.sha256,
     }
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
     kinds = ", ".join(sorted({rule.kind for rule in manifest.rules})) or "nobody yet (no evidence policy)"
-    Console(highlight=False, markup=False, soft_wrap=True).print(
+    text = (
         f"{path}: {manifest.model}, bundle {manifest.bundle} "
         f"({'production' if manifest.production else 'development'})\n"
         f"{manifest.rows} x {manifest.width} {manifest.dtype} in {record['shards']} encrypted shards, "
         f"{record['size_bytes'] / 1e6:.1f} MB; opens for {kinds}\n"
         f"manifest SHA-256 {manifest.sha256}"
     )
+    answer(record, text, as_json=as_json)

@@ -8,8 +8,6 @@ Source: `transom.privacy.sanitize`, `transom.privacy.explain`.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +19,7 @@ from rich.table import Table
 
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
-from transom.cli.progress import progress
+from transom.cli.output import answer, progress
 from transom.cli.records import Summary, check_file, sanitize_file
 from transom.data.rows import Format
 from transom.errors import MisconfiguredError, MissingExtraError
@@ -140,13 +138,13 @@ def explain_command(
                     meter.advance(1)
     if plot is not None:
         _plot(curves, plot)
-    if as_json:
-        record = _policy_record(chosen)
-        record["mechanisms"] = [asdict(figure) for figure in figures]
-        record["curves"] = {name: [asdict(figure) for figure in curve] for name, curve in curves.items()}
-        typer.echo(json.dumps(_finite(record)))
-    else:
+    if not as_json:
         _show(chosen, figures, curves)
+        return
+    record = _policy_record(chosen)
+    record["mechanisms"] = [asdict(figure) for figure in figures]
+    record["curves"] = {name: [asdict(figure) for figure in curve] for name, curve in curves.items()}
+    answer(record, "", as_json=True)
 
 
 @app.command()
@@ -190,13 +188,8 @@ def build(
             progress=meter.reach,
         )
     record = {"path": str(out), **_policy_record(built)}
-    if as_json:
-        typer.echo(json.dumps(record))
-    else:
-        Console().print(
-            f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}",
-            highlight=False,
-        )
+    text = f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}"
+    answer(record, text, as_json=as_json)
 
 
 def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:
@@ -231,15 +224,13 @@ def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None
         "mechanism": sanitizer.mechanism.name if sanitizer.mechanism else None,
         "guarantee": sanitizer.guarantee().to_dict(),
     }
-    if as_json:
-        typer.echo(json.dumps(_finite(record)))
-        return
     kinds = ", ".join(f"{count} {kind}" for kind, count in record["counts"].items())
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(
+    text = (
         f"{total.texts} texts: {kinds or 'nothing to sanitise'}\n"
         f"epsilon {record['epsilon_per_word']:g} a word, at most {record['epsilon_largest_text']:g} a text, "
         f"{record['epsilon_total']:g} in all"
     )
+    answer(record, text, as_json=as_json, remark=True)
 
 
 def _policy_record(policy: Policy) -> dict[str, Any]:
@@ -316,12 +307,3 @@ def _plot(curves: dict[str, list[Explanation]], path: Path) -> None:
     axes.set(xlabel="epsilon a word", ylabel="share of drawn words", ylim=(0, 1))
     axes.legend()
     figure.savefig(path)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: it becomes the string "inf"."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value
