@@ -69,7 +69,7 @@ SENTENCE = "The weather in the mountains was cold and the old bridge near our vi
 @contextmanager
 def engine(model: str, folder: Path, *options: str) -> Iterator[str]:
     """`transom engine` in its own process, with TLS; yields its URL."""
-    command = [sys.executable, "-m", "transom.cli.main", "engine", "--model", model, "--port", "0", *options]
+    command = [sys.executable, "-m", "transom.cli.main", "engine", model, "--port", "0", *options]
     command += ["--tls-cert", str(folder / "tls.pem"), "--tls-key", str(folder / "tls.key")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         try:

@@ -154,7 +154,7 @@ def main() -> None:
         guarantees.write_text(re.sub(r"[0-9a-f]{64}", ENGLISH_SHA256, guarantees.read_text()))
     if "picture" in wanted:
         picture = DOCS / "chat-show-host.svg"
-        sys.exit(run(["chat", "--show-host", "--ask", QUESTION, "--max-tokens", "60", "--svg", str(picture)]))
+        sys.exit(run(["chat", "--show-host", QUESTION, "--max-tokens", "60", "--svg", str(picture)]))
 
 
 if __name__ == "__main__":

@@ -340,9 +340,9 @@ def read_key(folder: Path, text: str) -> None:
 
 
 def read_lines(folder: Path, text: str) -> None:
-    from transom.cli.audit_words import read_corpus
+    from transom.data.rows import read_texts
 
-    read_corpus(write(folder / "texts.jsonl", text), None, "document")
+    read_texts(write(folder / "texts.jsonl", text), "document")
 
 
 def read_task(folder: Path, text: str) -> None:

@@ -53,7 +53,12 @@ class MissingExtraError(MisconfiguredError):
     http_status, code = 501, "missing_extra"
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(f"{package} is not installed; run: pip install 'transom[{extra}]'")
+        super().__init__(f"{package} is not installed; in the source folder run: {pip_line(extra)}")
+
+
+def pip_line(extra: str) -> str:
+    """How an optional group of dependencies is installed, in the source folder: no package index has it."""
+    return f"pip install '.[{extra}]'"
 
 
 @contextmanager

@@ -134,4 +134,4 @@ def test_missing_openai_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys)
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.setattr(demo, "embedded_engine", never)
     assert main.run(["demo"]) == 3
-    assert "transom[chat]" in capsys.readouterr().err
+    assert ".[chat]" in capsys.readouterr().err

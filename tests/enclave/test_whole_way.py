@@ -126,12 +126,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         )  # fmt: skip
         transom("pack", "verify", folder / "bundle", "--owner-key", folder / "owner" / "owner.pub")
         running.command(
-            "engine", "engine", "--model", "bundle/server", "--name", "smollm2", "--port", "0",
+            "engine", "engine", "bundle/server", "--name", "smollm2", "--port", "0",
             "--tls-cert", "engine/tls.pem", "--tls-key", "engine/tls.key",
         )  # fmt: skip
         running.command(
-            "broker", "broker", "--owner", "owner", "--bundle", "bundle/client", "--policy", str(policy),
-            "--log", "releases.jsonl", "--tls-cert", "broker/tls.pem", "--tls-key", "broker/tls.key",
+            "broker", "broker", "--owner", "owner", "--bundle", "bundle/client",
+            "--evidence-policy", str(policy), "--log", "releases.jsonl",
+            "--tls-cert", "broker/tls.pem", "--tls-key", "broker/tls.key",
             "--port", "0",
         )  # fmt: skip
         user = folder / "user"

@@ -57,11 +57,10 @@ def test_an_application_that_fails_to_start_is_reported() -> None:
 
 
 def test_the_command_refuses_a_public_address_before_loading_anything() -> None:
-    import typer
-
+    from transom.cli.app import App
     from transom.cli.engine import engine
 
-    app = typer.Typer()
+    app = App()
     app.command()(engine)
-    result = CliRunner().invoke(app, ["--model", "/nowhere", "--host", "0.0.0.0"])
+    result = CliRunner().invoke(app, ["/nowhere", "--host", "0.0.0.0"])
     assert isinstance(result.exception, MisconfiguredError)

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -231,10 +230,3 @@ def figures(exchange: Exchange) -> list[str]:
             f"(expected {attack['success']:.0%}; {attack['chance']:.0%} without looking)"
         )
     return lines
-
-
-def ledger_at(path: Path | None, cap_epsilon: float) -> Ledger | None:
-    """The ledger to charge, if one is wanted."""
-    from transom.privacy.ledger import Ledger
-
-    return None if path is None else Ledger(path, cap_epsilon=cap_epsilon)

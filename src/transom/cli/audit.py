@@ -7,8 +7,6 @@ Source: own design.
 
 from __future__ import annotations
 
-import typer
-
 from transom.cli import (
     audit_adapter,
     audit_checkpoint,
@@ -18,8 +16,9 @@ from transom.cli import (
     audit_traffic,
     audit_words,
 )
+from transom.cli.app import App
 
-app = typer.Typer(no_args_is_help=True)
+app = App(no_args_is_help=True)
 
 
 @app.callback()

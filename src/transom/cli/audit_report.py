@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from transom.config import Setting
 from transom.errors import MisconfiguredError, TransomError
 from transom.files import require_writable, write_file
 from transom.report.finding import INTERRUPTED, Attack, Finding, interrupted, not_run
@@ -36,32 +37,24 @@ GATE_EXIT = 20
 LEFT_OUT_EXIT = 21
 _NOTES_FROM = 140  # columns of a terminal
 
-BudgetOption = Annotated[
-    float, typer.Option("--budget", help="Minutes for the attacks together; loading comes on top.", min=0)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="The report as one JSON object on one line.")]
-SarifOption = Annotated[Path | None, typer.Option("--sarif", help="Write the report as SARIF 2.1.0.")]
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report as one HTML page.")]
-GateOption = Annotated[
-    float | None, typer.Option("--gate", help="Exit with 20 when a finding may exceed this bound.", min=0)
-]
-AttackOption = Annotated[
-    list[str] | None,
-    typer.Option("--attack", help="Only this one, or module:object to add your own; repeatable."),
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The common options of one command. Raises MisconfiguredError before an attack spends any time."""
 
-    budget_min: float = 10.0
-    as_json: bool = False
-    sarif: Path | None = None
-    html: Path | None = None
-    gate: float | None = None
-    attacks: Sequence[str] = ()
-    started_s: float = field(default_factory=time.monotonic)
+    attack: Annotated[
+        tuple[str, ...], Setting("Only this one, or module:object to add your own; repeatable.")
+    ] = ()
+    budget: Annotated[float, Setting("Minutes for the attacks together; loading comes on top.", least=0)] = (
+        10.0
+    )
+    json: Annotated[bool, Setting("The report as one JSON object on one line.")] = False
+    sarif: Annotated[Path | None, Setting("Write the report as SARIF 2.1.0.")] = None
+    html: Annotated[Path | None, Setting("Write the report as one HTML page.")] = None
+    gate: Annotated[float | None, Setting("Exit with 20 when a finding may exceed this bound.", least=0)] = (
+        None
+    )
+    started_s: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         for path in filter(None, (self.sarif, self.html)):
@@ -72,12 +65,7 @@ class Options:
     @property
     def budget_s(self) -> float:
         """The budget in seconds."""
-        return 60 * self.budget_min
-
-    @property
-    def progress(self) -> bool:
-        """Whether to show progress on a terminal."""
-        return not self.as_json
+        return 60 * self.budget
 
 
 @dataclass
@@ -109,7 +97,7 @@ class Audit:
             knowledge,
             data,
             budget_s=self.left_s / of,
-            progress=self.options.progress,
+            progress=not self.options.json,
         )
         self.left_s -= time.monotonic() - started
         self.findings += (made := [replace(one, setting=self.setting) for one in found])
@@ -172,7 +160,7 @@ def _told(error: BaseException) -> str:
 def finish(report: Report, options: Options) -> None:
     """Write and print `report`; exit with 20 when its gate is shut, with 21 when most or all was left out."""
     _write(report, options)
-    if options.as_json:
+    if options.json:
         typer.echo(json.dumps(report.to_dict()))
     else:
         console = Console(highlight=False)

@@ -22,16 +22,7 @@ from transom.audit.attack import choose
 from transom.audit.attacks import sda, tfma
 from transom.audit.attacks.traffic import Prior, Texts, Traffic, conceal, read_traffic, reveal
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
-from transom.cli.audit_report import (
-    AttackOption,
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
+from transom.cli.audit_report import Options, auditing
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 from transom.report.finding import Attack, Bound, Finding
@@ -54,19 +45,12 @@ def traffic(
     ] = False,
     key: KeyOption = None,
     passphrase_file: PassphraseOption = None,
-    attack: AttackOption = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: Options,
 ) -> None:
     """Attack observed ids by their frequencies and their neighbours."""
     from transom.serving.tokenizer import load_tokenizer
 
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
     encoder = load_tokenizer(tokenizer)
     secret = None if key is None else read_key(key, passphrase_file)
     vocabulary = encoder.vocab_size if secret is None else secret.vocabulary
@@ -74,7 +58,7 @@ def traffic(
         raise MisconfiguredError(
             f"the key file knows {vocabulary} ids, the tokenizer {encoder.vocab_size}; give the model's own"
         )
-    chosen = choose(attacks(level), options.attacks)
+    chosen = choose(attacks(level), options.attack)
     record = {"target": str(file), "tokenizer": tokenizer, "prior": level, "permuted_here": secret is None}
     with auditing("traffic", record, chosen, options) as audit:
         texts = tuple(encoder.encode_text(line).ids for line in read_texts(prior))

@@ -5,8 +5,8 @@
     transom audit words dev.tsv --column sentence --prior train.tsv --utility classify:dev.tsv --html out.html
 
 The file is sanitised here, message by message, exactly as the words mode does it, at each epsilon; then every
-attack is run on the result. Files: one text a line (`-` is standard input), .csv and .tsv with --column,
-.jsonl with --field. The prior is the attacker's own text: sentences of the audited file are taken out of it.
+attack is run on the result. Files: one text a line (`-` is standard input), or .csv, .tsv, .jsonl and
+.parquet with --column. The prior is the attacker's own text: sentences of the audited file are taken out.
 Nothing is sent and nothing is charged to a ledger.
 Threat model: run by the owner of the text, with the host's part played by the attacks.
 Does not prove privacy: only that these attacks, with this prior and within this budget, found no more.
@@ -30,17 +30,7 @@ from transom.audit.attacks.word_text import Sentences, own_sentences
 from transom.audit.own import own_mechanism
 from transom.audit.words import ATTACKS, sanitised_case
 from transom.checkpoint.source import DEFAULT_MODEL
-from transom.cli.audit_report import (
-    AttackOption,
-    Audit,
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
+from transom.cli.audit_report import Audit, Options, auditing
 from transom.cli.audit_utility import (
     UtilityModelOption,
     UtilityOption,
@@ -49,12 +39,13 @@ from transom.cli.audit_utility import (
     measured,
     open_utility,
 )
-from transom.data.rows import Format, form_of, read_texts
+from transom.cli.options import PolicyOptions
+from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.lexicon import read_vectors
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import WordMechanism
-from transom.privacy.policy import Policy, load_policy
+from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
 from transom.report.finding import Attack, Bound, interrupted, not_run
 
@@ -63,16 +54,15 @@ _KNOWN = (*IN_GROUP, "custext+", "santext+")
 
 def words(
     file: Annotated[Path, typer.Argument(help="Text to audit: .txt, .csv, .tsv, .jsonl, or - for lines.")],
-    policy: Annotated[Path | None, typer.Option(help="Policy file; the English one by default.")] = None,
+    policy: PolicyOptions,
     mechanism: Annotated[str | None, typer.Option(help=f"{', '.join(_KNOWN)}, or module:object.")] = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="Epsilon a word; repeatable.")] = None,
     prior: Annotated[
         Path | None, typer.Option(help="The attacker's own text, in a file of any kind.")
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Column of .csv and .tsv, by name or number from 1.")
+        str | None, typer.Option(help="Column of a table or field of .jsonl; also a number from 1.")
     ] = None,
-    field: Annotated[str | None, typer.Option(help="Field of .jsonl.")] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Word vectors, for santext+.")] = None,
     model: Annotated[
         str | None,
@@ -93,20 +83,13 @@ def words(
     utility: UtilityOption = None,
     utility_model: UtilityModelOption = "smollm2",
     utility_preset: UtilityPresetOption = None,
-    attack: AttackOption = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: Options,
 ) -> None:
     """Sanitise text as the words mode does, attack the result, and report what is recovered."""
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
     masked: tuple[Attack, ...] = () if model is None else (mask_token,)
-    attacks = choose((*ATTACKS, *masked), options.attacks)
-    chosen = load_policy(policy)
+    attacks = choose((*ATTACKS, *masked), options.attack)
+    chosen = policy.load()
     sanitizers = _sanitizers(chosen, mechanism, epsilon, embeddings)
     record = {
         "target": str(file),
@@ -118,8 +101,8 @@ def words(
     }
     tasks = open_utility(utility, utility_model, utility_preset)
     with auditing("words", record, attacks, options) as audit:
-        texts = read_corpus(file, column, field)[:limit]
-        own = own_sentences(chosen, read_corpus(prior, column, field)) if prior else ()
+        texts = read_texts(file, column)[:limit]
+        own = own_sentences(chosen, read_texts(prior, column)) if prior else ()
         audit.record |= {"texts": len(texts), "attacker's sentences": len(own)}
         language: mask_token.Masked | None = None
         reader: Causal | None = None
@@ -137,7 +120,7 @@ def words(
             once = [one for one in found if one.name != averaging.NAME]
             settings += at_setting(audit.setting, sanitizer, once)
         audit.setting = ""
-        audit.frontier, failed = measured(tasks, settings, progress=options.progress)
+        audit.frontier, failed = measured(tasks, settings, quiet=options.json)
         audit.findings += failed
         if interrupted(failed):
             raise KeyboardInterrupt
@@ -207,8 +190,3 @@ def _with_reader(attacks: tuple[Attack, ...], source: str | None) -> tuple[tuple
             reason = str(error)
     absent = Bound(causal.NAME, causal.METRIC, lambda *_: not_run(causal.NAME, causal.METRIC, reason))
     return tuple(absent if attack is causal else attack for attack in attacks), None
-
-
-def read_corpus(source: Path, column: str | None, field: str | None) -> tuple[str, ...]:
-    """The texts of a file, by its ending. Raises MisconfiguredError for what cannot be read or holds none."""
-    return read_texts(source, field if form_of(source) is Format.jsonl else column)

@@ -17,10 +17,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from transom.cli.app import App
+from transom.cli.options import Json, default_ledger
 from transom.errors import LedgerError
 from transom.privacy.ledger import Charge, Ledger
 
-app = typer.Typer(help="Look into the privacy ledger.", no_args_is_help=True)
+app = App(help="Look into the privacy ledger.", no_args_is_help=True)
 
 
 @app.callback()
@@ -30,13 +32,17 @@ def group() -> None:
 
 @app.command()
 def show(
-    path: Annotated[Path, typer.Argument(help="The ledger file.")],
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="The ledger file; by default the user's."),
+    ] = None,
     account: Annotated[str | None, typer.Option(help="Also list this account's latest charges.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many charges to list.")] = 20,
     delta: Annotated[float, typer.Option(help="Price noisy releases at this delta.")] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print every account's total and, for one account, its latest charges."""
+    path = path or default_ledger()
     if not path.is_file():
         raise LedgerError(f"there is no ledger at {path}; check the path")
     with Ledger(path, cap_epsilon=math.inf, delta=delta) as ledger:
