@@ -16,7 +16,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    DebertaV2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from transom.checkpoint import find, load, source
 from transom.checkpoint.resolve import resolved_config
@@ -26,6 +37,10 @@ from transom.errors import CheckpointError, NotYetError, TransomError
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 IDS = torch.tensor([[5, 6, 7, 3, 8, 1]])
 MUTATIONS = 1_000
+TINY = {
+    "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "eos_token_id": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +48,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2, the family with the most defaults, untied."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, eos_token_id=2,
-    )  # fmt: skip
-    model = Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(Qwen2Config(**TINY))
     for parameter in model.parameters():
         parameter.data.normal_(std=0.3)
     model.save_pretrained(folder)
@@ -295,6 +306,8 @@ class _little_memory:  # noqa: N801 - a context, read as a phrase
 NEUTRAL: list[dict[str, Any]] = [
     {"pad_token_id": -1},
     *({name: None} for name in ("quantization_config", "rope_scaling", "sliding_window", "num_experts")),
+    *({name: 0} for name in ("sliding_window", "num_local_experts", "num_experts", "type_vocab_size")),
+    {"sliding_window": 0, "use_sliding_window": False},
     *({"logit_scale": 1.0}, {"unsloth_version": "2026.1"}, {"layer_types": ["full_attention"] * 2}),
 ]
 
@@ -304,6 +317,38 @@ def test_a_value_that_says_nothing_is_taken(folder: Path, fields: dict[str, Any]
     edit(folder, **fields)
     assert torch.equal(logits(folder), theirs(folder))
     assert resolved_config(find(folder))["pad_token_id"] is None
+
+
+NO_SUCH_PART: dict[str, tuple[Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, {"sliding_window": 0, "num_local_experts": 0, "num_experts_per_tok": 0}),
+    "granite": (GraniteConfig, {"num_local_experts": 0, "num_experts": 0}),
+    "deberta": (DebertaV2Config, {"type_vocab_size": 0}),
+    "phi3": (Phi3Config, {"sliding_window": None, "kv_lora_rank": 0, "q_lora_rank": 0, "pad_token_id": 0}),
+}
+
+
+@pytest.mark.parametrize("name", NO_SUCH_PART)
+def test_none_of_a_part_that_the_class_does_not_have(name: str, tmp_path: Path) -> None:
+    kind, fields = NO_SUCH_PART[name]
+    config = kind(**TINY | fields)
+    auto = AutoModelForMaskedLM if name == "deberta" else AutoModelForCausalLM
+    model = auto.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    edit(tmp_path, **fields)
+    with torch.no_grad():
+        assert torch.equal(logits(tmp_path), model(IDS).logits)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"sliding_window": 0}, {"sliding_window": 0, "use_sliding_window": False}]
+)
+def test_a_window_of_nothing_is_refused_where_the_class_would_look_through_it(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    MistralForCausalLM(MistralConfig(**TINY)).save_pretrained(tmp_path)
+    edit(tmp_path, **fields)
+    with pytest.raises(CheckpointError, match="sliding_window is '0'; it must be 1 or more in a mistral"):
+        load(tmp_path)
 
 
 def _values(record: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -18,13 +18,18 @@ from transom.errors import CheckpointError, NotYetError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
 _SIZES = (  # integers from 1
-    "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers",
-    "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window",
-    "num_local_experts", "num_experts", "n_routed_experts", "num_experts_per_tok", "n_group", "topk_group",
-    "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim",
-    "decoder_sparse_step", "type_vocab_size",
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "qk_rope_head_dim", "qk_nope_head_dim",
+    "v_head_dim", "decoder_sparse_step",
 )  # fmt: skip
-_COUNTS = ("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers", "max_window_layers")
+_PARTS = (  # 0 says that a model has no such part; the decoders of `FAMILIES` whose class knows one have it
+    "moe_intermediate_size", "sliding_window", "num_local_experts", "num_experts", "n_routed_experts",
+    "num_experts_per_tok", "n_group", "topk_group", "kv_lora_rank", "q_lora_rank",
+)  # fmt: skip
+_COUNTS = (
+    "first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers", "max_window_layers",
+    "type_vocab_size",
+)  # fmt: skip
 _FLAGS = (
     "tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "norm_topk_prob",
     "rope_interleave",
@@ -65,11 +70,9 @@ def check_values(file: Path, raw: Mapping[str, Any]) -> None:
     """The types and bounds of sizes, before a class is given them. Raises CheckpointError."""
     if not _is_finite(raw):
         raise CheckpointError(f"{file} holds a number that is not finite; restore it")
-    for names, low in ((_SIZES, 1), (_COUNTS, 0)):
+    for names, low in ((_SIZES, 1), (_PARTS + _COUNTS, 0)):
         for name in names:
             value = raw.get(name)
-            if _is_unused(name, raw) and value == 0:  # so transformers writes a window that is not used
-                continue
             if value is not None and (type(value) is not int or not low <= value <= _MOST):
                 _refuse(file, name, value, f"an integer from {low} to {_MOST}")
     for name in _FLAGS:
@@ -97,6 +100,9 @@ def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any
                 f"{file}: {name} is {str(raw[name])[:80]!r}, which {config['model_type']} models are not "
                 "computed with here: answers would be another model's"
             )
+    for name in _PARTS:
+        if config.get(name) == 0:
+            _refuse(file, name, 0, f"1 or more in a {config['model_type']} model, or null")
     _check_norm(file, raw, config)
     _check_heads(file, config)
     _check_windows(file, raw, config)
