@@ -66,6 +66,14 @@ _PER_KIND: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
+def quantised_by(raw: Mapping[str, Any]) -> str | None:
+    """The method by which a configuration says its weights are quantised; None where they are not."""
+    record = raw.get("quantization_config")
+    if record is None or record == {}:
+        return None
+    return str(record.get("quant_method", "an unnamed method"))[:40] if isinstance(record, dict) else "?"
+
+
 def check_values(file: Path, raw: Mapping[str, Any]) -> None:
     """The types and bounds of sizes, before a class is given them. Raises CheckpointError."""
     if not _is_finite(raw):
@@ -95,7 +103,7 @@ def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any
     own = _PER_KIND.get(config["model_type"], {})
     for name, neutral in (_NEUTRAL | own).items():
         foreign = name in raw and (name not in config or name in own)
-        if foreign and raw[name] not in neutral and not _is_unused(name, raw):
+        if foreign and raw[name] not in neutral and not _is_unused(name, raw, config):
             raise NotYetError(
                 f"{file}: {name} is {str(raw[name])[:80]!r}, which {config['model_type']} models are not "
                 "computed with here: answers would be another model's"
@@ -110,8 +118,13 @@ def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any
     _check_ids(file, config)
 
 
-def _is_unused(name: str, raw: Mapping[str, Any]) -> bool:
-    return name == "sliding_window" and raw.get("use_sliding_window") is False
+def _is_unused(name: str, raw: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether it is a window that is switched off, or not shorter than any text."""
+    if name != "sliding_window" or raw.get("use_sliding_window") is False:
+        return name == "sliding_window"
+    rope, longest = config.get("rope_parameters"), config["max_position_embeddings"]
+    stretched = isinstance(rope, dict) and rope.get("rope_type", "default") not in ("default", "llama3")
+    return not stretched and type(raw[name]) is int and raw[name] >= longest
 
 
 def _check_architectures(file: Path, raw: Mapping[str, Any]) -> None:
