@@ -7,6 +7,8 @@ several values. Nothing may be dropped in silence: what loads must answer as lla
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,7 +163,7 @@ def head_of(tmp_path: Path, kind: str = "llama", **others: Any) -> Any:
 def test_an_unknown_architecture_is_refused_with_those_known(tmp_path: Path) -> None:
     draft = draft_of(model_of("llama"))
     draft.name = "mamba"
-    with pytest.raises(NotYetError, match=r"'mamba'.*llama, qwen2, .*deepseek2"):
+    with pytest.raises(NotYetError, match=r"m\.gguf: .*'mamba'.*llama, qwen2, .*deepseek2"):
         gguf_model(read_gguf_head(draft.write(tmp_path / "m.gguf")))
 
 
@@ -280,3 +282,22 @@ def test_old_experts_one_by_one_are_no_longer_read_by_llama_cpp(oracle: LlamaCpp
         oracle.next_logprobs(path, [1, 2], V)
     with pytest.raises(NotYetError, match=r"blk\.0\.ffn_gate\.0\.weight"):
         gguf_config(read_gguf_head(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [("gemma2", "transom.obfuscation.plain.open_source"), ("mamba", "transom.checkpoint.load.load")],
+)
+def test_what_is_refused_for_its_head_costs_no_library(kind: str, call: str, tmp_path: Path) -> None:
+    """Importing them takes longer than all the rest, and a file without a plan may have gigabytes."""
+    draft = draft_of(model_of("llama" if kind == "mamba" else kind))
+    draft.name = kind
+    draft.write(tmp_path / "m.gguf")
+    module, _, name = call.rpartition(".")
+    script = (
+        f"import sys\nfrom {module} import {name}\nfrom transom.errors import NotYetError\n"
+        f"try: {name}({str(tmp_path / 'm.gguf')!r})\n"
+        f"except NotYetError as e: print({kind!r} in str(e), {{'torch', 'transformers'}} & {{*sys.modules}})"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "True set()"

@@ -18,13 +18,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    DebertaV2Config,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -33,6 +26,7 @@ from transom.checkpoint import find, load, source
 from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import check, read_safetensors_head, stored_tensors
 from transom.errors import CheckpointError, NotYetError, TransomError
+from transom.obfuscation.plain import open_source
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 IDS = torch.tensor([[5, 6, 7, 3, 8, 1]])
@@ -169,8 +163,9 @@ def test_an_index_without_metadata_is_refused(folder: Path) -> None:
     """transformers fails on it with a KeyError."""
     record = {"weight_map": shard(folder, halves)}
     (folder / INDEX).write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="no metadata"):
-        load(folder)
+    for reader in (load, open_source):
+        with pytest.raises(CheckpointError, match="no metadata"):
+            reader(folder)
 
 
 def test_a_tensor_that_the_index_forgot_is_read_by_every_engine(folder: Path) -> None:
@@ -308,47 +303,20 @@ NEUTRAL: list[dict[str, Any]] = [
     *({name: None} for name in ("quantization_config", "rope_scaling", "sliding_window", "num_experts")),
     *({name: 0} for name in ("sliding_window", "num_local_experts", "num_experts", "type_vocab_size")),
     {"sliding_window": 0, "use_sliding_window": False},
+    *({name: "flash_attention_2"} for name in ("_attn_implementation", "attn_implementation")),
+    *({"architectures": None}, {"quantization_config": {}}),
     *({"logit_scale": 1.0}, {"unsloth_version": "2026.1"}, {"layer_types": ["full_attention"] * 2}),
 ]
 
 
 @pytest.mark.parametrize("fields", NEUTRAL, ids=str)
 def test_a_value_that_says_nothing_is_taken(folder: Path, fields: dict[str, Any]) -> None:
+    expected = theirs(folder)  # transformers itself fails on some of these
     edit(folder, **fields)
-    assert torch.equal(logits(folder), theirs(folder))
-    assert resolved_config(find(folder))["pad_token_id"] is None
-
-
-NO_SUCH_PART: dict[str, tuple[Any, dict[str, Any]]] = {
-    "llama": (LlamaConfig, {"sliding_window": 0, "num_local_experts": 0, "num_experts_per_tok": 0}),
-    "granite": (GraniteConfig, {"num_local_experts": 0, "num_experts": 0}),
-    "deberta": (DebertaV2Config, {"type_vocab_size": 0}),
-    "phi3": (Phi3Config, {"sliding_window": None, "kv_lora_rank": 0, "q_lora_rank": 0, "pad_token_id": 0}),
-}
-
-
-@pytest.mark.parametrize("name", NO_SUCH_PART)
-def test_none_of_a_part_that_the_class_does_not_have(name: str, tmp_path: Path) -> None:
-    kind, fields = NO_SUCH_PART[name]
-    config = kind(**TINY | fields)
-    auto = AutoModelForMaskedLM if name == "deberta" else AutoModelForCausalLM
-    model = auto.from_config(config).eval()
-    model.save_pretrained(tmp_path)
-    edit(tmp_path, **fields)
-    with torch.no_grad():
-        assert torch.equal(logits(tmp_path), model(IDS).logits)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"sliding_window": 0}, {"sliding_window": 0, "use_sliding_window": False}]
-)
-def test_a_window_of_nothing_is_refused_where_the_class_would_look_through_it(
-    fields: dict[str, Any], tmp_path: Path
-) -> None:
-    MistralForCausalLM(MistralConfig(**TINY)).save_pretrained(tmp_path)
-    edit(tmp_path, sliding_window=0, **fields)
-    with pytest.raises(CheckpointError, match="sliding_window is '0'; it must be 1 or more in a mistral"):
-        load(tmp_path)
+    assert torch.equal(logits(folder), expected)
+    resolved = resolved_config(find(folder))
+    assert (resolved["pad_token_id"], resolved["architectures"]) == (None, ["Qwen2ForCausalLM"])
+    assert "quantization_config" not in resolved
 
 
 def _values(record: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -155,7 +155,7 @@ def _no_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
         *(("config.json", {"eos_token_id": value}) for value in (399, -1, [1, 399], "1", True, 1.0)),
         *(("config.json", {"bos_token_id": value}) for value in (399, -1)),
         *(("generation_config.json", {"eos_token_id": value}) for value in (399, -1, [1, 399], "1", [True])),
-        *(("generation_config.json", {"pad_token_id": value}) for value in (399, -2)),
+        *(("generation_config.json", {"pad_token_id": value}) for value in ("399", -2)),
         *(("generation_config.json", {name: "x"}) for name in ("temperature", "top_k")),
         *(("generation_config.json", {"top_p": value}) for value in ([1], {}, float("nan"))),
     ],

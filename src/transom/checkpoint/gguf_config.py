@@ -73,6 +73,14 @@ def class_config(model: GgufModel) -> Any:
 
 def gguf_model(head: GgufHead) -> GgufModel:
     """As `gguf_config`, without transformers: what the head says, and where the weights lie."""
+    try:
+        return _model(head)
+    except (NotYetError, CheckpointError) as error:
+        where = f"{head.paths[0]}: " if head.paths else ""
+        raise type(error)(f"{where}{error}") from None
+
+
+def _model(head: GgufHead) -> GgufModel:
     architecture = head.metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise NotYetError(

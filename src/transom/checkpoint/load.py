@@ -10,22 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from transom.checkpoint.families import CHECKED
+from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import class_config, gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config
-from transom.checkpoint.source import (
-    INDEX_FILE,
-    WEIGHTS_FILE,
-    Source,
-    check,
-    find,
-    read_json,
-    stored_tensors,
-    weight_files,
-)
+from transom.checkpoint.source import Source, check, find, read_json, stored_tensors
+from transom.checkpoint.structure import quantised_by
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
-from transom.errors import CheckpointError, MisconfiguredError, NotYetError
+from transom.errors import CheckpointError, MisconfiguredError, NotYetError, ReplaceableError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,20 +40,28 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
     """Load a checkpoint; `source` is a path, "smollm2", "minilm" or a hub name.
 
     Raises CheckpointError (absent, broken, a pickle), NotYetError (an architecture that is not known),
-    MisconfiguredError (dtype or device), MissingExtraError.
+    MisconfiguredError (dtype or device), ReplaceableError (quantised in a way that is not read here),
+    MissingExtraError.
     """
-    transformers, torch = libraries()
-    _check_device(torch, dtype, device)
     found = find(source)
     check(found)
     if found.kind == "gguf":
-        gguf_model(read_gguf_head(found.path))  # may be refused, and costs less than the tokenizer,
+        gguf_model(read_gguf_head(found.path))  # may be refused, and costs less than the libraries
+    transformers, torch = libraries()
+    _check_device(torch, dtype, device)
     tokenizer = _tokenizer(found)  # which may be refused and costs less than the weights
     try:
         model = _read(found, transformers, torch, getattr(torch, dtype))
     except (CheckpointError, NotYetError):
         raise
     except Exception as error:
+        method = quantised_by(read_json(found.path / "config.json")) if found.kind == "directory" else None
+        if method not in (None, "fp8"):
+            raise ReplaceableError(
+                f"{found.path} holds weights quantised by {method}, which the installed libraries do not "
+                f"read here ({type(error).__name__}); give what they were made from (bf16, fp16 or fp8), or "
+                "a GGUF"
+            ) from error
         raise CheckpointError(
             f"{found.path} could not be loaded ({type(error).__name__}); restore its files"
         ) from error
@@ -82,7 +84,7 @@ def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
     tensors = stored_tensors(found.path)
     config = model_config(found, tensors)
     check_fit(found, config, tensors)
-    _check_index(found.path)
+    generation_settings(found.path, config.vocab_size if config.model_type in CHECKED else None)
     model, _info = model_class(found, config).from_pretrained(
         found.path,
         config=config,
@@ -94,13 +96,6 @@ def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
     if hasattr(config, "tie_word_embeddings"):  # or the next who saves it would drop a head of its own
         model.config.tie_word_embeddings = is_tied(config, tensors)
     return model
-
-
-def _check_index(folder: Path) -> None:
-    """transformers wants an index to have metadata, if empty ones, where other engines do without."""
-    index = folder / INDEX_FILE
-    if weight_files(folder) != [WEIGHTS_FILE] and not isinstance(read_json(index).get("metadata"), dict):
-        raise CheckpointError(f"{index} has no metadata; restore it, or add an empty object of that name")
 
 
 def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:

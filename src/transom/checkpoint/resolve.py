@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transom.checkpoint.families import family_of
+from transom.checkpoint.families import CHECKED, family_of
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
 from transom.checkpoint.spare import is_spare
@@ -33,6 +33,7 @@ _SIDES = (
 )  # fmt: skip
 _SHORT = 2**20  # a side that costs nothing, though a model may do without what it is the side of
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
 _NOT_THE_MODELS = (
     "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
     "chunk_size_feed_forward",
@@ -108,6 +109,11 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
     _check_bounds(file, raw, tensors)
     config = _as_class(source.path, transformers)
     config.return_dict, config.output_hidden_states = True, False
+    for name in ("attn", "experts"):  # kernels that an engine prefers, which may not be installed here
+        setattr(config, f"_{name}_implementation_internal", None)
+    if getattr(config, "quantization_config", None) == {}:
+        del config.quantization_config
+    config.architectures = _architectures(config, transformers)
     if config.pad_token_id == -1:  # engines take it for none
         config.pad_token_id = None
     check_structure(file, raw, flattened(config))
@@ -117,7 +123,12 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
 def model_class(source: Source, config: Any) -> Any:
     """The class that a configuration names as its architecture. Raises NotYetError, CheckpointError."""
     transformers, _torch = libraries()
-    names = config.architectures or ["none"]
+    names = config.architectures
+    if not names:
+        raise NotYetError(
+            f"{source.path}/config.json names no architecture; write the class of the weights into it, such "
+            'as "architectures": ["BertForMaskedLM"]'
+        )
     found = getattr(transformers, names[0], None)
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         raise NotYetError(
@@ -166,16 +177,22 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> Non
         trunk=model.base_model_prefix,
         modules={name for name, _module in model.named_modules()},
     )
-    shapes = {
-        name: tuple(tensor.shape) for name, tensor in empty.items()
-    }  # experts have other names in memory
-    unread = {name for name in info["unexpected_keys"] if not spare(name, shapes.get(name, ()))}
+    shapes = {name: stored.shape for name, stored in tensors.items()}  # a fused tensor has none in the file
+    unread = {name for name in info["unexpected_keys"] if not spare(name, shapes.get(name, (0,)))}
     _check_info(source.path, config, info, unread)
 
 
 def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
     """Whether head and embedding are one. A head in the file is the head, whatever the configuration says."""
     return bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in tensors
+
+
+def _architectures(config: Any, transformers: Any) -> list[str] | None:
+    """The class's name: by its present name, and where a decoder names none, that of its language model."""
+    names = config.architectures
+    if not names and config.model_type in CHECKED:
+        return [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
+    return [_OLD_NAMES.get(name, name) for name in names] if names else names
 
 
 def _check_bounds(file: Path, raw: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:

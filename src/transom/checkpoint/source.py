@@ -10,6 +10,7 @@ Source: the safetensors format. Engines differ in what they read of a folder wit
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,12 +140,23 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a checkpoint directory holds one") from None
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({type(error).__name__}); restore it") from None
+        raise CheckpointError(f"{path} is not readable JSON ({_told(error)}); restore it") from None
     if size_bytes > _MAX_JSON_BYTES:
         raise CheckpointError(f"{path} has {size_bytes} bytes, which is too many for JSON; restore it")
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object; restore it")
     return value
+
+
+def _told(error: ValueError | OSError) -> str:
+    """What is wrong with a JSON file, without a word of it."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 at byte {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, line {error.lineno}"
+    return str(error)
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -189,6 +201,9 @@ def weight_files(folder: Path) -> list[str]:
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         _refuse_missing(folder, missing)
+    index = folder / INDEX_FILE  # transformers wants it to have metadata, where other engines do without
+    if names != {WEIGHTS_FILE} and not isinstance(read_json(index).get("metadata"), dict):
+        raise CheckpointError(f"{index} has no metadata; restore it, or add an empty object of that name")
     return sorted(names)
 
 
@@ -300,6 +315,12 @@ def _refuse_missing(folder: Path, missing: list[str]) -> NoReturn:
             f"{folder} holds its weights only as a pickle ({pickles[0]}), which runs code when read; "
             "convert it to safetensors"
         )
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others and missing == [WEIGHTS_FILE]:
+        way = f"rename it to {WEIGHTS_FILE} if it is the whole model"
+        if others[0].startswith("consolidated"):
+            way = "convert it to transformers' format"
+        raise CheckpointError(f"{folder} lacks {WEIGHTS_FILE}, and holds {others[0]}; {way}")
     raise CheckpointError(f"{folder} lacks {', '.join(missing)}; download it again")
 
 

@@ -59,6 +59,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
+def quantised_by(raw: Mapping[str, Any]) -> str | None:
+    """The method by which a configuration says its weights are quantised; None where they are not."""
+    record = raw.get("quantization_config")
+    if record is None or record == {}:
+        return None
+    return str(record.get("quant_method", "an unnamed method"))[:40] if isinstance(record, dict) else "?"
+
+
 def check_values(file: Path, raw: Mapping[str, Any]) -> None:
     """The types and bounds of sizes, before a class is given them. Raises CheckpointError."""
     if not _is_finite(raw):
@@ -87,7 +95,7 @@ def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any
     if family is None or family.values is None:
         return
     for name, value in raw.items():
-        if not _is_understood(name, value, config, family.values) and not _is_unused(name, raw):
+        if not _is_understood(name, value, config, family.values) and not _is_unused(name, raw, config):
             raise NotYetError(
                 f"{file}: {name} is {str(value)[:80]!r}, which {family.kind} models are not "
                 "computed with here: answers would be another model's"
@@ -112,8 +120,13 @@ def _is_understood(name: str, value: Any, config: Mapping[str, Any], values: Rul
     return value in allowed
 
 
-def _is_unused(name: str, raw: Mapping[str, Any]) -> bool:
-    return name == "sliding_window" and raw.get("use_sliding_window") is False
+def _is_unused(name: str, raw: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether it is a window that is switched off, or not shorter than any text."""
+    if name != "sliding_window" or raw.get("use_sliding_window") is False:
+        return name == "sliding_window"
+    rope, longest = config.get("rope_parameters"), config["max_position_embeddings"]
+    stretched = isinstance(rope, dict) and rope.get("rope_type", "default") not in ("default", "llama3")
+    return not stretched and type(raw[name]) is int and raw[name] >= longest
 
 
 def _check_architectures(file: Path, raw: Mapping[str, Any]) -> None:

@@ -13,14 +13,13 @@ Source: arXiv 2603.01499 (the client maps ids before and after the engine).
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from transom.checkpoint.source import Source, read_json
-from transom.checkpoint.structure import check_ids
+from transom.checkpoint.generation import GENERATION_FILE, SAMPLING, SPECIALS, generation_settings
+from transom.checkpoint.source import Source
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of, write_tokenizer
 from transom.config import read_config
 from transom.errors import CheckpointError, MisconfiguredError
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 
 CLIENT_FILE = "client.json"
 VERSION = 1
-_GENERATION_FILE = "generation_config.json"
-_SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length")
-_SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -106,32 +102,18 @@ def stop_ids(files: TokenizerFiles, vocabulary: int) -> tuple[int, ...]:
     return files.eos_ids
 
 
-def check_generation(found: Source, config: Mapping[str, Any]) -> None:
-    """Raises CheckpointError unless generation_config.json has settings that the host may be given: ids of
-    the vocabulary, and numbers."""
-    file, plain = found.path / _GENERATION_FILE, _generation(found)
-    for name in _SPECIALS:
-        if not _is_no_pad(name, plain.get(name)):
-            check_ids(file, name, plain.get(name), config["vocab_size"])
-    for name in _SAMPLING:
-        value = plain.get(name)
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise CheckpointError(f"{file}: {name} is {str(value)[:80]!r}; it must be a number; restore it")
-
-
 def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> dict[str, bytes]:
     """The placeholder tokenizer and generation settings for the output folder, by file name.
 
     `config` is the plain configuration; ids in it are mapped with `tau_V` (int64, [V], plain to obfuscated).
     Of the generation settings only sampling defaults and mapped special ids are kept: any other may name ids.
-    Raises CheckpointError as `check_generation`.
+    Raises CheckpointError as `generation_settings`.
     """
-    check_generation(found, config)
-    plain = _generation(found)
-    generation: dict[str, Any] = {name: plain[name] for name in _SAMPLING if name in plain}
-    for name in _SPECIALS:
+    plain = generation_settings(found.path, config["vocab_size"]) if found.kind == "directory" else {}
+    generation: dict[str, Any] = {name: plain[name] for name in SAMPLING if name in plain}
+    for name in SPECIALS:
         value = plain.get(name, config.get(name))
-        mapped = [] if _is_no_pad(name, value) else [int(tau_V[one]) for one in _ids(value)]
+        mapped = [int(tau_V[one]) for one in _ids(value)]
         if mapped:
             generation[name] = mapped if isinstance(value, list) else mapped[0]
     tokens = {"eos_token": generation.get("eos_token_id"), "bos_token": generation.get("bos_token_id")}
@@ -141,7 +123,7 @@ def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> d
     return {
         "tokenizer.json": placeholder_tokenizer(len(tau_V)).encode(),
         "tokenizer_config.json": json.dumps(record, indent=2).encode(),
-        _GENERATION_FILE: json.dumps(generation, indent=2).encode(),
+        GENERATION_FILE: json.dumps(generation, indent=2).encode(),
     }
 
 
@@ -154,16 +136,6 @@ def placeholder_tokenizer(vocabulary: int) -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\d+>"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return str(tokenizer.to_str())
-
-
-def _is_no_pad(name: str, value: Any) -> bool:
-    """-1 is how some checkpoints say that they have no padding token."""
-    return name == "pad_token_id" and type(value) is int and value == -1
-
-
-def _generation(found: Source) -> dict[str, Any]:
-    file = found.path / _GENERATION_FILE
-    return read_json(file) if found.kind == "directory" and file.is_file() else {}
 
 
 def _ids(value: Any) -> list[int]:

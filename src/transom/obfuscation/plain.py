@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf import read_gguf_head
-from transom.checkpoint.gguf_config import gguf_config
+from transom.checkpoint.gguf_config import gguf_config, gguf_model
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import Source, check, find, read_json, weight_files
+from transom.checkpoint.structure import quantised_by
 from transom.errors import CheckpointError, NotYetError, ReplaceableError
 from transom.files import file_sha256
-from transom.obfuscation.client import check_generation
 from transom.obfuscation.keys import Settings
 from transom.obfuscation.plan import further_tokens, plan, require_planned
 from transom.obfuscation.shards import locate
@@ -58,17 +59,19 @@ def open_source(source: str | Path) -> Plain:
     check(found)
     if found.kind == "gguf":
         head = read_gguf_head(found.path)
-        config = _planned(gguf_config(head))  # before gigabytes of what has no plan are dequantised
+        require_planned(gguf_model(head).settings)  # before a library is imported for what has no plan,
+        config = _planned(gguf_config(head))  # and gigabytes of it are dequantised
         return Plain(found, config, _gguf_fingerprint(head.paths), load(found.path))
     raw = read_json(found.path / "config.json")
     require_planned(raw)
-    if raw.get("quantization_config") is not None and _method(raw) != "fp8":
+    method = quantised_by(raw)
+    if method not in (None, "fp8"):
         raise ReplaceableError(
-            f"{found.path} holds weights quantised by {_method(raw)}, which cannot be multiplied by keys; "
+            f"{found.path} holds weights quantised by {method}, which cannot be multiplied by keys; "
             "give what they were made from (bf16, fp16 or fp8), or a GGUF, which is dequantised here"
         )
     planned = _planned(resolved_config(found))
-    check_generation(found, planned)
+    generation_settings(found.path, planned["vocab_size"])
     left_out = further_tokens(locate(found.path), planned)
     return Plain(found, planned, _fingerprint(found.path), left_out=tuple(left_out))
 
@@ -82,11 +85,6 @@ def _planned(config: dict[str, Any]) -> dict[str, Any]:
     if type(config.get("vocab_size")) is not int:
         raise CheckpointError("config.json names no vocab_size; restore it")
     return config
-
-
-def _method(config: Mapping[str, Any]) -> str:
-    record = config["quantization_config"]
-    return str(record.get("quant_method", "an unnamed method"))[:40] if isinstance(record, dict) else "?"
 
 
 def _gguf_fingerprint(paths: tuple[Path, ...]) -> str:

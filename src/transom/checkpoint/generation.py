@@ -1,0 +1,43 @@
+"""A checkpoint's generation settings, read in one way by all who load, obfuscate or serve it.
+
+Threat model: broken files. transformers takes an unreadable one for none and a text for a number, other
+engines fail on them or read them otherwise; such a file is refused, whoever reads it.
+Does not protect against: settings that are possible and wrong.
+Source: generation_config.json as transformers writes it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from transom.checkpoint.source import read_json
+from transom.checkpoint.structure import check_ids
+from transom.errors import CheckpointError
+
+GENERATION_FILE = "generation_config.json"
+SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length")
+SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def generation_settings(folder: Path, vocabulary: int | None) -> dict[str, Any]:
+    """The settings of a folder; none if it has no such file. Raises CheckpointError.
+
+    Special ids are of the vocabulary, where it is known. A padding id outside it is left out: no model is
+    given one, and some checkpoints say so (-1, or the vocabulary's size) that they have none.
+    """
+    file = folder / GENERATION_FILE
+    settings = read_json(file) if file.is_file() else {}
+    for name in SAMPLING:
+        value = settings.get(name)
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise CheckpointError(f"{file}: {name} is {str(value)[:80]!r}; it must be a number; restore it")
+    if vocabulary is None:
+        return settings
+    pad = settings.get("pad_token_id")
+    if type(pad) is int and (pad == -1 or pad >= vocabulary):
+        del settings["pad_token_id"]
+    for name in SPECIALS:
+        check_ids(file, name, settings.get(name), vocabulary)
+    return settings
