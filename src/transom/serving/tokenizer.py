@@ -143,7 +143,10 @@ class ChatTokenizer:
 
     def _render(self, messages: Sequence[tuple[str, str]]) -> Rendered:
         if self._template is None:
-            raise ReplaceableError("this model has no chat template; use /v1/completions instead")
+            raise ReplaceableError(
+                "this model has no chat template; use /v1/completions instead, or serve a directory with a "
+                "chat_template.jinja or a GGUF file with tokenizer.chat_template"
+            )
         return self._template.render(messages)
 
     def _encode(self, text: str, contents: Sequence[tuple[str, str]]) -> list[int]:

@@ -228,7 +228,7 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
 
 
 def _refusal(error: ValidationError, size_bytes: int) -> RefusedError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_context=False)[0]  # its input is not told
     if first["type"] == "json_invalid":
         return RefusedError(f"the body ({size_bytes} bytes) is not valid JSON in UTF-8", code="invalid_json")
     path = first["loc"]
@@ -239,6 +239,9 @@ def _refusal(error: ValidationError, size_bytes: int) -> RefusedError:
         return RefusedError(reason, param=param, code="unsupported_parameter")
     if first["type"] == "extra_forbidden":
         return RefusedError("unknown parameter; remove it", param=param, code="unknown_parameter")
+    if names[:2] == ["messages", "content"] and first["input"] in (None, []):
+        message = "content is null or empty; give a text, or leave the message out"
+        return RefusedError(message, param=param, code="invalid_value")
     if names[:2] == ["messages", "content"]:
         return RefusedError(f"content must be text. {_NOT_TEXT}", param=param, code="invalid_value")
     if names[:2] == ["messages", "role"]:
