@@ -142,7 +142,7 @@ def test_the_template_s_own_words_are_named() -> None:
     assert "would read '/no' in this message" in str(refusal(template, [("user", "secret /no secret")]))
     assert "secret" not in str(refusal(template, [("user", "secret /no secret")]))
     template = ChatTemplate("{{ ' ' in messages[0].content }}{{ messages[0].content }}", {})
-    assert "white space inside this message" in str(refusal(template, [("user", "a b")]))
+    assert "what stands inside this message" in str(refusal(template, [("user", "a b")]))
 
 
 PARTS = [

@@ -39,6 +39,11 @@ _WIDEST = 64  # of an indentation
 # A width of four digits, or one not written. No stretch between letters is gone through twice.
 _WIDTH = re.compile(r"(?:^|[a-zA-Z])[^a-zA-Z%:]*[%:][^a-zA-Z]*?(?:\d{4}|\*)|\{[^}]*\{")
 
+# Filters that go through all that hangs on a value, by how often; and what a character costs some others.
+_THROUGH = {"join": 1, "string": 1, "tojson": 1, "sum": 1, "list": 1, "reverse": 1, "min": 2, "max": 2}
+_THROUGH |= {"unique": 4, "groupby": 8, "dictsort": 8, "sort": 8, "map": 1, "select": 1, "reject": 1}
+_DEAR = {"title": 128, "indent": 16, "tojson": 4, "capitalize": 2}
+
 # Filters that are right for content, by the places where it may stand; others take anything else only.
 _ON_CONTENT = {"trim": {0}, "string": {0}, "replace": {1, 3}, "default": {0, 1}, "d": {0, 1}}
 _FILTERS = frozenset(
@@ -285,6 +290,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Count the most that can be made of these: each piece as often as the other has parts."""
         self.run.spend(len(first) if isinstance(first, list | tuple | dict | range) else 1)
         self.run.spend(0, (1 + _length(first)) * (1 + sum(map(_extent, rest))))
+        self.run.spend(0, size(first) * 4 * formatted)
         if formatted and _WIDTH.search(str(first)):
             raise WorkError("it writes fields of great width")
 
@@ -318,8 +324,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
                     self.run.refuse(_text_of(arg), f"`{name}`")
             args = tuple(map(self._listed, args))
             given = [arg for arg in args if not isinstance(arg, Environment | EvalContext | Context)]
-            if name in ("join", "string", "tojson", "sum"):
-                self.run.measure(given)
+            if name in _THROUGH:
+                self.run.spend(size(given[0]) * _THROUGH[name])  # each of its characters becomes a string
+                for _ in range(_THROUGH[name]):
+                    self.run.measure(given)
+            self.run.spend(0, size(given[0]) * _DEAR.get(name, 0))
             self._admit(given[0], [*given[1:], *kwargs.values()])
             return self.run.wrap(plain(*args, **kwargs))
 

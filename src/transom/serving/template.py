@@ -174,10 +174,10 @@ class ChatTemplate:
     def _why(self, role: str, text: str) -> str:
         """The message for a text that would steer the template, with the template's own words."""
         words = [str(word) for word in self._words.get(role, ()) if isinstance(word, str) and word in text]
-        named = sorted({repr(word) for word in words if word.strip()})
+        named = sorted({repr(word) for word in words if word.strip() and word in self.literals})
         if named:
             return f"the chat template would read {', '.join(named)} in this message as its own; remove that"
-        what = "white space inside this message" if any(words) else "how short this message is"
+        what = "what stands inside this message" if any(words) else "how short this message is"
         return f"the chat template would render the conversation by {what}; change that"
 
     def _settled(self, messages: Messages) -> tuple[_Outcome, list[_Cut]]:

@@ -215,11 +215,15 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
 
 
 def _refusal(error: ValidationError, model: type[AnyRequest], size_bytes: int) -> RefusedError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_context=False)[0]  # its input is not told
     if first["type"] == "json_invalid":
         return RefusedError(f"the body ({size_bytes} bytes) is not valid JSON in UTF-8", code="invalid_json")
     param, names = _param(first["loc"]), [part for part in first["loc"] if isinstance(part, str)]
-    if names[:2] == ["messages", "content"] and not REFUSED_BECAUSE.keys() & names:
+    of_content = names[:2] == ["messages", "content"]
+    if of_content and first["input"] in (None, []):
+        message = "content is null or empty; give a text, or leave the message out"
+        return RefusedError(message, param=param, code="invalid_value")
+    if of_content and not REFUSED_BECAUSE.keys() & names:
         return RefusedError(f"content must be text. {_NOT_TEXT}", param=param, code="invalid_value")
     if names[:2] == ["messages", "role"]:
         message = "role must be system, developer, user or assistant; tool messages are not supported yet"
