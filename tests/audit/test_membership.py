@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from transom.audit.attacks import membership
-from transom.audit.attacks.adapter import Adapter, applied, read_adapter
 from transom.audit.attacks.membership import AREA, METRIC, Base, Candidates, Scores, judged
 from transom.checkpoint import load
+from transom.checkpoint.adapter import Adapter, applied, read_adapter
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import CheckpointError, NotYetError
 from transom.report.finding import Finding

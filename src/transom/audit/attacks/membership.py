@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from transom.audit.attacks.adapter import Adapter, applied, read_adapter
 from transom.audit.batches import padded
+from transom.checkpoint.adapter import Adapter, applied, read_adapter
 from transom.report.finding import Bound, Finding, measured, not_run
 from transom.report.statistics import CONFIDENCE, Floats, interval
 
