@@ -191,9 +191,9 @@ WRONG: dict[str, tuple[Any, str]] = {
 @given(wholes)
 def test_every_value_comes_back_from_what_is_written_of_it(value: Whole) -> None:
     plain = to_plain(value)
-    assert from_plain(Whole, plain, "it") == value
-    assert from_plain(Whole, load_json(json.dumps(plain)), "it") == value
-    assert from_plain(Whole, load_yaml(yaml.safe_dump(plain)), "it") == value
+    assert from_plain(Whole, plain, "it cannot be used") == value
+    assert from_plain(Whole, load_json(json.dumps(plain)), "it cannot be used") == value
+    assert from_plain(Whole, load_yaml(yaml.safe_dump(plain)), "it cannot be used") == value
 
 
 @given(wholes, st.sets(st.sampled_from([*WRONG, "unknown"]), min_size=1))
@@ -202,7 +202,7 @@ def test_every_wrong_field_is_told_at_once_and_no_other(value: Whole, wrong: set
     if "unknown" in wrong:
         plain["prot"] = "s3cret"
     with pytest.raises(MisconfiguredError) as caught:
-        from_plain(Whole, plain, "it")
+        from_plain(Whole, plain, "it cannot be used")
     said = [WRONG[name][1] for name in settings(Whole) if name in wrong]
     unknown = ["it does not know prot; did you mean 'port'?"] if "unknown" in wrong else []
     assert str(caught.value) == "it cannot be used: " + "; ".join(unknown + said)
@@ -211,13 +211,13 @@ def test_every_wrong_field_is_told_at_once_and_no_other(value: Whole, wrong: set
 
 def test_a_problem_between_fields_is_told_where_it_stands() -> None:
     with pytest.raises(PolicyError, match=r"^it cannot be used: on needs a place$"):
-        from_plain(Whole, {"port": 1, "mode": "plain", "on": True}, "it", error=PolicyError)
+        from_plain(Whole, {"port": 1, "mode": "plain", "on": True}, "it cannot be used", error=PolicyError)
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3, {}, {1: 2}, {"port": 10**5000, "mode": ["plain"]}])
 def test_what_is_no_configuration_at_all_is_refused(value: Any) -> None:
     with pytest.raises(MisconfiguredError, match=r"^it cannot be used: "):
-        from_plain(Whole, value, "it")
+        from_plain(Whole, value, "it cannot be used")
 
 
 @given(plain)
@@ -227,14 +227,14 @@ def test_any_plain_value_is_read_or_refused(value: Any) -> None:
         {"port": value, "mode": "plain", "parts": value, "deep": value, "rule": value},
     ):
         try:
-            from_plain(Whole, given_value, "it")
+            from_plain(Whole, given_value, "it cannot be used")
         except MisconfiguredError as error:
             assert len(str(error)) < 10_000  # noqa: PT017
 
 
 def test_a_flood_of_problems_is_cut() -> None:
     with pytest.raises(MisconfiguredError, match="and 4982 more") as caught:
-        from_plain(Whole, {f"name{i}": i for i in range(5000)}, "it")
+        from_plain(Whole, {f"name{i}": i for i in range(5000)}, "it cannot be used")
     assert len(str(caught.value)) < 10_000
     assert listed("a", []) == "a: "
 

@@ -172,27 +172,33 @@ def read_config(
         raise error(f"cannot read {what} {path} ({why.strerror}); check the path") from None
     except ValueError as why:
         raise error(f"cannot read {what} {path} as {form}: {why}") from None
-    return from_plain(cls, value, f"{what} {path}", error=error, folder=path.parent)
+    return from_plain(cls, value, f"{what} {path} cannot be used", error=error, folder=path.parent)
 
 
 def from_plain(
     cls: type[T],
     value: Any,
-    what: str,
+    head: str,
     *,
     error: type[TransomError] = MisconfiguredError,
     folder: Path | None = None,
 ) -> T:
     """A value of a configuration class from plain JSON or YAML values.
 
-    `what` names it in messages. Raises `error` with every problem at once: where, what is wanted, what was
-    got, by type and length.
+    Raises `error` with every problem at once behind `head`: where, what is wanted, what was got, by type and
+    length.
     """
+    made, problems = attempt(cls, value, folder)
+    if made is None:
+        raise error(listed(head, problems))
+    return made
+
+
+def attempt(cls: type[T], value: Any, folder: Path | None = None) -> tuple[T | None, list[str]]:
+    """As `from_plain`: the value, or None and what is wrong with it."""
     reading = _Reading(folder)
     made = reading.value(cls, value, "", Setting())
-    if reading.problems:
-        raise error(listed(f"{what} cannot be used", reading.problems))
-    return made  # type: ignore[no-any-return]
+    return (None if reading.problems else made), reading.problems
 
 
 def to_plain(value: Any) -> Any:
@@ -297,11 +303,12 @@ class _Reading:
         named = get_origin(kind) is Mapping
         if not isinstance(value, Mapping if named else list | tuple):
             return _Absent
+        if named and not all(isinstance(name, str) for name in value):
+            return _Absent
         parts = dict(value) if named else dict(enumerate(value))
-        if inner[named] is str and not all(isinstance(one, str) for one in parts.values()):
-            return _Absent
-        if named and not all(isinstance(name, str) for name in parts):
-            return _Absent
+        if inner[named] is str:
+            plain = all(isinstance(one, str) for one in parts.values())
+            return (parts if named else tuple(value)) if plain else _Absent
         made = {
             name: self.value(
                 inner[named], one, f"{where}.{_name(name)}" if named else f"{where}[{name}]", Setting()
@@ -385,7 +392,8 @@ def _got(kind: Any, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
-        return "a number" if kind not in (int, float) or abs(value) > 1e30 else repr(value)
+        wanted = kind in (int, float) or any(isinstance(one, int) for one in get_args(kind))
+        return repr(value) if wanted and not abs(value) > 1e30 else "a number"
     for shape, name in _SHAPES:
         if isinstance(value, shape):
             return name.format(len(value))

@@ -237,6 +237,7 @@ class Waiting:
     """A generator that gives one step, then waits; it notes when it was cancelled."""
 
     model, context_tokens, vocabulary_size, embedding_size, tokenizer = "waiting", 64, 10, None, None
+    feature_size = 0
 
     def __init__(self, failure: Exception | None = None, *, late: bool = False) -> None:
         self.failure, self.late = failure, late

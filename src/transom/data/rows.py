@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from transom.config import load_json
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import MisconfiguredError, extra
 
 
 class Format(StrEnum):
@@ -208,10 +208,8 @@ def _objects(source: Path, form: Format, column: str | None = None) -> Iterator[
 
 
 def _parquet(source: Path, column: str | None) -> Iterator[dict[str, Any]]:
-    try:
+    with extra("parquet", "pyarrow"):
         from pyarrow import ArrowException, parquet  # type: ignore[import-untyped,unused-ignore]
-    except ImportError:
-        raise MissingExtraError("parquet", "pyarrow") from None
     try:
         with parquet.ParquetFile(source) as file:
             names = file.schema_arrow.names

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transom.errors import EvidenceError, MisconfiguredError, MissingExtraError
+from transom.errors import EvidenceError, MisconfiguredError, extra
 from transom.files import write_new
 
 if TYPE_CHECKING:
@@ -111,8 +111,6 @@ def make_certificate(folder: str | Path, name: str = "localhost") -> KeyPin:
 
 def x509() -> ModuleType:
     """`cryptography.x509`. Raises MissingExtraError."""
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography import x509 as module
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     return module

@@ -23,7 +23,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self, TypeGuard
 
-from transom.errors import MisconfiguredError, MissingExtraError, NotYetError
+from transom.errors import MisconfiguredError, NotYetError, extra
 
 Neighbours = Literal["replace-one", "add-or-remove"]
 LEAST_DELTA = 1e-10  # below it the rounding errors of a Fourier transform would count
@@ -244,11 +244,9 @@ def _slack(delta: float) -> float:
 
 def _pld_epsilon(events: Iterable[tuple[Event, int]], mu: float, delta: float) -> float:
     """The epsilon of these events and a Gaussian of `mu`, by privacy loss distributions."""
-    try:
+    with extra("accounting", "dp-accounting"):
         import numpy as np
         from dp_accounting.pld import common, privacy_loss_distribution
-    except ImportError as error:
-        raise MissingExtraError("accounting", "dp-accounting") from error
     reach = sum(_reach(event, count) for event, count in events) + mu * mu / 2 + _TAILS * mu
     if reach > _MOST_LOSS:
         return math.inf

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import MisconfiguredError, extra
 
 SECRET_BYTES = 32
 _CHUNK = 2**16  # numbers made at once: they and what they are made from stay in the processor's cache
@@ -108,11 +108,9 @@ class Stream:
 
 
 def _encryptor(secret: bytes, label: str) -> Any:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-    except ImportError as error:
-        raise MissingExtraError("enclave", "cryptography") from error
     key = HKDF(SHA256(), length=32, salt=None, info=_DOMAIN + label.encode()).derive(secret)
     return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()

@@ -26,10 +26,12 @@ class Limits:
     choices: int = 128
     logprobs: int = 20
     stop_ids: int = 64
+    features: int = 1024  # numbers a token that an engine may tell of the model's states
 
 
 TOP_LOGPROBS = Limits().logprobs
 CHOICES = Limits().choices
+FEATURES = Limits().features
 Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**62)]

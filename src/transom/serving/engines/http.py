@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from transom.errors import (
     EngineDownError,
@@ -27,7 +27,7 @@ from transom.errors import (
 )
 from transom.net.http import Answer, BrokenError, Site
 from transom.net.urls import check_url
-from transom.serving.engines.base import Delta
+from transom.serving.engines.base import Delta, EngineCard
 from transom.serving.engines.bounds import Meter, Silence
 from transom.serving.engines.checks import garbage, loads
 from transom.serving.engines.refusal import refusal
@@ -227,6 +227,51 @@ class EngineHttp:
                     )
                 chunks.append(chunk)
         return loads(b"".join(chunks))
+
+
+class Common(TypedDict, total=False):
+    """What every client of an engine takes beside the URL."""
+
+    model: str | None
+    api_key: str | None
+    timeout_s: float
+    guard: Guard | None
+
+
+class HttpEngine:
+    """What the clients share: one address, and a card that is asked for once.
+
+    `model` is the name to ask for (None: the first that the engine lists). A `guard` names the TLS key that
+    the engine must hold.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
+        guard: Guard | None = None,
+    ) -> None:
+        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
+        self._model = model
+        self._card: EngineCard | None = None
+
+    async def probe(self) -> EngineCard:
+        """See `Engine.probe`. Raises MisconfiguredError too, for an engine that is too old."""
+        if self._card is None:
+            self._card = await self._ask_card()
+        else:
+            await self._http.reach()
+        return self._card
+
+    async def _ask_card(self) -> EngineCard:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._http.close()
 
 
 def _parsed(parse: Parse, answer: Any) -> list[Delta]:

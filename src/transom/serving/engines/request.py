@@ -56,6 +56,7 @@ class EngineRequest(Strict):
     stream_options: StreamOptions = StreamOptions()
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    return_state_features: bool = False
     cache_salt: str = ""
 
     @property
@@ -104,6 +105,7 @@ def parse_completion(body: dict[str, Any], generator: Generator, limits: Limits)
         "stop_ids": frozenset(asked.stop_token_ids),
         "ignore_eos": asked.ignore_eos,
         "logprobs": asked.logprobs,
+        "features": asked.return_state_features,
     }
     jobs = tuple(Job(**prompt, **sampling, seed=seed) for prompt in prompts for seed in seeds)
     return Work(jobs, sum(lengths), asked)
@@ -133,6 +135,8 @@ def _check(asked: EngineRequest, generator: Generator, limits: Limits) -> None:
     if asked.n > limits.choices or asked.max_tokens > generator.context_tokens:
         param = "n" if asked.n > limits.choices else "max_tokens"
         raise _bad(param, f"must be at most {limits.choices if param == 'n' else generator.context_tokens}")
+    if asked.return_state_features and not generator.feature_size:
+        raise _bad("return_state_features", "is for engines that tell of states; this one does not")
     if (asked.logprobs or 0) > limits.logprobs:
         raise _bad("logprobs", f"must be at most {limits.logprobs}")
 

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,8 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from transom.errors import EngineError, RefusedError, TransomError
+from transom.errors import EngineError, MisconfiguredError, RefusedError, TransomError
 from transom.serving.dialect import Limits
+from transom.serving.engines.embeds import packed_floats
 from transom.serving.engines.job import Generator, Job, Step
 from transom.serving.engines.request import Work, parse_completion
 from transom.serving.engines.wire import (
@@ -53,6 +55,10 @@ def create_engine_app(
 ) -> Starlette:
     """The engine server for a generator. `on_body` sees every request body (the fakes record with it)."""
     limits = limits or Limits()
+    if generator.feature_size > limits.features:
+        raise MisconfiguredError(
+            f"the engine tells {generator.feature_size} features a token; at most {limits.features} are sent"
+        )
 
     async def answer(body: dict[str, Any], send: Send) -> None:
         work = parse_completion(body, generator, limits)
@@ -63,6 +69,8 @@ def create_engine_app(
         card["max_model_len"] = generator.context_tokens
         if generator.embedding_size is not None:
             card["hidden_size"] = generator.embedding_size
+        if generator.feature_size:
+            card["state_features"] = generator.feature_size
         return JSONResponse({"object": "list", "data": [card]})
 
     async def healthz(_request: Request) -> Response:
@@ -183,6 +191,8 @@ class _Choice:
         }
         if self._asked.return_token_ids:
             choice["token_ids"] = list(step.ids)
+        if step.features_TF is not None:
+            choice["state_features"] = packed_floats(step.features_TF)
         return choice
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -220,7 +230,9 @@ def _usage(work: Work, completion_tokens: int) -> dict[str, int]:
 
 def _joined(steps: list[Step]) -> Step:
     ids = tuple(i for step in steps for i in step.ids)
-    return Step(ids, tuple(entry for step in steps for entry in step.logprobs), steps[-1].finish_reason)
+    logprobs = tuple(entry for step in steps for entry in step.logprobs)
+    features = [step.features_TF for step in steps if step.features_TF is not None]
+    return Step(ids, logprobs, steps[-1].finish_reason, np.concatenate(features) if features else None)
 
 
 async def _complete(generator: Generator, work: Work, send: Send) -> None:

@@ -31,12 +31,22 @@ from transom.enclave.evidence import Trust
 from transom.errors import EngineBusyError, MisconfiguredError, NotYetError, RefusedError, TransomError
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
+from transom.serving.annotate import Annotator
 from transom.serving.engines.base import Engine
-from transom.serving.engines.wire import ClientGoneError, dump, envelope, read_body, send_event, until_gone
+from transom.serving.engines.wire import (
+    ClientGoneError,
+    envelope,
+    read_body,
+    send_event,
+    send_json,
+    until_gone,
+)
+from transom.serving.gateway.annotations import check_annotators
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.deliver import Caller, Gateway
 from transom.serving.gateway.enclave import Enclave
-from transom.serving.gateway.exchange import Caller, Gateway, prepare
+from transom.serving.gateway.exchange import prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
@@ -59,13 +69,14 @@ def create_gateway(
     enclave: Enclave | None = None,
     engine_trust: Callable[[], Trust] | None = None,
     substitution: Substitution | None = None,
+    annotators: Sequence[Annotator] = (),
 ) -> Starlette:
     """The gateway application. Modes words, enclave and words+obfuscated need a sanitizer.
 
     Mode enclave needs an opened bundle, obfuscated and words+obfuscated the token map of the key. A ledger
     makes the spending durable and capped. `engine_trust` tells what the engine's evidence proves; it and the
-    enclave's own trust stand in every response header. Raises MisconfiguredError for a combination that could
-    not protect what its mode promises.
+    enclave's own trust stand in every response header. `annotators` say what they make of each answer.
+    Raises MisconfiguredError for a combination that could not protect what its mode promises.
     """
     if (config.mode in ("plain", "obfuscated")) != (sanitizer is None):
         raise MisconfiguredError(
@@ -91,9 +102,12 @@ def create_gateway(
             f"the tokenizer has {tokenizer.vocab_size} ids, the key's checkpoint {substitution.vocabulary}; "
             "one of them is for another model"
         )
+    check_annotators(annotators)
     veil = Veil(sanitizer, retry_s=60 * config.retry_minutes) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
-    gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution)
+    gateway = Gateway(
+        config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution, tuple(annotators)
+    )
     pages = _Pages(gateway)
     own = None if enclave is None else enclave.trust
     trusts = own is not None or engine_trust is not None
@@ -163,7 +177,7 @@ class _KnownHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and not self._knows(scope["headers"]):
             message = "the Host or Origin header names another machine; see the option --allow-host"
-            await _send_error(send, *envelope(RefusedError(message, status=403, code="forbidden_host")))
+            await send_json(send, *envelope(RefusedError(message, status=403, code="forbidden_host")))
             return
         await self._app(scope, receive, send)
 
@@ -215,7 +229,8 @@ class _Endpoint:
             if status:  # in mid-stream: an error event, and no [DONE]
                 await send_event(send, value, last=True)
             else:
-                await _send_error(send, value, failed, _advice(ours, failed))
+                advice = [(name.encode(), text.encode()) for name, text in _advice(ours, failed).items()]
+                await send_json(send, value, failed, advice)
             status = failed
         self._gateway.metrics.request(self._name, status)
 
@@ -299,16 +314,6 @@ def _advice(error: TransomError, status: int) -> dict[str, str]:
     if isinstance(error, EngineBusyError) and error.retry_after_s is not None:
         return {"retry-after": str(error.retry_after_s)}
     return {}
-
-
-async def _send_error(
-    send: Send, value: object, status: int, advice: Mapping[str, str] | None = None
-) -> None:
-    body = dump(value)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.encode(), text.encode()) for name, text in (advice or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _error(_request: Request, error: Exception) -> Response:
