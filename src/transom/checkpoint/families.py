@@ -24,7 +24,8 @@ Rules = dict[str, tuple[Any, ...] | None]  # values that are allowed by name; No
 @dataclass(frozen=True)
 class Names:
     """Where a model's parts are in transformers: `trunk` in a model with a head, `embedding` to `final_norm`
-    in the trunk, the others in a block. "" is a part that the family does not have."""
+    in the trunk, the others in a block. "" is a part that the family does not have. What `attention_out` and
+    `mlp` return is added to the stream."""
 
     trunk: str = "model"
     embedding: str = "embed_tokens"
@@ -250,7 +251,7 @@ _FAMILIES = (
             key="attention.self.key",
             value="attention.self.value",
             attention_out="attention.output.dense",
-            mlp="intermediate",
+            mlp="output.dense",
             mlp_gate="",
             mlp_up="intermediate.dense",
             mlp_down="output.dense",
