@@ -283,7 +283,8 @@ def test_layers_left_out_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_refusals_have_their_exit_code_and_leave_nothing(source: str, error: type[CheckpointError]) -> None:
-    for name, change in (("gpt2", {"model_type": "gpt2"}), ("gptq", {"quantization_config": {}})):
+    quantised = {"quantization_config": {"quant_method": "gptq"}}
+    for name, change in (("gpt2", {"model_type": "gpt2"}), ("gptq", quantised)):
         config = json.loads((tiny_llama(Path(name)) / "config.json").read_text()) | change
         Path(name, "config.json").write_text(json.dumps(config))
     weights = tiny_llama(Path("truncated")) / "model.safetensors"
