@@ -31,7 +31,7 @@ EMBEDDED = """
 import sys, torch, uvicorn
 from transom.checkpoint.load import load
 from transom.serving.engines.embedded import EmbeddedEngine
-from transom.serving.engines.request import Limits
+from transom.serving.dialect import Limits
 from transom.serving.engines.server import create_engine_app
 torch.set_num_threads(1)
 engine = EmbeddedEngine(load(sys.argv[1], dtype=sys.argv[3]))

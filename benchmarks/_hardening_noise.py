@@ -10,7 +10,7 @@ coordinates where the model's sensitivity M is the identity, each direction of t
 
 for small harm. A host that names tokens among V needs R of about log V = 10.8 nats.
 
-Threat model: see `_hardening_attacks`; the host knows M and theta.
+Threat model: see `_hardening_points`; the host knows M and theta.
 Source: Cover and Thomas, Elements of Information Theory, section 10.3 (rate distortion of a Gaussian vector).
 M is the Fisher metric: for the embedding E[g g^T], g the gradient of the log-probability of a sampled next
 token; for the head E[(1 - sum p^2) x x^T], x the state before it.

@@ -1,6 +1,6 @@
 """The study's points beside noise: re-grown layers, changed weights, sanitised words, rotated keys.
 
-Threat model: see `_hardening_attacks`.
+Threat model: the host, with the public base model and every setting, also the covariance of the noise.
 
 Shapes: V vocabulary, D width, R rows to name, C candidates, B batch, T tokens.
 """
@@ -20,7 +20,7 @@ from _hardening import choice_accuracy, fidelity, host_weights, tables
 from _hardening_study import Study, read_tables, share
 from obfuscate_attacks import template_ids
 from obfuscate_fidelity import documents, questions
-from transom.audit.attacks import column_first, sda
+from transom.audit.attacks import column_first, gram_matching, neurons_first, sda
 from transom.audit.attacks.traffic import Prior, Traffic, conceal
 from transom.audit.attacks.weights import Knowledge, Target, sample
 
@@ -42,7 +42,7 @@ def known(study: Study, tau_V: Any, count: int = 0) -> dict[int, int]:
 def gram(study: Study, host: Any, tau_V: Any, count: int = 0) -> dict[str, Any]:
     """Seeded Gram matching, which reads no layer."""
     named = sample(tau_V, GRAM_ROWS)
-    guess_R = attacks.gram_matching(host, study.base, named.obfuscated_S, known(study, tau_V, count))
+    guess_R = gram_matching.named(host, study.base, named.obfuscated_S, known(study, tau_V, count))
     return share(guess_R, named.plain_S)
 
 
@@ -257,7 +257,9 @@ def rotation(study: Study) -> Points:
                 spread.append(channel.noise_DD)
         # Equal noise and equal tables: the mean of the uploads says all they say together.
         into_mean, out_mean = np.mean(looks[::2], axis=0), np.mean(looks[1::2], axis=0)
-        guess_R = attacks.decode((into_mean, out_mean), clean[:2], (spread[0] / count, spread[1] / count))
+        guess_R = neurons_first.decode(
+            (into_mean, out_mean), clean[:2], (spread[0] / count, spread[1] / count)
+        )
         return {
             "uploads": count,
             "alpha": alpha,

@@ -1,6 +1,6 @@
 """The hardening study's plain model, its noise points, and the worst-case reading of two tables.
 
-Threat model: see `_hardening_attacks`.
+Threat model: see `_hardening_points`.
 
 Shapes: V vocabulary, D width, R rows to name.
 """
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-import _hardening_attacks as attacks
 import _hardening_noise as noise
 from _hardening import Yardstick, fidelity, host_weights, tables, untie, yardstick
 from obfuscate_fidelity import documents
+from transom.audit.attacks import neurons_first
 from transom.audit.attacks.weights import Sample, Weights, from_state, sample
-from transom.audit.finding import interval
 from transom.checkpoint import load
+from transom.report.statistics import interval
 
 WORK = Path("work/hardening")
 FIRST_SENSITIVITY_TEXT = 8  # those before it measure fidelity
@@ -120,8 +120,8 @@ def read_tables(
 ) -> dict[str, Any]:
     """Neurons by weights alone, then decoding; `looks`: also from one table at a time."""
     base = base or study.base
-    found = attacks.neurons(host, base, layer, layer)
-    embedding_RD, head_RD = attacks.tables(host, base, found, layer, data.obfuscated_S)
+    found = neurons_first.neurons(host, base, layer, layer)
+    embedding_RD, head_RD = neurons_first.tables(host, base, found, layer, data.obfuscated_S)
     seen = (embedding_RD, head_RD / study.norm_D)
     clean = (into.without_noise(study.embedding_VD), out.without_noise(study.head_VD))
     spread = (into.noise_DD, out.noise_DD)
@@ -129,7 +129,7 @@ def read_tables(
     uses |= {"embedding": slice(0, 1), "head": slice(1, 2)} if looks else {}
     return {
         f"neurons first, {name}": share(
-            attacks.decode(list(seen)[use], list(clean)[use], list(spread)[use]), data.plain_S
+            neurons_first.decode(list(seen)[use], list(clean)[use], list(spread)[use]), data.plain_S
         )
         for name, use in uses.items()
     }

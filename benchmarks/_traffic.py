@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import numpy as np
 
 from transom.audit.attacks import sda, tfma
 from transom.audit.attacks.traffic import Prior, Texts, Traffic, conceal
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 PUBLISHED = {"tfma_top_100": 0.165, "sda_bleu_4": 0.02}  # Lin et al. 2026, the prior of the same distribution
 
@@ -48,10 +51,10 @@ def attacks(tokenizer: Any, folder: Path, budget_s: float, *, limit: int | None 
 def _target(tokenizer: Any, sent: list[str], priors: dict[str, list[str]], budget_s: float) -> dict[str, Any]:
     plain, vocabulary = _encoded(tokenizer, sent), tokenizer.get_vocab_size()
     target = Traffic(conceal(plain, np.random.default_rng(1).permutation(vocabulary)), vocabulary)
-    found: list[Finding] = [*tfma.findings(target, Prior("none"), plain, budget_s)]
+    found = _timed(tfma.findings, target, Prior("none"), plain, budget_s)
     for level in ("domain", "distribution"):
         prior = Prior(level, _encoded(tokenizer, priors[level]))
-        found += [*tfma.findings(target, prior, plain, budget_s)]
+        found += _timed(tfma.findings, target, prior, plain, budget_s)
         found += [*sda.findings(target, prior, plain, budget_s)]
     return {
         "texts": len(plain),
@@ -59,6 +62,13 @@ def _target(tokenizer: Any, sent: list[str], priors: dict[str, list[str]], budge
         "prior_texts": {level: len(texts) for level, texts in priors.items()},
         "findings": [finding.to_dict() for finding in found],
     }
+
+
+def _timed(findings: Callable[..., tuple[Finding, ...]], *given: Any) -> list[Finding]:
+    """Findings with an even share each of what they took together."""
+    started = time.monotonic()
+    found = findings(*given)
+    return [replace(one, cost_s=round((time.monotonic() - started) / len(found), 3)) for one in found]
 
 
 def _encoded(tokenizer: Any, texts: list[str]) -> Texts:

@@ -24,10 +24,10 @@ from scipy.stats import norm
 import _bench
 from transom.audit.attacks.epsilon import judge
 from transom.audit.draws import Draws, Samples
-from transom.audit.finding import interval
 from transom.privacy import laws
 from transom.privacy.channel import Channel, exact_epsilon, sample
 from transom.privacy.mechanisms import em, krr, random_in_group, rnm
+from transom.report.statistics import interval
 
 SIZE, WIDTH, EPSILON, DELTA, ALPHA = 20, 4, 1.0, 1e-5, 0.05
 SIGMA = 3.731  # the least Gaussian noise for (1, 1e-5) at sensitivity 1 (Balle and Wang 2018)

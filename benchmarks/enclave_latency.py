@@ -42,10 +42,11 @@ from transom.enclave.bundle import pack
 from transom.enclave.client import obtain_key
 from transom.enclave.log import ReleaseLog
 from transom.enclave.owner import Owner
-from transom.enclave.pin import KeyPin, make_certificate
 from transom.enclave.policy import EvidencePolicy, Rule
 from transom.enclave.source import BOOT_PCRS, Tpm2Source
 from transom.enclave.table import open_table
+from transom.net.listen import Tls, serve_in_thread
+from transom.net.pin import KeyPin, make_certificate
 from transom.privacy.ledger import Ledger
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
@@ -55,7 +56,6 @@ from transom.serving.engines.http import Pinned
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave, ExtractionMeter
-from transom.serving.local import Tls, serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
 PROMPT_TOKENS = 256
@@ -69,7 +69,7 @@ SENTENCE = "The weather in the mountains was cold and the old bridge near our vi
 @contextmanager
 def engine(model: str, folder: Path, *options: str) -> Iterator[str]:
     """`transom engine` in its own process, with TLS; yields its URL."""
-    command = [sys.executable, "-m", "transom.cli.main", "engine", "--model", model, "--port", "0", *options]
+    command = [sys.executable, "-m", "transom.cli.main", "engine", model, "--port", "0", *options]
     command += ["--tls-cert", str(folder / "tls.pem"), "--tls-key", str(folder / "tls.key")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         try:

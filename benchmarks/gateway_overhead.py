@@ -46,8 +46,8 @@ ANSWER_TOKENS = 16
 
 def serve_echo(port: int, first_token_s: float) -> None:
     """The upstream: an echo without delays, or with a fixed first token."""
+    from transom.net.listen import listen, serve
     from transom.serving.engines.echo import EchoEngine
-    from transom.serving.local import listen, serve
 
     serve(
         EchoEngine(record=False, first_token_s=first_token_s, chunk_tokens=64).app(),
@@ -57,13 +57,13 @@ def serve_echo(port: int, first_token_s: float) -> None:
 
 def serve_gateway(port: int, upstream: int, mode: str, folder: str) -> None:
     """The gateway, with the packaged model's tokenizer and template; mode words with the durable ledger."""
+    from transom.net.listen import listen, serve
     from transom.privacy.ledger import Ledger
     from transom.privacy.policy import load_policy
     from transom.privacy.sanitize import Sanitizer
     from transom.serving.engines.client import IdsEngine
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig
-    from transom.serving.local import listen, serve
     from transom.serving.tokenizer import load_tokenizer
 
     engine, tokenizer = IdsEngine(f"http://127.0.0.1:{upstream}"), load_tokenizer("smollm2")

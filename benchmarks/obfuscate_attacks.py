@@ -43,11 +43,11 @@ from transom.audit.attacks import (
 )
 from transom.audit.attacks.own_keys import obfuscated
 from transom.audit.attacks.weights import Knowledge, Sample, Target, from_state, sample
-from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.obfuscation.calibrate import TEXT
 from transom.obfuscation.keys import PRESETS, Settings, preset, token_map
 from transom.obfuscation.plan import loadable_h
+from transom.report.finding import Finding
 
 NAME, UNPROTECTED = "obfuscate_attacks", "unprotected"
 LAYERS = 4  # read by the attacks that add layers up

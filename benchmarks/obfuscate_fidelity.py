@@ -115,7 +115,7 @@ def compare(plain: Any, other: Any, ids: Sequence[list[int]]) -> dict[str, float
 
 def in_library(args: Any) -> dict[str, Any]:
     """The record of the presets in transformers."""
-    from transom.audit.utility import load_answerer, obfuscated
+    from transom.audit.utility.model import load_answerer, obfuscated
     from transom.checkpoint.tokenizer import export_tokenizer
     from transom.obfuscation.keys import preset
 

@@ -37,7 +37,8 @@ from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Call, Delta, EngineCard
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.gateway.exchange import Caller, Gateway, prepare
+from transom.serving.gateway.deliver import Caller, Gateway
+from transom.serving.gateway.exchange import prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.requests import ChatRequest, parse
 from transom.serving.gateway.words import Veil

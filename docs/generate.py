@@ -1,12 +1,13 @@
-"""Write the generated files here: `python docs/generate.py [cli] [policy] [picture]`, by default all.
+"""Write the generated files here: `python docs/generate.py [cli] [api] [policy] [picture]`, by default all.
 
-`cli.md` is the command line's own help, `english-policy.md` the shipped policy's figures computed from its
-integers, with its hash in GUARANTEES.md (tests/test_docs.py fails when one drifts), the picture a real
-`transom chat --show-host`.
+`cli.md` is the command line's own help, `api.md` what `src/transom/__init__.pyi` names, `english-policy.md`
+the shipped policy's figures computed from its integers, with its hash in GUARANTEES.md (tests/test_docs.py
+fails when one drifts), the picture a real `transom chat --show-host`.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import typer
 from typer.cli import get_docs_for_click
 
+import transom
 from transom.cli.main import app, run
 from transom.privacy.data import ENGLISH_SHA256
 from transom.privacy.explain import explain
@@ -21,6 +23,19 @@ from transom.privacy.policy import load_policy
 
 DOCS = Path(__file__).parent
 QUESTION = "How can my friend Marguerite save 4815 dollars in a year to get a quokka?"
+ROOMS = {
+    "privacy": "Words, mechanisms, guarantees, the ledger",
+    "serving": "Gateway and engines",
+    "enclave": "Bundles, evidence, key release",
+    "obfuscation": "Disguised checkpoints",
+    "checkpoint": "Models and their parts",
+    "audit": "What an adversary recovers",
+    "report": "Findings and reports",
+    "net": "Serving and pins",
+    "data": "Rows and texts",
+    "errors": "Errors",
+}
+WIDTH = 110
 EPSILONS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
@@ -29,6 +44,76 @@ def cli_page() -> str:
     command = typer.main.get_command(app)
     page = get_docs_for_click(obj=command, ctx=typer.Context(command), name="transom", title="Command line")
     return f"{page.strip()}\n"
+
+
+class Bare:
+    """A text that a signature shows as it stands, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def signature(name: str) -> str:
+    """How a public name is called, under that name; one parameter a line where that is long."""
+    value = getattr(transom, name)
+    if getattr(value, "_is_protocol", False):
+        return f"class {name}(Protocol)"
+    if isinstance(value, type) and issubclass(value, Exception):
+        return f"class {name}({', '.join(base.__name__ for base in value.__bases__)})"
+    found = inspect.signature(value)
+    given = []
+    for one in found.parameters.values():
+        if isinstance(one.annotation, str):
+            one = one.replace(annotation=Bare(one.annotation))
+        if repr(one.default).startswith("<") and one.default is not one.empty:
+            one = one.replace(default=Bare("..."))  # made anew for each call, or has no name of its own
+        given.append(one)
+    ends = "" if isinstance(value, type) else f" -> {found.return_annotation}"
+    called = f"{name}{found.replace(parameters=given, return_annotation=found.empty)}{ends}"
+    if len(called) <= WIDTH:
+        return called
+    return "\n".join([f"{name}(", *(f"    {part}," for part in _parts(given)), f"){ends}"])
+
+
+def _parts(given: list[inspect.Parameter]) -> list[str]:
+    """Parameters as they are written, with the star before those that are given by name only."""
+    texts, starred = [], False
+    for one in given:
+        starred |= (first := one.kind is one.KEYWORD_ONLY and not starred)
+        texts += ["*"] * first + [str(one)]
+        starred |= one.kind is one.VAR_POSITIONAL
+    return texts
+
+
+def api_page() -> str:
+    """What can be imported from `transom`, by room: how it is called, and what its docstring begins with."""
+    lines = [
+        "# Python",
+        "",
+        "`from transom import NAME`; nothing heavy is imported before its first use. What an error means:",
+        "[exit-codes.md](exit-codes.md). Whatever is not listed here may change without notice.",
+    ]
+    homes = transom._homes()
+    for room, title in ROOMS.items():
+        lines += ["", f"## {title}"]
+        for name in transom.__all__:
+            home = homes[name][0]
+            if home.split(".")[1] == room:
+                text = " ".join((inspect.getdoc(getattr(transom, name)) or "").split("\n\n")[0].split())
+                lines += [
+                    "",
+                    f"### {name}",
+                    "",
+                    "```python",
+                    signature(name),
+                    "```",
+                    "",
+                    f"{text} (`{home}`)",
+                ]
+    return "\n".join(lines) + "\n"
 
 
 def policy_page() -> str:
@@ -58,16 +143,18 @@ def policy_page() -> str:
 
 def main() -> None:
     """Write the files named on the command line."""
-    wanted = sys.argv[1:] or ["cli", "policy", "picture"]
+    wanted = sys.argv[1:] or ["cli", "api", "policy", "picture"]
     if "cli" in wanted:
         (DOCS / "cli.md").write_text(cli_page())
+    if "api" in wanted:
+        (DOCS / "api.md").write_text(api_page())
     if "policy" in wanted:
         (DOCS / "english-policy.md").write_text(policy_page())
         guarantees = DOCS.parent / "GUARANTEES.md"
         guarantees.write_text(re.sub(r"[0-9a-f]{64}", ENGLISH_SHA256, guarantees.read_text()))
     if "picture" in wanted:
         picture = DOCS / "chat-show-host.svg"
-        sys.exit(run(["chat", "--show-host", "--ask", QUESTION, "--max-tokens", "60", "--svg", str(picture)]))
+        sys.exit(run(["chat", "--show-host", QUESTION, "--max-tokens", "60", "--svg", str(picture)]))
 
 
 if __name__ == "__main__":

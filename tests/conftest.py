@@ -6,15 +6,26 @@ import fcntl
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # a model is found on disk or not at all
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was skipped, and why, in the last lines: nothing is skipped in silence."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason}", yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +34,12 @@ def one_torch_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What gateways record goes nowhere near the ledger of whoever runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +92,14 @@ def only_loopback() -> Iterator[None]:
     patch.setattr(socket.socket, "connect_ex", connect_ex)
     yield
     patch.undo()
+
+
+@pytest.fixture
+def covers() -> Callable[[list[tuple[float, float]], float], bool]:
+    """Whether so many of the 95 % intervals cover the truth as chance allows (three standard errors)."""
+
+    def check(intervals: list[tuple[float, float]], truth: float) -> bool:
+        share = np.mean([low <= truth <= high for low, high in intervals])
+        return bool(share >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / len(intervals)))
+
+    return check

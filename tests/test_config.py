@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transom.config import MAX_YAML_CHARS, load_json, load_yaml
+from transom.config import (
+    MAX_YAML_CHARS,
+    Setting,
+    from_plain,
+    listed,
+    load_json,
+    load_yaml,
+    read_config,
+    settings,
+    suggest,
+    to_plain,
+)
 from transom.enclave.release import MessageError
-from transom.errors import TransomError
+from transom.errors import MisconfiguredError, PolicyError, TransomError
 
 SOURCE = Path(__file__).parents[1] / "src" / "transom"
 plain = st.recursive(
@@ -105,6 +117,173 @@ def test_nothing_is_parsed_past_it() -> None:
     assert found == set(OTHERS)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One entry of a list of records."""
+
+    name: Annotated[str, Setting(filled=True)]
+    share: Annotated[float, Setting("Of the whole.", above=0, most=1)] = 0.5
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Every type that a field may have."""
+
+    port: Annotated[int, Setting("Where to listen.", panel="Network", least=0, most=65535)]
+    mode: Literal["plain", "words"]
+    on: bool = False
+    wait: Annotated[float, Setting(unit="seconds", least=0)] = 1.0
+    text: Annotated[str, Setting(pattern="[a-z]*")] = ""
+    place: Path | None = None
+    rule: str | float = "pass"
+    names: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    first: Part | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+    deep: Mapping[str, Part] = field(default_factory=dict)
+    free: Any = None
+
+    def problems(self) -> Iterator[str]:
+        """What no field says alone."""
+        if self.on and self.place is None:
+            yield "on needs a place"
+
+
+letters = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+parts = st.builds(Part, letters.filter(bool), st.floats(0, 1, exclude_min=True))
+wholes = st.builds(
+    Whole,
+    port=st.integers(0, 65535),
+    mode=st.sampled_from(["plain", "words"]),
+    on=st.just(False),
+    wait=st.floats(0, 1e9),
+    text=st.text("abc"),
+    place=st.none() | letters.filter(lambda text: text.strip(".") and "/" not in text).map(Path),
+    rule=letters | st.floats(allow_nan=False, allow_infinity=False),
+    names=st.lists(letters).map(tuple),
+    parts=st.lists(parts, max_size=2).map(tuple),
+    first=st.none() | parts,
+    named=st.dictionaries(letters, letters, max_size=2),
+    deep=st.dictionaries(letters, parts, max_size=2),
+    free=st.none() | st.integers() | st.lists(letters),
+)
+WRONG: dict[str, tuple[Any, str]] = {
+    "port": (65536, "port must be a whole number, at least 0 and at most 65535, got 65536"),
+    "mode": ("wrods", "mode must be one of plain, words, got text of 5 characters; did you mean 'words'?"),
+    "on": (1, "on must be true or false, got a number"),
+    "wait": (-1, "wait must be a number of seconds, at least 0, got -1"),
+    "text": ("s3cret", "text must be text of the form [a-z]*, got text of 6 characters"),
+    "place": ("", "place must be a path, got text of 0 characters"),
+    "rule": ([1], "rule must be text or be a number, got a list of 1"),
+    "names": (["a", 5], "names must be a list of strings, got a list of 2"),
+    "parts": (
+        [{"name": ""}, {"name": "a", "share": 0, "nmae": 1}, 3],
+        "parts[0].name must be text, not empty, got text of 0 characters; parts[1] does not know nmae; "
+        "did you mean 'name'?; parts[1].share must be a number, above 0 and at most 1, got 0; "
+        "parts[2] must be a mapping, got a number",
+    ),
+    "first": ({}, "first.name must be text, not empty, got nothing"),
+    "named": ({"a": None}, "named must map names to strings, got a mapping of 1"),
+    "deep": ({"{x}": []}, "deep.{x} must be a mapping, got a list of 0"),
+}
+
+
+@given(wholes)
+def test_every_value_comes_back_from_what_is_written_of_it(value: Whole) -> None:
+    plain = to_plain(value)
+    assert from_plain(Whole, plain, "it cannot be used") == value
+    assert from_plain(Whole, load_json(json.dumps(plain)), "it cannot be used") == value
+    assert from_plain(Whole, load_yaml(yaml.safe_dump(plain)), "it cannot be used") == value
+
+
+@given(wholes, st.sets(st.sampled_from([*WRONG, "unknown"]), min_size=1))
+def test_every_wrong_field_is_told_at_once_and_no_other(value: Whole, wrong: set[str]) -> None:
+    plain = to_plain(value) | {name: WRONG[name][0] for name in wrong if name in WRONG}
+    if "unknown" in wrong:
+        plain["prot"] = "s3cret"
+    with pytest.raises(MisconfiguredError) as caught:
+        from_plain(Whole, plain, "it cannot be used")
+    said = [WRONG[name][1] for name in settings(Whole) if name in wrong]
+    unknown = ["it does not know prot; did you mean 'port'?"] if "unknown" in wrong else []
+    assert str(caught.value) == "it cannot be used: " + "; ".join(unknown + said)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_problem_between_fields_is_told_where_it_stands() -> None:
+    with pytest.raises(PolicyError, match=r"^it cannot be used: on needs a place$"):
+        from_plain(Whole, {"port": 1, "mode": "plain", "on": True}, "it cannot be used", error=PolicyError)
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3, {}, {1: 2}, {"port": 10**5000, "mode": ["plain"]}])
+def test_what_is_no_configuration_at_all_is_refused(value: Any) -> None:
+    with pytest.raises(MisconfiguredError, match=r"^it cannot be used: "):
+        from_plain(Whole, value, "it cannot be used")
+
+
+@given(plain)
+def test_any_plain_value_is_read_or_refused(value: Any) -> None:
+    for given_value in (
+        value,
+        {"port": value, "mode": "plain", "parts": value, "deep": value, "rule": value},
+    ):
+        try:
+            from_plain(Whole, given_value, "it cannot be used")
+        except MisconfiguredError as error:
+            assert len(str(error)) < 10_000  # noqa: PT017
+
+
+def test_a_flood_of_problems_is_cut() -> None:
+    with pytest.raises(MisconfiguredError, match="and 4982 more") as caught:
+        from_plain(Whole, {f"name{i}": i for i in range(5000)}, "it cannot be used")
+    assert len(str(caught.value)) < 10_000
+    assert listed("a", []) == "a: "
+
+
+def test_a_file_is_yaml_or_json_and_its_paths_begin_at_its_folder(tmp_path: Path) -> None:
+    wanted = Whole(1, "words", place=tmp_path / "a.txt", rule=2.0)
+    (tmp_path / "a.yaml").write_text("port: 1\nmode: words\nplace: a.txt\nrule: 2\n")
+    (tmp_path / "a.json").write_text('{"port": 1, "mode": "words", "place": "a.txt", "rule": 2}')
+    assert read_config(Whole, tmp_path / "a.yaml") == read_config(Whole, tmp_path / "a.json") == wanted
+    absolute = to_plain(wanted)
+    (tmp_path / "b.json").write_text(json.dumps(absolute))
+    assert read_config(Whole, tmp_path / "b.json") == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.yaml", b"port: 1\nport: 2", "as YAML: 'port' stands twice"),
+        ("a.json", b'{"port": 1, "port": 2}', "as JSON: an object names a member twice"),
+        ("a.json", b"port: 1", "as JSON"),
+        ("a.yaml", b"\xff", "as YAML: it is not UTF-8"),
+        ("a.json", b" " * (2**22 + 1), "more than"),
+        ("a.yaml", b"", "must be a mapping, got null"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MisconfiguredError, match=f"the configuration file .*{said}"):
+        read_config(Whole, tmp_path / name)
+    with pytest.raises(PolicyError, match=r"cannot read the overlay .*check the path"):
+        read_config(Whole, tmp_path / "absent", what="the overlay", error=PolicyError)
+
+
+def test_what_is_known_of_a_class_serves_a_command_line() -> None:
+    known = settings(Whole)
+    assert list(known) == [one.name for one in fields(Whole)]
+    port = known["port"]
+    assert (port.kind, port.default, port.setting.help) == (int, MISSING, "Where to listen.")
+    assert (port.setting.panel, port.setting.most) == ("Network", 65535)
+    assert (known["named"].default, known["wait"].default) == ({}, 1.0)
+
+
+@given(st.text(), st.lists(st.text(), min_size=1))
+def test_a_suggestion_names_what_is_known(got: str, known: list[str]) -> None:
+    assert suggest("Wrods", ["plain", "words"]) == "did you mean 'words'?"
+    assert suggest(known[0], known).startswith("did you mean")
+    assert suggest(got, known)
+
+
 RULE = "- {kind: insecure-dev, registers: {dev: '00'}}\n"
 CLIENT = '"version": 1, "source": "x", "vocabulary": 3, "stop_ids": []'
 HEAD = '"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
@@ -136,7 +315,7 @@ def read_overlay(folder: Path, text: str) -> None:
     load_overlay(write(folder / "overlay.yaml", text))
 
 
-def read_config(folder: Path, text: str) -> None:
+def read_model_config(folder: Path, text: str) -> None:
     from transom.checkpoint.source import read_json
 
     read_json(write(folder / "config.json", text))
@@ -161,9 +340,9 @@ def read_key(folder: Path, text: str) -> None:
 
 
 def read_lines(folder: Path, text: str) -> None:
-    from transom.cli.audit_words import read_corpus
+    from transom.data.rows import read_texts
 
-    read_corpus(write(folder / "texts.jsonl", text), None, "document")
+    read_texts(write(folder / "texts.jsonl", text), "document")
 
 
 def read_task(folder: Path, text: str) -> None:
@@ -196,7 +375,7 @@ def read_body(_folder: Path, text: str) -> None:
         (read_policy, f"allow:\n{RULE}", f"allow:\n{RULE}allow:\n{RULE}"),
         (read_overlay, "kinds: {word: pass}\n", "kinds: {word: placeholder}\nkinds: {word: pass}\n"),
         (check_checkpoint, f"{{{HEAD}}}", f"{{{HEAD}, {HEAD}}}"),
-        (read_config, '{"a": 1}', '{"a": 1, "a": 1}'),
+        (read_model_config, '{"a": 1}', '{"a": 1, "a": 1}'),
         (read_card, '{"version": 1}', '{"version": 1, "version": 1}'),
         (read_client, f"{{{CLIENT}}}", f'{{{CLIENT}, "vocabulary": 4}}'),
         (

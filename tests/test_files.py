@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,12 @@ import pytest
 
 from transom.errors import MisconfiguredError
 from transom.files import (
+    file_sha256,
     growing,
     read_private,
     require_writable,
-    sync_folder,
+    sync,
+    whole,
     write_file,
     write_new,
     write_once,
@@ -65,7 +68,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
         with pytest.raises(MisconfiguredError, match="No space left"):
             write(path, b"new")
     with pytest.raises(OSError, match="No space"):
-        sync_folder(tmp_path)
+        sync(tmp_path)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
 
@@ -78,6 +81,65 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match="cannot write"):
         write_file(tmp_path, b"new")
     assert names(tmp_path) == ["file"]
+
+
+def test_a_body_that_fails_leaves_nothing_and_one_that_ends_leaves_all(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def break_off() -> None:
+        with whole(path) as partial:
+            partial.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert names(tmp_path) == []
+    with whole(path, mode=0o600) as partial:
+        partial.write_bytes(b"whole")
+        assert names(tmp_path) == [partial.name]
+        assert partial.name.endswith(".tmp")  # what a kill leaves is told from results by its name
+    assert names(tmp_path) == ["file"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "absent" / "file"):
+        pass
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_what_grows_is_seen_when_it_is_done_and_takes_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    path = tmp_path / "file"
+    opened = os.open
+
+    def known(target: Path | str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE and not nameless:
+            raise OSError(95, "Operation not supported")
+        return opened(target, flags, mode)
+
+    monkeypatch.setattr(os, "open", known)
+
+    def grow(data: bytes) -> None:
+        with growing(path) as partial:
+            partial.write_bytes(data)
+            assert len(names(tmp_path)) == (not nameless) + path.exists()
+            assert data
+
+    with pytest.raises(AssertionError):
+        grow(b"")
+    assert names(tmp_path) == []
+    grow(b"one")
+    with pytest.raises(FileExistsError):
+        grow(b"two")
+    assert path.read_bytes() == b"one"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_hash_is_of_the_bytes(tmp_path: Path) -> None:
+    data = os.urandom(3 * 2**18 + 5)
+    write_file(tmp_path / "file", data)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+    with pytest.raises(MisconfiguredError, match="cannot read"):
+        file_sha256(tmp_path)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])

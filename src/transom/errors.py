@@ -27,6 +27,8 @@ usage error and 1 an unexpected failure. Threat model: none; this module handles
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -51,7 +53,21 @@ class MissingExtraError(MisconfiguredError):
     http_status, code = 501, "missing_extra"
 
     def __init__(self, extra: str, package: str) -> None:
-        super().__init__(f"{package} is not installed; run: pip install 'transom[{extra}]'")
+        super().__init__(f"{package} is not installed; in the source folder run: {pip_line(extra)}")
+
+
+def pip_line(extra: str) -> str:
+    """How an optional group of dependencies is installed, in the source folder: no package index has it."""
+    return f"pip install '.[{extra}]'"
+
+
+@contextmanager
+def extra(name: str, package: str) -> Iterator[None]:
+    """Around the imports of an optional dependency. Raises MissingExtraError."""
+    try:
+        yield
+    except ImportError:
+        raise MissingExtraError(name, package) from None
 
 
 class CheckpointError(MisconfiguredError):

@@ -6,6 +6,7 @@ Does not protect: against root, or a file system that loses what it has acknowle
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import tempfile
@@ -14,6 +15,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transom.errors import MisconfiguredError
+
+
+@contextmanager
+def whole(
+    path: Path, *, mode: int = 0o666, put: Callable[[Path, Path], object] = Path.replace
+) -> Iterator[Path]:
+    """An empty file beside `path` to write to; afterwards `put` gives it that name, durably.
+
+    On any error it is gone and `path` is as it was. Raises OSError.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        yield partial
+        sync(partial)
+        put(partial, path)
+        sync(path.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -80,9 +101,18 @@ def read_private(path: Path, *, give: str = "a file that exists") -> bytes:
         raise MisconfiguredError(f"cannot read {path} ({error.strerror}); give {give}") from None
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes as hex. Raises MisconfiguredError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); restore it") from None
+
+
+def sync(path: Path) -> None:
+    """Make a file's contents, or a folder's entries, durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -96,40 +126,27 @@ def growing(path: Path) -> Iterator[Path]:
     It has no name meanwhile where the file system knows such files, so that not even a kill leaves it.
     Raises OSError; FileExistsError for a `path` that is there by then, which is kept.
     """
-    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        try:
-            file = os.open(path.absolute().parent, os.O_TMPFILE | os.O_RDWR, 0o644)
-            partial = Path(f"/proc/self/fd/{file}")
-        except OSError:
-            file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
+        file = os.open(path.absolute().parent, os.O_TMPFILE | os.O_RDWR, 0o644)
+    except OSError:
+        with whole(path, mode=0o644, put=os.link) as partial:
             yield partial
-            os.fsync(file)
-            os.link(partial, path.absolute(), src_dir_fd=folder, follow_symlinks=True)
-            os.fsync(folder)
-        finally:
-            os.close(file)
+        return
+    try:
+        nameless = Path(f"/proc/self/fd/{file}")
+        yield nameless
+        os.fsync(file)
+        os.link(nameless, path.absolute(), src_dir_fd=file, follow_symlinks=True)  # linkat alone follows
+        sync(path.absolute().parent)
     finally:
-        os.close(folder)
-        if not partial.is_relative_to("/proc"):
-            partial.unlink(missing_ok=True)
+        os.close(file)
 
 
 def _write(path: Path, data: bytes, mode: int, put: Callable[[Path, Path], object]) -> None:
     """Write beside `path`, then put it there. Raises MisconfiguredError."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        put(partial, path)
-        sync_folder(path.parent)
+        with whole(path, mode=mode, put=put) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise MisconfiguredError(f"cannot write {path} ({error.strerror}); free the disk or move") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()

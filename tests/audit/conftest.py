@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,14 +63,3 @@ def world() -> World:
     scores_KK = (255 - 60 * np.abs(np.subtract.outer(range(SIZE), range(SIZE)))).astype(np.uint8)
     empty = World(Partition(starts_G1, np.tile(scores_KK.ravel(), GROUPS)), ())
     return World(empty.partition, empty.sentences(600, seed=1))
-
-
-@pytest.fixture
-def covers() -> Callable[[list[tuple[float, float]], float], bool]:
-    """Whether so many of the 95 % intervals cover the truth as chance allows (three standard errors)."""
-
-    def check(intervals: list[tuple[float, float]], truth: float) -> bool:
-        share = np.mean([low <= truth <= high for low, high in intervals])
-        return bool(share >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / len(intervals)))
-
-    return check

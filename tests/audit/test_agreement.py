@@ -9,10 +9,10 @@ import pytest
 
 from transom.audit.agreement import compare, next_scores
 from transom.errors import EngineGarbageError
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.gateway.obfuscated import Substitution
-from transom.serving.local import serve_in_thread
 
 
 def top(p_V: np.ndarray, k: int) -> dict[int, float]:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from transom.audit import attacks
-from transom.audit.attack import Bound, choose, load_attack
-from transom.audit.finding import Finding
-from transom.audit.runner import run
+from transom.audit.attack import choose, load_attack
+from transom.report.finding import Bound, Finding
+from transom.report.runner import run
 
 PAGE = Path(__file__).parents[2] / "docs/audit.md"
 MODULES = [

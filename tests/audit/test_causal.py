@@ -193,7 +193,7 @@ def test_its_interval_covers_what_a_population_of_sentences_gives(attacked, cove
         some = draw.integers(0, len(plain), 25)
         part = replace(target, seen=tuple(seen[i] for i in some))
         data = WordData(tuple(plain[i] for i in some))
-        found.append(scored("language model", part, data, named[some].ravel().tolist(), started=0.0))
+        found.append(scored("language model", part, data, named[some].ravel().tolist()))
     assert 0.4 < truth < 0.95
     assert covers([(one.low, one.high) for one in found], truth)
     whole = causal.attack(part, knowledge, data, np.inf)

@@ -97,7 +97,7 @@ def test_its_interval_covers_what_a_population_of_sentences_gives(world, covers)
         some = draw.integers(0, len(plain), 25)
         part = replace(target, seen=tuple(seen[i] for i in some))
         data = WordData(tuple(plain[i] for i in some))
-        found.append(scored("contextual", part, data, named[some].ravel().tolist(), started=0.0))
+        found.append(scored("contextual", part, data, named[some].ravel().tolist()))
     assert 0.4 < truth < 0.8
     assert covers([(one.low, one.high) for one in found], truth)
     whole = contextual.attack(part, knowledge, data, np.inf)

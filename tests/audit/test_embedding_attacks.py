@@ -11,10 +11,10 @@ import torch
 
 from transom.audit.attacks import beam, blocks, ima, isa
 from transom.audit.attacks.rows import Law, Noise, Rows, Truth, estimated, score
-from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
 
 VOCABULARY, WIDTH = 120, 24
 
@@ -106,7 +106,7 @@ def test_intervals_cover_what_noised_rows_give(
     for _ in range(300):
         some = draw.integers(0, len(many), 15)
         data = Truth(tuple(many[i] for i in some))
-        found.append(score("x", tuple(read[0][i] for i in some), data, started=0.0, note=""))
+        found.append(score("x", tuple(read[0][i] for i in some), data, note=""))
     assert covers([(one.low, one.high) for one in found], truth)
     again = attack(Rows(tuple(seen[i] for i in some), noise), PUBLIC, data, np.inf)
     assert (again.value, again.low, again.high) == (found[-1].value, found[-1].low, found[-1].high)

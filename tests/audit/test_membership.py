@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from transom.audit.attacks import membership
-from transom.audit.attacks.adapter import Adapter, applied, read_adapter
 from transom.audit.attacks.membership import AREA, METRIC, Base, Candidates, Scores, judged
-from transom.audit.finding import Finding
 from transom.checkpoint import load
+from transom.checkpoint.adapter import Adapter, applied, read_adapter
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import CheckpointError, NotYetError
+from transom.report.finding import Finding
 
 RANK = 8
 Ids = tuple[tuple[int, ...], ...]
@@ -107,7 +106,7 @@ def test_an_adapter_trained_on_other_texts_gives_nothing_away(
     draw = np.random.default_rng(7)
     for metric, chance in ((METRIC, 0.01), (AREA, 0.5)):
         deals = (draw.permutation(pool) for _ in range(200))
-        found = [judged("x", metric, Scores(deal[:300], deal[300:], 1200), 0.0) for deal in deals]
+        found = [judged("x", metric, Scores(deal[:300], deal[300:], 1200)) for deal in deals]
         assert {one.baseline for one in found} == {chance}
         assert np.mean([one.low <= chance <= one.high for one in found]) > 0.904  # three standard errors
         assert np.mean([one.above_chance for one in found]) < 0.06  # 2.5 % are expected
@@ -121,7 +120,7 @@ def test_intervals_cover_what_members_that_do_not_differ_reach(others: int) -> N
     for _ in range(200):
         scores = Scores(draw.normal(size=100), draw.normal(size=others), 100 + others)
         for metric, covered in inside.items():
-            one = judged("x", metric, scores, time.monotonic())
+            one = judged("x", metric, scores)
             covered.append(one.low <= one.baseline <= one.high)
     assert np.mean(inside[METRIC]) >= 0.95
     assert np.mean(inside[AREA]) > 0.92
@@ -137,15 +136,15 @@ def test_intervals_cover_the_truth_of_members_that_differ() -> None:
     for _ in range(200):
         scores = Scores(draw.normal(1.0, size=80), draw.normal(size=800), 880)
         for metric, covered in inside.items():
-            one = judged("x", metric, scores, time.monotonic())
+            one = judged("x", metric, scores)
             covered.append(one.low <= truth[metric] <= one.high)
     assert np.mean(inside[METRIC]) >= 0.95
     assert np.mean(inside[AREA]) > 0.92
 
 
 def test_too_few_others_cannot_show_a_low_rate_of_false_alarms() -> None:
-    few = judged("x", METRIC, Scores(np.ones(50), np.zeros(436), 486), 0.0)
-    enough = judged("x", METRIC, Scores(np.ones(50), np.zeros(437), 487), 0.0)
+    few = judged("x", METRIC, Scores(np.ones(50), np.zeros(436), 486))
+    enough = judged("x", METRIC, Scores(np.ones(50), np.zeros(437), 487))
     assert (few.value, enough.value) == (1.0, 1.0)
     assert few.low == 0.0
     assert enough.low > 0.9
@@ -183,8 +182,8 @@ def test_a_spent_budget_is_not_run(model: Any) -> None:
 
 def test_scores_that_are_no_numbers_are_not_run() -> None:
     broken = Scores(np.array([np.nan, 1.0]), np.zeros(5), 7)
-    assert judged("x", AREA, broken, 0.0).status == "not run"
-    assert judged("x", METRIC, Scores(np.ones(1), np.zeros(5), 6), 0.0).status == "not run"
+    assert judged("x", AREA, broken).status == "not run"
+    assert judged("x", METRIC, Scores(np.ones(1), np.zeros(5), 6)).status == "not run"
 
 
 def write(folder: Path, adapter: Adapter, **config: Any) -> Path:

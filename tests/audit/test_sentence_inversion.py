@@ -15,10 +15,10 @@ from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Noise, Truth
 from transom.audit.attacks.sentence_inversion import Edit, Hunt, edited, invert
 from transom.audit.attacks.sentences import Encoder, Public, Sentences, encoder_of, f1, overlap, score
-from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
 
 Texts = tuple[tuple[int, ...], ...]
 
@@ -78,7 +78,7 @@ def test_words_of_embeddings_that_hold_nothing_are_read_at_chance(public: Public
     trained = bag.train(public.encoder, public.texts, 60.0)
     read = trained.read(trained.log_odds(without_content(4000, seed=0)))
     found = [
-        score("x", read[20 * run : 20 * run + 20], Truth(texts(20, seed=100 + run)), started=0.0, note="")
+        score("x", read[20 * run : 20 * run + 20], Truth(texts(20, seed=100 + run)), note="")
         for run in range(200)
     ]
     values = np.array([one.value for one in found])
@@ -104,7 +104,7 @@ def test_a_search_for_embeddings_that_hold_nothing_ends_at_chance(
     assert searched.low <= searched.baseline <= searched.high
     assert len(read[-1]) >= 2
     truths = (Truth(texts(len(read[-1]), seed=400 + run)) for run in range(200))
-    found = [score("x", read[-1], truth, started=0.0, note="") for truth in truths]
+    found = [score("x", read[-1], truth, note="") for truth in truths]
     chance = chance_of(read[-1])
     assert np.mean([one.value for one in found]) == pytest.approx(chance, abs=0.02)
     assert covers([(one.low, one.high) for one in found], chance)
@@ -141,7 +141,7 @@ def population_covered(read: Texts, plain: Texts, covers: Any) -> float:
     for _ in range(300):
         some = draw.integers(0, len(plain), 20)
         sample = Truth(tuple(plain[i] for i in some))
-        found.append(score("x", tuple(read[i] for i in some), sample, started=0.0, note=""))
+        found.append(score("x", tuple(read[i] for i in some), sample, note=""))
     assert covers([(one.low, one.high) for one in found], truth)
     return truth
 
@@ -220,7 +220,7 @@ def test_a_spent_budget_leaves_the_words_only(public: Public) -> None:
 
 
 def test_f1_counts_each_word_of_a_sentence_once() -> None:
-    found = score("x", ((1, 1, 2), (4,)), Truth(((1, 2, 2, 3), (5,))), started=0.0, note="")
+    found = score("x", ((1, 1, 2), (4,)), Truth(((1, 2, 2, 3), (5,))), note="")
     assert found.value == pytest.approx(2 * 2 / (3 + 4))
     assert "precision 0.67, recall 0.50" in found.note
     assert found.baseline == pytest.approx(2 * 2 / 2 / (3 + 4))

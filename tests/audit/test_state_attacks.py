@@ -12,12 +12,12 @@ import torch
 
 from transom.audit.attacks import checkpoint_states, ima, isa, nearest
 from transom.audit.attacks.states import States, recovered, recovery
-from transom.audit.attacks.traffic import clustered_interval
 from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, from_state, sample
-from transom.audit.finding import Finding
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.statistics import clustered_interval
 
 TOKENS = 6
 
@@ -192,7 +192,7 @@ def test_chance_is_what_the_same_guesses_get_when_dealt_at_random() -> None:
     inside = []
     for _ in range(200):
         guess, plain = draw.random((50, 20)) < 0.2, draw.random((50, 20)) < 0.3
-        found = recovery("x", guess.astype(int), plain.astype(int), cost_s=0.0, note="")
+        found = recovery("x", guess.astype(int), plain.astype(int), note="")
         assert found.baseline == pytest.approx(0.62, abs=0.08)
         inside.append(found.low <= 0.62 <= found.high)
     assert np.mean(inside) > 0.91
@@ -210,7 +210,7 @@ def test_the_interval_of_states_covers_what_is_recovered(covers: Any, rate: floa
             for text, share in zip(plain, rates, strict=True)
         ]
         texts = [tuple(tuple(text.tolist()) for text in some) for some in (guesses, plain)]
-        found.append(recovered("x", *texts, cost_s=0.0, note=""))
+        found.append(recovered("x", *texts, note=""))
     assert covers([(one.low, one.high) for one in found], rate)
     assert np.mean([one.value for one in found]) == pytest.approx(rate, abs=0.02)
 

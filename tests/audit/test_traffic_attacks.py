@@ -15,19 +15,21 @@ from transom.audit.attacks.traffic import (
     Prior,
     Texts,
     Traffic,
-    bleu4,
-    bleu4_of,
-    bleu_counts,
-    bleu_interval,
     by_frequency,
-    clustered_interval,
     conceal,
     read_traffic,
     reveal,
     stream,
 )
-from transom.audit.finding import Finding, interval
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.statistics import (
+    bleu4_of,
+    bleu_counts,
+    bleu_interval,
+    clustered_interval,
+    interval,
+)
 from transom.serving.tokenizer import load_tokenizer
 
 PUBLISHED_TFMA_TOP_100 = 0.165  # Lin et al. 2026, the prior of the same distribution
@@ -171,14 +173,14 @@ def test_intervals_of_tokens_and_of_types_cover_what_a_guess_reads(covers: Any, 
         return np.where(draw.random(LANGUAGE) < share, undo, -1)
 
     guess_V = guessed()
-    truth = tfma.token_finding("x", Traffic(seen, LANGUAGE), plain, guess_V, "tokens", 0.0).value
+    truth = tfma.token_finding("x", Traffic(seen, LANGUAGE), plain, guess_V, "tokens").value
     tokens, types = [], []
     for _ in range(200):
         some = draw.integers(0, len(plain), 40)
         target = Traffic(tuple(seen[i] for i in some), LANGUAGE)
         data = tuple(plain[i] for i in some)
-        tokens.append(tfma.token_finding("x", target, data, guess_V, "tokens", 0.0))
-        types.append(tfma.token_finding("x", target, data, guessed(), "types", 0.0))
+        tokens.append(tfma.token_finding("x", target, data, guess_V, "tokens"))
+        types.append(tfma.token_finding("x", target, data, guessed(), "types"))
     assert covers([(one.low, one.high) for one in tokens], truth)
     assert covers([(one.low, one.high) for one in types], share)
 
@@ -249,81 +251,6 @@ def test_without_text_deciphering_is_not_run() -> None:
     assert finding.reason
     with pytest.raises(MisconfiguredError):
         sda.decipher(target, Prior("none"), 1.0)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3])
-def test_the_clustered_interval_covers(share: float) -> None:
-    """Texts of different length and their own rates: the overall rate lies in 95 % of the intervals."""
-    draw = np.random.default_rng(4)
-    inside = []
-    for _ in range(400):
-        sizes = draw.integers(1, 40, 120)
-        rates = draw.beta(share * 4, (1 - share) * 4, 120)
-        low, high = clustered_interval(draw.binomial(sizes, rates), sizes)
-        inside.append(low <= share <= high)
-    assert 0.92 <= np.mean(inside) <= 1.0
-
-
-def test_tokens_of_one_text_are_not_independent() -> None:
-    """All-or-nothing texts count as one trial each, however long they are."""
-    hits, sizes = np.array([100, 0] * 20), np.full(40, 100)
-    low, high = clustered_interval(hits, sizes)
-    assert low < 0.36
-    assert high > 0.64
-
-
-def test_no_hit_leaves_room_for_one_text() -> None:
-    low, high = clustered_interval(np.zeros(10, np.int64), np.full(10, 1000))
-    assert low == 0.0
-    assert 0.2 < high < 0.4
-
-
-def test_bleu_follows_its_definition() -> None:
-    """By hand: 5 of 6, 3 of 5, 2 of 4, 1 of 3 matches, and a brevity penalty of exp(1 - 7/6)."""
-    reference, guess = (1, 2, 3, 4, 9, 6, 7), (1, 2, 3, 4, 5, 6)
-    expected = np.exp(1 - 7 / 6) * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
-    assert bleu4([reference], [guess]) == pytest.approx(expected)
-    assert bleu4([(1, 1, 2, 3, 4)], [(1, 1, 1, 1, 1)]) == 0.0
-
-
-def test_the_bleu_interval_holds_the_value_and_narrows() -> None:
-    draw = np.random.default_rng(5)
-    texts = draw.integers(0, 50, (400, 12))
-    guesses = np.where(draw.random((400, 12)) < 0.9, texts, -1)
-    widths = []
-    for count in (40, 400):
-        counts = bleu_counts(texts[:count].tolist(), guesses[:count].tolist())
-        low, high = bleu_interval(counts)
-        assert low < bleu4(texts[:count].tolist(), guesses[:count].tolist()) < high
-        widths.append(high - low)
-    assert widths[1] < 0.6 * widths[0]
-
-
-@pytest.mark.parametrize("seen", [10, 80])
-@pytest.mark.parametrize("read", [0.15, 0.5, 0.95])
-def test_the_bleu_interval_covers(covers: Any, read: float, seen: int) -> None:
-    """A population of 3,000 texts, some read much better than others; intervals come from a few of them."""
-    draw = np.random.default_rng(6)
-    texts = [draw.integers(0, 50, size) for size in draw.integers(5, 25, 3000)]
-    rates = draw.beta(8 * read, 8 * (1 - read), len(texts))
-    guesses = [
-        np.where(draw.random(len(text)) < rate, text, -1) for text, rate in zip(texts, rates, strict=True)
-    ]
-    counts = bleu_counts([text.tolist() for text in texts], [guess.tolist() for guess in guesses])
-    truth = bleu4_of(counts)
-    found = [bleu_interval(counts[draw.integers(0, len(texts), seen)]) for _ in range(200)]
-    assert 0.02 < truth < 0.97
-    assert covers(found, truth)
-
-
-def test_the_bleu_interval_of_few_texts_is_wide_where_all_or_nothing_was_read() -> None:
-    texts = np.random.default_rng(7).integers(0, 50, (10, 12)).tolist()
-    low, high = bleu_interval(bleu_counts(texts, [[-1] * 12] * 10))
-    assert low == 0.0
-    assert 0.05 < high < 0.3
-    low, high = bleu_interval(bleu_counts(texts, texts))
-    assert 0.7 < low < 0.95
-    assert high == 1.0
 
 
 def test_texts_pass_the_permutation_both_ways() -> None:

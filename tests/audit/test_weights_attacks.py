@@ -23,9 +23,11 @@ from transom.audit.attacks import (
     column_first,
     fingerprint,
     gate_ia,
+    gram_matching,
     least_squares,
     matching,
     nearest,
+    neurons_first,
     own_keys,
     vma,
 )
@@ -39,16 +41,28 @@ from transom.audit.attacks.weights import (
     sample,
     scored,
 )
-from transom.audit.finding import Finding, interval
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.calibrate import isotropic
 from transom.obfuscation.keys import Settings, Space, token_map
 from transom.obfuscation.plan import norm_names, obfuscate_state, plan, target_config
+from transom.report.finding import Finding
+from transom.report.statistics import interval
 
 V, D, COUNT = 700, 24, 200
 SECRET = b"a fixed secret for these tests.."
 ATTACKS: list[Callable[..., Finding]] = [
-    module.attack for module in (vma, column_first, gate_ia, attn_ia, fingerprint, least_squares, alignment)
+    module.attack
+    for module in (
+        vma,
+        column_first,
+        gate_ia,
+        attn_ia,
+        fingerprint,
+        least_squares,
+        alignment,
+        neurons_first,
+        gram_matching,
+    )
 ]
 ORTHOGONAL = Settings(h=0, lam=0.0, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
 EXACT = Settings(h=4, alpha_e=0.0, alpha_h=0.0, block_permutation=False)
@@ -147,7 +161,7 @@ def test_the_interval_of_names_covers_what_is_named_in_the_vocabulary(covers: An
     for seed in range(300):
         data = sample(tau, 100, seed=seed)
         guess_S = np.where(right_V[data.plain_S], data.plain_S, -1)
-        found.append(scored("x", guess_S, data, candidates=20_000, started=0.0))
+        found.append(scored("x", guess_S, data, candidates=20_000))
     assert covers([(one.low, one.high) for one in found], rate)
 
 
@@ -258,6 +272,93 @@ def test_noise_stops_the_sorted_rows_and_not_the_columns(base: Any) -> None:
     assert found[fingerprint.attack] < 0.1
 
 
+@pytest.fixture(scope="module")
+def noisy(base: Any) -> tuple[Target, Knowledge, Sample]:
+    host, tau = obfuscated(base, replace(EXACT, alpha_e=0.3, alpha_h=0.3))
+    seeds = {int(tau[plain]): plain for plain in range(6)}
+    return Target(weights(host)), Knowledge(weights(base), known=seeds), sample(tau, V)
+
+
+def test_neurons_are_named_exactly_whatever_noise_the_tables_carry(noisy: Any) -> None:
+    """Both tables are then read up to their noise, whose size nobody told."""
+    target, knowledge, data = noisy
+    base = knowledge.base
+    found = neurons_first.neurons(target.weights, base, 0, 0)
+    there, here = target.weights.layers[0], base.layers[0]
+    rows_NN = np.sort((there.down @ there.gate)[found.places_N], axis=1)
+    assert np.allclose(rows_NN, np.sort(here.down @ here.gate * found.scale_N[:, None], axis=1), atol=0.05)
+    embedding_SD, head_SD = neurons_first.tables(target.weights, base, found, 0, data.obfuscated_S)
+    norm_D = base.head_DV.std(1)  # the head's noise went through the last norm, as the head did
+    for look_SD, table_SD, scale in (
+        (embedding_SD, base.embedding_VD[data.plain_S], base.embedding_VD.std()),
+        (head_SD / norm_D, base.head_DV.T[data.plain_S] / norm_D, 1.0),
+    ):
+        assert (look_SD - table_SD).std() / scale == pytest.approx(0.3, rel=0.1)
+
+
+def test_the_noise_need_not_be_told(noisy: Any) -> None:
+    """The same looks decoded under the covariance that was really drawn name hardly more."""
+    target, knowledge, data = noisy
+    base = knowledge.base
+    looks = neurons_first.tables(
+        target.weights, base, neurons_first.neurons(target.weights, base, 0, 0), 0, data.obfuscated_S
+    )
+    clean = (base.embedding_VD, base.head_DV.T)
+    drawn = [np.cov((look - table[data.plain_S]).T) for look, table in zip(looks, clean, strict=True)]
+    told = (neurons_first.decode(looks, clean, drawn) == data.plain_S).mean()
+    found = neurons_first.attack(target, knowledge, data, 60.0)
+    assert found.value > 0.9
+    assert found.value >= told - 0.01
+    assert found.value > column_first.attack(target, knowledge, data, 60.0).value - 0.01
+
+
+def test_two_looks_name_more_than_one_and_as_brute_force_does() -> None:
+    rng = np.random.default_rng(0)
+    table, other = (rng.standard_normal((300, 6)).astype(np.float32) for _ in range(2))
+    shape = np.diag([4.0, 4.0, 1.0, 1.0, 0.3, 0.3])
+    plain = rng.permutation(300)
+    looks = [
+        (side[plain] + rng.multivariate_normal(np.zeros(6), shape, 300)).astype(np.float32)
+        for side in (table, other)
+    ]
+    both = neurons_first.decode(looks, (table, other), (shape, shape))
+    one = neurons_first.decode(looks[:1], (table,), (shape,))
+    assert (both == plain).mean() > (one == plain).mean() > 0.1
+    away = sum(
+        np.einsum("scd,de,sce->sc", gap, np.linalg.inv(shape), gap)
+        for gap in (look[:, None] - side[None] for look, side in zip(looks, (table, other), strict=True))
+    )
+    assert (both == away.argmin(1)).mean() > 0.97  # but for the floor under the noise
+
+
+def test_large_layers_are_matched_row_by_row_and_larger_ones_not_at_all(
+    undefended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matching, "MOST_ASSIGNED", 10)
+    assert neurons_first.attack(*undefended, 60.0).value > 0.9
+    monkeypatch.setattr(neurons_first, "_MOST", 10)
+    assert "64 neurons" in neurons_first.attack(*undefended, 60.0).reason
+
+
+def test_gram_matching_reads_no_layer_and_grows_from_few_tokens(undefended: Any) -> None:
+    target, knowledge, data = undefended
+    bare = [replace(side, layers=()) for side in (target.weights, knowledge.base)]
+    for count in (2, 6):
+        known = dict(list(knowledge.known.items())[:count])
+        assert gram_matching.attack(Target(bare[0]), Knowledge(bare[1], known=known), data).value > 0.9
+
+
+def test_heavy_noise_stops_gram_matching_before_neurons_first(base: Any) -> None:
+    host, tau = obfuscated(base, replace(EXACT, alpha_e=1.5, alpha_h=1.5))
+    seeds = {int(tau[plain]): plain for plain in range(2)}
+    given = Target(weights(host)), Knowledge(weights(base), known=seeds), sample(tau, COUNT)
+    assert neurons_first.attack(*given).value > 2 * gram_matching.attack(*given).value
+    host, tau = obfuscated(base, replace(EXACT, alpha_e=300.0, alpha_h=300.0))
+    for attack in (neurons_first.attack, gram_matching.attack):
+        drowned = attack(Target(weights(host)), given[1], sample(tau, COUNT))
+        assert drowned.low <= 1 / V
+
+
 def test_the_truth_is_read_by_the_scoring_alone(undefended: Any) -> None:
     target, knowledge, data = undefended
     wrong = Sample(data.obfuscated_S, (data.plain_S + 1) % V)
@@ -281,6 +382,8 @@ def test_another_vocabulary_is_not_attacked(attack: Any, undefended: Any) -> Non
         (gate_ia.attack, "gate"),
         (least_squares.attack, "gate"),
         (attn_ia.attack, "query"),
+        (neurons_first.attack, "gate"),
+        (neurons_first.attack, "down"),
     ],
 )
 def test_a_missing_matrix_is_said(attack: Any, part: str, undefended: Any) -> None:
@@ -297,14 +400,15 @@ def test_models_of_another_shape_are_not_attacked(undefended: Any) -> None:
     target, knowledge, data = undefended
     narrow = replace(target.weights.layers[0], gate=target.weights.layers[0].gate[:, :-1])
     other = replace(target.weights, layers=(narrow, *target.weights.layers[1:]), query_heads=2)
-    for attack in (column_first.attack, gate_ia.attack, least_squares.attack):
+    for attack in (column_first.attack, gate_ia.attack, least_squares.attack, neurons_first.attack):
         assert "differ in width" in attack(replace(target, weights=other), knowledge, data).reason
     assert "heads differ" in attn_ia.attack(replace(target, weights=other), knowledge, data).reason
 
 
 def test_missing_knowledge_is_said(undefended: Any) -> None:
     target, knowledge, data = undefended
-    assert "pairs" in least_squares.attack(target, replace(knowledge, known={}), data).reason
+    for attack in (least_squares.attack, gram_matching.attack):
+        assert "pairs" in attack(target, replace(knowledge, known={}), data).reason
     assert "models" in fingerprint.attack(replace(target, model=None), knowledge, data).reason
 
 
@@ -374,6 +478,50 @@ def test_quantiles_ignore_order_and_leave_out_the_extremes() -> None:
     assert (np.diff(found, axis=1) >= 0).all()
     assert (found[:, 0] > rows.min(1)).all()
     assert np.allclose(found, np.quantile(rows, np.arange(1, 200) / 200, axis=1).T, atol=0.1)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 3.0])
+def test_assignment_costs_the_least(noise: float) -> None:
+    """With a short way where every row has a nearest of its own, and without."""
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(0)
+    base_rows = rng.standard_normal((30, 4)).astype(np.float32)
+    rows = (base_rows[rng.permutation(30)] + rng.normal(0, noise, (30, 4))).astype(np.float32)
+    costs = ((base_rows[:, None] - rows[None]) ** 2).sum(2)
+    assert (matching.assign(rows, base_rows) == linear_sum_assignment(costs)[1]).all()
+
+
+@pytest.mark.parametrize(
+    "module", [column_first, least_squares, neurons_first, alignment], ids=lambda module: module.NAME
+)
+def test_no_attack_hands_compiled_code_more_rows_than_end_soon(
+    module: Any, undefended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stops it there; of more rows each takes its nearest, which undefended weights do not mind."""
+    import scipy.optimize
+
+    real = scipy.optimize.linear_sum_assignment
+
+    def bounded(costs: Any) -> Any:
+        assert len(costs) <= 10
+        return real(costs)
+
+    monkeypatch.setattr(scipy.optimize, "linear_sum_assignment", bounded)
+    monkeypatch.setattr(matching, "MOST_ASSIGNED", 10)
+    target, knowledge, data = undefended
+    known = dict(zip(data.obfuscated_S[:20].tolist(), data.plain_S[:20].tolist(), strict=True))
+    found = module.attack(target, replace(knowledge, known=known), data, 60.0)
+    assert found.value > 0.9
+
+
+def test_of_too_many_rows_each_takes_its_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "MOST_ASSIGNED", 29)
+    rows, base_rows = np.random.default_rng(0).standard_normal((2, 30, 4), dtype=np.float32)
+    away = ((base_rows[:, None] - rows[None]) ** 2).sum(2)
+    assert (matching.assign(rows, base_rows) == away.argmin(1)).all()
+    assert (matching.assigned(away) == away.argmin(1)).all()
+    assert len(set(away.argmin(1))) < 30  # an assignment would be another
 
 
 def test_assignment_undoes_a_permutation() -> None:

@@ -66,8 +66,8 @@ def test_the_measured_share_is_the_exact_optimum_and_intervals_cover_it(world, c
 def test_no_context_free_guess_beats_bayes(world):
     target, knowledge, data = world.attacked(world.mechanism("rnm", 3.0), world.sentences(300, seed=5))
     best = bayes.attack(target, knowledge, data, 1.0).value
-    kept = scored("kept", target, data, [t.text for t in drawn(target.seen)], started=0.0).value
-    assert best >= max(kept, scored("blind", target, data, blind(target), started=0.0).value) - 0.01
+    kept = scored("kept", target, data, [t.text for t in drawn(target.seen)]).value
+    assert best >= max(kept, scored("blind", target, data, blind(target)).value) - 0.01
 
 
 def distances(keep: float, sensitive_share: float):
@@ -192,7 +192,7 @@ def test_what_does_not_belong_together_is_refused(world):
     with pytest.raises(MisconfiguredError, match="token by token"):
         bayes.attack(target, knowledge, WordData(data.plain[:-1]), 1.0)
     with pytest.raises(MisconfiguredError, match="guesses"):
-        scored("few", target, data, ["x"], started=0.0)
+        scored("few", target, data, ["x"])
     with pytest.raises(MisconfiguredError, match="was not seen"):
         target.channel.likelihood(10**6)
     with pytest.raises(MisconfiguredError, match="repeats"):

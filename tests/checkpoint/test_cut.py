@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transom.checkpoint import load
-from transom.checkpoint.cut import cut
+from transom.checkpoint.cut import cut, new_cache
 from transom.checkpoint.tiny import tiny_llama
 from transom.checkpoint.walk import walk
 from transom.errors import MisconfiguredError, NotYetError
@@ -89,6 +89,69 @@ def test_gradients_reach_the_front_through_the_cut(llama: Path) -> None:
     model.zero_grad()
     model(input_ids=IDS).logits.sum().backward()
     torch.testing.assert_close(split, model.model.embed_tokens.weight.grad, rtol=1e-4, atol=1e-5)
+
+
+def continued(model: Any, after_block: int, steps: list[int], mask: torch.Tensor | None) -> torch.Tensor:
+    """The logits of all tokens, given to the halves so many at a time, each half with a cache of its own."""
+    front, back = cut(model, after_block)
+    caches, place, parts = (new_cache(), new_cache()), 0, []
+    for step in steps:
+        seen = None if mask is None else mask[:, : place + step]
+        hidden = front(IDS[:, place : place + step], seen, caches[0])
+        parts.append(back(hidden, seen, caches[1]))
+        place += step
+    assert place == IDS.shape[1]
+    assert caches[1].get_seq_length() == (place if after_block < 3 else 0)
+    return torch.cat(parts, 1)
+
+
+@pytest.mark.parametrize(("architecture", "options"), DECODERS)
+@pytest.mark.parametrize("after_block", range(4))
+def test_token_by_token_with_a_cache_the_halves_answer_as_the_whole(
+    tmp_path: Path, architecture: str, options: dict[str, Any], after_block: int
+) -> None:
+    model = load(tiny_llama(tmp_path, architecture=architecture, **options)).model
+    left = torch.ones_like(IDS)
+    left[0, :3] = 0
+    for mask in (None, left):
+        expected = whole(model, mask)
+        for steps in ([1] * 9, [5, 1, 1, 1, 1], [2, 4, 3], [9]):
+            got = continued(model, after_block, steps, mask)
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_the_back_with_a_cache_generates_what_the_model_generates(llama: Path) -> None:
+    model = load(llama).model
+    expected = model.generate(IDS[:1], max_new_tokens=8, do_sample=False, eos_token_id=None)
+    front, back = cut(model, 1)
+    cache, ids, sent = new_cache(), IDS[:1], 0
+    for _ in range(8):
+        hidden = front(ids)[:, sent:]  # a front without a cache runs anew, and the states before stay
+        sent = ids.shape[1]
+        ids = torch.cat([ids, back(hidden, cache=cache)[:, -1:].argmax(-1)], 1)
+    assert torch.equal(ids, expected)
+
+
+def test_gradients_reach_the_keys_of_tokens_before(llama: Path) -> None:
+    model = load(llama).model.requires_grad_(True)
+    _front, back = cut(model, 2)
+    hidden = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    cache = new_cache()
+    back(hidden[:, :3], cache=cache)
+    back(hidden[:, 3:], cache=cache).sum().backward()
+    assert hidden.grad is not None
+    stepped = hidden.grad.clone()
+    hidden.grad = None
+    back(hidden)[:, 3:].sum().backward()
+    torch.testing.assert_close(stepped, hidden.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_is_not_causal_takes_no_cache(bert: Path) -> None:
+    front, back = cut(load(bert).model, 1)
+    with pytest.raises(MisconfiguredError, match="causal"):
+        front(IDS, None, new_cache())
+    with pytest.raises(MisconfiguredError, match="causal"):
+        back(front(IDS), None, new_cache())
 
 
 @pytest.mark.parametrize("after_block", [-1, 4])

@@ -13,16 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from transom.cli.attest import app
-from transom.enclave.pin import parse_pin, spki_sha256
 from transom.enclave.policy import EvidencePolicy, Rule
 from transom.errors import EvidenceError, MisconfiguredError
+from transom.net.pin import parse_pin, spki_sha256
 from transom.serving.engines.base import Call
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.evidence import EvidenceGuard
 from transom.serving.engines.http import Pinned
 
 ATTEST = "import sys; from transom.cli.attest import app; app(sys.argv[1:])"
-ENGINE = "import sys, typer; from transom.cli.engine import engine; sys.argv[0] = 'engine'; typer.run(engine)"
+ENGINE = "import sys; from transom.cli.main import app; app(['engine', *sys.argv[1:]])"
 
 
 @contextmanager
@@ -60,7 +60,7 @@ async def test_certificate_engine_and_companion_fit_together(tmp_path: Path) -> 
     policy = EvidencePolicy(allow=(Rule("insecure-dev"),))
     call = Call(prompts=((1, 2),), max_tokens=3)
     with (
-        running(ENGINE, "--model", "echo", "--width", "4", *tls) as (url, said),
+        running(ENGINE, "echo", "--width", "4", *tls) as (url, said),
         running(ATTEST, "serve", "--evidence", "insecure-dev", *tls) as (evidence_url, vouched),
     ):
         assert "TLS" in said
@@ -97,9 +97,8 @@ def test_a_certificate_is_never_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--evidence", "nonsense"],
         ["--evidence", "tpm2"],
-        ["--evidence", "tpm2", "--tpm-key", "0x81010001", "--pcrs", "sha1:0"],
+        ["--evidence", "tpm2", "--tpm-key", "0x81010001", "--tpm-pcrs", "sha1:0"],
         ["--evidence", "insecure-dev", "--host", "0.0.0.0"],
         ["--evidence", "insecure-dev", "--tls-key", "OTHER"],
         ["--evidence", "insecure-dev", "--tls-cert", "/nowhere/tls.pem"],
@@ -108,7 +107,7 @@ def test_a_certificate_is_never_written_over(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_: pytest.fail("it would have served"))
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_: pytest.fail("it would have served"))
     tls, _ = certificate(tmp_path / "key")
     certificate(tmp_path / "other")
     arguments = [str(tmp_path / "other" / "tls.key") if one == "OTHER" else one for one in arguments]
@@ -118,13 +117,12 @@ def test_settings_that_cannot_work_are_refused(
 
 @pytest.mark.parametrize("given", ["--tls-cert", "--tls-key"])
 def test_an_engine_wants_certificate_and_key_together(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer import Typer
-
+    from transom.cli.app import App
     from transom.cli.engine import engine
 
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_: pytest.fail("it would have served"))
-    command = Typer()
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_: pytest.fail("it would have served"))
+    command = App()
     command.command()(engine)
-    result = CliRunner().invoke(command, ["--model", "echo", "--port", "0", given, "/nowhere"])
+    result = CliRunner().invoke(command, ["echo", "--port", "0", given, "/nowhere"])
     assert isinstance(result.exception, MisconfiguredError)
     assert "--tls-cert and --tls-key" in str(result.exception)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from safetensors.torch import load_file, save_file
 
 from transom.audit.attacks.traffic import conceal
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import audit, audit_checkpoint, main, obfuscate
+from transom.cli.app import App
 from transom.cli.audit_keys import template_ids
 from transom.cli.audit_report import GATE_EXIT
 from transom.errors import CheckpointError, MisconfiguredError
@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = typer.Typer()
+    root = App()
     root.callback()(lambda: None)
     root.add_typer(audit.app, name="audit")
     root.command()(obfuscate.obfuscate)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from safetensors.torch import save_file
 
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import main
+from transom.cli.app import App
 from transom.cli.audit_adapter import adapter
 from transom.errors import CheckpointError, MisconfiguredError
 
@@ -39,7 +39,7 @@ def write_adapter(b_OR: torch.Tensor, a_RD: torch.Tensor | None = None, **config
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, group = typer.Typer(), typer.Typer()
+    root, group = App(), App()
     root.callback()(lambda: None)
     group.callback()(lambda: None)
     group.command()(adapter)

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from safetensors.torch import save_file
 
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.cli import main
+from transom.cli.app import App
 from transom.cli.audit_embeddings import embeddings, parse_noise, split
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError
 
 WORDS = ["fox", "dog", "model", "brown", "lazy", "person", "why", "weather", "question", "quick", "tell"]
-MADE = "audit embeddings --model llama --texts plain.txt --public-text own.txt"
+MADE = "audit embeddings --model llama --texts plain.txt --prior own.txt"
 READ = "audit embeddings rows.safetensors --model llama --texts plain.txt"
 
 
@@ -31,7 +31,7 @@ def write_texts(name: str, count: int, seed: int) -> None:
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, group = typer.Typer(), typer.Typer()
+    root, group = App(), App()
     root.callback()(lambda: None)
     group.callback()(lambda: None)
     group.command()(embeddings)
@@ -100,7 +100,7 @@ def test_the_trained_inverter_and_the_descent_run_on_hidden_states(
 
 def test_embeddings_of_sentences_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     tiny_bert(Path("bert"), hidden_size=64, num_hidden_layers=1)
-    line = "audit embeddings --kind sentence --model bert --texts plain.txt --public-text own.txt --limit 3"
+    line = "audit embeddings --kind sentence --model bert --texts plain.txt --prior own.txt --limit 3"
     record = reported(capsys, f"{line} --budget 0.3")
     words, searched = record["findings"]
     assert words["status"] == searched["status"] == "run"

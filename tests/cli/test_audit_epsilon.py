@@ -33,7 +33,7 @@ class Stubborn:
     NAME, METRIC = "stubborn", "epsilon lower bound"
 
     def attack(self, target, knowledge, data, budget_s):
-        from transom.audit.finding import Finding
+        from transom.report.finding import Finding
         return Finding(name=self.NAME, metric=self.METRIC, value=9.0, low=9.0, baseline=target.epsilon)
 
 stubborn = Stubborn()

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import typer
 
-from transom.audit.attack import Bound
-from transom.audit.finding import INTERRUPTED, Example, Finding, not_run
-from transom.audit.report import Report
-from transom.cli.audit_report import GATE_EXIT, LEFT_OUT_EXIT, Options, auditing, finish, now
+from transom.cli.audit_report import GATE_EXIT, LEFT_OUT_EXIT, Options, auditing, finish
 from transom.errors import MisconfiguredError
+from transom.report.finding import INTERRUPTED, Bound, Example, Finding, not_run
+from transom.report.report import Report, now
 
 SHOWN = Finding(
     name="bayes",
@@ -61,7 +60,7 @@ def test_reasons_are_told_on_any_terminal(
 
 
 def test_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    finished(SHOWN, MISSING, as_json=True)
+    finished(SHOWN, MISSING, json=True)
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert [found["name"] for found in json.loads(out)["findings"]] == ["bayes", "beam [1]"]
@@ -160,7 +159,7 @@ def test_what_runs_takes_from_the_time_that_is_left() -> None:
         shares.append(budget_s)
         return SHOWN
 
-    options = Options(budget_min=1.0)
+    options = Options(budget=1.0)
     with auditing("words", {}, (), options) as audit:
         for number in range(2):
             audit.attack([Bound("a", "token recovery", note)], None, None, None, of=2 - number)
@@ -236,4 +235,4 @@ def test_two_reports_in_one_file_are_refused() -> None:
 
 
 def test_the_budget_is_in_minutes() -> None:
-    assert Options(budget_min=1.5).budget_s == 90
+    assert Options(budget=1.5).budget_s == 90

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from transom.audit.finding import INTERRUPTED, not_run, share
-from transom.audit.utility import Answers, Question
+from transom.audit.utility.tasks import Answers, Question
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli.audit_utility import Utility, at_setting, measured, open_utility
 from transom.cli.main import app
 from transom.errors import MisconfiguredError
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import INTERRUPTED, not_run, share
 
 TEXTS = ["the fox jumps over the lazy dog", "a person asks what the weather will be", "please tell me why"]
 
@@ -48,7 +48,7 @@ def test_a_task_that_fails_is_not_run_and_the_others_are_measured(model: str) ->
     broken = [Broken(error) for error in (MisconfiguredError("why"), ValueError("secret"))]
     opened = open_utility(["answers:facts.csv"], model, None)
     assert opened is not None
-    made, failed = measured(Utility((*broken, good), opened.models), (), progress=False)
+    made, failed = measured(Utility((*broken, good), opened.models), (), quiet=True)
     assert made is not None
     assert [point.task for point in made.points] == ["answers"]
     reasons = {found.name: found.reason for found in failed}
@@ -60,7 +60,7 @@ def test_an_interruption_leaves_the_other_tasks(model: str) -> None:
     good = Answers((Question(TEXTS[0], ("yes", "no"), 0),))
     opened = open_utility(["answers:facts.csv"], model, None)
     assert opened is not None
-    made, failed = measured(Utility((Broken(KeyboardInterrupt()), good), opened.models), (), progress=False)
+    made, failed = measured(Utility((Broken(KeyboardInterrupt()), good), opened.models), (), quiet=True)
     assert made is None
     assert [(found.name, found.reason) for found in failed] == [
         ("KeyboardInterrupt", INTERRUPTED),
@@ -70,7 +70,7 @@ def test_an_interruption_leaves_the_other_tasks(model: str) -> None:
 
 def test_nothing_is_loaded_when_no_task_is_asked_for() -> None:
     assert open_utility(None, "absent", "absent") is None
-    assert measured(None, (), progress=False) == (None, ())
+    assert measured(None, (), quiet=True) == (None, ())
 
 
 def test_a_setting_takes_the_strongest_attack_that_ran() -> None:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from transom.audit.attacks import causal
 from transom.checkpoint.tiny import tiny_llama
-from transom.cli.audit_words import read_corpus
 from transom.cli.main import app
+from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.policy import KINDS, write_policy
 
@@ -211,41 +211,41 @@ def test_a_policy_or_text_without_draws_is_refused(files, policy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "options"),
+    ("name", "content", "column"),
     [
-        ("t.txt", "one\n\ntwo\n", (None, None)),
-        ("t.tsv", "label\ttext\n1\tone\n0\ttwo\n", ("text", None)),
-        ("t.tsv", "1\tone\n0\ttwo\n", ("2", None)),
-        ("t.csv", 'label,text\n1,one\n0,"two"\n', ("text", None)),
-        ("t.jsonl", '{"text": "one"}\n{"text": "two"}\n', (None, "text")),
+        ("t.txt", "one\n\ntwo\n", None),
+        ("t.tsv", "label\ttext\n1\tone\n0\ttwo\n", "text"),
+        ("t.tsv", "1\tone\n0\ttwo\n", "2"),
+        ("t.csv", 'label,text\n1,one\n0,"two"\n', "text"),
+        ("t.jsonl", '{"text": "one"}\n{"text": "two"}\n', "text"),
     ],
 )
-def test_files_are_read_by_their_ending(tmp_path, name, content, options):
+def test_files_are_read_by_their_ending(tmp_path, name, content, column):
     file = tmp_path / name
     file.write_text(content, "utf-8")
-    assert read_corpus(file, *options) == ("one", "two")
+    assert read_texts(file, column) == ("one", "two")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "options"),
+    ("name", "content", "column"),
     [
-        ("t.tsv", "label\ttext\n1\tone\n", (None, None)),
-        ("t.tsv", "label\ttext\n1\tone\n", ("no such", None)),
-        ("t.tsv", "label\ttext\n1\n", ("text", None)),
-        ("t.csv", "", ("text", None)),
-        ("t.jsonl", '{"text": "one"}\n', (None, None)),
-        ("t.jsonl", '{"text": 1}\n', (None, "text")),
-        ("t.jsonl", '["secret"]\n', (None, "text")),
-        ("t.jsonl", "secret\n", (None, "text")),
-        ("t.txt", " \n", (None, None)),
-        ("t.txt", b"\xff secret", (None, None)),
+        ("t.tsv", "label\ttext\n1\tone\n", None),
+        ("t.tsv", "label\ttext\n1\tone\n", "no such"),
+        ("t.tsv", "label\ttext\n1\n", "text"),
+        ("t.csv", "", "text"),
+        ("t.jsonl", '{"text": "one"}\n', None),
+        ("t.jsonl", '{"text": 1}\n', "text"),
+        ("t.jsonl", '["secret"]\n', "text"),
+        ("t.jsonl", "secret\n", "text"),
+        ("t.txt", " \n", None),
+        ("t.txt", b"\xff secret", None),
     ],
 )
-def test_files_that_cannot_be_read_are_refused_without_their_text(tmp_path, name, content, options):
+def test_files_that_cannot_be_read_are_refused_without_their_text(tmp_path, name, content, column):
     file: Path = tmp_path / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(MisconfiguredError) as caught:
-        read_corpus(file, *options)
+        read_texts(file, column)
     assert "secret" not in str(caught.value)
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
+from transom.cli.app import App
 from transom.cli.broker import broker, broker_log
 from transom.enclave.client import obtain_key
 from transom.enclave.log import Attempt, ReleaseLog
@@ -31,15 +31,15 @@ from transom.enclave.manifest import (
     tokenizer_digest,
 )
 from transom.enclave.owner import Owner
-from transom.enclave.pin import make_certificate, parse_pin
 from transom.enclave.policy import Rule
 from transom.enclave.source import InsecureDevEvidence
 from transom.errors import BundleError, EvidenceError, MisconfiguredError
+from transom.net.pin import make_certificate, parse_pin
 
 COMMAND = """
-import typer
+from transom.cli.app import App
 from transom.cli.broker import broker, broker_log
-app = typer.Typer()
+app = App()
 app.command()(broker)
 app.command()(broker_log)
 app()
@@ -60,7 +60,7 @@ class Shop:
         given = {
             "owner": "owner",
             "bundle": "bundle",
-            "policy": "policy.yaml",
+            "evidence-policy": "policy.yaml",
             "tls-cert": "tls/tls.pem",
             "tls-key": "tls/tls.key",
             "log": "release.log",
@@ -156,7 +156,7 @@ def test_without_the_flag_the_command_refuses_insecure_dev_and_logs_it(shop: Sho
 
 
 def run(*arguments: str) -> Result:
-    app = typer.Typer()
+    app = App()
     app.command()(broker)
     app.command()(broker_log)
     return CliRunner().invoke(app, arguments)
@@ -172,7 +172,7 @@ def error_of(result: Result, kind: type[Exception]) -> str:
     [
         ({"owner": "absent"}, MisconfiguredError, "give the owner's folder"),
         ({"bundle": "absent"}, BundleError, "give a bundle made by pack"),
-        ({"policy": "absent"}, MisconfiguredError, "cannot read the evidence policy"),
+        ({"evidence-policy": "absent"}, MisconfiguredError, "cannot read the evidence policy"),
         ({"tls-key": "tls/tls.pem"}, MisconfiguredError, "cannot serve TLS"),
         ({"log": "absent/log"}, MisconfiguredError, "cannot make the release log"),
         ({"log": "policy.yaml"}, MisconfiguredError, "broken at line 1"),

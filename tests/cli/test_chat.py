@@ -18,8 +18,8 @@ from starlette.routing import Route
 from transom import errors
 from transom.cli import ask, main
 from transom.cli.ask import Exchange, printable, words_gateway
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import serve_in_thread
 
 QUESTION = "Does Marguerite owe me 4815 euros for the quokka?"
 SECRETS = ("Marguerite", "4815", "quokka")
@@ -43,7 +43,7 @@ def chat(*arguments: str) -> int:
 
 
 def test_json_holds_both_sides(gateway: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert chat("--gateway", gateway, "--ask", QUESTION, "--json") == 0
+    assert chat("--gateway", gateway, QUESTION, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["question"] == QUESTION
     assert "[NAME_1]" in shown["host_saw"]
@@ -52,7 +52,7 @@ def test_json_holds_both_sides(gateway: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_show_host_prints_two_columns(gateway: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert chat("--gateway", gateway, "--ask", QUESTION, "--show-host") == 0
+    assert chat("--gateway", gateway, QUESTION, "--show-host") == 0
     shown = capsys.readouterr().out
     top = next(line for line in shown.splitlines() if "your side" in line)
     assert "the host's side" in top
@@ -61,7 +61,7 @@ def test_show_host_prints_two_columns(gateway: str, capsys: pytest.CaptureFixtur
 
 
 def test_without_show_host_the_answer_and_its_price(gateway: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert chat("--gateway", gateway, "--ask", QUESTION) == 0
+    assert chat("--gateway", gateway, QUESTION) == 0
     shown = capsys.readouterr().out
     assert "SmolLM" in shown  # the echo of the template's own words
     assert "epsilon" in shown
@@ -70,7 +70,7 @@ def test_without_show_host_the_answer_and_its_price(gateway: str, capsys: pytest
 
 def test_question_from_standard_input(gateway: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(QUESTION))
-    assert chat("--gateway", gateway, "--ask", "-", "--json") == 0
+    assert chat("--gateway", gateway, "-", "--json") == 0
     assert json.loads(capsys.readouterr().out)["question"] == QUESTION
 
 
@@ -89,7 +89,7 @@ def test_repl_resends_its_history_at_no_cost(gateway: str, engine, capsys, monke
 def test_named_session_is_shared_between_chats(gateway: str, capsys) -> None:
     spent = []
     for _ in range(2):
-        assert chat("--gateway", gateway, "--ask", QUESTION, "--session", "tea", "--json") == 0
+        assert chat("--gateway", gateway, QUESTION, "--session", "tea", "--json") == 0
         spent.append(json.loads(capsys.readouterr().out)["epsilon_spent"])
     assert spent[0] > 0
     assert spent[1] == 0
@@ -97,7 +97,7 @@ def test_named_session_is_shared_between_chats(gateway: str, capsys) -> None:
 
 def test_own_gateway_before_a_running_engine_charges_the_ledger(engine, tmp_path: Path, capsys) -> None:
     ledger = tmp_path / "spent.sqlite"
-    arguments = ["--engine", engine[0], "--ledger", str(ledger), "--ask", QUESTION, "--json"]
+    arguments = ["--engine", engine[0], "--ledger", str(ledger), QUESTION, "--json"]
     assert chat(*arguments) == 0
     shown = json.loads(capsys.readouterr().out)
     assert main.run(["ledger", "show", str(ledger), "--json"]) == 0
@@ -109,7 +109,7 @@ def test_own_gateway_before_a_running_engine_charges_the_ledger(engine, tmp_path
 
 def test_picture_holds_what_was_shown(gateway: str, tmp_path: Path) -> None:
     picture = tmp_path / "chat.svg"
-    assert chat("--gateway", gateway, "--ask", QUESTION, "--show-host", "--svg", str(picture)) == 0
+    assert chat("--gateway", gateway, QUESTION, "--show-host", "--svg", str(picture)) == 0
     drawn = picture.read_text()
     assert drawn.startswith("<svg")
     assert "[NAME_1]" in drawn
@@ -121,11 +121,11 @@ def test_contradicting_or_impossible_options_start_nothing(gateway: str, tmp_pat
     assert chat("--gateway", gateway, "--engine", gateway) == errors.ReplaceableError.exit_code
     missing = tmp_path / "absent" / "chat.svg"
     assert chat("--gateway", gateway, "--svg", str(missing)) == errors.MisconfiguredError.exit_code
-    assert chat("--gateway", "http://192.0.2.1:8000", "--ask", "x") == errors.MisconfiguredError.exit_code
+    assert chat("--gateway", "http://192.0.2.1:8000", "x") == errors.MisconfiguredError.exit_code
 
 
 def test_absent_gateway_is_engine_down(capsys: pytest.CaptureFixture[str]) -> None:
-    assert chat("--gateway", "http://127.0.0.1:1", "--ask", QUESTION) == errors.EngineDownError.exit_code
+    assert chat("--gateway", "http://127.0.0.1:1", QUESTION) == errors.EngineDownError.exit_code
     shown = capsys.readouterr().err
     assert "is it running?" in shown
     assert "Marguerite" not in shown
@@ -146,12 +146,12 @@ def test_reported_errors_keep_their_exit_code(code: str, status: int, expected, 
         return JSONResponse({"error": {"message": "no\x1b[2J", "code": code}}, status_code=status)
 
     with serve_in_thread(Starlette(routes=[Route("/v1/chat/completions", fail, methods=["POST"])])) as url:
-        assert chat("--gateway", url, "--ask", QUESTION) == expected.exit_code
+        assert chat("--gateway", url, QUESTION) == expected.exit_code
     assert "\x1b[2J" not in capsys.readouterr().err
 
 
 def test_server_that_is_no_transom_gateway(engine: tuple[str, EchoEngine]) -> None:
-    assert chat("--gateway", engine[0], "--ask", "hello") == errors.EngineGarbageError.exit_code
+    assert chat("--gateway", engine[0], "hello") == errors.EngineGarbageError.exit_code
 
 
 def test_control_characters_never_reach_the_terminal() -> None:

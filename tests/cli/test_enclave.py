@@ -13,12 +13,12 @@ import pytest
 from transom.cli.main import run
 from transom.enclave.bundle import pack
 from transom.enclave.owner import Owner
-from transom.enclave.pin import format_pin, make_certificate
 from transom.enclave.policy import Rule
 from transom.errors import BrokerError, BundleError, EvidenceError, MisconfiguredError
+from transom.net.listen import Tls, serve_in_thread
+from transom.net.pin import format_pin, make_certificate
 from transom.privacy.policy import load_policy
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import Tls, serve_in_thread
 
 
 class House:
@@ -71,7 +71,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The apps that would have been served."""
     apps: list[Any] = []
-    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock, **_: apps.append(app))
+    monkeypatch.setattr("transom.net.listen.serve", lambda app, sock, **_: apps.append(app))
     monkeypatch.setattr("transom.cli.enclave.mark_log", lambda trust: None)
     return apps
 
@@ -101,8 +101,8 @@ def test_settings_that_cannot_protect_do_not_serve(
         ({"engine_pin": other_pin}, misconfigured),
         ({"engine_pin": "sha256//short"}, misconfigured),
         ({"engine": house.engine.replace("https", "http")}, misconfigured),
-        ({"require_evidence": policy}, misconfigured),
-        ({"require_evidence": policy, "attestor": house.engine}, wrong),
+        ({"evidence_policy": policy}, misconfigured),
+        ({"evidence_policy": policy, "attestor": house.engine}, wrong),
         ({"evidence": "tpm2"}, misconfigured),
         ({"evidence": "gramine"}, misconfigured),
         ({"evidence": "auto"}, misconfigured),
@@ -152,7 +152,7 @@ def test_evidence_or_its_companion_alone_is_refused_in_every_mode(house: House, 
         "0",
     ]
     assert run([*common, "--attestor", house.engine]) == MisconfiguredError.exit_code
-    assert run([*common, "--require-evidence", "policy.yaml"]) == MisconfiguredError.exit_code
+    assert run([*common, "--evidence-policy", "policy.yaml"]) == MisconfiguredError.exit_code
     assert served == []
 
 
@@ -170,7 +170,7 @@ def test_convincing_evidence_for_an_unsigned_key_receives_no_row(
     for tls, code in ((own, EvidenceError.exit_code), (house.tls, 0)):
         attestor = create_attestor(InsecureDevEvidence(), spki_of(tls.certificate))
         with serve_in_thread(attestor, tls=tls) as companion, serve_in_thread(echo.app(), tls=tls) as engine:
-            assert house.start(engine=engine, require_evidence=policy, attestor=companion) == code
+            assert house.start(engine=engine, evidence_policy=policy, attestor=companion) == code
     assert len(served) == 1
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from safetensors.torch import load_file, save_file
 
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import main
 from transom.cli import obfuscate as obfuscate_command
+from transom.cli.app import App
 from transom.errors import (
     CheckpointError,
     MisconfiguredError,
@@ -36,7 +36,7 @@ LINE = "obfuscate tiny --out out --key key --h 8 --workers 1"
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = typer.Typer()
+    root = App()
     root.callback()(lambda: None)
     root.command()(obfuscate_command.obfuscate)
     monkeypatch.setattr(main, "app", root)
@@ -88,8 +88,8 @@ def test_options_reach_the_key_and_the_client_folder_can_be_chosen(
     [
         ("--h 8", 8, None),
         ("--h 10", 10, None),
-        ("--h 8 --engine llamacpp", 16, "llamacpp loads hidden sizes"),
-        ("--h 40 --engine group-128", 48, "h = 48 instead of 40"),
+        ("--h 8 --for llamacpp", 16, "llamacpp loads hidden sizes"),
+        ("--h 40 --for group-128", 48, "h = 48 instead of 40"),
     ],
 )
 def test_an_h_that_does_not_load_is_moved_and_explained(
@@ -335,7 +335,7 @@ def test_the_audit_finds_the_memory_of_a_ggufs_model_free(
         models.append(weakref.ref(checkpoint.model))
         return replace(open_source(source), loaded=checkpoint)
 
-    def audited(plain: Plain, out: Path, key: KeyFile) -> Card:
+    def audited(plain: Plain, out: Path, key: KeyFile, **_: Any) -> Card:
         gc.collect()
         alive.append(models[0]() is not None)
         return read_card(out, key)

@@ -100,7 +100,7 @@ def test_the_lines_of_the_guide_lead_to_a_chat_whose_gateway_knows_the_card(
 def asked(chat: list[str], gateway: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, str]]:
     """What the guide's chat shows of the host, wrapped lines joined, and what `--json` has."""
     line = [gateway if word.startswith("http") else word for word in chat]
-    line += ["--ask", QUESTION, "--max-tokens", "4"]
+    line += [QUESTION, "--max-tokens", "4"]
     assert main.run(line) == 0
     rows = [row.rsplit("│", 2) for row in capsys.readouterr().out.splitlines() if row.endswith("│")]
     shown = " ".join(row[1].strip() for row in rows)

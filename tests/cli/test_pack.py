@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import main
 from transom.cli import pack as pack_command
+from transom.cli.app import App
 from transom.enclave.bundle import verify_bundle
 from transom.enclave.owner import Owner, load_owner_key
-from transom.enclave.pin import format_pin
 from transom.errors import BundleError, CheckpointError, MisconfiguredError, PolicyError
+from transom.net.pin import format_pin
 from transom.privacy.policy import load_policy
 
 MEASUREMENT = "ab" * 48
@@ -25,7 +25,7 @@ DEV_POLICY = "allow:\n  - kind: insecure-dev\n"
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = typer.Typer()
+    root = App()
     root.callback()(lambda: None)
     root.add_typer(pack_command.app, name="pack")
     monkeypatch.setattr(main, "app", root)

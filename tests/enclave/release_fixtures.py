@@ -25,9 +25,9 @@ from transom.enclave.manifest import (
     tokenizer_digest,
 )
 from transom.enclave.owner import Owner
-from transom.enclave.pin import KeyPin, make_certificate
 from transom.enclave.policy import EvidencePolicy, Rule
-from transom.serving.local import Tls, serve_in_thread
+from transom.net.listen import Tls, serve_in_thread
+from transom.net.pin import KeyPin, make_certificate
 
 WORDS = hashlib.sha256(b"a word policy").hexdigest()
 DEV = Rule("insecure-dev")

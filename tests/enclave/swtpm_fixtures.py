@@ -30,7 +30,10 @@ def absent() -> list[str]:
     return [tool for tool in _TOOLS if shutil.which(tool) is None]
 
 
-needs_tpm = pytest.mark.skipif(bool(absent()), reason=f"not installed: {', '.join(absent())}")
+PACKAGES = "swtpm swtpm-tools tpm2-tools"
+needs_tpm = pytest.mark.skipif(
+    bool(absent()), reason=f"not installed: {', '.join(absent())}; to bring them: apt-get install {PACKAGES}"
+)
 
 
 @dataclass(frozen=True)

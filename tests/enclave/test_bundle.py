@@ -23,10 +23,10 @@ from transom.checkpoint.tiny import tiny_llama
 from transom.enclave.bundle import copy_files, leftovers, pack, verify_bundle
 from transom.enclave.manifest import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from transom.enclave.owner import Owner, load_owner_key
-from transom.enclave.pin import format_pin
 from transom.enclave.policy import Rule
 from transom.enclave.table import associated_data, open_table, seal
 from transom.errors import BundleError, CheckpointError, MisconfiguredError, NotYetError
+from transom.net.pin import format_pin
 from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
 HASH = "5e" * 32

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,10 +21,11 @@ from transom.enclave.client import Released, obtain_key
 from transom.enclave.evidence import Evidence, Kind
 from transom.enclave.log import verify_log
 from transom.enclave.owner import Owner
-from transom.enclave.pin import KeyPin, make_certificate
 from transom.enclave.source import InsecureDevEvidence
 from transom.errors import BrokerError, EvidenceError, MisconfiguredError, TransomError
-from transom.serving.local import Tls, listen, serve_in_thread, url_of
+from transom.net.ask import JsonClient
+from transom.net.listen import Tls, listen, serve_in_thread, url_of
+from transom.net.pin import KeyPin, make_certificate
 
 from .release_fixtures import WORDS, House, b64, make_house, new_manifest
 
@@ -295,12 +296,11 @@ def relay(house: House, url: str, edit: Callable[[dict[str, Any]], dict[str, Any
     """Carries both requests to the broker and edits what comes back for a release."""
 
     async def forward(request: Request) -> Response:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(url + request.url.path, json=await request.json(), ssl=house.pin) as answer,
-        ):
-            value = await answer.json()
-            return JSONResponse(value if "nonce" in value else edit(value), answer.status)
+        client = JsonClient(url, pin=house.pin, timeout_s=10, limit_bytes=2**20)
+        async with contextlib.aclosing(client):
+            status, body = await client.post(request.url.path, await request.json())
+        value = json.loads(body)
+        return JSONResponse(value if "nonce" in value else edit(value), status)
 
     return {"first": forward, "reply": forward}
 

@@ -24,9 +24,9 @@ from transom.enclave.manifest import (
     tokenizer_digest,
 )
 from transom.enclave.owner import Owner, load_owner_key
-from transom.enclave.pin import format_pin
 from transom.enclave.policy import Rule
 from transom.errors import BundleError, MisconfiguredError
+from transom.net.pin import format_pin
 
 BUNDLE = "0123456789abcdef" * 2
 FILES = {"tokenizer.json": "11" * 32, "tokenizer_config.json": "22" * 32}
@@ -153,6 +153,7 @@ INCONSISTENT: dict[str, dict[str, Any]] = {
     },
     "production for development evidence": {"rules": (SNP, Rule("insecure-dev"))},
     "production for a debug enclave": {"rules": (replace(SNP, debug=True),)},
+    "a rule in capitals": {"rules": (replace(SNP, registers={"measurement": "AB" * 48}),)},
     "a rule without a measurement": {"rules": (replace(SNP, registers={}),)},
 }
 
@@ -164,6 +165,13 @@ def test_inconsistent_values_are_refused_even_when_signed(
     write(tmp_path, owner, replace(MANIFEST, **change).to_bytes())
     with pytest.raises(BundleError, match="signed but unusable"):
         load_manifest(tmp_path, owner.public_key)
+
+
+def test_every_inconsistency_is_told_at_once(tmp_path: Path, owner: Owner) -> None:
+    wrong: dict[str, Any] = {"rows": 0, "dtype": "F64", "shards": (replace(FIRST, sha256=""),)}
+    raw = replace(MANIFEST, **wrong).to_bytes()
+    with pytest.raises(BundleError, match=r"rows must .*dtype must .*shards\[0\]\.sha256 must"):
+        load_manifest(write(tmp_path, owner, raw), owner.public_key)
 
 
 def edited(**changes: Any) -> bytes:

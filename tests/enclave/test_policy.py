@@ -117,6 +117,20 @@ def test_a_wrong_file_is_refused_and_the_message_names_the_key(
         load(tmp_path, value)
 
 
+def test_every_wrong_key_is_told_at_once(tmp_path: Path) -> None:
+    rules = [{**SGX, "min_svn": -1, "debgu": True}, {"kind": "snp", "registers": {"measurement": "xy"}}]
+    with pytest.raises(MisconfiguredError) as caught:
+        load(tmp_path, {"allow": rules, "max_age_s": 0, "snp": {"crl": 5}})
+    for said in (
+        "allow[0] does not know debgu; did you mean 'debug'?",
+        "allow[0].min_svn must be a whole number",
+        "allow[1]: measurement must be a string of whole bytes",
+        "max_age_s must be above 0",
+        "snp.crl must",
+    ):
+        assert said in str(caught.value)
+
+
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     with pytest.raises(MisconfiguredError, match="cannot read the evidence policy"):

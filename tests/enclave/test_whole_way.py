@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 from transom.cli.main import run
-from transom.enclave.pin import format_pin, make_certificate, parse_pin
+from transom.net.listen import serve_in_thread
+from transom.net.pin import format_pin, make_certificate, parse_pin
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.http import Pinned
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
 from .search import Searcher, file_blocks, memory_blocks, needles
@@ -126,12 +126,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         )  # fmt: skip
         transom("pack", "verify", folder / "bundle", "--owner-key", folder / "owner" / "owner.pub")
         running.command(
-            "engine", "engine", "--model", "bundle/server", "--name", "smollm2", "--port", "0",
+            "engine", "engine", "bundle/server", "--name", "smollm2", "--port", "0",
             "--tls-cert", "engine/tls.pem", "--tls-key", "engine/tls.key",
         )  # fmt: skip
         running.command(
-            "broker", "broker", "--owner", "owner", "--bundle", "bundle/client", "--policy", str(policy),
-            "--log", "releases.jsonl", "--tls-cert", "broker/tls.pem", "--tls-key", "broker/tls.key",
+            "broker", "broker", "--owner", "owner", "--bundle", "bundle/client",
+            "--evidence-policy", str(policy), "--log", "releases.jsonl",
+            "--tls-cert", "broker/tls.pem", "--tls-key", "broker/tls.key",
             "--port", "0",
         )  # fmt: skip
         user = folder / "user"

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from transom.enclave.evidence import Evidence, Kind, engine_fields, report_data
-from transom.enclave.pin import make_certificate
 from transom.enclave.source import InsecureDevEvidence
 from transom.errors import MisconfiguredError
+from transom.net.listen import serve_in_thread
+from transom.net.pin import make_certificate
 from transom.serving.attestor import create_attestor, spki_of
-from transom.serving.local import serve_in_thread
 
 SPKI = bytes(range(32))
 NONCE = base64.b64encode(bytes(32)).decode()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from transom.checkpoint.load import Checkpoint
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.job import Job
-from transom.serving.local import serve_in_thread
 
 QUESTION = {"model": "echo", "messages": [{"role": "user", "content": "Is  this\nechoed, naïvely?"}]}
 

@@ -16,11 +16,11 @@ import torch
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import EngineDownError, EngineError, MisconfiguredError, NotYetError
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.batch import sample
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.job import Job, Step
 from transom.serving.engines.server import create_engine_app
-from transom.serving.local import serve_in_thread
 
 PROMPTS = [(5, 6, 7), (300,), tuple(range(20, 60)), (9, 8), (100, 200, 300, 100), (42,) * 12]
 

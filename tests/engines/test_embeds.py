@@ -16,6 +16,7 @@ from safetensors.numpy import load as load_safetensors
 
 from transom.checkpoint.load import Checkpoint
 from transom.errors import EngineError, MisconfiguredError, MissingExtraError
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.base import Call
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import IdsEngine
@@ -25,7 +26,6 @@ from transom.serving.engines.embeds import as_safetensors, as_torch_save
 from transom.serving.engines.http import Pinned
 from transom.serving.engines.llamacpp import LlamaCppEngine
 from transom.serving.engines.server import create_engine_app
-from transom.serving.local import serve_in_thread
 
 from .tls_fixtures import background, engine, make_key
 

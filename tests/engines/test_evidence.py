@@ -18,9 +18,9 @@ from transom.enclave.evidence import Evidence, engine_fields, report_data
 from transom.enclave.policy import EvidencePolicy, Rule
 from transom.enclave.source import InsecureDevEvidence
 from transom.errors import EvidenceError, MisconfiguredError
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.evidence import EvidenceGuard, seconds_since_boot
-from transom.serving.local import serve_in_thread
 
 from .tls_fixtures import Companion, Key, Noted, ask, background, engine, honest, make_key, port_of, shaped
 

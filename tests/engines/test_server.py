@@ -20,11 +20,12 @@ from safetensors.numpy import save
 from safetensors.torch import save as save_torch
 
 from transom.errors import EngineError
+from transom.net.listen import serve_in_thread
+from transom.serving.dialect import Limits
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.job import Job, Step
-from transom.serving.engines.request import Limits, parse_completion
+from transom.serving.engines.request import parse_completion
 from transom.serving.engines.server import create_engine_app
-from transom.serving.local import serve_in_thread
 
 CANARY = "zyzzyva-4711"
 
@@ -236,6 +237,7 @@ class Waiting:
     """A generator that gives one step, then waits; it notes when it was cancelled."""
 
     model, context_tokens, vocabulary_size, embedding_size, tokenizer = "waiting", 64, 10, None, None
+    feature_size = 0
 
     def __init__(self, failure: Exception | None = None, *, late: bool = False) -> None:
         self.failure, self.late = failure, late

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from transom.errors import EngineDownError, EvidenceError, MisconfiguredError
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.base import Call
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import IdsEngine
@@ -15,7 +16,6 @@ from transom.serving.engines.connect import EngineKind, client_of, detect
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.http import Pinned
 from transom.serving.engines.llamacpp import LlamaCppEngine
-from transom.serving.local import serve_in_thread
 
 from .tls_fixtures import Key, ask, background, engine, make_key, port_of
 

@@ -15,10 +15,10 @@ from transom.enclave import tpm2
 from transom.enclave.policy import EvidencePolicy, Rule
 from transom.enclave.source import Tpm2Source
 from transom.errors import EvidenceError
+from transom.net.listen import serve_in_thread
 from transom.serving.attestor import create_attestor
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.evidence import EvidenceGuard
-from transom.serving.local import serve_in_thread
 
 from ..enclave.swtpm_fixtures import SoftwareTpm, needs_tpm, software_tpm
 from .tls_fixtures import Companion, Key, ask, background, engine, honest, make_key

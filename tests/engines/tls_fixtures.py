@@ -18,12 +18,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from transom.enclave.evidence import Evidence, engine_fields, report_data
-from transom.enclave.pin import KeyPin, make_certificate
 from transom.enclave.source import EvidenceSource, InsecureDevEvidence
+from transom.net.listen import Tls, serve_in_thread
+from transom.net.pin import KeyPin, make_certificate
 from transom.serving.engines.base import Call
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import Tls, serve_in_thread
 
 
 @dataclass(frozen=True)

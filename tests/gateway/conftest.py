@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import ChatTokenizer
 
 CHATML = (

@@ -5,25 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer import Typer
 from typer.testing import CliRunner
 
-from transom.cli.gateway import _hosts, gateway, parse_rules
+from transom.cli.app import App
+from transom.cli.gateway import _hosts, gateway
 from transom.errors import MisconfiguredError, TransomError
+from transom.net.listen import serve_in_thread
+from transom.privacy.policy import parse_rule
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.local import serve_in_thread
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--mode", "secret"],
-        ["--engine-kind", "transom", "--tokenizer", "smollm2", "--budget", "5"],
+        ["--engine-kind", "transom", "--tokenizer", "smollm2", "--no-ledger", "--cap", "5"],
         ["--host", "0.0.0.0"],
         ["--engine", "http://example.com", "--engine-kind", "chat"],
-        ["--engine-kind", "nonsense"],
         ["--engine-kind", "vllm", "--engine-limit-field", "max_completion_tokens"],
-        ["--engine-kind", "chat", "--mode", "plain", "--engine-limit-field", "max"],
         ["--engine", "http://127.0.0.1:9"],
         ["--engine-kind", "transom", "--rule", "word=lots"],
         ["--engine-kind", "transom", "--rule", "person=pass"],
@@ -34,8 +32,8 @@ from transom.serving.local import serve_in_thread
     ],
 )
 def test_settings_that_cannot_work_are_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_, **__: pytest.fail("it would have served"))
-    app = Typer()
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_, **__: pytest.fail("it would have served"))
+    app = App()
     app.command()(gateway)
     result = CliRunner().invoke(app, [*arguments, "--port", "0"])
     assert isinstance(result.exception, TransomError), result.output
@@ -44,12 +42,12 @@ def test_settings_that_cannot_work_are_refused(arguments: list[str], monkeypatch
 def test_a_working_setting_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     served = []
     monkeypatch.setattr(
-        "transom.serving.local.serve", lambda app, sock, **_: served.append((app, sock.getsockname()))
+        "transom.net.listen.serve", lambda app, sock, **_: served.append((app, sock.getsockname()))
     )
-    app = Typer()
+    app = App()
     app.command()(gateway)
     common = ["--engine-kind", "transom", "--port", "0", "--tokenizer", "smollm2"]
-    for arguments in (["--mode", "plain"], ["--ledger", str(tmp_path / "ledger"), "--budget", "5"]):
+    for arguments in (["--mode", "plain"], ["--ledger", str(tmp_path / "ledger"), "--cap", "5"]):
         result = CliRunner().invoke(app, common + arguments)
         assert result.exit_code == 0, result.output
     assert len(served) == 2
@@ -60,8 +58,8 @@ def test_a_working_setting_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_the_packaged_tokenizer_is_for_the_packaged_model_alone(
     model: str, fine: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transom.serving.local.serve", lambda *_, **__: None)
-    app = Typer()
+    monkeypatch.setattr("transom.net.listen.serve", lambda *_, **__: None)
+    app = App()
     app.command()(gateway)
     with serve_in_thread(EchoEngine(model=model).app()) as url:
         result = CliRunner().invoke(app, ["--engine", url, "--mode", "plain", "--port", "0"])
@@ -77,6 +75,6 @@ def test_names_under_which_it_may_be_called() -> None:
 
 
 def test_rules() -> None:
-    assert parse_rules(["word=2.5", "name=pass"]) == {"word": 2.5, "name": "pass"}
+    assert dict(map(parse_rule, ["word=2.5", "name=pass"])) == {"word": 2.5, "name": "pass"}
     with pytest.raises(MisconfiguredError, match="number"):
-        parse_rules(["number"])
+        parse_rule("number")

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 
 Serve = Callable[..., Any]
 LONGEST_S = 60.0  # of any wait here; nothing is concluded from less

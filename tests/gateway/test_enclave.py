@@ -17,9 +17,10 @@ from openai import OpenAI
 from safetensors.numpy import load
 
 from transom.cli.enclave import mark_log
-from transom.enclave.pin import make_certificate
 from transom.enclave.table import EmbeddingTable
 from transom.errors import EvidenceError, MisconfiguredError, RefusedError
+from transom.net.listen import Tls, serve_in_thread
+from transom.net.pin import make_certificate
 from transom.privacy.ledger import Ledger
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
@@ -30,7 +31,6 @@ from transom.serving.engines.http import Pinned
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave, ExtractionMeter
-from transom.serving.local import Tls, serve_in_thread
 
 from .conftest import chat_tokenizer, get, post
 

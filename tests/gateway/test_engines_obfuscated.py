@@ -26,6 +26,7 @@ from transom.audit.agreement import compare, next_scores
 from transom.checkpoint.load import load
 from transom.checkpoint.source import find
 from transom.checkpoint.tiny import tiny_llama
+from transom.net.listen import serve_in_thread
 from transom.obfuscation.client import write_client
 from transom.obfuscation.gguf_writer import write_gguf
 from transom.obfuscation.keyfile import KeyFile
@@ -34,16 +35,15 @@ from transom.obfuscation.plain import open_source
 from transom.obfuscation.writer import obfuscate
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
+from transom.serving.dialect import Limits
 from transom.serving.engines.base import Engine
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.llamacpp import LlamaCppEngine
-from transom.serving.engines.request import Limits
 from transom.serving.engines.server import create_engine_app
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig, Mode
 from transom.serving.gateway.obfuscated import Substitution
-from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
 from .test_llamacpp import QUESTION, running_llamacpp

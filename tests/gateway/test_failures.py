@@ -16,14 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transom.errors import EngineBusyError, MisconfiguredError
-from transom.serving.engines.base import Call, check_url
+from transom.errors import EngineBusyError, MisconfiguredError, RefusedError
+from transom.net.urls import check_url
+from transom.serving.engines.base import Call
 from transom.serving.engines.chat import LIMIT_FIELDS, ChatEngine, read_key
 from transom.serving.engines.client import IdsEngine, check_vllm_version
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.llamacpp import LlamaCppEngine
 from transom.serving.engines.refusal import retry_after_s
 from transom.serving.gateway.config import GatewayConfig, load_keys
+from transom.serving.gateway.requests import ChatRequest, parse
 
 from .conftest import Served, get, post
 from .raw_engine import MODELS, PROPS, answer, raw_engine
@@ -389,3 +391,18 @@ def test_vllm_gets_a_cache_salt_per_tenant() -> None:
     assert salts[0] == salts[1] != salts[2]
     assert "alice" not in salts[0]
     asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize("content", [None, []])
+def test_content_of_nothing_is_called_nothing(content: object) -> None:
+    """And not an image."""
+    messages: list[dict[str, object]] = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": content},
+    ]
+    with pytest.raises(RefusedError, match="null or empty") as caught:
+        parse(ChatRequest, json.dumps({"model": "m", "messages": messages}).encode())
+    assert caught.value.param == "messages[1].content"
+    messages[1]["content"] = 5
+    with pytest.raises(RefusedError, match="must be text"):
+        parse(ChatRequest, json.dumps({"model": "m", "messages": messages}).encode())

@@ -18,13 +18,13 @@ import pytest
 from openai import OpenAI
 
 from transom.checkpoint.source import packaged_smollm2
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.base import Call, Delta
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.connect import client_of, detect
 from transom.serving.engines.llamacpp import LlamaCppEngine
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
 SERVER = """

@@ -19,6 +19,7 @@ from openai import OpenAI
 from transom.cli.main import run
 from transom.cli.obfuscated import ObfuscatedOptions, open_key
 from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.net.listen import serve_in_thread
 from transom.obfuscation.card import CARD_FILE, Card, write_card
 from transom.obfuscation.keyfile import KeyFile, new_key, save_key
 from transom.obfuscation.keys import preset, token_map
@@ -32,7 +33,6 @@ from transom.serving.engines.echo import EchoEngine
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.obfuscated import Substitution, placeholders
-from transom.serving.local import serve_in_thread
 
 from .conftest import CHATML, Served, byte_tokenizer, chat_tokenizer, get, post
 
@@ -296,7 +296,7 @@ def make_house(folder: Path, source: str = "ab" * 32, passphrase: bytes | None =
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The apps that would have been served."""
     apps: list[Any] = []
-    monkeypatch.setattr("transom.serving.local.serve", lambda app, sock, **_: apps.append(app))
+    monkeypatch.setattr("transom.net.listen.serve", lambda app, sock, **_: apps.append(app))
     return apps
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
+from transom.net.listen import serve_in_thread
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.echo import EchoEngine
@@ -22,7 +23,6 @@ from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.server import create_engine_app
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import ChatTokenizer
 
 from .conftest import CHATML, chat_tokenizer

@@ -12,6 +12,7 @@ import pytest
 from openai import NotFoundError, OpenAI, RateLimitError
 
 from transom.errors import EngineDownError, EvidenceError
+from transom.net.listen import serve_in_thread
 from transom.privacy.ledger import Ledger
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
@@ -23,7 +24,6 @@ from transom.serving.engines.http import EngineHttp
 from transom.serving.engines.llamacpp import LlamaCppEngine
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 
 from .conftest import chat_tokenizer, post
 

@@ -3,13 +3,16 @@
 # ruff: noqa: E501
 from __future__ import annotations
 
+import re
 import tracemalloc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transom.errors import CheckpointError, RefusedError
 from transom.serving import content as content_module
-from transom.serving.sandbox import Sandbox
+from transom.serving.sandbox import _WIDTH, Sandbox
 from transom.serving.template import ChatTemplate
 
 # Each would take minutes or gigabytes if it were let; what is in front of "@" is run once, the rest 99,999 times.
@@ -61,7 +64,24 @@ ENDLESS = [
     "@{{ (loop.index ~ '') in messages[0].content }}",
     "{{ [1] | batch(10 ** 9, 0) | list }}",
     "{{ lipsum(10 ** 6) }}",
+    "{% set a = ':' * 100000 %}@{{ a % () }}",
+    "{% set a = ':' * 100000 %}@{{ a.format() }}",
+    "@{% set a = 'a ' * 10000 | title %}",
+    "{% set a = 'a' * 100000 %}{{ a | sort }}",
+    "{% set a = ['A' * 3000000] * 2 %}{{ a | sort }}",
+    "{% set a = ['A' * 3000000] * 2 %}{{ a | unique | list }}",
+    "{% set a = 'a' * 60000 %}{{ a | list }}",
+    "{% set a = 'a\n' * 200000 %}{{ a | indent }}",
 ]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(alphabet="a%:{}1*", max_size=14))
+def test_wide_fields_are_found_whatever_stands_around_them(text: str) -> None:
+    """Against the rule spelled out: four digits or a star after `%` or `:`, with no letter in between."""
+    after = [re.split("[a-zA-Z]", text[i + 1 :])[0] for i, char in enumerate(text) if char in "%:"]
+    nested = any("{" in text[i + 1 :].partition("}")[0] for i, char in enumerate(text) if char == "{")
+    assert bool(_WIDTH.search(text)) == (nested or any(re.search("[0-9]{4}|[*]", part) for part in after))
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Call, Delta, EngineCard
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.gateway.exchange import Caller, Exchange, Gateway, prepare
+from transom.serving.gateway.deliver import Caller, Exchange, Gateway
+from transom.serving.gateway.exchange import prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
 from transom.serving.gateway.words import REPEATS, Veil, is_long

@@ -282,8 +282,9 @@ def test_a_control_token_that_a_template_looks_for_is_refused_where_it_matters()
     source = "{% for m in messages %}<s>{{ m.content.split('</s>')[0] }}{% endfor %}"
     template = ChatTemplate(source, SPECIALS, ["<s>", "</s>"])
     assert template.render([("assistant", "a<s>b")]).text == "<s>a<s>b"
-    for role in ("user", "assistant", "system"):
+    for role in ("user", "system"):
         assert refusal(template, [(role, "a</s>b")]).error_code == "template_reads_content"
+    assert template.render([("assistant", "a</s>b")]).text == "<s>a"  # where it is cut
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", "\u2003", " x", "x\n"])

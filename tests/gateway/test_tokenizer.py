@@ -127,7 +127,8 @@ def test_template_logic_never_acts_on_user_text() -> None:
     with pytest.raises(RefusedError) as caught:
         spy.encode_chat([("user", "defence"), ("user", "an attack")])
     assert (caught.value.param, caught.value.error_code) == ("messages[1].content", "template_reads_content")
-    assert "attack" not in str(caught.value)
+    assert "read 'attack' in this" in str(caught.value)  # the template's own word, and no other
+    assert "an attack" not in str(caught.value)
 
 
 def stream(detokenizer: Detokenizer, ids: list[int], size: int) -> list[str]:
@@ -249,12 +250,13 @@ def _both() -> tuple[ChatTokenizer, ChatTokenizer]:
     ],
 )
 def test_other_tokenizers_encode_every_rendering_whole(change: dict[str, Any]) -> None:
-    spec = json.loads(byte_tokenizer().to_str())
-    controls = [token for token in spec["added_tokens"] if token["special"]]
-    assert _splits_at_controls(spec, controls)
-    assert not _splits_at_controls(spec | change, controls)
-    assert not _splits_at_controls(spec, [controls[0] | {"rstrip": True}])
-    assert not _splits_at_controls(spec, [])
+    plain = byte_tokenizer()
+    other = Tokenizer.from_str(json.dumps(json.loads(plain.to_str()) | change))
+    controls = list(plain.get_added_tokens_decoder().values())
+    assert _splits_at_controls(plain, controls)
+    assert not _splits_at_controls(other, controls)
+    assert not _splits_at_controls(plain, [AddedToken(controls[0].content, rstrip=True)])
+    assert not _splits_at_controls(plain, [])
 
 
 def added(text: str, *, special: bool = True, rstrip: bool = False) -> AddedToken:

@@ -23,9 +23,10 @@ from openai import OpenAI
 
 from transom.enclave.bundle import pack
 from transom.enclave.owner import Owner
-from transom.enclave.pin import make_certificate
 from transom.enclave.policy import Rule
 from transom.enclave.table import open_table
+from transom.net.listen import serve_in_thread
+from transom.net.pin import make_certificate
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Call
@@ -36,7 +37,6 @@ from transom.serving.engines.http import Pinned
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave, ExtractionMeter
-from transom.serving.local import serve_in_thread
 from transom.serving.tokenizer import load_tokenizer
 
 from .test_llamacpp import QUESTION, healthy

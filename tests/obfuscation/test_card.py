@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from transom.errors import MisconfiguredError
-from transom.obfuscation.card import CARD_FILE, Card, file_sha256, read_card, verify_card, write_card
+from transom.files import file_sha256
+from transom.obfuscation.card import CARD_FILE, Card, read_card, verify_card, write_card
 from transom.obfuscation.keyfile import KeyFile, new_key
 from transom.obfuscation.keys import Settings
 

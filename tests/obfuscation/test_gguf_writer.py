@@ -31,13 +31,13 @@ from transom.checkpoint.tiny import tiny_llama
 from transom.cli.obfuscate import obfuscate
 from transom.cli.obfuscated import ObfuscatedOptions, obfuscate_gguf, open_key
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, TransomError
+from transom.net.listen import serve_in_thread
 from transom.obfuscation import gguf_writer
 from transom.obfuscation.gguf_known import require_known
 from transom.obfuscation.gguf_writer import shortened, write_gguf
 from transom.serving.engines.llamacpp import LlamaCppEngine
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.local import serve_in_thread
 
 from ..llamacpp import LlamaCpp, llamacpp
 from .gguf_families import FAMILIES, FLAGS, Flag, V, next_logprobs, save_model, settings

@@ -350,7 +350,7 @@ def test_a_cluster_writes_the_bytes_of_one_worker(
 ) -> None:
     """A cluster of this machine alone, joined by its address as one of several machines would be."""
     cluster_utils = pytest.importorskip(
-        "ray.cluster_utils", reason="Ray is absent; run: pip install 'transom[cluster]'"
+        "ray.cluster_utils", reason="Ray is absent; run: pip install '.[cluster]'"
     )
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:

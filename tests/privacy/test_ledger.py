@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import random
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.errors import LedgerError, LedgerSpentError
+from transom.privacy.account import GaussianEvent
 from transom.privacy.ledger import Ledger, _amount
 
 CHARGER = """
@@ -162,7 +164,7 @@ def test_busy_thread_raises_ledger_error(path: Path) -> None:
         held, release = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with ledger._ready(5.0):
+            with ledger._file.reading():
                 held.set()
                 release.wait()
 
@@ -179,8 +181,8 @@ def test_busy_thread_raises_ledger_error(path: Path) -> None:
 def test_full_disk_charges_nothing_and_says_so(path: Path) -> None:
     with Ledger(path, cap_epsilon=1e9) as ledger:
         ledger.charge("a", 1.0)
-        (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
-        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = ledger._file._connection.execute("PRAGMA page_count").fetchone()
+        ledger._file._connection.execute(f"PRAGMA max_page_count = {pages}")
         acknowledged = 1
 
         def fill() -> None:
@@ -197,7 +199,7 @@ def test_full_disk_charges_nothing_and_says_so(path: Path) -> None:
 
 def test_read_only_file_is_refused(path: Path) -> None:
     with Ledger(path, cap_epsilon=1) as ledger:
-        ledger._connection.execute("PRAGMA query_only = ON")
+        ledger._file._connection.execute("PRAGMA query_only = ON")
         with pytest.raises(LedgerError, match="readonly"):
             ledger.charge("a", 0.5)
         assert ledger.spent("a") == 0
@@ -389,6 +391,55 @@ def test_a_file_of_version_1_is_upgraded(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("DELETE FROM history WHERE account = 'c'")
             connection.execute("DELETE FROM accounts WHERE account = 'c'")
+
+
+def write_version_2(path: Path, mark: bool) -> None:
+    """As the version before this one wrote it: digests over each charge and the one before, and no events."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_1.replace("user_version = 1", "user_version = 2"))
+        charges = connection.execute("SELECT id, at_s, account, nano FROM charges").fetchall()
+        connection.execute("DROP TABLE charges")
+        connection.execute(
+            "CREATE TABLE history (id INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, account TEXT NOT NULL, "
+            "nano INTEGER NOT NULL, digest BLOB NOT NULL)"
+        )
+        connection.execute("INSERT INTO accounts VALUES ('a', 1500000005), ('b', 1)")
+        digest = bytes(16)
+        for number, at_s, account, nano in charges:
+            content = f"{number} {at_s} {nano} {account}".encode()
+            digest = hashlib.blake2b(digest + content, digest_size=16).digest()
+            connection.execute(
+                "INSERT INTO history VALUES (?, ?, ?, ?, ?)", (number, at_s, account, nano, digest)
+            )
+        connection.commit()
+    if mark:
+        path.with_name(f"{path.name}-mark").write_bytes(len(charges).to_bytes(8, "big") + digest)
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_a_file_of_version_2_is_upgraded_with_its_chain_and_mark(path: Path, mark: bool) -> None:
+    write_version_2(path, mark)
+    for _ in range(2):
+        with Ledger(path, cap_epsilon=10) as ledger:
+            assert ledger.accounts() == {"a": 1.500000005, "b": 1e-9}
+            assert [charge.at_s for charge in ledger.history("a")] == [1700000002, 1700000000]
+    with Ledger(path, cap_epsilon=10, delta=1e-6) as ledger:
+        ledger.charge("a", [GaussianEvent(noise=4.0)])
+        assert ledger.spent("a") > 1.5
+
+
+@pytest.mark.parametrize(
+    "change", ["UPDATE history SET nano = 6 WHERE id = 3", "UPDATE accounts SET spent_nano = 2"]
+)
+def test_a_file_of_version_2_that_does_not_add_up_is_left_as_it_is(path: Path, change: str) -> None:
+    write_version_2(path, mark=False)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(change)
+        connection.commit()
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="corrupt"):
+        Ledger(path, cap_epsilon=10)
+    assert path.read_bytes() == before
 
 
 def test_a_file_of_version_1_that_does_not_add_up_is_left_as_it_is(path: Path) -> None:

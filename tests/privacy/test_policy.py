@@ -105,6 +105,20 @@ def test_all_problems_are_named_at_once(tmp_path: Path, tiny_arguments: Argument
         write_policy(tmp_path / "p", **tiny_arguments(**changes))
 
 
+def test_metadata_and_tensors_are_judged_together(tmp_path: Path) -> None:
+    record = '{"format": 2, "nmae": 1, "kinds": {"word": [1]}}'
+    (tmp_path / "p").write_bytes(save({"words": np.zeros(3, np.float32)}, {"policy": record}))
+    with pytest.raises(PolicyError, match="is malformed") as caught:
+        load_policy(tmp_path / "p")
+    for said in (
+        "does not know nmae; did you mean 'name'?",
+        "format must be 1, got 2",
+        "kinds.word must",
+        "tensor 'words' must",
+    ):
+        assert said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -184,6 +198,7 @@ def test_overlay_file(tmp_path: Path) -> None:
         ("kidns: {}", "did you mean 'kinds'"),
         ("- a", "must be a mapping"),
         ("kinds: [1]", "must be a mapping"),
+        ("kinds: {word: [1]}\nmechanism: 5", "kinds.word must be text or be a number.*mechanism must"),
         ("{", "YAML"),
         ("!!python/object/apply:os.getcwd []", "YAML"),
     ]:

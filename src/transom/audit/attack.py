@@ -12,34 +12,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from transom.audit.finding import Finding
 from transom.errors import MisconfiguredError
-
-
-class Attack(Protocol):
-    """A name, the metric of its finding, and the call. Modules satisfy it, and so does any object."""
-
-    @property
-    def NAME(self) -> str: ...
-    @property
-    def METRIC(self) -> str: ...
-    def attack(self, target: Any, knowledge: Any, data: Any, budget_s: float, /) -> Finding:
-        """What was found within about `budget_s` seconds; "not run" where the target does not fit."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """An attack made of a function, for one that needs a setting or a target of its own."""
-
-    NAME: str
-    METRIC: str
-    attack: Callable[[Any, Any, Any, float], Finding]
+from transom.report.finding import Attack
 
 
 def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ...]:
@@ -58,7 +37,11 @@ def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ..
 
 def load_attack(place: str) -> Attack:
     """The user's attack at `module:object`. Raises MisconfiguredError for anything that is none."""
-    found = load_object(place)
+    return require_attack(load_object(place), place)
+
+
+def require_attack(found: Any, place: str) -> Attack:
+    """`found`, which was given as `place`, if it is an attack. Raises MisconfiguredError."""
     if isinstance(found, type):
         raise MisconfiguredError(f"{place} is a class; name an object made of it")
     named = all(isinstance(getattr(found, name, None), str) for name in ("NAME", "METRIC"))

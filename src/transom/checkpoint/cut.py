@@ -3,8 +3,9 @@
 Threat model: none here. Where to cut, and what to add to what crosses, is for the methods that use the cut.
 Does not protect anything: hidden states of early blocks reveal most of the input.
 
-The halves share the model's own modules, so training one trains the model, and nothing is copied.
-Shapes: B batch, T tokens, D model width, V vocabulary or classes.
+The halves share the model's own modules, so training one trains the model, and nothing is copied. With a
+cache each (`new_cache`) they continue a text: they are given its new tokens, and the mask of all of it.
+Shapes: B batch, T tokens, S tokens with those before, D model width, V vocabulary or classes.
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ class Front:
     blocks: int
 
     def __call__(
-        self, ids_BT: Int[Tensor, "B T"], attention_mask_BT: Int[Tensor, "B T"] | None = None
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        attention_mask_BS: Int[Tensor, "B S"] | None = None,
+        cache: Any = None,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after the cut. The mask has 1 for real tokens; padding may be on either side."""
         hidden_BTD: Tensor = self.parts.embedding(ids_BT)
         if self.blocks == 0:
             return hidden_BTD
-        if self.parts.family == "bert":
+        if not self.parts.family.causal:
+            _refuse_cache(cache)
             hidden_BTD = self.parts.trunk.embeddings(inputs_embeds=hidden_BTD)  # type: ignore[operator]
-            return _run_bert(self.parts, hidden_BTD, attention_mask_BT, 0, self.blocks)
-        return _run_llama(self.parts, hidden_BTD, attention_mask_BT, 0, self.blocks)
+            return _run_bert(self.parts, hidden_BTD, attention_mask_BS, 0, self.blocks)
+        return _run_llama(self.parts, hidden_BTD, attention_mask_BS, 0, self.blocks, cache)
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,18 @@ class Back:
     start: int
 
     def __call__(
-        self, hidden_BTD: Float[Tensor, "B T D"], attention_mask_BT: Int[Tensor, "B T"] | None = None
+        self,
+        hidden_BTD: Float[Tensor, "B T D"],
+        attention_mask_BS: Int[Tensor, "B S"] | None = None,
+        cache: Any = None,
     ) -> Tensor:
         """The whole model's output: logits [B, T, V] of a language model, [B, V] of a classifier, or the last
         hidden states [B, T, D] of a model without a head. The mask must be the front's."""
-        if self.parts.family == "bert":
-            return self._bert(hidden_BTD, attention_mask_BT)
-        hidden_BTD = _run_llama(self.parts, hidden_BTD, attention_mask_BT, self.start, len(self.parts.blocks))
+        if not self.parts.family.causal:
+            _refuse_cache(cache)
+            return self._bert(hidden_BTD, attention_mask_BS)
+        blocks = len(self.parts.blocks)
+        hidden_BTD = _run_llama(self.parts, hidden_BTD, attention_mask_BS, self.start, blocks, cache)
         normed_BTD: Tensor = self.parts.final_norm(hidden_BTD)  # type: ignore[misc]
         return normed_BTD if self.parts.head is None else self._head(normed_BTD)
 
@@ -89,36 +99,71 @@ def cut(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Back]:
     return Front(parts, after_block), Back(parts, after_block)
 
 
-def _run_llama(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: int, stop: int) -> Tensor:
+def new_cache() -> Any:
+    """An empty key-value cache for one half: it keeps every position, a mask does a window's sliding."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """A half's cache as its blocks see it, which count from the model's first."""
+
+    cache: Any
+    start: int
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *more: Any, **named: Any) -> Any:
+        """The keys and values of a block so far, with these."""
+        return self.cache.update(keys, values, layer_idx - self.start, *more, **named)
+
+
+def _refuse_cache(cache: Any) -> None:
+    if cache is not None:
+        raise MisconfiguredError("only a causal model continues a text; run this one without a cache")
+
+
+def _run_llama(
+    parts: Walk, hidden_BTD: Tensor, mask_BS: Tensor | None, start: int, stop: int, cache: Any
+) -> Tensor:
     """Blocks start..stop under causal attention, as the model's own forward pass runs them."""
     import torch
     from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
     trunk: Any = parts.trunk
-    positions_1T = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device)[None]
+    before = 0 if cache is None else cache.get_seq_length()
+    positions_1T = torch.arange(before, before + hidden_BTD.shape[1], device=hidden_BTD.device)[None]
     inputs = {
         "config": trunk.config,
         "inputs_embeds": hidden_BTD,
-        "attention_mask": mask_BT,
-        "past_key_values": None,
+        "attention_mask": mask_BS,
+        "past_key_values": cache,
         "position_ids": positions_1T,
     }
     makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
-    kinds = _attention_kinds(trunk.config, len(parts.blocks))[start:stop]
+    kinds = _attention_kinds(parts)[start:stop]
     masks = {kind: makers[kind](**inputs) for kind in set(kinds)}
     rotary = trunk.rotary_emb(hidden_BTD, position_ids=positions_1T)
+    shifted = None if cache is None else _Shifted(cache, start)
     for block, kind in zip(parts.blocks[start:stop], kinds, strict=True):
         hidden_BTD = block.module(
-            hidden_BTD, attention_mask=masks[kind], position_ids=positions_1T, position_embeddings=rotary
+            hidden_BTD,
+            attention_mask=masks[kind],
+            position_ids=positions_1T,
+            position_embeddings=rotary,
+            past_key_values=shifted,
+            use_cache=cache is not None,
         )
     return hidden_BTD
 
 
-def _attention_kinds(config: Any, blocks: int) -> list[str]:
-    """Whether each block attends to everything before it or through a window (Mistral: all or none)."""
-    if config.model_type == "mistral":
-        return ["full_attention" if config.sliding_window is None else "sliding_attention"] * blocks
-    return list(getattr(config, "layer_types", None) or ["full_attention"] * blocks)
+def _attention_kinds(parts: Walk) -> list[str]:
+    """Whether each block attends to everything before it or through a window."""
+    config: Any = parts.trunk.config
+    if parts.family.same_window:
+        alike = "full_attention" if config.sliding_window is None else "sliding_attention"
+        return [alike] * len(parts.blocks)
+    return list(getattr(config, "layer_types", None) or ["full_attention"] * len(parts.blocks))
 
 
 def _run_bert(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: int, stop: int) -> Tensor:

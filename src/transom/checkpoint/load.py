@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from transom.checkpoint.families import CHECKED
 from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import class_config, gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config
 from transom.checkpoint.source import Source, check, find, read_json, stored_tensors
-from transom.checkpoint.structure import FAMILIES, quantised_by
+from transom.checkpoint.structure import quantised_by
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, ReplaceableError
 
@@ -83,7 +84,7 @@ def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
     tensors = stored_tensors(found.path)
     config = model_config(found, tensors)
     check_fit(found, config, tensors)
-    generation_settings(found.path, config.vocab_size if config.model_type in FAMILIES else None)
+    generation_settings(found.path, config.vocab_size if config.model_type in CHECKED else None)
     model, _info = model_class(found, config).from_pretrained(
         found.path,
         config=config,

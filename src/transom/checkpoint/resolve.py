@@ -13,15 +13,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.families import CHECKED, family_of
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
 from transom.checkpoint.spare import is_spare
-from transom.checkpoint.structure import FAMILIES, check_structure, check_values
+from transom.checkpoint.structure import check_structure, check_values
 from transom.errors import CheckpointError, MissingExtraError, NotYetError
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
@@ -32,7 +33,6 @@ _SIDES = (
 )  # fmt: skip
 _SHORT = 2**20  # a side that costs nothing, though a model may do without what it is the side of
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_LATENT = ("deepseek_v2", "deepseek_v3")
 _OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
 _NOT_THE_MODELS = (
     "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
@@ -85,7 +85,8 @@ def flattened(config: Any) -> dict[str, Any]:
     for name, stored in config.attribute_map.items():
         if stored in flat:
             flat[name] = flat[stored]
-    if config.model_type in _LATENT:
+    family = family_of(record)
+    if family and family.attention == "latent":
         flat.pop("head_dim", None)  # the class's word for the rotary part alone
     elif not flat.get("head_dim") and "num_attention_heads" in flat:
         flat["head_dim"] = config.hidden_size // config.num_attention_heads
@@ -189,7 +190,7 @@ def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
 def _architectures(config: Any, transformers: Any) -> list[str] | None:
     """The class's name: by its present name, and where a decoder names none, that of its language model."""
     names = config.architectures
-    if not names and config.model_type in FAMILIES:
+    if not names and config.model_type in CHECKED:
         return [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     return [_OLD_NAMES.get(name, name) for name in names] if names else names
 
@@ -221,7 +222,7 @@ def _as_class(folder: Path, transformers: Any) -> Any:
 
 
 def _check_info(folder: Path, config: Any, info: Mapping[str, Any], unread: set[str]) -> None:
-    further = tuple(_further_layers(config))
+    further = further_layers(config.to_dict())
     spare = {name for name in unread if not name.startswith(further)}
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -239,11 +240,11 @@ def _check_info(folder: Path, config: Any, info: Mapping[str, Any], unread: set[
         )
 
 
-def _further_layers(config: Any) -> Iterator[str]:
+def further_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Prefixes of layers after the last, which predict further tokens and which engines leave out."""
-    first = getattr(config, "num_hidden_layers", 0) or 0
-    for layer in range(first, first + (getattr(config, "num_nextn_predict_layers", 0) or 0)):
-        yield f"model.layers.{layer}."
+    first = config.get("num_hidden_layers") or 0
+    layers = range(first, first + (config.get("num_nextn_predict_layers") or 0))
+    return tuple(f"model.layers.{layer}." for layer in layers)
 
 
 def _rotary(parameters: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Files hold more than one class reads: the head of the task they were trained for, a pooler, the causal mask
 that older classes kept with their weights. transformers drops them, and answers are the same without them.
 Threat model: a tensor that another engine, or the model's authors, would compute with, dropped in silence.
-Only what is known by name, and for masks by shape, is spare; a decoder of `FAMILIES` has none of these.
+Only what is known by name, and for masks by shape, is spare; a decoder of `CHECKED` has none of these.
 Does not protect against: a head of one of these names that is meant to be used beside the model.
 Source: transformers' classes and the files that its older versions wrote.
 """
@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Collection
 
-from transom.checkpoint.structure import FAMILIES
+from transom.checkpoint.families import CHECKED
 
 _RECOMPUTED = ("rotary_emb.inv_freq", ".position_ids")
 _HEADS = {
@@ -34,7 +34,7 @@ def is_spare(name: str, shape: tuple[int, ...], *, kind: str, trunk: str, module
     """
     if name.endswith(_RECOMPUTED):
         return True
-    return kind not in FAMILIES and (_is_mask(name, shape) or _is_head(name, trunk, modules))
+    return kind not in CHECKED and (_is_mask(name, shape) or _is_head(name, trunk, modules))
 
 
 def _is_mask(name: str, shape: tuple[int, ...]) -> bool:

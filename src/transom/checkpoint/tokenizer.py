@@ -9,12 +9,14 @@ Source: tokenizer.json as the `tokenizers` library writes it; generation setting
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import Source, find, read_json
-from transom.errors import CheckpointError
+from transom.errors import CheckpointError, TransomError
 from transom.files import write_file
 
 if TYPE_CHECKING:
@@ -40,6 +42,20 @@ class TokenizerFiles:
     eos_ids: tuple[int, ...] = ()
 
 
+@contextmanager
+def guarded(refusal: Callable[[], TransomError]) -> Iterator[None]:
+    """Raises `refusal()` for whatever the tokenizers library raises, a panic of its own included.
+
+    A panic is no `Exception`, and would end a server; what is Python's own to end it passes.
+    """
+    try:
+        yield
+    except (TransomError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise refusal() from error
+
+
 def export_tokenizer(path: str | Path) -> TokenizerFiles:
     """The tokenizer of a checkpoint directory, a GGUF file, or one of the names `find` knows.
 
@@ -50,11 +66,14 @@ def export_tokenizer(path: str | Path) -> TokenizerFiles:
 
 def tokenizer_of(source: Source) -> TokenizerFiles:
     """As `export_tokenizer`, for a source already found."""
-    if source.kind == "gguf":
-        from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
+    with guarded(
+        lambda: CheckpointError(f"{source.path}: its tokenizer is not one this version reads; restore it")
+    ):
+        if source.kind == "gguf":
+            from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
 
-        return gguf_tokenizer(source.path)
-    return _from_directory(source.path)
+            return gguf_tokenizer(source.path)
+        return _from_directory(source.path)
 
 
 def _from_directory(folder: Path) -> TokenizerFiles:
@@ -63,10 +82,8 @@ def _from_directory(folder: Path) -> TokenizerFiles:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; save the tokenizer in its fast format beside the model")
-    try:
+    with guarded(lambda: CheckpointError(f"{file} is not a tokenizer this version reads; restore it")):
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{file} is not a tokenizer this version reads; restore it") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     config = _json(folder / "tokenizer_config.json")

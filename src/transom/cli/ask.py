@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -67,9 +66,9 @@ class Exchange:
 def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) -> Iterator[str]:
     """The embedded engine on a free loopback port; yields its URL. `on_body` sees every byte it receives."""
     from transom.checkpoint.load import load
+    from transom.net.listen import serve_in_thread
     from transom.serving.engines.embedded import EmbeddedEngine
     from transom.serving.engines.server import create_engine_app
-    from transom.serving.local import serve_in_thread
 
     with (
         EmbeddedEngine(load(model)) as engine,
@@ -84,12 +83,12 @@ def words_gateway(engine_url: str, model: str, ledger: Ledger | None = None) -> 
 
     `model` names the checkpoint whose tokenizer the gateway uses.
     """
+    from transom.net.listen import serve_in_thread
     from transom.privacy.policy import load_policy
     from transom.privacy.sanitize import Sanitizer
     from transom.serving.engines.client import IdsEngine
     from transom.serving.gateway.app import create_gateway
     from transom.serving.gateway.config import GatewayConfig
-    from transom.serving.local import serve_in_thread
     from transom.serving.tokenizer import load_tokenizer
 
     app = create_gateway(
@@ -115,7 +114,7 @@ def require_openai() -> Any:
 @contextmanager
 def connect(gateway_url: str) -> Iterator[OpenAI]:
     """The official client of a gateway; its key, if it wants one, comes from TRANSOM_API_KEY."""
-    from transom.serving.engines.base import check_url
+    from transom.net.urls import check_url
 
     openai = require_openai()
     client = openai.OpenAI(
@@ -231,10 +230,3 @@ def figures(exchange: Exchange) -> list[str]:
             f"(expected {attack['success']:.0%}; {attack['chance']:.0%} without looking)"
         )
     return lines
-
-
-def ledger_at(path: Path | None, cap_epsilon: float) -> Ledger | None:
-    """The ledger to charge, if one is wanted."""
-    from transom.privacy.ledger import Ledger
-
-    return None if path is None else Ledger(path, cap_epsilon=cap_epsilon)

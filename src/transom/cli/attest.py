@@ -11,40 +11,32 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Prove an engine's TLS key with attestation evidence.")
+from transom.cli.app import App
+from transom.cli.options import CERTIFICATE, CERTIFICATE_KEY, Bind, EvidenceOptions
+
+BIND = Bind(port=8443)
+app = App(no_args_is_help=True, help="Prove an engine's TLS key with attestation evidence.")
 
 
 @app.command()
 def serve(
-    tls_cert: Annotated[Path, typer.Option(help="The engine's certificate (chain), PEM.")],
-    tls_key: Annotated[Path, typer.Option(help="Its private key, PEM; it must belong to the certificate.")],
-    evidence: Annotated[
-        str, typer.Option(help="Where evidence comes from: auto, gramine, tsm, tpm2 or insecure-dev.")
-    ] = "auto",
-    tcti: Annotated[str, typer.Option(help="The TPM's address, as device:/dev/tpmrm0.")] = "",
-    tpm_key: Annotated[
-        str, typer.Option(help="The TPM's attestation key: a persistent handle or a context file.")
-    ] = "",
-    pcrs: Annotated[
-        str, typer.Option(help="PCRs to quote, as sha256:0,7 (default: those of the boot).")
-    ] = "",
-    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind; 0 picks a free one.", min=0, max=65535)] = 8443,
-    allow_remote: Annotated[bool, typer.Option(help="Bind an address other machines can reach.")] = False,
+    tls_cert: Annotated[Path, CERTIFICATE],
+    tls_key: Annotated[Path, CERTIFICATE_KEY],
+    evidence: EvidenceOptions,
+    bind: Bind = BIND,
 ) -> None:
     """Hand out evidence for the TLS key of the engine beside this, over TLS with that same key."""
     from transom.enclave.evidence import TRUST
-    from transom.enclave.pin import format_pin
-    from transom.enclave.source import BOOT_PCRS, source_of
+    from transom.net.listen import Tls, listen, url_of
+    from transom.net.listen import serve as serve_app
+    from transom.net.pin import format_pin
     from transom.serving.attestor import create_attestor, spki_of
-    from transom.serving.local import Tls, listen, require_loopback, url_of
-    from transom.serving.local import serve as serve_app
 
-    require_loopback(host, allow_remote=allow_remote)
+    bind.check()
     tls = Tls(tls_cert, tls_key)
-    source = source_of(evidence, tcti=tcti or None, tpm_key=tpm_key or None, pcrs=pcrs or BOOT_PCRS)
+    source = evidence.source()
     spki = spki_of(tls_cert)
-    with listen(host, port) as sock:
+    with listen(bind.host, bind.port) as sock:
         typer.echo(
             f"{source.kind} evidence (trust={TRUST[source.kind]}) for {format_pin(spki)} "
             f"at {url_of(sock, tls)}; stop with Ctrl-C",
@@ -59,6 +51,6 @@ def cert(
     name: Annotated[str, typer.Option(help="The host's name, for the certificate.")] = "localhost",
 ) -> None:
     """Make a self-signed certificate, and print the pin of its key."""
-    from transom.enclave.pin import format_pin, make_certificate
+    from transom.net.pin import format_pin, make_certificate
 
     typer.echo(format_pin(make_certificate(out, name).fingerprint))

@@ -7,18 +7,18 @@ Source: own design.
 
 from __future__ import annotations
 
-import typer
-
 from transom.cli import (
     audit_adapter,
     audit_checkpoint,
     audit_embeddings,
     audit_epsilon,
+    audit_plot,
     audit_traffic,
     audit_words,
 )
+from transom.cli.app import App
 
-app = typer.Typer(no_args_is_help=True)
+app = App(no_args_is_help=True)
 
 
 @app.callback()
@@ -32,3 +32,4 @@ app.command()(audit_checkpoint.checkpoint)
 app.command()(audit_traffic.traffic)
 app.command()(audit_adapter.adapter)
 app.command()(audit_epsilon.epsilon)
+app.command()(audit_plot.plot)

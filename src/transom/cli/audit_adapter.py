@@ -19,17 +19,10 @@ import typer
 from transom.audit.attack import choose
 from transom.audit.attacks import membership
 from transom.checkpoint import load
-from transom.cli.audit_report import (
-    AttackOption,
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
-from transom.cli.audit_texts import read_texts, token_ids
+from transom.cli.audit_report import Options, auditing
+from transom.cli.audit_texts import token_ids
+from transom.cli.output import progress
+from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 
 
@@ -39,23 +32,17 @@ def adapter(
     members: Annotated[Path, typer.Option(help="Texts that it was trained on, one a line.")],
     non_members: Annotated[Path, typer.Option(help="Texts of the same source that it was not trained on.")],
     max_tokens: Annotated[int, typer.Option(help="Look at the first tokens of each text.", min=1)] = 128,
-    attack: AttackOption = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: Options,
 ) -> None:
     """Try to tell the texts that a LoRA adapter was trained on from others."""
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
-    attacks = choose(membership.attacks(), options.attacks)
+    attacks = choose(membership.attacks(), options.attack)
     record: dict[str, Any] = {"target": str(folder), "base": base}
     with auditing("adapter", record, attacks, options) as audit:
         inside, outside = read_texts(members), read_texts(non_members)
         audit.record |= {"members": len(inside), "non_members": len(outside)}
-        loaded = load(base)
+        with progress(f"loading {base}", quiet=options.json):
+            loaded = load(base)
         if loaded.tokenizer is None:
             raise MisconfiguredError(
                 f"{base} comes without a tokenizer; give a folder that holds tokenizer.json"

@@ -13,26 +13,21 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
-from transom.audit.finding import Finding
-from transom.audit.runner import run
+from transom.audit.attack import choose
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
-from transom.cli.audit_report import (
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
+from transom.cli.audit_report import Options, auditing
+from transom.cli.output import progress
+from transom.config import Setting
 from transom.errors import MisconfiguredError
+from transom.report.finding import Attack, Bound, Finding
+from transom.report.runner import run
 
 if TYPE_CHECKING:
     from transom.audit.attacks.weights import Knowledge, Sample, Target
@@ -44,6 +39,8 @@ WEIGHT_ATTACKS = {  # quick ones first
     "nn": "nearest",
     "gate-ia": "gate_ia",
     "attn-ia": "attn_ia",
+    "neurons-first": "neurons_first",
+    "gram-matching": "gram_matching",
     "least-squares": "least_squares",
     "column-first": "column_first",
     "vma": "vma",
@@ -54,34 +51,35 @@ ATTACKS = (*WEIGHT_ATTACKS, "ima", "isa")
 _NEED_MODELS = {"fingerprint", "isa"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(Options):
+    """The common options, with the names of these attacks."""
+
+    attack: Annotated[
+        tuple[str, ...],
+        Setting(f"All by default; repeatable: {', '.join(ATTACKS)}, or module:object of your own."),
+    ] = ()
+
+
 def checkpoint(
     folder: Annotated[Path, typer.Argument(help="The obfuscated checkpoint, as the host gets it.")],
     base: Annotated[str, typer.Option(help="The public model: directory, .gguf, hub name or 'smollm2'.")],
     key: KeyOption = None,
     passphrase_file: PassphraseOption = None,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(help=f"All by default; repeatable: {', '.join(ATTACKS)}, or module:object of your own."),
-    ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to recover, drawn at random.", min=16)] = 1000,
     layers: Annotated[int | None, typer.Option(help="Read only the first layers.", min=1)] = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: CheckpointOptions,
 ) -> None:
     """Attack an obfuscated checkpoint with the public model at hand."""
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
-    chosen = choose(attacks(None), options.attacks)  # a name that is unknown is refused before models load
+    chosen = choose(attacks(None), options.attack)  # a name that is unknown is refused before models load
     secret = _truth(folder, key, passphrase_file)
     models = bool(_NEED_MODELS & {one.NAME for one in chosen})
     record = {"target": str(folder), "base": base, "tokens": tokens}
     with auditing("checkpoint", record, chosen, options) as audit:
-        given = mounted(folder, base, secret, models=models, tokens=tokens, layers=layers)
-        audit.attack(choose(attacks(_settings(secret, given)), options.attacks), *given)
+        with progress("reading both checkpoints", quiet=options.json):
+            given = mounted(folder, base, secret, models=models, tokens=tokens, layers=layers)
+        audit.attack(choose(attacks(_settings(secret, given)), options.attack), *given)
 
 
 def attack_checkpoint(
@@ -93,14 +91,17 @@ def attack_checkpoint(
     tokens: int = 1000,
     layers: int | None = None,
     budget_s: float = 600.0,
+    quiet: bool = True,
 ) -> tuple[Finding, ...]:
     """The findings of the attacks in `names` on `folder`, within about `budget_s` for all of them.
 
     Raises CheckpointError, MisconfiguredError, MissingExtraError.
     """
-    given = mounted(folder, base, key, models=bool(_NEED_MODELS & set(names)), tokens=tokens, layers=layers)
+    models = bool(_NEED_MODELS & set(names))
+    with progress("reading both checkpoints", quiet=quiet):
+        given = mounted(folder, base, key, models=models, tokens=tokens, layers=layers)
     chosen = choose(attacks(_settings(key, given)), names)
-    return run(chosen, *given, budget_s=budget_s, progress=False)
+    return run(chosen, *given, budget_s=budget_s, progress=not quiet)
 
 
 def mounted(

@@ -2,7 +2,7 @@
 
     transom audit embeddings rows.safetensors --model MODEL --texts plain.txt --noise gaussian
     transom audit embeddings --model MODEL --texts plain.txt --noise gaussian:0.3 --noise gaussian:0.6
-    transom audit embeddings --kind sentence --model minilm --texts plain.txt --public-text own.txt
+    transom audit embeddings --kind sentence --model minilm --texts plain.txt --prior own.txt
 
 With FILE its rows are attacked and the texts are the truth that guesses are scored against; FILE holds one
 tensor, or one named `embeddings`: rows [N, D] of all texts one after another, [B, T, D] padded at the end, or
@@ -10,7 +10,7 @@ one row a text for --kind sentence. Without FILE the texts are embedded here, wi
 Noise is LAW:SCALE: `gaussian` and `laplace` a coordinate, `norm` with a density that falls with the length
 (scale 1/eta). With FILE of tokens the scale may be left out; the attacker then estimates it.
 Threat model: run by the owner of the text, with the host's part played by the attacks; the model, the law and
---public-text are the attacker's too. Texts that are audited are taken out of --public-text.
+--prior are the attacker's too. Texts that are audited are taken out of --prior.
 Does not prove privacy: only that these attacks, within this budget, found no more.
 Source: each attack's own docstring.
 """
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attack import choose
 from transom.audit.attacks import beam, blocks, sentence_inversion, sentences
 from transom.audit.attacks.rows import Noise, Rows, Truth
 from transom.audit.attacks.states import METRIC
@@ -34,18 +34,12 @@ from transom.audit.attacks.traffic import Texts
 from transom.checkpoint import Checkpoint, load
 from transom.checkpoint.walk import walk
 from transom.cli.audit_adapter import start_id
-from transom.cli.audit_report import (
-    AttackOption,
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
-from transom.cli.audit_texts import read_texts, token_ids
+from transom.cli.audit_report import Options, auditing
+from transom.cli.audit_texts import token_ids
+from transom.cli.output import progress
+from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError, NotYetError
+from transom.report.finding import Attack, Bound
 
 if TYPE_CHECKING:
     import torch
@@ -73,22 +67,13 @@ def embeddings(
         list[str] | None, typer.Option(help="LAW or LAW:SCALE; repeatable without FILE.")
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Length that rows were clipped to before.")] = None,
-    public_text: Annotated[
-        Path | None, typer.Option(help="The attacker's own text, one text a line.")
-    ] = None,
+    prior: Annotated[Path | None, typer.Option(help="The attacker's own text, one text a line.")] = None,
     limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 100,
     max_tokens: Annotated[int, typer.Option(help="Take the first tokens of each text.", min=1)] = 128,
-    attack: AttackOption = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: Options,
 ) -> None:
     """Attack embeddings of tokens, hidden states or embeddings of sentences."""
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
     noises = [parse_noise(text, clip) for text in noise or ["none"]]
     _check(file, kind, noises)
     record = {
@@ -98,11 +83,12 @@ def embeddings(
         "clipped to": clip,
         "made here": file is None,
     }
-    named = choose(attacks_on(kind, None, layer, ()), options.attacks)
+    named = choose(attacks_on(kind, None, layer, ()), options.attack)
     with auditing(f"{kind} embeddings", record, named, options) as audit:
-        loaded = load(model)
+        with progress(f"loading {model}", quiet=options.json):
+            loaded = load(model)
         plain, own = (
-            _ids(read_texts(path) if path else (), loaded, kind, max_tokens) for path in (texts, public_text)
+            _ids(read_texts(path) if path else (), loaded, kind, max_tokens) for path in (texts, prior)
         )
         plain, audited = plain[:limit], set(plain[:limit])
         own = tuple(text for text in own if text not in audited)
@@ -111,7 +97,7 @@ def embeddings(
         for number, one in enumerate(noises):
             audit.setting = _spelled(one) if len(noises) > 1 else ""
             made = case(loaded, kind, layer, one, plain, own, observed)
-            attacks, data = choose(made.attacks, options.attacks), Truth(plain, _decoder(loaded))
+            attacks, data = choose(made.attacks, options.attack), Truth(plain, _decoder(loaded))
             audit.attack(attacks, made.target, made.knowledge, data, of=len(noises) - number)
 
 
@@ -183,7 +169,7 @@ def case(
         return Case(
             attacks_on(kind, None, layer, own), sentences.Sentences(observed[: len(plain)], noise), public
         )
-    if kind == "hidden" and walk(loaded.model).family != "llama":
+    if kind == "hidden" and not walk(loaded.model).family.causal:
         raise NotYetError(f"--kind hidden needs a causal model, {loaded.source.name} is not one")
     place = blocks.Observed(loaded.model, layer if kind == "hidden" else None)
     if observed is None:
@@ -222,6 +208,6 @@ def split(observed: torch.Tensor, lengths: Sequence[int]) -> tuple[torch.Tensor,
 def _language(loaded: Checkpoint, own: Texts) -> beam.Prior | None:
     """The model itself where it is causal, else the attacker's texts."""
     parts = walk(loaded.model)
-    if parts.family == "llama" and parts.head is not None:
+    if parts.family.causal and parts.head is not None:
         return beam.causal(loaded.model, start_id(loaded.model))
     return beam.bigrams(own, parts.embedding.num_embeddings) if own else None

@@ -19,16 +19,7 @@ import typer
 
 from transom.audit.attack import choose
 from transom.audit.attacks import epsilon as distinguisher
-from transom.cli.audit_report import (
-    AttackOption,
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
+from transom.cli.audit_report import Options, auditing
 from transom.config import load_json
 from transom.errors import MisconfiguredError
 
@@ -41,24 +32,17 @@ def epsilon(
     delta: Annotated[float, typer.Option(help="The claim's delta, below 1.")] = 0.0,
     samples: Annotated[int, typer.Option(help="Outputs to draw on each input, 4 or more.")] = 20_000,
     alpha: Annotated[float, typer.Option(help="The rate of false alarms to stay below.")] = 0.01,
-    attack: AttackOption = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: Options,
 ) -> None:
     """Try to catch a mechanism that claims (epsilon, delta) breaking its claim."""
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
     inputs = distinguisher.Inputs(_parsed("--a", a), _parsed("--b", b), samples, alpha)
     if inputs.a == inputs.b:
         raise MisconfiguredError("--a and --b are the same value; give two that the claim calls neighbours")
     claim = distinguisher.Claim(mechanism, epsilon, delta)
     distinguisher.check(samples, epsilon, delta, alpha)
     record = {"target": mechanism, "epsilon": epsilon, "delta": delta, "samples": samples, "alpha": alpha}
-    chosen = choose((distinguisher,), options.attacks)
+    chosen = choose((distinguisher,), options.attack)
     with auditing("epsilon", record, chosen, options) as audit:
         audit.attack(chosen, claim, None, inputs)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from transom.audit.attacks.traffic import Ints
 from transom.errors import RefusedError
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     from transom.obfuscation.keyfile import KeyFile

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,43 +24,37 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from transom.audit.attack import Attack
-from transom.audit.finding import INTERRUPTED, Finding, interrupted, not_run
-from transom.audit.report import Frontier, Report, exceeds, figure, span
-from transom.audit.runner import run
+from transom.config import Setting
 from transom.errors import MisconfiguredError, TransomError
 from transom.files import require_writable, write_file
+from transom.report.finding import INTERRUPTED, Attack, Finding, interrupted, not_run
+from transom.report.kinds import kind_of
+from transom.report.metrics import figure
+from transom.report.report import Frontier, Report, exceeds, span
+from transom.report.runner import run
 
 GATE_EXIT = 20
 LEFT_OUT_EXIT = 21
 _NOTES_FROM = 140  # columns of a terminal
-
-BudgetOption = Annotated[
-    float, typer.Option("--budget", help="Minutes for the attacks together; loading comes on top.", min=0)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="The report as one JSON object on one line.")]
-SarifOption = Annotated[Path | None, typer.Option("--sarif", help="Write the report as SARIF 2.1.0.")]
-HtmlOption = Annotated[Path | None, typer.Option("--html", help="Write the report as one HTML page.")]
-GateOption = Annotated[
-    float | None, typer.Option("--gate", help="Exit with 20 when a finding may exceed this bound.", min=0)
-]
-AttackOption = Annotated[
-    list[str] | None,
-    typer.Option("--attack", help="Only this one, or module:object to add your own; repeatable."),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The common options of one command. Raises MisconfiguredError before an attack spends any time."""
 
-    budget_min: float = 10.0
-    as_json: bool = False
-    sarif: Path | None = None
-    html: Path | None = None
-    gate: float | None = None
-    attacks: Sequence[str] = ()
-    started_s: float = field(default_factory=time.monotonic)
+    attack: Annotated[
+        tuple[str, ...], Setting("Only this one, or module:object to add your own; repeatable.")
+    ] = ()
+    budget: Annotated[float, Setting("Minutes for the attacks together; loading comes on top.", least=0)] = (
+        10.0
+    )
+    json: Annotated[bool, Setting("The report as one JSON object on one line.")] = False
+    sarif: Annotated[Path | None, Setting("Write the report as SARIF 2.1.0.")] = None
+    html: Annotated[Path | None, Setting("Write the report as one HTML page.")] = None
+    gate: Annotated[float | None, Setting("Exit with 20 when a finding may exceed this bound.", least=0)] = (
+        None
+    )
+    started_s: float = field(init=False, default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         for path in filter(None, (self.sarif, self.html)):
@@ -72,12 +65,7 @@ class Options:
     @property
     def budget_s(self) -> float:
         """The budget in seconds."""
-        return 60 * self.budget_min
-
-    @property
-    def progress(self) -> bool:
-        """Whether to show progress on a terminal."""
-        return not self.as_json
+        return 60 * self.budget
 
 
 @dataclass
@@ -109,7 +97,7 @@ class Audit:
             knowledge,
             data,
             budget_s=self.left_s / of,
-            progress=self.options.progress,
+            progress=not self.options.json,
         )
         self.left_s -= time.monotonic() - started
         self.findings += (made := [replace(one, setting=self.setting) for one in found])
@@ -137,7 +125,6 @@ class Audit:
             frontier=self.frontier,
             gate=self.options.gate,
             stopped=self.stopped,
-            created=now(),
             cost_s=round(time.monotonic() - self.options.started_s, 3),
         )
 
@@ -170,15 +157,10 @@ def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, TransomError) else f"it raised {type(error).__name__}"
 
 
-def now() -> str:
-    """The time for `Report.created`, in UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def finish(report: Report, options: Options) -> None:
     """Write and print `report`; exit with 20 when its gate is shut, with 21 when most or all was left out."""
     _write(report, options)
-    if options.as_json:
+    if options.json:
         typer.echo(json.dumps(report.to_dict()))
     else:
         console = Console(highlight=False)
@@ -200,8 +182,8 @@ def finish(report: Report, options: Options) -> None:
 
 
 def _write(report: Report, options: Options) -> None:
-    from transom.audit.html import page
-    from transom.audit.sarif import sarif
+    from transom.report.html import page
+    from transom.report.sarif import sarif
 
     made: list[tuple[Path | None, Callable[[], str]]] = [
         (options.html, lambda: page(report)),
@@ -226,7 +208,7 @@ def _table(report: Report, *, notes: bool) -> Table:
     metrics = list(dict.fromkeys(found.metric for found in report.findings))
     title = f"{report.kind}: {report.target.get('target', '')}"
     several = len(metrics) > 1
-    beside = "claimed" if report.kind == "epsilon" else "guessing"
+    beside = kind_of(report.kind).beside
     table = Table(title=escape(title if several or not metrics else f"{title}, {metrics[0]}"))
     for column in ("attack", *["metric"] * several, "value", "95 % interval", beside, "n", "s"):
         table.add_column(column, overflow="fold")

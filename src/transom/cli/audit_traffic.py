@@ -18,23 +18,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
+from transom.audit.attack import choose
 from transom.audit.attacks import sda, tfma
-from transom.audit.attacks.traffic import Ints, Prior, Texts, Traffic, conceal, read_traffic, reveal
-from transom.audit.finding import Finding
+from transom.audit.attacks.traffic import Prior, Texts, Traffic, conceal, read_traffic, reveal
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
-from transom.cli.audit_report import (
-    AttackOption,
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
-from transom.cli.audit_texts import read_texts
+from transom.cli.audit_report import Options, auditing
+from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
+from transom.report.finding import Attack, Bound, Finding
+from transom.report.statistics import Ints
 
 _DECIPHERED = ("recovery of tokens", "recovery of types", "BLEU-4")
 
@@ -53,19 +45,12 @@ def traffic(
     ] = False,
     key: KeyOption = None,
     passphrase_file: PassphraseOption = None,
-    attack: AttackOption = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: Options,
 ) -> None:
     """Attack observed ids by their frequencies and their neighbours."""
     from transom.serving.tokenizer import load_tokenizer
 
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
     encoder = load_tokenizer(tokenizer)
     secret = None if key is None else read_key(key, passphrase_file)
     vocabulary = encoder.vocab_size if secret is None else secret.vocabulary
@@ -73,12 +58,10 @@ def traffic(
         raise MisconfiguredError(
             f"the key file knows {vocabulary} ids, the tokenizer {encoder.vocab_size}; give the model's own"
         )
-    chosen = choose(attacks(level), options.attacks)
+    chosen = choose(attacks(level), options.attack)
     record = {"target": str(file), "tokenizer": tokenizer, "prior": level, "permuted_here": secret is None}
     with auditing("traffic", record, chosen, options) as audit:
         texts = tuple(encoder.encode_text(line).ids for line in read_texts(prior))
-        if not texts:
-            raise MisconfiguredError(f"{prior} holds no text; give the attacker one text a line")
         tau_V = secret_map(secret, vocabulary)
         target, plain = _sides(read_traffic(file, vocabulary), tau_V, concealed=secret is not None)
         known = {int(tau_V[token]): token for token in template_ids(encoder)} if template else {}

@@ -13,29 +13,21 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from transom.audit.finding import INTERRUPTED, Finding, not_run
-from transom.audit.report import Frontier, FrontierPoint
-from transom.audit.utility import (
-    Answerer,
-    Setting,
-    Task,
-    frontier,
-    load_answerer,
-    obfuscated,
-    read_task,
-    unprotected,
-    words,
-)
+from transom.audit.utility.files import read_task
+from transom.audit.utility.frontier import Setting, frontier
+from transom.audit.utility.model import Answerer, load_answerer, obfuscated
+from transom.audit.utility.protect import unprotected, words
+from transom.audit.utility.tasks import Task
+from transom.cli.output import progress
 from transom.errors import TransomError
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import INTERRUPTED, Finding, not_run
+from transom.report.report import Frontier, FrontierPoint
 
 METRIC = "utility"
 _WHOSE = "Recovery is that of the strongest attack on one output of each text."
@@ -85,7 +77,7 @@ def at_setting(name: str, sanitizer: Sanitizer, found: Sequence[Finding]) -> lis
 
 
 def measured(
-    utility: Utility | None, settings: Sequence[Setting], *, progress: bool
+    utility: Utility | None, settings: Sequence[Setting], *, quiet: bool
 ) -> tuple[Frontier | None, tuple[Finding, ...]]:
     """The frontier from plain text over `settings`, and a finding for each task that did not run."""
     if utility is None:
@@ -93,22 +85,16 @@ def measured(
     settings = (Setting("plain text", unprotected), *settings)
     points: list[FrontierPoint] = []
     failed: list[Finding] = []
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not progress or not console.is_terminal) as bar:
-        for task in utility.tasks:
-            shown = partial(_show, bar, bar.add_task(f"utility: {task.name}", total=1.0))
-            try:
-                points += frontier((task,), settings, utility.models, shown).points
-            except KeyboardInterrupt:
-                rest = utility.tasks[utility.tasks.index(task) :]
-                failed += [not_run(each.name, METRIC, INTERRUPTED) for each in rest]
-                break
-            except TransomError as error:
-                failed.append(not_run(task.name, METRIC, str(error)))
-            except Exception as error:  # its text may hold content
-                failed.append(not_run(task.name, METRIC, f"it raised {type(error).__name__}"))
+    for task in utility.tasks:
+        try:
+            with progress(f"utility: {task.name}", 1.0, quiet=quiet) as meter:
+                points += frontier((task,), settings, utility.models, meter.reach).points
+        except KeyboardInterrupt:
+            rest = utility.tasks[utility.tasks.index(task) :]
+            failed += [not_run(each.name, METRIC, INTERRUPTED) for each in rest]
+            break
+        except TransomError as error:
+            failed.append(not_run(task.name, METRIC, str(error)))
+        except Exception as error:  # its text may hold content
+            failed.append(not_run(task.name, METRIC, f"it raised {type(error).__name__}"))
     return Frontier(tuple(points), _WHOSE) if points else None, tuple(failed)
-
-
-def _show(bar: Progress, line: TaskID, share: float) -> None:
-    bar.update(line, completed=share)

@@ -5,8 +5,8 @@
     transom audit words dev.tsv --column sentence --prior train.tsv --utility classify:dev.tsv --html out.html
 
 The file is sanitised here, message by message, exactly as the words mode does it, at each epsilon; then every
-attack is run on the result. Files: one text a line (`-` is standard input), .csv and .tsv with --column,
-.jsonl with --field. The prior is the attacker's own text: sentences of the audited file are taken out of it.
+attack is run on the result. Files: one text a line (`-` is standard input), or .csv, .tsv, .jsonl and
+.parquet with --column. The prior is the attacker's own text: sentences of the audited file are taken out.
 Nothing is sent and nothing is charged to a ledger.
 Threat model: run by the owner of the text, with the host's part played by the attacks.
 Does not prove privacy: only that these attacks, with this prior and within this budget, found no more.
@@ -15,34 +15,22 @@ Source: each attack's own docstring.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from transom.audit.attack import Attack, Bound, choose
-from transom.audit.attacks import averaging, bayes, causal, contextual, mask_token, word_inversion
+from transom.audit.attack import choose
+from transom.audit.attacks import averaging, causal, mask_token
 from transom.audit.attacks.causal_beam import Causal
-from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
-from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
-from transom.audit.finding import interrupted, not_run
+from transom.audit.attacks.word_text import Sentences, own_sentences
+from transom.audit.own import own_mechanism
+from transom.audit.words import ATTACKS, sanitised_case
 from transom.checkpoint.source import DEFAULT_MODEL
-from transom.cli.audit_report import (
-    AttackOption,
-    Audit,
-    BudgetOption,
-    GateOption,
-    HtmlOption,
-    JsonOption,
-    Options,
-    SarifOption,
-    auditing,
-)
-from transom.cli.audit_texts import read_texts
+from transom.cli.audit_report import Audit, Options, auditing
 from transom.cli.audit_utility import (
     UtilityModelOption,
     UtilityOption,
@@ -51,52 +39,30 @@ from transom.cli.audit_utility import (
     measured,
     open_utility,
 )
-from transom.cli.records import read_column
-from transom.config import load_json
+from transom.cli.options import PolicyOptions
+from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.lexicon import read_vectors
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import WordMechanism
-from transom.privacy.policy import Policy, load_policy
+from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
+from transom.report.finding import Attack, Bound, interrupted, not_run
 
-ATTACKS: tuple[Attack, ...] = (
-    bayes,
-    word_inversion,
-    word_inversion.LEARNED,
-    averaging,
-    contextual,
-    causal,  # last: it takes what time the others leave
-)
 _KNOWN = (*IN_GROUP, "custext+", "santext+")
-
-
-@dataclass(frozen=True)
-class Case:
-    """The audited text at one epsilon, as its attackers see it."""
-
-    target: WordTarget
-    knowledge: WordKnowledge
-    data: WordData
-
-    @property
-    def drawn_share(self) -> float:
-        """The share of tokens that are drawn."""
-        return len(self.target.outputs_N) / sum(map(len, self.target.seen))
 
 
 def words(
     file: Annotated[Path, typer.Argument(help="Text to audit: .txt, .csv, .tsv, .jsonl, or - for lines.")],
-    policy: Annotated[Path | None, typer.Option(help="Policy file; the English one by default.")] = None,
-    mechanism: Annotated[str | None, typer.Option(help=f"One of {', '.join(_KNOWN)}.")] = None,
+    policy: PolicyOptions,
+    mechanism: Annotated[str | None, typer.Option(help=f"{', '.join(_KNOWN)}, or module:object.")] = None,
     epsilon: Annotated[list[float] | None, typer.Option(help="Epsilon a word; repeatable.")] = None,
     prior: Annotated[
         Path | None, typer.Option(help="The attacker's own text, in a file of any kind.")
     ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Column of .csv and .tsv, by name or number from 1.")
+        str | None, typer.Option(help="Column of a table or field of .jsonl; also a number from 1.")
     ] = None,
-    field: Annotated[str | None, typer.Option(help="Field of .jsonl.")] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Word vectors, for santext+.")] = None,
     model: Annotated[
         str | None,
@@ -117,20 +83,13 @@ def words(
     utility: UtilityOption = None,
     utility_model: UtilityModelOption = "smollm2",
     utility_preset: UtilityPresetOption = None,
-    attack: AttackOption = None,
-    budget: BudgetOption = 10.0,
-    as_json: JsonOption = False,
-    sarif: SarifOption = None,
-    html: HtmlOption = None,
-    gate: GateOption = None,
+    *,
+    options: Options,
 ) -> None:
     """Sanitise text as the words mode does, attack the result, and report what is recovered."""
-    options = Options(
-        budget_min=budget, as_json=as_json, sarif=sarif, html=html, gate=gate, attacks=attack or ()
-    )
     masked: tuple[Attack, ...] = () if model is None else (mask_token,)
-    attacks = choose((*ATTACKS, *masked), options.attacks)
-    chosen = load_policy(policy)
+    attacks = choose((*ATTACKS, *masked), options.attack)
+    chosen = policy.load()
     sanitizers = _sanitizers(chosen, mechanism, epsilon, embeddings)
     record = {
         "target": str(file),
@@ -142,8 +101,8 @@ def words(
     }
     tasks = open_utility(utility, utility_model, utility_preset)
     with auditing("words", record, attacks, options) as audit:
-        texts = read_corpus(file, column, field)[:limit]
-        own = own_sentences(chosen, read_corpus(prior, column, field)) if prior else ()
+        texts = read_texts(file, column)[:limit]
+        own = own_sentences(chosen, read_texts(prior, column)) if prior else ()
         audit.record |= {"texts": len(texts), "attacker's sentences": len(own)}
         language: mask_token.Masked | None = None
         reader: Causal | None = None
@@ -161,7 +120,7 @@ def words(
             once = [one for one in found if one.name != averaging.NAME]
             settings += at_setting(audit.setting, sanitizer, once)
         audit.setting = ""
-        audit.frontier, failed = measured(tasks, settings, progress=options.progress)
+        audit.frontier, failed = measured(tasks, settings, quiet=options.json)
         audit.findings += failed
         if interrupted(failed):
             raise KeyboardInterrupt
@@ -171,6 +130,10 @@ def _sanitizers(
     policy: Policy, mechanism: str | None, epsilons: Sequence[float] | None, embeddings: Path | None
 ) -> dict[str, Sanitizer]:
     """One for each epsilon of the sweep, by its figure. Raises MisconfiguredError, PolicyError."""
+    if mechanism is not None and ":" in mechanism:
+        if epsilons:
+            raise MisconfiguredError("a mechanism of your own has its own epsilon; leave out --epsilon")
+        return {"of its own": Sanitizer(policy, own_mechanism(mechanism, policy))}
     wanted = epsilons or ([policy.epsilon] if policy.epsilon is not None else [])
     if not wanted:
         raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
@@ -179,32 +142,6 @@ def _sanitizers(
 
 def _sanitizer(policy: Policy, mechanism: str | None, epsilon: float, embeddings: Path | None) -> Sanitizer:
     return Sanitizer(policy, _mechanism(policy, mechanism, epsilon, embeddings), epsilon)
-
-
-def sanitised_case(sanitizer: Sanitizer, texts: Sequence[str], own: Sentences, *, repeats: int = 0) -> Case:
-    """`texts` through the sanitizer, and what an attacker with the sentences `own` knows.
-
-    Raises MisconfiguredError when no word is drawn.
-    """
-    policy = sanitizer.policy
-    seen, plain = observe(sanitizer, texts)
-    if sanitizer.mechanism is None or not any(True for _ in drawn(seen)):
-        raise MisconfiguredError("no word of the text is drawn under this policy; there is nothing to attack")
-    seen = with_kept_passed(seen, sanitizer.mechanism)
-    words_N = np.array([token.word for token in originals(seen, plain)], dtype=np.int64)
-    again = [sanitizer.mechanism.sample(words_N) for _ in range(repeats)]
-    cost = sanitizer.word_epsilon
-    target, knowledge, data = mounted(
-        policy.words,
-        sanitizer.mechanism,
-        seen,
-        plain,
-        own,
-        policy.prior_V,
-        epsilon=cost if np.isfinite(cost) else None,
-        repeats_RN=np.stack(again) if again else None,
-    )
-    return Case(target, knowledge, data)
 
 
 def _mechanism(
@@ -253,34 +190,3 @@ def _with_reader(attacks: tuple[Attack, ...], source: str | None) -> tuple[tuple
             reason = str(error)
     absent = Bound(causal.NAME, causal.METRIC, lambda *_: not_run(causal.NAME, causal.METRIC, reason))
     return tuple(absent if attack is causal else attack for attack in attacks), None
-
-
-def read_corpus(source: Path, column: str | None, field: str | None) -> tuple[str, ...]:
-    """The texts of a file, by its ending. Raises MisconfiguredError for what cannot be read or holds none."""
-    if str(source) == "-":
-        texts: tuple[str, ...] = tuple(sys.stdin.read().split("\n"))
-    elif source.suffix in (".csv", ".tsv"):
-        if column is None:
-            raise MisconfiguredError(f"{source} has columns; name the one to read with --column")
-        texts = read_column(source, column)
-    elif source.suffix == ".jsonl":
-        texts = tuple(_fields(source, field))
-    else:
-        texts = read_texts(source)
-    found = tuple(text.strip() for text in texts if text.strip())
-    if not found:
-        raise MisconfiguredError(f"{source} holds no text")
-    return found
-
-
-def _fields(source: Path, field: str | None) -> Iterator[str]:
-    if field is None:
-        raise MisconfiguredError(f"{source} holds JSON objects; name the field to read with --field")
-    for number, line in enumerate(read_texts(source), 1):
-        try:
-            value = load_json(line)[field]
-        except (ValueError, TypeError, KeyError):
-            value = None
-        if not isinstance(value, str):
-            raise MisconfiguredError(f"{source}, text {number}: no JSON object with a string {field!r}")
-        yield value

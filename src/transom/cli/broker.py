@@ -7,25 +7,36 @@ Does not protect against: other programs of the owner on this machine, which can
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from transom.cli.options import (
+    CERTIFICATE,
+    CERTIFICATE_KEY,
+    EVIDENCE_POLICY,
+    OWNER_FOLDER,
+    Address,
+    Json,
+)
+from transom.cli.output import answer
+
+ADDRESS = Address(port=8443)
+
 
 def broker(
-    owner: Annotated[Path, typer.Option(help="The owner's folder of keys, as pack made it.")],
+    owner: Annotated[Path, OWNER_FOLDER],
     bundle: Annotated[list[Path], typer.Option(help="A bundle to release the key of; repeat for more.")],
-    policy: Annotated[Path, typer.Option(help="The evidence policy (YAML): whom to trust.")],
-    tls_cert: Annotated[Path, typer.Option(help="PEM certificate of this broker.")],
-    tls_key: Annotated[Path, typer.Option(help="PEM private key of that certificate.")],
+    evidence_policy: Annotated[Path, EVIDENCE_POLICY],
+    tls_cert: Annotated[Path, CERTIFICATE],
+    tls_key: Annotated[Path, CERTIFICATE_KEY],
     log: Annotated[Path, typer.Option(help="The release log; made if absent, verified if not.")],
-    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind; 0 picks a free one.", min=0, max=65535)] = 8443,
+    address: Address = ADDRESS,
     allow_insecure_dev: Annotated[
-        bool, typer.Option(help="Accept evidence that proves nothing, where the policy has a rule for it.")
+        bool,
+        typer.Option("--allow-insecure-dev", help="Accept evidence that proves nothing, if the policy does."),
     ] = False,
 ) -> None:
     """Release the keys of bundles to attested enclaves, and log each attempt."""
@@ -33,9 +44,9 @@ def broker(
     from transom.enclave.log import ReleaseLog
     from transom.enclave.manifest import load_manifest
     from transom.enclave.owner import Owner
-    from transom.enclave.pin import format_pin, spki_sha256
     from transom.enclave.policy import load_evidence_policy
-    from transom.serving.local import Tls, listen, serve, url_of
+    from transom.net.listen import Tls, listen, serve, url_of
+    from transom.net.pin import format_pin, spki_sha256
 
     tls = Tls(tls_cert, tls_key)
     keys = Owner(owner, create=False)
@@ -45,13 +56,13 @@ def broker(
     app = create_broker(
         keys,
         {manifest.bundle: manifest for manifest in manifests},
-        load_evidence_policy(policy),
+        load_evidence_policy(evidence_policy),
         ReleaseLog(log),
         allow_insecure_dev=allow_insecure_dev,
     )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("transom.enclave").setLevel(logging.INFO)
-    sock = listen(host, port)
+    sock = listen(address.host, address.port)
     with sock:
         for manifest in manifests:
             use = "production" if manifest.production else "development"
@@ -65,23 +76,21 @@ def broker(
 
 def broker_log(
     file: Annotated[Path, typer.Argument(help="A release log.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Verify the chain of a release log, and print its head to be noted elsewhere."""
     from transom.enclave.log import log_head
 
     head = log_head(file)
-    if as_json:
-        typer.echo(json.dumps({"entries": head.entries, "head": head.sha256}))
-        return
-    typer.echo(f"{head.entries} entries, unbroken; the head is {head.sha256}")
+    text = f"{head.entries} entries, unbroken; the head is {head.sha256}"
+    answer({"entries": head.entries, "head": head.sha256}, text, as_json=as_json)
 
 
 def _certificate(path: Path) -> bytes:
     """The first certificate of a PEM file, in DER."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from transom.enclave.pin import x509
+    from transom.net.pin import x509
 
     der: bytes = x509().load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
     return der

@@ -1,14 +1,13 @@
 """`transom chat`: talk to a model through a gateway, with what its host saw beside the answer.
 
 Threat model: as the gateway's. The conversation is kept in this process's memory and nowhere else; a
-picture (`--svg`) holds the private side too. Does not protect: `--ask` puts the question where the
-operating system shows it to every process of this machine; use `--ask -` to read it from standard input.
+picture (`--svg`) holds the private side too. Does not protect: a question on the command line stands where
+the operating system shows it to every process of this machine; `-` reads it from standard input.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 import sys
@@ -25,12 +24,13 @@ from transom.cli.ask import (
     connect,
     embedded_engine,
     figures,
-    ledger_at,
     render,
     require_openai,
     words_gateway,
 )
-from transom.errors import MisconfiguredError, ReplaceableError
+from transom.cli.options import Json, LedgerOptions
+from transom.cli.output import progress
+from transom.errors import ReplaceableError
 from transom.files import require_writable
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
 def chat(
     question: Annotated[
-        str | None, typer.Option("--ask", help="Ask this and stop; `-` reads standard input.")
+        str | None,
+        typer.Argument(metavar="QUESTION", help="Ask this and stop; `-` reads standard input."),
     ] = None,
+    *,
     show_host: Annotated[bool, typer.Option(help="Show what the host saw beside each answer.")] = False,
     gateway: Annotated[
         str | None, typer.Option(help="URL of a running gateway; by default one starts for this chat.")
@@ -56,26 +58,25 @@ def chat(
         str | None, typer.Option(help="Session name; a resent history of the same session costs nothing.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 128,
-    ledger: Annotated[Path | None, typer.Option(help="Charge this ledger (without --gateway).")] = None,
-    cap: Annotated[float, typer.Option(help="The ledger's cap, in epsilon.")] = math.inf,
+    books: LedgerOptions,
     svg: Annotated[Path | None, typer.Option(help="Save what was shown as a picture.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each answer.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Chat with a model whose host sees sanitised words only.
 
-    Without --ask it reads questions from the terminal until the end of input (Ctrl-D).
+    Without a question it reads them from the terminal until the end of input (Ctrl-D).
     """
     from rich.console import Console
 
-    check(gateway, engine, ledger, cap, svg)
+    check(gateway, engine, books, svg)
     require_openai()
     console = Console(record=svg is not None, stderr=as_json, width=120 if svg else None)
     with ExitStack() as stack:
         if gateway is None:
-            book = ledger_at(ledger, cap)
+            book = books.open()
             if book is not None:
                 stack.enter_context(book)
-            with console.status("starting ..."):
+            with progress("starting", quiet=as_json):
                 engine = engine or stack.enter_context(embedded_engine(model))
                 gateway = stack.enter_context(words_gateway(engine, model, book))
         client = stack.enter_context(connect(gateway))
@@ -93,14 +94,14 @@ def picture(console: Console) -> str:
     return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="transom chat"), flags=re.DOTALL)
 
 
-def check(gateway: str | None, engine: str | None, ledger: Path | None, cap: float, svg: Path | None) -> None:
+def check(gateway: str | None, engine: str | None, books: LedgerOptions, svg: Path | None) -> None:
     """Refuse options that contradict each other, before anything starts."""
-    if gateway is not None and (engine is not None or ledger is not None):
+    if gateway is not None and (engine is not None or books != LedgerOptions()):
         raise ReplaceableError(
-            "--engine and --ledger are for the gateway that a chat starts; set them on the one at --gateway"
+            "--engine, --ledger, --no-ledger and --cap are for the gateway that a chat starts; set them on "
+            "the one at --gateway"
         )
-    if ledger is None and math.isfinite(cap):
-        raise MisconfiguredError(f"--cap {cap:g} needs --ledger FILE; without one nothing is counted")
+    books.check()
     if svg is not None:
         require_writable(svg)
 

@@ -13,11 +13,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from transom.cli.ask import Exchange, ask, connect, embedded_engine, render, require_openai, words_gateway
+from transom.cli.options import Json
 
 MODEL = "smollm2"
 ANSWER_TOKENS = 48
@@ -31,9 +31,7 @@ PRIVATE = ("Marguerite", "4815", "quokka")
 
 
 def demo(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="End with one JSON object on one line, with the list `answers`.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Ask a small real model three questions, and show what its host saw of them.
 

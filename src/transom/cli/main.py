@@ -17,7 +17,6 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from transom.cli import (
@@ -35,13 +34,14 @@ from transom.cli import (
     pack,
     words,
 )
+from transom.cli.app import App
+from transom.cli.options import Json
+from transom.cli.output import answer, plain_console
 from transom.errors import TransomError
 
-app = typer.Typer(
+app = App(
     name="transom",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
     help="Use models you do not control on data you may not share, and measure what leaked.",
 )
 
@@ -56,10 +56,18 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     show_version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", "-v", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Use models you do not control on data you may not share, and measure what leaked."""
+
+
+@app.command("version")
+def show_version(as_json: Json = False) -> None:
+    """Print the version."""
+    found = version("transom")
+    answer({"transom": found}, f"transom {found}", as_json=as_json)
 
 
 app.command()(demo.demo)
@@ -101,7 +109,7 @@ def run(arguments: Sequence[str]) -> int:
 def complain(message: str, kind: str) -> None:
     """One line on standard error, never wrapped, so that scripts can read it."""
     line = Text.assemble((f"transom: {kind}: ", "bold red"), message)
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+    plain_console(stderr=True).print(line)
 
 
 def place(error: Exception) -> str:

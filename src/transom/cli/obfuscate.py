@@ -10,7 +10,6 @@ Source: `transom.obfuscation.writer`; Lin et al., arXiv 2603.01499.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from transom.audit.finding import left_out
+from transom.cli.obfuscated import client_folder
+from transom.cli.options import Json, ModelArgument
+from transom.cli.output import answer, plain_console, progress
 from transom.errors import MisconfiguredError
 from transom.files import require_writable
 from transom.obfuscation.card import CARD_FILE, Card, read_card, write_card
@@ -39,9 +38,10 @@ from transom.obfuscation.plain import Plain, open_source
 from transom.obfuscation.plan import loadable_h
 from transom.obfuscation.writer import obfuscate as write_obfuscated
 from transom.obfuscation.writer import partial_path, refuse_taken
+from transom.report.finding import left_out
 
 Preset = Literal["paper", "exact", "balanced"]
-Engine = Literal["transformers", "vllm", "llamacpp", "llamacpp-k", "group-128"]
+Target = Literal["transformers", "vllm", "llamacpp", "llamacpp-k", "group-128"]
 
 QUICK_ATTACKS = ("nn", "gate-ia", "least-squares", "column-first")
 AUDITED_TOKENS = 500
@@ -50,12 +50,12 @@ PRIVATE_BELOW = 0.01  # a lower end of an interval this far above chance is a re
 
 
 def obfuscate(
-    source: Annotated[str, typer.Argument(help="A directory, a .gguf file, a hub name or 'smollm2'.")],
+    source: ModelArgument,
     out: Annotated[Path, typer.Option(help="The host's folder; it must not exist.")],
     key: Annotated[Path, typer.Option(help="The key file; made on first use. Keep it, and back it up.")],
     client: Annotated[Path | None, typer.Option(help="The client's folder; KEY.client by default.")] = None,
     preset_name: Annotated[
-        Preset | None, typer.Option("--preset", help="How strongly to obfuscate; paper for a new key.")
+        Preset | None, typer.Option("--preset", help="How strongly to obfuscate; paper for a new key. One of")
     ] = None,
     h: Annotated[
         int | None, typer.Option(help="Half the added width; the nearest that loads is taken.")
@@ -63,7 +63,7 @@ def obfuscate(
     alpha_e: Annotated[float | None, typer.Option(help="Noise on the embedding, in deviations.")] = None,
     alpha_h: Annotated[float | None, typer.Option(help="Noise on the head, in deviations.")] = None,
     lam: Annotated[float | None, typer.Option(help="Share of Gaussian in the keys.")] = None,
-    engine: Annotated[Engine, typer.Option(help="What will load the output.")] = "transformers",
+    target: Annotated[Target, typer.Option("--for", help="What will load the output")] = "transformers",
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)] = None,
     device: Annotated[str, typer.Option(help="Where products run: cpu, or cuda for one process.")] = "cpu",
     cluster: Annotated[
@@ -74,29 +74,29 @@ def obfuscate(
     passphrase_file: Annotated[
         Path | None, typer.Option(help="File whose first line seals the key file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Obfuscate a model for a host that must not read prompts and answers."""
-    client = client or key.with_name(f"{key.name}.client")
+    client = client or client_folder(key)
     for path in (key, client):
         require_outside(path, out, partial_path(out))
     refuse_taken(out, resume)
     for path in (out, key) if not key.exists() else (out,):
         require_writable(path, parents=True)
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    plain = open_source(source)
+    console = plain_console(stderr=True)
+    with progress(f"reading {source}", quiet=as_json):
+        plain = open_source(source)
     stored = load_key(key, passphrase) if key.exists() else None
     changes = {"h": h, "alpha_e": alpha_e, "alpha_h": alpha_h, "lam": lam}
-    settings, why = _fit(plain, _wanted(preset_name, changes, stored), engine)
+    settings, why = _fit(plain, _wanted(preset_name, changes, stored), target)
     for told in (why, _left_out(plain)):
         if told:
             console.print(told)
     secret = _reused(stored, plain, settings, key) if stored else _made(plain, settings, key, passphrase)
     write_client(plain.found, plain.config, secret, client)
     (client / CARD_FILE).unlink(missing_ok=True)  # an earlier output's: it says nothing of this one
-    with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
+    with progress("obfuscating", 1.0, quiet=as_json) as meter:
         write_obfuscated(
             plain,
             out,
@@ -105,15 +105,15 @@ def obfuscate(
             device=device,
             cluster=cluster,
             resume=resume,
-            progress=lambda share: bar.update(task, completed=share),
+            progress=meter.reach,
         )
     plain = replace(plain, loaded=None)  # a GGUF's model: the audit reads its own, and needs the memory
-    card = audit_output(plain, out, secret) if audit else read_card(out, secret)
+    card = audit_output(plain, out, secret, quiet=as_json) if audit else read_card(out, secret)
     write_card(client, card, secret)
     _show(card, plain, {"out": out, "key": key, "client": client}, why, as_json)
 
 
-def audit_output(plain: Plain, out: Path, key: KeyFile) -> Card:
+def audit_output(plain: Plain, out: Path, key: KeyFile, *, quiet: bool = True) -> Card:
     """Attack the output with the base model at hand; its card, with what was found, written and returned.
 
     These are the quick attacks, with one layer's weights; `transom audit checkpoint` has all of them.
@@ -122,7 +122,14 @@ def audit_output(plain: Plain, out: Path, key: KeyFile) -> Card:
 
     card = read_card(out, key)
     findings = attack_checkpoint(
-        out, plain.found.name, key, QUICK_ATTACKS, tokens=AUDITED_TOKENS, layers=1, budget_s=AUDIT_BUDGET_S
+        out,
+        plain.found.name,
+        key,
+        QUICK_ATTACKS,
+        tokens=AUDITED_TOKENS,
+        layers=1,
+        budget_s=AUDIT_BUDGET_S,
+        quiet=quiet,
     )
     run = [found for found in findings if found.value is not None]
     beaten = [found for found in run if (found.low or 0.0) > (found.baseline or 0.0) + PRIVATE_BELOW]
@@ -135,14 +142,14 @@ def audit_output(plain: Plain, out: Path, key: KeyFile) -> Card:
     return audited
 
 
-def _fit(plain: Plain, wanted: Settings, engine: Engine) -> tuple[Settings, str]:
-    """The settings with an h that the engine loads, and a sentence if that is another one."""
-    h = loadable_h(plain.config, wanted.h, engine.replace("llamacpp", "llama.cpp"))
+def _fit(plain: Plain, wanted: Settings, target: Target) -> tuple[Settings, str]:
+    """The settings with an h that the target loads, and a sentence if that is another one."""
+    h = loadable_h(plain.config, wanted.h, target.replace("llamacpp", "llama.cpp"))
     if h == wanted.h:
         return wanted, ""
     heads, width = plain.config["num_attention_heads"], plain.config["hidden_size"]
     return replace(wanted, h=h), (
-        f"h = {h} instead of {wanted.h}: {engine} loads hidden sizes that {heads} heads (and its blocks) "
+        f"h = {h} instead of {wanted.h}: {target} loads hidden sizes that {heads} heads (and its blocks) "
         f"divide, such as {width} + 2 x {h} = {width + 2 * h}"
     )
 
@@ -183,17 +190,15 @@ def _reused(key: KeyFile, plain: Plain, settings: Settings, path: Path) -> KeyFi
 def _show(card: Card, plain: Plain, paths: dict[str, Path], why: str, as_json: bool) -> None:
     record: dict[str, Any] = {name: str(path) for name, path in paths.items()}
     record |= {"model": plain.found.name, "h_reason": why, **card.to_json()}
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
     settings = ", ".join(f"{name} {value}" for name, value in card.settings.items())
     verdict = {
         None: "not audited: assume that it is not private against a host that has the base model",
         False: "not private against a host that has the base model",
         True: "no attack tried here recovered it, with the base model at hand",
     }[card.private_against_base_model]
-    Console(highlight=False, markup=False, soft_wrap=True).print(
+    text = (
         f"{paths['out']}: {plain.found.name}, {len(card.outputs)} files, for the host\n"
         f"{paths['key']}: the key, and {paths['client']}: the tokenizer and the card, for the client alone\n"
         f"{settings}\n{verdict}"
     )
+    answer(record, text, as_json=as_json)

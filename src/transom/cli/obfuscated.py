@@ -13,16 +13,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from transom.config import Setting
 from transom.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from transom.serving.gateway.obfuscated import Substitution
     from transom.serving.tokenizer import ChatTokenizer
 
+PANEL = "Modes obfuscated, words+obfuscated"
 MODES = ("obfuscated", "words+obfuscated")
 _VERDICTS = {
     None: "not audited: assume that it is not private against a host that has the base model",
@@ -33,28 +35,25 @@ _VERDICTS = {
 
 @dataclass(frozen=True)
 class ObfuscatedOptions:
-    """The command line of the two modes."""
+    """What `transom obfuscate` left for the client."""
 
-    key: Path
-    client: Path
-    card: Path | None
-    passphrase_file: Path | None
+    key: Annotated[Path | None, Setting("Key file from transom obfuscate.", panel=PANEL)] = None
+    client: Annotated[Path | None, Setting("The client's folder; KEY.client by default.", panel=PANEL)] = None
+    card: Annotated[
+        Path | None,
+        Setting("The checkpoint's card, or its folder; the client folder's by default.", panel=PANEL),
+    ] = None
+    passphrase_file: Annotated[
+        Path | None, Setting("File whose first line opens the key file.", panel=PANEL)
+    ] = None
 
-
-def options_of(
-    mode: str, key: Path | None, client: Path | None, card: Path | None, passphrase_file: Path | None
-) -> ObfuscatedOptions | None:
-    """The options, None in another mode. Raises MisconfiguredError if one is missing, or given in vain."""
-    if mode not in MODES:
-        if key or client or card or passphrase_file:
+    def check(self, mode: str) -> None:
+        """Raises MisconfiguredError if one is given in vain."""
+        if mode not in MODES and any(vars(self).values()):
             raise MisconfiguredError(
                 f"--key, --client, --card and --passphrase-file are for {' and '.join(MODES)}, "
                 f"not for mode {mode}"
             )
-        return None
-    if key is None:
-        raise MisconfiguredError(f"mode {mode} needs --key FILE, which transom obfuscate wrote")
-    return ObfuscatedOptions(key, client or key.with_name(f"{key.name}.client"), card, passphrase_file)
 
 
 def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
@@ -71,24 +70,36 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
     from transom.serving.gateway.obfuscated import Substitution
     from transom.serving.tokenizer import load_tokenizer
 
+    if options.key is None:
+        raise MisconfiguredError(
+            f"modes {' and '.join(MODES)} need --key FILE, which transom obfuscate wrote"
+        )
     passphrase = read_passphrase(options.passphrase_file) if options.passphrase_file else None
     key = load_key(options.key, passphrase)
-    client = load_client(options.client)
+    folder = options.client or client_folder(options.key)
+    client = load_client(folder)
     client.require_key(key)
-    card = options.card or options.client / CARD_FILE
+    card = options.card or folder / CARD_FILE
     private = None
     if options.card or os.path.lexists(card):
         private = read_card(card, key).private_against_base_model
-    tokenizer = load_tokenizer(options.client)
+    tokenizer = load_tokenizer(folder)
     tokenizer.eos_ids = tuple(sorted({*tokenizer.eos_ids, *client.stop_ids}))
     typer.echo(f"checkpoint {key.source[:12]}, {_VERDICTS[private]}", err=True)
     return Substitution(token_map(key.secret, key.vocabulary), private), tokenizer
 
 
+def client_folder(key: Path) -> Path:
+    """The client's folder of a key file, where none is named."""
+    return key.with_name(f"{key.name}.client")
+
+
 def obfuscate_gguf(
     folder: Annotated[Path, typer.Argument(help="An obfuscated folder, from transom obfuscate.")],
     out: Annotated[Path, typer.Option(help="The GGUF file; it must not exist.")],
-    kind: Annotated[str, typer.Option("--type", help="f16, q8_0 (a hidden size of 32s), or f32.")] = "f16",
+    kind: Annotated[
+        Literal["f16", "q8_0", "f32"], typer.Option("--type", help="q8_0 needs a hidden size of 32s.")
+    ] = "f16",
 ) -> None:
     """Write an obfuscated folder as a GGUF file for llama.cpp; a vocabulary of placeholders goes with it."""
     from transom.obfuscation.card import verify_card

@@ -7,15 +7,15 @@ Source: `transom.enclave.bundle`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from typer.core import TyperGroup
 
+from transom.cli.app import App
+from transom.cli.options import EVIDENCE_POLICY, OWNER_FOLDER, Json, ModelArgument
+from transom.cli.output import answer, plain_console, progress
 from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bundle
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
@@ -32,7 +32,7 @@ class _MakeByDefault(TyperGroup):
         return super().parse_args(ctx, args if known else ["make", *args])
 
 
-app = typer.Typer(cls=_MakeByDefault, no_args_is_help=True)
+app = App(cls=_MakeByDefault, no_args_is_help=True)
 
 
 @app.callback()
@@ -42,15 +42,13 @@ def group() -> None:
 
 @app.command()
 def make(
-    source: Annotated[str, typer.Argument(help="A directory, a .gguf file, a hub name or 'smollm2'.")],
+    source: ModelArgument,
     out: Annotated[Path, typer.Option(help="The bundle's folder; it must not exist.")],
-    owner: Annotated[Path, typer.Option(help="The owner's keys; made on first use.")],
+    owner: Annotated[Path, OWNER_FOLDER],
     production: Annotated[
         bool, typer.Option("--production", help="Open only for attested hardware; needs --evidence-policy.")
     ] = False,
-    evidence_policy: Annotated[
-        Path | None, typer.Option(help="Policy file whose rules say which enclaves get the key.")
-    ] = None,
+    evidence_policy: Annotated[Path | None, EVIDENCE_POLICY] = None,
     policy: Annotated[
         Path | None, typer.Option(help="Word policy that the enclave must run; the English one by default.")
     ] = None,
@@ -61,18 +59,17 @@ def make(
     extraction_share: Annotated[
         float, typer.Option(help="Share of the rows that a gateway may use within a day.", min=0, max=1)
     ] = EXTRACTION_SHARE,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Encrypt a model's embedding for an enclave, and keep the whole model for the engine."""
     if not out.exists():  # `pack` says what it says of one that does
         require_writable(out, parents=True)
     rules = load_evidence_policy(evidence_policy).allow if evidence_policy is not None else ()
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = plain_console(stderr=True)
     for path in leftovers(out):
         console.print(f"{path} is left of a packing that was killed, or still runs; delete it if none does")
     keys = Owner(owner)
-    with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
+    with progress("packing", 1.0, quiet=as_json) as meter:
         made = pack(
             source,
             out,
@@ -83,14 +80,14 @@ def make(
             name=name,
             server_pins=server_pin or [],
             extraction_share=extraction_share,
-            progress=lambda share: bar.update(task, completed=share),
+            progress=meter.reach,
         )
     _show(made, out, as_json)
 
 
 @app.command()
 def key(
-    owner: Annotated[Path, typer.Option(help="The owner's keys; made on first use.")],
+    owner: Annotated[Path, OWNER_FOLDER],
 ) -> None:
     """Make the owner's keys if need be, and print where the public one is: to be measured before packing."""
     typer.echo(Owner(owner).folder / "owner.pub")
@@ -100,7 +97,7 @@ def key(
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or its client half.")],
     owner_key: Annotated[Path, typer.Option(help="The owner's public key, owner.pub.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a bundle's signature and every file's hash; the data key is not needed."""
     _show(verify_bundle(bundle, load_owner_key(owner_key)), bundle, as_json)
@@ -124,14 +121,12 @@ def _show(manifest: Manifest, path: Path, as_json: bool) -> None:
         "created": manifest.created,
         "manifest_sha256": manifest.sha256,
     }
-    if as_json:
-        typer.echo(json.dumps(record))
-        return
     kinds = ", ".join(sorted({rule.kind for rule in manifest.rules})) or "nobody yet (no evidence policy)"
-    Console(highlight=False, markup=False, soft_wrap=True).print(
+    text = (
         f"{path}: {manifest.model}, bundle {manifest.bundle} "
         f"({'production' if manifest.production else 'development'})\n"
         f"{manifest.rows} x {manifest.width} {manifest.dtype} in {record['shards']} encrypted shards, "
         f"{record['size_bytes'] / 1e6:.1f} MB; opens for {kinds}\n"
         f"manifest SHA-256 {manifest.sha256}"
     )
+    answer(record, text, as_json=as_json)

@@ -14,30 +14,20 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
-from transom.errors import MisconfiguredError
-from transom.files import require_writable
+from transom.data.rows import Format, decoded, form_of, opened, table
+from transom.errors import MisconfiguredError, NotYetError
+from transom.files import require_writable, whole
 from transom.privacy.sanitize import Sanitizer
 
 CHUNK_ROWS = 2000
-
-
-class Format(StrEnum):
-    """How a file is cut into records."""
-
-    text = "text"
-    csv = "csv"
-    tsv = "tsv"
 
 
 @dataclass(frozen=True)
@@ -57,11 +47,17 @@ class Summary:
 
 
 def check_file(source: Path, target: Path | None, form: Format | None, columns: Sequence[str]) -> None:
-    """What can be known before anything is read, drawn or charged. Raises MisconfiguredError."""
-    if ((form or _form_of(source)) is Format.text) == bool(columns):
+    """What can be known before anything is read, drawn or charged.
+
+    Raises MisconfiguredError, and NotYetError for a format that is read and not written.
+    """
+    form = form or form_of(source)
+    if form in (Format.jsonl, Format.parquet):
+        raise NotYetError(f"{form} is read by audits and not written yet; give text, CSV or TSV")
+    if (form is Format.text) == bool(columns):
         raise MisconfiguredError("--column is for CSV and TSV, which need it (see --format)")
     if str(source) != "-" and (source.is_file() or not source.exists()):  # a pipe is opened once
-        with _opened(source):
+        with opened(source):
             pass
     if target is not None:
         require_writable(target)
@@ -86,9 +82,9 @@ def sanitize_file(
     unreadable input, invalid UTF-8 (with the byte's offset), ragged rows or unknown columns.
     """
     check_file(source, target, form, columns)
-    form = form or _form_of(source)
-    with _opened(source) as file:
-        lines = _decoded(file, str(source), advance)
+    form = form or form_of(source)
+    with opened(source) as file:
+        lines = decoded(file, str(source), advance)
         if form is Format.text:
             results = _sanitize_text(sanitizer, lines, document)
         else:
@@ -103,32 +99,6 @@ def sanitize_file(
                 out.write(text)
                 total += summary
     return total
-
-
-def read_column(source: Path, column: str) -> tuple[str, ...]:
-    """The cells of one column of a CSV or TSV file, by name (the first row is a header) or number from 1.
-
-    Raises MisconfiguredError as `sanitize_file` does.
-    """
-    form = _form_of(source)
-    if form is Format.text:
-        raise MisconfiguredError(f"{source} is no .csv or .tsv file; it has no columns")
-    with _opened(source) as file:
-        rows = _rows(_decoded(file, str(source), lambda _: None), form)
-        first = next(rows, None)
-        if first is None:
-            raise MisconfiguredError(f"{source} is empty")
-        named = not column.isdecimal()
-        index = _column_index(column, first, named)
-        found = list(rows)
-    short = [number for number, row in enumerate(found, 2) if len(row) <= index]
-    if short:
-        raise MisconfiguredError(f"row {short[0]} of {source} has no column {column!r}")
-    return tuple(row[index] for row in ([] if named else [first]) + found)
-
-
-def _rows(lines: Iterator[str], form: Format) -> Iterator[list[str]]:
-    return _csv_rows(lines) if form is Format.csv else (line.rstrip("\r\n").split("\t") for line in lines)
 
 
 def _cost(sanitizer: Sanitizer, summaries: Iterable[Summary]) -> float:
@@ -151,26 +121,15 @@ def _sanitize_text(
 def _sanitize_table(
     sanitizer: Sanitizer, lines: Iterator[str], form: Format, columns: Sequence[str], header: bool | None
 ) -> Iterator[tuple[str, Summary]]:
-    rows = _rows(lines, form)
-    first = next(rows, None)
-    if first is None:
-        raise MisconfiguredError("the table is empty; nothing to sanitise")
     if header is None and any(column.isdecimal() for column in columns):
         raise MisconfiguredError(
             "a column is given by number: say --header or --no-header, or the first row may leave as it is"
         )
-    header = header is not False
-    wanted = list(dict.fromkeys(_column_index(column, first, header) for column in columns))
-    if header:
-        yield _joined([first], form), Summary()
-    else:
-        rows = itertools.chain([first], rows)
-    number = int(header)
-    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
-        for row in chunk:
-            number += 1
-            if len(row) != len(first):
-                raise MisconfiguredError(f"row {number} has {len(row)} columns, the first has {len(first)}")
+    found = table(lines, form, header=header is not False)
+    wanted = list(dict.fromkeys(map(found.index, columns)))
+    if found.header:
+        yield _joined([list(found.names)], form), Summary()
+    while chunk := list(itertools.islice(found.rows, CHUNK_ROWS)):
         texts, summary = _batch(sanitizer, [row[index] for row in chunk for index in wanted])
         for place, text in enumerate(texts):
             chunk[place // len(wanted)][wanted[place % len(wanted)]] = text.replace("\n", " ")
@@ -184,68 +143,12 @@ def _batch(sanitizer: Sanitizer, texts: Sequence[str]) -> tuple[tuple[str, ...],
     )
 
 
-def _csv_rows(lines: Iterator[str]) -> Iterator[list[str]]:
-    reader = csv.reader(lines, strict=True)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise MisconfiguredError(f"line {reader.line_num} is not valid CSV ({error})") from error
-        if row:
-            yield row
-
-
 def _joined(rows: Iterable[list[str]], form: Format) -> str:
     if form is Format.tsv:
         return "".join("\t".join(row) + "\n" for row in rows)
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
-
-
-def _column_index(column: str, first: Sequence[str], header: bool) -> int:
-    if header and first.count(column) > 1:
-        raise MisconfiguredError(f"{first.count(column)} columns are named {column!r}; give their numbers")
-    if header and column in first:
-        return first.index(column)
-    if column.isdecimal() and 1 <= int(column) <= len(first):
-        return int(column) - 1
-    raise MisconfiguredError(
-        f"there is no column {column!r}; name one of the header's or give a number from 1 to {len(first)}"
-    )
-
-
-def _form_of(source: Path) -> Format:
-    suffix = source.suffix.lower()
-    return Format(suffix[1:]) if suffix in (".csv", ".tsv") else Format.text
-
-
-def _decoded(file: BinaryIO, name: str, advance: Callable[[int], None]) -> Iterator[str]:
-    offset = 0
-    for line in file:
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            where = offset + error.start
-            raise MisconfiguredError(f"{name} is not valid UTF-8 at byte {where}; convert it first") from None
-        yield text.removeprefix("\ufeff") if offset == 0 else text
-        offset += len(line)
-        advance(len(line))
-
-
-@contextmanager
-def _opened(source: Path) -> Iterator[BinaryIO]:
-    if str(source) == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise MisconfiguredError(f"{source} cannot be read ({error.strerror})") from error
-    with file:
-        yield file
 
 
 @contextmanager
@@ -259,14 +162,10 @@ def _writing(target: Path | None) -> Iterator[TextIO]:
             out.flush()
             out.detach()
         return
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise MisconfiguredError(f"{target} cannot be written ({error.strerror})") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(whole(target, mode=0o600))
+        except OSError as error:
+            raise MisconfiguredError(f"{target} cannot be written ({error.strerror})") from error
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

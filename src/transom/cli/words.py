@@ -8,41 +8,29 @@ Source: `transom.privacy.sanitize`, `transom.privacy.explain`.
 
 from __future__ import annotations
 
-import json
-import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from transom.cli.records import Format, Summary, check_file, sanitize_file
+from transom.cli.app import App
+from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
+from transom.cli.output import answer, progress
+from transom.cli.records import Summary, check_file, sanitize_file
+from transom.data.rows import Format
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
-from transom.privacy.ledger import Ledger
 from transom.privacy.mechanisms import IN_GROUP
-from transom.privacy.policy import KINDS, Policy, load_overlay, load_policy, parse_rule
+from transom.privacy.policy import KINDS, Policy
 from transom.privacy.sanitize import Sanitizer
 
-app = typer.Typer(help="Sanitise words with differential privacy.", no_args_is_help=True)
+app = App(help="Sanitise words with differential privacy.", no_args_is_help=True)
 
-PolicyOption = Annotated[
-    Path | None, typer.Option("--policy", help="Policy file; the English one by default.")
-]
-OverlayOption = Annotated[
-    Path | None, typer.Option("--overlay", help="YAML file with `kinds:` and `mechanism:`.")
-]
-RuleOption = Annotated[
-    list[str] | None, typer.Option("--rule", help="kind=pass, kind=placeholder or word=EPSILON; repeatable.")
-]
-EpsilonOption = Annotated[float | None, typer.Option("--epsilon", help="Epsilon a word.")]
 CURVE_GROUPS = 64
 
 
@@ -51,15 +39,14 @@ def sanitize(
     inputs: Annotated[
         list[Path] | None, typer.Argument(help="Files, `-` for standard input (the default).")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Output file.")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Directory for several outputs.")] = None,
-    policy: PolicyOption = None,
-    overlay: OverlayOption = None,
-    rule: RuleOption = None,
-    mechanism: Annotated[str | None, typer.Option(help=f"One of {', '.join(IN_GROUP)}, custext+.")] = None,
-    epsilon: EpsilonOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, or folder: for several, or if there is one.")
+    ] = None,
+    *,
+    drawing: WordOptions,
     form: Annotated[
-        Format | None, typer.Option("--format", help="By the file's ending when not given.")
+        Literal["text", "csv", "tsv"] | None,
+        typer.Option("--format", help="By the file's ending when not given. One of"),
     ] = None,
     column: Annotated[
         list[str] | None,
@@ -72,36 +59,40 @@ def sanitize(
     document: Annotated[
         bool, typer.Option(help="A text file is one text with shared placeholders, not a text a line.")
     ] = False,
-    ledger: Annotated[Path | None, typer.Option(help="Charge this ledger before output is written.")] = None,
-    cap: Annotated[float, typer.Option(help="The ledger's cap, in epsilon.")] = math.inf,
+    charged: NamedLedger,
     account: Annotated[str, typer.Option(help="The ledger's account.")] = "words",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Summary as one JSON line on standard error.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Sanitise text, CSV or TSV; the summary goes to standard error, other columns stay unchanged."""
-    if ledger is None and math.isfinite(cap):
-        raise MisconfiguredError(f"--cap {cap:g} needs --ledger FILE; without one nothing is counted")
+    """Sanitise text, CSV or TSV; the summary goes to standard error, other columns stay unchanged.
+
+    Nothing is sent, so nothing is charged unless a ledger is named. With --json the summary goes to standard
+    output, and the text must go to --out.
+    """
+    charged.check()
+    if as_json and out is None:
+        raise MisconfiguredError(
+            "--json prints the summary on standard output; write the text with --out FILE"
+        )
+    wanted = None if form is None else Format(form)
     sources = inputs or [Path("-")]
-    targets = _targets(sources, output, output_dir, ledger)
+    targets = _targets(sources, out, charged.ledger)
     for source, target in zip(sources, targets, strict=True):
-        check_file(source, target, form, column or [])
-    chosen = _overlaid(load_policy(policy), overlay, rule)
-    sanitizer = Sanitizer(chosen, mechanism, epsilon)
-    books = Ledger(ledger, cap) if ledger is not None else None
+        check_file(source, target, wanted, column or [])
+    sanitizer = drawing.sanitizer()
+    books = charged.open()
     total = Summary()
-    with _progress(sum(_size(source) for source in sources), quiet=as_json) as advance:
+    with progress("sanitising", sum(map(_size, sources)), quiet=as_json) as meter:
         for source, target in zip(sources, targets, strict=True):
             total += sanitize_file(
                 sanitizer,
                 source,
                 target,
-                form=form,
+                form=wanted,
                 columns=column or [],
                 header=header,
                 document=document,
                 charge=None if books is None else lambda amount: books.charge(account, amount),
-                advance=advance,
+                advance=meter.advance,
             )
     if books is not None:
         books.close()
@@ -110,19 +101,19 @@ def sanitize(
 
 @app.command(name="explain")
 def explain_command(
-    policy: PolicyOption = None,
-    overlay: OverlayOption = None,
-    rule: RuleOption = None,
+    policy: PolicyOptions,
     mechanism: Annotated[
         list[str] | None, typer.Option(help="Mechanism to explain; repeatable; `all` for all in-group ones.")
     ] = None,
-    epsilon: EpsilonOption = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Epsilon a word; overrides the policy.", min=0)
+    ] = None,
     groups: Annotated[
         int,
         typer.Option(min=0, help="Compute over so many evenly spaced groups; 0 is all, exact, slower."),
     ] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write the curves to FILE.png or FILE.svg.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print a policy's exact epsilon, Bayes attacker (success and chance), keep-rate and outputs used."""
     if plot is not None:
@@ -130,30 +121,30 @@ def explain_command(
             raise MisconfiguredError(f"a plot ends in .png or .svg, got {plot.name!r}")
         require_writable(plot)
         _figure_class()
-    chosen = _overlaid(load_policy(policy), overlay, rule)
+    chosen = policy.load()
     budget = epsilon if epsilon is not None else chosen.epsilon
     names = list(IN_GROUP) if mechanism and "all" in mechanism else mechanism or [chosen.mechanism]
     figures: list[Explanation] = []
     curves: dict[str, list[Explanation]] = {}
     curve_groups = min(groups or CURVE_GROUPS, CURVE_GROUPS)
     if budget is not None:
-        with _progress(len(names) * (1 + len(CURVE_EPSILONS)), quiet=as_json) as advance:
+        with progress("computing", len(names) * (1 + len(CURVE_EPSILONS)), quiet=as_json) as meter:
             for name in names:
                 figures.append(explain(chosen, name, budget, groups or None))
-                advance(1)
+                meter.advance(1)
                 curves[name] = []
                 for point in CURVE_EPSILONS:
                     curves[name].append(explain(chosen, name, point, curve_groups))
-                    advance(1)
+                    meter.advance(1)
     if plot is not None:
         _plot(curves, plot)
-    if as_json:
-        record = _policy_record(chosen)
-        record["mechanisms"] = [asdict(figure) for figure in figures]
-        record["curves"] = {name: [asdict(figure) for figure in curve] for name, curve in curves.items()}
-        typer.echo(json.dumps(_finite(record)))
-    else:
+    if not as_json:
         _show(chosen, figures, curves)
+        return
+    record = _policy_record(chosen)
+    record["mechanisms"] = [asdict(figure) for figure in figures]
+    record["curves"] = {name: [asdict(figure) for figure in curve] for name, curve in curves.items()}
+    answer(record, "", as_json=True)
 
 
 @app.command()
@@ -161,7 +152,7 @@ def build(
     embeddings: Annotated[
         Path, typer.Argument(help="GloVe or word2vec text file, most frequent word first.")
     ],
-    out: Annotated[Path, typer.Argument(help="Policy file to write.")],
+    out: Annotated[Path, typer.Option(help="Policy file to write.")],
     name: Annotated[str, typer.Option(help="The policy's name.")] = "custom",
     language: Annotated[str, typer.Option(help="Language tag.")] = "en",
     vocabulary_size: Annotated[int, typer.Option(min=2, help="Words to group.")] = 20_000,
@@ -175,20 +166,13 @@ def build(
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Default epsilon a word.")] = 4.0,
     notice: Annotated[list[str] | None, typer.Option(help="Licence notice to carry; repeatable.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on one line.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Build a policy from public resources; never from the text that it is to protect."""
     from transom.privacy.build import build_policy
 
     require_writable(out)
-    with _progress(100, quiet=as_json) as advance:
-        done = 0.0
-
-        def progress(share: float) -> None:
-            nonlocal done
-            advance(100 * (share - done))
-            done = share
-
+    with progress("grouping words", 1.0, quiet=as_json) as meter:
         built = build_policy(
             embeddings,
             out,
@@ -201,56 +185,30 @@ def build(
             names=names or [],
             epsilon=epsilon,
             notices=notice or [],
-            progress=progress,
+            progress=meter.reach,
         )
     record = {"path": str(out), **_policy_record(built)}
-    if as_json:
-        typer.echo(json.dumps(record))
-    else:
-        Console().print(
-            f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}",
-            highlight=False,
-        )
+    text = f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}"
+    answer(record, text, as_json=as_json)
 
 
-def _targets(
-    sources: list[Path], output: Path | None, output_dir: Path | None, ledger: Path | None
-) -> list[Path | None]:
-    if output is not None and (len(sources) > 1 or output_dir is not None):
-        raise MisconfiguredError("--output takes one input; give --output-dir for several")
-    if output_dir is None and len(sources) > 1:
-        raise MisconfiguredError(f"{len(sources)} inputs need --output-dir")
-    targets: list[Path | None] = (
-        [output] if output_dir is None else [output_dir / source.name for source in sources]
-    )
-    for source, target in zip(sources, targets, strict=False):
+def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:
+    if out is None and len(sources) > 1:
+        raise MisconfiguredError(f"{len(sources)} inputs need --out FOLDER")
+    folder = out is not None and (len(sources) > 1 or out.is_dir())
+    targets = [out / source.name if out and folder else out for source in sources]
+    for source, target in zip(sources, targets, strict=True):
         if target is not None and target.exists() and source.exists() and target.samefile(source):
             raise MisconfiguredError(f"{target} is the input; it would be lost. Name another output")
         if target is not None and ledger is not None and target.absolute() == ledger.absolute():
             raise MisconfiguredError(f"{target} is the ledger; it would be lost. Name another output")
     if len(set(targets)) < len(targets):
-        raise MisconfiguredError("two inputs have the same file name; --output-dir would overwrite one")
+        raise MisconfiguredError("two inputs have the same file name; in --out one would overwrite the other")
     return targets
-
-
-def _overlaid(policy: Policy, overlay: Path | None, rules: list[str] | None) -> Policy:
-    if overlay is not None:
-        extra = load_overlay(overlay)
-        policy = policy.with_rules(extra.get("kinds", {}), extra.get("mechanism"))
-    return policy.with_rules(dict(parse_rule(rule) for rule in rules)) if rules else policy
 
 
 def _size(source: Path) -> int:
     return source.stat().st_size if source.is_file() else 0
-
-
-@contextmanager
-def _progress(total: float, *, quiet: bool) -> Iterator[Any]:
-    """A progress bar on standard error, for people only; yields `advance(amount)`."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("", total=total or None)
-        yield lambda amount: bar.advance(task, amount)
 
 
 def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None:
@@ -266,15 +224,13 @@ def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None
         "mechanism": sanitizer.mechanism.name if sanitizer.mechanism else None,
         "guarantee": sanitizer.guarantee().to_dict(),
     }
-    if as_json:
-        sys.stderr.write(json.dumps(_finite(record)) + "\n")
-        return
     kinds = ", ".join(f"{count} {kind}" for kind, count in record["counts"].items())
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(
+    text = (
         f"{total.texts} texts: {kinds or 'nothing to sanitise'}\n"
         f"epsilon {record['epsilon_per_word']:g} a word, at most {record['epsilon_largest_text']:g} a text, "
         f"{record['epsilon_total']:g} in all"
     )
+    answer(record, text, as_json=as_json, remark=True)
 
 
 def _policy_record(policy: Policy) -> dict[str, Any]:
@@ -351,12 +307,3 @@ def _plot(curves: dict[str, list[Explanation]], path: Path) -> None:
     axes.set(xlabel="epsilon a word", ylabel="share of drawn words", ylim=(0, 1))
     axes.legend()
     figure.savefig(path)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: it becomes the string "inf"."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return "inf" if isinstance(value, float) and math.isinf(value) else value

@@ -41,11 +41,11 @@ from transom.enclave.manifest import (
     tokenizer_digest,
 )
 from transom.enclave.owner import DATA_KEY_BYTES, Owner
-from transom.enclave.pin import parse_pin
 from transom.enclave.policy import Rule
 from transom.enclave.table import associated_data, seal
 from transom.errors import BundleError, CheckpointError, MisconfiguredError
-from transom.files import sync_folder
+from transom.files import file_sha256, sync
+from transom.net.pin import parse_pin
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -242,20 +242,15 @@ def _publish(partial: Path, out: Path, manifest: Manifest, owner: Owner, key: by
     (partial / "client" / SIGNATURE_FILE).write_bytes(owner.sign(SIGNATURE_DOMAIN + raw))
     for folder in (partial / "client", partial / "server"):
         for path in (folder, *folder.rglob("*")):
-            if path.is_dir():
-                sync_folder(path)
-                continue
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    sync_folder(partial)
+            sync(path)
+    sync(partial)
     owner.keep_data_key(manifest.bundle, key)
     partial.rename(out)
-    sync_folder(out.parent)
+    sync(out.parent)
 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"cannot read {path} ({error.strerror}); fetch the bundle again") from None
+        return file_sha256(path)
+    except MisconfiguredError as error:
+        raise BundleError(f"{error}, or fetch the bundle again") from None

@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-import aiohttp
 
 from transom.enclave import release
 from transom.enclave.evidence import NONCE_BYTES, TRUST, Trust, enclave_fields, report_data
 from transom.enclave.release import Binding, MessageError
-from transom.errors import BrokerError, EvidenceError, MisconfiguredError
+from transom.errors import BrokerError, EvidenceError
+from transom.net.ask import JsonClient, LongAnswerError
+from transom.net.urls import split_url
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from transom.enclave.manifest import Manifest
-    from transom.enclave.pin import KeyPin
     from transom.enclave.source import EvidenceSource
+    from transom.net.pin import KeyPin
 
 _MAX_ANSWER_BYTES = 16 * 1024
-_RELEASED = {"sealed": str, "measurement": str, "signature": str}
+_CHALLENGED: release.Fields = {"nonce": NONCE_BYTES, "expires_s": float}
+_RELEASED: release.Fields = {"sealed": release.SEALED_BYTES, "measurement": str, "signature": 64}
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,13 @@ async def obtain_key(
     owner's; BrokerError if it is down, slow, another server or unintelligible; MisconfiguredError for a bad
     URL. `timeout_s` bounds each of the two requests.
     """
-    base = _https(url)
+    split_url(url, "the URL of a key broker, asked over https,", ("https",))
     _allowed(manifest, source, policy_sha256, allow_insecure_dev)
     private, hpke_public = release.new_key()
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=ssl if ssl is not None else True, limit=1),
-        timeout=aiohttp.ClientTimeout(total=timeout_s),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    ) as session:
-        nonce = _nonce(
-            await _post(session, base + release.CHALLENGE_PATH, {"bundle": manifest.bundle}, timeout_s)
-        )
+    client = JsonClient(url.rstrip("/"), pin=ssl, timeout_s=timeout_s, limit_bytes=_MAX_ANSWER_BYTES)
+    async with aclosing(client):
+        given = await _post(client, release.CHALLENGE_PATH, {"bundle": manifest.bundle}, timeout_s)
+        nonce = _fields(given, _CHALLENGED)["nonce"]
         bound = report_data(source.kind, *enclave_fields(nonce, hpke_public, policy_sha256))
         evidence = await asyncio.to_thread(source.collect, bound)
         ask = {
@@ -79,21 +76,10 @@ async def obtain_key(
             "policy_sha256": policy_sha256,
             "evidence": evidence.to_json(),
         }
-        sealed, measurement, signature = _answer(
-            await _post(session, base + release.RELEASE_PATH, ask, timeout_s)
-        )
-    binding = Binding(nonce, hpke_public, measurement, manifest.sha256)
-    data_key = release.open_sealed(sealed, signature, private, binding, owner_key)
-    return Released(data_key, measurement, TRUST[evidence.kind])
-
-
-def _https(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise MisconfiguredError(
-            f"a key broker is asked over https, at https://HOST:PORT; got a URL with scheme {parts.scheme!r}"
-        )
-    return url.rstrip("/")
+        answer = _fields(await _post(client, release.RELEASE_PATH, ask, timeout_s), _RELEASED)
+    binding = Binding(nonce, hpke_public, answer["measurement"], manifest.sha256)
+    data_key = release.open_sealed(answer["sealed"], answer["signature"], private, binding, owner_key)
+    return Released(data_key, binding.measurement, TRUST[evidence.kind])
 
 
 def _allowed(
@@ -113,35 +99,29 @@ def _allowed(
         )
 
 
-async def _post(
-    session: aiohttp.ClientSession, url: str, ask: Mapping[str, Any], timeout_s: float
-) -> tuple[int, bytes]:
-    """Status (200 or a 4xx) and body. Raises BrokerError for all else."""
+async def _post(client: JsonClient, path: str, ask: Mapping[str, Any], timeout_s: float) -> tuple[int, bytes]:
+    """Status (no redirect) and body. Raises BrokerError for all else."""
     try:
-        async with session.post(url, json=ask, allow_redirects=False) as answer:
-            body = await answer.content.read(_MAX_ANSWER_BYTES + 1)
-            while len(body) <= _MAX_ANSWER_BYTES and (more := await answer.content.read(_MAX_ANSWER_BYTES)):
-                body += more
-            status = answer.status
-    except aiohttp.ServerFingerprintMismatch:
+        status, body = await client.post(path, ask)
+    except EvidenceError:
         raise BrokerError(
             "the broker's TLS key is not the pinned one; nothing was sent. Ask the owner for the new pin, "
             "or suspect the network"
         ) from None
     except TimeoutError:
         raise BrokerError(f"the key broker did not answer within {timeout_s:g} s") from None
-    except (aiohttp.ClientError, OSError) as error:
+    except LongAnswerError:
+        raise BrokerError(f"the key broker's answer is longer than {_MAX_ANSWER_BYTES} bytes") from None
+    except (OSError, ValueError) as error:
         raise BrokerError(
             f"the key broker cannot be reached ({type(error).__name__}); check its address"
         ) from None
-    if len(body) > _MAX_ANSWER_BYTES:
-        raise BrokerError(f"the key broker's answer is longer than {_MAX_ANSWER_BYTES} bytes")
     if 300 <= status < 400:
         raise BrokerError(f"the key broker answered a redirect ({status}), which is not followed")
     return status, body
 
 
-def _fields(answer: tuple[int, bytes], fields: Mapping[str, type]) -> dict[str, Any]:
+def _fields(answer: tuple[int, bytes], fields: release.Fields) -> dict[str, Any]:
     status, body = answer
     try:
         if status == 200:
@@ -154,21 +134,3 @@ def _fields(answer: tuple[int, bytes], fields: Mapping[str, type]) -> dict[str, 
     if 400 <= status < 500:
         raise EvidenceError(f"the key broker refused: {reason}")
     raise BrokerError(f"the key broker failed (status {status}): {reason}")
-
-
-def _nonce(answer: tuple[int, bytes]) -> bytes:
-    fields = _fields(answer, {"nonce": str, "expires_s": float})
-    try:
-        return release.unbase64("nonce", fields["nonce"], NONCE_BYTES)
-    except MessageError as error:
-        raise BrokerError(f"the key broker's answer is outside its protocol: {error}") from None
-
-
-def _answer(answer: tuple[int, bytes]) -> tuple[bytes, str, bytes]:
-    fields = _fields(answer, _RELEASED)
-    try:
-        sealed = release.unbase64("sealed", fields["sealed"], release.SEALED_BYTES)
-        signature = release.unbase64("signature", fields["signature"], 64)
-    except MessageError as error:
-        raise BrokerError(f"the key broker's answer is outside its protocol: {error}") from None
-    return sealed, fields["measurement"], signature

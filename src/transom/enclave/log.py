@@ -22,6 +22,7 @@ from typing import Any, Literal
 from transom.config import load_json
 from transom.enclave.evidence import Trust, digest
 from transom.errors import MisconfiguredError
+from transom.files import sync
 
 Decision = Literal["released", "refused"]
 _FIELDS = ("seq", "time", "bundle", "kind", "trust", "measurement", "decision", "reason", "previous", "hash")
@@ -139,11 +140,7 @@ def _write(descriptor: int, line: bytes, size_bytes: int) -> None:
 def _make(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     except OSError as error:
         raise MisconfiguredError(f"cannot make the release log {path} ({error.strerror})") from None
 

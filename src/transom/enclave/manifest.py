@@ -12,34 +12,31 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from transom.config import load_json
+from transom.config import Setting, from_plain, load_json, to_plain
 from transom.enclave.evidence import digest
-from transom.enclave.pin import parse_pin
-from transom.enclave.policy import Rule, parse_rules
-from transom.errors import BundleError, MisconfiguredError
+from transom.enclave.policy import Rule
+from transom.errors import BundleError
+from transom.net.pin import parse_pin
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 TableDtype = Literal["F32", "F16", "BF16"]
 
-FORMAT = "transom-bundle/1"
 MANIFEST_FILE, SIGNATURE_FILE = "manifest.json", "manifest.sig"
 ITEM_BYTES: Mapping[TableDtype, int] = {"F32": 4, "F16": 2, "BF16": 2}
 NONCE_BYTES, TAG_BYTES = 12, 16
 SIGNATURE_DOMAIN = b"transom/manifest/v1\0"
 _MAX_MANIFEST_BYTES = 4 * 2**20
 _HEX64 = r"[0-9a-f]{64}"
-_TYPES: Mapping[str, type] = {
-    "production": bool, "created": str, "rows": int, "width": int, "extraction_share": float,
-}  # fmt: skip
-_SHARD_TYPES: Mapping[str, type] = {"start": int, "stop": int, "size_bytes": int}
+Sha256 = Annotated[str, Setting(pattern=_HEX64)]
+_Count = Annotated[int, Setting(least=1)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Shard:
     file: str
     start: int
     stop: int
-    sha256: str
+    sha256: Sha256
     size_bytes: int
 
 
@@ -64,28 +61,25 @@ class Manifest:
     within a day, `created` an ISO time.
     """
 
-    bundle: str
+    bundle: Annotated[str, Setting(pattern="[0-9a-f]{32}")]
     model: str
     production: bool
-    rows: int
-    width: int
+    rows: _Count
+    width: _Count
     dtype: TableDtype
     shards: tuple[Shard, ...]
     files: Mapping[str, str]
-    tokenizer_sha256: str
-    policy_sha256: str
+    tokenizer_sha256: Sha256
+    policy_sha256: Sha256
     rules: tuple[Rule, ...]
     server_pins: tuple[str, ...]
-    extraction_share: float
+    extraction_share: Annotated[float, Setting(above=0, most=1)]
     created: str
+    format: Literal["transom-bundle/1"] = "transom-bundle/1"
 
     def to_bytes(self) -> bytes:
         """The exact bytes of manifest.json."""
-        value = asdict(self) | {
-            "format": FORMAT,
-            "files": dict(self.files),
-            "rules": [rule.to_json() for rule in self.rules],
-        }
+        value = to_plain(self)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     @cached_property
@@ -93,35 +87,35 @@ class Manifest:
         """SHA-256 of manifest.json, in hex."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
-    def problem(self) -> str | None:
-        """Why these values are no bundle; None if they are consistent."""
-        texts = (self.policy_sha256, self.tokenizer_sha256, *self.files.values())
-        texts += tuple(shard.sha256 for shard in self.shards)
-        names = [*self.files, *(shard.file for shard in self.shards)]
-        reserved = {MANIFEST_FILE, SIGNATURE_FILE}
-        if not re.fullmatch(r"[0-9a-f]{32}", self.bundle) or not is_model_name(self.model):
-            return "its bundle or model name is malformed"
-        if not all(re.fullmatch(_HEX64, text) for text in texts):
-            return "a SHA-256 is not 64 hex digits"
-        if len({*names, *reserved}) != len(names) + len(reserved) or not all(map(_is_plain, names)):
-            return "its file names are not plain and distinct"
-        if self.tokenizer_sha256 != tokenizer_digest(self.files):
-            return "its tokenizer hash is not that of its files"
-        if not 0 < self.extraction_share <= 1:
-            return "its extraction share is not above 0 and at most 1"
+    def problems(self) -> Iterator[str]:
+        """Why these values are no bundle, beyond what their types say."""
+        names = [*self.files, *(shard.file for shard in self.shards), MANIFEST_FILE, SIGNATURE_FILE]
+        if not is_model_name(self.model):
+            yield "its model name is malformed"
+        if len(set(names)) != len(names) or not all(map(_is_plain, names)):
+            yield "its file names are not plain and distinct"
+        if not all(re.fullmatch(_HEX64, text) for text in self.files.values()):
+            yield "a SHA-256 is not 64 hex digits"
+        elif self.tokenizer_sha256 != tokenizer_digest(self.files):
+            yield "its tokenizer hash is not that of its files"
+        if any(rule != rule.normal() for rule in self.rules):
+            yield "a rule's hex is not in lower case"
+        for pin in self.server_pins:
+            parse_pin(pin)
         problem = production_problem(self.production, self.rules, self.server_pins)
-        return self._table_problem() or problem
+        if problem:
+            yield problem
+        yield from self._table_problems()
 
-    def _table_problem(self) -> str | None:
-        if self.dtype not in get_args(TableDtype) or self.rows < 1 or self.width < 1 or not self.shards:
-            return "its table has no rows, or an unknown dtype"
+    def _table_problems(self) -> Iterator[str]:
         row_bytes, at = self.width * ITEM_BYTES[self.dtype], 0
         for shard in self.shards:
             expected_bytes = NONCE_BYTES + (shard.stop - shard.start) * row_bytes + TAG_BYTES
             if shard.start != at or shard.stop <= shard.start or shard.size_bytes != expected_bytes:
-                return f"{shard.file} does not continue the table"
+                yield f"{shard.file} does not continue the table"
             at = shard.stop
-        return None if at == self.rows else f"its shards hold {at} of {self.rows} rows"
+        if at != self.rows:
+            yield f"its shards hold {at} of {self.rows} rows"
 
 
 def production_problem(production: bool, rules: tuple[Rule, ...], server_pins: tuple[str, ...]) -> str | None:
@@ -166,37 +160,19 @@ def load_manifest(folder: str | Path, owner_key: Ed25519PublicKey) -> Manifest:
             f"{folder / MANIFEST_FILE} is not signed by this owner's key; fetch the bundle again, "
             "or check which owner.pub you were given"
         ) from None
+    head = f"{folder / MANIFEST_FILE} is signed but unusable; pack it again"
     try:
-        manifest = _parse(raw)
-        problem = manifest.problem()
-    except (TypeError, ValueError, KeyError, AttributeError, MisconfiguredError):
-        manifest, problem = None, "it is not of the format this version reads"
-    if manifest is None or problem or manifest.to_bytes() != raw:
-        problem = problem or "it is not in canonical form"
-        raise BundleError(f"{folder / MANIFEST_FILE} is signed but unusable: {problem}; pack it again")
+        manifest = from_plain(Manifest, load_json(raw), head, error=BundleError)
+    except ValueError:
+        raise BundleError(f"{head}: it is not JSON") from None
+    if manifest.to_bytes() != raw:
+        raise BundleError(f"{head}: it is not in canonical form")
     return manifest
 
 
 def is_model_name(name: object) -> bool:
     """Whether `name` may be published as a model's name."""
     return isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()
-
-
-def _parse(raw: bytes) -> Manifest:
-    value: dict[str, Any] = load_json(raw)
-    if value.pop("format") != FORMAT:
-        raise ValueError("format")
-    for entry, types in [(value, _TYPES), *((shard, _SHARD_TYPES) for shard in value["shards"])]:
-        if any(type(entry[name]) is not wanted for name, wanted in types.items()):
-            raise TypeError("a value has another type")
-    for pin in value["server_pins"]:
-        parse_pin(pin)
-    return Manifest(
-        shards=tuple(Shard(**shard) for shard in value.pop("shards")),
-        rules=parse_rules(value.pop("rules")) if value["rules"] else tuple(value.pop("rules")),
-        server_pins=tuple(value.pop("server_pins")),
-        **value,
-    )
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transom.errors import BundleError, MisconfiguredError, MissingExtraError
+from transom.errors import BundleError, MisconfiguredError, extra
 from transom.files import read_private, write_new, write_once
 
 if TYPE_CHECKING:
@@ -72,12 +72,10 @@ class Owner:
 
 def load_owner_key(path: str | Path) -> Ed25519PublicKey:
     """The owner's public key from `owner.pub`. Raises MisconfiguredError, MissingExtraError."""
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     try:
         key = load_pem_public_key(Path(path).read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
@@ -90,11 +88,9 @@ def load_owner_key(path: str | Path) -> Ed25519PublicKey:
 
 
 def _make_key(folder: Path) -> None:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     if (folder / "owner.pub").exists():
         raise MisconfiguredError(
             f"{folder} has an owner.pub but no signing.key; restore it, or use a new folder"
@@ -113,12 +109,10 @@ def _public_pem(key: Ed25519PublicKey) -> bytes:
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     try:
         key = load_pem_private_key(read_private(path, give="the owner's folder"), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

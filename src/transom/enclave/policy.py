@@ -21,12 +21,12 @@ code runs, not that the code is good. Source: RFC 9334, section 8.5 (appraisal p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Annotated, Any, get_args
 
-from transom.config import load_yaml
+from transom.config import Setting, from_plain, read_config, to_plain
 from transom.enclave.evidence import Claims, Kind
 from transom.errors import EvidenceError, MisconfiguredError
 
@@ -37,20 +37,32 @@ REQUIRED: Mapping[Kind, tuple[frozenset[str], ...]] = {  # a rule names at least
     "tpm2": (frozenset({"pcrs", "pcr_digest", "attestation_key"}),),
     "insecure-dev": (frozenset(),),
 }
-_RULE_KEYS = {"kind", "registers", "min_svn", "min_tcb", "tcb_status", "advisories", "debug"}
+_TEXT_REGISTERS = ("pcrs", "isvprodid")
+_HEX, _IS_HEX = "(?:[0-9a-fA-F]{2})", "be a string of whole bytes in hex (quote it)"
 
 
 @dataclass(frozen=True)
 class Rule:
     """One accepted attester, as in the module's docstring. `debug` accepts what its owner can look into."""
 
-    kind: Kind
-    registers: Mapping[str, str] = field(default_factory=dict)
-    min_svn: int = 0
-    min_tcb: str = ""
+    kind: Annotated[Kind, Setting(sentence=f"a rule's kind must be one of {', '.join(get_args(Kind))}")]
+    registers: Annotated[
+        Mapping[str, str], Setting(wanted="map names to strings (quote hex and numbers)")
+    ] = field(default_factory=dict)
+    min_svn: Annotated[int, Setting(least=0)] = 0
+    min_tcb: Annotated[str, Setting(pattern=f"{_HEX}*", wanted=_IS_HEX)] = ""
     tcb_status: tuple[str, ...] = ("UpToDate",)
     advisories: tuple[str, ...] = ()
     debug: bool = False
+
+    def problems(self) -> Iterator[str]:
+        """Why this is no rule."""
+        for name, text in self.registers.items():
+            if name not in _TEXT_REGISTERS and not re.fullmatch(f"{_HEX}+", text):
+                yield f"{name} must {_IS_HEX}, got text of {len(text)} characters"
+        if not any(needed <= set(self.registers) for needed in REQUIRED[self.kind]):
+            wanted = " or ".join("{" + ", ".join(sorted(one)) + "}" for one in REQUIRED[self.kind])
+            yield f"a {self.kind} rule must name the registers {wanted}; got {sorted(self.registers)}"
 
     def objection(self, claims: Claims) -> str | None:
         """Why this rule does not accept the claims; None if it does."""
@@ -72,17 +84,38 @@ class Rule:
         unknown = sorted(set(claims.advisories) - set(self.advisories))
         return f"advisories {', '.join(unknown)} apply to it" if unknown else None
 
+    def normal(self) -> Rule:
+        """The rule with its hex in lower case, as claims have it."""
+        registers = {
+            name: text if name in _TEXT_REGISTERS else text.lower() for name, text in self.registers.items()
+        }
+        return replace(self, registers=registers, min_tcb=self.min_tcb.lower())
+
     def to_json(self) -> dict[str, Any]:
         """The rule as it stands in a policy file or a manifest."""
-        return {
-            "kind": self.kind,
-            "registers": dict(self.registers),
-            "min_svn": self.min_svn,
-            "min_tcb": self.min_tcb,
-            "tcb_status": list(self.tcb_status),
-            "advisories": list(self.advisories),
-            "debug": self.debug,
-        }
+        return to_plain(self)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Dcap:
+    pccs: str | None = None
+
+
+@dataclass(frozen=True)
+class _Snp:
+    ark_sha256: tuple[str, ...] = ()
+    crl: Path | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    allow: Annotated[
+        tuple[Annotated[Rule, Setting(sentence="a rule must be a mapping")], ...],
+        Setting(filled=True, sentence="'allow' must be a list with at least one rule; see docs/enclave.md"),
+    ]
+    max_age_s: Annotated[float, Setting(above=0, most=86_400, wanted="be above 0 and at most 86400")] = 300.0
+    dcap: _Dcap = _Dcap()
+    snp: _Snp = _Snp()
 
 
 @dataclass(frozen=True)
@@ -118,96 +151,27 @@ def accept(rules: Sequence[Rule], claims: Claims) -> Rule:
 
 
 def load_evidence_policy(path: str | Path) -> EvidencePolicy:
-    """Read a policy file. Raises MisconfiguredError, which names the key that is wrong."""
-    path = Path(path)
-    try:
-        value = load_yaml(path.read_text("utf-8"))
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read the evidence policy {path} ({error.strerror})") from None
-    except ValueError as error:
-        raise MisconfiguredError(f"cannot read the evidence policy {path}: {error}") from None
-    top = _object(value, {"allow", "max_age_s", "dcap", "snp"}, f"evidence policy {path}")
-    dcap = _object(top.get("dcap", {}), {"pccs"}, "dcap")
-    snp = _object(top.get("snp", {}), {"ark_sha256", "crl"}, "snp")
-    max_age_s = top.get("max_age_s", 300.0)
-    if not isinstance(max_age_s, int | float) or isinstance(max_age_s, bool) or not 0 < max_age_s <= 86_400:
-        raise MisconfiguredError(f"max_age_s must be above 0 and at most 86400, got {max_age_s!r}")
-    crl = None
-    if "crl" in snp:
-        try:
-            crl = (path.parent / str(snp["crl"])).read_bytes()
-        except OSError as error:
-            raise MisconfiguredError(f"cannot read snp.crl {snp['crl']!r} ({error.strerror})") from None
+    """Read a policy file. Raises MisconfiguredError, which names every key that is wrong."""
+    read = read_config(_File, path, what="the evidence policy")
     return EvidencePolicy(
-        allow=parse_rules(top.get("allow")),
-        max_age_s=float(max_age_s),
-        pccs_url=str(dcap["pccs"]) if dcap.get("pccs") else None,
-        ark_sha256=_strings(snp.get("ark_sha256", []), "snp.ark_sha256"),
-        crl=crl,
+        allow=tuple(rule.normal() for rule in read.allow),
+        max_age_s=read.max_age_s,
+        pccs_url=read.dcap.pccs or None,
+        ark_sha256=read.snp.ark_sha256,
+        crl=_revocations(read.snp.crl),
     )
 
 
 def parse_rules(value: object) -> tuple[Rule, ...]:
     """Rules from a list of JSON or YAML objects. Raises MisconfiguredError."""
-    if not isinstance(value, list) or not value:
-        raise MisconfiguredError("'allow' must be a list with at least one rule; see docs/enclave.md")
-    return tuple(_rule(one) for one in value)
+    read = from_plain(_File, {"allow": value}, "the rules cannot be used")
+    return tuple(rule.normal() for rule in read.allow)
 
 
-def _rule(value: object) -> Rule:
-    fields = _object(value, _RULE_KEYS, "a rule")
-    kind = fields.get("kind")
-    if kind not in get_args(Kind):
-        raise MisconfiguredError(f"a rule's kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
-    raw = fields.get("registers", {})
-    if not isinstance(raw, dict) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in raw.items()
-    ):
-        raise MisconfiguredError(
-            f"registers of a {kind} rule must map names to strings (quote hex and numbers)"
-        )
-    registers = {name: _normal(name, text) for name, text in raw.items()}
-    if not any(needed <= set(registers) for needed in REQUIRED[cast(Kind, kind)]):
-        wanted = " or ".join("{" + ", ".join(sorted(one)) + "}" for one in REQUIRED[cast(Kind, kind)])
-        raise MisconfiguredError(f"a {kind} rule must name the registers {wanted}; got {sorted(registers)}")
-    min_svn, debug = fields.get("min_svn", 0), fields.get("debug", False)
-    if type(min_svn) is not int or min_svn < 0 or type(debug) is not bool:
-        raise MisconfiguredError("min_svn must be a whole number from 0, debug must be true or false")
-    return Rule(
-        kind=cast(Kind, kind),
-        registers=registers,
-        min_svn=min_svn,
-        min_tcb=_hex("min_tcb", fields["min_tcb"]) if fields.get("min_tcb") else "",
-        tcb_status=_strings(fields.get("tcb_status", ["UpToDate"]), "tcb_status"),
-        advisories=_strings(fields.get("advisories", []), "advisories"),
-        debug=debug,
-    )
-
-
-def _normal(name: str, text: str) -> str:
-    return text if name in ("pcrs", "isvprodid") else _hex(name, text)
-
-
-def _hex(name: str, text: object) -> str:
-    if not isinstance(text, str) or not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", text):
-        raise MisconfiguredError(
-            f"{name} must be a string of whole bytes in hex (quote it), got {str(text)[:80]!r}"
-        )
-    return text.lower()
-
-
-def _object(value: object, keys: set[str], what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MisconfiguredError(f"{what} must be a mapping, got {type(value).__name__}")
-    unknown = sorted(str(key) for key in value if key not in keys)
-    if unknown:
-        raise MisconfiguredError(
-            f"{what} does not know {', '.join(unknown)}; it knows {', '.join(sorted(keys))}"
-        )
-    return cast(dict[str, Any], value)
-
-
-def _strings(value: object, what: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise MisconfiguredError(f"{what} must be a list of strings, got {type(value).__name__}")
-    return tuple(value)
+def _revocations(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read snp.crl {path.name!r} ({error.strerror})") from None

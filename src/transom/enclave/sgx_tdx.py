@@ -24,7 +24,7 @@ from typing import Any
 
 from transom.enclave.evidence import Claims, Evidence
 from transom.enclave.policy import EvidencePolicy
-from transom.errors import EvidenceError, MissingExtraError
+from transom.errors import EvidenceError, extra
 
 FETCH_TIMEOUT_S = 20.0
 
@@ -108,10 +108,8 @@ def _tdx(report: dict[str, Any], status: str, advisories: tuple[str, ...]) -> Cl
 
 def dcap() -> ModuleType:
     """The library. Raises MissingExtraError."""
-    try:
+    with extra("dcap", "dcap-qvl"):
         return import_module("dcap_qvl")  # it has no typing marker
-    except ImportError:
-        raise MissingExtraError("dcap", "dcap-qvl") from None
 
 
 def _collateral(library: ModuleType, evidence: Evidence, policy: EvidencePolicy) -> Any:

@@ -19,9 +19,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from transom.enclave.evidence import Claims, Evidence
-from transom.enclave.pin import x509
 from transom.enclave.policy import EvidencePolicy
 from transom.errors import EvidenceError
+from transom.net.pin import x509
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

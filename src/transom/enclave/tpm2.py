@@ -26,7 +26,7 @@ from datetime import datetime
 
 from transom.enclave.evidence import Claims, Evidence
 from transom.enclave.policy import EvidencePolicy
-from transom.errors import EvidenceError, MissingExtraError
+from transom.errors import EvidenceError, extra
 
 _MAGIC, _QUOTE = 0xFF544347, 0x8018
 _ECC, _SHA256, _NULL, _ECDSA, _P256 = 0x0023, 0x000B, 0x0010, 0x0018, 0x0003
@@ -145,12 +145,10 @@ def parse_signature(data: bytes) -> tuple[int, int]:
 
 
 def _check_signature(key: AttestationKey, signature: bytes, signed: bytes) -> None:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec, utils
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     encoded = utils.encode_dss_signature(*parse_signature(signature))
     try:
         public = ec.EllipticCurvePublicNumbers(key.x, key.y, ec.SECP256R1()).public_key()

@@ -11,22 +11,20 @@ Source: RFC 8032 (Ed25519).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transom.config import load_json
-from transom.errors import MisconfiguredError, MissingExtraError
-from transom.files import write_file
+from transom.config import from_plain, load_json
+from transom.errors import MisconfiguredError, extra
+from transom.files import file_sha256, write_file
 from transom.obfuscation.keyfile import KeyFile
 
 CARD_FILE = "transom-card.json"
 VERSION = 1
 _DOMAIN = b"transom/obfuscation-card/v1\n"
-_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,8 @@ def read_card(path: str | Path, key: KeyFile | None = None) -> Card:
         raise MisconfiguredError(f"{path} is not signed with this key file; give the one that made it")
     if not _signature_holds(record):
         raise MisconfiguredError(f"{path} was edited after it was signed; obfuscate again, or restore it")
-    fields = {name: record[name] for name in set(record) - {"version", "public_key", "signature"}}
-    try:
-        card = Card(**fields | {"findings": tuple(fields["findings"])})
-    except (TypeError, KeyError):
-        raise MisconfiguredError(f"{path} is not a card of version {VERSION}; obfuscate again") from None
+    fields = {name: record[name] for name in sorted(set(record) - {"version", "public_key", "signature"})}
+    card = from_plain(Card, fields, f"{path} is not a card of version {VERSION}; obfuscate again")
     if key is not None:
         key.require_source(card.source)
     return card
@@ -95,18 +90,6 @@ def verify_card(folder: str | Path, key: KeyFile | None = None, *, beside: Colle
     return card
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes as hex. Raises MisconfiguredError when it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); restore it") from None
-    return digest.hexdigest()
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         record = load_json(path.read_text("utf-8"))
@@ -123,11 +106,9 @@ def _signed_bytes(record: Mapping[str, Any]) -> bytes:
 
 
 def _signature_holds(record: Mapping[str, Any]) -> bool:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(record["public_key"]))
         public.verify(bytes.fromhex(record["signature"]), _signed_bytes(record))

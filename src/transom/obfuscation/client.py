@@ -16,12 +16,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transom.checkpoint.generation import GENERATION_FILE, SAMPLING, SPECIALS, generation_settings
 from transom.checkpoint.source import Source
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of, write_tokenizer
-from transom.config import load_json
+from transom.config import read_config
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.files import write_file
 from transom.obfuscation.keyfile import KeyFile
@@ -50,20 +50,24 @@ class Client:
             )
 
 
+@dataclass(frozen=True)
+class _File(Client):
+    """As it stands in the file."""
+
+    version: Literal[1]
+
+
 def load_client(folder: str | Path) -> Client:
     """Read `client.json` of a client folder. Raises MisconfiguredError."""
     path = Path(folder) / CLIENT_FILE
     try:
-        record = load_json(path.read_text("utf-8"))
-        known = record.pop("version") == VERSION
-        client = Client(**record | {"stop_ids": tuple(record["stop_ids"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = False
-    if not known:
+        read = read_config(_File, path, what="the client file")
+    except MisconfiguredError as error:
         raise MisconfiguredError(
-            f"{path} is no client file of version {VERSION}; give the folder that `transom obfuscate` wrote"
-        )
-    return client
+            f"{path} is no client file of version {VERSION}; give the folder that `transom obfuscate` wrote: "
+            f"{error}"
+        ) from None
+    return Client(read.source, read.vocabulary, read.stop_ids)
 
 
 def write_client(found: Source, config: Mapping[str, Any], key: KeyFile, folder: str | Path) -> Client:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from transom.errors import CheckpointError
 from transom.obfuscation.keys import token_map
 from transom.obfuscation.norms import PIECE, not_finite, reads, wide
-from transom.obfuscation.stream import Stream
 from transom.obfuscation.task import Config, Context, Task
+from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor

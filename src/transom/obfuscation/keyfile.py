@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.config import load_json
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import MisconfiguredError, extra
 from transom.files import read_private, write_new
 from transom.obfuscation.keys import Settings
 
@@ -182,10 +182,8 @@ def _unseal(
 
 
 def _cipher(passphrase: bytes, salt: bytes) -> Any:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     if not passphrase:
         raise MisconfiguredError("the passphrase is empty; give one, or leave --passphrase-file out")
     sizes = {"n": _SCRYPT_N, "r": _SCRYPT_R, "p": _SCRYPT_P, "maxmem": _SCRYPT_MAX_BYTES}
@@ -197,10 +195,8 @@ def _associated(head: dict[str, Any]) -> bytes:
 
 
 def _private(signing: bytes) -> Ed25519PrivateKey:
-    try:
+    with extra("enclave", "cryptography"):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError:
-        raise MissingExtraError("enclave", "cryptography") from None
     return Ed25519PrivateKey.from_private_bytes(signing)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.errors import MisconfiguredError
-from transom.obfuscation.stream import Stream
+from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
     import torch

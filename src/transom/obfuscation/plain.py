@@ -23,7 +23,7 @@ from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import Source, check, find, read_json, weight_files
 from transom.checkpoint.structure import quantised_by
 from transom.errors import CheckpointError, NotYetError, ReplaceableError
-from transom.obfuscation.card import file_sha256
+from transom.files import file_sha256
 from transom.obfuscation.keys import Settings
 from transom.obfuscation.plan import further_tokens, plan, require_planned
 from transom.obfuscation.shards import locate

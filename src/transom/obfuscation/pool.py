@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -26,8 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import read_safetensors_head
 from transom.errors import MisconfiguredError, MissingExtraError
-from transom.files import write_file
-from transom.obfuscation.card import file_sha256
+from transom.files import file_sha256, whole, write_file
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.memory import Shared, share
 from transom.obfuscation.plan import run
@@ -62,15 +60,11 @@ class Worker:
 
     def write(self, shard: Shard) -> str:
         """Write a shard durably, then its record; returns the file's name. Raises OSError, TransomError."""
-        partial = self._work.folder / f"{shard.file}.{secrets.token_hex(4)}.tmp"
         names = [name for task in shard.tasks for name in task.outputs]
-        try:
+        with whole(self._work.folder / shard.file) as partial:
             with one_thread():
                 write_safetensors(partial, names, self._tensors(shard))
             record = {"sha256": file_sha256(partial), "tensors": list(read_safetensors_head(partial)[0])}
-            partial.replace(self._work.folder / shard.file)
-        finally:
-            partial.unlink(missing_ok=True)
         write_file(self._work.done / f"{shard.file}.json", json.dumps(record).encode())
         return shard.file
 

@@ -10,7 +10,6 @@ Source: the safetensors format.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +116,7 @@ def plan_shards(tasks: Sequence[Task], entries: Mapping[str, Entry], shard_bytes
 
 
 def write_safetensors(path: Path, names: Iterable[str], tensors: Iterator[tuple[str, Tensor]]) -> None:
-    """Write the tensors as they come, durably. `names` are those to leave room for. Raises OSError."""
+    """Write the tensors as they come. `names` are those to leave room for. Raises OSError."""
     import torch
 
     spelled = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -135,8 +134,6 @@ def write_safetensors(path: Path, names: Iterable[str], tensors: Iterator[tuple[
             del tensor
         file.seek(0)
         file.write(room_bytes.to_bytes(8, "little") + json.dumps(header).encode().ljust(room_bytes))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -29,8 +29,8 @@ from typing import Any
 
 from transom.checkpoint.source import INDEX_FILE, read_json
 from transom.errors import MisconfiguredError
-from transom.files import sync_folder, write_file
-from transom.obfuscation.card import CARD_FILE, Card, file_sha256, verify_card, write_card
+from transom.files import file_sha256, sync, write_file
+from transom.obfuscation.card import CARD_FILE, Card, verify_card, write_card
 from transom.obfuscation.client import host_files
 from transom.obfuscation.keyfile import KeyFile
 from transom.obfuscation.keys import Space, token_map
@@ -310,6 +310,6 @@ def _finished(partial: Path, plain: Plain, key: KeyFile) -> Card | None:
 
 def _publish(partial: Path, out: Path) -> None:
     shutil.rmtree(partial / _PROGRESS)
-    sync_folder(partial)
+    sync(partial)
     partial.rename(out)
-    sync_folder(out.parent)
+    sync(out.parent)

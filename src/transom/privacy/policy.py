@@ -17,24 +17,22 @@ Legend: G groups, V vocabulary, K words of one group, S flat scores.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
 import struct
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.config import load_json, load_yaml
+from transom.config import Setting, attempt, listed, load_json, read_config, suggest
 from transom.errors import MisconfiguredError, PolicyError
+from transom.files import whole
 from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.partition import LARGEST_GROUP, Partition
@@ -54,10 +52,34 @@ SIZE_LIMIT_BYTES = 64 * 2**20
 LARGEST_EPSILON = 30.0
 Rule = str | float
 _TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
-_TEXT_FIELDS = ("name", "language", "mechanism")
-_LIST_FIELDS = ("names", "licence_notices", "sources")
-_FIELDS = ("format", *_TEXT_FIELDS, "kinds", *_LIST_FIELDS, "polarity_coherent", "pass_share")
-_OVERLAY_FIELDS = ("kinds", "mechanism")
+_Texts = Annotated[tuple[str, ...], Setting(wanted="be a list of text")]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The metadata of a policy file."""
+
+    format: Literal[1]
+    name: str
+    language: str
+    mechanism: str
+    kinds: Mapping[str, Rule]
+    names: _Texts
+    licence_notices: _Texts
+    sources: _Texts
+    polarity_coherent: bool
+    pass_share: Annotated[float | None, Setting(least=0, most=1, wanted="lie in [0, 1] or be null")] = None
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the rules."""
+        yield from _rule_problems(self.kinds)
+        yield from (f"kind {kind!r} has no rule" for kind in KINDS if kind not in self.kinds)
+
+
+@dataclass(frozen=True)
+class _Overlay:
+    kinds: Mapping[str, Rule] | None = None
+    mechanism: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +122,8 @@ class Policy:
         """This policy under other rules for some kinds; PolicyError names every unknown kind or rule."""
         problems = list(_rule_problems(rules))
         if problems:
-            raise PolicyError(_listed("the rules cannot be used", problems))
-        parsed = _rules(rules)
+            raise PolicyError(listed("the rules cannot be used", problems))
+        parsed = {kind: rule if isinstance(rule, str) else float(rule) for kind, rule in rules.items()}
         return replace(self, rules={**self.rules, **parsed}, mechanism=mechanism or self.mechanism)
 
 
@@ -178,16 +200,8 @@ def write_policy(
 
 def load_overlay(path: str | Path) -> dict[str, Any]:
     """Read a YAML overlay: `kinds:` (kind to rule) and `mechanism:`; unknown keys are errors."""
-    try:
-        loaded = load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PolicyError(f"the overlay {path} cannot be read as YAML: {error}") from error
-    if not isinstance(loaded, dict) or not isinstance(loaded.get("kinds", {}), dict):
-        raise PolicyError(f"the overlay {path} must be a mapping with `kinds:` and `mechanism:`")
-    problems = [_unknown("key", key, _OVERLAY_FIELDS) for key in loaded if key not in _OVERLAY_FIELDS]
-    if problems:
-        raise PolicyError(_listed(f"the overlay {path} cannot be used", problems))
-    return loaded
+    read = read_config(_Overlay, path, what="the overlay", error=PolicyError)
+    return {name: value for name, value in vars(read).items() if value is not None}
 
 
 def parse_rule(option: str) -> tuple[str, Rule]:
@@ -210,65 +224,37 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
         record = load_json(_header(content)["__metadata__"]["policy"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PolicyError(f"{where} is not a policy file ({type(error).__name__})") from error
-    problems = list(_record_problems(record)) + list(_tensor_problems(tensors, _header(content)))
-    if problems:
-        raise PolicyError(_listed(f"the policy {where} is malformed", problems))
+    read, problems = attempt(_Record, record)
+    problems += _tensor_problems(tensors, _header(content))
+    if read is None or problems:
+        raise PolicyError(listed(f"the policy {where} is malformed", problems))
     words, words_ok = _unpacked(tensors["words"])
     pass_words, pass_ok = _unpacked(tensors["pass_words"])
     problems = [] if words_ok and pass_ok else ["word lists are not UTF-8"]
-    problems += _word_problems(words, pass_words, record["names"]) + _number_problems(tensors, len(words))
+    problems += _word_problems(words, pass_words, read.names) + _number_problems(tensors, len(words))
     if problems:
-        raise PolicyError(_listed(f"the policy {where} is malformed", problems))
+        raise PolicyError(listed(f"the policy {where} is malformed", problems))
     return Policy(
-        **{key: record[key] for key in _TEXT_FIELDS},
-        rules={
-            kind: rule if isinstance(rule, str) else float(rule) for kind, rule in record["kinds"].items()
-        },
+        name=read.name,
+        language=read.language,
+        rules=read.kinds,
+        mechanism=read.mechanism,
         words=tuple(words),
         partition=Partition(tensors["starts"], tensors["scores"]),
         prior_V=tensors["prior"],
         pass_words=frozenset(pass_words),
         sha256=sha256,
-        names=frozenset(record["names"]),
-        licence_notices=tuple(record["licence_notices"]),
-        sources=tuple(record["sources"]),
-        polarity_coherent=record["polarity_coherent"],
-        pass_share=record.get("pass_share"),
+        names=frozenset(read.names),
+        licence_notices=read.licence_notices,
+        sources=read.sources,
+        polarity_coherent=read.polarity_coherent,
+        pass_share=read.pass_share,
     )
-
-
-def _rules(rules: Mapping[str, Any]) -> dict[str, Rule]:
-    return {kind: rule if isinstance(rule, str) else float(rule) for kind, rule in rules.items()}
 
 
 def _header(content: bytes) -> dict[str, Any]:
     (length,) = struct.unpack("<Q", content[:8])
     return cast("dict[str, Any]", load_json(content[8 : 8 + length]))
-
-
-def _record_problems(record: Any) -> Iterable[str]:
-    if not isinstance(record, dict):
-        yield "the metadata is not a JSON object"
-        return
-    if record.get("format") != 1:
-        yield f"format must be 1, got {record.get('format')!r}"
-    yield from (_unknown("field", key, _FIELDS) for key in record if key not in _FIELDS)
-    yield from (f"{key} must be text" for key in _TEXT_FIELDS if not isinstance(record.get(key), str))
-    for key in _LIST_FIELDS:
-        value = record.get(key)
-        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            yield f"{key} must be a list of text"
-    if not isinstance(record.get("polarity_coherent"), bool):
-        yield "polarity_coherent must be true or false"
-    share = record.get("pass_share")
-    if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
-        yield "pass_share must lie in [0, 1] or be null"
-    kinds = record.get("kinds")
-    if not isinstance(kinds, dict):
-        yield "kinds must map each kind to a rule"
-        return
-    yield from _rule_problems(kinds)
-    yield from (f"kind {kind!r} has no rule" for kind in KINDS if kind not in kinds)
 
 
 def _rule_problems(rules: Mapping[str, Any]) -> Iterable[str]:
@@ -354,25 +340,12 @@ def _unpacked(packed: NDArray[np.uint8]) -> tuple[list[str], bool]:
 
 
 def _unknown(what: str, got: object, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(got), list(known), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {what} {str(got)[:40]!r}; {hint}"
-
-
-def _listed(head: str, problems: Sequence[str]) -> str:
-    return f"{head}: " + "; ".join(problems)
+    return f"unknown {what} {str(got)[:40]!r}; {suggest(got, known)}"
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".policy-", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with whole(path, mode=0o600) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise MisconfiguredError(f"the policy cannot be written to {path} ({error.strerror})") from error

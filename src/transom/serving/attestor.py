@@ -23,9 +23,9 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from transom.enclave.evidence import NONCE_BYTES, Evidence, engine_fields, report_data
-from transom.enclave.pin import spki_sha256 as spki_sha256_of
-from transom.enclave.pin import x509
 from transom.errors import MisconfiguredError, RefusedError
+from transom.net.pin import spki_sha256 as spki_sha256_of
+from transom.net.pin import x509
 from transom.serving.engines.server import JsonEndpoint
 from transom.serving.engines.wire import send_json
 

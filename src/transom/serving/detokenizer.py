@@ -18,6 +18,9 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
+from transom.checkpoint.tokenizer import guarded
+from transom.errors import EngineError
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _HELD_TOKENS = 4
 
@@ -86,7 +89,7 @@ class Detokenizer:
         raw = self._bytes[token_id]
         if raw is None:
             self._held.append(token_id)
-            text = self._tokenizer.decode(self._held)
+            text = self._decoded(self._held)
             if text.endswith("\ufffd") and len(self._held) < _HELD_TOKENS:
                 return ""
             return self._characters.decode(b"", final=True) + self._release()
@@ -100,7 +103,11 @@ class Detokenizer:
         """The text of the held tokens, after those of the context."""
         if not self._held:
             return ""
-        known = self._tokenizer.decode(self._context)
-        text = self._tokenizer.decode(self._context + self._held)[len(known) :]
+        known = self._decoded(self._context)
+        text = self._decoded(self._context + self._held)[len(known) :]
         self._context, self._held = self._held, []
         return text
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        with guarded(lambda: EngineError("the model's tokenizer fails on the ids of this answer")):
+            return str(self._tokenizer.decode(ids))

@@ -30,12 +30,19 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from transom.serving.content import RESERVED, TEXT, Content, RejectedError, Run, WorkError, size
+from transom.serving.lengths import Length, sliced
 
 _CALL = 8  # steps of a call
 _ITEMS_PER_STEP = 64  # of a list that is copied
 _BITS = 4096  # of any one number
 _WIDEST = 64  # of an indentation
-_WIDTH = re.compile(r"[%:][^%a-zA-Z]*(\d{4}|\*)|\{[^}]*\{")  # a width of four digits, or one not written
+# A width of four digits, or one not written. No stretch between letters is gone through twice.
+_WIDTH = re.compile(r"(?:^|[a-zA-Z])[^a-zA-Z%:]*[%:][^a-zA-Z]*?(?:\d{4}|\*)|\{[^}]*\{")
+
+# Filters that go through all that hangs on a value, by how often; and what a character costs some others.
+_THROUGH = {"join": 1, "string": 1, "tojson": 1, "sum": 1, "list": 1, "reverse": 1, "min": 2, "max": 2}
+_THROUGH |= {"unique": 4, "groupby": 8, "dictsort": 8, "sort": 8, "map": 1, "select": 1, "reject": 1}
+_DEAR = {"title": 128, "indent": 16, "tojson": 4, "capitalize": 2}
 
 # Filters that are right for content, by the places where it may stand; others take anything else only.
 _ON_CONTENT = {"trim": {0}, "string": {0}, "replace": {1, 3}, "default": {0, 1}, "d": {0, 1}}
@@ -193,7 +200,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(first, list | tuple | dict) or isinstance(other, list | tuple | range):
                 self.run.measure(other)
             if isinstance(first, Content) and isinstance(other, str) and name not in ("eq", "ne"):
-                self.run.refuse(first)
+                self.run.refuse(first, "a comparison of letters")
             result = _COMPARE[name](first, other)
             if not result:
                 break
@@ -203,6 +210,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def sliced(self, value: Any, *ends: Any) -> Any:
         """`value[a:b:c]`."""
         self.run.spend(1 + _length(value) // _ITEMS_PER_STEP)
+        if isinstance(value, Content):
+            return sliced(self.run, value, *ends)
         return self.run.wrap(value[slice(*ends)])
 
     def joined(self, *parts: Any) -> str:
@@ -234,18 +243,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
             args = tuple(map(self._listed, args))
             self._admit(obj.__self__, [*args, *kwargs.values()])
             if isinstance(obj.__self__, str):
-                self._keep_content_from(args[:1] if obj.__name__ == "replace" else (*args, *kwargs.values()))
+                kept = args[:1] if obj.__name__ == "replace" else (*args, *kwargs.values())
+                self._keep_content_from(kept, f"`{obj.__name__}` with content")
         return self.run.wrap(super().call(context, obj, *args, **kwargs))
 
-    def _keep_content_from(self, args: Sequence[Any]) -> None:
+    def _keep_content_from(self, args: Sequence[Any], operation: str) -> None:
         for arg in args:
             for one in arg if isinstance(arg, tuple) else (arg,):
-                if isinstance(one, Content):
-                    self.run.refuse(one)
+                if isinstance(one, Content | Length):
+                    self.run.refuse(_text_of(one), operation)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """jinja2's, which would read a string as the name of an attribute."""
-        self._keep_content_from((argument,))
+        self._keep_content_from((argument,), "content as a key")
+        if isinstance(obj, Content) and type(argument) is int and argument in (0, -1):
+            return sliced(self.run, obj, argument, argument + 1 or None, None)
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Any, op: str, left: Any, right: Any, /) -> Any:
@@ -259,7 +271,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         result = super().call_binop(context, op, left, right)
         formatted = op == "%" and isinstance(result, str) and self.run.mark in result
         if formatted and (isinstance(left, Content) or "%" in re.sub("%[%s]", "", left)):
-            self.run.refuse(result)
+            self.run.refuse(result, "`%`")
         return self.run.wrap(result)
 
     def wrap_str_format(self, value: Any) -> Any:
@@ -278,6 +290,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Count the most that can be made of these: each piece as often as the other has parts."""
         self.run.spend(len(first) if isinstance(first, list | tuple | dict | range) else 1)
         self.run.spend(0, (1 + _length(first)) * (1 + sum(map(_extent, rest))))
+        self.run.spend(0, size(first) * 4 * formatted)
         if formatted and _WIDTH.search(str(first)):
             raise WorkError("it writes fields of great width")
 
@@ -301,12 +314,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if name not in _FILTERS:
                 raise WorkError(f"it uses the filter {name}, which is not supported")
             for place, arg in [*enumerate(args), *((-1, value) for value in kwargs.values())]:
-                if isinstance(arg, Content) and place not in places:
-                    self.run.refuse(arg)
+                if (
+                    isinstance(arg, Content)
+                    and name in ("length", "count")
+                    and (len(args), kwargs) == (1, {})
+                ):
+                    return Length(self.run, arg)
+                if isinstance(arg, Length) or (isinstance(arg, Content) and place not in places):
+                    self.run.refuse(_text_of(arg), f"`{name}`")
             args = tuple(map(self._listed, args))
             given = [arg for arg in args if not isinstance(arg, Environment | EvalContext | Context)]
-            if name in ("join", "string", "tojson", "sum"):
-                self.run.measure(given)
+            if name in _THROUGH:
+                self.run.spend(size(given[0]) * _THROUGH[name])  # each of its characters becomes a string
+                for _ in range(_THROUGH[name]):
+                    self.run.measure(given)
+            self.run.spend(0, size(given[0]) * _DEAR.get(name, 0))
             self._admit(given[0], [*given[1:], *kwargs.values()])
             return self.run.wrap(plain(*args, **kwargs))
 
@@ -316,14 +338,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @wraps(plain)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             self.run.spend()
-            found = [arg for arg in [*args, *kwargs.values()] if isinstance(arg, Content)]
+            found = [arg for arg in [*args, *kwargs.values()] if isinstance(arg, Content | Length)]
             if not found:
                 return plain(*args, **kwargs)
             if name in _COMPARING_TESTS and len(args) == 2:
                 op = {"ne": "ne", "!=": "ne", "in": "in"}.get(name, "eq")
                 return self.compared(args[0], (op,), args[1])
-            if name not in _TYPE_TESTS:
-                self.run.refuse(found[0])
+            if name not in _TYPE_TESTS or isinstance(found[0], Length):
+                self.run.refuse(_text_of(found[0]), f"the test `{name}`")
             return plain(*["text" if isinstance(arg, Content) else arg for arg in args], **kwargs)
 
         return guarded
@@ -335,7 +357,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if _extent(indent) > _WIDEST or (separators and _extent(separators) > _WIDEST):
             raise WorkError("it writes fields of great width")
         if self.run.mark in (plain := json.dumps(value, ensure_ascii=False)):
-            self.run.refuse(plain)
+            self.run.refuse(plain, "`tojson`")
         return json.dumps(
             value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
         )
@@ -345,6 +367,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _now(self, form: str) -> str:
         return self.run.times.setdefault(form, datetime.now().strftime(form))
+
+
+def _text_of(value: Content | Length) -> str:
+    return value._text if isinstance(value, Length) else value
 
 
 def _length(value: Any) -> int:

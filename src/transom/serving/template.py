@@ -1,12 +1,14 @@
 """Chat templates over stand-ins: what transformers renders, with content put in afterwards.
 
 A message is cut into what the template may see and what it may not. It sees whether a text is empty, the
-white space at its ends if it strips it, and, in messages of the system and the assistant, the words that the
-template itself looks for: `</think>`, where it cuts thoughts from the history, or a switch in the system
-prompt. All else is a stand-in. What a template looks for is learnt while it runs, so most see nothing.
+white space at its ends if it asks for it, and, in messages of the system and the assistant, the words that
+the template itself looks for (`</think>`, where it cuts thoughts from the history, or a switch in the system
+prompt) and the length of what is shorter than it asks for. All else is a stand-in. What a template looks for
+is learnt while it runs, so most see nothing.
 Threat model: user text never steers a template. Where a user's message, or a control token in any message,
 would make transformers render the rest another way, the conversation is refused; so is one whose content the
-template drops or alters. The template's own work is bounded (`sandbox`).
+template drops or alters. Thoughts that end in a control token may be cut from an answer: what is rendered is
+the answer without them. The template's own work is bounded (`sandbox`).
 Does not protect: a template chooses the words around the content, and may ask which words a system prompt or
 an earlier answer holds.
 Source: transformers' `apply_chat_template`, whose rendering this is for every conversation that is accepted.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
@@ -24,7 +26,7 @@ from threading import Lock
 from jinja2 import nodes
 
 from transom.errors import CheckpointError, RefusedError
-from transom.serving.content import OpaqueError, RejectedError, Run, WorkError, index_of, spelled
+from transom.serving.content import OpaqueError, Question, RejectedError, Run, WorkError, index_of, spelled
 from transom.serving.sandbox import Sandbox
 
 _RENDERINGS = 128  # kept, each of so many messages at most
@@ -35,9 +37,11 @@ _ROUNDS = 16  # of learning them
 _SOURCE = 1 << 16  # characters of a template
 _ENDS = ""  # asked for among the words: white space at the ends of a text
 _READABLE = ("system", "assistant")
+_TRIMS: Sequence[str | None] = ("", "\n", None)  # what a template may strip from an answer without thoughts
 
 Messages = Sequence[tuple[str, str]]
-Shape = tuple[str | None, ...]  # of a text: what the template sees, None for what it does not
+Part = str | int | None  # of a text: what the template sees, or the length of what it does not, if told
+Shape = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class _Outcome:
     """What one shape of conversation renders to; `lost` is the first message that is not in it."""
 
     pieces: tuple[str | int, ...]
-    asked: frozenset[tuple[str, str]] = frozenset()
+    asked: frozenset[Question] = frozenset()
     times: tuple[tuple[str, str], ...] = ()
     lost: int | None = None
     error: tuple[str, str | None, str] | None = None
@@ -69,6 +73,7 @@ class _Cut:
     shape: Shape
     hidden: tuple[str, ...]
     words: bool = False  # whether the template sees any
+    told: bool = False  # whether it sees any, or a length
 
 
 class ChatTemplate:
@@ -90,31 +95,90 @@ class ChatTemplate:
             raise CheckpointError(message[:300]) from error
         self._variables = {**specials, "tools": None, "documents": None, "add_generation_prompt": True}
         self._controls = tuple(controls)
-        self._words: dict[str, frozenset[str]] = {}
+        self._words: dict[str, frozenset[str | int]] = {}
         self._outcomes: dict[tuple[tuple[str, Shape], ...], _Outcome] = {}
         self._lock = Lock()
 
     def render(self, messages: Messages) -> Rendered:
         """What transformers renders. Raises RefusedError where that cannot be had safely."""
-        outcome, seen = self._settled(messages)
-        cuts = [self._cut(role, text, safe=True) for role, text in messages] if _any_words(seen) else seen
-        if cuts != seen:
-            plain = self._outcome([role for role, _ in messages], cuts)
-            if plain.error or _rendered(plain, cuts).text != _rendered(outcome, seen).text:
-                steering = next(
-                    i for i, (cut, other) in enumerate(zip(cuts, seen, strict=True)) if cut != other
-                )
-                raise RefusedError(
-                    "the chat template would read words of this message as its own; remove them",
-                    param=f"messages[{steering}].content",
-                    code="template_reads_content",
-                )
-            outcome = plain
+        outcome, cuts = self._settled(messages)
+        if any(cut.told for cut in cuts):
+            outcome, cuts = self._unsteered(messages, outcome, cuts)
         if outcome.lost is not None:
             raise RefusedError(
-                _ALTERS, param=f"messages[{outcome.lost}].content", code="template_alters_content"
+                _DROPS, param=f"messages[{outcome.lost}].content", code="template_alters_content"
             )
         return _rendered(outcome, cuts)
+
+    def _unsteered(
+        self, messages: Messages, outcome: _Outcome, seen: list[_Cut]
+    ) -> tuple[_Outcome, list[_Cut]]:
+        """The same text, rendered without what must not steer the template. Raises where that is not had."""
+        safe = [self._cut(role, text, safe=True) for role, text in messages]
+        if safe == seen:
+            return outcome, seen
+        roles, wanted = [role for role, _ in messages], _rendered(outcome, seen).text
+        for cuts in (safe, *self._trimmed(roles, outcome, seen, safe)):
+            other = self._outcome(roles, cuts)
+            if not other.error and _rendered(other, cuts).text == wanted:
+                return other, cuts
+        steering = [i for i, (cut, other_cut) in enumerate(zip(seen, safe, strict=True)) if cut != other_cut]
+        for i in steering[:_ROUNDS]:
+            cuts = [*seen[:i], safe[i], *seen[i + 1 :]]
+            other = self._outcome(roles, cuts)
+            if other.error or _rendered(other, cuts).text != wanted:
+                break
+        else:
+            i = steering[0]
+        raise RefusedError(
+            self._why(*messages[i]), param=f"messages[{i}].content", code="template_reads_content"
+        )
+
+    def _trimmed(
+        self, roles: Sequence[str], outcome: _Outcome, seen: Sequence[_Cut], safe: Sequence[_Cut]
+    ) -> Iterator[list[_Cut]]:
+        """With what the template left of those answers whose control tokens it saw."""
+        kept, first = {}, 0
+        for i, cut in enumerate(seen):
+            if roles[i] == "assistant" and cut != safe[i] and any(map(self._has_control, cut.shape)):
+                kept[i] = self._kept(cut, {part for part in outcome.pieces if isinstance(part, int)}, first)
+            first += len(cut.hidden)
+        if not kept or None in kept.values():
+            return
+        for left in _TRIMS:
+            for right in _TRIMS:
+                texts = {i: str(text).lstrip(left).rstrip(right) for i, text in kept.items()}
+                yield [
+                    self._cut(roles[i], texts[i], safe=True) if i in texts else cut
+                    for i, cut in enumerate(safe)
+                ]
+
+    def _kept(self, cut: _Cut, shown: Collection[int], number: int) -> str | None:
+        """The one stretch between control tokens that is shown; None if there are several."""
+        stretches, found = [""], set()
+        hidden = iter(cut.hidden)
+        for part in cut.shape:
+            if self._has_control(part):
+                stretches.append("")
+            elif isinstance(part, str):
+                stretches[-1] += part
+            else:
+                stretches[-1] += next(hidden)
+                found |= {len(stretches) - 1} if number in shown else set()
+                number += 1
+        return None if len(found) > 1 else stretches[found.pop()] if found else ""
+
+    def _has_control(self, part: Part) -> bool:
+        return isinstance(part, str) and any(control in part for control in self._controls)
+
+    def _why(self, role: str, text: str) -> str:
+        """The message for a text that would steer the template, with the template's own words."""
+        words = [str(word) for word in self._words.get(role, ()) if isinstance(word, str) and word in text]
+        named = sorted({repr(word) for word in words if word.strip() and word in self.literals})
+        if named:
+            return f"the chat template would read {', '.join(named)} in this message as its own; remove that"
+        what = "what stands inside this message" if any(words) else "how short this message is"
+        return f"the chat template would render the conversation by {what}; change that"
 
     def _settled(self, messages: Messages) -> tuple[_Outcome, list[_Cut]]:
         """With every word that is looked for on the way seen by the template."""
@@ -132,8 +196,8 @@ class ChatTemplate:
             raise RefusedError(message, param=param, code=code)
         return outcome, cuts
 
-    def _learn(self, asked: frozenset[tuple[str, str]]) -> dict[str, set[str]]:
-        new: dict[str, set[str]] = {}
+    def _learn(self, asked: frozenset[Question]) -> dict[str, set[str | int]]:
+        new: dict[str, set[str | int]] = {}
         for role, word in asked:
             if word not in self._words.get(role, ()):
                 new.setdefault(role, set()).add(word)
@@ -148,11 +212,13 @@ class ChatTemplate:
         words = self._words.get(role)
         if not text or not words:
             return _Cut((None,), (text,)) if text else _Cut((), ())
-        looked_for = [word for word in words if word and word in text]
-        spans = _spans(text, looked_for) if looked_for and not (safe and role not in _READABLE) else []
-        if safe and any(control in text[start:end] for start, end in spans for control in self._controls):
+        readable = not safe or role in _READABLE
+        looked_for = [word for word in words if isinstance(word, str) and word and word in text]
+        spans = _spans(text, looked_for) if looked_for and readable else []
+        if safe and any(self._has_control(text[start:end]) for start, end in spans):
             spans = []
-        return _cut_at(text, spans, _ENDS in words)
+        short = max([word for word in words if isinstance(word, int)], default=0) if readable else 0
+        return _cut_at(text, spans, _ENDS in words, short)
 
     def _outcome(self, roles: Sequence[str], cuts: Sequence[_Cut]) -> _Outcome:
         key = tuple([(role, cut.shape) for role, cut in zip(roles, cuts, strict=True)])
@@ -161,7 +227,7 @@ class ChatTemplate:
             return known
         with self._lock:
             outcome = self._rendering(roles, cuts)
-        seen_chars = sum(len(part) for cut in cuts for part in cut.shape if part)
+        seen_chars = sum(len(part) for cut in cuts for part in cut.shape if isinstance(part, str))
         if not outcome.error and len(roles) <= _RENDERINGS and seen_chars <= _KEPT:
             with self._lock:
                 self._outcomes[key] = outcome
@@ -172,15 +238,16 @@ class ChatTemplate:
     def _rendering(self, roles: Sequence[str], cuts: Sequence[_Cut]) -> _Outcome:
         """Run the template on stand-ins."""
         mark = "".join(chr(0x100000 + secrets.randbelow(0xFFF0)) for _ in range(8))
-        owners = [i for i, cut in enumerate(cuts) for part in cut.shape if part is None]
+        hidden = [(i, part) for i, cut in enumerate(cuts) for part in cut.shape if not isinstance(part, str)]
+        owners = [i for i, _ in hidden]
         if len(owners) > _PARTS:
             return _Outcome((), error=(_TOO_MANY, "messages", "refused"))
         numbers = iter(range(len(owners)))
         skeletons = [
-            "".join(mark + spelled(next(numbers)) if part is None else part for part in cut.shape)
+            "".join(part if isinstance(part, str) else mark + spelled(next(numbers)) for part in cut.shape)
             for cut in cuts
         ]
-        run = self._environment.run = Run(mark, roles, skeletons, owners)
+        run = self._environment.run = Run(mark, roles, skeletons, owners, [length for _, length in hidden])
         fields = [
             {"role": role, "content": run.wrap(text)} for role, text in zip(roles, skeletons, strict=True)
         ]
@@ -201,14 +268,18 @@ class ChatTemplate:
         return _Outcome(pieces, frozenset(run.asked), times, min(lost, default=None), error)
 
 
-_ALTERS = "the chat template drops or alters this message's content; nothing was sent"
+_DROPS = "the chat template leaves this message's content out; nothing was sent"
 _TOO_MANY = "the chat template looks for too many words in these messages; shorten the conversation"
 
 
 def _reason(error: Exception, run: Run) -> tuple[str, str | None, str]:
     """The message, field and code of a refusal."""
     if isinstance(error, OpaqueError):
-        return _ALTERS, f"messages[{run.opaque or 0}].content", "template_alters_content"
+        message = (
+            f"the chat template uses {run.operation or 'a slice'} on this message's content, which it may "
+            "not read for that; nothing was sent"
+        )
+        return message, f"messages[{run.opaque or 0}].content", "template_alters_content"
     if isinstance(error, RejectedError):
         return f"the chat template rejects this conversation: {error}", "messages", "refused"
     if isinstance(error, WorkError):
@@ -223,16 +294,13 @@ def _literals(tree: nodes.Template) -> str:
     return "\0".join([*data, *constants])
 
 
-def _any_words(cuts: Sequence[_Cut]) -> bool:
-    return any(cut.words for cut in cuts)
-
-
 def _rendered(outcome: _Outcome, cuts: Sequence[_Cut]) -> Rendered:
     return Rendered(outcome.pieces, tuple([part for cut in cuts for part in cut.hidden]))
 
 
-def _holds(text: str, words: Collection[str]) -> bool:
-    return any(word in text if word else text != text.strip() for word in words)
+def _holds(text: str, questions: Collection[str | int]) -> bool:
+    """Whether an answer to one of these may be other than no; white space may stand beside any word."""
+    return any(isinstance(one, int) or one in text for one in questions)
 
 
 def _spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
@@ -249,18 +317,23 @@ def _spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
     return spans
 
 
-def _cut_at(text: str, spans: Sequence[tuple[int, int]], ends: bool) -> _Cut:
-    """A text with the spans seen and, if its ends are stripped, the white space around what is hidden."""
-    seen: list[str | None] = []
+def _cut_at(text: str, spans: Sequence[tuple[int, int]], ends: bool, short: int) -> _Cut:
+    """A text with the spans seen and, if its ends are asked for, the white space around what is hidden;
+    of what is shorter than `short` the length is told.
+    """
+    seen: list[Part] = []
     hidden, at = [], 0
     for start, end in [*spans, (len(text), len(text))]:
         part = text[at:start]
         core = part.strip() if ends else part
         before, _, after = part.partition(core) if core else (part, "", "")
-        seen += [before, None, after, text[start:end]] if core else [before, text[start:end]]
+        told = len(core) if len(core) < short else None
+        seen += [before, told, after, text[start:end]] if core else [before, text[start:end]]
         hidden += [core] if core else []
         at = end
-    return _Cut(tuple(part for part in seen if part != ""), tuple(hidden), bool(spans))
+    shape = tuple(part for part in seen if part != "")
+    lengths = any(isinstance(part, int) for part in shape)
+    return _Cut(shape, tuple(hidden), bool(spans), bool(spans) or lengths)
 
 
 def _pieces(text: str, mark: str, count: int) -> tuple[str | int, ...] | None:

@@ -21,17 +21,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import Unigram
 
 from transom.checkpoint.source import find
-from transom.checkpoint.tokenizer import tokenizer_of
-from transom.errors import RefusedError, ReplaceableError
+from transom.checkpoint.tokenizer import guarded, tokenizer_of
+from transom.errors import CheckpointError, RefusedError, ReplaceableError
 from transom.serving.detokenizer import Detokenizer, TokenBytes
 from transom.serving.template import ChatTemplate, Rendered
 
 _PLANS = 128
+_PROBE = "Hello, world! 1234 don't\n\n\té 世界 🙂 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"
+_BROKEN = "the tokenizer fails on ordinary text; restore tokenizer.json, or the GGUF file"
+_UNREAD = "the model's tokenizer fails on this text; nothing was sent. Shorten or change it"
 _BARRED = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)
 
 
@@ -64,26 +67,45 @@ class ChatTokenizer:
         specials: Mapping[str, str] | None = None,
         eos_ids: Sequence[int] = (),
     ) -> None:
-        spec = json.loads(tokenizer.to_str())
-        spec["truncation"] = spec["padding"] = None
-        specials = dict(specials or {})
-        self._whole = Tokenizer.from_str(json.dumps(spec))
-        special = [token["content"] for token in spec["added_tokens"] if token["special"]]
+        with guarded(lambda: CheckpointError(_BROKEN)):
+            self._set(tokenizer, chat_template, dict(specials or {}), eos_ids)
+            self._probe()
+
+    def _set(
+        self,
+        tokenizer: Tokenizer,
+        chat_template: str | None,
+        specials: dict[str, str],
+        eos_ids: Sequence[int],
+    ) -> None:
+        self._whole = (
+            tokenizer if tokenizer.padding is tokenizer.truncation is None else _unbounded(tokenizer)
+        )
+        added = sorted(self._whole.get_added_tokens_decoder().items())
+        special = [token.content for _, token in added if token.special]
         self._template = ChatTemplate(chat_template, specials, special) if chat_template else None
         written = self._template.literals if self._template else ""
-        controls = [token for token in spec["added_tokens"] if _is_control(token, written)]
-        self._content, self._names, self._ids = _without(spec, controls)
+        controls = {token_id: token for token_id, token in added if _is_control(token, written)}
+        self._content, self._names, self._ids = _without(self._whole, dict(added), controls)
         longest_first = sorted(map(re.escape, self._names), key=len, reverse=True)
         self._control = re.compile("|".join(longest_first) or "(?!)")
-        unknown = _unknown_id(spec["model"], self._whole)
-        self._control_ids = frozenset(token["id"] for token in controls) - {unknown}
-        self._splits = _splits_at_controls(spec, controls)
+        self._control_ids = frozenset(controls) - {_unknown_id(self._whole)}
+        self._splits = _splits_at_controls(self._whole, list(controls.values()))
         self._planned = lru_cache(_PLANS)(self._plan)
         self._bytes = TokenBytes(self._whole)
         self._before, self._after = _added_around(self._whole)
         eos = self._whole.token_to_id(specials.get("eos_token", ""))
         self.eos_ids = tuple(sorted({*eos_ids, *([] if eos is None else [eos])}))
         self.vocab_size = max(self._whole.get_vocab(with_added_tokens=True).values()) + 1
+
+    def _probe(self) -> None:
+        """Have the library meet ordinary texts, so that what it cannot do shows before a request."""
+        for text in ("", " ", _PROBE, "".join(self._names.values())):
+            self._content.encode(text, add_special_tokens=False)
+        ids = self._whole.encode(_PROBE, add_special_tokens=False).ids
+        self._whole.decode(ids)
+        if not ids:
+            raise CheckpointError("the tokenizer makes no ids of a text; restore tokenizer.json")
 
     @property
     def has_template(self) -> bool:
@@ -121,23 +143,29 @@ class ChatTokenizer:
 
     def _render(self, messages: Sequence[tuple[str, str]]) -> Rendered:
         if self._template is None:
-            raise ReplaceableError("this model has no chat template; use /v1/completions instead")
+            raise ReplaceableError(
+                "this model has no chat template; use /v1/completions instead, or serve a directory with a "
+                "chat_template.jinja or a GGUF file with tokenizer.chat_template"
+            )
         return self._template.render(messages)
 
     def _encode(self, text: str, contents: Sequence[tuple[str, str]]) -> list[int]:
         """Ids of a text whose control tokens are spelled in secret."""
-        ids = self._content.encode(text, add_special_tokens=False).ids
+        ids = self._ids_of(text, contents[0][1])
         known = self._ids.get
         self._refuse_controls([i for i in ids if i not in self._ids], contents)
         return [known(i, i) for i in ids]
+
+    def _ids_of(self, text: str, param: str) -> list[int]:
+        refusal = RefusedError(_UNREAD, param=param, code="tokenizer_fails")
+        with guarded(lambda: refusal):
+            return list(self._content.encode(text, add_special_tokens=False).ids)
 
     def _refuse_controls(self, ids: Sequence[int], contents: Sequence[tuple[str, str]]) -> None:
         """Raise if there is one that the text spells in the vocabulary's own words."""
         if self._control_ids.isdisjoint(ids):
             return
-        alone = [
-            (self._content.encode(text, add_special_tokens=False).ids, param) for text, param in contents
-        ]
+        alone = [(self._ids_of(text, param), param) for text, param in contents]
         found = [param for ids, param in alone if not self._control_ids.isdisjoint(ids)]
         raise RefusedError(
             "the text holds a control token that this vocabulary cannot spell any other way; remove it",
@@ -174,32 +202,43 @@ def load_tokenizer(source: str | Path) -> ChatTokenizer:
     return ChatTokenizer(files.tokenizer, files.chat_template, files.specials, files.eos_ids)
 
 
-def _is_control(token: Mapping[str, Any], written: str) -> bool:
-    text = token["content"]
+def _is_control(token: AddedToken, written: str) -> bool:
+    text = token.content
     if not text.replace("▁", " ").strip():
         return False
-    return bool(token["special"] or text in written or _BARRED.fullmatch(text))
+    return bool(token.special or text in written or _BARRED.fullmatch(text))
+
+
+def _unbounded(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither pads nor truncates."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
 
 
 def _without(
-    spec: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]
-) -> tuple[Tokenizer, dict[str, str], dict[int, int]]:
-    """The tokenizer that knows control tokens by other names only, these names, and its added ids as ours."""
-    others = [token for token in spec["added_tokens"] if token not in controls]
-    made = Tokenizer.from_str(json.dumps({**spec, "added_tokens": others}))
+    tokenizer: Tokenizer, added: Mapping[int, AddedToken], controls: Mapping[int, AddedToken]
+) -> tuple[Tokenizer, dict[str, str], dict[int | None, int]]:
+    """The tokenizer that knows control tokens by other names only, these names, and its added ids as ours.
+
+    The vocabulary is shared, not copied.
+    """
+    made = Tokenizer(tokenizer.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if getattr(tokenizer, part) is not None:
+            setattr(made, part, getattr(tokenizer, part))
     secret = "".join(chr(0x100000 + secrets.randbelow(0xFFF0)) for _ in range(5))
-    names = {token["content"]: f"{secret}{chr(0xF0000 + i)}" for i, token in enumerate(controls)}
+    names = {token.content: f"{secret}{chr(0xF0000 + i)}" for i, token in enumerate(controls.values())}
+    made.add_tokens([token for token_id, token in added.items() if token_id not in controls])
     made.add_special_tokens(
         [
-            AddedToken(
-                names[token["content"]], lstrip=token["lstrip"], rstrip=token["rstrip"], normalized=False
-            )
-            for token in controls
+            AddedToken(names[token.content], lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)
+            for token in controls.values()
         ]
     )
-    ids = made.get_vocab(with_added_tokens=True)
-    ours = {ids[names.get(token["content"], token["content"])]: token["id"] for token in spec["added_tokens"]}
-    return made, names, ours
+    texts = {token_id: names.get(token.content, token.content) for token_id, token in added.items()}
+    return made, names, {made.token_to_id(text): token_id for token_id, text in texts.items()}
 
 
 def _added_around(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -211,23 +250,26 @@ def _added_around(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...
     return tuple(added.ids[: ours[0]]), tuple(added.ids[ours[-1] + 1 :])
 
 
-def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
-    if isinstance(model.get("unk_id"), int):
-        return int(model["unk_id"])
-    return tokenizer.token_to_id(model.get("unk_token") or "")
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    model = tokenizer.model
+    if isinstance(model, Unigram):  # which does not tell it otherwise
+        unknown = json.loads(model.__getstate__()).get("unk_id")
+        return unknown if isinstance(unknown, int) else None
+    return tokenizer.token_to_id(model.unk_token or "")
 
 
-def _splits_at_controls(spec: Mapping[str, Any], controls: Sequence[Mapping[str, Any]]) -> bool:
+def _splits_at_controls(tokenizer: Tokenizer, controls: Sequence[AddedToken]) -> bool:
     """Whether what stands on one side of a control token has no influence on the ids of the other side.
 
     So it is where control tokens take no neighbouring space along, nothing is normalised, and every stretch
     between two of them is cut into words by itself.
     """
-    steps = spec["pre_tokenizer"] or {}
+    splitter = tokenizer.pre_tokenizer
+    steps = json.loads(splitter.__getstate__()) if splitter is not None else {}
     kinds = [step for step in steps.get("pretokenizers", [steps]) if step]
     apart = all(
         step["type"] in ("Digits", "Split") or (step["type"] == "ByteLevel" and not step["add_prefix_space"])
         for step in kinds
     )
-    plain = not any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in controls)
-    return bool(controls and kinds) and spec["normalizer"] is None and apart and plain
+    plain = not any(token.lstrip or token.rstrip or token.single_word for token in controls)
+    return bool(controls and kinds) and tokenizer.normalizer is None and apart and plain

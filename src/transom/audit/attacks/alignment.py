@@ -26,9 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.matching import Floats, Ints, nearest, quantiles, with_others
+from transom.audit.attacks.matching import Floats, assigned, nearest, quantiles, with_others
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 NAME = "alignment"
 _QUANTILES, _ANCHORS, _ROUNDS = 199, 4096, 12
@@ -52,14 +53,13 @@ class Cloud:
 
 def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly, by the start whose rotation fits best."""
-    started = time.monotonic()
+    until = time.monotonic() + budget_s
     if gap := misfit(NAME, target, knowledge):
         return gap
     base_VD = knowledge.base.embedding_VD
     vocabulary, width = base_VD.shape
     if target.weights.embedding_VD.shape[1] < width:
         return not_run(NAME, METRIC, "the target's embedding is narrower than the public one")
-    until = started + budget_s
     cloud = own_axes(target.weights.embedding_VD, width)
     level, public = _as_noisy(target.weights.embedding_VD, cloud, base_VD)
     known_KP = np.array(list(knowledge.known.items()), dtype=np.int64).reshape(-1, 2)
@@ -81,7 +81,7 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
     guess_S = nearest(rows_SD, np.asarray(clean_VD @ back_DD, dtype=np.float32))[0]
     note = f"{len(known_KP)} known pairs, {tries} starts, noise taken for {level:g}, fit {best_fit:.2f}"
     note += "; cut short by the budget" if cut_short else ""
-    return scored(NAME, guess_S, data, candidates=vocabulary, started=started, note=note)
+    return scored(NAME, guess_S, data, candidates=vocabulary, note=note)
 
 
 def own_axes(given_VW: Floats, width: int) -> Cloud:
@@ -131,15 +131,13 @@ def _as_noisy(given_VW: Floats, cloud: Cloud, base_VD: Floats) -> tuple[float, C
 
 def _axes(target_VD: Floats, base_VD: Floats, known_KP: Ints) -> Floats:
     """[D, D] signed permutation that brings the target's axes to the public ones."""
-    from scipy.optimize import linear_sum_assignment
-
     base_DQ = _describe(base_VD, known_KP[:, 1])
     costs = []
     for sign in (1, -1):
         side_DQ = _describe(np.float32(sign) * target_VD, known_KP[:, 0])
         squares = (side_DQ**2).sum(1)[:, None] + (base_DQ**2).sum(1)[None]
         costs.append(squares - 2 * side_DQ @ base_DQ.T)
-    rows, columns = linear_sum_assignment(np.minimum(*costs))
+    rows, columns = np.arange(len(base_DQ)), assigned(np.minimum(*costs))
     turn_DD = np.zeros((len(base_DQ), len(base_DQ)), dtype=np.float32)
     turn_DD[rows, columns] = np.where(costs[0] <= costs[1], 1, -1)[rows, columns]
     return turn_DD

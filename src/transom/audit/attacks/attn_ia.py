@@ -21,9 +21,10 @@ import time
 
 import numpy as np
 
-from transom.audit.attacks.matching import Floats, Ints, assign, nearest, quantiles
-from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, misfit, scored
-from transom.audit.finding import Finding
+from transom.audit.attacks.matching import Floats, assign, nearest, quantiles
+from transom.audit.attacks.weights import Knowledge, Sample, Target, Weights, misfit, part, scored
+from transom.report.finding import Finding
+from transom.report.statistics import Ints
 
 NAME = "Attn-IA"
 
@@ -44,16 +45,13 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
         base += list(right_HVI / scale_HI)
     guess_S = nearest(np.hstack(rows), np.hstack(base))[0]
     note = f"{len(base) // knowledge.base.query_heads} layers"
-    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, started=started, note=note)
+    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note=note)
 
 
 def heads(weights: Weights, layer: int) -> list[tuple[Floats, Floats]]:
     """[(query [D, K], key [D, K])] of one layer's heads; a key is repeated for each query of its group."""
-    query, key = weights.layers[layer].query, weights.layers[layer].key
-    if query is None or key is None:
-        raise AssertionError("call misfit first")
-    queries = np.split(query, weights.query_heads, axis=1)
-    keys = np.split(key, weights.key_value_heads, axis=1)
+    queries = np.split(part(weights, layer, "query"), weights.query_heads, axis=1)
+    keys = np.split(part(weights, layer, "key"), weights.key_value_heads, axis=1)
     group = weights.query_heads // weights.key_value_heads
     return [(queries[head], keys[head // group]) for head in range(weights.query_heads)]
 

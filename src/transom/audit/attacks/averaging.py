@@ -13,22 +13,11 @@ Legend: N drawn tokens, R observations, K candidates.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
-from transom.audit.attacks.words import (
-    METRIC,
-    Channel,
-    Floats,
-    Ints,
-    WordData,
-    WordKnowledge,
-    WordTarget,
-    right,
-    scored,
-)
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.words import METRIC, Channel, WordData, WordKnowledge, WordTarget, right, scored
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Floats, Ints
 
 NAME = "averaging"
 __all__ = ["METRIC", "NAME", "attack"]
@@ -38,7 +27,6 @@ _UNKNOWN = 1e-3  # of the smallest likelihood known, for a candidate that a colu
 
 def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
     """Token recovery from the target and its repeats together; "not run" where there are none."""
-    started = time.monotonic()
     if not len(target.repeats_RN):
         return not_run(NAME, METRIC, "each text was sent once; it needs several outputs (--repeats)")
     outputs_RN = np.vstack([target.outputs_N, target.repeats_RN])
@@ -53,7 +41,7 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
     note = f"{shares} after {', '.join(map(str, counts))} observations"
     if target.epsilon is not None:
         note += f", each for epsilon {target.epsilon:g}: {counts[-1] * target.epsilon:g} in all"
-    return scored(NAME, target, data, guesses[counts[-1]], started=started, note=note)
+    return scored(NAME, target, data, guesses[counts[-1]], note=note)
 
 
 def _evidence(channel: Channel, outputs_R: list[int]) -> tuple[Ints, Floats]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transom.audit.attacks.sentences import Encoder, f1, overlap
-from transom.audit.attacks.traffic import Ints, Texts
+from transom.audit.attacks.traffic import Texts
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch

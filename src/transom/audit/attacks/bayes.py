@@ -10,10 +10,9 @@ Source: Bayes' rule; Tong et al., arXiv 2410.17052, section 4 (optimal reconstru
 
 from __future__ import annotations
 
-import time
-
-from transom.audit.attacks.words import METRIC, Floats, WordData, WordKnowledge, WordTarget, scored
-from transom.audit.finding import Finding
+from transom.audit.attacks.words import METRIC, WordData, WordKnowledge, WordTarget, scored
+from transom.report.finding import Finding
+from transom.report.statistics import Floats
 
 NAME = "bayes"
 __all__ = ["METRIC", "NAME", "attack", "guesses"]
@@ -21,9 +20,8 @@ __all__ = ["METRIC", "NAME", "attack", "guesses"]
 
 def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
     """Token recovery of the best guess a token. `budget_s` is not used: one look-up a token."""
-    started = time.monotonic()
     note = f"theoretical optimum {target.channel.optimum:.3f} on text like the prior"
-    return scored(NAME, target, data, guesses(target, knowledge.prior_V), started=started, note=note)
+    return scored(NAME, target, data, guesses(target, knowledge.prior_V), note=note)
 
 
 def guesses(target: WordTarget, prior_V: Floats) -> list[str]:

@@ -22,7 +22,7 @@ from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Rows, Truth, estimated, misfit, score
 from transom.audit.attacks.states import METRIC as METRIC  # an attack has one
 from transom.audit.attacks.traffic import Texts
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch
@@ -86,11 +86,9 @@ def bigrams(texts: Texts, vocabulary: int) -> Prior:
 
 def nearest(target: Rows, knowledge: Public, data: Truth, budget_s: float) -> Finding:
     """The baseline: each row read alone, as the token it is likeliest from. `budget_s` is not used."""
-    started = time.monotonic()
-    refused = misfit("nn", target, knowledge.table_VD, data)
-    if refused is not None:
-        return refused
-    return score("nn", _nearest(target, knowledge.table_VD), data, started=started, note="each row alone")
+    if gap := misfit("nn", target, knowledge.table_VD, data):
+        return gap
+    return score("nn", _nearest(target, knowledge.table_VD), data, note="each row alone")
 
 
 def attack(
@@ -106,14 +104,13 @@ def attack(
 
     Texts that `budget_s` does not reach are left out; the note counts them.
     """
-    started = time.monotonic()
-    refused = misfit(NAME, target, knowledge.table_VD, data)
-    if refused is not None:
-        return refused
+    stop = time.monotonic() + budget_s
+    if gap := misfit(NAME, target, knowledge.table_VD, data):
+        return gap
     if knowledge.prior is None:
         return not_run(NAME, METRIC, "no language to search with; give a causal model or public text")
     target, prior = estimated(target, knowledge.table_VD), knowledge.prior
-    guesses = decode(target, knowledge.table_VD, prior, width, candidates, stop=started + budget_s)
+    guesses = decode(target, knowledge.table_VD, prior, width, candidates, stop=stop)
     if not guesses:
         return not_run(NAME, METRIC, f"{budget_s:.2g} s are too few for one text; raise --budget")
     note = (
@@ -122,7 +119,7 @@ def attack(
     )
     reached = Truth(data.texts[: len(guesses)], data.decode)
     alone = _nearest(Rows(target.texts[: len(guesses)], target.noise), knowledge.table_VD)
-    return score(NAME, guesses, reached, alone, started=started, note=note)
+    return score(NAME, guesses, reached, alone, note=note)
 
 
 def _nearest(target: Rows, table_VD: torch.Tensor) -> Texts:

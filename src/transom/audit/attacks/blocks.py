@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transom.audit.attack import Bound
 from transom.audit.attacks import ima, isa
 from transom.audit.attacks.rows import Rows, Truth, estimated, misfit
 from transom.audit.attacks.states import METRIC, States, require_hidden
-from transom.audit.attacks.traffic import Ints, Texts
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.traffic import Texts
+from transom.report.finding import Bound, Finding, not_run
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch
@@ -74,9 +74,8 @@ def _blockwise(
     def run(target: Rows, knowledge: Public, data: Truth, budget_s: float) -> Finding:
         import torch
 
-        refused = misfit(name, target, knowledge.table_VD, data)
-        if refused is not None:
-            return refused
+        if gap := misfit(name, target, knowledge.table_VD, data):
+            return gap
         size = block_length(data.texts)
         chosen = [number for number, text in enumerate(data.texts) if len(text) >= size][:_TEXTS]
         rows_BTD = torch.stack([target.texts[number][:size].float() for number in chosen])

@@ -17,7 +17,6 @@ Legend: K candidates of one place.
 from __future__ import annotations
 
 import math
-import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,16 +33,17 @@ from transom.audit.attacks.word_text import Sentence, Sentences, Token, spelled
 from transom.audit.attacks.words import (
     METRIC,
     Channel,
-    Floats,
     WordData,
     WordKnowledge,
     WordTarget,
+    first,
     originals,
     right,
     scored,
 )
-from transom.audit.finding import Finding, not_run
 from transom.errors import CheckpointError
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Floats
 
 NAME = "language model"
 __all__ = ["METRIC", "NAME", "attack", "guesses", "learned", "load_causal"]
@@ -63,16 +63,14 @@ _CLOSING, _OPENING, _ENDS = frozenset(",.;:!?)]}%'"), frozenset("([{$#"), frozen
 
 def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
     """Token recovery of the best reading, on as many sentences as the budget allows."""
-    started = time.monotonic()
-    deadline = started + budget_s
+    deadline = time.monotonic() + budget_s
     if knowledge.causal is None:
         return not_run(NAME, METRIC, "it needs a causal language model, and got none")
     reader = learned(target.channel, knowledge, deadline)
     (found, alone, without), done = _within(reader, target.seen, deadline)
     if done < min(FEWEST_READ, len(target.seen)):
         return not_run(NAME, METRIC, f"its time ran out after {done} sentences; raise --budget")
-    part = replace(target, seen=target.seen[:done], repeats_RN=np.zeros((0, 0), dtype=np.int64))
-    truth = WordData(data.plain[:done])
+    part, truth = first(target, data, done)
     baseline = float(right(part, truth, alone).mean())
     notes = (
         f"{baseline:.3f} from context alone, {right(part, truth, without).mean():.3f} without the model",
@@ -80,7 +78,7 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
         "" if done == len(target.seen) else f"on the first {done} of {len(target.seen)} sentences",
     )
     note = "; ".join(filter(None, notes))
-    return scored(NAME, part, truth, found, started=started, note=note, baseline=baseline)
+    return scored(NAME, part, truth, found, note=note, baseline=baseline)
 
 
 def load_causal(source: str) -> Causal:
@@ -93,7 +91,7 @@ def load_causal(source: str) -> Causal:
 
     checkpoint = load(source, dtype="bfloat16" if computes_in_bfloat16() else "float32")
     parts = walk(checkpoint.model)
-    if checkpoint.tokenizer is None or parts.family != "llama" or parts.head is None:
+    if checkpoint.tokenizer is None or not parts.family.causal or parts.head is None:
         kind = type(checkpoint.model).__name__
         raise CheckpointError(f"{source} is a {kind}; give a causal language model with its tokenizer")
     config = checkpoint.model.config
@@ -127,19 +125,11 @@ def learned(channel: Channel, knowledge: WordKnowledge, deadline: float) -> Read
         return Reader(Mind(channel, knowledge.prior_V, nothing, 0.0), knowledge.causal, UNTRIED_POWER)
     mind = contextual.learned(channel, knowledge, deadline)
     now = time.monotonic()
-    best, most = Reader(mind, knowledge.causal, POWERS[0]), -1
+    reader = Reader(mind, knowledge.causal, POWERS[0])
     seen, plain = knowledge.trial_seen[:_TRIAL], knowledge.trial[:_TRIAL]
     truth = [token.text for token in originals(seen, plain)]
-    for power in POWERS:
-        tried = replace(best, power=power)
-        try:
-            named = guesses(tried, seen, now + (deadline - now) / 3)
-        except TimeoutError:
-            break
-        hits = sum(map(operator.eq, named, truth))
-        if hits > most:
-            best, most = tried, hits
-    return best
+    tries, until = (replace(reader, power=power) for power in POWERS), now + (deadline - now) / 3
+    return contextual.best_of(tries, lambda tried: guesses(tried, seen, until), truth) or reader
 
 
 def _within(

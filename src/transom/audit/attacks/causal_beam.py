@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from transom.audit.batches import padded
+from transom.report.statistics import Floats
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
 
-Floats = NDArray[np.float64]
 Ids = tuple[int, ...]
 
 
@@ -157,7 +158,7 @@ class _State:
             fed = [(self._start_id, *ids) for ids in fed]
         else:
             self._cache.batch_select_indices(torch.tensor(parents))
-        ids_RT, new_RT = _padded(fed)
+        ids_RT, new_RT = padded(fed)
         before_RT = self._mask_RT[torch.tensor(parents)]
         self._mask_RT = torch.cat([before_RT, new_RT], 1)
         states_RTD = self._model.base_model(
@@ -187,15 +188,3 @@ class _State:
         chosen_R = torch.tensor(rows, dtype=torch.long)
         self._cache.batch_select_indices(chosen_R)
         self._mask_RT, self.next_RV = self._mask_RT[chosen_R], self.next_RV[chosen_R]
-
-
-def _padded(rows: Sequence[Ids]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and the mask of those that are real [R, T]; padding stands behind and is never attended to."""
-    import torch
-
-    ids_RT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask_RT = torch.zeros_like(ids_RT)
-    for r, ids in enumerate(rows):
-        ids_RT[r, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-        mask_RT[r, : len(ids)] = 1
-    return ids_RT, mask_RT

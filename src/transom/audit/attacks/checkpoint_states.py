@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transom.audit.attacks import ima, isa
-from transom.audit.attacks.matching import Ints
 from transom.audit.attacks.own_keys import settings_of
 from transom.audit.attacks.states import METRIC, States
 from transom.audit.attacks.weights import Knowledge, Sample, Target
-from transom.audit.finding import Finding, not_run
 from transom.errors import MisconfiguredError
 from transom.obfuscation.keys import Settings, Space
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch

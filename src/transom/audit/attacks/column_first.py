@@ -22,9 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transom.audit.attacks.matching import Floats, Ints, assign, nearest, product_quantiles, unit, with_others
-from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding
+from transom.audit.attacks.matching import Floats, assign, nearest, product_quantiles, unit, with_others
+from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, part, scored
+from transom.report.finding import Finding
+from transom.report.statistics import Ints
 
 NAME = "column-first VMA"
 _QUANTILES, _ANCHORS, _ROUNDS = 199, 2048, 4
@@ -44,25 +45,22 @@ def attack(
     target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0, *, layer: int = 0
 ) -> Finding:
     """The share of sampled ids named rightly from the gate of one layer."""
-    started = time.monotonic()
+    until = time.monotonic() + budget_s
     if gap := misfit(NAME, target, knowledge, "gate"):
         return gap
     sides = neurons(target, knowledge, layer)
     columns_N = assign(*column_quantiles(sides))
     rows = anchors(data.obfuscated_S, target.weights.vocabulary)
-    columns_N = refine(sides, rows, columns_N, until=started + budget_s)
+    columns_N = refine(sides, rows, columns_N, until=until)
     guess_S = name_rows(sides, data.obfuscated_S, columns_N)[0]
-    return scored(
-        NAME, guess_S, data, candidates=knowledge.base.vocabulary, started=started, note=f"layer {layer}"
-    )
+    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note=f"layer {layer}")
 
 
 def neurons(target: Target, knowledge: Knowledge, layer: int) -> Neurons:
     """Both sides of layer `layer`'s gate; `misfit` has shown that there is one."""
-    left, right = target.weights.layers[layer].gate, knowledge.base.layers[layer].gate
-    if left is None or right is None:
-        raise AssertionError("call misfit first")
-    return Neurons(target.weights.embedding_VD, left, knowledge.base.embedding_VD, right)
+    there, here = target.weights, knowledge.base
+    gates = part(there, layer, "gate"), part(here, layer, "gate")
+    return Neurons(there.embedding_VD, gates[0], here.embedding_VD, gates[1])
 
 
 def column_quantiles(sides: Neurons) -> tuple[Floats, Floats]:

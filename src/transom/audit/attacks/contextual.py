@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 import operator
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,7 +27,6 @@ from transom.audit.attacks.word_text import Sentence, Sentences, Token
 from transom.audit.attacks.words import (
     METRIC,
     Channel,
-    Floats,
     WordData,
     WordKnowledge,
     WordTarget,
@@ -33,8 +34,10 @@ from transom.audit.attacks.words import (
     right,
     scored,
 )
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Floats
 
+T = TypeVar("T")
 NAME = "contextual"
 __all__ = ["METRIC", "NAME", "attack", "guesses"]
 
@@ -45,11 +48,10 @@ WEIGHTS = (0.6, 0.45, 0.75, 0.3, 0.9, 0.15, 1.0, 0.0)  # the likeliest to be bes
 
 def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
     """Token recovery of the best guess a place; "not run" with little text or when time runs out."""
-    started = time.monotonic()
+    deadline = time.monotonic() + budget_s
     if len(knowledge.text) < FEWEST_SENTENCES:
         got = f"got {len(knowledge.text)}"
         return not_run(NAME, METRIC, f"it needs {FEWEST_SENTENCES} sentences of the attacker's own, {got}")
-    deadline = started + budget_s
     try:
         mind = learned(target.channel, knowledge, deadline)
         found = guesses(mind, target.seen, deadline)
@@ -58,7 +60,7 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
         return not_run(NAME, METRIC, str(error))
     baseline = float(right(target, data, alone).mean())
     note = f"{baseline:.3f} from context alone; the model counts with power {mind.weight:g}"
-    return scored(NAME, target, data, found, started=started, note=note, baseline=baseline)
+    return scored(NAME, target, data, found, note=note, baseline=baseline)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +98,19 @@ def learned(channel: Channel, knowledge: WordKnowledge, deadline: float) -> Mind
     model = Trigrams.of(knowledge.text, channel.words, knowledge.prior_V)
     mind = Mind(channel, knowledge.prior_V, model, WEIGHTS[0])
     truth = [token.text for token in originals(knowledge.trial_seen, knowledge.trial)]
-    best, most = mind, -1
-    for weight in WEIGHTS:
-        tried = replace(mind, weight=weight)
+    tries = (replace(mind, weight=weight) for weight in WEIGHTS)
+    until = started + (deadline - started) / 3
+    return best_of(tries, lambda tried: guesses(tried, knowledge.trial_seen, until), truth) or mind
+
+
+def best_of(tries: Iterable[T], named: Callable[[T], list[str]], truth: list[str]) -> T | None:
+    """The first of those tried that names most rightly, until a TimeoutError; None when none was reached."""
+    best, most = None, -1
+    for tried in tries:
         try:
-            named = guesses(tried, knowledge.trial_seen, started + (deadline - started) / 3)
+            hits = sum(map(operator.eq, named(tried), truth))
         except TimeoutError:
             break
-        hits = sum(map(operator.eq, named, truth))
         if hits > most:
             best, most = tried, hits
     return best

@@ -19,22 +19,20 @@ Shapes: N outputs, K thresholds.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from transom.audit.attacks.projections import Bools, Floats, scores, thresholds
+from transom.audit.attacks.projections import scores, thresholds
 from transom.audit.draws import Draws, Encoder, Samples, draw
-from transom.audit.finding import Finding
-from transom.audit.report import EPSILON_METRIC
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.metrics import EPSILON_METRIC
+from transom.report.statistics import Bools, Floats, Ints, bounds
 
 NAME, METRIC = "epsilon distinguisher", EPSILON_METRIC
-Ints = NDArray[np.int64]
 _DRAWING = 0.9  # of the budget; the rest is for learning
 _RARE = 0.1  # a smaller share of outputs that were seen before shows next to nothing
 
@@ -90,7 +88,6 @@ def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> F
     Raises MisconfiguredError for a mechanism that cannot be drawn from, and where nothing could be refuted:
     too few draws, or outputs that never repeat.
     """
-    started = time.monotonic()
     drawn = draw(target.place, data.a, data.b, data.samples, _DRAWING * budget_s)
     short = ""
     if (count := len(drawn.a)) < data.samples:
@@ -110,7 +107,6 @@ def attack(target: Claim, knowledge: object, data: Inputs, budget_s: float) -> F
         value=found.epsilon_lower,
         low=found.epsilon_lower,
         baseline=target.epsilon,
-        cost_s=round(time.monotonic() - started, 3),
         n=found.trials,
         note="; ".join(filter(None, (counted, short))),
     )
@@ -239,8 +235,5 @@ def _learned_set(likelier_N: Ints, other_N: Ints, *, delta: float, alpha: float)
 
 def epsilon_lower(hits_N: Ints, other_N: Ints, trials: int, *, delta: float, alpha: float) -> Floats:
     """Lower bounds [N] on epsilon from counts of N events: ln((lower - delta) / upper), 0 where negative."""
-    from scipy.stats import beta
-
-    lower = np.where(hits_N > 0, beta.ppf(alpha, np.maximum(hits_N, 1), trials - hits_N + 1), 0.0)
-    upper = np.where(other_N < trials, beta.ppf(1 - alpha, other_N + 1, np.maximum(trials - other_N, 1)), 1.0)
+    lower, upper = bounds(hits_N, trials, alpha)[0], bounds(other_N, trials, alpha)[1]
     return np.asarray(np.log(np.maximum(1.0, np.maximum(lower - delta, 0.0) / upper)), dtype=np.float64)

@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from transom.audit.attacks.matching import Floats, Ints, nearest, with_others
+from transom.audit.attacks.matching import Floats, nearest, with_others
 from transom.audit.attacks.own_keys import obfuscated, settings_of
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding, not_run
 from transom.obfuscation.keys import Settings
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 NAME = "sorted-output fingerprint"
 _BATCH, _ENDS, _INNER = 64, 192, 127
@@ -70,7 +71,7 @@ def attack(
         public_CR = public_VR[among_C]
     guess_S = among_C[nearest(rows_SR @ weigh_RR, public_CR @ weigh_RR)[0]]
     note = f"among {len(among_C)} of {vocabulary} ids; {keys} own keys"
-    return scored(NAME, guess_S, data, candidates=len(among_C), started=started, note=note)
+    return scored(NAME, guess_S, data, candidates=len(among_C), note=note)
 
 
 def fingerprints(model: Any, ids_S: Ints) -> Floats:

@@ -14,14 +14,12 @@ Shapes: V vocabulary, D width, N neurons, W bands.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from transom.audit.attacks.column_first import neurons
 from transom.audit.attacks.matching import Floats, nearest, unit
 from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 NAME = "Gate-IA"
 _WIDTH = 4  # columns a band
@@ -29,7 +27,6 @@ _WIDTH = 4  # columns a band
 
 def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly; takes seconds, so `budget_s` is not consulted."""
-    started = time.monotonic()
     if gap := misfit(NAME, target, knowledge, "gate"):
         return gap
     sides = neurons(target, knowledge, 0)
@@ -37,7 +34,7 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
     public_DW = _bands(sides.base_VD, sides.base_DN)
     rows_SW = unit(sides.target_VD[data.obfuscated_S] @ banded_DW)
     guess_S = nearest(rows_SW, unit(sides.base_VD @ public_DW))[0]
-    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, started=started)
+    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary)
 
 
 def _bands(embedding_VD: Floats, gate_DN: Floats) -> Floats:

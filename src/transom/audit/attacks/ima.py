@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transom.audit.attacks.states import METRIC, Ints, States, recovery, require_hidden
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.states import METRIC, States, descend, recovery, require_hidden
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,7 @@ def attack(
     with torch.no_grad():
         guess_BT = candidates_C[inverter(observed_BTD).argmax(-1).numpy()]
     note = f"{taken} steps on {len(knowledge.public_ids)} public texts, {len(candidates_C)} candidates"
-    return recovery(NAME, guess_BT, data, cost_s=time.monotonic() - started, note=note)
+    return recovery(NAME, guess_BT, data, note=note)
 
 
 def _inverter(example_BTD: torch.Tensor, candidates: int, width: int) -> Any:
@@ -97,16 +98,11 @@ def _train(
 
     draw = np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(inverter.parameters(), lr=_LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
-    for step in range(1, steps + 1):
+
+    def loss() -> torch.Tensor:
         ids_BT = knowledge.public_ids[draw.integers(0, len(knowledge.public_ids), _BATCH)]
         logits = inverter(knowledge.states_of(ids_BT).float())
         wanted = torch.from_numpy(np.searchsorted(candidates_C, ids_BT))
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        if time.monotonic() > stop:
-            return step
-    return steps
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+
+    return descend(optimiser, loss, steps, stop)

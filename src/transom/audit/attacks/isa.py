@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from transom.audit.attacks.states import METRIC, Ints, States, recovery
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.states import METRIC, States, descend, recovery
+from transom.checkpoint.observe import eager, observing
 from transom.checkpoint.walk import walk
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch
@@ -81,8 +83,7 @@ def attack(
         with torch.no_grad():
             guess_BT = _search(see, goal, base_VD, known, x_BTD, nearest_tokens, started + budget_s)
     note = f"{taken} steps, {nearest_tokens} tokens a position, layer {target.layer}, {prefix} tokens known"
-    cost_s = time.monotonic() - started
-    return recovery(name, guess_BT[:, prefix:].numpy(), data[:, prefix:], cost_s=cost_s, note=note)
+    return recovery(name, guess_BT[:, prefix:].numpy(), data[:, prefix:], note=note)
 
 
 def _descend(
@@ -102,17 +103,11 @@ def _descend(
     free = (len(known), tokens - known.shape[1], base_VD.shape[1])
     x = (base_VD.mean(0) + 0.1 * spread * torch.randn(*free, generator=draw)).requires_grad_(True)
     optimiser = torch.optim.Adam([x], lr=float(_LEARNING_RATE * spread))
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
-    taken = 0
-    while taken < steps:
-        loss = (see(torch.cat([base_VD[known], x], 1)) - goal).square().mean() / (goal.var() + 1e-12)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        taken += 1
-        if time.monotonic() > stop:
-            break
+
+    def loss() -> torch.Tensor:
+        return (see(torch.cat([base_VD[known], x], 1)) - goal).square().mean() / (goal.var() + 1e-12)
+
+    taken = descend(optimiser, loss, steps, stop)
     return torch.cat([base_VD[known], x.detach()], 1), taken
 
 
@@ -175,15 +170,9 @@ def _look(kind: Kind, wanted: torch.Tensor, width: int) -> Callable[[torch.Tenso
 @contextmanager
 def _watched(model: Any, kind: Kind, layer: int) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
     """A function from embeddings [B, T, D] to the observation at `layer`; later layers do not run."""
-    blocks = walk(model).blocks
-    if not 0 <= layer < len(blocks):
-        raise MisconfiguredError(f"layer must be from 0 to {len(blocks) - 1}, got {layer}")
-    module: Any = blocks[layer].module if kind == "hidden" else blocks[layer].module.self_attn
 
-    def reach(_module: Any, _inputs: Any, output: Any) -> None:
-        if kind == "attention":
-            raise _Reached(output[1])
-        raise _Reached(output[0] if isinstance(output, tuple) else output)
+    def reach(_kind: str, _layer: int, value: torch.Tensor) -> None:
+        raise _Reached(value)
 
     def run(x_BTD: torch.Tensor) -> torch.Tensor:
         try:
@@ -193,11 +182,7 @@ def _watched(model: Any, kind: Kind, layer: int) -> Iterator[Callable[[torch.Ten
             return value
         raise MisconfiguredError("the model ran without reaching the layer to watch")
 
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the only one that returns its probabilities
-    hook = module.register_forward_hook(reach)
-    try:
+    if layer < 0:
+        raise MisconfiguredError(f"layer must be 0 or more, got {layer}")
+    with eager(model), observing(model, [layer], [kind], reach):  # both kinds by the same arithmetic
         yield run
-    finally:
-        hook.remove()
-        model.set_attn_implementation(before)

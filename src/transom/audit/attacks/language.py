@@ -18,12 +18,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transom.audit.attacks.word_text import Sentences, Token, spelled, with_unseen
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from transom.report.statistics import Floats, Ints
 
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 OWN_POWER = 0.5

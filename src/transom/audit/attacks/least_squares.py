@@ -26,16 +26,17 @@ from transom.audit.attacks.column_first import (
     neurons,
     refine,
 )
-from transom.audit.attacks.matching import Floats, Ints, assign, nearest
+from transom.audit.attacks.matching import Floats, assign, nearest
 from transom.audit.attacks.weights import METRIC, Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 NAME = "seeded least squares"
 
 
 def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
     """The share of sampled ids named rightly; ids that were known are counted as any other."""
-    started = time.monotonic()
+    until = time.monotonic() + budget_s
     if gap := misfit(NAME, target, knowledge):
         return gap
     obfuscated_K = np.array(list(knowledge.known), dtype=np.int64)
@@ -49,12 +50,12 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
             return gap
         sides = neurons(target, knowledge, 0)
         obfuscated_K, plain_K = _multiply(
-            sides, obfuscated_K, plain_K, anchors(data.obfuscated_S, len(base_VD)), until=started + budget_s
+            sides, obfuscated_K, plain_K, anchors(data.obfuscated_S, len(base_VD)), until=until
         )
     undo_DD = _fit(embedding_VD[obfuscated_K], base_VD[plain_K])
     guess_S = nearest(embedding_VD[data.obfuscated_S] @ undo_DD, base_VD)[0]
     note = f"{known} known pairs"
-    return scored(NAME, guess_S, data, candidates=len(base_VD), started=started, note=note)
+    return scored(NAME, guess_S, data, candidates=len(base_VD), note=note)
 
 
 def _multiply(

@@ -19,15 +19,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from transom.audit.attacks.word_text import Sentence, Sentences
-from transom.audit.attacks.words import METRIC, WordData, WordKnowledge, WordTarget, scored
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.words import METRIC, WordData, WordKnowledge, WordTarget, first, scored
+from transom.audit.batches import by_length, padded
 from transom.errors import CheckpointError
+from transom.report.finding import Finding, not_run
 
 if TYPE_CHECKING:
     import torch
@@ -80,9 +81,8 @@ def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_
         done = min(done + _BATCH, len(target.seen))
     if done < min(FEWEST_SENTENCES, len(target.seen)):
         return not_run(NAME, METRIC, f"its time ran out after {done} sentences; raise --budget")
-    part = replace(target, seen=target.seen[:done], repeats_RN=np.zeros((0, 0), dtype=np.int64))
     note = f"by {model.name}" + ("" if done == len(target.seen) else f", on the first {done} sentences")
-    return scored(NAME, part, WordData(data.plain[:done]), guesses, started=started, note=note)
+    return scored(NAME, *first(target, data, done), guesses, note=note)
 
 
 def fill(model: Masked, sentences: Sentences) -> list[str]:
@@ -92,11 +92,9 @@ def fill(model: Masked, sentences: Sentences) -> list[str]:
     examples = [gap for sentence in sentences for gap in _gaps(model, sentence)]
     whole_V = _whole_words(model)
     found = [""] * len(examples)
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))
     with torch.inference_mode():
-        for start in range(0, len(order), _BATCH):
-            some = order[start : start + _BATCH]
-            ids_BT, mask_BT = _padded([examples[i][0] for i in some])
+        for some in by_length([ids for ids, _ in examples], _BATCH):
+            ids_BT, mask_BT = padded([examples[i][0] for i in some])
             logits_BV = _logits(
                 model, ids_BT, mask_BT, torch.tensor([[n, examples[i][1]] for n, i in enumerate(some)])
             )
@@ -127,17 +125,6 @@ def _whole_words(model: Masked) -> torch.Tensor:
         if not piece.startswith(("##", "[")) and number < len(bias_V):
             bias_V[number] = 0.0
     return bias_V
-
-
-def _padded(examples: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    ids_BT = torch.zeros(len(examples), max(map(len, examples)), dtype=torch.long)
-    mask_BT = torch.zeros_like(ids_BT)
-    for row, ids in enumerate(examples):
-        ids_BT[row, : len(ids)] = torch.tensor(ids)
-        mask_BT[row, : len(ids)] = 1
-    return ids_BT, mask_BT
 
 
 def _logits(
@@ -232,7 +219,7 @@ def _masked_loss(model: Masked, rng: np.random.Generator, batch: list[list[int]]
     """Cross-entropy at 15 % of the pieces: of these 80 % are masked, 10 % random, 10 % as they are."""
     import torch
 
-    ids_BT, mask_BT = _padded(batch)
+    ids_BT, mask_BT = padded(batch)
     chosen_BT = torch.from_numpy(rng.random(ids_BT.shape) < _MASKED_SHARE) & (mask_BT > 0)
     chosen_BT &= (ids_BT != model.id("[CLS]")) & (ids_BT != model.id("[SEP]"))
     chosen_BT[0, 1] = True  # never none

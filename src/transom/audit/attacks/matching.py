@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from transom.report.statistics import Ints
 
+Floats = NDArray[np.float32]
+
+MOST_ASSIGNED = 4096  # rows whose assignment is not too slow
 _BLOCK = 1024
 
 
@@ -62,12 +64,25 @@ def nearest(rows_SF: Floats, base_VF: Floats) -> tuple[Ints, Floats]:
 
 
 def assign(rows_NF: Floats, base_NF: Floats) -> Ints:
-    """[N]: for each base row the row assigned to it, least total squared distance (Hungarian)."""
+    """[N]: for each base row the row assigned to it, least total squared distance; or its nearest."""
+    if len(base_NF) > MOST_ASSIGNED:
+        return nearest(base_NF, rows_NF)[0]
+    squares = (rows_NF**2).sum(1)[None] + (base_NF**2).sum(1)[:, None]
+    costs_NN = squares - 2 * base_NF @ rows_NF.T
+    return assigned(costs_NN)
+
+
+def assigned(costs_NM: NDArray[Any]) -> Ints:
+    """[N]: a column of its own for each row, at the least total cost (Hungarian); N is at most M.
+
+    Of too many rows each takes its cheapest: nothing stops what runs for minutes in compiled code.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    squares = (rows_NF**2).sum(1)[None] + (base_NF**2).sum(1)[:, None]
-    found: Any = linear_sum_assignment(squares - 2 * base_NF @ rows_NF.T)
-    return np.asarray(found[1], dtype=np.int64)
+    best_N: Any = costs_NM.argmin(axis=1)
+    if len(np.unique(best_N)) < len(best_N) <= MOST_ASSIGNED:  # else nothing is left to assign
+        best_N = linear_sum_assignment(costs_NM)[1]
+    return np.asarray(best_N, dtype=np.int64)
 
 
 def with_others(ids_S: Ints, vocabulary: int, count: int) -> Ints:

@@ -27,13 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from transom.audit.attack import Bound
-from transom.audit.attacks.adapter import Adapter, applied, read_adapter
-from transom.audit.finding import CONFIDENCE, Finding, interval, not_run
+from transom.audit.batches import padded
+from transom.checkpoint.adapter import Adapter, applied, read_adapter
+from transom.report.finding import Bound, Finding, measured, not_run
+from transom.report.statistics import CONFIDENCE, Floats, interval
 
-Floats = NDArray[np.float64]
 Texts = Sequence[tuple[int, ...]]
 
 METRIC = "members found at 1 % false alarms"
@@ -82,10 +81,9 @@ def attacks() -> tuple[Bound, ...]:
         name = f"membership/{score}"
 
         def attack(target: Adapter | Path, knowledge: Base, data: Candidates, budget_s: float) -> Finding:
-            started = time.monotonic()
             if not heard:
                 heard.append(listen(target, knowledge, data, _PASS * budget_s))
-            return judged(name, metric, heard[0][score], started)
+            return judged(name, metric, heard[0][score])
 
         return Bound(name, metric, attack)
 
@@ -122,15 +120,14 @@ def token_logs(model: Any, texts: Texts, start_id: int) -> list[Floats]:
     """log P of each token of each text, given those before it and the start token."""
     import torch
 
-    longest = max(map(len, texts))
-    ids_BT = torch.tensor([[start_id, *text] + [start_id] * (longest - len(text)) for text in texts])
+    ids_BT, _ = padded([(start_id, *text) for text in texts], start_id)
     with torch.inference_mode():
         logits_BTV = model(ids_BT[:, :-1], use_cache=False).logits.float()
         logs_BT = logits_BTV.gather(2, ids_BT[:, 1:, None])[..., 0] - logits_BTV.logsumexp(-1)
     return [row[: len(text)] for row, text in zip(logs_BT.double().numpy(), texts, strict=True)]
 
 
-def judged(name: str, metric: str, scores: Scores, started: float) -> Finding:
+def judged(name: str, metric: str, scores: Scores) -> Finding:
     """The finding of `metric`; "not run" with fewer than two candidates of a kind."""
     members_M, others_N = scores.members_M, scores.others_N
     if min(len(members_M), len(others_N)) < 2:
@@ -138,26 +135,23 @@ def judged(name: str, metric: str, scores: Scores, started: float) -> Finding:
         return not_run(name, metric, f"{reached} were reached; it takes two of each, and a budget for them")
     if not np.isfinite([*members_M, *others_N]).all():
         return not_run(name, metric, "the models' scores are not finite")
-    counts = f"{len(members_M)} members, {len(others_N)} others, of {scores.total} texts"
+    n = len(members_M) + len(others_N)
+    note = f"{len(members_M)} members, {len(others_N)} others, of {scores.total} texts"
     if metric == AREA:
-        value, (low, high), chance, note = (
-            area(members_M, others_N),
-            area_interval(members_M, others_N),
-            0.5,
-            counts,
-        )
-    else:
-        above = threshold(others_N)
-        value, chance = float((members_M > above).mean()), _FALSE_ALARMS
-        low, high = rate_interval(members_M, others_N)
-        alarms = int((others_N > above).sum())
-        least, most = interval(alarms, len(others_N))
-        note = f"{counts}; {alarms} false alarms, a rate of {100 * least:.1f} to {100 * most:.1f} %"
-    cost_s = round(time.monotonic() - started, 3)
-    return Finding(
-        name=name, metric=metric, value=value, low=low, high=high, baseline=chance, cost_s=cost_s,
-        n=len(members_M) + len(others_N), note=note,
-    )  # fmt: skip
+        value, around = area(members_M, others_N), area_interval(members_M, others_N)
+        return measured(name, metric, value, around, baseline=0.5, n=n, note=note)
+    above = threshold(others_N)
+    alarms = int((others_N > above).sum())
+    least, most = interval(alarms, len(others_N))
+    return measured(
+        name,
+        metric,
+        float((members_M > above).mean()),
+        rate_interval(members_M, others_N),
+        baseline=_FALSE_ALARMS,
+        n=n,
+        note=f"{note}; {alarms} false alarms, a rate of {100 * least:.1f} to {100 * most:.1f} %",
+    )
 
 
 def threshold(others_N: Floats) -> float:

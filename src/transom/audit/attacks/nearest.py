@@ -10,12 +10,11 @@ Shapes: S sampled ids, V vocabulary, D width.
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 from transom.audit.attacks.matching import nearest, unit
 from transom.audit.attacks.weights import Knowledge, Sample, Target, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
 
 Distance = Literal["cosine", "euclid"]
 
@@ -24,14 +23,13 @@ def attack(
     target: Target, knowledge: Knowledge, data: Sample, budget_s: float, *, distance: Distance = "cosine"
 ) -> Finding:
     """Share of the sample whose nearest public row is its own. `budget_s` is not used: one product."""
-    name, started = f"nn/{distance}", time.monotonic()
-    refused = misfit(name, target, knowledge)
-    if refused is not None:
-        return refused
+    name = f"nn/{distance}"
+    if gap := misfit(name, target, knowledge):
+        return gap
     rows_SD, base_VD = target.weights.embedding_VD[data.obfuscated_S], knowledge.base.embedding_VD
     width = min(rows_SD.shape[1], base_VD.shape[1])
     rows_SD, base_VD = rows_SD[:, :width], base_VD[:, :width]
     if distance == "cosine":
         rows_SD, base_VD = unit(rows_SD), unit(base_VD)
     guess_S, _ = nearest(rows_SD, base_VD)
-    return scored(name, guess_S, data, candidates=len(base_VD), started=started)
+    return scored(name, guess_S, data, candidates=len(base_VD))

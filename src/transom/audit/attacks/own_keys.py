@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from transom.audit.attacks.matching import Ints
 from transom.audit.attacks.weights import Knowledge, Target
 from transom.obfuscation.calibrate import calibrate
 from transom.obfuscation.keys import Settings, Space, token_map
 from transom.obfuscation.plan import obfuscate_state, target_config
+from transom.report.statistics import Ints
 
 
 def settings_of(target: Target, knowledge: Knowledge) -> Settings | None:
@@ -41,9 +39,9 @@ def obfuscated(model: Any, settings: Settings, secret: bytes, calibration_ids: I
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     space = Space(secret, config["hidden_size"], settings)
     tau_V = token_map(secret, config["vocab_size"])
-    kappas = calibrate(model, torch.from_numpy(np.asarray(calibration_ids)[None]), space)
+    kappas = calibrate(model, torch.from_numpy(calibration_ids[None]).to(model.device), space)
     target = target_config(config, settings, tau_V)
     shape = AutoConfig.for_model(**target)
     wide = AutoModelForCausalLM.from_config(shape).eval()  # type: ignore[no-untyped-call]
     wide.load_state_dict(obfuscate_state(model.state_dict(), config, space, kappas))
-    return wide, tau_V
+    return wide.to(model.device), tau_V

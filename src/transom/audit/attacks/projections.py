@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from transom.report.statistics import Bools, Floats
+
 Score = Callable[[Floats], Floats]
 _RIDGE, _THRESHOLDS = 1e-3, 200
 _LARGEST = 1e100  # whose square is finite; beyond it an output counts as not finite

@@ -15,15 +15,14 @@ Shapes: T tokens of a text, N tokens of all texts, D width, V vocabulary.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from transom.audit.attacks.states import METRIC, recovered
 from transom.audit.attacks.traffic import Texts
-from transom.audit.finding import MAX_EXAMPLES, Example, Finding, not_run
 from transom.errors import MisconfiguredError
+from transom.report.finding import MAX_EXAMPLES, Example, Finding, not_run
 
 if TYPE_CHECKING:
     import torch
@@ -171,13 +170,10 @@ def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
     return Rows(target.texts, noise)
 
 
-def score(
-    name: str, guesses: Texts, data: Truth, seen: Texts | None = None, *, started: float, note: str
-) -> Finding:
+def score(name: str, guesses: Texts, data: Truth, seen: Texts | None = None, *, note: str) -> Finding:
     """`states.recovered`, with examples; `seen` are the ids that stand in them for what was seen."""
     shown = examples(guesses, data, lambda number, decode: decode((seen or guesses)[number]))
-    cost_s = time.monotonic() - started
-    return recovered(name, guesses, data.texts, cost_s=cost_s, note=note, examples=shown)
+    return recovered(name, guesses, data.texts, note=note, examples=shown)
 
 
 def examples(

@@ -17,27 +17,18 @@ Shapes: V vocabulary, O observed ids in question, P candidate plain ids, A ancho
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.audit.attacks.matching import assigned
 from transom.audit.attacks.tfma import token_finding
-from transom.audit.attacks.traffic import (
-    Floats,
-    Ints,
-    Prior,
-    Texts,
-    Traffic,
-    bleu4_of,
-    bleu_counts,
-    bleu_interval,
-    by_frequency,
-    flat,
-    stream,
-)
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.traffic import Prior, Texts, Traffic, by_frequency, flat, stream
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding, measured, not_run
+from transom.report.statistics import Floats, Ints, bleu4_of, bleu_counts, bleu_interval
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -132,7 +123,7 @@ def _refine(seen: _Side, prior: _Side, match: Ints, pins: dict[int, int], size: 
     for place, plain in pins.items():
         if place < size:
             score_OP[place, np.searchsorted(columns, plain)] = -score_OP.min() + 1e9
-    return np.asarray(columns[_assign(score_OP)], dtype=np.int64)
+    return np.asarray(columns[assigned(-score_OP)], dtype=np.int64)
 
 
 def _tail(seen: _Side, prior: _Side, match: Ints, reach: int, stop: float) -> Ints:
@@ -143,15 +134,9 @@ def _tail(seen: _Side, prior: _Side, match: Ints, reach: int, stop: float) -> In
         columns = free[: 2 * len(block)]
         if len(columns) < len(block):
             break
-        chosen = columns[_assign(_scores(seen, prior, match[:ANCHORS], block, columns))]
+        chosen = columns[assigned(-_scores(seen, prior, match[:ANCHORS], block, columns))]
         match, free = np.append(match, chosen), np.setdiff1d(free, chosen)
     return match
-
-
-def _assign(score_OP: Singles) -> Ints:
-    from scipy.optimize import linear_sum_assignment
-
-    return np.asarray(linear_sum_assignment(score_OP, maximize=True)[1], dtype=np.int64)
 
 
 def _scores(seen: _Side, prior: _Side, match: Ints, rows: Ints, columns: Ints) -> Singles:
@@ -180,14 +165,11 @@ def findings(target: Traffic, knowledge: Prior, data: Texts, budget_s: float) ->
     """Token recovery, type recovery and BLEU-4 of one decipherment; `data` are the plain texts."""
     if not knowledge.texts:
         return (not_run("sda", "token recovery", "it needs text of the domain or the distribution"),)
-    started = time.monotonic()
+    started, name = time.monotonic(), f"sda/{knowledge.level}"
     guess_V = decipher(target, knowledge, budget_s)
-    cost_s = time.monotonic() - started
-    name = f"sda/{knowledge.level}"
-    return (
-        *(token_finding(name, target, data, guess_V, over, cost_s) for over in ("tokens", "types")),
-        _bleu_finding(name, target, data, guess_V, cost_s),
-    )
+    cost_s = round(time.monotonic() - started, 3)
+    found = [token_finding(name, target, data, guess_V, over) for over in ("tokens", "types")]
+    return tuple(replace(one, cost_s=cost_s) for one in (*found, _bleu_finding(name, target, data, guess_V)))
 
 
 def attack(target: Traffic, knowledge: Prior, data: Texts, budget_s: float) -> Finding:
@@ -195,24 +177,17 @@ def attack(target: Traffic, knowledge: Prior, data: Texts, budget_s: float) -> F
     return findings(target, knowledge, data, budget_s)[0]
 
 
-def _bleu_finding(name: str, target: Traffic, data: Texts, guess_V: Ints, cost_s: float) -> Finding:
-    guess = _translate(target.texts, guess_V)
+def _bleu_finding(name: str, target: Traffic, data: Texts, guess_V: Ints) -> Finding:
+    guess = [guess_V[list(text)].tolist() for text in target.texts]
     dealt = np.random.default_rng(0).permutation(guess_V[flat(target.texts)])
     chance = np.split(dealt, np.cumsum([len(text) for text in data])[:-1])
     counts = bleu_counts(data, guess)
-    low, high = bleu_interval(counts)
-    return Finding(
-        name=name,
-        metric="BLEU-4",
-        value=bleu4_of(counts),
-        low=low,
-        high=high,
+    return measured(
+        name,
+        "BLEU-4",
+        bleu4_of(counts),
+        bleu_interval(counts),
         baseline=bleu4_of(bleu_counts(data, [part.tolist() for part in chance])),
-        cost_s=cost_s,
         n=len(data),
         note="of token ids, between 0 and 1; n counts texts; the baseline deals the guesses out at random",
     )
-
-
-def _translate(texts: Texts, guess_V: Ints) -> list[list[int]]:
-    return [guess_V[list(text)].tolist() for text in texts]

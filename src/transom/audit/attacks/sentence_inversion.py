@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from transom.audit.attack import Bound
 from transom.audit.attacks import bag
 from transom.audit.attacks.bigrams import Bigrams
 from transom.audit.attacks.rows import Truth
 from transom.audit.attacks.sentences import METRIC, Public, Sentences, misfit, score
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Bound, Finding, not_run
 
 if TYPE_CHECKING:
     import torch
@@ -73,38 +72,24 @@ def attacks() -> tuple[Bound, ...]:
 
     def bound(name: str, search: bool) -> Bound:
         def attack(target: Sentences, knowledge: Public, data: Truth, budget_s: float) -> Finding:
-            started = time.monotonic()
-            refused = misfit(name, target, knowledge, data)
-            if refused is not None:
-                return refused
+            stop = time.monotonic() + budget_s
+            if gap := misfit(name, target, knowledge, data):
+                return gap
             if not trained:
                 trained.append(bag.train(knowledge.encoder, knowledge.texts, budget_s / 2))
-            stop = started + budget_s
-            return _attack(name, target, knowledge, data, trained[0], started, stop if search else None)
+            words, log_odds_NU = trained[0], trained[0].log_odds(target.values_ND.float())
+            guesses, note = words.read(log_odds_NU), f"learnt from {words.texts} texts"
+            if search:
+                guesses, likeness = invert(target, knowledge, words, log_odds_NU, guesses, stop)
+                if not guesses:
+                    return not_run(name, METRIC, "no time was left for one sentence; raise --budget")
+                note += f", {len(guesses)} of {len(data.texts)} sentences searched, likeness {likeness:.3f}"
+            reached = Truth(data.texts[: len(guesses)], data.decode)
+            return score(name, guesses, reached, note=note)
 
         return Bound(name, METRIC, attack)
 
     return bound("bag-of-words", False), bound("sentence-search", True)
-
-
-def _attack(
-    name: str,
-    target: Sentences,
-    knowledge: Public,
-    data: Truth,
-    words: bag.Bag,
-    started: float,
-    stop: float | None,
-) -> Finding:
-    log_odds_NU = words.log_odds(target.values_ND.float())
-    guesses, note = words.read(log_odds_NU), f"learnt from {words.texts} texts"
-    if stop is not None:
-        guesses, likeness = invert(target, knowledge, words, log_odds_NU, guesses, stop)
-        if not guesses:
-            return not_run(name, METRIC, "no time was left for one sentence; raise --budget")
-        note += f", {len(guesses)} of {len(data.texts)} sentences searched, likeness {likeness:.3f}"
-    reached = Truth(data.texts[: len(guesses)], data.decode)
-    return score(name, guesses, reached, started=started, note=note)
 
 
 def invert(

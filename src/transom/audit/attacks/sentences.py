@@ -14,7 +14,6 @@ Shapes: N sentences, B texts, T tokens, D width, E width of the encoder's table,
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transom.audit.attacks.rows import NO_NOISE, Noise, Truth, examples
-from transom.audit.attacks.traffic import Ints, Texts, clustered_interval
-from transom.audit.finding import Finding, not_run
+from transom.audit.attacks.traffic import Texts
+from transom.audit.batches import by_length, padded
 from transom.checkpoint.walk import walk
 from transom.errors import MisconfiguredError, MissingExtraError
+from transom.report.finding import Finding, measured, not_run
+from transom.report.statistics import Ints, clustered_interval
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +60,7 @@ class Encoder:
         import torch
 
         made_BD = torch.empty(len(texts), self.width)
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        for start in range(0, len(order), _BATCH):
-            numbers = order[start : start + _BATCH]
+        for numbers in by_length(texts, _BATCH):
             with torch.inference_mode():
                 made_BD[numbers] = self._embed_batch([texts[number] for number in numbers])
         return made_BD
@@ -69,11 +68,9 @@ class Encoder:
     def _embed_batch(self, texts: Sequence[tuple[int, ...]]) -> torch.Tensor:
         import torch
 
-        longest = max(map(len, texts))
         before, after = self.ends
-        rows = [(before, *text, after) + (0,) * (longest - len(text)) for text in texts]
-        seen_BT = torch.tensor([[1] * (len(text) + 2) + [0] * (longest - len(text)) for text in texts])
-        states_BTD = self.model(input_ids=torch.tensor(rows), attention_mask=seen_BT)[0].float()
+        ids_BT, seen_BT = padded([(before, *text, after) for text in texts])
+        states_BTD = self.model(input_ids=ids_BT, attention_mask=seen_BT)[0].float()
         return torch.nn.functional.normalize((states_BTD * seen_BT[..., None]).sum(1), dim=1)
 
     def pull(self, text: tuple[int, ...], goal_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,22 +136,18 @@ def f1(counts_N3: Ints) -> float:
     return float(2 * shared / (guessed + there))
 
 
-def score(name: str, guesses: Texts, data: Truth, *, started: float, note: str) -> Finding:
+def score(name: str, guesses: Texts, data: Truth, *, note: str) -> Finding:
     """F1 of the words named, interval over sentences; chance deals the same guesses out at random."""
     counts_N3 = overlap(guesses, data.texts)
     shared, guessed, there = counts_N3.sum(axis=0)
-    low, high = clustered_interval(2 * counts_N3[:, 0], counts_N3[:, 1] + counts_N3[:, 2])
-    note += f"; precision {shared / max(1, guessed):.2f}, recall {shared / there:.2f}"
-    return Finding(
-        name=name,
-        metric=METRIC,
-        value=f1(counts_N3),
-        low=low,
-        high=high,
+    return measured(
+        name,
+        METRIC,
+        f1(counts_N3),
+        clustered_interval(2 * counts_N3[:, 0], counts_N3[:, 1] + counts_N3[:, 2]),
         baseline=_dealt(guesses, data.texts),
-        cost_s=round(time.monotonic() - started, 3),
         n=len(guesses),
-        note=note,
+        note=f"{note}; precision {shared / max(1, guessed):.2f}, recall {shared / there:.2f}",
         examples=examples(guesses, data, lambda _number, _decode: "an embedding"),
     )
 

@@ -9,20 +9,21 @@ Shapes: B texts, T tokens, D width, H heads, V vocabulary.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from transom.audit.attacks.traffic import Texts, clustered_interval, flat, per_text
-from transom.audit.finding import Example, Finding
+from transom.audit.attacks.traffic import Texts, flat
 from transom.errors import MisconfiguredError
+from transom.report.finding import Example, Finding, clustered
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch
 
-Ints = NDArray[np.int64]
 
 METRIC = "ttrsr"
 
@@ -44,30 +45,33 @@ def require_hidden(target: States) -> torch.Tensor:
     return target.hidden.float()
 
 
-def recovery(name: str, guess_BT: Ints, data_BT: Ints, *, cost_s: float, note: str) -> Finding:
+def descend(optimiser: Any, loss: Callable[[], torch.Tensor], steps: int, stop: float) -> int:
+    """`steps` steps at a falling rate, until `stop`; the number taken, at least one."""
+    import torch
+
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
+    for step in range(1, steps + 1):
+        optimiser.zero_grad()
+        loss().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if time.monotonic() > stop:
+            return step
+    return steps
+
+
+def recovery(name: str, guess_BT: Ints, data_BT: Ints, *, note: str) -> Finding:
     """`recovered`, for texts of one length."""
     guesses, plain = (tuple(map(tuple, ids_BT.tolist())) for ids_BT in (guess_BT, data_BT))
-    return recovered(name, guesses, plain, cost_s=cost_s, note=note)
+    return recovered(name, guesses, plain, note=note)
 
 
 def recovered(
-    name: str, guesses: Texts, plain: Texts, *, cost_s: float, note: str, examples: tuple[Example, ...] = ()
+    name: str, guesses: Texts, plain: Texts, *, note: str, examples: tuple[Example, ...] = ()
 ) -> Finding:
     """Share of tokens named rightly, interval over texts; chance deals the same guesses out at random."""
     guess_N, plain_N = flat(guesses), flat(plain)
-    hit_N = guess_N == plain_N
     size = int(max(guess_N.max(), plain_N.max())) + 1
     guessed_V, plain_V = (np.bincount(ids_N, minlength=size) / len(ids_N) for ids_N in (guess_N, plain_N))
-    low, high = clustered_interval(*per_text(hit_N, plain))
-    return Finding(
-        name=name,
-        metric=METRIC,
-        value=float(hit_N.mean()),
-        low=low,
-        high=high,
-        baseline=float(guessed_V @ plain_V),
-        cost_s=round(cost_s, 3),
-        n=len(hit_N),
-        note=note,
-        examples=examples,
-    )
+    sizes, chance = [len(text) for text in plain], float(guessed_V @ plain_V)
+    return clustered(name, METRIC, guess_N == plain_N, sizes, baseline=chance, note=note, examples=examples)

@@ -12,23 +12,13 @@ Shapes: N tokens, V vocabulary.
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import numpy as np
 
-from transom.audit.attacks.traffic import (
-    Bools,
-    Ints,
-    Prior,
-    Texts,
-    Traffic,
-    by_frequency,
-    clustered_interval,
-    flat,
-    per_text,
-)
-from transom.audit.finding import Finding, interval
+from transom.audit.attacks.traffic import Prior, Texts, Traffic, by_frequency, flat
+from transom.report.finding import Finding, clustered, share
+from transom.report.statistics import Bools, Ints
 
 Over = Literal["tokens", "types"]
 TOP = (1, 10, 100)
@@ -60,29 +50,22 @@ def attack(
     target: Traffic, knowledge: Prior, data: Texts, budget_s: float, *, top: int = 1, over: Over = "tokens"
 ) -> Finding:
     """Share of tokens (or types) whose plain token is among the `top` guesses nearest in rank."""
-    started = time.monotonic()
     seen_V, plain_V = ranks(target, knowledge)
     observed, plain = cases(target, data, over)
     first = np.clip(seen_V[observed] - top // 2, 0, max(0, target.vocabulary - top))
     hit = (plain_V[plain] >= first) & (plain_V[plain] < first + top)
     below = np.append(0, np.cumsum(np.bincount(plain_V[plain], minlength=target.vocabulary)))
     chance = (below[np.minimum(first + top, target.vocabulary)] - below[first]).mean() / len(plain)
-    cost_s = time.monotonic() - started
-    return scored(
-        f"tfma/{knowledge.level}", f"top-{top} recovery of {over}", target, hit, chance, cost_s, over
-    )
+    return scored(f"tfma/{knowledge.level}", f"top-{top} recovery of {over}", target, hit, chance, over)
 
 
-def token_finding(
-    name: str, target: Traffic, data: Texts, guess_V: Ints, over: Over, cost_s: float
-) -> Finding:
+def token_finding(name: str, target: Traffic, data: Texts, guess_V: Ints, over: Over) -> Finding:
     """Share of tokens (or types) that `guess_V`, plain id by observed id, gets right."""
     observed, plain = cases(target, data, over)
     guess = guess_V[observed]
-    chance = np.where(guess >= 0, np.bincount(plain, minlength=target.vocabulary)[guess], 0).mean() / len(
-        plain
-    )
-    return scored(name, f"recovery of {over}", target, guess == plain, chance, cost_s, over)
+    dealt = np.where(guess >= 0, np.bincount(plain, minlength=target.vocabulary)[guess], 0)
+    chance = dealt.mean() / len(plain)
+    return scored(name, f"recovery of {over}", target, guess == plain, chance, over)
 
 
 def cases(target: Traffic, data: Texts, over: Over) -> tuple[Ints, Ints]:
@@ -94,22 +77,10 @@ def cases(target: Traffic, data: Texts, over: Over) -> tuple[Ints, Ints]:
     return pairs // target.vocabulary, pairs % target.vocabulary
 
 
-def scored(
-    name: str, metric: str, target: Traffic, hit: Bools, chance: float, cost_s: float, over: Over
-) -> Finding:
+def scored(name: str, metric: str, target: Traffic, hit: Bools, chance: float, over: Over) -> Finding:
     """The finding of one guess; its interval is of what this guess reads, not of what other traffic gives."""
-    if over == "tokens":
-        low, high = clustered_interval(*per_text(hit, target.texts))
-    else:
-        low, high = interval(int(hit.sum()), len(hit))
-    return Finding(
-        name=name,
-        metric=metric,
-        value=float(hit.mean()),
-        low=low,
-        high=high,
-        baseline=float(chance),
-        cost_s=cost_s,
-        n=len(hit),
-        note=f"{len(target.texts)} texts; the baseline deals the same guesses out at random",
-    )
+    note = f"{len(target.texts)} texts; the baseline deals the same guesses out at random"
+    if over == "types":
+        return share(name, metric, hits=int(hit.sum()), n=len(hit), baseline=float(chance), note=note)
+    sizes = [len(text) for text in target.texts]
+    return clustered(name, metric, hit, sizes, baseline=float(chance), note=note)

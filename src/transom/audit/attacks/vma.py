@@ -22,9 +22,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from transom.audit.attacks.attn_ia import heads, invariants, match_heads
-from transom.audit.attacks.matching import Floats, Ints, nearest, product_quantiles
+from transom.audit.attacks.matching import Floats, nearest, product_quantiles
 from transom.audit.attacks.weights import Knowledge, Layer, Sample, Target, Weights, misfit, scored
-from transom.audit.finding import Finding
+from transom.report.finding import Finding
+from transom.report.statistics import Ints
 
 NAME = "row-sort VMA"
 _STATISTICS, _ALL_COLUMNS, _SOME_COLUMNS = 256, 4096, 512
@@ -49,7 +50,7 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
             break
     guess_S = np.array([max(votes, key=lambda plain: votes[plain]) for votes in votes_SV])
     note = f"{len(done)} products: {', '.join(dict.fromkeys(name.split()[0] for name in done))}"
-    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, started=started, note=note)
+    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note=note)
 
 
 def _products(a: Weights, b: Weights) -> Iterator[tuple[str, list[tuple[Pair, Pair]]]]:

@@ -16,7 +16,6 @@ width, S sampled ids.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,18 +24,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.finding import Finding, not_run, share
 from transom.checkpoint import find, load
 from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import check
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.obfuscation.shards import locate, read_tensor
+from transom.report.finding import Finding, not_run, share
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 METRIC = "ttrsr"  # share of sampled obfuscated ids whose plain id is named rightly
 _EXPERTS = {"gate": ("gate_proj", "w1"), "up": ("up_proj", "w3"), "down": ("down_proj", "w2")}
@@ -104,20 +103,18 @@ def sample(tau_V: Ints, count: int, *, seed: int = 0) -> Sample:
     return Sample(np.asarray(tau_V, dtype=np.int64)[plain_S], plain_S.astype(np.int64))
 
 
-def scored(
-    name: str, guess_S: Ints, data: Sample, *, candidates: int, started: float, note: str = ""
-) -> Finding:
-    """The share of right names, against guessing one of `candidates`; `started` is a `time.monotonic()`."""
+def part(weights: Weights, layer: int, name: str) -> Floats:
+    """A matrix of a layer; `misfit` has shown that there is one."""
+    found: Floats | None = getattr(weights.layers[layer], name)
+    if found is None:
+        raise AssertionError("call misfit first")
+    return found
+
+
+def scored(name: str, guess_S: Ints, data: Sample, *, candidates: int, note: str = "") -> Finding:
+    """The share of right names, against guessing one of `candidates`."""
     hits = int((guess_S == data.plain_S).sum())
-    return share(
-        name,
-        METRIC,
-        hits=hits,
-        n=len(data.plain_S),
-        baseline=1 / candidates,
-        cost_s=time.monotonic() - started,
-        note=note,
-    )
+    return share(name, METRIC, hits=hits, n=len(data.plain_S), baseline=1 / candidates, note=note)
 
 
 def misfit(name: str, target: Target, knowledge: Knowledge, *parts: str) -> Finding | None:
@@ -178,27 +175,20 @@ def from_state(
 def _layer(state: Mapping[str, torch.Tensor], prefix: str) -> Layer:
     before_attention = state.get(prefix + "input_layernorm.weight")
     before_mlp = state.get(prefix + "post_attention_layernorm.weight")
+    routers = [name for name in ("mlp.gate.weight", "block_sparse_moe.gate.weight") if prefix + name in state]
 
-    def attention(name: str) -> Floats | None:
-        found = state.get(f"{prefix}self_attn.{name}.weight")
-        return None if found is None else _fold(before_attention, _plain(found).T)
+    def matrix(name: str, norm: torch.Tensor | None) -> Floats | None:
+        found = state.get(prefix + name)
+        return None if found is None else _fold(norm, _plain(found).T)
 
     gate, up, down = (_neurons(state, prefix, part) for part in ("gate", "up", "down"))
-    router = next(
-        (
-            state[prefix + name]
-            for name in ("mlp.gate.weight", "block_sparse_moe.gate.weight")
-            if prefix + name in state
-        ),
-        None,
-    )
     return Layer(
-        query=attention("q_proj"),
-        key=attention("k_proj"),
+        query=matrix("self_attn.q_proj.weight", before_attention),
+        key=matrix("self_attn.k_proj.weight", before_attention),
         gate=None if gate is None else _fold(before_mlp, gate.T),
         up=None if up is None else _fold(before_mlp, up.T),
-        down=None if down is None else down,
-        router=None if router is None else _fold(before_mlp, _plain(router).T),
+        down=down,
+        router=matrix(routers[0], before_mlp) if routers else None,
     )
 
 

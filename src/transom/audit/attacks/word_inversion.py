@@ -14,14 +14,11 @@ Legend: N drawn tokens, V vocabulary.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
-from transom.audit.attack import Bound
 from transom.audit.attacks.word_text import drawn
 from transom.audit.attacks.words import METRIC, WordData, WordKnowledge, WordTarget, scored
-from transom.audit.finding import Finding, not_run
+from transom.report.finding import Bound, Finding, not_run
 
 NAME = "inversion"
 LEARNED_NAME = "learned inversion"
@@ -32,8 +29,7 @@ MOST_DRAWS = 10_000_000
 
 def attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
     """Share of words that are what they look like. `budget_s` is not used: nothing is computed."""
-    started = time.monotonic()
-    return scored(NAME, target, data, [token.text for token in drawn(target.seen)], started=started)
+    return scored(NAME, target, data, [token.text for token in drawn(target.seen)])
 
 
 def learned_attack(target: WordTarget, knowledge: WordKnowledge, data: WordData, budget_s: float) -> Finding:
@@ -41,12 +37,11 @@ def learned_attack(target: WordTarget, knowledge: WordKnowledge, data: WordData,
 
     `budget_s` is not used: the number of draws is bounded.
     """
-    started = time.monotonic()
     if not knowledge.text:
         return not_run(LEARNED_NAME, METRIC, "it needs text of the attacker's own, and got none")
     guesses, count = learned_guesses(target, knowledge)
     note = f"{count} sanitisations of the attacker's text"
-    return scored(LEARNED_NAME, target, data, guesses, started=started, note=note)
+    return scored(LEARNED_NAME, target, data, guesses, note=note)
 
 
 def learned_guesses(target: WordTarget, knowledge: WordKnowledge) -> tuple[list[str], int]:

@@ -20,8 +20,8 @@ from transom.privacy.policy import Policy
 from transom.privacy.relaxed import DistanceMechanism
 from transom.privacy.sanitize import Piece, Sanitizer
 from transom.privacy.text import spelling
+from transom.report.statistics import Floats
 
-Floats = NDArray[np.float64]
 Kind = Literal["drawn", "passed", "placeholder"]
 
 
@@ -65,8 +65,8 @@ def observe(sanitizer: Sanitizer, lines: Iterable[str]) -> tuple[Sentences, Sent
     for line in lines:
         pieces = _pieces(sanitizer, line)
         if pieces:
-            seen.append(tuple(_seen(piece, words) for piece in pieces))
-            plain.append(tuple(_plain(piece, words) for piece in pieces))
+            seen.append(tuple(_token(piece, words, piece.output_id, piece.output) for piece in pieces))
+            plain.append(tuple(_token(piece, words, piece.source_id, piece.source) for piece in pieces))
     return tuple(seen), tuple(plain)
 
 
@@ -75,16 +75,8 @@ def _pieces(sanitizer: Sanitizer, line: str) -> list[Piece]:
     return [piece for piece in pieces if piece.kind != "space"]
 
 
-def _seen(piece: Piece, words: Sequence[str]) -> Token:
-    if piece.output_id >= 0:
-        return Token("drawn", words[piece.output_id], piece.output_id)
-    return _undrawn(piece, piece.output)
-
-
-def _plain(piece: Piece, words: Sequence[str]) -> Token:
-    if piece.source_id >= 0:
-        return Token("drawn", words[piece.source_id], piece.source_id)
-    return _undrawn(piece, piece.source)
+def _token(piece: Piece, words: Sequence[str], word: int, text: str) -> Token:
+    return Token("drawn", words[word], word) if word >= 0 else _undrawn(piece, text)
 
 
 def _undrawn(piece: Piece, text: str) -> Token:

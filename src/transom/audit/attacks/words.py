@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from heapq import nlargest
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.audit.attacks.traffic import clustered_interval
 from transom.audit.attacks.word_text import (
     Sentence,
     Sentences,
@@ -38,13 +38,11 @@ from transom.audit.attacks.word_text import (
     with_kept_passed,
     without_overlap,
 )
-from transom.audit.finding import MAX_EXAMPLES, Example, Finding
 from transom.errors import MisconfiguredError
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.relaxed import DistanceMechanism
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from transom.report.finding import MAX_EXAMPLES, Example, Finding, clustered
+from transom.report.statistics import Floats, Ints
 
 METRIC = "token recovery"
 MAX_CANDIDATES = 64
@@ -178,9 +176,9 @@ def read_channel(
         return Channel(tuple(words), columns, best.success, best.chance)
     if isinstance(mechanism, DistanceMechanism):
         return _over_vocabulary(words, mechanism, wanted, prior_V / prior_V.sum())
-    raise MisconfiguredError(
-        f"a {type(mechanism).__name__} cannot be read; known are mechanisms on groups and on distances"
-    )
+    if not callable(getattr(mechanism, "row", None)):
+        raise MisconfiguredError(f"a {type(mechanism).__name__} cannot be read; it has no rows")
+    return _by_rows(words, mechanism, wanted, prior_V / prior_V.sum())
 
 
 def _in_group(mechanism: PartitionedMechanism, output: int, prior_V: Floats) -> Column:
@@ -221,6 +219,41 @@ def _over_vocabulary(
     return Channel(tuple(words), columns, optimum, float(drawn_V.max()) / drawn_share)
 
 
+def _by_rows(words: Sequence[str], mechanism: WordMechanism, outputs: list[int], prior_V: Floats) -> Channel:
+    """The same of any mechanism, row after row. An output that no row has says nothing.
+
+    Raises MisconfiguredError for a row that is no distribution over the words.
+    """
+    peak_V = np.zeros(len(words))
+    best: dict[int, list[tuple[float, int]]] = {output: [] for output in outputs}
+    for word in np.flatnonzero(prior_V).tolist():
+        outputs_K, weights_K = mechanism.row(word)
+        if len(outputs_K):
+            _check_row(outputs_K, weights_K, len(words))
+        joint_K = prior_V[word] * (weights_K / 2.0**64)
+        peak_V[outputs_K] = np.maximum(peak_V[outputs_K], joint_K)
+        for output, joint in zip(outputs_K.tolist(), joint_K.tolist(), strict=True):
+            if output in best:
+                best[output].append((joint, word))
+    unseen_K = np.argsort(-prior_V, kind="stable")[:MAX_CANDIDATES]
+    nothing = Column(unseen_K, np.ones(len(unseen_K)), unseen_K)
+    columns = dict.fromkeys(outputs, nothing)
+    for output, pairs in best.items():
+        if pairs:
+            joint_K, words_K = map(np.array, zip(*nlargest(MAX_CANDIDATES, pairs), strict=True))
+            columns[output] = Column(words_K, joint_K / prior_V[words_K], unseen_K)
+    return Channel(tuple(words), columns, float(peak_V.sum()), float(prior_V.max()))
+
+
+def _check_row(outputs_K: Ints, weights_K: NDArray[Any], words: int) -> None:
+    total = float(weights_K.sum(dtype=np.float64)) / 2.0**64
+    if outputs_K.min() < 0 or outputs_K.max() >= words or abs(total - 1) > 1e-6:
+        raise MisconfiguredError(
+            f"a row of the mechanism has {len(outputs_K)} outputs of {words} words and weights that sum to "
+            f"{total:.6g} of 2**64; ids must lie within the words and weights sum to 2**64"
+        )
+
+
 class _Best(NamedTuple):
     """For each output its best candidates so far: prior times likelihood, and the words [O, K]."""
 
@@ -246,34 +279,34 @@ def scored(
     data: WordData,
     guesses_N: Sequence[str],
     *,
-    started: float,
+    started: float | None = None,
     note: str = "",
     baseline: float | None = None,
 ) -> Finding:
-    """The finding for one guess a drawn token. `baseline` is the prior's guess unless given.
+    """The finding for one guess a drawn token. `baseline` is the prior's guess unless given; the cost counts
+    from `started` (of the monotonic clock), or is measured by who runs the attack.
 
     Raises MisconfiguredError when target, data and guesses do not belong together or nothing is drawn.
     """
     hit_N = right(target, data, guesses_N)
-    sentence_N = np.repeat(np.arange(len(target.seen)), [_drawn_in(sentence) for sentence in target.seen])
-    hits_S = np.bincount(sentence_N, weights=hit_N, minlength=len(target.seen))
-    sizes_S = np.bincount(sentence_N, minlength=len(target.seen))
-    used_S = sizes_S > 0
-    low, high = clustered_interval(hits_S[used_S].astype(np.int64), sizes_S[used_S])
     if baseline is None:
         baseline = float(right(target, data, blind(target)).mean())
-    return Finding(
-        name=name,
-        metric=METRIC,
-        value=float(hit_N.mean()),
-        low=low,
-        high=high,
+    found = clustered(
+        name,
+        METRIC,
+        hit_N,
+        [count for count in map(_drawn_in, target.seen) if count],
         baseline=baseline,
-        cost_s=round(time.monotonic() - started, 3),
-        n=len(hit_N),
         note="; ".join(filter(None, (note, _over_all(target, int(hit_N.sum()))))),
         examples=_examples(target, data, guesses_N),
     )
+    return found if started is None else replace(found, cost_s=round(time.monotonic() - started, 3))
+
+
+def first(target: WordTarget, data: WordData, count: int) -> tuple[WordTarget, WordData]:
+    """The first `count` sentences alone, each as it was sent once."""
+    part = replace(target, seen=target.seen[:count], repeats_RN=np.zeros((0, 0), dtype=np.int64))
+    return part, WordData(data.plain[:count])
 
 
 def right(target: WordTarget, data: WordData, guesses_N: Sequence[str]) -> NDArray[np.bool_]:

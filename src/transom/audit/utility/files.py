@@ -12,15 +12,14 @@ Source: the columns are those of SST-2 (GLUE), XSum, Azaria and Mitchell 2023, a
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from transom.audit.utility.model import Answerer
 from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, Task
-from transom.config import load_json
+from transom.data.rows import read_rows
 from transom.errors import MisconfiguredError
 
 _ITEMS = {"classify": 200, "summarize": 24, "answers": 150}  # a few minutes for all three on one core
@@ -48,25 +47,11 @@ def read_task(place: str, model: Answerer, *, items: int | None = None, seed: in
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The file's rows by column, read by its ending: .tsv, .csv, .jsonl. Raises MisconfiguredError."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(_parsed(path.suffix, file))
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise MisconfiguredError(f"{path} cannot be read as {path.suffix} ({type(error).__name__})") from None
-    if len(rows) < 3 or not all(isinstance(row, dict) for row in rows):
-        raise MisconfiguredError(f"{path} holds {len(rows)} rows; a task needs three or more, with columns")
+    """The file's rows by column. Raises MisconfiguredError."""
+    rows = read_rows(path)
+    if len(rows) < 3:
+        raise MisconfiguredError(f"{path} holds {len(rows)} rows; a task needs three or more")
     return rows
-
-
-def _parsed(suffix: str, file: Iterator[str]) -> Iterator[dict[str, str]]:
-    if suffix == ".tsv":
-        return csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    if suffix == ".csv":
-        return csv.DictReader(file)
-    if suffix == ".jsonl":
-        return (load_json(line) for line in file if line.strip())
-    raise ValueError(suffix)
 
 
 def _classify(rows: list[dict[str, str]], items: int, model: Answerer, name: str) -> Task:

@@ -17,15 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from transom.audit.finding import CONFIDENCE, Finding, interval
-from transom.audit.report import Frontier, FrontierPoint
 from transom.audit.utility.model import Answerer
-from transom.audit.utility.protect import Protect, Protected
+from transom.audit.utility.protect import Protect
 from transom.audit.utility.tasks import Task
 from transom.errors import MisconfiguredError
+from transom.report.finding import Finding
+from transom.report.report import Frontier, FrontierPoint
+from transom.report.statistics import mean_interval
 
 
 @dataclass(frozen=True)
@@ -35,36 +33,6 @@ class Setting:
     name: str
     protect: Protect = field(repr=False)
     recovery: Finding | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Mean score over `n` items with its 95 % interval."""
-
-    utility: float
-    low: float
-    high: float
-    n: int
-
-
-def measure(task: Task, protected: Sequence[Protected], model: Answerer) -> Measured:
-    """The task's utility through `model`, given its texts protected. Raises MisconfiguredError."""
-    score_N = task.scores(protected, model)
-    return Measured(float(score_N.mean()), *mean_interval(score_N), len(score_N))
-
-
-def mean_interval(score_N: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The two-sided interval of a mean of scores in [0, 1]. Raises MisconfiguredError."""
-    if not len(score_N) or not np.all((score_N >= 0) & (score_N <= 1)):
-        raise MisconfiguredError(f"need one score or more, all in [0, 1], got {len(score_N)}")
-    if np.isin(score_N, (0.0, 1.0)).all():
-        return interval(int(score_N.sum()), len(score_N), confidence)
-    if len(score_N) == 1:
-        return 0.0, 1.0
-    from scipy.stats import t
-
-    reach = t.ppf((1 + confidence) / 2, len(score_N) - 1) * score_N.std(ddof=1) / len(score_N) ** 0.5
-    return max(0.0, float(score_N.mean() - reach)), min(1.0, float(score_N.mean() + reach))
 
 
 def frontier(
@@ -83,14 +51,11 @@ def frontier(
         for setting in settings:
             protected = [setting.protect(text) for text in task.texts]
             for label, model in models.items():
-                points.append(_point(label, task.name, setting, measure(task, protected, model)))
+                score_N = task.scores(protected, model)
+                utility = float(score_N.mean()), *mean_interval(score_N)
+                points.append(FrontierPoint(label, setting.name, *_recovered(setting), *utility, task.name))
                 progress(len(points) / total)
     return Frontier(tuple(points))
-
-
-def _point(label: str, task: str, setting: Setting, found: Measured) -> FrontierPoint:
-    reached = _recovered(setting)
-    return FrontierPoint(label, setting.name, *reached, found.utility, found.low, found.high, task)
 
 
 def _recovered(setting: Setting) -> tuple[float, float, float]:

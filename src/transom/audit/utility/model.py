@@ -9,7 +9,7 @@ Legend: B batch, T tokens, V vocabulary, K choices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.audit.attacks import own_keys
+from transom.audit.batches import by_length
 from transom.errors import MisconfiguredError
-from transom.obfuscation.calibrate import TEXT, calibrate
-from transom.obfuscation.keys import Settings, Space, token_map
-from transom.obfuscation.plan import loadable_h, obfuscate_state, target_config
+from transom.obfuscation.calibrate import TEXT
+from transom.obfuscation.keys import Settings
+from transom.obfuscation.plan import loadable_h
 from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
 _BATCH = 24  # prompts answered together
@@ -38,7 +40,7 @@ class Answerer:
         """log P [B, V] of the token after each prompt, by plain id."""
         rows = [self.tokenizer.encode_text(prompt).ids for prompt in prompts]
         found_BV = np.empty((len(rows), len(self.hidden_V)), dtype=np.float32)
-        for batch in _batches(rows):
+        for batch in by_length(rows, _BATCH):
             last = [len(rows[i]) - 1 for i in batch]
             # Padding on the right is never attended to by what stands before it.
             state_BTD = self._trunk([rows[i] for i in batch]).last_hidden_state
@@ -72,7 +74,7 @@ class Answerer:
         """The greedy answer to each prompt, as one message of a chat where the model has a template."""
         encoded = [self._encode_message(prompt) for prompt in prompts]
         answers = [""] * len(encoded)
-        for batch in _batches(encoded):
+        for batch in by_length(encoded, _BATCH):
             for i, answer in zip(batch, self._generate([encoded[i] for i in batch], max_tokens), strict=True):
                 answers[i] = answer
         return answers
@@ -138,12 +140,6 @@ class Answerer:
         return torch.from_numpy(self.hidden_V[np.array(rows)]).to(self.model.device)
 
 
-def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Indices of rows of similar length, a batch at a time, so that little is padding."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return (order[start : start + _BATCH] for start in range(0, len(order), _BATCH))
-
-
 def load_answerer(source: str | Path, *, device: str = "cpu") -> Answerer:
     """A model with its tokenizer from wherever checkpoints are found, in float32.
 
@@ -160,16 +156,8 @@ def obfuscated(plain: Answerer, secret: bytes, settings: Settings) -> Answerer:
 
     Raises NotYetError for an architecture that has no plan.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     config = plain.model.config.to_dict() | {"architectures": [type(plain.model).__name__]}
     settings = replace(settings, h=loadable_h(config, settings.h, "transformers"))
-    space = Space(secret, config["hidden_size"], settings)
-    hidden_V = token_map(secret, config["vocab_size"])
-    ids_BT = torch.tensor([plain.tokenizer.encode_text(TEXT).ids], device=plain.model.device)
-    state = obfuscate_state(plain.model.state_dict(), config, space, calibrate(plain.model, ids_BT, space))
-    target = AutoConfig.for_model(**target_config(config, settings, hidden_V))
-    wide: Any = AutoModelForCausalLM.from_config(target)  # type: ignore[no-untyped-call]
-    wide.load_state_dict(state)
-    return Answerer(wide.to(plain.model.device).requires_grad_(False).eval(), plain.tokenizer, hidden_V)
+    ids_T = np.array(plain.tokenizer.encode_text(TEXT).ids)
+    wide, hidden_V = own_keys.obfuscated(plain.model, settings, secret, ids_T)
+    return Answerer(wide.requires_grad_(False), plain.tokenizer, hidden_V)

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from transom.audit.utility.protect import Protected
 from transom.errors import MisconfiguredError
+from transom.report.statistics import Floats
 
 if TYPE_CHECKING:
     from transom.audit.utility.model import Answerer
 
-Floats = NDArray[np.float64]
 _RIDGE = 1.0  # weight of the classifier's squared norm, in sentences
 _MOST_FEATURES = 512
 

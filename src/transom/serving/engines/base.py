@@ -4,7 +4,7 @@ Threat model: the engine's host reads all it is sent and may answer anything; se
 `checks` for how its answers are bounded and checked.
 Does not protect: what is in a call has left; deciding what may be in it is the gateway's business.
 
-Shapes: T tokens, D model width.
+Shapes: T tokens, D model width, F features of a token.
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
-from urllib.parse import urlsplit
-
-from transom.errors import MisconfiguredError
-from transom.serving.local import is_loopback
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +24,8 @@ class Call:
     """One request to an engine: token ids in `prompts`, or `embeds` in their place, or chat `messages`.
 
     Each of `embeds` is one prompt, float32 [T, D]. `tenant` is an opaque name that separates prefix caches;
-    `stop_ids` end an answer. None leaves the choice to the engine.
+    `stop_ids` end an answer. `features` is how many numbers the engine tells of the states behind each token
+    (its card says so), 0 not to be told. None leaves the choice to the engine.
     """
 
     prompts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
@@ -40,6 +37,7 @@ class Call:
     top_p: float | None = None
     seed: int | None = None
     logprobs: int | None = None
+    features: int = 0
     stop_ids: tuple[int, ...] = ()
     stream: bool = False
     tenant: str = ""
@@ -63,6 +61,7 @@ class Delta:
 
     The last piece of a choice has a `finish_reason`. `hidden_chars` is the length of reasoning that is
     counted and not shown. `usage` is (prompt, completion) tokens of the whole call, from engines that count.
+    `features_TF`, where asked for, is float32 with one row an id.
     """
 
     index: int
@@ -72,6 +71,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: tuple[int, int] | None = None
     hidden_chars: int = 0
+    features_TF: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 class Engine(Protocol):
@@ -107,43 +107,12 @@ class Engine(Protocol):
 class EngineCard:
     """What an engine says of itself: the model's name and who serves it.
 
-    Its context in tokens and its model's width (hidden size) are None if it does not tell.
+    Its context in tokens and its model's width (hidden size) are None if it does not tell. `features` is how
+    many numbers it tells of the states behind a token.
     """
 
     model: str
     owner: str = ""
     context_tokens: int | None = None
     width: int | None = None
-
-
-def check_url(url: str, *, pinned: bool = False) -> str:
-    """The base URL without a trailing slash or `/v1`.
-
-    Raises MisconfiguredError for plain HTTP beyond loopback, and anywhere when a TLS key is `pinned`.
-    """
-    parts = urlsplit(url)
-    try:
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if (
-        parts.scheme not in ("http", "https")
-        or not host
-        or not parts.netloc.isascii()
-        or parts.query
-        or parts.fragment
-        or parts.username
-    ):
-        raise MisconfiguredError(
-            "the engine's URL must look like http://127.0.0.1:8000 or https://host, without user, query or "
-            f"fragment; got scheme {parts.scheme!r}, host {host!r}"
-        )
-    if parts.scheme == "http" and pinned:
-        raise MisconfiguredError(
-            f"plain HTTP to {host!r} has no TLS key to check; use https with a pin or with evidence"
-        )
-    if parts.scheme == "http" and not is_loopback(host):
-        raise MisconfiguredError(
-            f"plain HTTP to {host!r} would let the network read prompts; use https, or a tunnel to loopback"
-        )
-    return url.rstrip("/").removesuffix("/v1")
+    features: int = 0

@@ -7,7 +7,7 @@ Threat model: none; the batch runs inside the engine, which reads everything.
 Does not protect against: timing. Rows that share a batch slow each other down, measurably.
 Source: iteration-level scheduling of Orca (Yu et al., OSDI 2022, section 3.1), without its paged memory.
 
-Shapes: B rows, T cached positions, D model width, H heads, K head width, V vocabulary.
+Shapes: B rows, T cached positions, D model width, H heads, K head width, V vocabulary, F features.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from transom.serving.engines.job import FinishReason, Job, Step, TokenLogprob
+from transom.serving.engines.job import FinishReason, Job, StateWatch, Step, TokenLogprob
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,9 +49,11 @@ class Row:
 class Batch:
     """The running rows of one model and their shared key-value cache. Used by one thread only."""
 
-    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, eos_ids: frozenset[int], watch: StateWatch | None = None
+    ) -> None:
         self._model: Any = model
-        self._eos_ids = eos_ids
+        self._eos_ids, self._watch = eos_ids, watch
         self._cache: Any = None
         self.rows: list[Row] = []
 
@@ -57,11 +61,9 @@ class Batch:
     def join(self, row: Row) -> None:
         """Prefill a row and emit its first step; it stays in the batch unless that was its last."""
         cache = _new_cache()
-        logits_1V = self._model(
-            **self._prompt(row.job), past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[:, -1]
-        row.length = cache.get_seq_length()
-        if self._advance([row], logits_1V):
+        row.length = row.job.prompt_tokens
+        answer = self._forward([row], **self._prompt(row.job), past_key_values=cache, logits_to_keep=1)
+        if self._advance([row], *answer):
             self._cache = cache if not self.rows else _merged(self._cache, cache)
             self.rows.append(row)
 
@@ -75,21 +77,32 @@ class Batch:
         lengths_B = torch.tensor([row.length for row in self.rows], device=device)
         width = self._cache.get_seq_length()
         columns_T = torch.arange(width + 1, device=device)
-        logits_BV = self._model(
+        for row in self.rows:
+            row.length += 1
+        answer = self._forward(
+            self.rows,
             input_ids=torch.tensor([[row.last_id] for row in self.rows], device=device),
             attention_mask=(columns_T >= width - lengths_B[:, None]).long(),
             position_ids=lengths_B[:, None],
             past_key_values=self._cache,
-            use_cache=True,
-        ).logits[:, -1]
-        for row in self.rows:
-            row.length += 1
-        self._keep(self._advance(self.rows, logits_BV))
+        )
+        self._keep(self._advance(self.rows, *answer))
 
     def clear(self) -> list[Row]:
         """Drop all rows and return them."""
         rows, self.rows, self._cache = self.rows, [], None
         return rows
+
+    def _forward(self, rows: list[Row], **given: Any) -> tuple[Tensor, np.ndarray | None]:
+        """The last logits [B, V], and the features [B, F] of the states behind them if a row asks."""
+        forward = partial(self._model, **given, use_cache=True)
+        if self._watch is None or not any(row.job.features for row in rows):
+            return forward().logits[:, -1], None
+        spans = [(row.length, row.job.prompt_tokens) for row in rows]
+        answer, features_BF = self._watch.run(forward, spans)
+        if features_BF.shape != (len(rows), self._watch.size) or not np.isfinite(features_BF).all():
+            raise FloatingPointError
+        return answer.logits[:, -1], features_BF
 
     def _prompt(self, job: Job) -> dict[str, Tensor]:
         if job.prompt_embeds is not None:
@@ -97,7 +110,7 @@ class Batch:
             return {"inputs_embeds": embeds_TD[None]}
         return {"input_ids": torch.tensor([job.prompt_ids], device=self._model.device)}
 
-    def _advance(self, rows: list[Row], logits_BV: Tensor) -> list[int]:
+    def _advance(self, rows: list[Row], logits_BV: Tensor, features_BF: np.ndarray | None) -> list[int]:
         """Choose and emit one token a row; returns the indices of the rows that go on."""
         logits_BV = logits_BV.float()
         if not torch.isfinite(logits_BV.amax(dim=-1)).all():
@@ -109,7 +122,8 @@ class Batch:
             row.last_id = sample(logits_BV[i].cpu(), row.job, row.generator) if sampled else greedy_B[i]
             row.produced += 1
             reason = self._finish_reason(row)
-            row.emit(Step((row.last_id,), _logprobs(logits_BV[i], row), reason))
+            told = None if features_BF is None or not row.job.features else features_BF[i : i + 1].copy()
+            row.emit(Step((row.last_id,), _logprobs(logits_BV[i], row), reason, told))
             if reason is None:
                 going.append(i)
         return going

@@ -22,6 +22,7 @@ SLACK_CHARS = 1024
 _EVENT_BYTES = 1 << 18  # JSON is parsed in one go, and others wait: some tens of milliseconds at most
 _TOKEN_BYTES = 2048  # JSON around one token of text, all of it escaped
 _ALTERNATIVE_BYTES = 512
+_FEATURE_BYTES = 6  # float32 in base64
 _PLAIN_BYTES, _PLAIN_TOKEN_BYTES = 1 << 16, 1024  # of an answer in one piece
 _PLAIN_TOKENS = 1024  # an answer that may have more is asked for as a stream
 _PROMPT_TOKEN_BYTES = 16  # vLLM repeats the prompt's ids, llama.cpp its text
@@ -29,9 +30,9 @@ _PROMPT_TOKEN_BYTES = 16  # vLLM repeats the prompt's ids, llama.cpp its text
 T = TypeVar("T")
 
 
-def fits_plain(tokens: int, alternatives: int | None) -> bool:
-    """Whether an answer of so many tokens, with alternatives for each, may be asked for in one piece."""
-    return tokens * (4 + (alternatives or 0)) <= 4 * _PLAIN_TOKENS
+def fits_plain(tokens: int, alternatives: int | None, features: int = 0) -> bool:
+    """Whether an answer of so many tokens, with alternatives and features for each, may come in one piece."""
+    return tokens * (4 + (alternatives or 0) + features // 32) <= 4 * _PLAIN_TOKENS
 
 
 @dataclass
@@ -99,15 +100,20 @@ class Meter:
     @property
     def plain_bytes(self) -> int:
         """The whole of an answer that comes in one piece."""
-        token_bytes = _PLAIN_TOKEN_BYTES + _ALTERNATIVE_BYTES * (self.call.logprobs or 0)
+        token_bytes = _PLAIN_TOKEN_BYTES + self._asked_bytes
         prompt_bytes = _PROMPT_TOKEN_BYTES * self._prompt_tokens
         return _PLAIN_BYTES + prompt_bytes + self.choices * self.call.max_tokens * token_bytes
 
     @property
     def answer_bytes(self) -> int:
         """The whole answer, whatever is in it; `http` caps that."""
-        token_bytes = _TOKEN_BYTES + _ALTERNATIVE_BYTES * (self.call.logprobs or 0)
+        token_bytes = _TOKEN_BYTES + self._asked_bytes
         return self.event_bytes + self.choices * self.call.max_tokens * token_bytes
+
+    @property
+    def _asked_bytes(self) -> int:
+        """Beside a token: its alternatives and the features of its states."""
+        return _ALTERNATIVE_BYTES * (self.call.logprobs or 0) + _FEATURE_BYTES * self.call.features
 
     @property
     def _prompt_tokens(self) -> int:

@@ -14,20 +14,20 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, finish_reason, logprob, text
 from transom.serving.engines.client import read_card
-from transom.serving.engines.http import EngineHttp, Guard
+from transom.serving.engines.http import Common, HttpEngine
 
 KEY_VARIABLE = "TRANSOM_ENGINE_KEY"
 LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
-class ChatEngine:
+class ChatEngine(HttpEngine):
     """A chat endpoint at `url` (its base, with or without `/v1`). `model` None: the first that it lists.
 
     `limit_field` is the endpoint's name for the limit on an answer, one of LIMIT_FIELDS. An endpoint that
@@ -37,29 +37,16 @@ class ChatEngine:
     takes: Final = "text"
     takes_embeds: Final = False
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = 120.0,
-        limit_field: str = "max_tokens",
-        guard: Guard | None = None,
-    ) -> None:
+    def __init__(self, url: str, *, limit_field: str = "max_tokens", **common: Unpack[Common]) -> None:
         if limit_field not in LIMIT_FIELDS:
             raise MisconfiguredError(f"limit field {limit_field!r} is not one of {', '.join(LIMIT_FIELDS)}")
+        super().__init__(url, **common)
         self._limit_field = limit_field
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
-        self._card = None if model is None else EngineCard(model)
+        if self._model is not None:  # not every endpoint lists its models
+            self._card = EngineCard(self._model)
 
-    async def probe(self) -> EngineCard:
-        """The model's card. With a model named none is asked for: not every endpoint lists its models."""
-        if self._card is not None:
-            await self._http.reach()
-        else:
-            self._card = read_card(await self._http.get("/v1/models"), None)
-        return self._card
+    async def _ask_card(self) -> EngineCard:
+        return read_card(await self._http.get("/v1/models"), None)
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
@@ -69,10 +56,6 @@ class ChatEngine:
         async with aclosing(self._http.answer(path, body, Meter(call, call.n), whole, chunk)) as deltas:
             async for delta in deltas:
                 yield delta
-
-    async def close(self) -> None:
-        """See `Engine.close`."""
-        await self._http.close()
 
 
 def read_key(path: str | Path | None) -> str | None:

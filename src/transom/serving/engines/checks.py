@@ -4,14 +4,19 @@ Threat model: the engine's host may put anything where a number belongs: text, t
 infinity, less than nothing. Whatever is not what the dialect says raises EngineGarbageError, which quotes
 nothing of it.
 Does not protect: a number in range may still be a lie.
+
+Shapes: T tokens, F features of a token.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 from typing import Any
+
+import numpy as np
 
 from transom.errors import EngineGarbageError
 from transom.serving.engines.base import FinishReason
@@ -52,6 +57,20 @@ def logprob(value: object) -> float:
         return min(0.0, float(value))  # type: ignore[arg-type]
     except OverflowError:
         raise EngineGarbageError("the engine's answer holds a log-probability of too many digits") from None
+
+
+def features(value: object, tokens: int, size: int) -> np.ndarray:
+    """Finite float32 [T, F] of so many tokens and features, from base64."""
+    try:
+        data = base64.b64decode(value, validate=True)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        data = b""
+    if len(data) != 4 * tokens * size:
+        raise EngineGarbageError("the engine sent no state features, or too few or too many of them")
+    found_TF = np.frombuffer(data, "<f4").reshape(tokens, size)
+    if not np.isfinite(found_TF).all():
+        raise EngineGarbageError("the engine's state features hold a number that is not finite")
+    return found_TF
 
 
 def named_id(name: object) -> int:

@@ -18,13 +18,15 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
+from transom.serving.dialect import FEATURES
 from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import (
     count,
+    features,
     finish_reason,
     garbage,
     logprob,
@@ -33,45 +35,28 @@ from transom.serving.engines.checks import (
     token_ids,
 )
 from transom.serving.engines.embeds import as_safetensors, as_torch_save
-from transom.serving.engines.http import EngineHttp, Guard
+from transom.serving.engines.http import Common, HttpEngine
 
 VLLM_FLOOR = (0, 24)
 
 
-class IdsEngine:
+class IdsEngine(HttpEngine):
     """An engine that takes token ids or embeddings, and gives token ids.
 
-    `model` is the name to ask for (None: the first that the engine lists). `vllm` turns on the version check,
-    the cache salt, and vLLM's form of embeddings. A `guard` names the TLS key the engine must hold.
+    `vllm` turns on the version check, the cache salt, and vLLM's form of embeddings.
     """
 
     takes: Final = "ids"
     takes_embeds: Final = True
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
-        vllm: bool = False,
-        timeout_s: float = 120.0,
-        guard: Guard | None = None,
-    ) -> None:
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
-        self._model, self._vllm = model, vllm
-        self._card: EngineCard | None = None
-        self._salt_key = secrets.token_bytes(32)
+    def __init__(self, url: str, *, vllm: bool = False, **common: Unpack[Common]) -> None:
+        super().__init__(url, **common)
+        self._vllm, self._salt_key = vllm, secrets.token_bytes(32)
 
-    async def probe(self) -> EngineCard:
-        """The model's card, asked for once. Raises EngineError, and MisconfiguredError for too old a vLLM."""
-        if self._card is not None:
-            await self._http.reach()
-        else:
-            if self._vllm:
-                check_vllm_version(await self._http.get("/version"))
-            self._card = read_card(await self._http.get("/v1/models"), self._model)
-        return self._card
+    async def _ask_card(self) -> EngineCard:
+        if self._vllm:
+            check_vllm_version(await self._http.get("/version"))
+        return read_card(await self._http.get("/v1/models"), self._model)
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`. Raises MisconfiguredError for embeddings that do not fit the model."""
@@ -83,15 +68,11 @@ class IdsEngine:
                     "is it the model the bundle was cut from? Nothing was sent"
                 )
         meter = Meter(call, len(call.embeds or call.prompts) * call.n)
-        whole, chunk = (partial(read, alternatives=call.logprobs) for read in (_whole, _chunk))
+        whole, chunk = (partial(read, call=call) for read in (_whole, _chunk))
         body = self._body(call, card.model)
         async with aclosing(self._http.answer("/v1/completions", body, meter, whole, chunk)) as deltas:
             async for delta in deltas:
                 yield delta
-
-    async def close(self) -> None:
-        """See `Engine.close`."""
-        await self._http.close()
 
     def _body(self, call: Call, model: str) -> dict[str, Any]:
         as_text = as_torch_save if self._vllm else as_safetensors
@@ -113,6 +94,8 @@ class IdsEngine:
         }
         if n > 1:
             body["n"] = n
+        if call.features:
+            body["return_state_features"] = True
         if call.logprobs is not None:
             body["return_tokens_as_token_ids"] = True
         if self._vllm:
@@ -145,24 +128,28 @@ def read_card(models: object, wanted: str | None) -> EngineCard:
             None if value is None else count(value, least=1)
             for value in map(card.get, ("max_model_len", "hidden_size"))
         )
-        return EngineCard(name, text(card.get("owned_by") or ""), context, width)
+        told = count(card.get("state_features") or 0)
+        if told > FEATURES:
+            raise EngineGarbageError(f"the engine tells of {told} state features, more than {FEATURES}")
+        return EngineCard(name, text(card.get("owned_by") or ""), context, width, told)
     except (TypeError, KeyError, AttributeError) as error:
         raise garbage(error) from None
 
 
-def _whole(answer: dict[str, Any], alternatives: int | None) -> list[Delta]:
-    return [_delta(choice, alternatives) for choice in answer["choices"]]
+def _whole(answer: dict[str, Any], call: Call) -> list[Delta]:
+    return [_delta(choice, call) for choice in answer["choices"]]
 
 
-def _chunk(event: dict[str, Any], alternatives: int | None) -> list[Delta]:
-    return [_delta(choice, alternatives) for choice in event.get("choices") or []]
+def _chunk(event: dict[str, Any], call: Call) -> list[Delta]:
+    return [_delta(choice, call) for choice in event.get("choices") or []]
 
 
-def _delta(choice: dict[str, Any], alternatives: int | None) -> Delta:
+def _delta(choice: dict[str, Any], call: Call) -> Delta:
     reason = finish_reason(choice.get("finish_reason"))
     ids = token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
-    scores = () if alternatives is None else _scores(choice.get("logprobs"), ids, alternatives)
-    return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason)
+    scores = () if call.logprobs is None else _scores(choice.get("logprobs"), ids, call.logprobs)
+    told = features(choice.get("state_features"), len(ids), call.features) if call.features and ids else None
+    return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
 
 
 def _scores(

@@ -6,50 +6,32 @@ Does not protect: an engine may claim to be another, and then fails as garbage, 
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict, get_args
+from typing import Literal, Unpack, get_args
 
 from transom.errors import MisconfiguredError
 from transom.serving.engines.base import Engine
 from transom.serving.engines.chat import ChatEngine
-from transom.serving.engines.client import IdsEngine, read_card
-from transom.serving.engines.http import EngineHttp, Guard
+from transom.serving.engines.client import IdsEngine
+from transom.serving.engines.http import Common
 from transom.serving.engines.llamacpp import LlamaCppEngine
 
 EngineKind = Literal["auto", "transom", "vllm", "llamacpp", "chat"]
 _KINDS: dict[str, EngineKind] = {"transom": "transom", "vllm": "vllm", "llamacpp": "llamacpp"}
 
 
-class _Common(TypedDict):
-    model: str | None
-    api_key: str | None
-    timeout_s: float
-    guard: Guard | None
-
-
-async def detect(
-    url: str, *, model: str | None = None, api_key: str | None = None, guard: Guard | None = None
-) -> EngineKind:
+async def detect(url: str, **common: Unpack[Common]) -> EngineKind:
     """The kind of engine at `url`; an unknown one is a chat endpoint. Raises EngineError."""
-    http = EngineHttp(url, api_key=api_key, guard=guard)
+    engine = IdsEngine(url, **common)
     try:
-        card = read_card(await http.get("/v1/models"), model)
+        return _KINDS.get((await engine.probe()).owner, "chat")
     finally:
-        await http.close()
-    return _KINDS.get(card.owner, "chat")
+        await engine.close()
 
 
 def client_of(
-    kind: EngineKind,
-    url: str,
-    *,
-    model: str | None = None,
-    api_key: str | None = None,
-    timeout_s: float = 120.0,
-    limit_field: str = "max_tokens",
-    guard: Guard | None = None,
+    kind: EngineKind, url: str, *, limit_field: str = "max_tokens", **common: Unpack[Common]
 ) -> Engine:
     """The client for a known kind of engine; `limit_field` is for chat endpoints."""
-    common: _Common = {"model": model, "api_key": api_key, "timeout_s": timeout_s, "guard": guard}
     if kind == "chat":
         return ChatEngine(url, limit_field=limit_field, **common)
     if limit_field != "max_tokens":

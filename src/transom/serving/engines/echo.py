@@ -15,13 +15,14 @@ from collections.abc import AsyncGenerator
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Send
 
 from transom.errors import RefusedError
+from transom.serving.dialect import Limits
 from transom.serving.engines.job import Job, Step, TokenLogprob
-from transom.serving.engines.request import Limits
 from transom.serving.engines.server import JsonEndpoint, create_engine_app
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 
@@ -35,7 +36,8 @@ class EchoEngine:
     `first_token_s` and `token_s` are delays in seconds before the first and each later step; a step holds
     `chunk_tokens` ids.
     With `record` every request body is appended to `seen`; turn it off where memory must stay flat.
-    With an `embedding_size` it takes embeddings too, and answers with their positions.
+    With an `embedding_size` it takes embeddings too, and answers with their positions. With a `feature_size`
+    it tells features of states that it does not have: of the id i the numbers i, i + 1, ... modulo 97.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class EchoEngine:
         vocabulary_size: int = 2**31,
         context_tokens: int = 2**17,
         embedding_size: int | None = None,
+        feature_size: int = 0,
         first_token_s: float = 0.0,
         token_s: float = 0.0,
         chunk_tokens: int = 1,
@@ -53,7 +56,7 @@ class EchoEngine:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.vocabulary_size, self.context_tokens = vocabulary_size, context_tokens
-        self.embedding_size = embedding_size
+        self.embedding_size, self.feature_size = embedding_size, feature_size
         self.first_token_s, self.token_s, self.chunk_tokens = first_token_s, token_s, chunk_tokens
         self.record = record
         self.seen: list[bytes] = []
@@ -83,7 +86,8 @@ class EchoEngine:
             chunk = tuple(ids[start : start + self.chunk_tokens])
             last = start + self.chunk_tokens >= len(ids)
             reason = None if not last else "length" if stop is None else "stop"
-            yield Step(chunk, _certain(chunk, job.logprobs), reason)  # type: ignore[arg-type]
+            told = _features(chunk, self.feature_size) if job.features else None
+            yield Step(chunk, _certain(chunk, job.logprobs), reason, told)  # type: ignore[arg-type]
 
     async def _chat(self, body: dict[str, Any], send: Send) -> None:
         text = _last_user_text(body)
@@ -120,6 +124,10 @@ def _certain(ids: tuple[int, ...], alternatives: int | None) -> tuple[TokenLogpr
     if alternatives is None:
         return ()
     return tuple(TokenLogprob(0.0, ((i, 0.0),) if alternatives else ()) for i in ids)
+
+
+def _features(ids: tuple[int, ...], size: int) -> np.ndarray:
+    return ((np.array(ids)[:, None] + np.arange(size)) % 97).astype(np.float32)
 
 
 def _last_user_text(body: dict[str, Any]) -> str:

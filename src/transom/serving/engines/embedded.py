@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.load import Checkpoint
 from transom.errors import EngineDownError, EngineError, MisconfiguredError, NotYetError, RefusedError
-from transom.serving.engines.job import Job, Step
+from transom.serving.engines.job import Job, StateWatch, Step
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,7 +34,8 @@ class EmbeddedEngine:
     """A generator over a loaded checkpoint. Close it, or use it as a context manager.
 
     `max_batch` rows run together; more requests wait, and beyond a thousand waiting are refused (429).
-    `context_tokens` bounds prompt and answer together (default: what the model was trained for).
+    `context_tokens` bounds prompt and answer together (default: what the model was trained for). `watch`
+    reads the features of states that requests may ask for.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class EmbeddedEngine:
         model: str | None = None,
         max_batch: int = 8,
         context_tokens: int | None = None,
+        watch: StateWatch | None = None,
     ) -> None:
         from transom.serving.engines.batch import Batch
 
@@ -60,7 +62,8 @@ class EmbeddedEngine:
         self.vocabulary_size = int(network.config.vocab_size)
         self.embedding_size: int | None = int(network.config.hidden_size)
         self.tokenizer: Tokenizer | None = checkpoint.tokenizer.tokenizer if checkpoint.tokenizer else None
-        self._batch = Batch(network, _eos_ids(checkpoint))
+        self.feature_size = watch.size if watch else 0
+        self._batch = Batch(network, _eos_ids(checkpoint), watch)
         self._max_batch = max_batch
         self._waiting: deque[Row] = deque()
         self._wake = threading.Condition()

@@ -15,7 +15,7 @@ import io
 
 import numpy as np
 
-from transom.errors import MissingExtraError
+from transom.errors import extra
 
 
 def as_safetensors(embeds_TD: np.ndarray) -> str:
@@ -27,13 +27,16 @@ def as_safetensors(embeds_TD: np.ndarray) -> str:
 
 def as_torch_save(embeds_TD: np.ndarray) -> str:
     """Base64 of `torch.save` of a dense float32 tensor [T, D]. Raises MissingExtraError without torch."""
-    try:
+    with extra("models", "torch"):
         import torch
-    except ImportError:
-        raise MissingExtraError("models", "torch") from None
     buffer = io.BytesIO()
     torch.save(torch.from_numpy(_float32(embeds_TD)), buffer)
     return base64.b64encode(buffer.getbuffer()).decode()
+
+
+def packed_floats(values: np.ndarray) -> str:
+    """Base64 of the numbers as float32, as features of states are sent."""
+    return base64.b64encode(_float32(values).tobytes()).decode()
 
 
 def _float32(embeds_TD: np.ndarray) -> np.ndarray:

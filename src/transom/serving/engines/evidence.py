@@ -24,18 +24,18 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from typing import Any
-from urllib.parse import urlsplit
-
-import aiohttp
 
 from transom.config import load_json
 from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, Trust, engine_fields, report_data
-from transom.enclave.pin import KeyPin
 from transom.enclave.policy import EvidencePolicy
 from transom.enclave.verify import verify
-from transom.errors import EvidenceError, MisconfiguredError
+from transom.errors import EvidenceError
+from transom.net.ask import JsonClient, LongAnswerError
+from transom.net.pin import KeyPin
+from transom.net.urls import split_url
 
 _log = logging.getLogger("transom.engine")
+_PATH = "/v1/evidence"
 _ANSWER_BYTES = 2 << 20
 _SPKI_BYTES = 32
 
@@ -63,13 +63,10 @@ class EvidenceGuard:
         timeout_s: float = 10.0,
         clock: Callable[[], float] = seconds_since_boot,
     ) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise MisconfiguredError(
-                f"evidence is fetched from a URL like https://host:8443, got {len(url)} characters"
-            )
-        self._url = url.rstrip("/") + "/v1/evidence"
+        split_url(url, "the URL that evidence is fetched from")
+        self._url = url.rstrip("/")
         self._policy, self._allow_insecure_dev, self._keys = policy, allow_insecure_dev, keys
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout_s = timeout_s
         self._clock = clock
         self._pin: KeyPin | None = None
         self._expires_s = float("-inf")
@@ -112,28 +109,32 @@ class EvidenceGuard:
         return "none" if self.claims is None else self.claims.trust
 
     async def _fetch(self, nonce: bytes) -> bytes:
-        body = {"nonce": base64.b64encode(nonce).decode()}
+        client = JsonClient(
+            self._url, timeout_s=self._timeout_s, limit_bytes=_ANSWER_BYTES, any_certificate=True
+        )
+        where = f"from {self._url}{_PATH}"
         try:
-            async with (
-                aiohttp.ClientSession(timeout=self._timeout) as session,
-                session.post(self._url, json=body, ssl=False, allow_redirects=False) as response,
-            ):
-                if response.status != 200:
-                    raise EvidenceError(
-                        f"no evidence from {self._url}: it answered HTTP {response.status}; nothing was sent "
-                        "to the engine"
-                    )
-                return await _bounded(response)
+            status, body = await client.post(_PATH, {"nonce": base64.b64encode(nonce).decode()})
         except TimeoutError:
             raise EvidenceError(
-                f"no evidence from {self._url} within {self._timeout.total:g} s; nothing was sent to the "
-                "engine"
+                f"no evidence {where} within {self._timeout_s:g} s; nothing was sent to the engine"
             ) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except LongAnswerError:
             raise EvidenceError(
-                f"no evidence from {self._url} ({type(error).__name__}); is transom attest serve running "
-                "there? Nothing was sent to the engine"
+                f"evidence is at most {_ANSWER_BYTES} bytes long; the rest was not read"
             ) from None
+        except (OSError, ValueError) as error:
+            raise EvidenceError(
+                f"no evidence {where} ({type(error).__name__}); is transom attest serve running there? "
+                "Nothing was sent to the engine"
+            ) from None
+        finally:
+            await client.aclose()
+        if status != 200:
+            raise EvidenceError(
+                f"no evidence {where}: it answered HTTP {status}; nothing was sent to the engine"
+            )
+        return body
 
     def _lock(self) -> asyncio.Lock:
         """One renewal at a time; a lock belongs to one event loop, the guard does not."""
@@ -141,15 +142,6 @@ class EvidenceGuard:
         if self._asking is None or self._loop is not loop:
             self._asking, self._loop = asyncio.Lock(), loop
         return self._asking
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    data = b""
-    async for chunk in response.content.iter_any():
-        data += chunk
-        if len(data) > _ANSWER_BYTES:
-            raise EvidenceError(f"evidence is at most {_ANSWER_BYTES} bytes long; the rest was not read")
-    return data
 
 
 def _parse(data: bytes) -> tuple[Evidence, bytes]:

@@ -16,8 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from transom.errors import (
     EngineDownError,
@@ -26,22 +25,22 @@ from transom.errors import (
     EngineTimeoutError,
     MisconfiguredError,
 )
-from transom.serving.engines.base import Delta, check_url
+from transom.net.http import Answer, BrokenError, Site
+from transom.net.urls import check_url
+from transom.serving.engines.base import Delta, EngineCard
 from transom.serving.engines.bounds import Meter, Silence
 from transom.serving.engines.checks import garbage, loads
-from transom.serving.engines.connection import Answer, BrokenError, Connections
 from transom.serving.engines.refusal import refusal
 from transom.serving.engines.sse import EventParser
 
 if TYPE_CHECKING:
-    from transom.enclave.pin import KeyPin
+    from transom.net.pin import KeyPin
 
 _ANSWER_BYTES = 64 << 20
 _PLAIN_BYTES = 16 << 20  # parsed in one go, while others wait
 _CARD_BYTES = 4 << 20
 _TAIL_S = 1.0  # for the token counts that may follow the last piece
 _TURN_BYTES = 4096
-_HEADERS = "Content-Type: application/json\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
 _FRESH_S = 5.0  # for so long after an answer an engine is taken to be there
 
 Parse = Callable[[Any], list[Delta]]
@@ -84,16 +83,12 @@ class EngineHttp:
     ) -> None:
         self.url = check_url(url, pinned=guard is not None)
         self._guard = guard
-        self._parts = urlsplit(self.url)
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise MisconfiguredError("the engine's API key must be printable ASCII characters")
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._path = quote(self._parts.path, safe="/%:@!$&'()*+,;=~")
-        self._head = f" HTTP/1.1\r\nHost: {self._parts.netloc}\r\n{key}{_HEADERS}"
+        self._site = Site(self.url, key, connect_s=min(10.0, timeout_s))
         self._timeout_s, self._total_s = timeout_s, total_s
         self._answered_s = -math.inf
-        self._opened: Connections | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def reach(self) -> None:
         """Raises EngineDownError where nothing listens, and EvidenceError; asked before words are drawn.
@@ -106,7 +101,7 @@ class EngineHttp:
         if time.monotonic() - self._answered_s < _FRESH_S:
             return
         try:
-            await self._connections().reach()
+            await self._site.connections().reach()
         except OSError as error:  # TimeoutError is one
             raise self._down(error) from None
         self._answered_s = time.monotonic()
@@ -185,17 +180,15 @@ class EngineHttp:
 
     async def close(self) -> None:
         """Close idle connections."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
+        self._site.close()
 
     @asynccontextmanager
     async def _request(self, method: str, path: str, data: bytes | None) -> AsyncGenerator[Answer, None]:
         pin = await self._guard.ready() if self._guard is not None else None
-        connections, response = self._connections(), None
+        connections, response = self._site.connections(), None
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await connections.ask(self._written(method, path, data), pin)
+                response = await connections.ask(self._site.request(method, path, data), pin)
             self._answered_s = time.monotonic()
             if response.status != 200:
                 raise refusal(response.status, response.headers.get("retry-after", ""))
@@ -222,22 +215,6 @@ class EngineHttp:
         name = type(error).__name__
         return EngineDownError(f"no connection to the engine at {self.url} ({name}); is it running?")
 
-    def _written(self, method: str, path: str, data: bytes | None) -> bytes:
-        head = f"{method} {self._path}{path}{self._head}"
-        return head.encode() + (
-            b"\r\n" if data is None else b"Content-Length: %d\r\n\r\n%b" % (len(data), data)
-        )
-
-    def _connections(self) -> Connections:
-        loop = asyncio.get_running_loop()
-        if self._opened is None or self._loop is not loop:
-            tls = self._parts.scheme == "https"
-            port = self._parts.port or (443 if tls else 80)
-            connect_s = min(10.0, self._timeout_s)
-            self._opened = Connections(str(self._parts.hostname), port, tls=tls, connect_s=connect_s)
-            self._loop = loop
-        return self._opened
-
     async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
         """An answer in one piece; it must be there within the timeout after its headers."""
         size_bytes, chunks = 0, []
@@ -250,6 +227,51 @@ class EngineHttp:
                     )
                 chunks.append(chunk)
         return loads(b"".join(chunks))
+
+
+class Common(TypedDict, total=False):
+    """What every client of an engine takes beside the URL."""
+
+    model: str | None
+    api_key: str | None
+    timeout_s: float
+    guard: Guard | None
+
+
+class HttpEngine:
+    """What the clients share: one address, and a card that is asked for once.
+
+    `model` is the name to ask for (None: the first that the engine lists). A `guard` names the TLS key that
+    the engine must hold.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
+        guard: Guard | None = None,
+    ) -> None:
+        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
+        self._model = model
+        self._card: EngineCard | None = None
+
+    async def probe(self) -> EngineCard:
+        """See `Engine.probe`. Raises MisconfiguredError too, for an engine that is too old."""
+        if self._card is None:
+            self._card = await self._ask_card()
+        else:
+            await self._http.reach()
+        return self._card
+
+    async def _ask_card(self) -> EngineCard:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._http.close()
 
 
 def _parsed(parse: Parse, answer: Any) -> list[Delta]:

@@ -3,14 +3,14 @@
 Threat model: none; an engine sees everything it is given. What it may be given is the gateway's business.
 Does not protect anything: these values hold prompts in the clear, so none of them is ever logged.
 
-Shapes: T tokens, D model width.
+Shapes: B rows, T tokens, D model width, F features of a token.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FinishReason = Literal["stop", "length"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,8 @@ class Job:
     """One completion to generate, already validated. Exactly one prompt is set.
 
     `temperature` 0 is greedy. `stop_ids` end the answer and are its last id; the model's own end-of-text ids
-    do the same unless `ignore_eos`. `logprobs` asks for so many alternatives a token (None: for nothing).
+    do the same unless `ignore_eos`. `logprobs` asks for so many alternatives a token (None: for nothing),
+    `features` for what the generator tells of the model's states.
     """
 
     max_tokens: int
@@ -37,6 +39,7 @@ class Job:
     stop_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     logprobs: int | None = None
+    features: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -57,21 +60,41 @@ class Step:
     """Newly generated ids. The last step of a job, and no other, carries a `finish_reason`.
 
     When it is "stop", the last id is the stop id itself: it is reported as an id and left out of the text.
-    `logprobs` is empty, or holds one entry an id.
+    `logprobs` is empty, or holds one entry an id; `features_TF` is None, or float32 with one row an id.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    features_TF: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+
+class StateWatch(Protocol):
+    """What an engine tells of the states behind a token: `size` numbers, reduced while the model runs.
+
+    The engine calls it from its worker thread, and only while somebody asks for features.
+    """
+
+    size: int
+
+    def run(self, forward: Callable[[], T], spans: Sequence[tuple[int, int]]) -> tuple[T, np.ndarray]:
+        """What `forward` returns, and float32 [B, F] of the last position of each row.
+
+        `spans` are the rows' positions so far and how many of these are the prompt's. Shorter rows are padded
+        on the left.
+        """
+        ...
 
 
 class Generator(Protocol):
-    """What the engine server serves. `embedding_size` is None where embeddings are not taken."""
+    """What the engine server serves. `embedding_size` is None where embeddings are not taken, `feature_size`
+    how many numbers it can tell of the states behind each generated token (0: none)."""
 
     model: str
     context_tokens: int
     vocabulary_size: int
     embedding_size: int | None
+    feature_size: int
     tokenizer: Tokenizer | None
 
     def generate(self, job: Job) -> AsyncGenerator[Step, None]:

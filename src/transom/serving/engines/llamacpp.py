@@ -23,7 +23,7 @@ from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, 
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
-from transom.serving.engines.http import EngineHttp, Guard
+from transom.serving.engines.http import HttpEngine
 
 _FIELDS = ("tokens", "tokens_predicted", "stop", "stop_type", "completion_probabilities")
 _PIECE_TOKENS = 16
@@ -32,38 +32,21 @@ _FORCE = 1000.0
 _STRIDE = 2_654_435_761  # spreads over 32 bits, so that no two pieces of 16 choices meet
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(HttpEngine):
     """llama.cpp's server at `url`. `model` names it to clients (None: as the server does)."""
 
     takes: Final = "ids"
     takes_embeds: Final = False
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = 120.0,
-        guard: Guard | None = None,
-    ) -> None:
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
-        self._model = model
-        self._card: EngineCard | None = None
-
-    async def probe(self) -> EngineCard:
-        """The model's card, with the context of one slot where the server tells it."""
-        if self._card is not None:
-            await self._http.reach()
-        else:
-            card = read_card(await self._http.get("/v1/models"), self._model)
-            props = await self._http.get("/props")
-            try:
-                context = count(props["default_generation_settings"]["n_ctx"], least=1)
-            except (TypeError, KeyError) as error:
-                raise garbage(error) from None
-            self._card = EngineCard(card.model, card.owner, context)
-        return self._card
+    async def _ask_card(self) -> EngineCard:
+        """The card, with the context of one slot where the server tells it."""
+        card = read_card(await self._http.get("/v1/models"), self._model)
+        props = await self._http.get("/props")
+        try:
+            context = count(props["default_generation_settings"]["n_ctx"], least=1)
+        except (TypeError, KeyError) as error:
+            raise garbage(error) from None
+        return EngineCard(card.model, card.owner, context)
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
@@ -78,10 +61,6 @@ class LlamaCppEngine:
                     yield pieces[-1]
             if not call.stream:
                 yield _joined(pieces)
-
-    async def close(self) -> None:
-        """See `Engine.close`."""
-        await self._http.close()
 
     async def _piece(
         self, call: Call, prompt: tuple[int, ...], before: tuple[int, ...], index: int, meter: Meter

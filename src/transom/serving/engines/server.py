@@ -15,6 +15,7 @@ from contextlib import aclosing
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,15 +23,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from transom.errors import EngineError, RefusedError, TransomError
+from transom.errors import EngineError, MisconfiguredError, RefusedError, TransomError
+from transom.serving.dialect import Limits
+from transom.serving.engines.embeds import packed_floats
 from transom.serving.engines.job import Generator, Job, Step
-from transom.serving.engines.request import CompletionRequest, Limits, parse_completion
+from transom.serving.engines.request import Work, parse_completion
 from transom.serving.engines.wire import (
     SSE_DONE,
-    ClientGoneError,
+    Failure,
+    answered,
     envelope,
     parse_json_object,
     read_body,
+    require_json,
     send_event,
     send_event_start,
     send_json,
@@ -52,16 +57,22 @@ def create_engine_app(
 ) -> Starlette:
     """The engine server for a generator. `on_body` sees every request body (the fakes record with it)."""
     limits = limits or Limits()
+    if generator.feature_size > limits.features:
+        raise MisconfiguredError(
+            f"the engine tells {generator.feature_size} features a token; at most {limits.features} are sent"
+        )
 
     async def answer(body: dict[str, Any], send: Send) -> None:
-        request = parse_completion(body, generator, limits)
-        await (_stream if request.stream else _complete)(generator, request, send)
+        work = parse_completion(body, generator, limits)
+        await (_stream if work.asked.stream else _complete)(generator, work, send)
 
     async def models(_request: Request) -> Response:
         card: dict[str, Any] = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
         card["max_model_len"] = generator.context_tokens
         if generator.embedding_size is not None:
             card["hidden_size"] = generator.embedding_size
+        if generator.feature_size:
+            card["state_features"] = generator.feature_size
         return JSONResponse({"object": "list", "data": [card]})
 
     async def healthz(_request: Request) -> Response:
@@ -92,37 +103,21 @@ class JsonEndpoint:
         self._answer, self._limit_bytes, self._on_body = answer, limit_bytes, on_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def tracked(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            body = await self._read(scope, receive)
+        async def work(send: Send) -> None:
+            require_json(scope, "unsupported_media")
+            body = await read_body(scope, receive, self._limit_bytes)
+            if self._on_body is not None:
+                self._on_body(body)
+            value = parse_json_object(body)
             async with until_gone(receive):
-                await self._answer(body, tracked)
-        except ClientGoneError:
-            return
-        except Exception as error:
-            known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
-            value, status = envelope(known)
-            if started:  # in mid-stream: an error event, and no [DONE]
-                await send_event(send, value, last=True)
-            else:
-                await send_json(send, value, status)
+                await self._answer(value, send)
 
-    async def _read(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-        if kind.split(b";")[0].strip().lower() != b"application/json":
-            raise RefusedError(
-                "the content type must be application/json", status=415, code="unsupported_media"
-            )
-        body = await read_body(scope, receive, self._limit_bytes)
-        if self._on_body is not None:
-            self._on_body(body)
-        return parse_json_object(body)
+        await answered(send, work, _failure)
+
+
+def _failure(error: Exception) -> Failure:
+    known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
+    return *envelope(known), ()
 
 
 async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
@@ -163,8 +158,8 @@ async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tu
 class _Choice:
     """Renders one choice's steps as the JSON of the dialect."""
 
-    def __init__(self, index: int, request: CompletionRequest, tokenizer: Tokenizer | None) -> None:
-        self.index, self._request, self._tokenizer = index, request, tokenizer
+    def __init__(self, index: int, work: Work, tokenizer: Tokenizer | None) -> None:
+        self.index, self._asked, self._tokenizer = index, work.asked, tokenizer
         self._decoder: Any = None
         if tokenizer is not None:
             from tokenizers.decoders import DecodeStream
@@ -180,8 +175,10 @@ class _Choice:
             "logprobs": self._logprobs(step) if step.logprobs else None,
             "finish_reason": step.finish_reason,
         }
-        if self._request.return_ids:
+        if self._asked.return_token_ids:
             choice["token_ids"] = list(step.ids)
+        if step.features_TF is not None:
+            choice["state_features"] = packed_floats(step.features_TF)
         return choice
 
     def _text(self, ids: Sequence[int]) -> str:
@@ -190,7 +187,7 @@ class _Choice:
         return "".join(self._decoder.step(self._tokenizer, i) or "" for i in ids)
 
     def _name(self, token_id: int) -> str:
-        if self._tokenizer is None or self._request.tokens_as_ids:
+        if self._tokenizer is None or self._asked.return_tokens_as_token_ids:
             return f"token_id:{token_id}"
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
@@ -211,32 +208,34 @@ def _head(generator: Generator) -> dict[str, Any]:
     return {"id": identity, "object": "text_completion", "created": int(created), "model": generator.model}
 
 
-def _usage(request: CompletionRequest, completion_tokens: int) -> dict[str, int]:
-    total = request.prompt_tokens + completion_tokens
-    counts = {"prompt_tokens": request.prompt_tokens, "completion_tokens": completion_tokens}
+def _usage(work: Work, completion_tokens: int) -> dict[str, int]:
+    total = work.prompt_tokens + completion_tokens
+    counts = {"prompt_tokens": work.prompt_tokens, "completion_tokens": completion_tokens}
     return counts | {"total_tokens": total}
 
 
 def _joined(steps: list[Step]) -> Step:
     ids = tuple(i for step in steps for i in step.ids)
-    return Step(ids, tuple(entry for step in steps for entry in step.logprobs), steps[-1].finish_reason)
+    logprobs = tuple(entry for step in steps for entry in step.logprobs)
+    features = [step.features_TF for step in steps if step.features_TF is not None]
+    return Step(ids, logprobs, steps[-1].finish_reason, np.concatenate(features) if features else None)
 
 
-async def _complete(generator: Generator, request: CompletionRequest, send: Send) -> None:
-    collected: list[list[Step]] = [[] for _ in request.jobs]
-    async with aclosing(_steps(generator, request.jobs)) as steps:
+async def _complete(generator: Generator, work: Work, send: Send) -> None:
+    collected: list[list[Step]] = [[] for _ in work.jobs]
+    async with aclosing(_steps(generator, work.jobs)) as steps:
         async for index, step in steps:
             collected[index].append(step)
     whole = [_joined(steps_of_choice) for steps_of_choice in collected]
-    choices = [_Choice(i, request, generator.tokenizer).render(step) for i, step in enumerate(whole)]
-    usage = _usage(request, sum(len(step.ids) for step in whole))
+    choices = [_Choice(i, work, generator.tokenizer).render(step) for i, step in enumerate(whole)]
+    usage = _usage(work, sum(len(step.ids) for step in whole))
     await send_json(send, _head(generator) | {"choices": choices, "usage": usage})
 
 
-async def _stream(generator: Generator, request: CompletionRequest, send: Send) -> None:
+async def _stream(generator: Generator, work: Work, send: Send) -> None:
     head, completion_tokens = _head(generator), 0
-    choices = [_Choice(i, request, generator.tokenizer) for i in range(len(request.jobs))]
-    async with aclosing(_steps(generator, request.jobs)) as steps:
+    choices = [_Choice(i, work, generator.tokenizer) for i in range(len(work.jobs))]
+    async with aclosing(_steps(generator, work.jobs)) as steps:
         opened = False
         async for index, step in steps:
             if not opened:  # the status line waits for the first step, so that an early failure has its own
@@ -244,6 +243,6 @@ async def _stream(generator: Generator, request: CompletionRequest, send: Send) 
                 opened = True
             completion_tokens += len(step.ids)
             await send_event(send, head | {"choices": [choices[index].render(step)]})
-    if request.include_usage:
-        await send_event(send, head | {"choices": [], "usage": _usage(request, completion_tokens)})
+    if work.asked.stream_options.include_usage:
+        await send_event(send, head | {"choices": [], "usage": _usage(work, completion_tokens)})
     await send(SSE_DONE)

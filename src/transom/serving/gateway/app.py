@@ -17,6 +17,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,12 +32,23 @@ from transom.enclave.evidence import Trust
 from transom.errors import EngineBusyError, MisconfiguredError, NotYetError, RefusedError, TransomError
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
+from transom.serving.annotate import Annotator
 from transom.serving.engines.base import Engine
-from transom.serving.engines.wire import ClientGoneError, dump, envelope, read_body, send_event, until_gone
+from transom.serving.engines.wire import (
+    Failure,
+    answered,
+    envelope,
+    read_body,
+    require_json,
+    send_json,
+    until_gone,
+)
+from transom.serving.gateway.annotations import check_annotators
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.deliver import Caller, Gateway
 from transom.serving.gateway.enclave import Enclave
-from transom.serving.gateway.exchange import Caller, Gateway, prepare
+from transom.serving.gateway.exchange import prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
@@ -59,13 +71,14 @@ def create_gateway(
     enclave: Enclave | None = None,
     engine_trust: Callable[[], Trust] | None = None,
     substitution: Substitution | None = None,
+    annotators: Sequence[Annotator] = (),
 ) -> Starlette:
     """The gateway application. Modes words, enclave and words+obfuscated need a sanitizer.
 
     Mode enclave needs an opened bundle, obfuscated and words+obfuscated the token map of the key. A ledger
     makes the spending durable and capped. `engine_trust` tells what the engine's evidence proves; it and the
-    enclave's own trust stand in every response header. Raises MisconfiguredError for a combination that could
-    not protect what its mode promises.
+    enclave's own trust stand in every response header. `annotators` say what they make of each answer.
+    Raises MisconfiguredError for a combination that could not protect what its mode promises.
     """
     if (config.mode in ("plain", "obfuscated")) != (sanitizer is None):
         raise MisconfiguredError(
@@ -91,9 +104,12 @@ def create_gateway(
             f"the tokenizer has {tokenizer.vocab_size} ids, the key's checkpoint {substitution.vocabulary}; "
             "one of them is for another model"
         )
+    check_annotators(annotators)
     veil = Veil(sanitizer, retry_s=60 * config.retry_minutes) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
-    gateway = Gateway(config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution)
+    gateway = Gateway(
+        config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution, tuple(annotators)
+    )
     pages = _Pages(gateway)
     own = None if enclave is None else enclave.trust
     trusts = own is not None or engine_trust is not None
@@ -153,7 +169,7 @@ class _Trust:
 
 class _KnownHosts:
     """Refuses (403) a request without one `Host` of `hosts`, or with an `Origin` that is not http or https on
-    one of them. A host that the target names was made the `Host` by the server (`transom.serving.door`).
+    one of them. A host that the target names was made the `Host` by the server (`transom.net.door`).
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -163,7 +179,7 @@ class _KnownHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and not self._knows(scope["headers"]):
             message = "the Host or Origin header names another machine; see the option --allow-host"
-            await _send_error(send, *envelope(RefusedError(message, status=403, code="forbidden_host")))
+            await send_json(send, *envelope(RefusedError(message, status=403, code="forbidden_host")))
             return
         await self._app(scope, receive, send)
 
@@ -198,33 +214,13 @@ class _Endpoint:
         self._gateway, self._name, self._model = gateway, name, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 0  # of the response begun; 0 before
-
-        async def tracked(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self._answer(scope, receive, tracked)
-        except ClientGoneError:
-            status = 499
-        except Exception as error:
-            ours = known(error)
-            value, failed = envelope(ours)
-            if status:  # in mid-stream: an error event, and no [DONE]
-                await send_event(send, value, last=True)
-            else:
-                await _send_error(send, value, failed, _advice(ours, failed))
-            status = failed
+        status = await answered(send, partial(self._answer, scope, receive), _failure)
         self._gateway.metrics.request(self._name, status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         caller = _caller(self._gateway.config, headers)
-        if headers.get(b"content-type", "").split(";")[0].strip().lower() != "application/json":
-            message = "the content type must be application/json"
-            raise RefusedError(message, status=415, code="unsupported_media_type")
+        require_json(scope, "unsupported_media_type")
         body = await read_body(scope, receive, self._gateway.config.max_body_bytes)
         request = parse(self._model, body)
         veil = self._gateway.veil
@@ -291,6 +287,12 @@ def known(error: Exception) -> TransomError:
     return TransomError("the gateway failed on this request; its log names the place")
 
 
+def _failure(error: Exception) -> Failure:
+    ours = known(error)
+    value, status = envelope(ours)
+    return value, status, [(name.encode(), text.encode()) for name, text in _advice(ours, status).items()]
+
+
 def _advice(error: TransomError, status: int) -> dict[str, str]:
     """Headers that the official clients obey: whether, and after how long, a retry may succeed."""
     code = error.error_code if isinstance(error, RefusedError) else error.code
@@ -299,16 +301,6 @@ def _advice(error: TransomError, status: int) -> dict[str, str]:
     if isinstance(error, EngineBusyError) and error.retry_after_s is not None:
         return {"retry-after": str(error.retry_after_s)}
     return {}
-
-
-async def _send_error(
-    send: Send, value: object, status: int, advice: Mapping[str, str] | None = None
-) -> None:
-    body = dump(value)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.encode(), text.encode()) for name, text in (advice or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _error(_request: Request, error: Exception) -> Response:

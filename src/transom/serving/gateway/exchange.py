@@ -1,4 +1,4 @@
-"""One request's way: refuse, veil, charge, encode, call the engine, reveal, answer. The order protects.
+"""One request's way to its call: refuse, veil, charge, encode, hide. The order protects; see `deliver`.
 
 Threat model: the engine's host reads what it is sent. So nothing is sent before the request is wholly
 checked, its private words are veiled and their charge is durable; a failure on that way sends nothing. What
@@ -13,31 +13,26 @@ Source: the order of steps is the design's "way of a chat request".
 from __future__ import annotations
 
 import asyncio
-import math
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from starlette.types import Send
-
-from transom.errors import EngineGarbageError, RefusedError, ReplaceableError
+from transom.errors import RefusedError, ReplaceableError
 from transom.privacy.text import normalise
-from transom.serving.engines.base import Call, Engine, EngineCard
+from transom.serving.annotate import Asked
+from transom.serving.engines.base import Call, EngineCard
 from transom.serving.engines.bounds import fits_plain
-from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
-from transom.serving.gateway.answer import ANSWER_CHARS, Choice, Piece
-from transom.serving.gateway.charge import Charger
+from transom.serving.gateway.annotations import Annotations, features_for
+from transom.serving.gateway.answer import Choice
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.gateway.enclave import Enclave
-from transom.serving.gateway.metrics import Metrics
-from transom.serving.gateway.obfuscated import Substitution, placeholders
+from transom.serving.gateway.deliver import Caller, Exchange, Gateway
+from transom.serving.gateway.obfuscated import placeholders
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest
-from transom.serving.gateway.respond import Writer, usage_of
+from transom.serving.gateway.respond import Writer
 from transom.serving.gateway.words import Veil, Veiled, is_long
-from transom.serving.tokenizer import ChatTokenizer, Encoded
+from transom.serving.tokenizer import Encoded
 
 COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
 MODEL_ALIAS = "transom"
@@ -45,152 +40,11 @@ _VISIBLE = re.compile("[!-~]")  # spares most texts the work of normalising
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who asks: the account that pays, the session (None: none), whether to show what the host saw.
-
-    `repeat` is the name that the request shares with its repeats, where there is no session.
-    """
-
-    account: str
-    session: str | None = field(default=None, repr=False)
-    show_host: bool = False
-    repeat: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Gateway:
-    """The parts that every request uses."""
-
-    config: GatewayConfig
-    engine: Engine
-    tokenizer: ChatTokenizer | None
-    veil: Veil | None
-    charger: Charger | None
-    metrics: Metrics
-    enclave: Enclave | None = None
-    substitution: Substitution | None = None
-
-
-@dataclass
-class Exchange:
-    """What one request must remember between its call and its answer."""
-
-    gateway: Gateway
-    caller: Caller
-    request: ChatRequest | CompletionRequest
-    call: Call
-    choices: list[Choice]
-    writer: Writer
-    prompts: Sequence[tuple[int, ...]] = field(repr=False)
-    host_saw: Sequence[str] = field(repr=False)
-    host_can_read: Sequence[str] = field(default=(), repr=False)  # once it has undone a permutation
-    veiled: Veiled | None = None
-    epsilon_total: float | None = None
-    engine_usage: tuple[int, int] | None = None
-
-    @property
-    def usage(self) -> dict[str, int] | None:
-        """Token counts: our own where we tokenise, else what the engine says (0 if it never counts).
-
-        None when we closed the stream of an engine of text at a stop string: nobody has counted then.
-        """
-        if self.prompts:
-            return usage_of(sum(map(len, self.prompts)), sum(c.tokens for c in self.choices))
-        if self.engine_usage is None and any(choice.cut for choice in self.choices):
-            return None
-        return usage_of(*(self.engine_usage or (0, 0)))
-
-    async def complete(self, send: Send) -> None:
-        """Answer with one JSON object."""
-        async with aclosing(self._pieces()) as pieces:
-            async for _ in pieces:
-                pass
-        answer = self.writer.whole(self.choices, self.usage)
-        if (shown := self._finish()) is not None:
-            answer["transom"] = shown
-        await send_json(send, answer)
-
-    async def stream(self, send: Send) -> None:
-        """Answer with server-sent events; the status line waits for the engine's first piece."""
-        opened = False
-        async with aclosing(self._pieces()) as pieces:
-            async for choice, piece in pieces:
-                if not opened:
-                    await send_event_start(send)
-                    opened = True
-                if piece.text or piece.scores or piece.finish_reason:
-                    await send_event(send, self.writer.chunk(choice, piece))
-        usage = self.usage if self.request.include_usage else None
-        if (last := self.writer.closing(usage, self._finish())) is not None:
-            await send_event(send, last)
-        await send(SSE_DONE)
-
-    async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece], None]:
-        """The pieces of all choices; leaving early, or when every choice has ended, cancels the engine."""
-        unfinished, chars = len(self.choices), 0
-        with self.gateway.metrics.step("engine"):
-            async with aclosing(self.gateway.engine.generate(self.call)) as deltas:
-                async for delta in deltas:
-                    if self.gateway.substitution is not None:
-                        delta = self.gateway.substitution.reveal_delta(delta)
-                    self.engine_usage = delta.usage or self.engine_usage
-                    choice = self.choices[delta.index]
-                    if choice.finish_reason is not None:
-                        continue
-                    piece = choice.feed(delta)
-                    chars += len(piece.text)
-                    if chars > ANSWER_CHARS:
-                        raise EngineGarbageError(
-                            f"the engine's answer has more than {ANSWER_CHARS} characters"
-                        )
-                    yield choice, piece
-                    unfinished -= choice.finish_reason is not None
-                    if not unfinished and any(choice.cut for choice in self.choices):
-                        return
-        if unfinished:
-            raise EngineGarbageError("the engine ended without finishing every choice")
-
-    def _finish(self) -> dict[str, Any] | None:
-        """Count, remember the answers, and describe what the host saw if asked."""
-        gateway, usage = self.gateway, self.usage
-        if usage is not None:
-            gateway.metrics.tokens("prompt", usage["prompt_tokens"])
-            gateway.metrics.tokens("completion", usage["completion_tokens"])
-        if gateway.veil is not None and self.veiled is not None and isinstance(self.request, ChatRequest):
-            for answer in self.choices:
-                gateway.veil.remember(self.veiled, answer.text, answer.host_text)
-        return self._shown() if self.caller.show_host else None
-
-    def _shown(self) -> dict[str, Any]:
-        ids = [list(prompt) for prompt in self.prompts]
-        shown: dict[str, Any] = {
-            "mode": self.gateway.config.mode,
-            "host_saw": "\n".join(self.host_saw),
-            "host_token_ids": ids[0] if len(ids) == 1 else ids,
-            "host_can_read": "\n".join(self.host_can_read) if self.gateway.substitution else None,
-            "guarantee": None,
-            "epsilon_spent": _finite(self.veiled.epsilon if self.veiled else 0.0),
-            "epsilon_total": _finite(self.epsilon_total),
-            "counts": {},
-            "bayes": None,
-        }
-        if self.gateway.enclave is not None:  # the engine's owner maps rows back to these ids
-            shown |= {
-                "trust": self.gateway.enclave.trust,
-                "measurement": self.gateway.enclave.measurement,
-            }
-        if self.gateway.substitution is not None:
-            shown["guarantee"] = self.gateway.substitution.guarantee().to_dict()
-        if self.veiled is not None and self.gateway.veil is not None:
-            shown |= self.gateway.veil.explain(self.veiled)
-        return shown
-
-
 async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, caller: Caller) -> Exchange:
     """Everything up to the call. When this raises, nothing was sent."""
     card = await gateway.engine.probe()
     published = gateway.config.model or card.model
+    features = features_for(gateway.annotators, card.features)
     fields = _fields(request)
     _refuse(gateway, request, fields, card, published)
     veiled, total = None, None
@@ -203,8 +57,12 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
         fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
         encoded = await _aside(fields or [], partial(_encode, gateway, request, fields))
-    call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller)
+    call = _call(gateway, request, encoded, fields or [], card.context_tokens, caller, features)
     saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
+    annotations = None
+    if gateway.annotators:
+        asked = Asked(gateway.config.mode, published, tuple(saw), call.prompts)
+        annotations = Annotations(gateway.annotators, asked, max(1, len(encoded)) * call.n, features)
     can_read: list[str] = []
     if gateway.substitution is not None:
         call = gateway.substitution.hide_call(call)
@@ -223,7 +81,9 @@ async def prepare(gateway: Gateway, request: ChatRequest | CompletionRequest, ca
     writer = Writer(
         isinstance(request, ChatRequest), published, gateway.tokenizer, request.alternatives is not None
     )
-    return Exchange(gateway, caller, request, call, choices, writer, prompts, saw, can_read, veiled, total)
+    return Exchange(
+        gateway, caller, request, call, choices, writer, prompts, saw, can_read, veiled, total, annotations
+    )
 
 
 async def _aside(fields: Sequence[tuple[str, str]], work: Callable[[], _Result]) -> _Result:
@@ -326,6 +186,7 @@ def _call(
     fields: Sequence[tuple[str, str]],
     context_tokens: int | None,
     caller: Caller,
+    features: int,
 ) -> Call:
     longest = max((len(one.ids) for one in encoded), default=0)
     max_tokens = _answer_tokens(gateway.config, request, longest, context_tokens)
@@ -339,9 +200,10 @@ def _call(
         top_p=request.top_p,
         seed=request.seed,
         logprobs=request.alternatives,
+        features=features,
         stop_ids=gateway.tokenizer.eos_ids if gateway.tokenizer and encoded else (),
         stream=bool(request.stream or request.stops)
-        or not fits_plain(choices * max_tokens, request.alternatives),
+        or not fits_plain(choices * max_tokens, request.alternatives, features),
         tenant=caller.account,
     )
 
@@ -365,10 +227,6 @@ def _answer_tokens(
             code="context_length_exceeded",
         )
     return wanted or (default if room is None else min(default, room))
-
-
-def _finite(epsilon: float | None) -> float | str | None:
-    return "inf" if epsilon is not None and math.isinf(epsilon) else epsilon  # JSON has no infinity
 
 
 async def _charge(gateway: Gateway, veil: Veil, veiled: Veiled, caller: Caller) -> float | None:

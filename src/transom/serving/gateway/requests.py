@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from transom.config import load_json
 from transom.errors import RefusedError
-from transom.serving.engines.request import Limits
+from transom.serving import dialect
+from transom.serving.dialect import Alternatives, Seed, Strict, TokenIds, Tokens, TopP, refuse_too_many
 
 _NOT_TEXT = "only text content is supported: images, audio and files cannot be protected"
 REFUSED_BECAUSE = {
@@ -35,20 +36,11 @@ REFUSED_BECAUSE = {
     "web_search_options": "web search would send content elsewhere; it is not supported",
     "suffix": "suffix is not supported by these engines",
 }
-CHOICES = Limits().choices  # of all prompts together, as our engines limit them
 Choices = Annotated[int, Field(ge=1, le=16)]
-Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Dropped = Annotated[Any, Field(description="Accepted and dropped: never sent to the engine.")]
 Unsupported = Annotated[None, Field(description="Not supported: any value but null is refused.")]
 Neutral = Annotated[float, Field(ge=0, le=0, description="Only the neutral value 0 is supported.")]
-
-
-class Strict(BaseModel):
-    """No coercion, no unknown fields, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TextPart(Strict):
@@ -83,10 +75,9 @@ class Message(Strict):
         return "system" if self.role == "developer" else self.role
 
 
-class StreamOptions(Strict):
-    """`include_usage` adds a last chunk with the token counts."""
+class StreamOptions(dialect.StreamOptions):
+    """As an engine's, and one that clients send."""
 
-    include_usage: bool = False
     include_obfuscation: Dropped = None
 
 
@@ -102,9 +93,9 @@ class Sampling(Strict):
     model: str
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: TopP | None = None
     n: Choices | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**62)] | None = None
+    seed: Seed | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -136,7 +127,7 @@ class ChatRequest(Sampling):
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Alternatives | None = None
     response_format: TextFormat | None = None
     parallel_tool_calls: Dropped = None
     reasoning_effort: Dropped = None
@@ -170,7 +161,7 @@ class CompletionRequest(Sampling):
         | Annotated[list[str], Field(min_length=1, max_length=16)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=16)]
     )
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Alternatives | None = None
     echo: Literal[False] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Unsupported = None
@@ -200,7 +191,7 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
     try:
         request = model.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(error, len(body)) from None
+        raise _refusal(error, model, len(body)) from None
     try:
         load_json(body.decode())  # of a name that stands twice pydantic takes the last
     except ValueError:
@@ -218,33 +209,26 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
             raise RefusedError("every message is empty; send text", param="messages", code="empty_prompt")
     elif request.prompt == "" or (isinstance(request.prompt, list) and "" in request.prompt):
         raise RefusedError("the prompt is empty; send text", param="prompt", code="empty_prompt")
-    elif (request.n or 1) * request.prompts > CHOICES:
-        raise RefusedError(
-            f"n asks for {(request.n or 1) * request.prompts} choices in all, more than {CHOICES}",
-            param="n",
-            code="invalid_value",
-        )
+    else:
+        refuse_too_many(request.n or 1, request.prompts)
     return request
 
 
-def _refusal(error: ValidationError, size_bytes: int) -> RefusedError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+def _refusal(error: ValidationError, model: type[AnyRequest], size_bytes: int) -> RefusedError:
+    first = error.errors(include_url=False, include_context=False)[0]  # its input is not told
     if first["type"] == "json_invalid":
         return RefusedError(f"the body ({size_bytes} bytes) is not valid JSON in UTF-8", code="invalid_json")
-    path = first["loc"]
-    names = [str(part) for part in path if isinstance(part, str)]
-    reason = next((REFUSED_BECAUSE[name] for name in names if name in REFUSED_BECAUSE), None)
-    param = _param(path)
-    if reason is not None:
-        return RefusedError(reason, param=param, code="unsupported_parameter")
-    if first["type"] == "extra_forbidden":
-        return RefusedError("unknown parameter; remove it", param=param, code="unknown_parameter")
-    if names[:2] == ["messages", "content"]:
+    param, names = _param(first["loc"]), [part for part in first["loc"] if isinstance(part, str)]
+    of_content = names[:2] == ["messages", "content"]
+    if of_content and first["input"] in (None, []):
+        message = "content is null or empty; give a text, or leave the message out"
+        return RefusedError(message, param=param, code="invalid_value")
+    if of_content and not REFUSED_BECAUSE.keys() & names:
         return RefusedError(f"content must be text. {_NOT_TEXT}", param=param, code="invalid_value")
     if names[:2] == ["messages", "role"]:
         message = "role must be system, developer, user or assistant; tool messages are not supported yet"
         return RefusedError(message, param=param, code="invalid_value")
-    return RefusedError(f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
+    return dialect.refusal(error, model, REFUSED_BECAUSE, param)
 
 
 def _param(path: tuple[int | str, ...]) -> str | None:

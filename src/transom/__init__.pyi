@@ -1,0 +1,199 @@
+"""The public names: what `from transom import` gives, to type checkers and to the interpreter alike.
+
+A name that says nothing outside its room gets one that does. `__init__.py` reads this file, `docs/api.md` is
+generated from it, and ruff holds the imports and `__all__` together.
+"""
+
+from transom.audit.attacks.epsilon import EpsilonFinding, distinguish
+from transom.audit.words import audit_mechanism
+from transom.checkpoint.cut import Back, Front
+from transom.checkpoint.cut import cut as cut_model
+from transom.checkpoint.load import Checkpoint
+from transom.checkpoint.load import load as load_checkpoint
+from transom.checkpoint.walk import Block, Walk
+from transom.checkpoint.walk import walk as walk_model
+from transom.data.rows import read_texts
+from transom.enclave.broker import create_broker
+from transom.enclave.bundle import pack as pack_bundle
+from transom.enclave.bundle import verify_bundle
+from transom.enclave.client import obtain_key
+from transom.enclave.evidence import Claims, Evidence
+from transom.enclave.log import ReleaseLog
+from transom.enclave.manifest import Manifest
+from transom.enclave.owner import Owner
+from transom.enclave.policy import EvidencePolicy, Rule, load_evidence_policy
+from transom.enclave.source import InsecureDevEvidence
+from transom.enclave.table import EmbeddingTable, open_table
+from transom.enclave.verify import verify as verify_evidence
+from transom.errors import (
+    BrokerError,
+    BundleError,
+    CheckpointError,
+    EngineBusyError,
+    EngineDownError,
+    EngineError,
+    EngineGarbageError,
+    EngineTimeoutError,
+    EvidenceError,
+    LedgerError,
+    LedgerSpentError,
+    MisconfiguredError,
+    MissingExtraError,
+    NeverError,
+    NotYetError,
+    PolicyError,
+    RefusedError,
+    ReplaceableError,
+    TransomError,
+)
+from transom.net.listen import Tls, serve_in_thread
+from transom.net.pin import KeyPin, parse_pin
+from transom.obfuscation.card import Card, verify_card
+from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
+from transom.obfuscation.keys import preset as obfuscation_preset
+from transom.obfuscation.writer import obfuscate
+from transom.privacy.account import ApproximateEvent, Event, GaussianEvent, LaplaceEvent, PureEvent
+from transom.privacy.account import gaussian as gaussian_event
+from transom.privacy.build import build_policy
+from transom.privacy.channel import BayesAttack, Channel, exact_epsilon
+from transom.privacy.channel import bayes as attack_channel
+from transom.privacy.channel import sample as sample_channel
+from transom.privacy.explain import Explanation
+from transom.privacy.explain import explain as explain_mechanism
+from transom.privacy.guarantee import Guarantee, price
+from transom.privacy.ledger import Ledger
+from transom.privacy.mechanisms import build as build_mechanism
+from transom.privacy.memo import PlaceMemo
+from transom.privacy.partition import Partition, WordMechanism
+from transom.privacy.placeholders import Placeholders
+from transom.privacy.policy import Policy, load_policy, write_policy
+from transom.privacy.sanitize import Sanitized, Sanitizer
+from transom.report.finding import Attack, Example, Finding
+from transom.report.html import page as report_page
+from transom.report.report import Frontier, FrontierPoint, Report
+from transom.report.sarif import sarif as report_sarif
+from transom.serving.attestor import create_attestor
+from transom.serving.engines.chat import ChatEngine
+from transom.serving.engines.client import IdsEngine
+from transom.serving.engines.echo import EchoEngine
+from transom.serving.engines.embedded import EmbeddedEngine
+from transom.serving.engines.evidence import EvidenceGuard
+from transom.serving.engines.http import Pinned
+from transom.serving.engines.llamacpp import LlamaCppEngine
+from transom.serving.engines.server import create_engine_app
+from transom.serving.gateway.app import create_gateway
+from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.enclave import Enclave, ExtractionMeter
+from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
+
+__all__ = [
+    "ApproximateEvent",
+    "Attack",
+    "Back",
+    "BayesAttack",
+    "Block",
+    "BrokerError",
+    "BundleError",
+    "Card",
+    "Channel",
+    "ChatEngine",
+    "ChatTokenizer",
+    "Checkpoint",
+    "CheckpointError",
+    "Claims",
+    "EchoEngine",
+    "EmbeddedEngine",
+    "EmbeddingTable",
+    "Enclave",
+    "EngineBusyError",
+    "EngineDownError",
+    "EngineError",
+    "EngineGarbageError",
+    "EngineTimeoutError",
+    "EpsilonFinding",
+    "Event",
+    "Evidence",
+    "EvidenceError",
+    "EvidenceGuard",
+    "EvidencePolicy",
+    "Example",
+    "Explanation",
+    "ExtractionMeter",
+    "Finding",
+    "Front",
+    "Frontier",
+    "FrontierPoint",
+    "GatewayConfig",
+    "GaussianEvent",
+    "Guarantee",
+    "IdsEngine",
+    "InsecureDevEvidence",
+    "KeyFile",
+    "KeyPin",
+    "LaplaceEvent",
+    "Ledger",
+    "LedgerError",
+    "LedgerSpentError",
+    "LlamaCppEngine",
+    "Manifest",
+    "MisconfiguredError",
+    "MissingExtraError",
+    "NeverError",
+    "NotYetError",
+    "Owner",
+    "Partition",
+    "Pinned",
+    "PlaceMemo",
+    "Placeholders",
+    "Policy",
+    "PolicyError",
+    "PureEvent",
+    "RefusedError",
+    "ReleaseLog",
+    "ReplaceableError",
+    "Report",
+    "Rule",
+    "Sanitized",
+    "Sanitizer",
+    "Tls",
+    "TransomError",
+    "Walk",
+    "WordMechanism",
+    "attack_channel",
+    "audit_mechanism",
+    "build_mechanism",
+    "build_policy",
+    "create_attestor",
+    "create_broker",
+    "create_engine_app",
+    "create_gateway",
+    "cut_model",
+    "distinguish",
+    "exact_epsilon",
+    "explain_mechanism",
+    "gaussian_event",
+    "load_checkpoint",
+    "load_evidence_policy",
+    "load_key",
+    "load_policy",
+    "load_tokenizer",
+    "new_key",
+    "obfuscate",
+    "obfuscation_preset",
+    "obtain_key",
+    "open_table",
+    "pack_bundle",
+    "parse_pin",
+    "price",
+    "read_texts",
+    "report_page",
+    "report_sarif",
+    "sample_channel",
+    "save_key",
+    "serve_in_thread",
+    "verify_bundle",
+    "verify_card",
+    "verify_evidence",
+    "walk_model",
+    "write_policy",
+]

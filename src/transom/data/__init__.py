@@ -1,0 +1,1 @@
+"""A user's own files: rows, columns and texts."""
