@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from transom.errors import (
     ReplaceableError,
     TransomError,
 )
-from transom.obfuscation.card import CARD_FILE, verify_card
+from transom.obfuscation.card import CARD_FILE, Card, read_card, verify_card
 from transom.obfuscation.client import load_client
-from transom.obfuscation.keyfile import load_key
+from transom.obfuscation.keyfile import KeyFile, load_key
 from transom.obfuscation.keys import preset
+from transom.obfuscation.plain import Plain, open_source
 
 LINE = "obfuscate tiny --out out --key key --h 8 --workers 1"
 
@@ -279,7 +283,8 @@ def test_layers_left_out_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_refusals_have_their_exit_code_and_leave_nothing(source: str, error: type[CheckpointError]) -> None:
-    for name, change in (("gpt2", {"model_type": "gpt2"}), ("gptq", {"quantization_config": {}})):
+    quantised = {"quantization_config": {"quant_method": "gptq"}}
+    for name, change in (("gpt2", {"model_type": "gpt2"}), ("gptq", quantised)):
         config = json.loads((tiny_llama(Path(name)) / "config.json").read_text()) | change
         Path(name, "config.json").write_text(json.dumps(config))
     weights = tiny_llama(Path("truncated")) / "model.safetensors"
@@ -316,3 +321,26 @@ def test_what_cannot_be_written_is_known_before_the_work(
     assert run(f"obfuscate absent {options}") == MisconfiguredError.exit_code
     assert "cannot write" in capsys.readouterr().err
     assert present() == before
+
+
+def test_the_audit_finds_the_memory_of_a_ggufs_model_free(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The audit reads the model itself, and two of them may be more than the machine has."""
+    models: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    def opened(source: str) -> Plain:
+        checkpoint = load(source)
+        models.append(weakref.ref(checkpoint.model))
+        return replace(open_source(source), loaded=checkpoint)
+
+    def audited(plain: Plain, out: Path, key: KeyFile, **_: Any) -> Card:
+        gc.collect()
+        alive.append(models[0]() is not None)
+        return read_card(out, key)
+
+    monkeypatch.setattr(obfuscate_command, "open_source", opened)
+    monkeypatch.setattr(obfuscate_command, "audit_output", audited)
+    made(capsys, f"{LINE} --preset exact")
+    assert alive == [False]

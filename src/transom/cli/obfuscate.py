@@ -107,6 +107,7 @@ def obfuscate(
             resume=resume,
             progress=meter.reach,
         )
+    plain = replace(plain, loaded=None)  # a GGUF's model: the audit reads its own, and needs the memory
     card = audit_output(plain, out, secret, quiet=as_json) if audit else read_card(out, secret)
     write_card(client, card, secret)
     _show(card, plain, {"out": out, "key": key, "client": client}, why, as_json)
