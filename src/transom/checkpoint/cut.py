@@ -100,7 +100,7 @@ def cut(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Back]:
 
 
 def new_cache() -> Any:
-    """An empty key-value cache for one half: it keeps every position, and the mask does a window's sliding."""
+    """An empty key-value cache for one half. It keeps every position: a window is the mask's."""
     from transformers import DynamicCache
 
     return DynamicCache()
