@@ -6,16 +6,18 @@ Does not protect against: a model that was trained to misbehave.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from transom.checkpoint.families import CHECKED
 from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import class_config, gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
-from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config
+from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config, task_class
 from transom.checkpoint.source import Source, check, find, read_json, stored_tensors
 from transom.checkpoint.structure import quantised_by
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Task = Literal["causal-lm", "masked-lm", "sequence-classification", "token-classification"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,26 @@ class Checkpoint:
     source: Source
 
 
-def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -> Checkpoint:
+def load(
+    source: str | Path,
+    *,
+    dtype: Dtype = "float32",
+    device: str = "cpu",
+    task: Task | None = None,
+    num_labels: int | None = None,
+    trainable: Collection[str] = (),
+) -> Checkpoint:
     """Load a checkpoint; `source` is a path, "smollm2", "minilm" or a hub name.
 
-    Raises CheckpointError (absent, broken, a pickle), NotYetError (an architecture that is not known),
-    MisconfiguredError (dtype or device), ReplaceableError (quantised in a way that is not read here),
-    MissingExtraError.
+    `task` says what the model is for, where that is not what its files say: the trunk is the files', a head
+    that they lack, or have for another number of labels, starts from torch's random numbers. `num_labels` is
+    the size of a classifier. `trainable` are patterns of parameters' names ("*", "score.*") that keep
+    gradients; the model is in evaluation mode all the same.
+    Raises CheckpointError (absent, broken, a pickle), NotYetError (an architecture that is not known, or not
+    for the task), MisconfiguredError (dtype, device, task, a pattern that no parameter has),
+    ReplaceableError (quantised in a way that is not read here), MissingExtraError.
     """
+    _check_task(task, num_labels)
     found = find(source)
     check(found)
     if found.kind == "gguf":
@@ -51,7 +67,7 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
     _check_device(torch, dtype, device)
     tokenizer = _tokenizer(found)  # which may be refused and costs less than the weights
     try:
-        model = _read(found, transformers, torch, getattr(torch, dtype))
+        model = _read(found, transformers, torch, getattr(torch, dtype), task, num_labels)
     except (CheckpointError, NotYetError):
         raise
     except Exception as error:
@@ -65,7 +81,7 @@ def load(source: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -
         raise CheckpointError(
             f"{found.path} could not be loaded ({type(error).__name__}); restore its files"
         ) from error
-    model.requires_grad_(False)
+    _leave_gradients(model, trainable)
     return Checkpoint(model.to(device).eval(), tokenizer, found)
 
 
@@ -78,20 +94,47 @@ def _check_device(torch: Any, dtype: str, device: str) -> None:
         raise MisconfiguredError(f"device {device!r} is not usable here; use cpu") from None
 
 
-def _read(found: Source, transformers: Any, torch: Any, dtype: Any) -> Any:
+def _check_task(task: str | None, num_labels: int | None) -> None:
+    if task is not None and task not in get_args(Task):
+        raise MisconfiguredError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}")
+    if num_labels is not None and (task is None or "classification" not in task or num_labels < 1):
+        raise MisconfiguredError(f"num_labels is for a classifier and at least 1, got {num_labels}")
+
+
+def _leave_gradients(model: Any, patterns: Collection[str]) -> None:
+    model.requires_grad_(False)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in patterns:
+        named = model.named_parameters(remove_duplicate=False)
+        chosen = [parameter for name, parameter in named if fnmatchcase(name, pattern)]
+        if not chosen:
+            raise MisconfiguredError(f"no parameter of the model is named {pattern!r}; none would be trained")
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+
+
+def _read(
+    found: Source, transformers: Any, torch: Any, dtype: Any, task: Task | None, num_labels: int | None
+) -> Any:
     if found.kind == "gguf":
+        if task not in (None, "causal-lm"):
+            raise NotYetError(f"a GGUF is read as causal-lm only, not as {task}; give its source model")
         return _read_gguf(found.path, transformers, torch, dtype)
     tensors = stored_tensors(found.path)
     config = model_config(found, tensors)
-    check_fit(found, config, tensors)
+    if num_labels is not None:
+        config.num_labels = num_labels
+    wanted = None if task is None else task_class(found, config, task)
+    check_fit(found, config, tensors, wanted)
     generation_settings(found.path, config.vocab_size if config.model_type in CHECKED else None)
-    model, _info = model_class(found, config).from_pretrained(
+    model, _info = (wanted or model_class(found, config)).from_pretrained(
         found.path,
         config=config,
         dtype=dtype,
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=num_labels is not None,
     )
     if hasattr(config, "tie_word_embeddings"):  # or the next who saves it would drop a head of its own
         model.config.tie_word_embeddings = is_tied(config, tensors)

@@ -34,6 +34,12 @@ _SIDES = (
 _SHORT = 2**20  # a side that costs nothing, though a model may do without what it is the side of
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
+_TASKS = {
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+}
 _NOT_THE_MODELS = (
     "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
     "chunk_size_feed_forward",
@@ -143,13 +149,25 @@ def model_class(source: Source, config: Any) -> Any:
     return own
 
 
-def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> None:
-    """The weights are those of the configuration: none missing, none spare, each of its shape.
+def task_class(source: Source, config: Any, task: str) -> Any:
+    """The class of the configuration's architecture for a task. Raises NotYetError."""
+    transformers, _torch = libraries()
+    auto = getattr(transformers, _TASKS[task])
+    family = family_of({"model_type": config.model_type})
+    sees_ahead = task == "causal-lm" and family is not None and not family.causal
+    if sees_ahead or type(config) not in auto._model_mapping:
+        raise NotYetError(f"{source.path}: {config.model_type!r} models are not for {task} yet")
+    return auto._model_mapping[type(config)]
+
+
+def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored], wanted: Any | None = None) -> None:
+    """The weights are those of the configuration: none missing, none spare, each of its shape. Where a class
+    is `wanted`, that counts for its trunk, and its head may be the files' or not.
 
     transformers loads them without their values, so nothing is read or allocated. Raises CheckpointError.
     """
     _transformers, torch = libraries()
-    found = model_class(source, config)
+    found = wanted or model_class(source, config)
     plain = type(config).from_dict(config.to_dict())
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
@@ -171,6 +189,11 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> Non
             f"{source.path} could not be loaded ({type(error).__name__}): no model is made of this "
             "config.json and these shapes; restore its files"
         ) from error
+    if wanted is not None:
+        trunk = f"{wanted.base_model_prefix}."
+        for what, names in info.items():
+            if what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+                info[what] = {name for name in names if _is_of(trunk, name)}
     spare = partial(
         is_spare,
         kind=config.model_type,
@@ -180,6 +203,12 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored]) -> Non
     shapes = {name: stored.shape for name, stored in tensors.items()}  # a fused tensor has none in the file
     unread = {name for name in info["unexpected_keys"] if not spare(name, shapes.get(name, (0,)))}
     _check_info(source.path, config, info, unread)
+
+
+def _is_of(trunk: str, name: Any) -> bool:
+    """Whether a tensor (or one with its two shapes) is of the trunk; the pooler is the head's."""
+    name = name if isinstance(name, str) else name[0]
+    return name.startswith(trunk) and ".pooler." not in name
 
 
 def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
