@@ -27,7 +27,7 @@ from transom.config import Known, read_config, settings, suggest
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML file of options, ruled by those here.", is_eager=True),
+    typer.Option("--config", help="YAML file; options typed here rule.", is_eager=True),
 ]
 _METAVARS = {Path: "PATH", str: "TEXT", float: "NUMBER", int: "N"}
 _ALSO = {"llama.cpp": "llamacpp"}
