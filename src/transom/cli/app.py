@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, field, is_dataclass, make_dataclass
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -167,18 +167,21 @@ def _worded(note: ParameterInfo, words: tuple[str, ...] | str) -> ParameterInfo:
         return option
     option.metavar = "WORD"
     option.help = f"{(option.help or '').rstrip('.')}: {', '.join(words)}."
-    option.parser = partial(_word, words)
+    option.parser = _word_of(words)
     option.autocompletion = lambda incomplete: [word for word in words if word.startswith(incomplete)]
     return option
 
 
-def _word(words: tuple[str, ...], text: str) -> str:
-    word = text.lower()
-    for also, name in _ALSO.items():
-        word = word.replace(also, name)
-    if word in words:
-        return word
-    raise typer.BadParameter(f"{text!r} is unknown; {suggest(text, words)}")
+def _word_of(words: tuple[str, ...]) -> Callable[[str], str]:
+    def word(text: str) -> str:
+        found = text.lower()
+        for also, name in _ALSO.items():
+            found = found.replace(also, name)
+        if found in words:
+            return found
+        raise typer.BadParameter(f"{text!r} is unknown; {suggest(text, words)}")
+
+    return word
 
 
 def _tuple(value: Any) -> Any:
