@@ -255,7 +255,7 @@ def test_a_file_is_yaml_or_json_and_its_paths_begin_at_its_folder(tmp_path: Path
         ("a.yaml", b"port: 1\nport: 2", "as YAML: 'port' stands twice"),
         ("a.json", b'{"port": 1, "port": 2}', "as JSON: an object names a member twice"),
         ("a.json", b"port: 1", "as JSON"),
-        ("a.yaml", b"\xff", "as YAML: it is not UTF-8"),
+        ("a.yaml", b"\xff", "as YAML: .*utf-8"),
         ("a.json", b" " * (2**22 + 1), "more than"),
         ("a.yaml", b"", "must be a mapping, got null"),
     ],

@@ -16,6 +16,7 @@ from transom.errors import MisconfiguredError
 from transom.files import (
     file_sha256,
     growing,
+    read_bounded,
     read_private,
     require_writable,
     sync,
@@ -206,3 +207,16 @@ def test_a_growing_file_is_there_when_it_is_whole_and_not_before(
     with pytest.raises(FileNotFoundError), growing(tmp_path / "nowhere" / "file"):
         pass
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"whole"}
+
+
+@pytest.mark.parametrize("size_bytes", [0, 9, 10, 11, 1000])
+def test_no_more_of_a_file_is_read_than_its_reader_wants(tmp_path: Path, size_bytes: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size_bytes)
+    if size_bytes <= 10:
+        assert read_bounded(path, 10) == b"x" * size_bytes
+    else:
+        with pytest.raises(ValueError, match="more than 10 bytes"):
+            read_bounded(path, 10)
+    with pytest.raises(FileNotFoundError):
+        read_bounded(tmp_path / "absent", 10)

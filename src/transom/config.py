@@ -36,6 +36,7 @@ from typing import (
 )
 
 from transom.errors import MisconfiguredError, TransomError
+from transom.files import read_bounded
 
 if TYPE_CHECKING:
     import yaml
@@ -167,7 +168,7 @@ def read_config(
     path = Path(path)
     form, load = ("JSON", load_json) if path.suffix == ".json" else ("YAML", load_yaml)
     try:
-        value = load(_text(path))
+        value = load(read_bounded(path, _MAX_FILE_BYTES).decode())
     except OSError as why:
         raise error(f"cannot read {what} {path} ({why.strerror}); check the path") from None
     except ValueError as why:
@@ -226,17 +227,6 @@ def suggest(got: object, known: Iterable[str]) -> str:
     return f"did you mean {names[near[0]]!r}?" if near else f"known: {', '.join(names.values())}"
 
 
-def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        raw = file.read(_MAX_FILE_BYTES + 1)
-    if len(raw) > _MAX_FILE_BYTES:
-        raise ValueError(f"it has more than {_MAX_FILE_BYTES} bytes")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8") from None
-
-
 class _Absent:
     """In place of a value that a mapping lacks."""
 
@@ -250,9 +240,10 @@ class _Reading:
 
     def value(self, kind: Any, value: Any, where: str, setting: Setting) -> Any:
         """The value as its kind; None after a problem."""
-        origin, inner = get_origin(kind), get_args(kind)
+        origin = get_origin(kind)
         if origin is Annotated:
-            return self.value(inner[0], value, where, _setting(inner))
+            kind, setting = _split(kind)
+            return self.value(kind, value, where, setting)
         if origin in (Union, UnionType):
             return self._either(kind, value, where, setting)
         if is_dataclass(kind) and isinstance(value, Mapping):
@@ -309,12 +300,10 @@ class _Reading:
         if inner[named] is str:
             plain = all(isinstance(one, str) for one in parts.values())
             return (parts if named else tuple(value)) if plain else _Absent
-        made = {
-            name: self.value(
-                inner[named], one, f"{where}.{_name(name)}" if named else f"{where}[{name}]", Setting()
-            )
-            for name, one in parts.items()
-        }
+        made = {}
+        for name, one in parts.items():
+            place = f"{where}.{_name(name)}" if named else f"{where}[{name}]"
+            made[name] = self.value(inner[named], one, place, Setting())
         return made if named else tuple(made.values())
 
     def _scalar(self, kind: Any, value: Any) -> Any:
@@ -332,25 +321,25 @@ class _Reading:
         return value if fits else _Absent
 
     def _wrong(self, kind: Any, value: Any, where: str, setting: Setting) -> None:
-        said = f"{where}: {setting.sentence}" if setting.sentence else ""
-        said = said or f"{where or 'it'} must {setting.wanted or _wanted(kind, setting)}"
-        hint = ""
+        hint, said = "", f"{where or 'it'} must {setting.wanted or _wanted(kind, setting)}"
+        if setting.sentence:
+            said = f"{where}: {setting.sentence}".removeprefix(": ")
         if get_origin(kind) is Literal and isinstance(value, str):
             near = suggest(value, map(str, get_args(kind)))
             hint = f"; {near}" if near.startswith("did") else ""
-        self.problems.append(f"{said.removeprefix(': ')}, got {_got(kind, value)}{hint}")
+        self.problems.append(f"{said}, got {_got(kind, value)}{hint}")
 
 
 def _known(field: Any, hint: Any) -> Known:
-    kind, setting = hint, Setting()
-    if get_origin(hint) is Annotated:
-        kind, setting = get_args(hint)[0], _setting(get_args(hint))
-    made = field.default_factory is not MISSING
-    return Known(field.name, kind, field.default_factory() if made else field.default, setting)
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    kind, setting = _split(hint)
+    return Known(field.name, kind, default, setting)
 
 
-def _setting(annotated: tuple[Any, ...]) -> Setting:
-    return next((one for one in annotated if isinstance(one, Setting)), Setting())
+def _split(hint: Any) -> tuple[Any, Setting]:
+    """A type without `Annotated`, and what is said beside it."""
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    return kind, next((one for one in notes if isinstance(one, Setting)), Setting())
 
 
 def _within(value: Any, setting: Setting) -> bool:

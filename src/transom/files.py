@@ -101,6 +101,15 @@ def read_private(path: Path, *, give: str = "a file that exists") -> bytes:
         raise MisconfiguredError(f"cannot read {path} ({error.strerror}); give {give}") from None
 
 
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """The bytes of a file. Raises OSError, and ValueError for more than `limit_bytes`."""
+    with path.open("rb") as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise ValueError(f"it has more than {limit_bytes} bytes")
+    return data
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes as hex. Raises MisconfiguredError when it cannot be read."""
     try:

@@ -168,3 +168,21 @@ def test_another_sides_words_become_one_bounded_printable_line(text: str) -> Non
 def test_short_words_stay_as_they_are() -> None:
     assert release.short("the nonce is old") == "the nonce is old"
     assert release.short("a\n\x1b[31mb") == "a??[31mb"
+
+
+@given(st.binary(max_size=40), st.integers(0, 40))
+def test_a_field_of_so_many_bytes_is_read_as_bytes_or_refused(value: bytes, wanted: int) -> None:
+    body = b'{"a": "%s", "b": "x"}' % release.base64_of(value).encode()
+    fields: release.Fields = {"a": wanted, "b": str}
+    if len(value) == wanted:
+        assert release.read_message(body, fields) == {"a": value, "b": "x"}
+    else:
+        with pytest.raises(MessageError, match=f"a must have {wanted} bytes, got {len(value)}"):
+            release.read_message(body, fields)
+
+
+@pytest.mark.parametrize("value", [b"1", b"null", b'"%s"' % SECRET, b'["AAAA"]'])
+def test_a_field_of_bytes_that_is_no_base64_is_refused_without_it(value: bytes) -> None:
+    with pytest.raises(MessageError) as caught:
+        release.read_message(b'{"a": %s}' % value, {"a": 9})
+    assert SECRET.decode() not in str(caught.value)

@@ -198,14 +198,9 @@ def create_broker(
 
 
 def _question(broker: Broker, body: bytes) -> Question:
-    ask = _read(body, release.RELEASE)
-    try:
-        nonce = release.unbase64("nonce", ask["nonce"], NONCE_BYTES)
-        hpke_public = release.unbase64("hpke_public", ask["hpke_public"], release.HPKE_PUBLIC_BYTES)
-    except MessageError as error:
-        raise _RefusedError(400, f"not a request: {error}") from None
-    _known(broker, ask["bundle"])
-    return Question(ask["bundle"], nonce, hpke_public, ask["policy_sha256"], ask["evidence"])
+    question = Question(**_read(body, release.RELEASE))
+    _known(broker, question.bundle)
+    return question
 
 
 def _kind(question: Question) -> str:
@@ -256,7 +251,7 @@ async def _body(request: Request) -> bytes:
     raise _RefusedError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
-def _read(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
+def _read(body: bytes, fields: release.Fields) -> dict[str, Any]:
     try:
         return release.read_message(body, fields)
     except MessageError as error:

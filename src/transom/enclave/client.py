@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from transom.net.pin import KeyPin
 
 _MAX_ANSWER_BYTES = 16 * 1024
-_RELEASED = {"sealed": str, "measurement": str, "signature": str}
+_CHALLENGED: release.Fields = {"nonce": NONCE_BYTES, "expires_s": float}
+_RELEASED: release.Fields = {"sealed": release.SEALED_BYTES, "measurement": str, "signature": 64}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ async def obtain_key(
     private, hpke_public = release.new_key()
     client = JsonClient(url.rstrip("/"), pin=ssl, timeout_s=timeout_s, limit_bytes=_MAX_ANSWER_BYTES)
     async with aclosing(client):
-        nonce = _nonce(await _post(client, release.CHALLENGE_PATH, {"bundle": manifest.bundle}, timeout_s))
+        given = await _post(client, release.CHALLENGE_PATH, {"bundle": manifest.bundle}, timeout_s)
+        nonce = _fields(given, _CHALLENGED)["nonce"]
         bound = report_data(source.kind, *enclave_fields(nonce, hpke_public, policy_sha256))
         evidence = await asyncio.to_thread(source.collect, bound)
         ask = {
@@ -74,10 +76,10 @@ async def obtain_key(
             "policy_sha256": policy_sha256,
             "evidence": evidence.to_json(),
         }
-        sealed, measurement, signature = _answer(await _post(client, release.RELEASE_PATH, ask, timeout_s))
-    binding = Binding(nonce, hpke_public, measurement, manifest.sha256)
-    data_key = release.open_sealed(sealed, signature, private, binding, owner_key)
-    return Released(data_key, measurement, TRUST[evidence.kind])
+        answer = _fields(await _post(client, release.RELEASE_PATH, ask, timeout_s), _RELEASED)
+    binding = Binding(nonce, hpke_public, answer["measurement"], manifest.sha256)
+    data_key = release.open_sealed(answer["sealed"], answer["signature"], private, binding, owner_key)
+    return Released(data_key, binding.measurement, TRUST[evidence.kind])
 
 
 def _allowed(
@@ -119,7 +121,7 @@ async def _post(client: JsonClient, path: str, ask: Mapping[str, Any], timeout_s
     return status, body
 
 
-def _fields(answer: tuple[int, bytes], fields: Mapping[str, type]) -> dict[str, Any]:
+def _fields(answer: tuple[int, bytes], fields: release.Fields) -> dict[str, Any]:
     status, body = answer
     try:
         if status == 200:
@@ -132,21 +134,3 @@ def _fields(answer: tuple[int, bytes], fields: Mapping[str, type]) -> dict[str, 
     if 400 <= status < 500:
         raise EvidenceError(f"the key broker refused: {reason}")
     raise BrokerError(f"the key broker failed (status {status}): {reason}")
-
-
-def _nonce(answer: tuple[int, bytes]) -> bytes:
-    fields = _fields(answer, {"nonce": str, "expires_s": float})
-    try:
-        return release.unbase64("nonce", fields["nonce"], NONCE_BYTES)
-    except MessageError as error:
-        raise BrokerError(f"the key broker's answer is outside its protocol: {error}") from None
-
-
-def _answer(answer: tuple[int, bytes]) -> tuple[bytes, str, bytes]:
-    fields = _fields(answer, _RELEASED)
-    try:
-        sealed = release.unbase64("sealed", fields["sealed"], release.SEALED_BYTES)
-        signature = release.unbase64("signature", fields["signature"], 64)
-    except MessageError as error:
-        raise BrokerError(f"the key broker's answer is outside its protocol: {error}") from None
-    return sealed, fields["measurement"], signature

@@ -22,6 +22,7 @@ from transom.config import Setting, from_plain, load_json, to_plain
 from transom.enclave.evidence import digest
 from transom.enclave.policy import Rule
 from transom.errors import BundleError
+from transom.files import read_bounded
 from transom.net.pin import parse_pin
 
 if TYPE_CHECKING:
@@ -177,13 +178,11 @@ def is_model_name(name: object) -> bool:
 
 def _read(path: Path, limit_bytes: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            raw = file.read(limit_bytes + 1)
+        return read_bounded(path, limit_bytes)
     except OSError as error:
         raise BundleError(f"cannot read {path} ({error.strerror}); give a bundle made by pack") from None
-    if len(raw) > limit_bytes:
-        raise BundleError(f"{path} has more than {limit_bytes} bytes; fetch the bundle again")
-    return raw
+    except ValueError:
+        raise BundleError(f"{path} has more than {limit_bytes} bytes; fetch the bundle again") from None
 
 
 def _is_plain(name: object) -> bool:

@@ -29,8 +29,15 @@ if TYPE_CHECKING:
 CHALLENGE_PATH, RELEASE_PATH = "/v1/challenge", "/v1/release"
 HPKE_PUBLIC_BYTES = DATA_KEY_BYTES = 32
 SEALED_BYTES = 32 + DATA_KEY_BYTES + 16  # the sender's one-time key, the data key, the AEAD's tag
-CHALLENGE = {"bundle": str}
-RELEASE = {"bundle": str, "nonce": str, "hpke_public": str, "policy_sha256": str, "evidence": dict}
+Fields = Mapping[str, type | int]  # a number is base64 of so many bytes
+CHALLENGE: Fields = {"bundle": str}
+RELEASE: Fields = {
+    "bundle": str,
+    "nonce": NONCE_BYTES,
+    "hpke_public": HPKE_PUBLIC_BYTES,
+    "policy_sha256": str,
+    "evidence": dict,
+}
 
 
 class MessageError(Exception):
@@ -129,8 +136,8 @@ def open_sealed(
     return data_key
 
 
-def read_message(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
-    """A JSON object with exactly these fields of exactly these types. Raises MessageError."""
+def read_message(body: bytes, fields: Fields) -> dict[str, Any]:
+    """A JSON object with exactly these fields of exactly these types, base64 decoded. Raises MessageError."""
     try:
         value = load_json(body.decode("utf-8"))
     except ValueError:
@@ -144,8 +151,11 @@ def read_message(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:
             f"the fields are {', '.join(fields)}; {unknown} unknown, missing: {', '.join(missing) or 'none'}"
         )
     for name, kind in fields.items():
-        if type(value[name]) is not kind:
-            raise MessageError(f"{name} must be a {kind.__name__}, got {type(value[name]).__name__}")
+        wanted = kind if isinstance(kind, type) else str
+        if type(value[name]) is not wanted:
+            raise MessageError(f"{name} must be a {wanted.__name__}, got {type(value[name]).__name__}")
+        if not isinstance(kind, type):
+            value[name] = unbase64(name, value[name], kind)
     return value
 
 

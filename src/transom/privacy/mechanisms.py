@@ -39,13 +39,13 @@ from transom.privacy.channel import (
     log_ratios,
     round_rows,
 )
-from transom.privacy.guarantee import Guarantee
 from transom.privacy.laws import exponential, laplace_argmax, permute_and_flip
 from transom.privacy.partition import (
     LARGEST_GROUP,
     Partition,
     PartitionedMechanism,
     WordMechanism,
+    in_group_promise,
     one_by_one,
 )
 from transom.privacy.relaxed import custext_plus, santext_plus, tem
@@ -243,15 +243,8 @@ def partitioned(name: str, partition: Partition, epsilon: float, **options: Any)
         raise MisconfiguredError(f"unknown in-group mechanism {name!r}; choose from {', '.join(IN_GROUP)}")
     epsilon = 0.0 if name == "random-in-group" else epsilon
     _checked(np.zeros((2, 2)), epsilon)
-    promise = Guarantee(
-        kind="pure-dp",
-        unit="one draw of one word",
-        adjacency="any two words of the same public group",
-        epsilon=epsilon,
-        assumptions=("the groups and scores are public and independent of the text", "os.urandom is secure"),
-        discloses=("the group of each word", "which words are sanitised"),
-        source="integer table, epsilon computed from the integers; Dwork and Roth 2014, definition 2.4",
-    )
+    source = "integer table, epsilon computed from the integers; Dwork and Roth 2014, definition 2.4"
+    promise = in_group_promise(epsilon, source)
     make: Callable[[Floats], list[Channel]]
     if name in _LAWS:
         make = partial(_calibrated, epsilon=epsilon, law=_LAWS[name], **options)

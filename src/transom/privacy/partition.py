@@ -256,6 +256,19 @@ class PartitionedMechanism:
         return BayesAttack(with_passed(success, pass_share), with_passed(chance, pass_share), guess_V)
 
 
+def in_group_promise(epsilon: float, source: str) -> Guarantee:
+    """What a table for each public group promises of one word."""
+    return Guarantee(
+        kind="pure-dp",
+        unit="one draw of one word",
+        adjacency="any two words of the same public group",
+        epsilon=epsilon,
+        assumptions=("the groups and scores are public and independent of the text", "os.urandom is secure"),
+        discloses=("the group of each word", "which words are sanitised"),
+        source=source,
+    )
+
+
 def one_by_one(table: Callable[[Floats], Channel]) -> Callable[[Floats], list[Channel]]:
     """A maker of one group's channel as the `make` of a `PartitionedMechanism`."""
     return lambda scores_GKK: [table(scores_KK) for scores_KK in scores_GKK]

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from transom.config import Setting, attempt, listed, load_json, read_config, suggest
 from transom.errors import MisconfiguredError, PolicyError
-from transom.files import whole
+from transom.files import read_bounded, whole
 from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.partition import LARGEST_GROUP, Partition
@@ -138,12 +138,12 @@ def load_policy(path: str | Path | None = None, expected_sha256: str | None = No
             raise PolicyError("this installation ships no English policy; name a policy file (--policy FILE)")
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(SIZE_LIMIT_BYTES + 1)
+        content = read_bounded(path, SIZE_LIMIT_BYTES)
     except OSError as error:
         raise PolicyError(f"the policy {path} cannot be read ({error.strerror}); check the path") from error
-    if len(content) > SIZE_LIMIT_BYTES:
-        raise PolicyError(f"the policy {path} is larger than {SIZE_LIMIT_BYTES} bytes; it is no policy file")
+    except ValueError:
+        message = f"the policy {path} is larger than {SIZE_LIMIT_BYTES} bytes; it is no policy file"
+        raise PolicyError(message) from None
     sha256 = hashlib.sha256(content).hexdigest()
     if expected_sha256 is not None and sha256 != expected_sha256.lower():
         raise PolicyError(

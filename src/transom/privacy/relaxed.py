@@ -38,7 +38,13 @@ from transom.privacy.channel import (
 )
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.laws import exponential
-from transom.privacy.partition import Partition, PartitionedMechanism, one_by_one, with_passed
+from transom.privacy.partition import (
+    Partition,
+    PartitionedMechanism,
+    in_group_promise,
+    one_by_one,
+    with_passed,
+)
 
 _CHUNK_ENTRIES = 2**20  # table entries made at a time: 8 MB of weights
 
@@ -186,15 +192,8 @@ def custext_plus(partition: Partition, epsilon: float) -> PartitionedMechanism:
     """CUSTEXT+: in each group, every row's scores stretched to [0, 1], then the exponential mechanism."""
     if not 0 < epsilon <= 40:
         raise MisconfiguredError(f"epsilon must lie in (0, 40], got {epsilon}")
-    promise = Guarantee(
-        kind="pure-dp",
-        unit="one draw of one word",
-        adjacency="any two words of the same public group",
-        epsilon=epsilon,
-        assumptions=("the groups and scores are public and independent of the text", "os.urandom is secure"),
-        discloses=("the group of each word", "which words are sanitised"),
-        source="Chen et al. 2023, section 3.3; the noise constant is the worst case, not calibrated",
-    )
+    source = "Chen et al. 2023, section 3.3; the noise constant is the worst case, not calibrated"
+    promise = in_group_promise(epsilon, source)
 
     def table(scores_KK: Floats) -> Channel:
         low, high = scores_KK.min(axis=1, keepdims=True), scores_KK.max(axis=1, keepdims=True)

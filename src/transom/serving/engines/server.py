@@ -30,10 +30,12 @@ from transom.serving.engines.job import Generator, Job, Step
 from transom.serving.engines.request import Work, parse_completion
 from transom.serving.engines.wire import (
     SSE_DONE,
-    ClientGoneError,
+    Failure,
+    answered,
     envelope,
     parse_json_object,
     read_body,
+    require_json,
     send_event,
     send_event_start,
     send_json,
@@ -101,37 +103,21 @@ class JsonEndpoint:
         self._answer, self._limit_bytes, self._on_body = answer, limit_bytes, on_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def tracked(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            body = await self._read(scope, receive)
+        async def work(send: Send) -> None:
+            require_json(scope, "unsupported_media")
+            body = await read_body(scope, receive, self._limit_bytes)
+            if self._on_body is not None:
+                self._on_body(body)
+            value = parse_json_object(body)
             async with until_gone(receive):
-                await self._answer(body, tracked)
-        except ClientGoneError:
-            return
-        except Exception as error:
-            known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
-            value, status = envelope(known)
-            if started:  # in mid-stream: an error event, and no [DONE]
-                await send_event(send, value, last=True)
-            else:
-                await send_json(send, value, status)
+                await self._answer(value, send)
 
-    async def _read(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-        if kind.split(b";")[0].strip().lower() != b"application/json":
-            raise RefusedError(
-                "the content type must be application/json", status=415, code="unsupported_media"
-            )
-        body = await read_body(scope, receive, self._limit_bytes)
-        if self._on_body is not None:
-            self._on_body(body)
-        return parse_json_object(body)
+        await answered(send, work, _failure)
+
+
+def _failure(error: Exception) -> Failure:
+    known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
+    return *envelope(known), ()
 
 
 async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:

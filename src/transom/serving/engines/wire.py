@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +28,45 @@ class ClientGoneError(EngineError):
 def is_pickle_or_zip(data: bytes) -> bool:
     """Whether the bytes begin as `torch.save`, a zip archive or a pickle does; none of them is ever read."""
     return data.startswith(_PICKLE_OR_ZIP)
+
+
+Failure = tuple[object, int, Iterable[tuple[bytes, bytes]]]
+
+
+async def answered(
+    send: Send, work: Callable[[Send], Awaitable[None]], failure: Callable[[Exception], Failure]
+) -> int:
+    """Let `work` answer; the status of that, 499 if the client left.
+
+    An error becomes what `failure` makes of it (value, status, headers): JSON, or in mid-stream an event
+    without [DONE].
+    """
+    status = 0  # of the response begun; 0 before
+
+    async def tracked(message: Any) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        await send(message)
+
+    try:
+        await work(tracked)
+    except ClientGoneError:
+        return 499
+    except Exception as error:
+        value, failed, headers = failure(error)
+        if status:
+            await send_event(send, value, last=True)
+        else:
+            await send_json(send, value, failed, headers)
+        return failed
+    return status
+
+
+def require_json(scope: Scope, code: str) -> None:
+    """Raises RefusedError (415, `code`) for another content type than JSON's, of which browsers ask first."""
+    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    if kind.split(b";")[0].strip().lower() != b"application/json":
+        raise RefusedError("the content type must be application/json", status=415, code=code)
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
@@ -102,9 +141,12 @@ def _refuse_constant(_name: str) -> None:
     raise ValueError
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps makes one a call
+
+
 def dump(value: object) -> bytes:
     """Compact ASCII JSON."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 SSE_DONE = {"type": "http.response.body", "body": b"data: [DONE]\n\n"}

@@ -17,6 +17,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -34,10 +35,11 @@ from transom.privacy.sanitize import Sanitizer
 from transom.serving.annotate import Annotator
 from transom.serving.engines.base import Engine
 from transom.serving.engines.wire import (
-    ClientGoneError,
+    Failure,
+    answered,
     envelope,
     read_body,
-    send_event,
+    require_json,
     send_json,
     until_gone,
 )
@@ -212,34 +214,13 @@ class _Endpoint:
         self._gateway, self._name, self._model = gateway, name, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 0  # of the response begun; 0 before
-
-        async def tracked(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self._answer(scope, receive, tracked)
-        except ClientGoneError:
-            status = 499
-        except Exception as error:
-            ours = known(error)
-            value, failed = envelope(ours)
-            if status:  # in mid-stream: an error event, and no [DONE]
-                await send_event(send, value, last=True)
-            else:
-                advice = [(name.encode(), text.encode()) for name, text in _advice(ours, failed).items()]
-                await send_json(send, value, failed, advice)
-            status = failed
+        status = await answered(send, partial(self._answer, scope, receive), _failure)
         self._gateway.metrics.request(self._name, status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         caller = _caller(self._gateway.config, headers)
-        if headers.get(b"content-type", "").split(";")[0].strip().lower() != "application/json":
-            message = "the content type must be application/json"
-            raise RefusedError(message, status=415, code="unsupported_media_type")
+        require_json(scope, "unsupported_media_type")
         body = await read_body(scope, receive, self._gateway.config.max_body_bytes)
         request = parse(self._model, body)
         veil = self._gateway.veil
@@ -304,6 +285,12 @@ def known(error: Exception) -> TransomError:
     where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
     _log.error("internal error %s in %s", type(error).__name__, where)
     return TransomError("the gateway failed on this request; its log names the place")
+
+
+def _failure(error: Exception) -> Failure:
+    ours = known(error)
+    value, status = envelope(ours)
+    return value, status, [(name.encode(), text.encode()) for name, text in _advice(ours, status).items()]
 
 
 def _advice(error: TransomError, status: int) -> dict[str, str]:

@@ -123,12 +123,14 @@ class Exchange:
         Leaving early, or when every choice has ended, cancels the engine.
         """
         unfinished, chars = len(self.choices), 0
+        substitution, annotations = self.gateway.substitution, self.annotations
         with self.gateway.metrics.step("engine"):
             async with aclosing(self.gateway.engine.generate(self.call)) as deltas:
                 async for delta in deltas:
-                    if self.gateway.substitution is not None:
-                        delta = self.gateway.substitution.reveal_delta(delta)
-                    self.engine_usage = delta.usage or self.engine_usage
+                    if substitution is not None:
+                        delta = substitution.reveal_delta(delta)
+                    if delta.usage is not None:
+                        self.engine_usage = delta.usage
                     choice = self.choices[delta.index]
                     if choice.finish_reason is not None:
                         continue
@@ -138,8 +140,7 @@ class Exchange:
                         raise EngineGarbageError(
                             f"the engine's answer has more than {ANSWER_CHARS} characters"
                         )
-                    said = None if self.annotations is None else self.annotations.hear(delta, piece)
-                    yield choice, piece, said
+                    yield choice, piece, None if annotations is None else annotations.hear(delta, piece)
                     unfinished -= choice.finish_reason is not None
                     if not unfinished and any(choice.cut for choice in self.choices):
                         return
