@@ -11,6 +11,7 @@ Shapes: B batch, T tokens, D width, N positions.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -46,24 +47,23 @@ def _activations(model: Any, layer: int, ids_BT: Any) -> tuple[Any, Any]:
     """Inputs and outputs [N, D] of a feed-forward, the layers behind it not run."""
     import torch
 
+    from transom.checkpoint.observe import observing
+
     class ReachedError(Exception):
         pass
 
-    seen: list[Any] = []
+    seen: dict[str, list[Any]] = {"mlp_in": [], "mlp_out": []}
 
-    def hook(module: Any, inputs: Any, output: Any) -> None:
-        seen.append((inputs[0][0], output[0]))
-        raise ReachedError
+    def see(kind: str, _layer: int, value_BTD: Any) -> None:
+        seen[kind].append(value_BTD[0])
+        if kind == "mlp_out":
+            raise ReachedError
 
-    handle = model.model.layers[layer].mlp.register_forward_hook(hook)
-    with torch.inference_mode():
+    with torch.inference_mode(), observing(model, [layer], ["mlp_in", "mlp_out"], see):
         for ids_T in ids_BT:
-            try:
+            with suppress(ReachedError):
                 model.model(input_ids=ids_T[None], use_cache=False)
-            except ReachedError:
-                continue
-    handle.remove()
-    return torch.cat([i for i, _ in seen]).clone(), torch.cat([o for _, o in seen]).clone()
+    return torch.cat(seen["mlp_in"]).clone(), torch.cat(seen["mlp_out"]).clone()
 
 
 def fine_tune(model: Any, ids_BT: Any, *, step: float) -> dict[str, Any]:

@@ -32,14 +32,15 @@ from numpy.typing import NDArray
 
 from _bench import RESULTS, parser, report
 from transom.audit.attacks import bayes, contextual
+from transom.audit.attacks.sentences import encoder_of
 from transom.audit.attacks.word_text import observe, own_sentences
 from transom.audit.attacks.words import mounted
-from transom.audit.utility.encoder import sentence_features
 from transom.audit.utility.files import TRUE_OR_FALSE, multiple_choice, statement
 from transom.audit.utility.frontier import Setting, frontier
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
 from transom.audit.utility.protect import unprotected, words
 from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, Task
+from transom.checkpoint.load import load
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
@@ -114,9 +115,23 @@ def sst2(sizes: Sizes) -> list[Corpus]:
     train = tuple(row for row in everything if len(row[0].split()) >= 6)[: sizes.train]
     dev = tuple(shuffled([(r["sentence"], int(r["label"])) for r in table("sst2/dev.tsv", "\t")]))
     other = tuple(text for text, _ in everything[len(everything) // 2 :])
-    encoder = Classify(train, dev[: sizes.test], "SST-2 (MiniLM)", features=sentence_features("minilm"))
+    frozen = Classify(train, dev[: sizes.test], "SST-2 (MiniLM)", features=minilm)
     model = Classify(train[: sizes.few], dev[: sizes.few], "SST-2")
-    return [Corpus((encoder,), other, obfuscated=False), Corpus((model,), other)]
+    return [Corpus((frozen,), other, obfuscated=False), Corpus((model,), other)]
+
+
+@cache
+def encoder() -> tuple[Any, Any]:
+    """The packaged MiniLM, and its tokenizer."""
+    checkpoint = load("minilm")
+    return encoder_of(checkpoint), checkpoint.tokenizer.tokenizer
+
+
+def minilm(sentences: Sequence[str]) -> NDArray[np.float64]:
+    """Embeddings of sentences, of 126 tokens at most."""
+    model, tokenizer = encoder()
+    encoded = tokenizer.encode_batch(list(sentences), add_special_tokens=False)
+    return model.embed(tuple(tuple(one.ids[:126]) for one in encoded)).double().numpy()
 
 
 def xsum(sizes: Sizes, plain: Answerer) -> Corpus:

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import typer
 
 import transom
+from transom.cli.main import app
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("examples/**/*.md"),
+        *ROOT.glob("deploy/**/*.md"),
+    ]
+)
+DOCUMENTED = [page for page in PAGES if page.name not in ("CHANGELOG.md", "LOG.md")]  # these tell of the past
+CHANGES = (
+    "an architecture",
+    "a word mechanism",
+    "an engine kind",
+    "an evidence kind",
+    "a route",
+    "an attack",
+    "a report format",
+    "a gateway option",
+    "a stop rule",
+    "a tokenizer quirk",
+)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 GUARANTEES = (ROOT / "GUARANTEES.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -41,7 +66,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page: Path) -> None:
     for target, _ in LINK.findall(page.read_text()):
         if not target.startswith("https://"):
@@ -110,9 +135,65 @@ def test_picture_shows_both_sides() -> None:
     assert "/tmp" not in drawn
 
 
-def test_documented_imports_exist() -> None:
-    for block in re.findall(r"from transom import (.+)", README):
-        assert {name.strip() for name in block.split(",")} <= set(transom.__all__)
+@pytest.mark.parametrize("page", DOCUMENTED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks_compile_and_import_what_there_is(page: Path) -> None:
+    """Of `transom`, also by way of a module; other packages are theirs."""
+    for block in re.findall(r"^```python\n(.+?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        if page.name == "api.md":  # signatures
+            continue
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("transom"):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", DOCUMENTED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_of_this_repository_exist(page: Path) -> None:
+    """A name of a folder here, or of a file in one."""
+    text = re.sub(r"^```.+?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for path in re.findall(r"`((?:src|tests|docs|benchmarks|examples|deploy|findings|\.ci)/[\w./*-]+)", text):
+        assert list(ROOT.glob(path.rstrip("/."))), f"{page.name} names {path}"
+    for module in re.findall(r"`(transom(?:\.\w+)+)", text):
+        room, _, name = module.rpartition(".")
+        found = importlib.util.find_spec(room) and (
+            importlib.util.find_spec(module) or hasattr(importlib.import_module(room), name)
+        )
+        assert found, f"{page.name} names {module}"
+
+
+@pytest.mark.parametrize("page", DOCUMENTED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_their_options_exist(page: Path) -> None:
+    """Every line `$ transom ...`, and its continuations, against the command line itself."""
+    for line in re.findall(
+        r"^(?:\$ |    )?(transom [a-z].+)$", page.read_text().replace("\\\n", " "), re.MULTILINE
+    ):
+        command: Any = typer.main.get_command(app)
+        words = line.split("#")[0].split("|")[0].split()[1:]
+        while words and words[0] in (commands := getattr(command, "commands", {})):
+            command = commands[words.pop(0)]
+        if hasattr(command, "commands"):
+            continue  # a name in a table, or prose
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given <= known | {"--help"}, f"{page.name}: {line}"
+
+
+def test_contributing_names_layers_as_they_are_checked_and_files_that_exist() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = " > ".join(contract["layers"]).replace("transom.", "")
+    assert f"`{layers}`" in " ".join(contributing.split())
+    for row in contributing.splitlines():
+        if row.startswith("| ") and "written in" not in row:
+            named = [name for name in re.findall(r"`([\w/.]+)`", row) if "/" in name or ".py" in name]
+            assert named, row
+            for name in named:
+                assert (ROOT / "src/transom" / name).exists() or (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_contributing_says_where_a_change_belongs(change: str) -> None:
+    assert f"\n| {change}" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_words_page_lists_every_kind() -> None:

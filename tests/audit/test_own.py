@@ -177,6 +177,17 @@ def test_rows_that_are_no_distribution_are_refused(outputs, weights):
         read_channel(WORDS, Broken(outputs, weights), [0], np.ones(8))
 
 
+def test_only_a_built_in_mechanism_takes_an_epsilon(policy, texts):
+    def read(mechanism, **settings):
+        return audit_mechanism(mechanism, ["bayes"], texts, policy=policy, **settings).findings[0].value
+
+    assert read("krr", epsilon=0.01) < 0.6 < 0.95 < read("krr", epsilon=20.0)
+    with pytest.raises(MisconfiguredError, match="its own epsilon"):
+        read(keep, epsilon=1.0)
+    with pytest.raises(MisconfiguredError, match="nope"):
+        read("nope")
+
+
 def raises(word: str) -> str:
     raise ValueError(f"secret {word}")
 

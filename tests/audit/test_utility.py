@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from transom.audit.utility.encoder import sentence_features
+from transom.audit.attacks.sentences import encoder_of
 from transom.audit.utility.files import read_task
-from transom.audit.utility.frontier import Setting, frontier, measure
+from transom.audit.utility.frontier import Setting, frontier
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
 from transom.audit.utility.protect import Protected, unprotected, words
 from transom.audit.utility.tasks import Answers, Classify, Question, Summarise, fitted, rouge_l
@@ -115,7 +115,7 @@ def test_rouge_is_the_longest_common_subsequence() -> None:
 def test_plain_documents_score_one_and_lost_ones_no_more_than_the_floor(plain: Answerer) -> None:
     task = Summarise(DOCUMENTS, plain, max_tokens=12)
     assert task.scores(_all(task.texts), plain).tolist() == [1, 1, 1]
-    assert measure(task, _nothing(task.texts), plain).utility < 0.9
+    assert task.scores(_nothing(task.texts), plain).mean() < 0.9
 
 
 def test_placeholders_are_restored_before_a_summary_is_scored(plain: Answerer) -> None:
@@ -138,7 +138,7 @@ def test_the_models_own_choice_is_right_and_a_lost_question_is_chance(plain: Ans
     lost = Answers(QUESTIONS)
     assert lost.floor == pytest.approx(1 / 3)
     # One and the same choice every time is right for a third of these questions.
-    assert measure(lost, _nothing(lost.texts), plain).utility == pytest.approx(1 / 3)
+    assert lost.scores(_nothing(lost.texts), plain).mean() == pytest.approx(1 / 3)
 
 
 def test_a_likely_choice_is_not_preferred_when_calibrated(plain: Answerer) -> None:
@@ -161,7 +161,7 @@ def test_classes_are_told_apart_plain_and_not_when_everything_is_replaced(plain:
     rows = [(f"the fox {i}", 0) if i % 2 else (f"A person asks them {i}", 1) for i in range(40)]
     task = Classify(tuple(rows[:20]), tuple(rows[20:]))
     assert task.scores(_all(task.texts), plain).mean() == 1
-    assert measure(task, _nothing(task.texts), plain).utility == task.floor == 0.5
+    assert task.scores(_nothing(task.texts), plain).mean() == task.floor == 0.5
 
 
 def test_given_features_are_used_instead_of_the_model(plain: Answerer) -> None:
@@ -172,13 +172,13 @@ def test_given_features_are_used_instead_of_the_model(plain: Answerer) -> None:
 
 def test_an_encoder_pools_over_tokens_and_not_over_padding(tmp_path: Path) -> None:
     folder = tiny_bert(tmp_path / "bert")
-    features, files = sentence_features(folder), load(folder)
-    together = features([*DOCUMENTS, "fox"])
+    files = load(folder)
     assert files.tokenizer is not None
-    for text, row in zip((*DOCUMENTS, "fox"), together, strict=True):
-        ids = files.tokenizer.tokenizer.encode(text).ids
-        state = files.model.base_model(torch.tensor([ids])).last_hidden_state[0]
-        assert row == pytest.approx(state.mean(dim=0).numpy(), abs=1e-4)
+    encoded = files.tokenizer.tokenizer.encode_batch([*DOCUMENTS, "fox"])
+    together = encoder_of(files).embed(tuple(tuple(one.ids[1:-1]) for one in encoded))
+    for one, row in zip(encoded, together, strict=True):
+        mean = files.model.base_model(torch.tensor([one.ids])).last_hidden_state[0].mean(dim=0)
+        assert row.numpy() == pytest.approx((mean / mean.norm()).numpy(), abs=1e-4)
 
 
 def test_the_classifier_finds_three_classes_and_refuses_one() -> None:
@@ -246,12 +246,12 @@ def test_tasks_are_read_from_files(plain: Answerer, tmp_path: Path) -> None:
         ("guess:a.tsv", "is no task"),
         ("classify", "is no task"),
         ("classify:absent.tsv", "cannot be read"),
-        ("classify:a.txt", "cannot be read"),
+        ("classify:a.txt", "has no columns"),
         ("classify:short.tsv", "three or more"),
         ("answers:wrong.csv", "lacks a column"),
         ("summarize:wrong.jsonl", "lacks a column"),
-        ("summarize:broken.jsonl", "cannot be read"),
-        ("summarize:list.jsonl", "with columns"),
+        ("summarize:broken.jsonl", "no JSON object"),
+        ("summarize:list.jsonl", "no JSON object"),
     ],
 )
 def test_unusable_files_are_refused_without_their_text(

@@ -98,7 +98,10 @@ def audit_mechanism(
     names = [one for one in attacks if isinstance(one, str)]
     own = [require_attack(one, type(one).__name__) for one in attacks if not isinstance(one, str)]
     picked = (*(choose(ATTACKS, names) if names or not own else ()), *own)
-    sanitizer = Sanitizer(chosen, own_mechanism(mechanism, chosen), epsilon)
+    made = own_mechanism(mechanism, chosen)
+    if epsilon is not None and not isinstance(made, str):
+        raise MisconfiguredError("a mechanism of your own has its own epsilon; leave out epsilon")
+    sanitizer = Sanitizer(chosen, made, epsilon)
     case = sanitised_case(sanitizer, texts, own_sentences(chosen, prior))
     findings = run(picked, case.target, case.knowledge, case.data, budget_s=budget_s, progress=False)
     return Report(

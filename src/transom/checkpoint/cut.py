@@ -36,7 +36,7 @@ class Front:
         hidden_BTD: Tensor = self.parts.embedding(ids_BT)
         if self.blocks == 0:
             return hidden_BTD
-        if self.parts.family == "bert":
+        if not self.parts.family.causal:
             hidden_BTD = self.parts.trunk.embeddings(inputs_embeds=hidden_BTD)  # type: ignore[operator]
             return _run_bert(self.parts, hidden_BTD, attention_mask_BT, 0, self.blocks)
         return _run_llama(self.parts, hidden_BTD, attention_mask_BT, 0, self.blocks)
@@ -54,7 +54,7 @@ class Back:
     ) -> Tensor:
         """The whole model's output: logits [B, T, V] of a language model, [B, V] of a classifier, or the last
         hidden states [B, T, D] of a model without a head. The mask must be the front's."""
-        if self.parts.family == "bert":
+        if not self.parts.family.causal:
             return self._bert(hidden_BTD, attention_mask_BT)
         hidden_BTD = _run_llama(self.parts, hidden_BTD, attention_mask_BT, self.start, len(self.parts.blocks))
         normed_BTD: Tensor = self.parts.final_norm(hidden_BTD)  # type: ignore[misc]
@@ -104,7 +104,7 @@ def _run_llama(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: i
         "position_ids": positions_1T,
     }
     makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
-    kinds = _attention_kinds(trunk.config, len(parts.blocks))[start:stop]
+    kinds = _attention_kinds(parts)[start:stop]
     masks = {kind: makers[kind](**inputs) for kind in set(kinds)}
     rotary = trunk.rotary_emb(hidden_BTD, position_ids=positions_1T)
     for block, kind in zip(parts.blocks[start:stop], kinds, strict=True):
@@ -114,11 +114,13 @@ def _run_llama(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: i
     return hidden_BTD
 
 
-def _attention_kinds(config: Any, blocks: int) -> list[str]:
-    """Whether each block attends to everything before it or through a window (Mistral: all or none)."""
-    if config.model_type == "mistral":
-        return ["full_attention" if config.sliding_window is None else "sliding_attention"] * blocks
-    return list(getattr(config, "layer_types", None) or ["full_attention"] * blocks)
+def _attention_kinds(parts: Walk) -> list[str]:
+    """Whether each block attends to everything before it or through a window."""
+    config: Any = parts.trunk.config
+    if parts.family.same_window:
+        alike = "full_attention" if config.sliding_window is None else "sliding_attention"
+        return [alike] * len(parts.blocks)
+    return list(getattr(config, "layer_types", None) or ["full_attention"] * len(parts.blocks))
 
 
 def _run_bert(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: int, stop: int) -> Tensor:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transom.checkpoint.families import FAMILIES
 from transom.checkpoint.gguf import ROPE_TENSORS, TYPES, GgufHead, GgufTensor
 from transom.checkpoint.gguf_families import ARCHITECTURES, Settings
 from transom.checkpoint.gguf_keys import Keys, check_general, token_ids
-from transom.checkpoint.gguf_models import ROWS, Row
+from transom.checkpoint.gguf_models import Row
 from transom.errors import CheckpointError, NotYetError
 
 Placed = tuple[str, str, Row]  # names in the file and in transformers
@@ -120,7 +121,7 @@ def _check_names(
 def _placed(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Placed]:
     """The names in the file and in transformers of each row, layer by layer."""
     facts = {**settings, **sizes}
-    rows = ROWS[settings["model_type"]]
+    rows = FAMILIES[settings["model_type"]].rows
     for row in rows:
         if row.outer and _counts(row.only, facts):
             yield row.stored, row.target, row

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from transom.checkpoint.families import FAMILIES
 from transom.checkpoint.gguf import GgufHead
 from transom.checkpoint.gguf_keys import Keys
 from transom.checkpoint.gguf_rope import rope_parameters
@@ -130,21 +131,18 @@ def _mixtral(keys: Keys, settings: Settings, sizes: dict[str, int]) -> Described
     keys.require("expert_feed_forward_length", settings["intermediate_size"])
     keys.require("expert_weights_norm", True)
     count, used, further = _experts(keys, settings["intermediate_size"])
-    settings |= {
-        "model_type": "mixtral",
-        "num_local_experts": count,
-        "num_experts_per_tok": used,
-        "sliding_window": None,
-    }
+    settings |= {"num_local_experts": count, "num_experts_per_tok": used} | _fixed("mixtral")
     return "MixtralForCausalLM", settings, sizes | further
 
 
+def _fixed(kind: str) -> Settings:
+    """What the class takes, and files of the architecture cannot say otherwise."""
+    return {"model_type": kind, **FAMILIES[kind].gguf_fixed}
+
+
 def _qwen2(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _base(keys, head)
-    _no_window(keys, settings)
-    _no_experts(keys)
-    settings = _square(settings) | {"model_type": "qwen2", "use_sliding_window": False}
-    return "Qwen2ForCausalLM", settings, sizes
+    settings, sizes = _dense(keys, head)
+    return "Qwen2ForCausalLM", _square(settings) | _fixed("qwen2"), sizes
 
 
 def _qwen2_moe(keys: Keys, head: GgufHead) -> Described:
@@ -152,52 +150,39 @@ def _qwen2_moe(keys: Keys, head: GgufHead) -> Described:
     _no_window(keys, settings)
     keys.require("expert_weights_norm", False)
     shared = keys.whole("expert_shared_feed_forward_length")
-    count, used, further = _experts(keys, keys.whole("expert_feed_forward_length"))
-    settings = _square(settings) | {
-        "model_type": "qwen2_moe",
-        "num_experts": count,
-        "num_experts_per_tok": used,
-        "moe_intermediate_size": further["I"],
-        "shared_expert_intermediate_size": shared,
-        "tie_word_embeddings": False,  # llama.cpp wants its head
-        "norm_topk_prob": False,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-        "use_sliding_window": False,
-    }
-    return "Qwen2MoeForCausalLM", settings, sizes | further | {"S": shared}
+    settings |= {"shared_expert_intermediate_size": shared} | _qwen_experts(keys, sizes)
+    return "Qwen2MoeForCausalLM", _square(settings) | _fixed("qwen2_moe"), sizes | {"S": shared}
 
 
 def _qwen3(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _base(keys, head)
-    _no_window(keys, settings)
-    _no_experts(keys)
-    return "Qwen3ForCausalLM", settings | {"model_type": "qwen3", "use_sliding_window": False}, sizes
+    settings, sizes = _dense(keys, head)
+    return "Qwen3ForCausalLM", settings | _fixed("qwen3"), sizes
 
 
 def _qwen3_moe(keys: Keys, head: GgufHead) -> Described:
     settings, sizes = _base(keys, head)
     _no_window(keys, settings)
     keys.require("expert_weights_norm", True)
+    return "Qwen3MoeForCausalLM", settings | _qwen_experts(keys, sizes) | _fixed("qwen3_moe"), sizes
+
+
+def _qwen_experts(keys: Keys, sizes: dict[str, int]) -> Settings:
+    """The settings of the experts, whose sizes are added to `sizes`."""
     count, used, further = _experts(keys, keys.whole("expert_feed_forward_length"))
-    settings |= {
-        "model_type": "qwen3_moe",
-        "num_experts": count,
-        "num_experts_per_tok": used,
-        "moe_intermediate_size": further["I"],
-        "norm_topk_prob": True,  # llama.cpp always normalises them
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-        "use_sliding_window": False,
-    }
-    return "Qwen3MoeForCausalLM", settings, sizes | further
+    sizes |= further
+    return {"num_experts": count, "num_experts_per_tok": used, "moe_intermediate_size": further["I"]}
 
 
 def _gemma(keys: Keys, head: GgufHead) -> Described:
+    settings, sizes = _dense(keys, head)
+    return "GemmaForCausalLM", settings | _fixed("gemma"), sizes
+
+
+def _dense(keys: Keys, head: GgufHead) -> tuple[Settings, dict[str, int]]:
     settings, sizes = _base(keys, head)
     _no_window(keys, settings)
     _no_experts(keys)
-    return "GemmaForCausalLM", settings | {"model_type": "gemma", "tie_word_embeddings": True}, sizes
+    return settings, sizes
 
 
 def _query_scale(settings: Settings, largest: int) -> int:

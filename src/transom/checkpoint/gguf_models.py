@@ -137,19 +137,14 @@ def _less_one(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     )
 
 
-_GEMMA = _less_one(_OUTER + _ATTENTION) + _DENSE
-_GEMMA2 = _swap(_GEMMA, *_FOUR_NORMS)
-ROWS: dict[str, tuple[Row, ...]] = {
-    "llama": _OUTER + _swap(_ATTENTION, *_PAIRS) + _DENSE + _LLAMA_BIASES,
-    "mixtral": _OUTER + _swap(_ATTENTION, *_PAIRS) + _EXPERTS,
-    "qwen2": _OUTER + _ATTENTION + _QWEN_BIASES + _DENSE,
-    "qwen2_moe": _OUTER + _ATTENTION + _QWEN_BIASES + _EXPERTS + _SHARED,
-    "qwen3": _OUTER + _ATTENTION + _HEAD_NORMS + _DENSE,
-    "qwen3_moe": _OUTER + _ATTENTION + _HEAD_NORMS + _EXPERTS,
-    "gemma": _GEMMA,
-    "gemma2": _GEMMA2,
-    "gemma3_text": _GEMMA2 + _less_one(_HEAD_NORMS),
-    "phi3": _OUTER + _PHI,
-    "deepseek_v2": _OUTER + _LATENT,
-    "deepseek_v3": _OUTER + _LATENT,
-}
+LLAMA = _OUTER + _swap(_ATTENTION, *_PAIRS) + _DENSE + _LLAMA_BIASES
+MIXTRAL = _OUTER + _swap(_ATTENTION, *_PAIRS) + _EXPERTS
+QWEN2 = _OUTER + _ATTENTION + _QWEN_BIASES + _DENSE
+QWEN2_MOE = _OUTER + _ATTENTION + _QWEN_BIASES + _EXPERTS + _SHARED
+QWEN3 = _OUTER + _ATTENTION + _HEAD_NORMS + _DENSE
+QWEN3_MOE = _OUTER + _ATTENTION + _HEAD_NORMS + _EXPERTS
+GEMMA = _less_one(_OUTER + _ATTENTION) + _DENSE
+GEMMA2 = _swap(GEMMA, *_FOUR_NORMS)
+GEMMA3 = GEMMA2 + _less_one(_HEAD_NORMS)
+PHI3 = _OUTER + _PHI
+DEEPSEEK = _OUTER + _LATENT

@@ -104,8 +104,10 @@ def _from_divisors(theta: float, divisors: list[float], context: int) -> Setting
     return _explicit(theta, divisors, divisors, 1.0, context)
 
 
-def llama3_divisors(theta: float, width: int, factor: float, length: int) -> np.ndarray:
+def llama3_divisors(
+    theta: float, width: int, factor: float, length: int, low: float = _LOW, high: float = _HIGH
+) -> np.ndarray:
     """By how much Llama 3 slows each pair [K/2]: waves longer than the length by the factor, short not."""
-    turns = length * theta ** -(np.arange(0, width, 2) / width) / (2 * np.pi)
-    share = np.clip((turns - _LOW) / (_HIGH - _LOW), 0, 1)
+    turns = theta ** -(np.arange(0, width, 2) / width) / (2 * np.pi) * length
+    share = np.clip((turns - low) / (high - low), 0, 1)
     return np.asarray(1 / ((1 - share) / factor + share), np.float32)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.families import family_of
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
 from transom.checkpoint.structure import check_structure, check_values
@@ -30,7 +31,6 @@ _SIDES = (
 )  # fmt: skip
 _SHORT = 2**20  # a side that costs nothing, though a model may do without what it is the side of
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_LATENT = ("deepseek_v2", "deepseek_v3")
 _NOT_THE_MODELS = (
     "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states", "return_dict",
     "chunk_size_feed_forward",
@@ -82,7 +82,8 @@ def flattened(config: Any) -> dict[str, Any]:
     for name, stored in config.attribute_map.items():
         if stored in flat:
             flat[name] = flat[stored]
-    if config.model_type in _LATENT:
+    family = family_of(record)
+    if family and family.attention == "latent":
         flat.pop("head_dim", None)  # the class's word for the rotary part alone
     elif not flat.get("head_dim") and "num_attention_heads" in flat:
         flat["head_dim"] = config.hidden_size // config.num_attention_heads
@@ -192,7 +193,7 @@ def _as_class(folder: Path, transformers: Any) -> Any:
 
 
 def _check_info(folder: Path, config: Any, info: Mapping[str, Any]) -> None:
-    further = tuple(_further_layers(config))
+    further = further_layers(config.to_dict())
     spare = {
         name
         for name in info["unexpected_keys"]
@@ -214,11 +215,11 @@ def _check_info(folder: Path, config: Any, info: Mapping[str, Any]) -> None:
         )
 
 
-def _further_layers(config: Any) -> Iterator[str]:
+def further_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Prefixes of layers after the last, which predict further tokens and which engines leave out."""
-    first = getattr(config, "num_hidden_layers", 0) or 0
-    for layer in range(first, first + (getattr(config, "num_nextn_predict_layers", 0) or 0)):
-        yield f"model.layers.{layer}."
+    first = config.get("num_hidden_layers") or 0
+    layers = range(first, first + (config.get("num_nextn_predict_layers") or 0))
+    return tuple(f"model.layers.{layer}." for layer in layers)
 
 
 def _rotary(parameters: Any) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from transom.checkpoint.families import Rules, family_of
 from transom.errors import CheckpointError, NotYetError
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
 _SIZES = (  # integers from 1
     "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers",
     "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window",
@@ -31,9 +31,10 @@ _FLAGS = (
 )  # fmt: skip
 _NUMBERS = ("rms_norm_eps", "routed_scaling_factor", "rope_theta", "partial_rotary_factor")
 _MOST = 2**31 - 1
+_BESIDE = ("quantization_config",)  # says how weights are stored, which whoever reads them checks
 # Values of names outside a class that change nothing. Any other value would have to be computed with.
 _NONE, _NO, _ONE = (None,), (None, False), (None, 1, 1.0)
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         ("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb"), _ONE
     ),
@@ -50,14 +51,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "is_causal": (None, True),
     "sliding_window": (None, 0),
     "norm_topk_prob": (None, True),  # what Mixtral does
-}
-_PER_KIND: dict[str, dict[str, tuple[Any, ...]]] = {
-    "deepseek_v2": {
-        "norm_topk_prob": _NO,  # a name of its class that nothing there reads
-        "scoring_func": (None, "softmax"),
-        "topk_method": ("greedy", "group_limited_greedy"),
-    },
-    "deepseek_v3": {"scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc")},
 }
 
 
@@ -85,16 +78,15 @@ def check_values(file: Path, raw: Mapping[str, Any]) -> None:
 def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Nothing in `raw` changes the model beyond `config`, which its class made of it, and that one is sound.
 
-    Only for the decoders of `FAMILIES`. Raises CheckpointError, NotYetError.
+    Only for families whose record knows their values. Raises CheckpointError, NotYetError.
     """
-    if config["model_type"] not in FAMILIES:
+    family = family_of(config)
+    if family is None or family.values is None:
         return
-    own = _PER_KIND.get(config["model_type"], {})
-    for name, neutral in (_NEUTRAL | own).items():
-        foreign = name in raw and (name not in config or name in own)
-        if foreign and raw[name] not in neutral and not _is_unused(name, raw):
+    for name, value in raw.items():
+        if not _is_understood(name, value, config, family.values) and not _is_unused(name, raw):
             raise NotYetError(
-                f"{file}: {name} is {str(raw[name])[:80]!r}, which {config['model_type']} models are not "
+                f"{file}: {name} is {str(value)[:80]!r}, which {family.kind} models are not "
                 "computed with here: answers would be another model's"
             )
     _check_norm(file, raw, config)
@@ -102,6 +94,16 @@ def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any
     _check_windows(file, raw, config)
     _check_rotary(file, config)
     _check_ids(file, config)
+
+
+def _is_understood(name: str, value: Any, config: Mapping[str, Any], values: Rules) -> bool:
+    """Whether the record knows the value, or it changes nothing: a foreign one that is neutral, or of a name
+    that neither the class nor any library here has."""
+    allowed = values.get(name, NEUTRAL.get(name))
+    if allowed is None:
+        known = name in values or name in _BESIDE or name not in config
+        return known or value is None
+    return value in allowed
 
 
 def _is_unused(name: str, raw: Mapping[str, Any]) -> bool:

@@ -8,23 +8,15 @@ Shapes: D model width, H query heads, G key-value heads, K head width, V vocabul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+from transom.checkpoint.families import FAMILIES, Family, family_of
 from transom.errors import NotYetError
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-_LLAMA_HEADS = {"ForCausalLM": "lm_head", "Model": ""}
-_BERT_HEADS = {
-    "ForSequenceClassification": "classifier",
-    "ForTokenClassification": "classifier",
-    "ForMaskedLM": "cls",
-    "Model": "",
-}
-_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class Walk:
     `tied` says that head and embedding share one weight [V, D].
     """
 
-    family: Literal["llama", "bert"]
+    family: Family
     model: PreTrainedModel
     trunk: nn.Module
     embedding: nn.Embedding
@@ -70,84 +62,37 @@ class Walk:
 
 def walk(model: PreTrainedModel) -> Walk:
     """The parts of a Llama, Mistral, Qwen2, Qwen3 or BERT. Raises NotYetError for other architectures."""
-    kind, name = model.config.model_type, type(model).__name__
-    heads = _BERT_HEADS if kind == "bert" else _LLAMA_HEADS
-    suffix = next((suffix for suffix in heads if name.endswith(suffix)), None)
-    if kind not in (*_LLAMA_LIKE, "bert") or suffix is None or (kind == "bert" and model.config.is_decoder):
-        raise NotYetError(f"{name} ({kind}) is not known here; known: bert, {', '.join(_LLAMA_LIKE)}")
-    head = getattr(model, heads[suffix], None)
-    return _walk_bert(model, head) if kind == "bert" else _walk_llama(model, head)
-
-
-def _walk_llama(model: Any, head: Any) -> Walk:
-    trunk, config = getattr(model, "model", model), model.config
+    config: Any = model.config
+    output: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    family, name = family_of({"model_type": config.model_type}), type(model).__name__
+    suffixes = family.heads if family and family.walked else {}
+    suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+    if family is None or suffix is None or (not family.causal and config.is_decoder):
+        known = sorted(other.kind for other in FAMILIES.values() if other.walked)
+        raise NotYetError(f"{name} ({config.model_type}) is not known here; known: {', '.join(known)}")
+    trunk: Any = getattr(model, family.names.trunk, model)
+    embedding: Any = trunk.get_submodule(family.names.embedding)
     heads = config.num_attention_heads
     return Walk(
-        family="llama",
+        family=family,
         model=model,
         trunk=trunk,
-        embedding=trunk.embed_tokens,
-        blocks=tuple(_llama_block(layer) for layer in trunk.layers),
-        final_norm=trunk.norm,
-        head=head,
-        tied=_shares(head, trunk.embed_tokens),
+        embedding=embedding,
+        blocks=tuple(_block(layer, family) for layer in trunk.get_submodule(family.names.blocks)),
+        final_norm=_part(trunk, family.names.final_norm),
+        head=_part(model, family.heads[suffix]),
+        tied=getattr(output, "weight", None) is embedding.weight,
         width=config.hidden_size,
         query_heads=heads,
-        key_value_heads=config.num_key_value_heads,
+        key_value_heads=getattr(config, "num_key_value_heads", heads),
         head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
     )
 
 
-def _llama_block(layer: Any) -> Block:
-    attention, mlp = layer.self_attn, layer.mlp
-    return Block(
-        module=layer,
-        query=attention.q_proj,
-        key=attention.k_proj,
-        value=attention.v_proj,
-        attention_out=attention.o_proj,
-        mlp_gate=mlp.gate_proj,
-        mlp_up=mlp.up_proj,
-        mlp_down=mlp.down_proj,
-        attention_norm=layer.input_layernorm,
-        mlp_norm=layer.post_attention_layernorm,
-    )
+def _block(layer: Any, family: Family) -> Block:
+    parts = {field.name for field in fields(Block)} - {"module"}
+    return Block(module=layer, **{part: _part(layer, getattr(family.names, part)) for part in parts})
 
 
-def _walk_bert(model: Any, head: Any) -> Walk:
-    trunk, config = getattr(model, "bert", model), model.config
-    heads = config.num_attention_heads
-    return Walk(
-        family="bert",
-        model=model,
-        trunk=trunk,
-        embedding=trunk.embeddings.word_embeddings,
-        blocks=tuple(_bert_block(layer) for layer in trunk.encoder.layer),
-        final_norm=None,
-        head=head,
-        tied=_shares(model.get_output_embeddings(), trunk.embeddings.word_embeddings),
-        width=config.hidden_size,
-        query_heads=heads,
-        key_value_heads=heads,
-        head_width=config.hidden_size // heads,
-    )
-
-
-def _shares(head: Any, embedding: Any) -> bool:
-    return head is not None and head.weight is embedding.weight
-
-
-def _bert_block(layer: Any) -> Block:
-    attention = layer.attention
-    return Block(
-        module=layer,
-        query=attention.self.query,
-        key=attention.self.key,
-        value=attention.self.value,
-        attention_out=attention.output.dense,
-        mlp_gate=None,
-        mlp_up=layer.intermediate.dense,
-        mlp_down=layer.output.dense,
-        attention_norm=attention.output.LayerNorm,
-        mlp_norm=layer.output.LayerNorm,
-    )
+def _part(module: Any, path: str) -> Any:
+    return module.get_submodule(path) if path else None

@@ -169,7 +169,7 @@ def case(
         return Case(
             attacks_on(kind, None, layer, own), sentences.Sentences(observed[: len(plain)], noise), public
         )
-    if kind == "hidden" and walk(loaded.model).family != "llama":
+    if kind == "hidden" and not walk(loaded.model).family.causal:
         raise NotYetError(f"--kind hidden needs a causal model, {loaded.source.name} is not one")
     place = blocks.Observed(loaded.model, layer if kind == "hidden" else None)
     if observed is None:
@@ -208,6 +208,6 @@ def split(observed: torch.Tensor, lengths: Sequence[int]) -> tuple[torch.Tensor,
 def _language(loaded: Checkpoint, own: Texts) -> beam.Prior | None:
     """The model itself where it is causal, else the attacker's texts."""
     parts = walk(loaded.model)
-    if parts.family == "llama" and parts.head is not None:
+    if parts.family.causal and parts.head is not None:
         return beam.causal(loaded.model, start_id(loaded.model))
     return beam.bigrams(own, parts.embedding.num_embeddings) if own else None

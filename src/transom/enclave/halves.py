@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from transom.checkpoint.families import FAMILIES, family_of
 from transom.checkpoint.load import load
 from transom.checkpoint.source import Source, read_json, read_safetensors_head, weight_files
 from transom.checkpoint.tokenizer import TokenizerFiles, settings_with_ends
@@ -22,11 +23,6 @@ from transom.errors import CheckpointError, NotYetError
 
 CLIENT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")
-_LLAMA_NAMES = ("model.embed_tokens.weight", "embed_tokens.weight")
-_BERT_NAMES = ("embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings.weight")
-# Architectures whose first step is a plain lookup. Those that scale it (Gemma, Granite) are not among them.
-_LLAMA_LIKE = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
-_NAMES = {"bert": _BERT_NAMES} | dict.fromkeys(_LLAMA_LIKE, _LLAMA_NAMES)
 
 
 @dataclass(frozen=True)
@@ -70,15 +66,20 @@ def write_server_half(found: Source, folder: Path) -> None:
 
 def locate_embedding(folder: Path) -> EmbeddingFile:
     """The word embedding of a checked checkpoint directory. Raises CheckpointError, NotYetError."""
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in _NAMES:
-        raise NotYetError(f"the embedding of a {kind!r} model is not known; known: {', '.join(_NAMES)}")
+    config = read_json(folder / "config.json")
+    family = family_of(config)
+    if family is None or not family.lookup:
+        known = ", ".join(sorted(other.kind for other in FAMILIES.values() if other.lookup))
+        raise NotYetError(
+            f"the embedding of a {config.get('model_type')!r} model is not known; known: {known}"
+        )
+    names = family.names.stored_embedding
     for file in weight_files(folder):
         header, data_start = read_safetensors_head(folder / file)
-        for name in _NAMES[str(kind)]:
+        for name in names:
             if name in header:
                 return _embedding(folder / file, name, header[name], data_start)
-    raise CheckpointError(f"{folder} holds none of the tensors {', '.join(_NAMES[str(kind)])}; restore it")
+    raise CheckpointError(f"{folder} holds none of the tensors {', '.join(names)}; restore it")
 
 
 def _embedding(path: Path, name: str, entry: dict[str, Any], data_start: int) -> EmbeddingFile:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.checkpoint.families import FAMILIES
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.norms import reads, wide, writes
 from transom.obfuscation.task import Config, Context, Task, attention_label, linear_task
@@ -51,8 +52,8 @@ class HeadKeys:
 def head_width(config: Config) -> int:
     """`head_dim`, or what its absence means."""
     explicit = config.get("head_dim")
-    if explicit is None and config["model_type"] == "qwen3":
-        return 128  # Qwen3's configuration class has this default and not hidden size / heads
+    if explicit is None:
+        explicit = FAMILIES[config["model_type"]].head_width
     return int(explicit or config["hidden_size"] // config["num_attention_heads"])
 
 
@@ -176,8 +177,8 @@ def mix(weight: Tensor, matrices_Gkk: NDArray[np.float64], order: NDArray[np.int
 
 def attention_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     """The four projections of a layer's attention, and its norms over heads."""
-    kind = config["model_type"]
-    into_bias = kind == "qwen2" or bool(config.get("attention_bias"))
+    family = FAMILIES[config["model_type"]]
+    into_bias = family.projection_biases or bool(config.get("attention_bias"))
     own = f"model.layers.{layer}.self_attn"
     before = f"model.layers.{layer}.input_layernorm.weight"
     tasks = [
@@ -185,8 +186,10 @@ def attention_tasks(config: Config, layer: int) -> tuple[Task, ...]:
         for letter, name in (("q", "query"), ("k", "key"), ("v", "value"))
     ]
     out = linear_task(f"{own}.o_proj", "attention.output", layer, bias=into_bias)
-    tasks.append(Task(out.outputs, out.outputs[:1], out.component, layer) if kind == "qwen2" else out)
-    if kind.startswith("qwen3"):
+    tasks.append(
+        Task(out.outputs, out.outputs[:1], out.component, layer) if family.projection_biases else out
+    )
+    if family.head_norms:
         names = [f"{own}.{letter}_norm.weight" for letter in "qk"]
         tasks += [Task((name,), (name,), "attention.head_norm", layer) for name in names]
     return tuple(tasks)
@@ -235,7 +238,7 @@ def head_norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> di
 
 
 def _keys(task: Task, context: Context) -> HeadKeys:
-    head_norms = str(context.config["model_type"]).startswith("qwen3")
+    head_norms = FAMILIES[context.config["model_type"]].head_norms
     return head_keys(context.space, context.config, task.layer, head_norms=head_norms)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transom.checkpoint.observe import observing
 from transom.obfuscation.keys import Space
 from transom.obfuscation.task import attention_label, feedforward_label
 
@@ -64,43 +65,33 @@ def measure(model: Any, ids_BT: Tensor, space: Space) -> dict[str, Ratio]:
 
     ratios: dict[str, Ratio] = {}
     shared_dw = space.shared().to(model.device, torch.float32)
-    written: list[Tensor] = []  # one element: the running sum of y_i G_i [B, T, r]
-    hooks = []
+    layers, epsilon = model.config.num_hidden_layers, model.config.rms_norm_eps
+    labels = {"attention_out": attention_label, "mlp_out": feedforward_label}
+    now: dict[str, Tensor] = {}  # the stream x [B, T, d], and the running sum of y_i G_i [B, T, r]
 
-    def writer(label: str) -> Any:
-        mixing_dr = space.mixing(label, shared_dw)
+    def read(name: str) -> None:
+        x_BTd = now["stream"].float()
+        wide = (x_BTd @ shared_dw).square().sum(-1) + now["written"].square().sum(-1)
+        ratio_BT = ((wide / space.width + epsilon) / (x_BTd.square().mean(-1) + epsilon)).sqrt()
+        ratios[name] = Ratio(float(ratio_BT.mean()), float(ratio_BT.std() / ratio_BT.mean()))
 
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            part = (output[0] if isinstance(output, tuple) else output).float() @ mixing_dr
-            written[:] = [part] if label == "embedding" else [written[0] + part]
+    def see(kind: str, layer: int, y_BTd: Tensor) -> None:
+        if layer == -1:
+            now["written"] = y_BTd.float() @ space.mixing("embedding", shared_dw)
+        elif kind != "hidden":
+            now["written"] = now["written"] + y_BTd.float() @ space.mixing(labels[kind](layer), shared_dw)
+        if kind == "attention_out":
+            now["stream"] = now["stream"] + y_BTd
+            read(f"model.layers.{layer}.post_attention_layernorm.weight")
+        elif kind == "hidden":
+            now["stream"] = y_BTd
+            last = layer + 1 == layers
+            read("model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight")
 
-        return hook
-
-    def reader(name: str, epsilon: float) -> Any:
-        def hook(module: Any, inputs: Any) -> None:
-            x_BTd = inputs[0].float()
-            wide = (x_BTd @ shared_dw).square().sum(-1) + written[0].square().sum(-1)
-            ratio_BT = ((wide / space.width + epsilon) / (x_BTd.square().mean(-1) + epsilon)).sqrt()
-            ratios[name] = Ratio(float(ratio_BT.mean()), float(ratio_BT.std() / ratio_BT.mean()))
-
-        return hook
-
-    trunk, epsilon = model.model, model.config.rms_norm_eps
-    hooks.append(trunk.embed_tokens.register_forward_hook(writer("embedding")))
-    hooks.append(trunk.norm.register_forward_pre_hook(reader("model.norm.weight", epsilon)))
-    for i, layer in enumerate(trunk.layers):
-        own = f"model.layers.{i}"
-        hooks.append(layer.self_attn.register_forward_hook(writer(attention_label(i))))
-        hooks.append(layer.mlp.register_forward_hook(writer(feedforward_label(i))))
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            read = reader(f"{own}.{name}.weight", epsilon)
-            hooks.append(getattr(layer, name).register_forward_pre_hook(read))
-    try:
-        with torch.no_grad():
-            model(input_ids=ids_BT, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    first = observing(model, [-1], ["hidden"], see)
+    each = observing(model, range(layers), ["attention_out", "mlp_out", "hidden"], see)
+    with torch.no_grad(), first, each:
+        model(input_ids=ids_BT, use_cache=False)
     return ratios
 
 

@@ -46,32 +46,40 @@ def feedforward_tasks(config: Config, layer: int) -> tuple[Task, ...]:
 
 def gate(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """The gate [n, w], and its bias if it has one."""
-    return _into(task, tensors, context, scaled=False)
+    return inwards(task, tensors, context, feedforward_label(task.layer), scaled=False)
 
 
 def up(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """The linear branch [n, w], and its bias if it has one."""
-    return _into(task, tensors, context, scaled=True)
+    return inwards(task, tensors, context, feedforward_label(task.layer), scaled=True)
 
 
 def down(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """The way back [w, n], and its bias if it has one."""
-    weight_dn, *bias = (tensors[name] for name in task.sources)
-    like, label = wide(weight_dn[:0]), feedforward_label(task.layer)
-    order_n, scale_n = inner_keys(context.space, label, weight_dn.shape[1], like)
-    key_dw = context.space.key(label, like)
-    made = [writes(weight_dn, key_dw, order_n=order_n, scale_n=1 / scale_n)]
-    made += [(wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in bias]
-    return dict(zip(task.outputs, made, strict=True))
+    return outwards(task, tensors, context, feedforward_label(task.layer))
 
 
-def _into(task: Task, tensors: Mapping[str, Tensor], context: Context, *, scaled: bool) -> dict[str, Tensor]:
+def inwards(
+    task: Task, tensors: Mapping[str, Tensor], context: Context, label: str, *, scaled: bool
+) -> dict[str, Tensor]:
+    """What reads the stream [n, w], its neurons under the keys of `label`; and its bias if it has one."""
     weight_nd, norm_d, *bias = (tensors[name] for name in task.sources)
-    like, label = wide(weight_nd[:0]), feedforward_label(task.layer)
+    like = wide(weight_nd[:0])
     order_n, scale_n = inner_keys(context.space, label, weight_nd.shape[0], like)
     if not scaled:
         scale_n = scale_n.new_ones(scale_n.shape)
-    inverse_wd = context.space.inverse(label, like)
+    inverse_wd = context.space.inverse(feedforward_label(task.layer), like)
     made = [reads(weight_nd, inverse_wd, norm_d=norm_d, order_n=order_n, scale_n=scale_n)]
     made += [(wide(bias_n)[order_n] * scale_n.to(like)).to(bias_n.dtype) for bias_n in bias]
+    return dict(zip(task.outputs, made, strict=True))
+
+
+def outwards(task: Task, tensors: Mapping[str, Tensor], context: Context, label: str) -> dict[str, Tensor]:
+    """What writes to the stream [w, n], its neurons under the keys of `label`; and its bias if it has one."""
+    weight_dn, *bias = (tensors[name] for name in task.sources)
+    like = wide(weight_dn[:0])
+    order_n, scale_n = inner_keys(context.space, label, weight_dn.shape[1], like)
+    key_dw = context.space.key(feedforward_label(task.layer), like)
+    made = [writes(weight_dn, key_dw, order_n=order_n, scale_n=1 / scale_n)]
+    made += [(wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in bias]
     return dict(zip(task.outputs, made, strict=True))

@@ -1,8 +1,8 @@
 """Which configurations llama.cpp computes as transformers does: each key is written, idle, or refused.
 
 llama.cpp has one graph an architecture. What it fixes (the activation, how experts are weighed) and what it
-has no key for is refused here, and so is a key that is not in these lists: a value left out in silence would
-be another model.
+has no key for is refused here, and so is a key that the family's record lacks: a value left out in silence
+would be another model.
 Threat model: none; the folder is the user's own. Does not protect against: other engines, which may honour
 keys that transformers ignores (those of DeepSeek's routing are refused where readings differ).
 Source: llama.cpp's graphs, and its answers beside transformers' (tests/obfuscation/test_gguf_writer.py).
@@ -14,17 +14,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from transom.checkpoint.families import FAMILIES, Family, Rules, family_of
 from transom.errors import NotYetError
+from transom.obfuscation.moe import expert_count
 
-ARCHITECTURES = {
-    "llama": "llama",
-    "mistral": "llama",
-    "mixtral": "llama",
-    "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe",
-    "deepseek_v2": "deepseek2",
-    "deepseek_v3": "deepseek2",
-}
+_FIXED: Rules = {"hidden_act": ("silu", "swish"), "is_encoder_decoder": (False,)}
 MOST_ENDS = 6  # ids that end an answer: llama.cpp has that many keys which do so
 _MOST_LAYERS = _MOST_EXPERTS = 512
 # llama.cpp knows a DeepSeek without a latent query by the number of its layers (and ids), not by a key.
@@ -43,61 +37,6 @@ _ROPES: dict[str, dict[str, tuple[Any, ...] | None]] = {
     ),
     "yarn": _YARN | dict.fromkeys(("factor", "original_max_position_embeddings", "mscale", "mscale_all_dim")),
 }
-_IDLE = (
-    "architectures", "attention_dropout", "dtype", "initializer_range", "max_window_layers",
-    "num_mtp_layers", "num_nextn_predict_layers", "output_router_logits", "pretraining_tp", "qk_head_dim",
-    "router_aux_loss_coef", "router_jitter_noise", "torch_dtype", "transformers_version", "use_cache",
-)  # fmt: skip
-_WRITTEN = (
-    "bos_token_id", "eos_token_id", "head_dim", "hidden_size", "intermediate_size", "layer_types",
-    "max_position_embeddings", "model_type", "moe_intermediate_size", "n_routed_experts",
-    "num_attention_heads", "num_experts", "num_experts_per_tok", "num_hidden_layers", "num_key_value_heads",
-    "num_local_experts", "pad_token_id", "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta",
-    "sliding_window", "tie_word_embeddings", "use_sliding_window", "vocab_size",
-)  # fmt: skip
-_LATENT_WRITTEN = (
-    "first_k_dense_replace", "kv_lora_rank", "n_group", "n_shared_experts", "q_lora_rank",
-    "qk_nope_head_dim", "qk_rope_head_dim", "routed_scaling_factor", "topk_group", "v_head_dim",
-)  # fmt: skip
-# Values that are allowed, None for any: those of a key that is written, or without influence.
-_Rules = Mapping[str, tuple[Any, ...] | None]
-_ALL: _Rules = {
-    **dict.fromkeys([*_IDLE, *_WRITTEN]),
-    "hidden_act": ("silu", "swish"),
-    "is_encoder_decoder": (False,),
-}
-_LATENT: _Rules = {
-    **dict.fromkeys(_LATENT_WRITTEN),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "moe_layer_freq": (1,),
-    "rope_interleave": (True,),
-    "rms_norm_eps": (1e-6,),  # transformers has the inner norms at that, whatever the configuration says
-}
-_KEYS: dict[str, _Rules] = {
-    "llama": {"attention_bias": (False, True), "mlp_bias": (False, True)},
-    "mistral": {},
-    "mixtral": {},
-    "qwen3": {"attention_bias": (False,)},
-    "qwen3_moe": {
-        "attention_bias": (False,),
-        "norm_topk_prob": (True,),
-        "decoder_sparse_step": (1,),
-        "mlp_only_layers": ([],),
-    },
-    "deepseek_v2": {
-        **_LATENT,
-        "norm_topk_prob": (False,),  # transformers never normalises here, others do when it says so
-        "topk_method": ("greedy", "group_limited_greedy"),
-        "scoring_func": ("softmax",),
-    },
-    "deepseek_v3": {
-        **_LATENT,
-        "norm_topk_prob": (False, True),
-        "topk_method": ("noaux_tc",),
-        "scoring_func": ("sigmoid",),
-    },
-}
 
 
 def require_known(config: Mapping[str, Any]) -> None:
@@ -105,18 +44,20 @@ def require_known(config: Mapping[str, Any]) -> None:
 
     `config` is `resolved_config`'s: sound, and with the defaults of its class.
     """
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    family = family_of(config)
+    if family is None or family.values is None or family.llama_cpp is None:
+        known = ", ".join(other.kind for other in FAMILIES.values() if other.llama_cpp is not None)
         raise NotYetError(
-            f"no GGUF for the model type {kind!r}; it can be written for {', '.join(ARCHITECTURES)}"
+            f"no GGUF for the model type {config.get('model_type')!r}; it can be written for {known}"
         )
-    problems = [*_by_key(config, {**_ALL, **_KEYS[kind]}), *_bounds(config), *_rope(config)]
-    if ARCHITECTURES[kind] == "deepseek2":
+    rules = family.values | _FIXED | family.llama_cpp
+    problems = [*_by_key(config, rules), *_bounds(config, family), *_rope(config, family)]
+    if family.attention == "latent":
         problems += _latent(config)
     if problems:
         raise NotYetError(
-            f"no GGUF for this {kind}, because llama.cpp would run another model: {'; '.join(problems)}. "
-            "Serve the folder with vLLM"
+            f"no GGUF for this {family.kind}, because llama.cpp would run another model: "
+            f"{'; '.join(problems)}. Serve the folder with vLLM"
         )
 
 
@@ -132,7 +73,7 @@ def context_tokens(config: Mapping[str, Any]) -> int:
     return min(longest, int(window)) if window else longest
 
 
-def _by_key(config: Mapping[str, Any], rules: _Rules) -> Iterator[str]:
+def _by_key(config: Mapping[str, Any], rules: Rules) -> Iterator[str]:
     for name, value in config.items():
         if name not in rules:
             if value is not None:
@@ -143,29 +84,25 @@ def _by_key(config: Mapping[str, Any], rules: _Rules) -> Iterator[str]:
             yield f"{name} is {_shown(value)}, and llama.cpp has {' or '.join(map(_shown, allowed))}"
 
 
-def _bounds(config: Mapping[str, Any]) -> Iterator[str]:
+def _bounds(config: Mapping[str, Any], family: Family) -> Iterator[str]:
     if not _positive(config["rms_norm_eps"]):
         yield f"rms_norm_eps is {_shown(config['rms_norm_eps'])}"
-    if config["num_hidden_layers"] > _MOST_LAYERS or (experts_of(config) or 0) > _MOST_EXPERTS:
+    if config["num_hidden_layers"] > _MOST_LAYERS or (
+        family.experts and expert_count(config) > _MOST_EXPERTS
+    ):
         yield f"it has more than {_MOST_LAYERS} layers or {_MOST_EXPERTS} experts"
     kinds = set(config.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
     if kinds or ("sliding_attention" in (config.get("layer_types") or ()) and not config["sliding_window"]):
         yield "layer_types has layers without full attention or a window"
 
 
-def experts_of(config: Mapping[str, Any]) -> int | None:
-    """How many experts a layer has, None in a dense model."""
-    names = ("num_local_experts", "num_experts", "n_routed_experts")
-    return next((int(config[name]) for name in names if config.get(name)), None)
-
-
-def _rope(config: Mapping[str, Any]) -> Iterator[str]:
-    rope, latent = rope_of(config), ARCHITECTURES[config["model_type"]] == "deepseek2"
+def _rope(config: Mapping[str, Any], family: Family) -> Iterator[str]:
+    rope, latent = rope_of(config), family.attention == "latent"
     kind = rope.get("rope_type")
     if kind not in _ROPES:
         yield f"positions are rescaled by {_shown(kind)}"
         return
-    if kind == "llama3" and ARCHITECTURES[config["model_type"]] != "llama":
+    if kind == "llama3" and family.gguf != "llama":
         yield "positions are rescaled by 'llama3', for which this architecture has no tensor"
     if kind == "linear" and latent:
         yield "positions are rescaled by 'linear' before latent attention"

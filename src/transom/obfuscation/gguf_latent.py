@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from transom.checkpoint.families import FAMILIES
+
 
 def describe(gguf: Any, writer: Any, config: Mapping[str, Any]) -> None:
     """The settings that other models lack, or have otherwise."""
@@ -31,7 +33,8 @@ def describe(gguf: Any, writer: Any, config: Mapping[str, Any]) -> None:
     writer.add_leading_dense_block_count(int(config["first_k_dense_replace"]))
     writer.add_expert_shared_count(int(config["n_shared_experts"]))
     writer.add_expert_weights_scale(float(config["routed_scaling_factor"]))
-    third = config["model_type"] == "deepseek_v3"
+    experts = FAMILIES[config["model_type"]].experts
+    third = experts is not None and experts.correction
     writer.add_expert_weights_norm(bool(config["norm_topk_prob"]))
     writer.add_expert_gating_func(kind.SIGMOID if third else kind.SOFTMAX)
     if third and config["n_group"] > 1:

@@ -22,19 +22,16 @@ from typing import Any
 
 import numpy as np
 
+from transom.checkpoint.families import FAMILIES
+from transom.checkpoint.gguf_rope import llama3_divisors
 from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import check, find, read_json
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError, NotYetError
 from transom.files import growing
 from transom.obfuscation import gguf_latent
-from transom.obfuscation.gguf_known import (
-    ARCHITECTURES,
-    MOST_ENDS,
-    context_tokens,
-    experts_of,
-    require_known,
-    rope_of,
-)
+from transom.obfuscation.attention import groups, head_width
+from transom.obfuscation.gguf_known import MOST_ENDS, context_tokens, require_known, rope_of
+from transom.obfuscation.moe import expert_count
 from transom.obfuscation.shards import Entry, locate, read_tensor
 
 KINDS = ("f16", "q8_0", "f32")
@@ -101,7 +98,7 @@ def _write(
     gguf: Any, path: Path, config: Mapping[str, Any], ends: list[int], tensors: list[_Tensor], kind: str
 ) -> None:
     """Raises OSError."""
-    writer = gguf.GGUFWriter(str(path), ARCHITECTURES[config["model_type"]])
+    writer = gguf.GGUFWriter(str(path), FAMILIES[config["model_type"]].gguf)
     try:
         _describe(gguf, writer, config, kind)
         _vocabulary(writer, config, ends)
@@ -129,21 +126,13 @@ def _library() -> Any:
 
 
 def _rope_divisors(config: Mapping[str, Any]) -> np.ndarray:
-    """By how much Llama 3.1 slows each pair of a head, float32 [K/2]: the long waves only."""
     rope = rope_of(config)
-    turns = rope["rope_theta"] ** -(np.arange(0, _head_width(config), 2) / _head_width(config)) / (2 * np.pi)
-    turns *= rope["original_max_position_embeddings"]
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    return np.asarray(1 / ((1 - share) / rope["factor"] + share), np.float32)
-
-
-def _head_width(config: Mapping[str, Any]) -> int:
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    names = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+    return llama3_divisors(rope["rope_theta"], head_width(config), *(rope[name] for name in names))
 
 
 def _is_latent(config: Mapping[str, Any]) -> bool:
-    return ARCHITECTURES[config["model_type"]] == "deepseek2"
+    return FAMILIES[config["model_type"]].attention == "latent"
 
 
 def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> Iterator[_Tensor]:
@@ -156,7 +145,7 @@ def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> I
         target, expert = _target(names, name)
         found.setdefault(target, {})[expert] = name, entry
     if rope_of(config)["rope_type"] == "llama3":
-        yield _Tensor(_DIVISORS, (_head_width(config) // 2,), ())
+        yield _Tensor(_DIVISORS, (head_width(config) // 2,), ())
     for target, parts in found.items():
         sources = tuple(parts[i] for i in sorted(parts))
         one = sources[0][1].shape
@@ -170,7 +159,7 @@ def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> I
 
 
 def _architecture(gguf: Any, model_type: str) -> Any:
-    wanted = ARCHITECTURES[model_type]
+    wanted = FAMILIES[model_type].gguf
     return next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
 
 
@@ -185,12 +174,12 @@ def _target(names: Any, name: str) -> tuple[str, int]:
 
 
 def _heads(target: str, config: Mapping[str, Any]) -> int:
-    if ARCHITECTURES[config["model_type"]] != "llama":
+    if FAMILIES[config["model_type"]].gguf != "llama":
         return 0
     heads = int(config["num_attention_heads"])
     part = target.split(".")[-2]
     if part == "attn_k":
-        return int(config.get("num_key_value_heads") or heads)
+        return groups(config)[0]
     return heads if part == "attn_q" else 0
 
 
@@ -245,7 +234,7 @@ def _interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def _describe(gguf: Any, writer: Any, config: Mapping[str, Any], kind: str) -> None:
-    heads, head_width = int(config["num_attention_heads"]), _head_width(config)
+    heads, width = int(config["num_attention_heads"]), head_width(config)
     writer.add_type("model")
     writer.add_name("obfuscated")
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
@@ -261,13 +250,12 @@ def _describe(gguf: Any, writer: Any, config: Mapping[str, Any], kind: str) -> N
     if _is_latent(config):
         gguf_latent.describe(gguf, writer, config)
     else:
-        writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
-        writer.add_key_length(head_width)
-        writer.add_value_length(head_width)
-        writer.add_rope_dimension_count(head_width)
-    experts = experts_of(config)
-    if experts:
-        writer.add_expert_count(experts)
+        writer.add_head_count_kv(groups(config)[0])
+        writer.add_key_length(width)
+        writer.add_value_length(width)
+        writer.add_rope_dimension_count(width)
+    if FAMILIES[config["model_type"]].experts:
+        writer.add_expert_count(expert_count(config))
         writer.add_expert_used_count(int(config["num_experts_per_tok"]))
     if config.get("moe_intermediate_size"):
         writer.add_expert_feed_forward_length(int(config["moe_intermediate_size"]))

@@ -28,10 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.obfuscation.attention import mild_matrices, mix, pair_matrices, pair_orders
-from transom.obfuscation.keys import Settings
-from transom.obfuscation.moe import plan_layers
 from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.task import Config, Context, Planner, Task, Transform, attention_label
+from transom.obfuscation.task import Config, Context, Task, Transform, attention_label, linear_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,8 +74,7 @@ def latent_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     with_bias = bool(config.get("attention_bias"))
 
     def task(name: str, component: str, *norm: str, bias: bool = False) -> Task:
-        outputs = (f"{own}.{name}.weight", *([f"{own}.{name}.bias"] if bias else []))
-        return Task(outputs, (outputs[0], *norm, *outputs[1:]), f"mla.{component}", layer)
+        return linear_task(f"{own}.{name}", f"mla.{component}", layer, *norm, bias=bias)
 
     inner = {part: f"{own}.{part}_a_layernorm.weight" for part in ("q", "kv")}
     tasks = [
@@ -200,12 +197,6 @@ def _out_of(
     return {task.outputs[0]: reads(mixed_or, turn_rr.T, norm_d=norm_r, dtype=dtype)}
 
 
-def _decoder(config: Config, settings: Settings) -> tuple[Task, ...]:
-    del settings
-    return plan_layers(config, latent_tasks)
-
-
-PLANS: dict[str, Planner] = dict.fromkeys(("deepseek_v2", "deepseek_v3"), _decoder)
 COMPONENTS: dict[str, Transform] = {
     "mla.query": query,
     "mla.query_latent": query_latent,

@@ -18,27 +18,23 @@ Legend: d plain width, w obfuscated width, n inner neurons, X experts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.checkpoint.families import FAMILIES, Experts
 from transom.errors import CheckpointError
-from transom.obfuscation.attention import attention_tasks
-from transom.obfuscation.embedding import table_tasks
-from transom.obfuscation.feedforward import feedforward_tasks, inner_keys
-from transom.obfuscation.keys import Settings
-from transom.obfuscation.norms import norm_tasks, reads, wide, writes
-from transom.obfuscation.task import Config, Context, Planner, Task, Transform, feedforward_label
+from transom.obfuscation.feedforward import inwards, outwards
+from transom.obfuscation.norms import reads, wide
+from transom.obfuscation.task import Config, Context, Task, Transform, feedforward_label
 from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
-_PROJECTIONS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
-_MIXTRAL_PROJECTIONS = {"gate": "w1", "up": "w3", "down": "w2"}
 
 
 def expert_count(config: Config) -> int:
@@ -60,38 +56,30 @@ def expert_order(secret: bytes, config: Config, layer: int) -> NDArray[np.int64]
 
 
 def is_sparse(config: Config, layer: int) -> bool:
-    """Whether a layer has experts: all of Mixtral's, and those that Qwen3-MoE and DeepSeek name."""
-    if config["model_type"] == "qwen3_moe":
+    """Whether a layer has experts: none, all of Mixtral's, and those that Qwen3-MoE and DeepSeek name."""
+    experts = FAMILIES[config["model_type"]].experts
+    if experts is None:
+        return False
+    if experts.sparse == "step":
         step = int(config.get("decoder_sparse_step") or 1)
         return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % step == 0
-    return layer >= int(config.get("first_k_dense_replace") or 0)
-
-
-def plan_layers(config: Config, attention: Callable[[Config, int], tuple[Task, ...]]) -> tuple[Task, ...]:
-    """Every task of a decoder with experts in its sparse layers; `attention` gives a layer's attention."""
-    tasks = list(table_tasks(config))
-    for layer in range(config["num_hidden_layers"]):
-        tasks += [*norm_tasks(layer), *attention(config, layer)]
-        inner = mixture_tasks if is_sparse(config, layer) else feedforward_tasks
-        tasks += inner(config, layer)
-    return tuple(tasks)
+    return experts.sparse == "all" or layer >= int(config.get("first_k_dense_replace") or 0)
 
 
 def mixture_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     """Router, routed and shared experts of a layer: one weight a task."""
-    mixtral = config["model_type"] == "mixtral"
-    own = f"model.layers.{layer}.{'block_sparse_moe' if mixtral else 'mlp'}"
-    names = _MIXTRAL_PROJECTIONS if mixtral else _PROJECTIONS
+    known = FAMILIES[config["model_type"]].experts or Experts()
+    own = f"model.layers.{layer}.{known.part}"
     before = f"model.layers.{layer}.post_attention_layernorm.weight"
     router, bias = f"{own}.gate.weight", f"{own}.gate.e_score_correction_bias"
     tasks = [Task((router,), (router, before), "moe.router", layer)]
-    if config["model_type"] == "deepseek_v3":
+    if known.correction:
         tasks.append(Task((bias,), (bias,), "moe.bias", layer))
     experts = [f"{own}.experts.{place}" for place in range(expert_count(config))]
     experts += [f"{own}.shared_experts"] if config.get("n_shared_experts") else []
     for expert in experts:
-        for part, name in names.items():
-            weight = f"{expert}.{name}.weight"
+        for part in ("gate", "up", "down"):
+            weight = f"{expert}.{getattr(known, part)}.weight"
             sources = (weight,) if part == "down" else (weight, before)
             tasks.append(Task((weight,), sources, f"moe.{part}", layer))
     return tuple(tasks)
@@ -133,30 +121,17 @@ def bias(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[st
 
 def gate(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """An expert's gate [n, w]."""
-    return _into(task, tensors, context, scaled=False)
+    return inwards(task, tensors, context, _label(task, context), scaled=False)
 
 
 def up(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """An expert's linear branch [n, w]."""
-    return _into(task, tensors, context, scaled=True)
+    return inwards(task, tensors, context, _label(task, context), scaled=True)
 
 
 def down(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
     """An expert's way back [w, n]."""
-    weight_dn = tensors[task.sources[0]]
-    like = wide(weight_dn[:0])
-    order_n, scale_n = inner_keys(context.space, _label(task, context), weight_dn.shape[1], like)
-    key_dw = context.space.key(feedforward_label(task.layer), like)
-    return {task.outputs[0]: writes(weight_dn, key_dw, order_n=order_n, scale_n=1 / scale_n)}
-
-
-def _into(task: Task, tensors: Mapping[str, Tensor], context: Context, *, scaled: bool) -> dict[str, Tensor]:
-    weight_nd, norm_d = (tensors[name] for name in task.sources)
-    like = wide(weight_nd[:0])
-    order_n, scale_n = inner_keys(context.space, _label(task, context), weight_nd.shape[0], like)
-    inverse_wd = context.space.inverse(feedforward_label(task.layer), like)
-    scale = scale_n if scaled else None
-    return {task.outputs[0]: reads(weight_nd, inverse_wd, norm_d=norm_d, order_n=order_n, scale_n=scale)}
+    return outwards(task, tensors, context, _label(task, context))
 
 
 def _order(task: Task, context: Context) -> Tensor:
@@ -177,12 +152,6 @@ def _label(task: Task, context: Context) -> str:
     return f"{feedforward_label(task.layer)}/experts.{plain[1]}"
 
 
-def _decoder(config: Config, settings: Settings) -> tuple[Task, ...]:
-    del settings
-    return plan_layers(config, attention_tasks)
-
-
-PLANS: dict[str, Planner] = {"mixtral": _decoder, "qwen3_moe": _decoder}
 COMPONENTS: dict[str, Transform] = {
     "moe.router": router,
     "moe.bias": bias,

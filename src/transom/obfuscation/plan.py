@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.checkpoint.families import CHECKED, FAMILIES, Family, family_of
+from transom.checkpoint.resolve import further_layers
 from transom.errors import CheckpointError, MisconfiguredError, NeverError, NotYetError
 from transom.obfuscation import attention, embedding, feedforward, mla, moe, norms
 from transom.obfuscation.keys import Settings, Space
@@ -22,22 +24,6 @@ from transom.obfuscation.task import Config, Context, Planner, Task, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = [
-    "COMPONENTS",
-    "MULTIPLES",
-    "PLANS",
-    "Task",
-    "check_names",
-    "further_tokens",
-    "loadable_h",
-    "norm_names",
-    "obfuscate_state",
-    "plan",
-    "require_planned",
-    "run",
-    "target_config",
-]
 
 # What the obfuscated width must be divisible by, beside the number of heads: blocks of quantised formats.
 MULTIPLES = {"transformers": 1, "vllm": 1, "llama.cpp": 32, "group-128": 128, "llama.cpp-k": 256}
@@ -47,22 +33,7 @@ _ROW_BY_ROW = ("embedding", "head", "moe.gate", "moe.up", "moe.down", "moe.bias"
 _NOT_THE_HOSTS = ("auto_map", "_name_or_path", "quantization_config")
 
 
-def dense(config: Config, settings: Settings) -> tuple[Task, ...]:
-    """A decoder of equal layers with a gated feed-forward: Llama, Mistral, Qwen2, Qwen3."""
-    del settings
-    tasks = list(embedding.table_tasks(config))
-    for layer in range(config["num_hidden_layers"]):
-        tasks += norms.norm_tasks(layer)
-        tasks += attention.attention_tasks(config, layer)
-        tasks += feedforward.feedforward_tasks(config, layer)
-    return tuple(tasks)
-
-
-PLANS: dict[str, Planner] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), dense),
-    **moe.PLANS,
-    **mla.PLANS,
-}
+ATTENTION: dict[str, Planner] = {"heads": attention.attention_tasks, "latent": mla.latent_tasks}
 COMPONENTS: dict[str, Transform] = {
     "embedding": embedding.embedding,
     "head": embedding.head,
@@ -84,26 +55,33 @@ def plan(config: Config, settings: Settings, secret: bytes | None = None) -> tup
     """Every task of a checkpoint. `run` wants those of the secret, which puts a mixture's experts in their
     places. Raises NotYetError for an architecture or a variant that is not planned, NeverError for one that
     has no place for keys."""
-    require_planned(config)
-    kind = config["model_type"]
+    del settings
+    family = require_planned(config)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
         raise NotYetError(f"cannot obfuscate a partial rotary embedding yet (factor {partial})")
-    if kind == "qwen2" and _has_window(config):
+    if family.projection_biases and _has_window(config):
         raise NotYetError(
             "cannot obfuscate a Qwen2 whose layers see a window (use_sliding_window) yet. Without it, it is "
             f"another model: beyond {config.get('sliding_window')} tokens its answers change. If that will "
             "do, set use_sliding_window to false in config.json and drop layer_types"
         )
-    tasks = PLANS[str(kind)](config, settings)
-    return tasks if secret is None else moe.place_experts(tasks, config, secret)
+    tasks = list(embedding.table_tasks(config))
+    for layer in range(config["num_hidden_layers"]):
+        inner = moe.mixture_tasks if moe.is_sparse(config, layer) else feedforward.feedforward_tasks
+        tasks += norms.norm_tasks(layer)
+        tasks += ATTENTION[family.attention](config, layer)
+        tasks += inner(config, layer)
+    return tuple(tasks) if secret is None else moe.place_experts(tasks, config, secret)
 
 
-def require_planned(config: Config) -> None:
-    """Raises NotYetError or NeverError unless there are transforms for the architecture."""
-    if config.get("model_type") not in tuple(PLANS):
+def require_planned(config: Config) -> Family:
+    """The architecture's record. Raises NotYetError or NeverError unless there are transforms for it."""
+    family = family_of(config)
+    if family is None or family.kind not in CHECKED:
         _refuse(config)
+    return family
 
 
 def _has_window(config: Config) -> bool:
@@ -113,7 +91,7 @@ def _has_window(config: Config) -> bool:
 
 def _refuse(config: Config) -> NoReturn:
     """An architecture without a plan: never, where the method has nothing to offer it, or not yet."""
-    kind, known = config.get("model_type"), ", ".join(sorted(PLANS))
+    kind, known = config.get("model_type"), ", ".join(sorted(CHECKED))
     if any(f"{sense}_config" in config for sense in ("vision", "audio")):
         raise NeverError(
             f"{kind!r} takes images or sound, which no substitution of token ids hides from the host; "
@@ -204,9 +182,7 @@ def check_names(tasks: Iterable[Task], names: Iterable[str], config: Config) -> 
 def further_tokens(names: Iterable[str], config: Config) -> list[str]:
     """The tensors that predict further tokens at once (DeepSeek-V3: layers after the last), which are left
     out: engines answer the same without them."""
-    first = int(config["num_hidden_layers"])
-    layers = range(first, first + int(config.get("num_nextn_predict_layers") or 0))
-    return sorted(name for name in names if name.startswith(tuple(f"model.layers.{i}." for i in layers)))
+    return sorted(name for name in names if name.startswith(further_layers(config)))
 
 
 def target_config(config: Config, settings: Settings, tau: NDArray[np.int64]) -> dict[str, Any]:
@@ -223,7 +199,7 @@ def target_config(config: Config, settings: Settings, tau: NDArray[np.int64]) ->
             target[name] = 0
     if "q_lora_rank" not in config:
         target["head_dim"] = attention.head_width(config)
-    if config["model_type"] == "qwen2":
+    if FAMILIES[config["model_type"]].projection_biases:
         target |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
         target |= {"attention_bias": True, "mlp_bias": False}
         for name in ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types"):

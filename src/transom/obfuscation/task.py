@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transom.obfuscation.keys import Settings, Space
+from transom.obfuscation.keys import Space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class Context:
 
 
 Transform = Callable[[Task, Mapping[str, "Tensor"], Context], "dict[str, Tensor]"]
-Planner = Callable[[Config, Settings], tuple[Task, ...]]
+Planner = Callable[[Config, int], tuple[Task, ...]]  # of one layer
 
 
 def attention_label(layer: int) -> str:

@@ -91,7 +91,7 @@ def load_causal(source: str) -> Causal:
 
     checkpoint = load(source, dtype="bfloat16" if computes_in_bfloat16() else "float32")
     parts = walk(checkpoint.model)
-    if checkpoint.tokenizer is None or parts.family != "llama" or parts.head is None:
+    if checkpoint.tokenizer is None or not parts.family.causal or parts.head is None:
         kind = type(checkpoint.model).__name__
         raise CheckpointError(f"{source} is a {kind}; give a causal language model with its tokenizer")
     config = checkpoint.model.config

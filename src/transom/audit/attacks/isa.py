@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from transom.audit.attacks.states import METRIC, States, descend, recovery
+from transom.checkpoint.observe import eager, observing
 from transom.checkpoint.walk import walk
 from transom.errors import MisconfiguredError
 from transom.report.finding import Finding, not_run
@@ -169,15 +170,9 @@ def _look(kind: Kind, wanted: torch.Tensor, width: int) -> Callable[[torch.Tenso
 @contextmanager
 def _watched(model: Any, kind: Kind, layer: int) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
     """A function from embeddings [B, T, D] to the observation at `layer`; later layers do not run."""
-    blocks = walk(model).blocks
-    if not 0 <= layer < len(blocks):
-        raise MisconfiguredError(f"layer must be from 0 to {len(blocks) - 1}, got {layer}")
-    module: Any = blocks[layer].module if kind == "hidden" else blocks[layer].module.self_attn
 
-    def reach(_module: Any, _inputs: Any, output: Any) -> None:
-        if kind == "attention":
-            raise _Reached(output[1])
-        raise _Reached(output[0] if isinstance(output, tuple) else output)
+    def reach(_kind: str, _layer: int, value: torch.Tensor) -> None:
+        raise _Reached(value)
 
     def run(x_BTD: torch.Tensor) -> torch.Tensor:
         try:
@@ -187,11 +182,7 @@ def _watched(model: Any, kind: Kind, layer: int) -> Iterator[Callable[[torch.Ten
             return value
         raise MisconfiguredError("the model ran without reaching the layer to watch")
 
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the only one that returns its probabilities
-    hook = module.register_forward_hook(reach)
-    try:
+    if layer < 0:
+        raise MisconfiguredError(f"layer must be 0 or more, got {layer}")
+    with eager(model), observing(model, [layer], [kind], reach):  # both kinds by the same arithmetic
         yield run
-    finally:
-        hook.remove()
-        model.set_attn_implementation(before)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transom.audit.utility.model import Answerer
-from transom.audit.utility.protect import Protect, Protected
+from transom.audit.utility.protect import Protect
 from transom.audit.utility.tasks import Task
 from transom.errors import MisconfiguredError
 from transom.report.finding import Finding
@@ -33,22 +33,6 @@ class Setting:
     name: str
     protect: Protect = field(repr=False)
     recovery: Finding | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Mean score over `n` items with its 95 % interval."""
-
-    utility: float
-    low: float
-    high: float
-    n: int
-
-
-def measure(task: Task, protected: Sequence[Protected], model: Answerer) -> Measured:
-    """The task's utility through `model`, given its texts protected. Raises MisconfiguredError."""
-    score_N = task.scores(protected, model)
-    return Measured(float(score_N.mean()), *mean_interval(score_N), len(score_N))
 
 
 def frontier(
@@ -67,14 +51,11 @@ def frontier(
         for setting in settings:
             protected = [setting.protect(text) for text in task.texts]
             for label, model in models.items():
-                points.append(_point(label, task.name, setting, measure(task, protected, model)))
+                score_N = task.scores(protected, model)
+                utility = float(score_N.mean()), *mean_interval(score_N)
+                points.append(FrontierPoint(label, setting.name, *_recovered(setting), *utility, task.name))
                 progress(len(points) / total)
     return Frontier(tuple(points))
-
-
-def _point(label: str, task: str, setting: Setting, found: Measured) -> FrontierPoint:
-    reached = _recovered(setting)
-    return FrontierPoint(label, setting.name, *reached, found.utility, found.low, found.high, task)
 
 
 def _recovered(setting: Setting) -> tuple[float, float, float]:

@@ -1,0 +1,122 @@
+"""Look into a model while it runs: attention, states, head outputs and activations, reduced on the fly.
+
+    with observing(model, [3, 4], ["attention"], lambda kind, layer, p_BHTS: p_BHTS[:, :, -1].max()) as seen:
+        model(input_ids=ids)
+    seen["attention", 3]  # one value a pass
+
+A tensor is given to `reduce` when its layer has run and is not kept: what stays is what `reduce` returns.
+It is the model's own, with its gradients; an exception in `reduce` ends the pass, as where later layers need
+not run. In generation a pass has the prompt, then one token each; the last token that is generated is never
+fed back, and so has no state.
+Threat model: none here. Does not protect anything: what is seen tells most of the input.
+Source: forward hooks of torch. Probabilities exist under eager attention alone: others return none without a
+word, so it is set for the while, and their shape is checked.
+
+Shapes: B texts, T tokens of this pass, S tokens so far, D model width, H query heads, K head width, N inner
+neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from transom.checkpoint.families import Names, family_of
+from transom.errors import MisconfiguredError, NotYetError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["attention", "hidden", "heads", "mlp", "attention_out", "mlp_in", "mlp_out"]
+Reduce = Callable[[Kind, int, "Tensor"], Any]
+Seen = dict[tuple[Kind, int], list[Any]]
+_Places = dict[Kind, tuple[str, Literal["before", "after"]]]
+
+
+def _places(names: Names) -> _Places:
+    """The module of a block at which each kind is seen, "" being the block; before it runs, or after."""
+    return {
+        "attention": (names.attention, "after"),  # probabilities [B, H, T, S]
+        "heads": (names.attention_out, "before"),  # what each head found [B, T, H, K]
+        "attention_out": (names.attention_out, "after"),  # what attention adds to the stream [B, T, D]
+        "mlp_in": (names.mlp_up, "before"),  # [B, T, D]
+        "mlp": (names.mlp_down, "before"),  # activations of the inner neurons [B, T, N]
+        "mlp_out": (names.mlp, "after"),  # what the MLP adds to the stream [B, T, D]
+        "hidden": ("", "after"),  # the stream after the block, before any last norm [B, T, D]
+    }
+
+
+@contextmanager
+def observing(model: Any, layers: Iterable[int], want: Iterable[Kind], reduce: Reduce) -> Iterator[Seen]:
+    """What `reduce(kind, layer, tensor)` returned, by kind and layer, one value a pass; None is not kept.
+
+    Layers count from 0; layer -1 is the first block's input, and has "hidden" alone. Hooks are gone and the
+    model's attention is as it was afterwards, also after an exception.
+    Raises MisconfiguredError (no such layer), NotYetError (an architecture or a part that is not known).
+    """
+    config, layers, want = model.config, list(layers), list(want)
+    family = family_of({"model_type": config.model_type})
+    if family is None:
+        raise NotYetError(f"the parts of a {config.model_type!r} model are not known; nothing is observed")
+    blocks = getattr(model, family.names.trunk, model).get_submodule(family.names.blocks)
+    if wrong := [layer for layer in layers if not -1 <= layer < len(blocks)]:
+        raise MisconfiguredError(f"layer must be from 0 to {len(blocks) - 1}, got {wrong[0]}")
+    places, seen = _places(family.names), Seen()
+    with ExitStack() as stack:
+        if "attention" in want:
+            stack.enter_context(eager(model))
+        for layer in layers:
+            for kind in want:
+                if layer == -1 and kind != "hidden":
+                    raise MisconfiguredError(f"there is no {kind} before the first block; leave layer -1 out")
+                take = _take(kind, layer, config.num_attention_heads, reduce, seen)
+                path, side = places[kind]
+                module = _part(blocks[max(layer, 0)], path, config.model_type)
+                handle = (
+                    module.register_forward_pre_hook(lambda _module, inputs, take=take: take(inputs[0]))
+                    if side == "before" or layer == -1
+                    else module.register_forward_hook(lambda _module, _inputs, out, take=take: take(out))
+                )
+                stack.callback(handle.remove)
+        yield seen
+
+
+def _take(kind: Kind, layer: int, heads: int, reduce: Reduce, seen: Seen) -> Callable[[Any], None]:
+    def take(value: Any) -> None:
+        if kind == "attention":
+            value = _probabilities(value, heads)
+        elif isinstance(value, tuple):
+            value = value[0]
+        if kind == "heads":
+            value = value.unflatten(-1, (heads, -1))
+        kept = reduce(kind, layer, value)
+        if kept is not None:
+            seen.setdefault((kind, layer), []).append(kept)
+
+    return take
+
+
+def _probabilities(output: Any, heads: int) -> Any:
+    found = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+    if found is None or found.ndim != 4 or found.shape[1] != heads:
+        raise NotYetError("the model's attention gave no probabilities of its heads; nothing is observed")
+    return found
+
+
+def _part(block: Any, path: str, kind: str) -> Any:
+    try:
+        return block.get_submodule(path)
+    except AttributeError:
+        raise NotYetError(f"a {kind!r} model has no {path} of its own in this layer to observe") from None
+
+
+@contextmanager
+def eager(model: Any) -> Iterator[None]:
+    """The model under the attention that computes its probabilities, and as it was afterwards."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
