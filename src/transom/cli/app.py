@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, field, is_dataclass, make_dataclass
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -27,7 +27,7 @@ from transom.config import Known, read_config, settings, suggest
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="YAML file of options, ruled by those here.", is_eager=True),
+    typer.Option("--config", help="YAML file; options typed here rule.", is_eager=True),
 ]
 _METAVARS = {Path: "PATH", str: "TEXT", float: "NUMBER", int: "N"}
 _ALSO = {"llama.cpp": "llamacpp"}
@@ -167,18 +167,21 @@ def _worded(note: ParameterInfo, words: tuple[str, ...] | str) -> ParameterInfo:
         return option
     option.metavar = "WORD"
     option.help = f"{(option.help or '').rstrip('.')}: {', '.join(words)}."
-    option.parser = partial(_word, words)
+    option.parser = _word_of(words)
     option.autocompletion = lambda incomplete: [word for word in words if word.startswith(incomplete)]
     return option
 
 
-def _word(words: tuple[str, ...], text: str) -> str:
-    word = text.lower()
-    for also, name in _ALSO.items():
-        word = word.replace(also, name)
-    if word in words:
-        return word
-    raise typer.BadParameter(f"{text!r} is unknown; {suggest(text, words)}")
+def _word_of(words: tuple[str, ...]) -> Callable[[str], str]:
+    def word(text: str) -> str:
+        found = text.lower()
+        for also, name in _ALSO.items():
+            found = found.replace(also, name)
+        if found in words:
+            return found
+        raise typer.BadParameter(f"{text!r} is unknown; {suggest(text, words)}")
+
+    return word
 
 
 def _tuple(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,7 +30,7 @@ from transom.cli.obfuscated import MODES, ObfuscatedOptions, open_key
 from transom.cli.options import GATEWAY_CAP, Bind, EvidenceOptions, LedgerOptions, WordOptions
 from transom.config import Setting
 from transom.errors import MisconfiguredError
-from transom.serving.gateway.config import LOOPBACK_HOSTS, GatewayConfig, KeyFile, Mode
+from transom.serving.gateway.config import CLIENTS, LOOPBACK_HOSTS, GatewayConfig, KeyFile, Limits, Mode
 
 if TYPE_CHECKING:
     from transom.privacy.ledger import Ledger
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from transom.serving.engines.http import Guard
     from transom.serving.gateway.enclave import Enclave
 
-ENGINE, CLIENTS = "Engine", "Clients and their requests"
+ENGINE = "Engine"
 BIND = Bind(port=8000)
 DRAWING = ("words", "enclave", "words+obfuscated")  # the modes that draw words
 
@@ -49,7 +49,7 @@ DRAWING = ("words", "enclave", "words+obfuscated")  # the modes that draw words
 class ModeOptions:
     """What the gateway does, and before which engine."""
 
-    mode: Annotated[Mode, Setting("What the host may see")] = "words"
+    mode: Annotated[Mode, Setting("How prompts are protected")] = "words"
     engine: Annotated[str, Setting("URL; https unless on loopback.")] = "http://127.0.0.1:8001"
     tokenizer: Annotated[str, Setting("The engine's: folder, .gguf or name.")] = ""
 
@@ -75,8 +75,8 @@ class EngineOptions:
     ] = 120.0
 
 
-@dataclass(frozen=True)
-class ClientOptions:
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions(Limits):
     """Who may ask, and how much."""
 
     api_key_file: Annotated[
@@ -91,19 +91,6 @@ class ClientOptions:
             panel=CLIENTS,
         ),
     ] = ()
-    max_body_bytes: Annotated[int, Setting("Largest request (413 above).", least=1024, panel=CLIENTS)] = (
-        GatewayConfig.max_body_bytes
-    )
-    max_prompt_tokens: Annotated[
-        int, Setting("Longest prompt (0: the engine's).", least=0, panel=CLIENTS)
-    ] = 0
-    answer_tokens: Annotated[
-        int, Setting("Answer limit where a chat request has none.", least=1, panel=CLIENTS)
-    ] = GatewayConfig.answer_tokens
-    retry_minutes: Annotated[
-        float,
-        Setting("How long an identical request without a session reuses its draws.", least=0, panel=CLIENTS),
-    ] = GatewayConfig.retry_minutes
     request_timeout_s: Annotated[
         float, Setting("Longest wait for a client's request to be whole, seconds.", least=0.1, panel=CLIENTS)
     ] = 30.0
@@ -173,11 +160,8 @@ def _settings(mode: Mode, bind: Bind, clients: ClientOptions) -> GatewayConfig:
         mode=mode,
         model=clients.name or None,
         key_digests=KeyFile(clients.api_key_file) if clients.api_key_file else {},
-        max_body_bytes=clients.max_body_bytes,
-        max_prompt_tokens=clients.max_prompt_tokens or None,
-        answer_tokens=clients.answer_tokens,
-        retry_minutes=clients.retry_minutes,
         hosts=_hosts(bind.host, clients.allow_host),
+        **{one.name: getattr(clients, one.name) for one in fields(Limits)},
     )
 
 

@@ -19,12 +19,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from transom.config import Setting
 from transom.errors import MisconfiguredError, RefusedError
 
 Mode = Literal["plain", "words", "enclave", "obfuscated", "words+obfuscated"]
 ANONYMOUS = "default"
+CLIENTS = "Clients and their requests"  # a heading of the settings
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _KEY = re.compile(r"[!-~]{16,}")  # what an HTTP header carries unchanged
 _ACCOUNT_CHARS = 100
@@ -60,25 +62,33 @@ class KeyFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewayConfig:
+class Limits:
+    """What bounds a request. A prompt that is too long, also for the engine's own context, is a 400."""
+
+    max_body_bytes: Annotated[int, Setting("Largest request (413 above).", CLIENTS, least=1024)] = 4 * 2**20
+    max_prompt_tokens: Annotated[int, Setting("Longest prompt (0: the engine's).", CLIENTS, least=0)] = 0
+    answer_tokens: Annotated[
+        int, Setting("Answer limit where a chat request has none.", CLIENTS, least=1)
+    ] = 512
+    retry_minutes: Annotated[
+        float,
+        Setting("How long an identical request without a session reuses its draws.", CLIENTS, least=0),
+    ] = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewayConfig(Limits):
     """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256,
     or is the file that does.
 
-    `max_body_bytes` bounds a request (413), `max_prompt_tokens` a prompt (400), beside the engine's context.
-    `max_prompt_chars` bounds what is sanitised in one request (400). A request without a session that is
-    repeated within `retry_minutes` reuses its draws. `answer_tokens` is the limit where a chat request names
-    none. `hosts`: the names, without port, that a `Host` or `Origin` header may hold (403 otherwise); None:
-    any.
+    `max_prompt_chars` bounds what is sanitised in one request (400). `hosts`: the names, without port, that a
+    `Host` or `Origin` header may hold (403 otherwise); None: any.
     """
 
     mode: Mode = "plain"
     model: str | None = None
     key_digests: Mapping[str, bytes] | KeyFile = field(default_factory=dict, repr=False)
-    max_body_bytes: int = 4 * 2**20
-    max_prompt_tokens: int | None = None
     max_prompt_chars: int = 1_000_000
-    retry_minutes: float = 10.0
-    answer_tokens: int = 512
     hosts: tuple[str, ...] | None = LOOPBACK_HOSTS
 
     def account(self, authorization: str) -> str:

@@ -218,7 +218,7 @@ def _answer_tokens(
     default = config.answer_tokens if isinstance(request, ChatRequest) else COMPLETION_TOKENS
     room = None if context_tokens is None else context_tokens - prompt_tokens
     wanted = request.output_tokens
-    limit = config.max_prompt_tokens
+    limit = config.max_prompt_tokens or None
     if (limit is not None and prompt_tokens > limit) or (room is not None and room < (wanted or 1)):
         raise RefusedError(
             f"the prompt of {prompt_tokens} tokens or more and {wanted or 1} answer tokens exceed the limit "
