@@ -80,30 +80,7 @@ def create_gateway(
     enclave's own trust stand in every response header. `annotators` say what they make of each answer.
     Raises MisconfiguredError for a combination that could not protect what its mode promises.
     """
-    if (config.mode in ("plain", "obfuscated")) != (sanitizer is None):
-        raise MisconfiguredError(
-            f"mode {config.mode!r} and the sanitizer do not go together; give both or none"
-        )
-    if (config.mode == "enclave") != (enclave is not None):
-        raise MisconfiguredError(f"mode {config.mode!r} and the bundle do not go together; give both or none")
-    if enclave is not None and not engine.takes_embeds:
-        raise MisconfiguredError(
-            "mode 'enclave' needs an engine that takes embeddings: the embedded engine, or vLLM"
-        )
-    if (config.mode in ("obfuscated", "words+obfuscated")) != (substitution is not None):
-        raise MisconfiguredError(f"mode {config.mode!r} and the key do not go together; give both or none")
-    if substitution is not None and engine.takes != "ids":
-        raise MisconfiguredError(
-            f"mode {config.mode!r} needs an engine that takes token ids: the embedded engine, vLLM or "
-            "llama.cpp; a chat endpoint would be sent text"
-        )
-    if engine.takes == "ids" and tokenizer is None:
-        raise MisconfiguredError("this engine takes token ids: give the model's tokenizer")
-    if substitution is not None and tokenizer is not None and tokenizer.vocab_size > substitution.vocabulary:
-        raise MisconfiguredError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the key's checkpoint {substitution.vocabulary}; "
-            "one of them is for another model"
-        )
+    _check_parts(config, engine, tokenizer, sanitizer, enclave, substitution)
     check_annotators(annotators)
     veil = Veil(sanitizer, retry_s=60 * config.retry_minutes) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
@@ -144,6 +121,43 @@ def create_gateway(
         exception_handlers={HTTPException: _http_error, TransomError: _error},
         lifespan=lifespan,
     )
+
+
+def _check_parts(
+    config: GatewayConfig,
+    engine: Engine,
+    tokenizer: ChatTokenizer | None,
+    sanitizer: Sanitizer | None,
+    enclave: Enclave | None,
+    substitution: Substitution | None,
+) -> None:
+    """Raises MisconfiguredError for parts that do not go with the mode or with each other."""
+    parts = {
+        "sanitizer": (sanitizer, config.mode not in ("plain", "obfuscated")),
+        "bundle": (enclave, config.mode == "enclave"),
+        "key": (substitution, config.mode in ("obfuscated", "words+obfuscated")),
+    }
+    for name, (part, wanted) in parts.items():
+        if (part is not None) != wanted:
+            raise MisconfiguredError(
+                f"mode {config.mode!r} and the {name} do not go together; give both or none"
+            )
+    if enclave is not None and not engine.takes_embeds:
+        raise MisconfiguredError(
+            "mode 'enclave' needs an engine that takes embeddings: the embedded engine, or vLLM"
+        )
+    if substitution is not None and engine.takes != "ids":
+        raise MisconfiguredError(
+            f"mode {config.mode!r} needs an engine that takes token ids: the embedded engine, vLLM or "
+            "llama.cpp; a chat endpoint would be sent text"
+        )
+    if engine.takes == "ids" and tokenizer is None:
+        raise MisconfiguredError("this engine takes token ids: give the model's tokenizer")
+    if substitution is not None and tokenizer is not None and tokenizer.vocab_size > substitution.vocabulary:
+        raise MisconfiguredError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the key's checkpoint {substitution.vocabulary}; "
+            "one of them is for another model"
+        )
 
 
 class _Trust:
