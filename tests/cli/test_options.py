@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -372,3 +373,21 @@ def test_progress_is_for_terminals_alone(capsys: pytest.CaptureFixture[str]) -> 
             meter.advance(1)
             meter.reach(2)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_shows_on_a_terminal_unless_quiet(quiet: bool) -> None:
+    master, slave = os.openpty()
+    script = f"from transom.cli.output import progress\nwith progress('loading', quiet={quiet}): pass"
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, stderr=slave, stdout=subprocess.PIPE, check=True, env=environment)
+    os.set_blocking(master, False)
+    try:
+        shown = os.read(master, 10_000)
+    except BlockingIOError:
+        shown = b""
+    os.close(slave)
+    os.close(master)
+    assert done.stdout == b""
+    assert (b"loading" in shown) is not quiet
