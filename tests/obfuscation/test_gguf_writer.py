@@ -172,7 +172,7 @@ def test_bfloat16_and_several_files_are_read_and_a_stale_one_is_not(tmp_path: Pa
     for part, held in parts.items():
         save_file({name: one[name].bfloat16() for name in held}, folder / part)
     save_file({name: 1 - value for name, value in one.items()}, folder / "c.safetensors")
-    index = {"weight_map": {name: part for part, held in parts.items() for name in held}}
+    index = {"metadata": {}, "weight_map": {name: part for part, held in parts.items() for name in held}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     split = write_gguf(folder, tmp_path / "split.gguf")
     first, second = weights_of(whole), weights_of(split)

@@ -340,7 +340,7 @@ def test_a_cluster_needs_ray(
     source: Path, key: KeyFile, kappas: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"transom\[cluster\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[cluster\]'"):
         obfuscate(source, tmp_path / "out", key, kappas=kappas, cluster="auto")
     assert list(tmp_path.iterdir()) == []
 

@@ -234,7 +234,7 @@ def test_the_extra_is_named_where_it_is_needed_and_only_there(monkeypatch: pytes
     account._composed.cache_clear()
     monkeypatch.setitem(sys.modules, "dp_accounting.pld", None)
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'transom\[accounting\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[accounting\]'"):
         compose([LaplaceEvent(noise=1.0)], 1e-6)
     compose([GaussianEvent(noise=1.0), PureEvent(epsilon=1.0)], 1e-6)
     compose([LaplaceEvent(noise=1.0)], 0.0)

@@ -31,6 +31,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "models": (
         ("accelerate", "accelerate"),
         ("gguf", "gguf"),
+        ("peft", "peft"),
         ("torch", "torch"),
         ("transformers", "transformers"),
     ),
@@ -39,6 +40,8 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "enclave": (("cryptography", "cryptography"),),
     "dcap": (("dcap-qvl", "dcap_qvl"),),
     "cluster": (("ray", "ray"),),
+    "parquet": (("pyarrow", "pyarrow"),),
+    "accounting": (("dp-accounting", "dp_accounting"),),
 }
 # Packages that carry a model or an engine: (distribution, module, what it is for)
 PACKAGED = (
