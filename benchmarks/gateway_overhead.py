@@ -26,8 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from threading import Thread
@@ -44,11 +45,20 @@ LONG_CHARS = 20_000
 ANSWER_TOKENS = 16
 
 
+def listening() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`listen` and `serve` of the package that runs, which the build compared with has elsewhere."""
+    try:
+        from transom.net import listen as module
+    except ImportError:
+        module = import_module("transom.serving.local")
+    return module.listen, module.serve
+
+
 def serve_echo(port: int, first_token_s: float) -> None:
     """The upstream: an echo without delays, or with a fixed first token."""
-    from transom.net.listen import listen, serve
     from transom.serving.engines.echo import EchoEngine
 
+    listen, serve = listening()
     serve(
         EchoEngine(record=False, first_token_s=first_token_s, chunk_tokens=64).app(),
         listen("127.0.0.1", port),
@@ -57,7 +67,6 @@ def serve_echo(port: int, first_token_s: float) -> None:
 
 def serve_gateway(port: int, upstream: int, mode: str, folder: str) -> None:
     """The gateway, with the packaged model's tokenizer and template; mode words with the durable ledger."""
-    from transom.net.listen import listen, serve
     from transom.privacy.ledger import Ledger
     from transom.privacy.policy import load_policy
     from transom.privacy.sanitize import Sanitizer
@@ -73,6 +82,7 @@ def serve_gateway(port: int, upstream: int, mode: str, folder: str) -> None:
         app = create_gateway(GatewayConfig(mode="words"), engine, tokenizer, sanitizer, ledger)
     else:
         app = create_gateway(GatewayConfig(), engine, tokenizer)
+    listen, serve = listening()
     serve(app, listen("127.0.0.1", port))
 
 
