@@ -1,13 +1,13 @@
 """Letters with planted private values, made from hand-written frames: the texts of `words_letters.py`.
 
 `letters(seed)` gives 200 letters of 20 kinds, ten of each, equal for equal seeds: `_letters.txt` holds the
-frames and the lists of names and phrases, `_letters_values.py` the forms of numbers and dates. Every value is
-known with its kind, its characters and their place. Even numbers are for development; the odd ones are held
-out, and whoever works on a detector does not read them.
+frames and the lists of names and phrases, `_letters_values.py` makes numbers, dates and addresses. Every
+value is known with its kind, its characters and their place. Even numbers are for development; the odd ones
+are held out, and whoever works on a detector does not read them.
 
 Hard on purpose: names that are words, at the head of sentences, in capitals, in lower case, in plurals and
-signatures; villages and companies that are words; national forms of numbers; amounts in words; and around them
-the words that a careless detector takes for names: months, `Dr`, `Will it snow`, list numbers, headings.
+signatures; villages and companies that are words; national forms of numbers; amounts in words; and around
+them the words that a careless detector takes for names: months, `Dr`, `Will it snow`, list numbers, headings.
 Does not show: how often such values stand in real letters. The frames were written by one author in English,
 without a look at any detector's rules.
 
@@ -26,24 +26,31 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from _letters_values import FREE, NAMED
+from _letters_values import MADE, NAMED, PAPERS, named
 
 COVERED = (
-    "person", "place", "organisation", "date", "time", "money", "phone", "email", "url", "identifier", "account", "card",
-    "document",
+    "person", "place", "organisation", "date", "time", "money", "phone", "email", "url", "identifier",
+    "account", "card", "document",
 )  # fmt: skip
 SENSITIVE = ("health", "finance", "religion", "politics", "origin", "sexuality", "crime", "family")
 LETTERS, GOALS, LEAST_WORDS = 200, (7, 8, 9), (85, 110, 140)
-_POOLS = {
-    "town": ("place", "towns"), "land": ("place", "lands"), "org": ("organisation", "orgs"), "health": ("health", "health"),
-    "drugs": ("health", "drugs"), "finance": ("finance", "finance"), "religion": ("religion", "religion"),
-    "rites": ("religion", "rites"), "politics": ("politics", "politics"), "origin": ("origin", "origin"),
-    "sexuality": ("sexuality", "sexuality"), "crime": ("crime", "crime"), "household": ("family", "household"),
-}  # fmt: skip
+_POOLS = {  # slot: kind of the value, pool
+    "town": ("place", "towns"),
+    "land": ("place", "lands"),
+    "org": ("organisation", "orgs"),
+    "drugs": ("health", "drugs"),
+    "rites": ("religion", "rites"),
+    "household": ("family", "household"),
+    **{
+        field: (field, field)
+        for field in ("health", "finance", "religion", "politics", "origin", "sexuality", "crime")
+    },
+}
 _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?:\|(\w+))?\}")
 _NUMBERED = re.compile(r"[0-9]+\. ")
 _AN = re.compile(r"\ba $", re.IGNORECASE)
 _CONSONANT = ("uni", "eur", "uy")
+PLAIN = ("title", "he", "He", "his", "him", "himself")  # forms of a person that give nothing away
 
 
 class Value(NamedTuple):
@@ -166,7 +173,15 @@ class Writer:
         least = rng.choice(LEAST_WORDS)
         while _words([opening, closing, *own, *shared]) < least:
             shared.append(self.fill(self._pick(self._sections["harmless"].frames)))
-        return _styled(section.style, [*opening, Part("\n" if opening[-1].text.endswith("|") else "\n\n"), *self._body(section.style, own, shared), *closing])
+        return _styled(
+            section.style,
+            [
+                *opening,
+                Part("\n" if opening[-1].text.endswith("|") else "\n\n"),
+                *self._body(section.style, own, shared),
+                *closing,
+            ],
+        )
 
     def _body(self, style: str, own: list[Parts], shared: list[Parts]) -> Parts:
         self._rng.shuffle(shared)
@@ -174,14 +189,21 @@ class Writer:
             sentences = own + shared
             self._rng.shuffle(sentences)
             cut = self._rng.randrange(2, len(sentences) - 1)
-            return [*_joined(sentences[:cut], " "), Part("\n\n"), *_joined(sentences[cut:], " "), Part("\n\n")]
+            return [
+                *_joined(sentences[:cut], " "),
+                Part("\n\n"),
+                *_joined(sentences[cut:], " "),
+                Part("\n\n"),
+            ]
         if style == "lower":
             return [*_joined(own + shared, "\n"), Part("\n")]
         return [*_joined(_renumbered(own), "\n"), Part("\n\n"), *_joined(shared, " "), Part("\n\n")]
 
     def _pick(self, frames: Sequence[str]) -> str:
         """The frame of six that was used least and whose kinds of values are scarce so far."""
-        chosen = min(self._rng.sample(frames, 6), key=lambda frame: 4 * self._used[frame] + self._scarcity(frame))
+        chosen = min(
+            self._rng.sample(frames, 6), key=lambda frame: 4 * self._used[frame] + self._scarcity(frame)
+        )
         self._used[chosen] += 1
         return chosen
 
@@ -209,13 +231,14 @@ class Writer:
         rng = self._rng
         if name in self._cast:
             return _form(self._cast[name], form, rng)
-        if name in FREE:
-            kind, make = FREE[name]
-            return make(rng), kind
+        if name == "document":
+            name = rng.choice(PAPERS)
+        if name in MADE:
+            kind, make = MADE[name]
+            return make(rng, self._pools[name]), kind
         if name in NAMED:
-            kind, named = NAMED[name]
             one = self._cast[rng.choice("ACCD")]
-            return named(rng, one.first, one.last), kind
+            return named(rng, self._pools[name], one.first, one.last), NAMED[name]
         if name == "street":
             return self._street(), "place"
         kind, pool = _POOLS[name]
@@ -236,16 +259,20 @@ class Writer:
         firsts = {"word": "word", "far": "far"}.get(style, "") + ("girls" if girl else "boys")
         lasts = {"word": "wordfamily", "far": "farfamily", "odd": "oddfamily", "plain": "family"}[style]
         titles = ("Mrs", "Ms", "Miss", "Dr", "Prof.") if girl else ("Mr", "Mr", "Mr.", "Dr", "Prof.")
-        return Person(*(rng.choice(self._pools[pool]) for pool in (firsts, lasts, "nicknames")), rng.choice(titles), girl)
+        return Person(
+            *(rng.choice(self._pools[pool]) for pool in (firsts, lasts, "nicknames")),
+            rng.choice(titles),
+            girl,
+        )
 
 
 def _kind_of(slot: tuple[str, str, str]) -> str | None:
-    name = slot[0]
+    name, form, _ = slot
     if name in "ABCD":
-        return "person"
-    if name == "street":
-        return "place"
-    return FREE.get(name, NAMED.get(name, _POOLS.get(name, ("",))))[0] or None
+        return None if form in PLAIN else "person"
+    if name in MADE:
+        return MADE[name][0]
+    return NAMED.get(name) or {"street": "place", "document": "document"}.get(name) or _POOLS[name][0]
 
 
 def _form(person: Person, form: str, rng: Random) -> tuple[str, str | None]:
@@ -258,7 +285,7 @@ def _form(person: Person, form: str, rng: Random) -> tuple[str, str | None]:
         "him": "her" if person.girl else "him",
         "himself": "herself" if person.girl else "himself",
     }
-    if form in plain:
+    if form in PLAIN:
         return plain[form], None
     first, last = person.first, person.last
     forms = {
@@ -266,7 +293,9 @@ def _form(person: Person, form: str, rng: Random) -> tuple[str, str | None]:
         "first": first,
         "last": last,
         "nick": person.nick,
-        "initials": rng.choice([f"{first[0]}. {last}", f"{first[0]}.{rng.choice('AJKM')}. {last}", f"{first[0]} {last}"]),
+        "initials": rng.choice(
+            [f"{first[0]}. {last}", f"{first[0]}.{rng.choice('AJKM')}. {last}", f"{first[0]} {last}"]
+        ),
         "caps": f"{first} {last}".upper(),
         "plural": last + ("es" if last.endswith(("s", "x", "z", "ch", "sh")) else "s"),
         "sorted": rng.choice([f"{last}, {first}", f"{last.upper()}, {first}", f"{last}, {first[0]}."]),
@@ -288,7 +317,10 @@ def _renumbered(lines: list[Parts]) -> list[Parts]:
     """The lines with those that carry a number in front, in order."""
     numbered = [line for line in lines if _NUMBERED.match(line[0].text)]
     rest = [line for line in lines if line not in numbered]
-    fresh = [[Part(_NUMBERED.sub(f"{n}. ", line[0].text, count=1)), *line[1:]] for n, line in enumerate(numbered, 1)]
+    fresh = [
+        [Part(_NUMBERED.sub(f"{n}. ", line[0].text, count=1)), *line[1:]]
+        for n, line in enumerate(numbered, 1)
+    ]
     return fresh + rest
 
 
