@@ -3,7 +3,8 @@
 `letters(seed)` gives 200 letters of 20 kinds, ten of each, equal for equal seeds: `_letters.txt` holds the
 frames and the lists of names and phrases, `_letters_values.py` makes numbers, dates and addresses. Every
 value is known with its kind, its characters and their place. Even numbers are for development; the odd ones
-are held out, and whoever works on a detector does not read them.
+are held out, and whoever works on a detector does not read them. They are made of other frames and, where a
+list has 40 values or more, of other values: what was learnt from the even ones by heart is of no use there.
 
 Hard on purpose: names that are words, at the head of sentences, in capitals, in lower case, in plurals and
 signatures; villages and companies that are words; national forms of numbers; amounts in words; and around
@@ -34,6 +35,7 @@ COVERED = (
 )  # fmt: skip
 SENSITIVE = ("health", "finance", "religion", "politics", "origin", "sexuality", "crime", "family")
 LETTERS, GOALS, LEAST_WORDS = 200, (7, 8, 9), (85, 110, 140)
+LONG = 40  # a list of values from this length on has a half for each half of the letters
 _POOLS = {  # slot: kind of the value, pool
     "town": ("place", "towns"),
     "land": ("place", "lands"),
@@ -137,7 +139,7 @@ def _made(rng: Random, count: int) -> Iterator[Letter]:
     writer = Writer(rng, pools, sections)
     for number in range(count):
         kind = kinds[number // 2 % len(kinds)]  # both halves hold every kind
-        yield _letter(number, kind, writer.write(kind))
+        yield _letter(number, kind, writer.write(kind, number % 2))
 
 
 def _letter(number: int, kind: str, parts: Parts) -> Letter:
@@ -157,22 +159,23 @@ class Writer:
         self._used: Counter[str] = Counter()
         self._kinds: Counter[str] = Counter()
         self._cast: dict[str, Person] = {}
+        self._half = 0
 
-    def write(self, kind: str) -> Parts:
-        """One letter of a kind."""
+    def write(self, kind: str, half: int) -> Parts:
+        """One letter of a kind, from the frames and the values of one half."""
+        self._half = half
         self._cast = {who: self._person() for who in "ABCD"}
         section, rng = self._sections[kind], self._rng
         opening, closing = self.fill(rng.choice(section.opens)), self.fill(rng.choice(section.closes))
         own: list[Parts] = []
-        shared = [self.fill(self._pick(self._sections["harmless"].frames)) for _ in range(2)]
+        shared = [self.fill(self._pick("harmless")) for _ in range(2)]
         goal = rng.choice(GOALS)
         while _values([opening, closing, *own, *shared]) < goal or len(own) < 3:
             aside = len(own) >= 3 and rng.random() < 0.45
-            frames = self._sections["aside"].frames if aside else section.frames
-            (shared if aside else own).append(self.fill(self._pick(frames)))
+            (shared if aside else own).append(self.fill(self._pick("aside" if aside else kind)))
         least = rng.choice(LEAST_WORDS)
         while _words([opening, closing, *own, *shared]) < least:
-            shared.append(self.fill(self._pick(self._sections["harmless"].frames)))
+            shared.append(self.fill(self._pick("harmless")))
         return _styled(
             section.style,
             [
@@ -199,8 +202,9 @@ class Writer:
             return [*_joined(own + shared, "\n"), Part("\n")]
         return [*_joined(_renumbered(own), "\n"), Part("\n\n"), *_joined(shared, " "), Part("\n\n")]
 
-    def _pick(self, frames: Sequence[str]) -> str:
+    def _pick(self, section: str) -> str:
         """The frame of six that was used least and whose kinds of values are scarce so far."""
+        frames = self._sections[section].frames[self._half :: 2]
         chosen = min(
             self._rng.sample(frames, 6), key=lambda frame: 4 * self._used[frame] + self._scarcity(frame)
         )
@@ -235,22 +239,27 @@ class Writer:
             name = rng.choice(PAPERS)
         if name in MADE:
             kind, make = MADE[name]
-            return make(rng, self._pools[name]), kind
+            return make(rng, self._pool(name)), kind
         if name in NAMED:
             one = self._cast[rng.choice("ACCD")]
-            return named(rng, self._pools[name], one.first, one.last), NAMED[name]
+            return named(rng, self._pool(name), one.first, one.last), NAMED[name]
         if name == "street":
             return self._street(), "place"
         kind, pool = _POOLS[name]
-        return rng.choice(self._pools[pool]), kind
+        return rng.choice(self._pool(pool)), kind
+
+    def _pool(self, name: str) -> Sequence[str]:
+        """A list of values: of the long ones, the half that this letter draws from."""
+        pool = self._pools[name]
+        return pool[self._half :: 2] if len(pool) >= LONG else pool
 
     def _street(self) -> str:
         rng, house = self._rng, self._rng.randrange(10, 240)
         if rng.random() < 0.55:
             number = rng.choice([f"{house}", f"{house}", f"{house}a", f"12/{house}", f"{house}-{house + 2}"])
-            return f"{number} {rng.choice(self._pools['streets'])}"
+            return f"{number} {rng.choice(self._pool('streets'))}"
         return rng.choice(["{0} {1}", "{0} {1}", "{0} {1}b", "{1}, {0}", "{0} {1}/14"]).format(
-            rng.choice(self._pools["farstreets"]), house
+            rng.choice(self._pool("farstreets")), house
         )
 
     def _person(self) -> Person:
@@ -260,7 +269,7 @@ class Writer:
         lasts = {"word": "wordfamily", "far": "farfamily", "odd": "oddfamily", "plain": "family"}[style]
         titles = ("Mrs", "Ms", "Miss", "Dr", "Prof.") if girl else ("Mr", "Mr", "Mr.", "Dr", "Prof.")
         return Person(
-            *(rng.choice(self._pools[pool]) for pool in (firsts, lasts, "nicknames")),
+            *(rng.choice(self._pool(pool)) for pool in (firsts, lasts, "nicknames")),
             rng.choice(titles),
             girl,
         )

@@ -127,6 +127,7 @@ def show_misses(results: Results, most: int) -> None:
     for name, judged in half(results, held_out=False).items():
         claims = CLAIMS[name]
         read: Counter[str] = Counter()
+        examples: dict[str, str] = {}
         spoilt: Counter[str] = Counter()
         for one in judged:
             text = one.letter.text
@@ -134,15 +135,16 @@ def show_misses(results: Results, most: int) -> None:
                 if not gone and (claims is None or value.kind in claims):
                     before = text[max(0, value.start - 25) : value.start].replace("\n", "|")
                     after = text[value.end : value.end + 15].replace("\n", "|")
-                    words = ",".join(one.visible(value))
-                    read[f"{value.kind} {words!r} of {value.text!r}: {before}[..]{after}"] += 1
+                    words = f"{value.kind} {' '.join(one.visible(value)).lower()!r}"
+                    read[words] += 1
+                    examples.setdefault(words, f"{before}[{value.text}]{after}")
             spoilt.update(text[start:end] for start, end in one.spoilt(0))
         print(
             f"\n{name}: {sum(read.values())} values read, {sum(spoilt.values())} harmless words changed",
             file=sys.stderr,
         )
-        for line, count in read.most_common(most):
-            print(f"  {count} {line}", file=sys.stderr)
+        for words, count in read.most_common(most):
+            print(f"  {count} {words}, as in {examples[words]}", file=sys.stderr)
         print(
             "  spoilt: " + ", ".join(f"{word} {n}" for word, n in spoilt.most_common(2 * most)),
             file=sys.stderr,

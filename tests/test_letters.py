@@ -64,6 +64,19 @@ def test_a_seed_gives_the_same_letters_and_another_one_others(letters: list[made
     assert len({one.text for one in letters}) == 200
 
 
+def test_the_held_out_half_has_frames_and_values_of_its_own(letters: list[made.Letter]) -> None:
+    for kinds in (made.SENSITIVE, ("organisation",)):
+        halves: list[set[str]] = [set(), set()]
+        for one in letters:
+            halves[one.held_out].update(v.text.lower() for v in one.values if v.kind in kinds)
+        assert not halves[0] & halves[1]
+    harmless = made.book()[1]["harmless"].frames
+    for half in (0, 1):
+        assert not any(
+            line in one.text for line in harmless[half::2] for one in letters if one.held_out != half
+        )
+
+
 def test_no_slot_or_mark_of_a_frame_is_left(letters: list[made.Letter]) -> None:
     assert not any(mark in one.text for one in letters for mark in ("{", "}", " // ", " a a"))
 
