@@ -268,11 +268,8 @@ class Writer:
         firsts = {"word": "word", "far": "far"}.get(style, "") + ("girls" if girl else "boys")
         lasts = {"word": "wordfamily", "far": "farfamily", "odd": "oddfamily", "plain": "family"}[style]
         titles = ("Mrs", "Ms", "Miss", "Dr", "Prof.") if girl else ("Mr", "Mr", "Mr.", "Dr", "Prof.")
-        return Person(
-            *(rng.choice(self._pool(pool)) for pool in (firsts, lasts, "nicknames")),
-            rng.choice(titles),
-            girl,
-        )
+        first, last, nick = (rng.choice(self._pool(pool)) for pool in (firsts, lasts, "nicknames"))
+        return Person(first, last, nick, rng.choice(titles), girl)
 
 
 def _kind_of(slot: tuple[str, str, str]) -> str | None:
