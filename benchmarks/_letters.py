@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,9 @@ _SLOT = re.compile(r"\{(\w+)(?:\.(\w+))?(?:\|(\w+))?\}")
 _NUMBERED = re.compile(r"[0-9]+\. ")
 _AN = re.compile(r"\ba $", re.IGNORECASE)
 _CONSONANT = ("uni", "eur", "uy")
+TYPESET: list[dict[str, str]] = [  # how letters are saved, what is written for what; most as they are typed
+    *[{}] * 12, *[{"'": "’", ", and ": " — and "}] * 3, {"\n": "\r\n"}, {": ": ":\t"}, {"\n": " \n"},
+]  # fmt: skip
 PLAIN = ("title", "he", "He", "his", "him", "himself")  # forms of a person that give nothing away
 
 
@@ -176,15 +179,9 @@ class Writer:
         least = rng.choice(LEAST_WORDS)
         while _words([opening, closing, *own, *shared]) < least:
             shared.append(self.fill(self._pick("harmless")))
-        return _styled(
-            section.style,
-            [
-                *opening,
-                Part("\n" if opening[-1].text.endswith("|") else "\n\n"),
-                *self._body(section.style, own, shared),
-                *closing,
-            ],
-        )
+        gap = Part("\n" if opening[-1].text.endswith("|") else "\n\n")
+        parts = [*opening, gap, *self._body(section.style, own, shared), *closing]
+        return _typeset(_styled(section.style, parts), rng.choice(TYPESET))
 
     def _body(self, style: str, own: list[Parts], shared: list[Parts]) -> Parts:
         self._rng.shuffle(shared)
@@ -317,6 +314,16 @@ def _styled(style: str, parts: Parts) -> Parts:
         kept = ("email", "url", "identifier")
         return [part if part.kind in kept else Part(part.text.upper(), part.kind) for part in parts]
     return parts
+
+
+def _typeset(parts: Parts, replaced: Mapping[str, str]) -> Parts:
+    """The letter as another program would have saved it; only names among the values change."""
+    typeset = []
+    for text, kind in parts:
+        for old, new in replaced.items() if kind in (None, "person") else ():
+            text = text.replace(old, new)
+        typeset.append(Part(text, kind))
+    return typeset
 
 
 def _renumbered(lines: list[Parts]) -> list[Parts]:
