@@ -47,8 +47,8 @@ def serve(
 
 @app.command()
 def cert(
-    out: Annotated[Path, typer.Option(help="Directory for tls.pem and tls.key; neither may exist.")],
-    name: Annotated[str, typer.Option(help="The host's name, for the certificate.")] = "localhost",
+    out: Annotated[Path, "Directory for tls.pem and tls.key; neither may exist."],
+    name: Annotated[str, "The host's name, for the certificate."] = "localhost",
 ) -> None:
     """Make a self-signed certificate, and print the pin of its key."""
     from transom.net.pin import format_pin, make_certificate

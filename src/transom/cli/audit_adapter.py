@@ -22,16 +22,17 @@ from transom.checkpoint import load
 from transom.cli.audit_report import Options, auditing
 from transom.cli.audit_texts import token_ids
 from transom.cli.output import progress
+from transom.config import Setting
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 
 
 def adapter(
     folder: Annotated[Path, typer.Argument(help="The adapter, as peft saves it (safetensors).")],
-    base: Annotated[str, typer.Option(help="The base model: directory, .gguf, hub name or 'smollm2'.")],
-    members: Annotated[Path, typer.Option(help="Texts that it was trained on, one a line.")],
-    non_members: Annotated[Path, typer.Option(help="Texts of the same source that it was not trained on.")],
-    max_tokens: Annotated[int, typer.Option(help="Look at the first tokens of each text.", min=1)] = 128,
+    base: Annotated[str, "The base model: directory, .gguf, hub name or 'smollm2'."],
+    members: Annotated[Path, "Texts that it was trained on, one a line."],
+    non_members: Annotated[Path, "Texts of the same source that it was not trained on."],
+    max_tokens: Annotated[int, Setting("Look at the first tokens of each text.", least=1)] = 128,
     *,
     options: Options,
 ) -> None:

@@ -63,11 +63,11 @@ class CheckpointOptions(Options):
 
 def checkpoint(
     folder: Annotated[Path, typer.Argument(help="The obfuscated checkpoint, as the host gets it.")],
-    base: Annotated[str, typer.Option(help="The public model: directory, .gguf, hub name or 'smollm2'.")],
+    base: Annotated[str, "The public model: directory, .gguf, hub name or 'smollm2'."],
     key: KeyOption = None,
     passphrase_file: PassphraseOption = None,
-    tokens: Annotated[int, typer.Option(help="Tokens to recover, drawn at random.", min=16)] = 1000,
-    layers: Annotated[int | None, typer.Option(help="Read only the first layers.", min=1)] = None,
+    tokens: Annotated[int, Setting("Tokens to recover, drawn at random.", least=16)] = 1000,
+    layers: Annotated[int | None, Setting("Read only the first layers.", least=1)] = None,
     *,
     options: CheckpointOptions,
 ) -> None:

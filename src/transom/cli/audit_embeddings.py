@@ -37,6 +37,7 @@ from transom.cli.audit_adapter import start_id
 from transom.cli.audit_report import Options, auditing
 from transom.cli.audit_texts import token_ids
 from transom.cli.output import progress
+from transom.config import Setting
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError, NotYetError
 from transom.report.finding import Attack, Bound
@@ -58,18 +59,16 @@ class Case:
 
 
 def embeddings(
-    model: Annotated[str, typer.Option(help="The public model: directory, .gguf, hub name, 'minilm', ...")],
-    texts: Annotated[Path, typer.Option(help="The plain texts, one a line.")],
+    model: Annotated[str, "The public model: directory, .gguf, hub name, 'minilm', ..."],
+    texts: Annotated[Path, "The plain texts, one a line."],
     file: Annotated[Path | None, typer.Argument(help="Observed rows; without it they are made here.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What a row is of.")] = "token",
-    layer: Annotated[int, typer.Option(help="For --kind hidden: after which block, from 0.", min=0)] = 0,
-    noise: Annotated[
-        list[str] | None, typer.Option(help="LAW or LAW:SCALE; repeatable without FILE.")
-    ] = None,
-    clip: Annotated[float | None, typer.Option(help="Length that rows were clipped to before.")] = None,
-    prior: Annotated[Path | None, typer.Option(help="The attacker's own text, one text a line.")] = None,
-    limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 100,
-    max_tokens: Annotated[int, typer.Option(help="Take the first tokens of each text.", min=1)] = 128,
+    kind: Annotated[Kind, "What a row is of."] = "token",
+    layer: Annotated[int, Setting("For --kind hidden: after which block, from 0.", least=0)] = 0,
+    noise: Annotated[list[str] | None, "LAW or LAW:SCALE; repeatable without FILE."] = None,
+    clip: Annotated[float | None, "Length that rows were clipped to before."] = None,
+    prior: Annotated[Path | None, "The attacker's own text, one text a line."] = None,
+    limit: Annotated[int, Setting("Audit the first so many texts.", least=1)] = 100,
+    max_tokens: Annotated[int, Setting("Take the first tokens of each text.", least=1)] = 128,
     *,
     options: Options,
 ) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import typer
 
 from transom.errors import RefusedError
 from transom.report.statistics import Ints
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from transom.obfuscation.keyfile import KeyFile
     from transom.serving.tokenizer import ChatTokenizer
 
-KeyOption = Annotated[Path | None, typer.Option(help="Key file: the truth that guesses are scored against.")]
-PassphraseOption = Annotated[Path | None, typer.Option(help="File whose first line opens a sealed key file.")]
+KeyOption = Annotated[Path | None, "Key file: the truth that guesses are scored against."]
+PassphraseOption = Annotated[Path | None, "File whose first line opens a sealed key file."]
 
 
 def read_key(key: Path, passphrase_file: Path | None) -> KeyFile:

@@ -25,7 +25,7 @@ from transom.report.several import read_report, together
 
 def plot(
     reports: Annotated[list[Path], typer.Argument(help="What `transom audit ... --json` printed.")],
-    out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    out: Annotated[Path, "The HTML page to write."],
 ) -> None:
     """Draw several reports of one kind side by side, on one page."""
     require_writable(out)

@@ -35,10 +35,10 @@ def traffic(
     file: Annotated[
         Path, typer.Argument(help="One JSON list of ids a line: observed, or plain without --key.")
     ],
-    tokenizer: Annotated[str, typer.Option(help="The public model, for its tokenizer.")],
-    prior: Annotated[Path, typer.Option(help="The attacker's own text, one text a line.")],
+    tokenizer: Annotated[str, "The public model, for its tokenizer."],
+    prior: Annotated[Path, "The attacker's own text, one text a line."],
     level: Annotated[
-        Literal["domain", "distribution"], typer.Option(help="How like the traffic that text is.")
+        Literal["domain", "distribution"], "How like the traffic that text is."
     ] = "distribution",
     template: Annotated[
         bool, typer.Option("--template", help="The traffic is chats: the template's tokens are known.")

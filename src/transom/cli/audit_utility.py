@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import typer
-
 from transom.audit.utility.files import read_task
 from transom.audit.utility.frontier import Setting, frontier
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
@@ -33,15 +31,10 @@ METRIC = "utility"
 _WHOSE = "Recovery is that of the strongest attack on one output of each text."
 UtilityOption = Annotated[
     list[str] | None,
-    typer.Option("--utility", help="Also: what is it good for? classify:, summarize: or answers:FILE."),
+    "Also: what is it good for? classify:, summarize: or answers:FILE.",
 ]
-UtilityModelOption = Annotated[
-    str, typer.Option("--utility-model", help="The model that does the tasks: directory, .gguf or hub name.")
-]
-UtilityPresetOption = Annotated[
-    str | None,
-    typer.Option("--utility-preset", help=f"Also words+obfuscated, with {', '.join(PRESETS)}."),
-]
+UtilityModelOption = Annotated[str, "The model that does the tasks: directory, .gguf or hub name."]
+UtilityPresetOption = Annotated[str | None, f"Also words+obfuscated, with {', '.join(PRESETS)}."]
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from transom.cli.audit_utility import (
     open_utility,
 )
 from transom.cli.options import PolicyOptions
+from transom.config import Setting
 from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.lexicon import read_vectors
@@ -55,18 +56,13 @@ _KNOWN = (*IN_GROUP, "custext+", "santext+")
 def words(
     file: Annotated[Path, typer.Argument(help="Text to audit: .txt, .csv, .tsv, .jsonl, or - for lines.")],
     policy: PolicyOptions,
-    mechanism: Annotated[str | None, typer.Option(help=f"{', '.join(_KNOWN)}, or module:object.")] = None,
-    epsilon: Annotated[list[float] | None, typer.Option(help="Epsilon a word; repeatable.")] = None,
-    prior: Annotated[
-        Path | None, typer.Option(help="The attacker's own text, in a file of any kind.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Column of a table or field of .jsonl; also a number from 1.")
-    ] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Word vectors, for santext+.")] = None,
+    mechanism: Annotated[str | None, f"{', '.join(_KNOWN)}, or module:object."] = None,
+    epsilon: Annotated[list[float] | None, "Epsilon a word; repeatable."] = None,
+    prior: Annotated[Path | None, "The attacker's own text, in a file of any kind."] = None,
+    column: Annotated[str | None, "Column of a table or field of .jsonl; also a number from 1."] = None,
+    embeddings: Annotated[Path | None, "Word vectors, for santext+."] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="BERT with a masked-language head for mask-token inference; 'minilm' trains one."),
+        str | None, "BERT with a masked-language head for mask-token inference; 'minilm' trains one."
     ] = None,
     language_model: Annotated[
         str | None,
@@ -77,9 +73,9 @@ def words(
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(help="How often each text is sent, sanitised anew; averaging reads all.", min=1)
+        int, Setting("How often each text is sent, sanitised anew; averaging reads all.", least=1)
     ] = 1,
-    limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 2000,
+    limit: Annotated[int, Setting("Audit the first so many texts.", least=1)] = 2000,
     utility: UtilityOption = None,
     utility_model: UtilityModelOption = "smollm2",
     utility_preset: UtilityPresetOption = None,

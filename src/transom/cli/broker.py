@@ -28,11 +28,11 @@ ADDRESS = Address(port=8443)
 
 def broker(
     owner: Annotated[Path, OWNER_FOLDER],
-    bundle: Annotated[list[Path], typer.Option(help="A bundle to release the key of; repeat for more.")],
+    bundle: Annotated[list[Path], "A bundle to release the key of; repeat for more."],
     evidence_policy: Annotated[Path, EVIDENCE_POLICY],
     tls_cert: Annotated[Path, CERTIFICATE],
     tls_key: Annotated[Path, CERTIFICATE_KEY],
-    log: Annotated[Path, typer.Option(help="The release log; made if absent, verified if not.")],
+    log: Annotated[Path, "The release log; made if absent, verified if not."],
     address: Address = ADDRESS,
     allow_insecure_dev: Annotated[
         bool,

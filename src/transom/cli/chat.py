@@ -30,6 +30,7 @@ from transom.cli.ask import (
 )
 from transom.cli.options import Json, LedgerOptions
 from transom.cli.output import progress
+from transom.config import Setting
 from transom.errors import ReplaceableError
 from transom.files import require_writable
 
@@ -40,26 +41,19 @@ if TYPE_CHECKING:
 
 def chat(
     question: Annotated[
-        str | None,
-        typer.Argument(metavar="QUESTION", help="Ask this and stop; `-` reads standard input."),
+        str | None, typer.Argument(metavar="QUESTION", help="Ask this and stop; `-` reads standard input.")
     ] = None,
     *,
-    show_host: Annotated[bool, typer.Option(help="Show what the host saw beside each answer.")] = False,
-    gateway: Annotated[
-        str | None, typer.Option(help="URL of a running gateway; by default one starts for this chat.")
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="URL of a running engine; by default the embedded one starts.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="Model to load, or whose tokenizer to use before --engine.")
-    ] = "smollm2",
+    show_host: Annotated[bool, "Show what the host saw beside each answer."] = False,
+    gateway: Annotated[str | None, "URL of a running gateway; by default one starts for this chat."] = None,
+    engine: Annotated[str | None, "URL of a running engine; by default the embedded one starts."] = None,
+    model: Annotated[str, "Model to load, or whose tokenizer to use before --engine."] = "smollm2",
     session: Annotated[
-        str | None, typer.Option(help="Session name; a resent history of the same session costs nothing.")
+        str | None, "Session name; a resent history of the same session costs nothing."
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 128,
+    max_tokens: Annotated[int, Setting("Length limit of an answer.", least=1)] = 128,
     books: LedgerOptions,
-    svg: Annotated[Path | None, typer.Option(help="Save what was shown as a picture.")] = None,
+    svg: Annotated[Path | None, "Save what was shown as a picture."] = None,
     as_json: Json = False,
 ) -> None:
     """Chat with a model whose host sees sanitised words only.

@@ -21,6 +21,7 @@ import typer
 from transom.cli.obfuscated import client_folder
 from transom.cli.options import Json, ModelArgument
 from transom.cli.output import answer, plain_console, progress
+from transom.config import Setting
 from transom.errors import MisconfiguredError
 from transom.files import require_writable
 from transom.obfuscation.card import CARD_FILE, Card, read_card, write_card
@@ -51,29 +52,23 @@ PRIVATE_BELOW = 0.01  # a lower end of an interval this far above chance is a re
 
 def obfuscate(
     source: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The host's folder; it must not exist.")],
-    key: Annotated[Path, typer.Option(help="The key file; made on first use. Keep it, and back it up.")],
-    client: Annotated[Path | None, typer.Option(help="The client's folder; KEY.client by default.")] = None,
+    out: Annotated[Path, "The host's folder; it must not exist."],
+    key: Annotated[Path, "The key file; made on first use. Keep it, and back it up."],
+    client: Annotated[Path | None, "The client's folder; KEY.client by default."] = None,
     preset_name: Annotated[
         Preset | None, typer.Option("--preset", help="How strongly to obfuscate; paper for a new key. One of")
     ] = None,
-    h: Annotated[
-        int | None, typer.Option(help="Half the added width; the nearest that loads is taken.")
-    ] = None,
-    alpha_e: Annotated[float | None, typer.Option(help="Noise on the embedding, in deviations.")] = None,
-    alpha_h: Annotated[float | None, typer.Option(help="Noise on the head, in deviations.")] = None,
-    lam: Annotated[float | None, typer.Option(help="Share of Gaussian in the keys.")] = None,
+    h: Annotated[int | None, "Half the added width; the nearest that loads is taken."] = None,
+    alpha_e: Annotated[float | None, "Noise on the embedding, in deviations."] = None,
+    alpha_h: Annotated[float | None, "Noise on the head, in deviations."] = None,
+    lam: Annotated[float | None, "Share of Gaussian in the keys."] = None,
     target: Annotated[Target, typer.Option("--for", help="What will load the output")] = "transformers",
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)] = None,
-    device: Annotated[str, typer.Option(help="Where products run: cpu, or cuda for one process.")] = "cpu",
-    cluster: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster ('auto'); it must see the same folders.")
-    ] = None,
-    audit: Annotated[bool, typer.Option(help="Attack the output, and sign what was recovered.")] = True,
+    workers: Annotated[int | None, Setting("Processes; one a core by default.", least=1)] = None,
+    device: Annotated[str, "Where products run: cpu, or cuda for one process."] = "cpu",
+    cluster: Annotated[str | None, "Address of a Ray cluster ('auto'); it must see the same folders."] = None,
+    audit: Annotated[bool, "Attack the output, and sign what was recovered."] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
-    passphrase_file: Annotated[
-        Path | None, typer.Option(help="File whose first line seals the key file.")
-    ] = None,
+    passphrase_file: Annotated[Path | None, "File whose first line seals the key file."] = None,
     as_json: Json = False,
 ) -> None:
     """Obfuscate a model for a host that must not read prompts and answers."""

@@ -96,7 +96,7 @@ def client_folder(key: Path) -> Path:
 
 def obfuscate_gguf(
     folder: Annotated[Path, typer.Argument(help="An obfuscated folder, from transom obfuscate.")],
-    out: Annotated[Path, typer.Option(help="The GGUF file; it must not exist.")],
+    out: Annotated[Path, "The GGUF file; it must not exist."],
     kind: Annotated[
         Literal["f16", "q8_0", "f32"], typer.Option("--type", help="q8_0 needs a hidden size of 32s.")
     ] = "f16",

@@ -36,10 +36,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on one line 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A directory, a .gguf file, a hub name or 'smollm2'.")
 ]
-CERTIFICATE = typer.Option(help="Certificate (chain) to serve TLS with, PEM.")
-CERTIFICATE_KEY = typer.Option(help="The certificate's private key, PEM.")
-OWNER_FOLDER = typer.Option(help="The owner's folder of keys; packing makes it.")
-EVIDENCE_POLICY = typer.Option(help="Evidence policy (YAML): whom to trust.")
+CERTIFICATE = "Certificate (chain) to serve TLS with, PEM."
+CERTIFICATE_KEY = "The certificate's private key, PEM."
+OWNER_FOLDER = "The owner's folder of keys; packing makes it."
+EVIDENCE_POLICY = "Evidence policy (YAML): whom to trust."
 
 
 @dataclass(frozen=True)

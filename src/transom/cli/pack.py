@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from transom.cli.app import App
 from transom.cli.options import EVIDENCE_POLICY, OWNER_FOLDER, Json, ModelArgument
 from transom.cli.output import answer, plain_console, progress
+from transom.config import Setting
 from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bundle
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
@@ -43,21 +44,19 @@ def group() -> None:
 @app.command()
 def make(
     source: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The bundle's folder; it must not exist.")],
+    out: Annotated[Path, "The bundle's folder; it must not exist."],
     owner: Annotated[Path, OWNER_FOLDER],
     production: Annotated[
         bool, typer.Option("--production", help="Open only for attested hardware; needs --evidence-policy.")
     ] = False,
     evidence_policy: Annotated[Path | None, EVIDENCE_POLICY] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="Word policy that the enclave must run; the English one by default.")
+        Path | None, "Word policy that the enclave must run; the English one by default."
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's published name.")] = None,
-    server_pin: Annotated[
-        list[str] | None, typer.Option(help="Public key of the engine, sha256//BASE64; repeatable.")
-    ] = None,
+    name: Annotated[str | None, "The model's published name."] = None,
+    server_pin: Annotated[list[str] | None, "Public key of the engine, sha256//BASE64; repeatable."] = None,
     extraction_share: Annotated[
-        float, typer.Option(help="Share of the rows that a gateway may use within a day.", min=0, max=1)
+        float, Setting("Share of the rows that a gateway may use within a day.", least=0, most=1)
     ] = EXTRACTION_SHARE,
     as_json: Json = False,
 ) -> None:
@@ -96,7 +95,7 @@ def key(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or its client half.")],
-    owner_key: Annotated[Path, typer.Option(help="The owner's public key, owner.pub.")],
+    owner_key: Annotated[Path, "The owner's public key, owner.pub."],
     as_json: Json = False,
 ) -> None:
     """Check a bundle's signature and every file's hash; the data key is not needed."""
