@@ -35,7 +35,7 @@ from typing import (
     get_type_hints,
 )
 
-from transom.errors import MisconfiguredError, TransomError
+from transom.errors import MisconfiguredError, TransomError, system_errors
 from transom.files import read_bounded
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ class Setting:
 class Known:
     """One field of a configuration class: its type without `Annotated`, its default or MISSING."""
 
-    name: str
     kind: Any
-    default: Any
     setting: Setting
+    default: Any
 
 
 def load_json(text: str | bytes, *, parse_constant: Callable[[str], Any] | None = None) -> Any:
@@ -168,9 +167,8 @@ def read_config(
     path = Path(path)
     form, load = ("JSON", load_json) if path.suffix == ".json" else ("YAML", load_yaml)
     try:
-        value = load(read_bounded(path, _MAX_FILE_BYTES).decode())
-    except OSError as why:
-        raise error(f"cannot read {what} {path} ({why.strerror}); check the path") from None
+        with system_errors(f"cannot read {what} {path}", "check the path", error):
+            value = load(read_bounded(path, _MAX_FILE_BYTES).decode())
     except ValueError as why:
         raise error(f"cannot read {what} {path} as {form}: {why}") from None
     return from_plain(cls, value, f"{what} {path} cannot be used", error=error, folder=path.parent)
@@ -332,8 +330,7 @@ class _Reading:
 
 def _known(field: Any, hint: Any) -> Known:
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    kind, setting = _split(hint)
-    return Known(field.name, kind, default, setting)
+    return Known(*_split(hint), default)
 
 
 def _split(hint: Any) -> tuple[Any, Setting]:

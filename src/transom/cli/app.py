@@ -1,6 +1,6 @@
 """Commands out of plain functions, whose options may stand in configuration dataclasses.
 
-An option is described by the `Setting` in its annotation, or by its help alone (`Annotated[int, "So many."]`).
+An option is described by the `Setting` in its annotation or by its help alone (`Annotated[int, "How many"]`).
 A parameter whose type is a dataclass brings an option for each of its fields; its default is an instance that
 holds the options' defaults. A `Literal` takes one of its words, and an error says which was meant. The old
 name of an option is refused with the new one.
@@ -22,7 +22,6 @@ import typer
 from typer.core import TyperCommand
 from typer.models import OptionInfo, ParameterInfo
 
-from transom.cli.renamed import RENAMED
 from transom.config import Known, Setting, read_config, settings, suggest
 
 ConfigFile = Annotated[
@@ -31,6 +30,17 @@ ConfigFile = Annotated[
 ]
 _METAVARS = {Path: "PATH", str: "TEXT", float: "NUMBER", int: "N"}
 _ALSO = {"llama.cpp": "llamacpp"}
+RENAMED: Mapping[str, Mapping[str, str]] = {  # old names of options, and what to write instead
+    "gateway": {"--budget": "--cap", "--model": "--tokenizer", "--require-evidence": "--evidence-policy"},
+    "engine": {"--model": "an argument: transom engine MODEL"},
+    "chat": {"--ask": "an argument: transom chat QUESTION"},
+    "obfuscate": {"--engine": "--for"},
+    "broker": {"--policy": "--evidence-policy"},
+    "attest serve": {"--tcti": "--tpm-tcti", "--pcrs": "--tpm-pcrs"},
+    "words sanitize": {"--output": "--out", "-o": "--out", "--output-dir": "--out"},
+    "audit words": {"--field": "--column"},
+    "audit embeddings": {"--public-text": "--prior"},
+}
 
 
 class App(typer.Typer):

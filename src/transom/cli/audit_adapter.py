@@ -11,6 +11,7 @@ Source: `transom.audit.attacks.membership`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,9 @@ import typer
 
 from transom.audit.attack import choose
 from transom.audit.attacks import membership
-from transom.checkpoint import load
+from transom.audit.attacks.traffic import Texts
+from transom.checkpoint import Checkpoint, load
 from transom.cli.audit_report import Options, auditing
-from transom.cli.audit_texts import token_ids
 from transom.cli.output import progress
 from transom.config import Setting
 from transom.data.rows import read_texts
@@ -44,13 +45,17 @@ def adapter(
         audit.record |= {"members": len(inside), "non_members": len(outside)}
         with progress(f"loading {base}", quiet=options.json):
             loaded = load(base)
-        if loaded.tokenizer is None:
-            raise MisconfiguredError(
-                f"{base} comes without a tokenizer; give a folder that holds tokenizer.json"
-            )
-        sides = (token_ids(texts, loaded.tokenizer.tokenizer, max_tokens) for texts in (inside, outside))
+        sides = (token_ids(texts, loaded, max_tokens) for texts in (inside, outside))
         knowledge = membership.Base(loaded.model, start_id(loaded.model))
         audit.attack(attacks, folder, knowledge, membership.Candidates(*sides))
+
+
+def token_ids(texts: Sequence[str], loaded: Checkpoint, longest: int, *, ends: bool = False) -> Texts:
+    """The first `longest` ids of each text, with the tokenizer's own tokens around it if `ends`."""
+    if loaded.tokenizer is None:
+        raise MisconfiguredError(f"{loaded.source.name} has no tokenizer; give a folder with tokenizer.json")
+    encoded = loaded.tokenizer.tokenizer.encode_batch(list(texts), add_special_tokens=ends)
+    return tuple(tuple(one.ids[:longest]) for one in encoded)
 
 
 def start_id(model: object) -> int:

@@ -27,6 +27,7 @@ from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 from transom.report.finding import Attack, Bound, Finding
 from transom.report.statistics import Ints
+from transom.serving.tokenizer import load_tokenizer
 
 _DECIPHERED = ("recovery of tokens", "recovery of types", "BLEU-4")
 
@@ -49,8 +50,6 @@ def traffic(
     options: Options,
 ) -> None:
     """Attack observed ids by their frequencies and their neighbours."""
-    from transom.serving.tokenizer import load_tokenizer
-
     encoder = load_tokenizer(tokenizer)
     secret = None if key is None else read_key(key, passphrase_file)
     vocabulary = encoder.vocab_size if secret is None else secret.vocabulary

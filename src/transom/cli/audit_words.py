@@ -133,11 +133,9 @@ def _sanitizers(
     wanted = epsilons or ([policy.epsilon] if policy.epsilon is not None else [])
     if not wanted:
         raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
-    return {f"{one:g}": _sanitizer(policy, mechanism, one, embeddings) for one in wanted}
-
-
-def _sanitizer(policy: Policy, mechanism: str | None, epsilon: float, embeddings: Path | None) -> Sanitizer:
-    return Sanitizer(policy, _mechanism(policy, mechanism, epsilon, embeddings), epsilon)
+    return {
+        f"{one:g}": Sanitizer(policy, _mechanism(policy, mechanism, one, embeddings), one) for one in wanted
+    }
 
 
 def _mechanism(

@@ -13,10 +13,12 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from transom.cli.ask import (
     Exchange,
@@ -36,7 +38,6 @@ from transom.files import require_writable
 
 if TYPE_CHECKING:
     from openai import OpenAI
-    from rich.console import Console
 
 
 def chat(
@@ -60,9 +61,14 @@ def chat(
 
     Without a question it reads them from the terminal until the end of input (Ctrl-D).
     """
-    from rich.console import Console
-
-    check(gateway, engine, books, svg)
+    if gateway is not None and (engine is not None or books != LedgerOptions()):
+        raise ReplaceableError(
+            "--engine, --ledger, --no-ledger and --cap are for the gateway that a chat starts; set them on "
+            "the one at --gateway"
+        )
+    books.check()
+    if svg is not None:
+        require_writable(svg)
     require_openai()
     console = Console(record=svg is not None, stderr=as_json, width=120 if svg else None)
     with ExitStack() as stack:
@@ -80,24 +86,10 @@ def chat(
             if as_json:
                 typer.echo(json.dumps(exchange.to_dict()))
     if svg is not None:
-        svg.write_text(picture(console), "utf-8")
-
-
-def picture(console: Console) -> str:
-    """What was shown, as SVG that loads nothing from the network (rich names fonts on a public server)."""
-    return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="transom chat"), flags=re.DOTALL)
-
-
-def check(gateway: str | None, engine: str | None, books: LedgerOptions, svg: Path | None) -> None:
-    """Refuse options that contradict each other, before anything starts."""
-    if gateway is not None and (engine is not None or books != LedgerOptions()):
-        raise ReplaceableError(
-            "--engine, --ledger, --no-ledger and --cap are for the gateway that a chat starts; set them on "
-            "the one at --gateway"
-        )
-    books.check()
-    if svg is not None:
-        require_writable(svg)
+        drawn = console.export_svg(
+            title="transom chat"
+        )  # without the fonts that rich names on a public server
+        svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), "utf-8")
 
 
 def talk(
@@ -107,17 +99,11 @@ def talk(
     messages: list[dict[str, str]] = []
     for text in questions(question, console):
         messages.append({"role": "user", "content": text})
+        shown = None if show_host else partial(console.out, end="", highlight=False)
+        exchange = ask(client, messages, max_tokens=max_tokens, session=session, on_text=shown)
         if show_host:
-            exchange = ask(client, messages, max_tokens=max_tokens, session=session)
             console.print(render(exchange))
         else:
-            exchange = ask(
-                client,
-                messages,
-                max_tokens=max_tokens,
-                session=session,
-                on_text=lambda piece: console.out(piece, end="", highlight=False),
-            )
             console.print()
             console.print(short(exchange), style="dim")
         messages.append({"role": "assistant", "content": exchange.answer})

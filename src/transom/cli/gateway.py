@@ -24,6 +24,7 @@ from transom.cli.enclave import (
     bundle_tokenizer,
     check_engine,
     open_enclave,
+    probed,
     verified,
 )
 from transom.cli.obfuscated import MODES, ObfuscatedOptions, open_key
@@ -195,14 +196,7 @@ def _client(url: str, options: EngineOptions, guard: Guard | None) -> tuple[Engi
 
 def _default_tokenizer(client: Engine) -> str:
     """The packaged model's, if that is what the engine serves: ids of the wrong tokenizer would be noise."""
-
-    async def ask() -> str:
-        try:
-            return (await client.probe()).model
-        finally:
-            await client.close()
-
-    model = asyncio.run(ask())
+    model = probed(client).model
     if "smollm2" not in model.lower() and model != "echo":
         raise MisconfiguredError(f"the engine serves {model!r}: name its tokenizer with --tokenizer")
     return "smollm2"

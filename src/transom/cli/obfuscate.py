@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from transom.cli.obfuscated import client_folder
+from transom.cli.audit_checkpoint import attack_checkpoint
+from transom.cli.obfuscated import VERDICTS, client_folder
 from transom.cli.options import Json, ModelArgument
 from transom.cli.output import answer, plain_console, progress
 from transom.config import Setting
@@ -85,9 +86,11 @@ def obfuscate(
     stored = load_key(key, passphrase) if key.exists() else None
     changes = {"h": h, "alpha_e": alpha_e, "alpha_h": alpha_h, "lam": lam}
     settings, why = _fit(plain, _wanted(preset_name, changes, stored), target)
-    for told in (why, _left_out(plain)):
-        if told:
-            console.print(told)
+    if why:
+        console.print(why)
+    if plain.left_out:
+        count = len(plain.left_out)
+        console.print(f"left out, as engines do without them: {count} tensors that predict further tokens")
     secret = _reused(stored, plain, settings, key) if stored else _made(plain, settings, key, passphrase)
     write_client(plain.found, plain.config, secret, client)
     (client / CARD_FILE).unlink(missing_ok=True)  # an earlier output's: it says nothing of this one
@@ -113,8 +116,6 @@ def audit_output(plain: Plain, out: Path, key: KeyFile, *, quiet: bool = True) -
 
     These are the quick attacks, with one layer's weights; `transom audit checkpoint` has all of them.
     """
-    from transom.cli.audit_checkpoint import attack_checkpoint
-
     card = read_card(out, key)
     findings = attack_checkpoint(
         out,
@@ -149,12 +150,6 @@ def _fit(plain: Plain, wanted: Settings, target: Target) -> tuple[Settings, str]
     )
 
 
-def _left_out(plain: Plain) -> str:
-    count = len(plain.left_out)
-    told = "left out, as engines do without them"
-    return f"{told}: {count} tensors that predict further tokens" if count else ""
-
-
 def _wanted(preset_name: Preset | None, changes: Mapping[str, Any], stored: KeyFile | None) -> Settings:
     """What the options say; without any, the settings of a key file that exists."""
     given = {name: value for name, value in changes.items() if value is not None}
@@ -186,14 +181,9 @@ def _show(card: Card, plain: Plain, paths: dict[str, Path], why: str, as_json: b
     record: dict[str, Any] = {name: str(path) for name, path in paths.items()}
     record |= {"model": plain.found.name, "h_reason": why, **card.to_json()}
     settings = ", ".join(f"{name} {value}" for name, value in card.settings.items())
-    verdict = {
-        None: "not audited: assume that it is not private against a host that has the base model",
-        False: "not private against a host that has the base model",
-        True: "no attack tried here recovered it, with the base model at hand",
-    }[card.private_against_base_model]
     text = (
         f"{paths['out']}: {plain.found.name}, {len(card.outputs)} files, for the host\n"
         f"{paths['key']}: the key, and {paths['client']}: the tokenizer and the card, for the client alone\n"
-        f"{settings}\n{verdict}"
+        f"{settings}\n{VERDICTS[card.private_against_base_model]}"
     )
     answer(record, text, as_json=as_json)

@@ -13,20 +13,23 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from transom.config import Setting
 from transom.errors import MisconfiguredError
-
-if TYPE_CHECKING:
-    from transom.serving.gateway.obfuscated import Substitution
-    from transom.serving.tokenizer import ChatTokenizer
+from transom.obfuscation.card import CARD_FILE, read_card, verify_card
+from transom.obfuscation.client import load_client
+from transom.obfuscation.gguf_writer import shortened, write_gguf
+from transom.obfuscation.keyfile import load_key, read_passphrase
+from transom.obfuscation.keys import token_map
+from transom.serving.gateway.obfuscated import Substitution
+from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
 PANEL = "Modes obfuscated, words+obfuscated"
 MODES = ("obfuscated", "words+obfuscated")
-_VERDICTS = {
+VERDICTS = {
     None: "not audited: assume that it is not private against a host that has the base model",
     False: "not private against a host that has the base model",
     True: "no attack tried on it recovered it, with the base model at hand",
@@ -63,13 +66,6 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
     client folder and card are not one checkpoint's, or the card was edited; CheckpointError,
     MissingExtraError.
     """
-    from transom.obfuscation.card import CARD_FILE, read_card
-    from transom.obfuscation.client import load_client
-    from transom.obfuscation.keyfile import load_key, read_passphrase
-    from transom.obfuscation.keys import token_map
-    from transom.serving.gateway.obfuscated import Substitution
-    from transom.serving.tokenizer import load_tokenizer
-
     if options.key is None:
         raise MisconfiguredError(
             f"modes {' and '.join(MODES)} need --key FILE, which transom obfuscate wrote"
@@ -85,7 +81,7 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
         private = read_card(card, key).private_against_base_model
     tokenizer = load_tokenizer(folder)
     tokenizer.eos_ids = tuple(sorted({*tokenizer.eos_ids, *client.stop_ids}))
-    typer.echo(f"checkpoint {key.source[:12]}, {_VERDICTS[private]}", err=True)
+    typer.echo(f"checkpoint {key.source[:12]}, {VERDICTS[private]}", err=True)
     return Substitution(token_map(key.secret, key.vocabulary), private), tokenizer
 
 
@@ -102,9 +98,6 @@ def obfuscate_gguf(
     ] = "f16",
 ) -> None:
     """Write an obfuscated folder as a GGUF file for llama.cpp; a vocabulary of placeholders goes with it."""
-    from transom.obfuscation.card import verify_card
-    from transom.obfuscation.gguf_writer import shortened, write_gguf
-
     verify_card(folder)
     write_gguf(folder, out, kind)
     if told := shortened(folder):

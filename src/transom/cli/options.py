@@ -14,20 +14,18 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from transom.config import Setting
+from transom.enclave.source import BOOT_PCRS, EvidenceSource, Name, source_of
 from transom.errors import LedgerError, MisconfiguredError
+from transom.net.listen import Tls, require_loopback
+from transom.privacy.ledger import Ledger
 from transom.privacy.mechanisms import IN_GROUP
-
-if TYPE_CHECKING:
-    from transom.enclave.source import EvidenceSource
-    from transom.net.listen import Tls
-    from transom.privacy.ledger import Ledger
-    from transom.privacy.policy import Policy
-    from transom.privacy.sanitize import Sanitizer
+from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
+from transom.privacy.sanitize import Sanitizer
 
 GATEWAY_CAP = 1000.0
 ADDRESS, EVIDENCE, WORDS = "Address", "Evidence of this machine", "Words"
@@ -58,8 +56,6 @@ class Bind(Address):
 
     def check(self) -> None:
         """Raises MisconfiguredError for an address beyond loopback that was not asked for."""
-        from transom.net.listen import require_loopback
-
         require_loopback(self.host, allow_remote=self.allow_remote)
 
 
@@ -67,10 +63,7 @@ class Bind(Address):
 class EvidenceOptions:
     """Where evidence of this machine comes from."""
 
-    evidence: Annotated[
-        Literal["auto", "gramine", "tsm", "tpm2", "insecure-dev"],
-        Setting("Where evidence comes from", panel=EVIDENCE),
-    ] = "auto"
+    evidence: Annotated[Name, Setting("Where evidence comes from", panel=EVIDENCE)] = "auto"
     tpm_tcti: Annotated[str, Setting("The TPM's address, as tpm2-tools write it.", panel=EVIDENCE)] = ""
     tpm_key: Annotated[str, Setting("Attestation key: handle or context file.", panel=EVIDENCE)] = ""
     tpm_pcrs: Annotated[
@@ -79,8 +72,6 @@ class EvidenceOptions:
 
     def source(self) -> EvidenceSource:
         """Raises MisconfiguredError where nothing is there to give evidence."""
-        from transom.enclave.source import BOOT_PCRS, source_of
-
         return source_of(
             self.evidence,
             tcti=self.tpm_tcti or None,
@@ -102,8 +93,6 @@ class PolicyOptions:
 
     def load(self) -> Policy:
         """Raises PolicyError."""
-        from transom.privacy.policy import load_overlay, load_policy, parse_rule
-
         policy = load_policy(self.policy)
         if self.overlay is not None:
             extra = load_overlay(self.overlay)
@@ -122,8 +111,6 @@ class WordOptions(PolicyOptions):
 
     def sanitizer(self) -> Sanitizer:
         """Raises PolicyError, MisconfiguredError."""
-        from transom.privacy.sanitize import Sanitizer
-
         return Sanitizer(self.load(), self.mechanism or None, self.epsilon)
 
 
@@ -143,7 +130,7 @@ class NamedLedger:
 
     def open(self, cap: float = math.inf) -> Ledger | None:
         """The ledger, capped at `cap` where no cap is given. Raises LedgerError."""
-        return _opened(self.ledger, cap if self.cap is None else self.cap) if self.ledger else None
+        return Ledger(self.ledger, cap if self.cap is None else self.cap) if self.ledger else None
 
 
 @dataclass(frozen=True)
@@ -166,8 +153,7 @@ class LedgerOptions(NamedLedger):
         """The ledger that is named, or the one in the user's state folder. Raises LedgerError."""
         if self.no_ledger:
             return None
-        path = self.ledger or default_ledger()
-        return _opened(path, cap if self.cap is None else self.cap)
+        return NamedLedger(self.ledger or default_ledger(), self.cap).open(cap)
 
 
 def default_ledger() -> Path:
@@ -184,16 +170,8 @@ def default_ledger() -> Path:
     return folder / "ledger.sqlite"
 
 
-def _opened(path: Path, cap: float) -> Ledger:
-    from transom.privacy.ledger import Ledger
-
-    return Ledger(path, cap)
-
-
 def tls_of(certificate: Path | None, key: Path | None) -> Tls | None:
     """The TLS of a server, None where neither is given. Raises MisconfiguredError for one of them alone."""
-    from transom.net.listen import Tls
-
     if (certificate is None) != (key is None):
         raise MisconfiguredError("--tls-cert and --tls-key go together; one of them is missing")
     return Tls(certificate, key) if certificate and key else None

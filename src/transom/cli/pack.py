@@ -33,12 +33,11 @@ class _MakeByDefault(TyperGroup):
         return super().parse_args(ctx, args if known else ["make", *args])
 
 
-app = App(cls=_MakeByDefault, no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Pack a model into an enclave bundle, or verify one. `make` may be left out: `transom pack MODEL`."""
+app = App(
+    cls=_MakeByDefault,
+    no_args_is_help=True,
+    help="Pack a model into an enclave bundle, or verify one. `make` may be left out: `transom pack MODEL`.",
+)
 
 
 @app.command()

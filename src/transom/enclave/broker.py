@@ -106,13 +106,9 @@ class Broker:
         self.log.append(attempt)
         _log.log(
             logging.INFO if attempt.decision == "released" else logging.WARNING,
-            "key %s bundle=%s kind=%s trust=%s measurement=%s reason=%s",
-            attempt.decision,
-            attempt.bundle,
-            attempt.kind,
-            attempt.trust,
-            attempt.measurement or "-",
-            attempt.reason,
+            "key %(decision)s bundle=%(bundle)s kind=%(kind)s trust=%(trust)s measurement=%(measurement)s "
+            "reason=%(reason)s",
+            vars(replace(attempt, measurement=attempt.measurement or "-")),
         )
 
 
@@ -175,7 +171,8 @@ def create_broker(
     async def released(request: Request) -> Response:
         seen = Attempt()
         try:
-            question = _question(broker, await _body(request))
+            question = Question(**_read(await _body(request), release.RELEASE))
+            _known(broker, question.bundle)
             nonces.take(question.nonce, question.bundle)
             seen = replace(seen, bundle=question.bundle, kind=_kind(question))
             async with judging:
@@ -195,12 +192,6 @@ def create_broker(
             Route(release.RELEASE_PATH, _guarded(released), methods=["POST"]),
         ]
     )
-
-
-def _question(broker: Broker, body: bytes) -> Question:
-    question = Question(**_read(body, release.RELEASE))
-    _known(broker, question.bundle)
-    return question
 
 
 def _kind(question: Question) -> str:

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from transom.config import Setting, from_plain, read_config, to_plain
+from transom.config import Setting, read_config, to_plain
 from transom.enclave.evidence import Claims, Kind
-from transom.errors import EvidenceError, MisconfiguredError
+from transom.errors import EvidenceError, system_errors
 
 REQUIRED: Mapping[Kind, tuple[frozenset[str], ...]] = {  # a rule names at least one of these sets
     "sgx": (frozenset({"mrenclave"}), frozenset({"mrsigner", "isvprodid"})),
@@ -162,16 +162,8 @@ def load_evidence_policy(path: str | Path) -> EvidencePolicy:
     )
 
 
-def parse_rules(value: object) -> tuple[Rule, ...]:
-    """Rules from a list of JSON or YAML objects. Raises MisconfiguredError."""
-    read = from_plain(_File, {"allow": value}, "the rules cannot be used")
-    return tuple(rule.normal() for rule in read.allow)
-
-
 def _revocations(path: Path | None) -> bytes | None:
     if path is None:
         return None
-    try:
+    with system_errors(f"cannot read snp.crl {path.name!r}"):
         return path.read_bytes()
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read snp.crl {path.name!r} ({error.strerror})") from None
