@@ -4,8 +4,8 @@ Of a name that stands twice one parser takes the first and another the last: wha
 not what another uses. It is refused wherever we read, in files, bundles and requests.
 A frozen dataclass says what a file may hold: `read_config(Settings, path)`. Fields are bool, int, float, str,
 Path, Literal, another dataclass, `X | Y`, `tuple[X, ...]`, `Mapping[str, X]` or Any, and `Annotated` with a
-`Setting` for bounds and help. Nothing is converted but whole numbers to float, text to Path (relative to its
-file's folder) and lists to tuples. What concerns several fields a class tells in `problems()`.
+`Setting` for bounds and help, or a text for help alone. Nothing is converted but whole numbers to float, text
+to Path (relative to its file's folder) and lists to tuples. What concerns several fields `problems()` tells.
 Threat model: an author who shows one value and means the other; nesting that exhausts the stack; YAML whose
 aliases grow when they are followed; a key in a wrong place, whose value a message must not repeat.
 Does not protect: what is well typed and within bounds. The size of JSON is its reader's to bound.
@@ -334,8 +334,9 @@ def _known(field: Any, hint: Any) -> Known:
 
 
 def _split(hint: Any) -> tuple[Any, Setting]:
-    """A type without `Annotated`, and what is said beside it."""
+    """A type without `Annotated`, and what is said beside it; a text alone is its help."""
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    notes = [Setting(one) if isinstance(one, str) else one for one in notes]
     return kind, next((one for one in notes if isinstance(one, Setting)), Setting())
 
 

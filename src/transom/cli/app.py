@@ -1,9 +1,9 @@
 """Commands out of plain functions, whose options may stand in configuration dataclasses.
 
 An option is described by the `Setting` in its annotation or by its help alone (`Annotated[int, "How many"]`).
-A parameter whose type is a dataclass brings an option for each of its fields; its default is an instance that
-holds the options' defaults. A `Literal` takes one of its words, and an error says which was meant. The old
-name of an option is refused with the new one.
+A parameter whose type is a dataclass brings an option for each of its fields, under the class's `PANEL`; its
+default is an instance that holds the options' defaults. A `Literal` takes one of its words, and an error says
+which was meant. An option's old name is refused with the new one.
 Threat model: as the root's. Does not protect anything.
 Source: typer's documentation.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import MISSING, field, is_dataclass, make_dataclass
+from dataclasses import MISSING, field, is_dataclass, make_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -117,7 +117,8 @@ def fields_of(cls: type, defaults: Any = inspect.Parameter.empty) -> list[inspec
         default = inspect.Parameter.empty if known.default is MISSING else known.default
         if defaults is not inspect.Parameter.empty:
             default = getattr(defaults, name)
-        made.append(_keyword(name, Annotated[known.kind, known.setting], default))
+        said = replace(known.setting, panel=known.setting.panel or getattr(cls, "PANEL", ""))
+        made.append(_keyword(name, Annotated[known.kind, said], default))
     return made
 
 

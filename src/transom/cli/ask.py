@@ -67,10 +67,6 @@ class Exchange:
     bayes: Mapping[str, Any] | None
     host_can_read: str | None = field(default=None, repr=False)  # None also from an older gateway
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, private text included: it is the caller's own."""
-        return dict(vars(self))
-
 
 @contextmanager
 def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) -> Iterator[str]:

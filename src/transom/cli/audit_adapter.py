@@ -1,7 +1,5 @@
 """`transom audit adapter DIR`: does a fine-tuned LoRA adapter give away which texts it was trained on?
 
-    transom audit adapter DIR --base MODEL --members in.txt --non-members out.txt [--gate 0.05]
-
 Both files hold one text a line and must come from one source: what an attacker could tell apart without any
 training counts as found. With 437 non-members or more the interval of the rate has a lower end above 0.
 Threat model: run by the owner of the adapter, the attack plays somebody who was given it.

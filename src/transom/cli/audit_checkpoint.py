@@ -1,7 +1,5 @@
 """`transom audit checkpoint DIR`: what a host with the public model recovers from an obfuscated checkpoint.
 
-    transom audit checkpoint DIR --base MODEL --key FILE [--attack NAME ...] [--gate 0.01]
-
 The key is the truth that guesses are scored against; attacks do not see it. Without a key the checkpoint is
 taken to be one whose ids are unchanged (refused for a folder with a card).
 Threat model: run by the client, on its own machine, with the host's part played by the attacks.

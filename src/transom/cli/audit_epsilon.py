@@ -1,7 +1,5 @@
 """`transom audit epsilon MODULE:CALLABLE`: does a mechanism of your own break the epsilon it claims?
 
-    transom audit epsilon my_noise:sanitize --epsilon 1 --a '"paris"' --b '"rome"' [--gate 1]
-
 The callable takes one JSON value and returns something hashable, or floats: a number, a list, an array. It
 runs in a process of its own until the samples are drawn or the budget is spent.
 With --gate the exit code is 20 when a larger epsilon than the bound is certified, or nothing could be

@@ -1,7 +1,5 @@
 """`transom audit traffic FILE`: what a host reads in the ids that it is sent, without any weights.
 
-    transom audit traffic ids.jsonl --tokenizer MODEL --prior text.txt --key FILE [--gate 0.2]
-
 Without a key the file holds plain ids, which are permuted here: what these attacks find does not depend on
 the permutation. Top-10 and top-100 recovery are reported and not gated.
 Threat model: run by the client, on its own machine, with the host's part played by the attacks.

@@ -1,9 +1,5 @@
 """`transom audit words FILE`: what a host recovers of text that the words mode sanitises.
 
-    transom audit words mail.txt --prior public.txt --epsilon 1 --epsilon 3 --epsilon 8 --html out.html
-    transom audit words dev.tsv --column sentence --prior train.tsv --mechanism custext+ --gate 0.5
-    transom audit words dev.tsv --column sentence --prior train.tsv --utility classify:dev.tsv --html out.html
-
 The file is sanitised here, message by message, exactly as the words mode does it, at each epsilon; then every
 attack is run on the result. Files: one text a line (`-` is standard input), or .csv, .tsv, .jsonl and
 .parquet with --column. The prior is the attacker's own text: sentences of the audited file are taken out.

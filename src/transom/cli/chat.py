@@ -84,11 +84,9 @@ def chat(
             client, console, question, session or secrets.token_hex(8), max_tokens, show_host
         ):
             if as_json:
-                typer.echo(json.dumps(exchange.to_dict()))
+                typer.echo(json.dumps(vars(exchange)))
     if svg is not None:
-        drawn = console.export_svg(
-            title="transom chat"
-        )  # without the fonts that rich names on a public server
+        drawn = console.export_svg(title="transom chat")  # rich names fonts on a public server
         svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), "utf-8")
 
 

@@ -51,7 +51,7 @@ def demo(
     console.print(f"{len(answers)} answers in {took_s} s. A model this small answers as well as it can.")
     console.print("Next: transom chat --show-host, or docs/serving.md for a gateway before your own model.")
     if as_json:
-        typer.echo(json.dumps({"answers": [e.to_dict() for e in answers], "seconds": took_s}))
+        typer.echo(json.dumps({"answers": list(map(vars, answers)), "seconds": took_s}))
 
 
 def exchanges(on_body: Callable[[bytes], None] | None = None) -> Iterator[Exchange]:

@@ -14,12 +14,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from transom.cli.options import EvidenceOptions, WordOptions
-from transom.config import Setting
 from transom.enclave.bundle import copy_files, verify_bundle
 from transom.enclave.client import obtain_key
 from transom.enclave.evidence import Trust
@@ -41,21 +40,15 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 
-ENCLAVE, TRUST = "Mode enclave", "Trust in the engine"
-
-
 @dataclass(frozen=True)
 class EnclaveOptions:
     """A bundle, and who releases its key."""
 
-    bundle: Annotated[Path | None, Setting("Bundle from transom pack (its client half).", panel=ENCLAVE)] = (
-        None
-    )
-    owner_key: Annotated[Path | None, Setting("The owner's public key, owner.pub.", panel=ENCLAVE)] = None
-    broker: Annotated[str, Setting("URL of the owner's key broker, https.", panel=ENCLAVE)] = ""
-    broker_pin: Annotated[
-        str, Setting("The broker's TLS key (default: a certificate authority).", panel=ENCLAVE)
-    ] = ""
+    PANEL: ClassVar[str] = "Mode enclave"
+    bundle: Annotated[Path | None, "Bundle from transom pack (its client half)."] = None
+    owner_key: Annotated[Path | None, "The owner's public key, owner.pub."] = None
+    broker: Annotated[str, "URL of the owner's key broker, https."] = ""
+    broker_pin: Annotated[str, "The broker's TLS key (default: a certificate authority)."] = ""
 
     def check(self, mode: str) -> None:
         """Raises MisconfiguredError if one is given in vain."""
@@ -69,14 +62,11 @@ class EnclaveOptions:
 class TrustOptions:
     """What ties the engine's TLS key."""
 
-    engine_pin: Annotated[str, Setting("The engine's TLS key, sha256//BASE64.", panel=TRUST)] = ""
-    evidence_policy: Annotated[
-        Path | None, Setting("Evidence policy that the engine must satisfy.", panel=TRUST)
-    ] = None
-    attestor: Annotated[str, Setting("URL of transom attest serve beside the engine.", panel=TRUST)] = ""
-    allow_insecure_dev: Annotated[
-        bool, Setting("Accept evidence that proves nothing (trust=none).", panel=TRUST)
-    ] = False
+    PANEL: ClassVar[str] = "Trust in the engine"
+    engine_pin: Annotated[str, "The engine's TLS key, sha256//BASE64."] = ""
+    evidence_policy: Annotated[Path | None, "Evidence policy that the engine must satisfy."] = None
+    attestor: Annotated[str, "URL of transom attest serve beside the engine."] = ""
+    allow_insecure_dev: Annotated[bool, "Accept evidence that proves nothing (trust=none)."] = False
 
     def guard(self, manifest: Manifest | None) -> Pinned | EvidenceGuard | None:
         """The engine's evidence, a pin as given, or the only pin that the owner signed.

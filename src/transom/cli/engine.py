@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -22,26 +22,27 @@ from transom.cli.output import progress
 from transom.config import Setting
 from transom.net.listen import listen, serve, url_of
 
-ECHO, BIND = "Engine echo", Bind(port=8001)
+BIND = Bind(port=8001)
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """How a model runs."""
 
-    device: Annotated[str, Setting("Where the model runs: cpu, cuda, cuda:1.")] = "cpu"
-    dtype: Annotated[Dtype | None, Setting("By default float32 on cpu, else bfloat16.")] = None
+    device: Annotated[str, "Where the model runs: cpu, cuda, cuda:1."] = "cpu"
+    dtype: Annotated[Dtype | None, "By default float32 on cpu, else bfloat16."] = None
     max_batch: Annotated[int, Setting("Requests that generate together.", least=1)] = 8
     context: Annotated[int, Setting("Tokens of prompt and answer (0: the model's).", least=0)] = 0
-    name: Annotated[str, Setting("The model's name in requests (default: as MODEL).")] = ""
+    name: Annotated[str, "The model's name in requests (default: as MODEL)."] = ""
 
 
 @dataclass(frozen=True)
 class EchoOptions:
     """An engine without a model."""
 
-    first_token_s: Annotated[float, Setting("Delay, in seconds.", least=0, panel=ECHO)] = 0.0
-    width: Annotated[int, Setting("Take embeddings of this width (0: none).", least=0, panel=ECHO)] = 0
+    PANEL: ClassVar[str] = "Engine echo"
+    first_token_s: Annotated[float, Setting("Delay, in seconds.", least=0)] = 0.0
+    width: Annotated[int, Setting("Take embeddings of this width (0: none).", least=0)] = 0
 
 
 def engine(

@@ -91,7 +91,11 @@ def obfuscate(
     if plain.left_out:
         count = len(plain.left_out)
         console.print(f"left out, as engines do without them: {count} tensors that predict further tokens")
-    secret = _reused(stored, plain, settings, key) if stored else _made(plain, settings, key, passphrase)
+    if stored:
+        secret = _reused(stored, plain, settings, key)
+    else:  # kept before anything is made with it
+        secret = new_key(plain.fingerprint, plain.vocabulary, settings)
+        save_key(key, secret, passphrase)
     write_client(plain.found, plain.config, secret, client)
     (client / CARD_FILE).unlink(missing_ok=True)  # an earlier output's: it says nothing of this one
     with progress("obfuscating", 1.0, quiet=as_json) as meter:
@@ -156,13 +160,6 @@ def _wanted(preset_name: Preset | None, changes: Mapping[str, Any], stored: KeyF
     if stored is not None and preset_name is None and not given:
         return stored.settings
     return preset(preset_name or "paper", **given)
-
-
-def _made(plain: Plain, settings: Settings, path: Path, passphrase: bytes | None) -> KeyFile:
-    """A new key, stored before anything is made with it."""
-    key = new_key(plain.fingerprint, plain.vocabulary, settings)
-    save_key(path, key, passphrase)
-    return key
 
 
 def _reused(key: KeyFile, plain: Plain, settings: Settings, path: Path) -> KeyFile:

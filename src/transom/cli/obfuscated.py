@@ -13,21 +13,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
-from transom.config import Setting
+from transom.cli.audit_keys import read_key
 from transom.errors import MisconfiguredError
 from transom.obfuscation.card import CARD_FILE, read_card, verify_card
 from transom.obfuscation.client import load_client
 from transom.obfuscation.gguf_writer import shortened, write_gguf
-from transom.obfuscation.keyfile import load_key, read_passphrase
 from transom.obfuscation.keys import token_map
 from transom.serving.gateway.obfuscated import Substitution
 from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
-PANEL = "Modes obfuscated, words+obfuscated"
 MODES = ("obfuscated", "words+obfuscated")
 VERDICTS = {
     None: "not audited: assume that it is not private against a host that has the base model",
@@ -40,15 +38,13 @@ VERDICTS = {
 class ObfuscatedOptions:
     """What `transom obfuscate` left for the client."""
 
-    key: Annotated[Path | None, Setting("Key file from transom obfuscate.", panel=PANEL)] = None
-    client: Annotated[Path | None, Setting("The client's folder; KEY.client by default.", panel=PANEL)] = None
-    card: Annotated[
-        Path | None,
-        Setting("The checkpoint's card, or its folder; the client folder's by default.", panel=PANEL),
-    ] = None
-    passphrase_file: Annotated[
-        Path | None, Setting("File whose first line opens the key file.", panel=PANEL)
-    ] = None
+    PANEL: ClassVar[str] = "Modes obfuscated, words+obfuscated"
+    key: Annotated[Path | None, "Key file from transom obfuscate."] = None
+    client: Annotated[Path | None, "The client's folder; KEY.client by default."] = None
+    card: Annotated[Path | None, "The checkpoint's card, or its folder; the client folder's by default."] = (
+        None
+    )
+    passphrase_file: Annotated[Path | None, "File whose first line opens the key file."] = None
 
     def check(self, mode: str) -> None:
         """Raises MisconfiguredError if one is given in vain."""
@@ -70,8 +66,7 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
         raise MisconfiguredError(
             f"modes {' and '.join(MODES)} need --key FILE, which transom obfuscate wrote"
         )
-    passphrase = read_passphrase(options.passphrase_file) if options.passphrase_file else None
-    key = load_key(options.key, passphrase)
+    key = read_key(options.key, options.passphrase_file)
     folder = options.client or client_folder(options.key)
     client = load_client(folder)
     client.require_key(key)

@@ -14,7 +14,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -28,7 +28,7 @@ from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
 from transom.privacy.sanitize import Sanitizer
 
 GATEWAY_CAP = 1000.0
-ADDRESS, EVIDENCE, WORDS = "Address", "Evidence of this machine", "Words"
+ADDRESS, WORDS = "Address", "Words"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on one line of standard output.")]
 ModelArgument = Annotated[
@@ -63,12 +63,11 @@ class Bind(Address):
 class EvidenceOptions:
     """Where evidence of this machine comes from."""
 
-    evidence: Annotated[Name, Setting("Where evidence comes from", panel=EVIDENCE)] = "auto"
-    tpm_tcti: Annotated[str, Setting("The TPM's address, as tpm2-tools write it.", panel=EVIDENCE)] = ""
-    tpm_key: Annotated[str, Setting("Attestation key: handle or context file.", panel=EVIDENCE)] = ""
-    tpm_pcrs: Annotated[
-        str, Setting("PCRs to quote, as sha256:0,7 (default: those of the boot).", panel=EVIDENCE)
-    ] = ""
+    PANEL: ClassVar[str] = "Evidence of this machine"
+    evidence: Annotated[Name, "Where evidence comes from"] = "auto"
+    tpm_tcti: Annotated[str, "The TPM's address, as tpm2-tools write it."] = ""
+    tpm_key: Annotated[str, "Attestation key: handle or context file."] = ""
+    tpm_pcrs: Annotated[str, "PCRs to quote, as sha256:0,7 (default: those of the boot)."] = ""
 
     def source(self) -> EvidenceSource:
         """Raises MisconfiguredError where nothing is there to give evidence."""
@@ -84,11 +83,10 @@ class EvidenceOptions:
 class PolicyOptions:
     """A word policy and changes to it."""
 
-    policy: Annotated[Path | None, Setting("Word policy; the English one by default.")] = None
+    policy: Annotated[Path | None, "Word policy; the English one by default."] = None
     overlay: Annotated[Path | None, Setting("YAML file with `kinds:` and `mechanism:`.", panel=WORDS)] = None
     rule: Annotated[
-        tuple[str, ...],
-        Setting("kind=pass, kind=placeholder or word=EPSILON; repeatable.", panel=WORDS),
+        tuple[str, ...], Setting("kind=pass, kind=placeholder or word=EPSILON; repeatable.", panel=WORDS)
     ] = ()
 
     def load(self) -> Policy:
@@ -118,7 +116,7 @@ class WordOptions(PolicyOptions):
 class NamedLedger:
     """A ledger that is charged where one is named."""
 
-    ledger: Annotated[Path | None, Setting("Ledger file to charge.")] = None
+    ledger: Annotated[Path | None, "Ledger file to charge."] = None
     cap: Annotated[float | None, Setting("Cap on an account's total epsilon.", least=0)] = None
 
     def check(self) -> None:
@@ -137,8 +135,8 @@ class NamedLedger:
 class LedgerOptions(NamedLedger):
     """A ledger that is charged unless it is refused."""
 
-    ledger: Annotated[Path | None, Setting("Ledger file; by default one in your state folder.")] = None
-    no_ledger: Annotated[bool, Setting("Neither record nor cap what is spent.")] = False
+    ledger: Annotated[Path | None, "Ledger file; by default one in your state folder."] = None
+    no_ledger: Annotated[bool, "Neither record nor cap what is spent."] = False
 
     def check(self) -> None:
         """Raises MisconfiguredError for options that contradict each other."""

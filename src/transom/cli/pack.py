@@ -16,13 +16,18 @@ from typer.core import TyperGroup
 from transom.cli.app import App
 from transom.cli.options import EVIDENCE_POLICY, OWNER_FOLDER, Json, ModelArgument
 from transom.cli.output import answer, plain_console, progress
-from transom.config import Setting
+from transom.config import Setting, to_plain
 from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bundle
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
 from transom.enclave.policy import load_evidence_policy
 from transom.files import require_writable
 from transom.privacy.policy import load_policy
+
+SHOWN = (
+    *("path", "bundle", "model", "production", "rows", "width", "dtype", "shards", "size_bytes"),
+    *("policy_sha256", "rules", "server_pins", "extraction_share", "created", "manifest_sha256"),
+)
 
 
 class _MakeByDefault(TyperGroup):
@@ -102,23 +107,13 @@ def verify(
 
 
 def _show(manifest: Manifest, path: Path, as_json: bool) -> None:
-    record: dict[str, Any] = {
+    told = to_plain(manifest) | {
         "path": str(path),
-        "bundle": manifest.bundle,
-        "model": manifest.model,
-        "production": manifest.production,
-        "rows": manifest.rows,
-        "width": manifest.width,
-        "dtype": manifest.dtype,
         "shards": len(manifest.shards),
         "size_bytes": sum(shard.size_bytes for shard in manifest.shards),
-        "policy_sha256": manifest.policy_sha256,
-        "rules": [rule.to_json() for rule in manifest.rules],
-        "server_pins": list(manifest.server_pins),
-        "extraction_share": manifest.extraction_share,
-        "created": manifest.created,
         "manifest_sha256": manifest.sha256,
     }
+    record = {name: told[name] for name in SHOWN}
     kinds = ", ".join(sorted({rule.kind for rule in manifest.rules})) or "nobody yet (no evidence policy)"
     text = (
         f"{path}: {manifest.model}, bundle {manifest.bundle} "
