@@ -74,17 +74,13 @@ class ReleaseLog:
                 raise _broken(self.path, self._head.entries, "it is gone; the file was cut")
             file.seek(self._head.size_bytes)
             head = _follow(self.path, self._head, file.read())  # what other processes wrote since
-            line, after = self._line(head, attempt)
+            time = self._now().astimezone(UTC).isoformat(timespec="milliseconds")
+            entry = {"seq": head.entries + 1, "time": time, **asdict(attempt), "previous": head.sha256}
+            sha256 = _hash(entry)
+            line = _dump({**entry, "hash": sha256}) + b"\n"
             _write(file.fileno(), line, size_bytes)
-            self._head = after
+            self._head = Head(head.entries + 1, sha256, head.size_bytes + len(line))
         return self._head
-
-    def _line(self, head: Head, attempt: Attempt) -> tuple[bytes, Head]:
-        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds")
-        entry = {"seq": head.entries + 1, "time": time, **asdict(attempt), "previous": head.sha256}
-        sha256 = _hash(entry)
-        line = _dump({**entry, "hash": sha256}) + b"\n"
-        return line, Head(head.entries + 1, sha256, head.size_bytes + len(line))
 
 
 def log_head(path: str | Path) -> Head:

@@ -24,9 +24,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
-from transom.config import Setting, read_config, to_plain
+from transom.config import Setting, read_config
 from transom.enclave.evidence import Claims, Kind
 from transom.errors import EvidenceError, system_errors
 
@@ -91,10 +91,6 @@ class Rule:
         }
         return replace(self, registers=registers, min_tcb=self.min_tcb.lower())
 
-    def to_json(self) -> dict[str, Any]:
-        """The rule as it stands in a policy file or a manifest."""
-        return to_plain(self)  # type: ignore[no-any-return]
-
 
 @dataclass(frozen=True)
 class _Dcap:
@@ -136,9 +132,7 @@ class EvidencePolicy:
 def accept(rules: Sequence[Rule], claims: Claims) -> Rule:
     """The first rule that accepts the claims. Raises EvidenceError, with every rule's objection."""
     objections = []
-    for rule in rules:
-        if rule.kind != claims.kind:
-            continue
+    for rule in [one for one in rules if one.kind == claims.kind]:
         objection = rule.objection(claims)
         if objection is None:
             return rule
