@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TextIO
 
 from transom.data.rows import Format, decoded, form_of, opened, table
-from transom.errors import MisconfiguredError, NotYetError
+from transom.errors import MisconfiguredError, NotYetError, system_errors
 from transom.files import require_writable, whole
 from transom.privacy.sanitize import Sanitizer
 
@@ -92,18 +92,14 @@ def sanitize_file(
         if charge is not None:
             results = iter(list(results))
             results, costed = itertools.tee(results)
-            charge(_cost(sanitizer, (summary for _, summary in costed)))
+            draws = sum(summary.draws for _, summary in costed)
+            charge(draws * sanitizer.word_epsilon if draws else 0.0)
         total = Summary()
         with _writing(target) as out:
             for text, summary in results:
                 out.write(text)
                 total += summary
     return total
-
-
-def _cost(sanitizer: Sanitizer, summaries: Iterable[Summary]) -> float:
-    draws = sum(summary.draws for summary in summaries)
-    return draws * sanitizer.word_epsilon if draws else 0.0
 
 
 def _sanitize_text(
@@ -163,9 +159,7 @@ def _writing(target: Path | None) -> Iterator[TextIO]:
             out.detach()
         return
     with ExitStack() as stack:
-        try:
+        with system_errors(f"{target} cannot be written"):
             partial = stack.enter_context(whole(target, mode=0o600))
-        except OSError as error:
-            raise MisconfiguredError(f"{target} cannot be written ({error.strerror})") from error
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             yield file
