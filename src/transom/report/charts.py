@@ -93,19 +93,15 @@ def _legend(run: list[Finding], gate: float | None) -> str:
 
 
 def _axis(name: str, top: float) -> str:
+    anchors = ("start", *["middle"] * (_STEPS - 1), "end")
     ticks = "".join(
-        f'<text x="{_at(at / _STEPS)}" y="14" text-anchor="{_anchor(at)}">'
-        f"{_tick(name, top * at / _STEPS)}</text>"
-        for at in range(_STEPS + 1)
+        f'<text x="{_at(at / _STEPS)}" y="14" text-anchor="{anchor}">{_tick(name, top * at / _STEPS)}</text>'
+        for at, anchor in enumerate(anchors)
     )
     return (
         '<div class="row axis" aria-hidden="true"><span></span>'
         f'<svg height="20">{ticks}</svg><span></span></div>'
     )
-
-
-def _anchor(at: int) -> str:
-    return "start" if at == 0 else "end" if at == _STEPS else "middle"
 
 
 def _tick(name: str, value: float) -> str:

@@ -54,14 +54,9 @@ def _beside(name: str) -> str:
 
 def _cells(found: Finding) -> tuple[str, ...]:
     """The figures of a finding that ran, in the order of the table's heads."""
+    value = figure(found.metric, found.value or 0.0)
     guess = "" if found.baseline is None else figure(found.metric, found.baseline)
-    return (
-        figure(found.metric, found.value or 0.0),
-        span(found),
-        guess,
-        f"{found.n:,}",
-        f"{found.cost_s:,.1f}",
-    )
+    return value, span(found), guess, f"{found.n:,}", f"{found.cost_s:,.1f}"
 
 
 def _marked(example: Example) -> Iterable[tuple[str, list[tuple[str, str]]]]:
@@ -92,10 +87,8 @@ def _settings(report: Report) -> Iterable[tuple[str, object]]:
     if report.gate is not None:
         yield "gate", report.gate
     yield "attacks", f"{ran} run, {len(report.findings) - ran} not run"
-    yield (
-        "cost",
-        f"{report.cost_s / 60:.1f} minutes" if report.cost_s > 90 else f"{report.cost_s:.1f} seconds",
-    )
+    minutes = f"{report.cost_s / 60:.1f} minutes"
+    yield "cost", minutes if report.cost_s > 90 else f"{report.cost_s:.1f} seconds"
     yield "transom", version("transom")
 
 

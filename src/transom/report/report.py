@@ -119,15 +119,10 @@ class Report:
     def details(self) -> tuple[str, ...]:
         """What the headline rests on: the strongest attack beside guessing, at each setting; or what was
         missing."""
-        return (*self._unreached, *self._rests_on)
-
-    @property
-    def _unreached(self) -> tuple[str, ...]:
-        """What was left out for want of time, in a sentence."""
-        count = unreached(self.findings)
-        if not count:
-            return ()
-        return (f"{count} of {len(self.findings)} attacks were not run for want of time; {RAISE_BUDGET}.",)
+        if not (count := unreached(self.findings)):
+            return self._rests_on
+        unrun = f"{count} of {len(self.findings)} attacks were not run for want of time; {RAISE_BUDGET}."
+        return (unrun, *self._rests_on)
 
     @property
     def _rests_on(self) -> tuple[str, ...]:

@@ -69,16 +69,13 @@ def run(
 
 def _one(attack: Attack, given: tuple[object, object, object], share_s: float, limit_s: float) -> Finding:
     if share_s < SMALLEST_SHARE_S:
-        return not_run(
-            attack.NAME,
-            attack.METRIC,
-            f"the budget leaves it {max(share_s, 0):.2g} s, less than {SMALLEST_SHARE_S:g} s; {RAISE_BUDGET}",
-        )
+        left = f"the budget leaves it {max(share_s, 0):.2g} s, less than {SMALLEST_SHARE_S:g} s"
+        return not_run(attack.NAME, attack.METRIC, f"{left}; {RAISE_BUDGET}")
     started = time.monotonic()
     try:
         with _stopped_after(limit_s), redirect_stdout(sys.stderr):
             returned = attack.attack(*given, share_s)
-        found = checked(attack, returned)
+        found = checked(attack.NAME, attack.METRIC, returned)
     except _OverrunError:
         took_s = time.monotonic() - started
         reason = f"it was stopped after {took_s:.3g} s of a share of {share_s:.3g} s; {RAISE_BUDGET}"

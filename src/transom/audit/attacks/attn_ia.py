@@ -61,18 +61,10 @@ def invariants(weights: Weights, layer: int) -> Floats:
     found = []
     for query_DK, key_DK in heads(weights, layer):
         q_VK, k_VK = weights.embedding_VD @ query_DK, weights.embedding_VD @ key_DK
-        found.append(
-            np.stack(
-                [
-                    np.einsum("vk,vk->v", q_VK, k_VK),
-                    q_VK @ k_VK.mean(0),
-                    _spread(q_VK, k_VK),
-                    k_VK @ q_VK.mean(0),
-                    _spread(k_VK, q_VK),
-                ],
-                axis=1,
-            )
-        )
+        figures = [np.einsum("vk,vk->v", q_VK, k_VK)]
+        for own_VK, other_VK in ((q_VK, k_VK), (k_VK, q_VK)):
+            figures += [own_VK @ other_VK.mean(0), _spread(own_VK, other_VK)]
+        found.append(np.stack(figures, axis=1))
     return np.stack(found)
 
 

@@ -41,25 +41,23 @@ class Neurons:
     base_DN: Floats
 
 
-def attack(
-    target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0, *, layer: int = 0
-) -> Finding:
-    """The share of sampled ids named rightly from the gate of one layer."""
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+    """The share of sampled ids named rightly from the gate of the first layer."""
     until = time.monotonic() + budget_s
     if gap := misfit(NAME, target, knowledge, "gate"):
         return gap
-    sides = neurons(target, knowledge, layer)
+    sides = neurons(target, knowledge)
     columns_N = assign(*column_quantiles(sides))
     rows = anchors(data.obfuscated_S, target.weights.vocabulary)
     columns_N = refine(sides, rows, columns_N, until=until)
     guess_S = name_rows(sides, data.obfuscated_S, columns_N)[0]
-    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note=f"layer {layer}")
+    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note="layer 0")
 
 
-def neurons(target: Target, knowledge: Knowledge, layer: int) -> Neurons:
-    """Both sides of layer `layer`'s gate; `misfit` has shown that there is one."""
+def neurons(target: Target, knowledge: Knowledge) -> Neurons:
+    """Both sides of the first layer's gate; `misfit` has shown that there is one."""
     there, here = target.weights, knowledge.base
-    gates = part(there, layer, "gate"), part(here, layer, "gate")
+    gates = part(there, 0, "gate"), part(here, 0, "gate")
     return Neurons(there.embedding_VD, gates[0], here.embedding_VD, gates[1])
 
 

@@ -29,7 +29,7 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
     """The share of sampled ids named rightly; takes seconds, so `budget_s` is not consulted."""
     if gap := misfit(NAME, target, knowledge, "gate"):
         return gap
-    sides = neurons(target, knowledge, 0)
+    sides = neurons(target, knowledge)
     banded_DW = _bands(sides.target_VD, sides.target_DN)
     public_DW = _bands(sides.base_VD, sides.base_DN)
     rows_SW = unit(sides.target_VD[data.obfuscated_S] @ banded_DW)

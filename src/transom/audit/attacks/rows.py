@@ -59,12 +59,12 @@ class Noise:
         """Of rows at that distance, up to a constant. Needs a scale."""
         if self.scale is None:
             raise MisconfiguredError("a likelihood needs the noise's scale; estimate it with fitted()")
-        return distance.square() / (-2 * self.scale**2) if self._squares else distance / -self.scale
+        return distance.square() / (-2 * self.scale**2) if self.squares else distance / -self.scale
 
     def fitted(self, distances_N: torch.Tensor, width: int) -> Noise:
         """With the scale that is likeliest for rows so far from where they came from."""
-        mean = distances_N.double().square().mean().sqrt() if self._squares else distances_N.double().mean()
-        scale = float(mean) / (width**0.5 if self._squares else width)
+        mean = distances_N.double().square().mean().sqrt() if self.squares else distances_N.double().mean()
+        scale = float(mean) / (width**0.5 if self.squares else width)
         return replace(self, scale=max(scale, 1e-9))
 
     def variance(self, width: int) -> float:
@@ -73,7 +73,8 @@ class Noise:
         return scale**2 * {"laplace": 2.0, "norm": width + 1.0}.get(self.law, 1.0)
 
     @property
-    def _squares(self) -> bool:
+    def squares(self) -> bool:
+        """Whether the likelihood falls with the distance's square."""
         return self.law in ("gaussian", "none")
 
     def clipped(self, table_VD: torch.Tensor) -> torch.Tensor:
@@ -137,10 +138,9 @@ def misfit(name: str, target: Rows, table_VD: torch.Tensor, data: Truth) -> Find
         return not_run(name, METRIC, f"no rows to read: {len(target.texts)} texts, {sum(lengths)} tokens")
     if [len(rows) for rows in target.texts] != lengths:
         rows = sum(len(rows) for rows in target.texts)
-        return not_run(
-            name, METRIC, f"{rows} rows in {len(target.texts)} texts, the truth has {sum(lengths)} "
-            f"tokens in {len(lengths)} texts; is it the same text and tokenizer?"
-        )  # fmt: skip
+        held = f"{rows} rows in {len(target.texts)} texts, the truth has {sum(lengths)} tokens"
+        reason = f"{held} in {len(lengths)} texts; is it the same text and tokenizer?"
+        return not_run(name, METRIC, reason)
     if (width := target.texts[0].shape[1]) != table_VD.shape[1]:
         return not_run(name, METRIC, f"rows are {width} wide, the public table {table_VD.shape[1]}")
     if not all(bool(torch.isfinite(rows).all()) for rows in target.texts):
@@ -164,7 +164,7 @@ def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
     width, noise = table_VD.shape[1], noise.fitted(away_NV.min(1).values, table_VD.shape[1])
     for _ in range(5):
         weight_NV = noise.log_likelihood(away_NV).softmax(1)
-        power = 2 if noise.law in ("gaussian", "none") else 1
+        power = 2 if noise.squares else 1
         expected_N = (weight_NV * away_NV**power).sum(1) ** (1 / power)
         noise = noise.fitted(expected_N, width)
     return Rows(target.texts, noise)

@@ -105,9 +105,7 @@ def sample(tau_V: Ints, count: int, *, seed: int = 0) -> Sample:
 
 def part(weights: Weights, layer: int, name: str) -> Floats:
     """A matrix of a layer; `misfit` has shown that there is one."""
-    found: Floats | None = getattr(weights.layers[layer], name)
-    if found is None:
-        raise AssertionError("call misfit first")
+    found: Floats = getattr(weights.layers[layer], name)
     return found
 
 
