@@ -1,9 +1,8 @@
 """Many outputs of a user's mechanism on two inputs, drawn in a process of its own.
 
 The process is told a place `module:callable` and two JSON inputs, calls the mechanism on each in turn, and
-sends numbers through a pipe: an identity for each distinct hashable output, or the floats of a vector. So
-nothing is unpickled here, and a mechanism that hangs is stopped, with what it had drawn until then; one that
-raises, returns a wrong type, writes into the pipe or ends its process is an error that says so.
+sends numbers through a pipe. So nothing is unpickled here, and a mechanism that hangs is stopped, with what
+it had drawn until then; one that misbehaves or ends its process is an error that says so.
 
 Threat model: the mechanism is the user's own code. Does not protect against: one that sets out to deceive,
 or to harm the machine that it runs on.

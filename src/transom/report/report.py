@@ -165,7 +165,6 @@ class Report:
 
     @property
     def _swept(self) -> str:
-        """The headline of several settings."""
         beaten = {found.setting for found in self._gated if found.above_chance}
         shown = [found for found in self._by_setting if found.setting in beaten]
         if not shown:
@@ -221,7 +220,6 @@ def _outcome(found: Finding) -> str:
 
 
 def _reached(found: Finding) -> str:
-    """Value, interval and guessing."""
     guessing = "" if found.baseline is None else f"; guessing {figure(found.metric, found.baseline)}"
     return (
         f"{figure(found.metric, found.value or 0.0)} {found.metric} (95 % interval {span(found)}){guessing}"

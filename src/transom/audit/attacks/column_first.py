@@ -2,11 +2,8 @@
 
 In Y = W~_e W~_gate the keys cancel (P Q = I); what hides the tokens is noise on the embedding, a
 permutation of the columns (neurons) and tau on the rows. A column's distribution over the vocabulary does
-not depend on tau, so 199 quantiles of each column name its neuron among the public columns (Hungarian
-assignment). The noise widens each column; its level shows in the total variance, and the attacker adds as
-much noise of its own to the public embedding before it takes quantiles. Rows are then matched by cosine;
-the surest rows give better columns, and after a few rounds the columns are undone by least squares and the
-nearest embedding is taken.
+not depend on tau, so its quantiles name its neuron among the public columns. Rows are then matched by
+cosine, and the surest of them give better columns.
 
 Threat model: the host, with the public base model and no traffic. Adaptive: not an attack of the paper.
 Does not reach models whose neurons have no public counterpart (re-grown layers).

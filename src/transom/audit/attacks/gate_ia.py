@@ -6,8 +6,7 @@ columns forgive; a token is then its row of bands, compared by cosine.
 
 Threat model: the host, with the public base model and no traffic.
 Does not survive noise that reorders columns by more than a band: there column-first matching is the attack.
-Source: Lin et al., arXiv 2603.01499, name the attack after invariants of the gate; this is our reading of
-it.
+Source: Lin et al., arXiv 2603.01499, name the attack after invariants of the gate; our reading of it.
 
 Shapes: V vocabulary, D width, N neurons, W bands.
 """

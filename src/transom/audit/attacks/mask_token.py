@@ -3,9 +3,8 @@
 The published reference. It reads the sanitised text around a token and never the token itself or the
 mechanism. Words of several word pieces cannot be filled in, as in the published code.
 
-Any BERT with a masked-language-model head serves (`load_masked`). Where none is at hand, `trained` gives the
-packaged MiniLM a head and fine-tunes both on the attacker's own text: a smaller model than the BERT of the
-papers, but one that has read text like the target's.
+Any BERT with a masked-language-model head serves. Where none is at hand, `trained` makes one of the packaged
+MiniLM: smaller than the BERT of the papers, but it has read text like the target's.
 
 Threat model: as in `words`, with a language model in place of knowledge of the mechanism. Does not prove
 anything about attackers who use the mechanism.

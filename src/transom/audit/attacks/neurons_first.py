@@ -2,9 +2,8 @@
 
 In W~_down W~_gate the keys cancel, and no noise was ever added: what is left is the public product, rows and
 columns permuted and rows rescaled. The sorted magnitudes of its rows name every neuron. Once these are known,
-(W_e + N) and (W_h + M) are read exactly, and naming a token is decoding a Gaussian channel with two looks:
-nearest neighbours in the metric of the noise, whose size shows in how much more the tables vary than the
-public ones. No attack on the tables can do better.
+(W_e + N) and (W_h + M) are read exactly, and naming a token is decoding a Gaussian channel with two looks.
+No attack on the tables can do better.
 
 Threat model: the host, with the public base model and no traffic. Adaptive: not an attack of the paper.
 Does not reach a layer whose neurons have no public counterpart (re-grown), nor tables under so much noise

@@ -99,12 +99,11 @@ class Noise:
         normal_TD = torch.randn(rows_TD.shape, generator=generator)
         if self.law == "gaussian":
             return rows_TD + self.scale * normal_TD
+        logs_TD = (1 - torch.rand(rows_TD.shape, generator=generator)).log()  # of what is above 0
         if self.law == "laplace":
-            uniform_TD = 1 - torch.rand(rows_TD.shape, generator=generator)  # above 0
-            return rows_TD + normal_TD.sign() * uniform_TD.log() * self.scale
+            return rows_TD + normal_TD.sign() * logs_TD * self.scale
         # A length from the Gamma law of shape D is D exponential steps; the direction is uniform.
-        uniform_TD = 1 - torch.rand(rows_TD.shape, generator=generator)
-        lengths_T1 = -self.scale * uniform_TD.log().sum(1, keepdim=True)
+        lengths_T1 = -self.scale * logs_TD.sum(1, keepdim=True)
         moved_TD: torch.Tensor = rows_TD + lengths_T1 * normal_TD / normal_TD.norm(dim=1, keepdim=True)
         return moved_TD
 
@@ -131,8 +130,6 @@ class Truth:
 
 def misfit(name: str, target: Rows, table_VD: torch.Tensor, data: Truth) -> Finding | None:
     """A finding "not run" where rows, table and truth do not belong together or are no numbers."""
-    import torch
-
     lengths = [len(text) for text in data.texts]
     if not target.texts or not all(lengths):
         return not_run(name, METRIC, f"no rows to read: {len(target.texts)} texts, {sum(lengths)} tokens")
@@ -143,7 +140,7 @@ def misfit(name: str, target: Rows, table_VD: torch.Tensor, data: Truth) -> Find
         return not_run(name, METRIC, reason)
     if (width := target.texts[0].shape[1]) != table_VD.shape[1]:
         return not_run(name, METRIC, f"rows are {width} wide, the public table {table_VD.shape[1]}")
-    if not all(bool(torch.isfinite(rows).all()) for rows in target.texts):
+    if not all(bool(rows.isfinite().all()) for rows in target.texts):
         return not_run(name, METRIC, "some rows are not finite")
     return None
 
