@@ -52,9 +52,14 @@ def _beside(name: str) -> str:
 
 def _cells(found: Finding) -> tuple[str, ...]:
     """The figures of a finding that ran, in the order of the table's heads."""
-    value = figure(found.metric, found.value or 0.0)
     guess = "" if found.baseline is None else figure(found.metric, found.baseline)
-    return value, span(found), guess, f"{found.n:,}", f"{found.cost_s:,.1f}"
+    return (
+        figure(found.metric, found.value or 0.0),
+        span(found),
+        guess,
+        f"{found.n:,}",
+        f"{found.cost_s:,.1f}",
+    )
 
 
 def _marked(example: Example) -> Iterable[tuple[str, list[tuple[str, str]]]]:
@@ -85,8 +90,10 @@ def _settings(report: Report) -> Iterable[tuple[str, object]]:
     if report.gate is not None:
         yield "gate", report.gate
     yield "attacks", f"{ran} run, {len(report.findings) - ran} not run"
-    minutes = f"{report.cost_s / 60:.1f} minutes"
-    yield "cost", minutes if report.cost_s > 90 else f"{report.cost_s:.1f} seconds"
+    yield (
+        "cost",
+        f"{report.cost_s / 60:.1f} minutes" if report.cost_s > 90 else f"{report.cost_s:.1f} seconds",
+    )
     yield "transom", version("transom")
 
 

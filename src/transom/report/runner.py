@@ -69,8 +69,11 @@ def run(
 
 def _one(attack: Attack, given: tuple[object, object, object], share_s: float, limit_s: float) -> Finding:
     if share_s < SMALLEST_SHARE_S:
-        left = f"the budget leaves it {max(share_s, 0):.2g} s, less than {SMALLEST_SHARE_S:g} s"
-        return not_run(attack.NAME, attack.METRIC, f"{left}; {RAISE_BUDGET}")
+        return not_run(
+            attack.NAME,
+            attack.METRIC,
+            f"the budget leaves it {max(share_s, 0):.2g} s, less than {SMALLEST_SHARE_S:g} s; {RAISE_BUDGET}",
+        )
     started = time.monotonic()
     try:
         with _stopped_after(limit_s), redirect_stdout(sys.stderr):

@@ -1,7 +1,6 @@
 """IMA and ISA mounted on an obfuscated checkpoint: the host reads the states of ids that it is sent.
 
-IMA reads rows of the obfuscated embedding, trained on rows that the attacker obfuscates with keys of its
-own; ISA reads the first block's states of texts of eight sampled tokens, two of them known.
+ISA's texts are of eight sampled tokens, two of them known.
 
 Threat model: see `ima` and `isa`; the host knows the method and its settings. Does not protect anything.
 Source: Lin et al., arXiv 2603.01499.

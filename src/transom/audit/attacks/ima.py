@@ -54,8 +54,11 @@ def attack(
     candidates_C = np.unique(knowledge.public_ids)
     example = knowledge.states_of(knowledge.public_ids[:_BATCH]).float()
     if example.shape[-1] != observed_BTD.shape[-1]:
-        widths = f"simulated states are {example.shape[-1]} wide, observed ones {observed_BTD.shape[-1]}"
-        return not_run(NAME, METRIC, widths)
+        return not_run(
+            NAME,
+            METRIC,
+            f"simulated states are {example.shape[-1]} wide, observed ones {observed_BTD.shape[-1]}",
+        )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         inverter = _inverter(example, len(candidates_C))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Literal, get_args
 
 from transom.audit.attacks.states import METRIC, recovered
@@ -169,18 +170,14 @@ def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
 
 def score(name: str, guesses: Texts, data: Truth, seen: Texts | None = None, *, note: str) -> Finding:
     """`states.recovered`, with examples; `seen` are the ids that stand in them for what was seen."""
-    shown = examples(guesses, data, lambda number, decode: decode((seen or guesses)[number]))
+    shown = examples(guesses, data, seen or guesses)
     return recovered(name, guesses, data.texts, note=note, examples=shown)
 
 
-def examples(
-    guesses: Texts, data: Truth, seen: Callable[[int, Callable[[Sequence[int]], str]], str]
-) -> tuple[Example, ...]:
-    """The first few readings beside the truth; `seen` words what was observed of the text of that number."""
+def examples(guesses: Texts, data: Truth, seen: Texts | str) -> tuple[Example, ...]:
+    """The first few readings beside the truth; `seen` is what was observed, as ids or in words for all."""
     if data.decode is None:
         return ()
-    first = enumerate(zip(data.texts[:MAX_EXAMPLES], guesses, strict=False))
-    return tuple(
-        Example(data.decode(plain), seen(number, data.decode), data.decode(guess))
-        for number, (plain, guess) in first
-    )
+    observed = repeat(seen) if isinstance(seen, str) else map(data.decode, seen)
+    texts = zip(map(data.decode, data.texts), observed, map(data.decode, guesses), strict=False)
+    return tuple(Example(*three) for three in islice(texts, min(MAX_EXAMPLES, len(guesses))))

@@ -143,7 +143,7 @@ def score(name: str, guesses: Texts, data: Truth, *, note: str) -> Finding:
         baseline=_dealt(guesses, data.texts),
         n=len(guesses),
         note=f"{note}; precision {shared / max(1, guessed):.2f}, recall {shared / there:.2f}",
-        examples=examples(guesses, data, lambda _number, _decode: "an embedding"),
+        examples=examples(guesses, data, "an embedding"),
     )
 
 
