@@ -8,7 +8,7 @@ Legend: V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -44,18 +44,13 @@ def drawn(sentences: Iterable[Sentence]) -> Iterator[Token]:
 
 def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
     """The attacker's own lines as plain tokens; `word` is the id of each word that the policy would draw."""
-    sanitizer = Sanitizer(policy.with_rules({"word": "placeholder"}))
-    ids = policy.word_ids
-    return tuple(
-        tuple(_own(piece, ids) for piece in _pieces(sanitizer, line)) for line in lines if line.strip()
-    )
+    sanitizer, ids = Sanitizer(policy.with_rules({"word": "placeholder"})), policy.word_ids
 
+    def own(piece: Piece) -> Token:
+        word = ids[spelling(piece.source.lower(), ids)] if piece.kind == "word" else -1
+        return _token(piece, policy.words, word, piece.output)
 
-def _own(piece: Piece, ids: Mapping[str, int]) -> Token:
-    if piece.kind == "word":
-        word = spelling(piece.source.lower(), ids)
-        return Token("drawn", word, ids[word])
-    return _undrawn(piece, piece.output)
+    return tuple(tuple(map(own, _pieces(sanitizer, line))) for line in lines if line.strip())
 
 
 def observe(sanitizer: Sanitizer, lines: Iterable[str]) -> tuple[Sentences, Sentences]:
@@ -76,13 +71,9 @@ def _pieces(sanitizer: Sanitizer, line: str) -> list[Piece]:
 
 
 def _token(piece: Piece, words: Sequence[str], word: int, text: str) -> Token:
-    return Token("drawn", words[word], word) if word >= 0 else _undrawn(piece, text)
-
-
-def _undrawn(piece: Piece, text: str) -> Token:
-    if piece.action == "placeholder":
-        return Token("placeholder", text)
-    return Token("passed", text.lower())
+    if word >= 0:
+        return Token("drawn", words[word], word)
+    return Token("placeholder", text) if piece.action == "placeholder" else Token("passed", text.lower())
 
 
 def sanitised(plain: Sentences, mechanism: WordMechanism, words: Sequence[str]) -> Sentences:
