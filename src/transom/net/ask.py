@@ -44,15 +44,14 @@ class JsonClient:
         """Status and body. Raises TimeoutError and other OSErrors, EvidenceError (another key than the
         pin's), LongAnswerError, and ValueError for what is no HTTP or is compressed."""
         request = self._site.request("POST", path, json.dumps(body).encode())
-        connections = self._site.connections()
         async with asyncio.timeout(self._timeout_s):
-            answer = await connections.ask(request, self._pin)
+            answer = await self._site.ask(request, self._pin)
             try:
                 if answer.headers.get("content-encoding", "identity").lower() != "identity":
                     raise ValueError("compressed, though plain was asked for")
                 return answer.status, await self._body(answer.read)
             finally:
-                connections.release(answer, self._pin)
+                self._site.release(answer)
 
     async def _body(self, read: Any) -> bytes:
         body = b""

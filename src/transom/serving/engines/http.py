@@ -101,7 +101,7 @@ class EngineHttp:
         if time.monotonic() - self._answered_s < _FRESH_S:
             return
         try:
-            await self._site.connections().reach()
+            await self._site.reach()
         except OSError as error:  # TimeoutError is one
             raise self._down(error) from None
         self._answered_s = time.monotonic()
@@ -185,10 +185,10 @@ class EngineHttp:
     @asynccontextmanager
     async def _request(self, method: str, path: str, data: bytes | None) -> AsyncGenerator[Answer, None]:
         pin = await self._guard.ready() if self._guard is not None else None
-        connections, response = self._site.connections(), None
+        response = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await connections.ask(self._site.request(method, path, data), pin)
+                response = await self._site.ask(self._site.request(method, path, data), pin)
             self._answered_s = time.monotonic()
             if response.status != 200:
                 raise refusal(response.status, response.headers.get("retry-after", ""))
@@ -208,7 +208,7 @@ class EngineHttp:
             raise EngineGarbageError(f"the engine's answer is not HTTP as expected ({error})") from None
         finally:
             if response is not None:
-                connections.release(response, pin)
+                self._site.release(response)
 
     def _down(self, error: Exception) -> EngineDownError:
         self._answered_s = -math.inf
