@@ -40,8 +40,8 @@ class LlamaCppEngine(HttpEngine):
 
     async def _ask_card(self) -> EngineCard:
         """The card, with the context of one slot where the server tells it."""
-        card = read_card(await self._http.get("/v1/models"), self._model)
-        props = await self._http.get("/props")
+        card = read_card(await self._get("/v1/models"), self._model)
+        props = await self._get("/props")
         try:
             context = count(props["default_generation_settings"]["n_ctx"], least=1)
         except (TypeError, KeyError) as error:
@@ -69,7 +69,7 @@ class LlamaCppEngine(HttpEngine):
         length = 1 if call.logprobs is not None else min(max(1, len(before)), _PIECE_TOKENS)
         length = min(length, call.max_tokens - len(before))
         body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length}
-        answer = await self._http.post("/completion", body, meter.plain_bytes)
+        answer = await self._post("/completion", body, meter.plain_bytes)
         try:
             ids, reason = _ids(answer, length, length + len(before) == call.max_tokens)
             scores: tuple[TokenScore, ...] = ()
@@ -87,7 +87,7 @@ class LlamaCppEngine(HttpEngine):
     async def _forced(self, call: Call, body: dict[str, Any], token: int) -> TokenScore:
         """The score of a token that ends inside a character."""
         force = {"logit_bias": [[stop, _FORCE] for stop in call.stop_ids[:1]], "n_probs": _RANKED}
-        answer = await self._http.post("/completion", body | force)
+        answer = await self._post("/completion", body | force)
         for entry in answer.get("completion_probabilities") or []:
             for one in entry["top_logprobs"]:
                 if one["id"] == token:
