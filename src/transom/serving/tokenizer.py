@@ -68,19 +68,13 @@ class ChatTokenizer:
         eos_ids: Sequence[int] = (),
     ) -> None:
         with guarded(lambda: CheckpointError(_BROKEN)):
-            self._set(tokenizer, chat_template, dict(specials or {}), eos_ids)
+            self._whole = (
+                tokenizer if tokenizer.padding is tokenizer.truncation is None else _unbounded(tokenizer)
+            )
+            self._read(chat_template, dict(specials or {}), eos_ids)
             self._probe()
 
-    def _set(
-        self,
-        tokenizer: Tokenizer,
-        chat_template: str | None,
-        specials: dict[str, str],
-        eos_ids: Sequence[int],
-    ) -> None:
-        self._whole = (
-            tokenizer if tokenizer.padding is tokenizer.truncation is None else _unbounded(tokenizer)
-        )
+    def _read(self, chat_template: str | None, specials: dict[str, str], eos_ids: Sequence[int]) -> None:
         added = sorted(self._whole.get_added_tokens_decoder().items())
         special = [token.content for _, token in added if token.special]
         self._template = ChatTemplate(chat_template, specials, special) if chat_template else None

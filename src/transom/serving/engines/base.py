@@ -80,27 +80,22 @@ class Engine(Protocol):
     @property
     def takes(self) -> Literal["ids", "text"]:
         """Whether calls carry token ids or messages."""
-        ...
 
     @property
     def takes_embeds(self) -> bool:
         """Whether calls may carry embeddings in place of token ids."""
-        ...
 
     async def probe(self) -> EngineCard:
         """Which model is served, and how much fits; asked before each request, before its words are drawn.
 
         Raises EngineError, also where it is seen that nothing listens any more.
         """
-        ...
 
     def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """Pieces of all choices as they come; for a call that does not stream, one piece a choice."""
-        ...
 
     async def close(self) -> None:
         """Close idle connections; the client opens new ones when used again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+@dataclass(kw_only=True, eq=False)
 class EchoEngine:
     """A generator without a model.
 
@@ -40,26 +42,17 @@ class EchoEngine:
     it tells features of states that it does not have: of the id i the numbers i, i + 1, ... modulo 97.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str = "echo",
-        tokenizer: Tokenizer | None = None,
-        vocabulary_size: int = 2**31,
-        context_tokens: int = 2**17,
-        embedding_size: int | None = None,
-        feature_size: int = 0,
-        first_token_s: float = 0.0,
-        token_s: float = 0.0,
-        chunk_tokens: int = 1,
-        record: bool = True,
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.vocabulary_size, self.context_tokens = vocabulary_size, context_tokens
-        self.embedding_size, self.feature_size = embedding_size, feature_size
-        self.first_token_s, self.token_s, self.chunk_tokens = first_token_s, token_s, chunk_tokens
-        self.record = record
-        self.seen: list[bytes] = []
+    model: str = "echo"
+    tokenizer: Tokenizer | None = None
+    vocabulary_size: int = 2**31
+    context_tokens: int = 2**17
+    embedding_size: int | None = None
+    feature_size: int = 0
+    first_token_s: float = 0.0
+    token_s: float = 0.0
+    chunk_tokens: int = 1
+    record: bool = True
+    seen: list[bytes] = field(default_factory=list, init=False, repr=False)
 
     def app(self, limits: Limits | None = None) -> Starlette:
         """The engine server over this echo, with `/v1/chat/completions` besides."""

@@ -15,7 +15,6 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.load import Checkpoint
@@ -74,9 +73,7 @@ class EmbeddedEngine:
     def __enter__(self) -> EmbeddedEngine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from transom.config import load_json
 from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, Trust, engine_fields, report_data
@@ -70,8 +71,8 @@ class EvidenceGuard:
         self._clock = clock
         self._pin: KeyPin | None = None
         self._expires_s = float("-inf")
-        self._asking: asyncio.Lock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        # One renewal at a time; a lock belongs to one event loop, the guard does not.
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self.claims: Claims | None = None
 
     async def ready(self) -> KeyPin:
@@ -79,7 +80,7 @@ class EvidenceGuard:
 
         Raises EvidenceError when there is no evidence or it does not convince.
         """
-        async with self._lock():
+        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if self._pin is None or self._clock() >= self._expires_s:
                 await self._renew()
             assert self._pin is not None  # noqa: S101  just made
@@ -135,13 +136,6 @@ class EvidenceGuard:
                 f"no evidence {where}: it answered HTTP {status}; nothing was sent to the engine"
             )
         return body
-
-    def _lock(self) -> asyncio.Lock:
-        """One renewal at a time; a lock belongs to one event loop, the guard does not."""
-        loop = asyncio.get_running_loop()
-        if self._asking is None or self._loop is not loop:
-            self._asking, self._loop = asyncio.Lock(), loop
-        return self._asking
 
 
 def _parse(data: bytes) -> tuple[Evidence, bytes]:

@@ -50,7 +50,6 @@ class Guard(Protocol):
 
     async def ready(self) -> KeyPin:
         """The pin for the next request, asked before each. Raises EvidenceError; then nothing is sent."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from transom.errors import EngineError, MisconfiguredError, RefusedError, TransomError
+from transom.errors import EngineError, MisconfiguredError, TransomError
 from transom.serving.dialect import Limits
 from transom.serving.engines.embeds import packed_floats
 from transom.serving.engines.job import Generator, Job, Step
@@ -33,6 +33,7 @@ from transom.serving.engines.wire import (
     Failure,
     answered,
     envelope,
+    no_such_route,
     parse_json_object,
     read_body,
     require_json,
@@ -84,14 +85,7 @@ def create_engine_app(
         Route("/healthz", healthz),
         *extra_routes,
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
-    refusal = RefusedError(f"{error.detail}; see /v1/models", status=error.status_code, code="no_such_route")
-    body, status = envelope(refusal)
-    return JSONResponse(body, status_code=status, headers=error.headers)
+    return Starlette(routes=routes, exception_handlers={HTTPException: no_such_route("/v1/models")})
 
 
 class JsonEndpoint:
@@ -117,7 +111,7 @@ class JsonEndpoint:
 
 def _failure(error: Exception) -> Failure:
     known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
-    return *envelope(known), ()
+    return *envelope(known), {}
 
 
 async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:

@@ -60,13 +60,13 @@ class Annotations:
         said = {one.name: one.hear(delta.index, heard) for one in self._each}
         return {name: one for name, one in said.items() if one is not None}
 
-    def close(self) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
+    def close(self) -> tuple[dict[str, Any], dict[str, str]]:
         """What is said of each whole answer, by annotator, and the headers. Raises what withholds it."""
         said = {one.name: [one.close(index) for index in range(one.choices)] for one in self._each}
-        headers = []
-        for name, notes in said.items():
-            if text := ", ".join(note.header for note in notes if note.header):
-                headers.append((f"x-transom-{name}".encode(), text.encode()))
+        texts = {
+            name: ", ".join(note.header for note in notes if note.header) for name, notes in said.items()
+        }
+        headers = {f"x-transom-{name}": text for name, text in texts.items() if text}
         return {name: [dict(note.field) for note in notes] for name, notes in said.items()}, headers
 
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from traceback import walk_tb
 from typing import Any
 
 from starlette.applications import Starlette
@@ -38,6 +39,7 @@ from transom.serving.engines.wire import (
     Failure,
     answered,
     envelope,
+    no_such_route,
     read_body,
     require_json,
     send_json,
@@ -80,13 +82,13 @@ def create_gateway(
     enclave's own trust stand in every response header. `annotators` say what they make of each answer.
     Raises MisconfiguredError for a combination that could not protect what its mode promises.
     """
-    _check_parts(config, engine, tokenizer, sanitizer, enclave, substitution)
     check_annotators(annotators)
     veil = Veil(sanitizer, retry_s=60 * config.retry_minutes) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
     gateway = Gateway(
         config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution, tuple(annotators)
     )
+    _check_parts(gateway)
     pages = _Pages(gateway)
     own = None if enclave is None else enclave.trust
     trusts = own is not None or engine_trust is not None
@@ -118,40 +120,32 @@ def create_gateway(
             *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
             Middleware(_Direct, endpoints),
         ],
-        exception_handlers={HTTPException: _http_error, TransomError: _error},
+        exception_handlers={HTTPException: no_such_route("/openapi.json"), TransomError: _error},
         lifespan=lifespan,
     )
 
 
-def _check_parts(
-    config: GatewayConfig,
-    engine: Engine,
-    tokenizer: ChatTokenizer | None,
-    sanitizer: Sanitizer | None,
-    enclave: Enclave | None,
-    substitution: Substitution | None,
-) -> None:
+def _check_parts(gateway: Gateway) -> None:
     """Raises MisconfiguredError for parts that do not go with the mode or with each other."""
+    mode, substitution, tokenizer = gateway.config.mode, gateway.substitution, gateway.tokenizer
     parts = {
-        "sanitizer": (sanitizer, config.mode not in ("plain", "obfuscated")),
-        "bundle": (enclave, config.mode == "enclave"),
-        "key": (substitution, config.mode in ("obfuscated", "words+obfuscated")),
+        "sanitizer": (gateway.veil, mode not in ("plain", "obfuscated")),
+        "bundle": (gateway.enclave, mode == "enclave"),
+        "key": (substitution, mode in ("obfuscated", "words+obfuscated")),
     }
     for name, (part, wanted) in parts.items():
         if (part is not None) != wanted:
-            raise MisconfiguredError(
-                f"mode {config.mode!r} and the {name} do not go together; give both or none"
-            )
-    if enclave is not None and not engine.takes_embeds:
+            raise MisconfiguredError(f"mode {mode!r} and the {name} do not go together; give both or none")
+    if gateway.enclave is not None and not gateway.engine.takes_embeds:
         raise MisconfiguredError(
             "mode 'enclave' needs an engine that takes embeddings: the embedded engine, or vLLM"
         )
-    if substitution is not None and engine.takes != "ids":
+    if substitution is not None and gateway.engine.takes != "ids":
         raise MisconfiguredError(
-            f"mode {config.mode!r} needs an engine that takes token ids: the embedded engine, vLLM or "
+            f"mode {mode!r} needs an engine that takes token ids: the embedded engine, vLLM or "
             "llama.cpp; a chat endpoint would be sent text"
         )
-    if engine.takes == "ids" and tokenizer is None:
+    if gateway.engine.takes == "ids" and tokenizer is None:
         raise MisconfiguredError("this engine takes token ids: give the model's tokenizer")
     if substitution is not None and tokenizer is not None and tokenizer.vocab_size > substitution.vocabulary:
         raise MisconfiguredError(
@@ -293,10 +287,9 @@ def known(error: Exception) -> TransomError:
     """`error` itself if it is ours; else a bare internal error, logged by type and place alone."""
     if isinstance(error, TransomError):
         return error
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+    where = "?"
+    for frame, line in walk_tb(error.__traceback__):
+        where = f"{frame.f_code.co_name}:{line}"
     _log.error("internal error %s in %s", type(error).__name__, where)
     return TransomError("the gateway failed on this request; its log names the place")
 
@@ -304,7 +297,7 @@ def known(error: Exception) -> TransomError:
 def _failure(error: Exception) -> Failure:
     ours = known(error)
     value, status = envelope(ours)
-    return value, status, [(name.encode(), text.encode()) for name, text in _advice(ours, status).items()]
+    return value, status, _advice(ours, status)
 
 
 def _advice(error: TransomError, status: int) -> dict[str, str]:
@@ -318,15 +311,5 @@ def _advice(error: TransomError, status: int) -> dict[str, str]:
 
 
 async def _error(_request: Request, error: Exception) -> Response:
-    ours = known(error)
-    value, status = envelope(ours)
-    return JSONResponse(value, status_code=status, headers=_advice(ours, status))
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
-    refusal = RefusedError(
-        f"{error.detail}; see /openapi.json", status=error.status_code, code="no_such_route"
-    )
-    value, status = envelope(refusal)
-    return JSONResponse(value, status_code=status, headers=error.headers)
+    value, status, headers = _failure(error)
+    return JSONResponse(value, status_code=status, headers=headers)

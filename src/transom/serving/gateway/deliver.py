@@ -147,7 +147,7 @@ class Exchange:
         if unfinished:
             raise EngineGarbageError("the engine ended without finishing every choice")
 
-    def _finish(self) -> tuple[dict[str, Any] | None, list[tuple[bytes, bytes]]]:
+    def _finish(self) -> tuple[dict[str, Any] | None, dict[str, str]]:
         """Count, annotate, remember the answers, and describe what the host saw if asked; with headers.
 
         An answer that is withheld is not remembered: nobody will resend it.
@@ -156,7 +156,7 @@ class Exchange:
         if usage is not None:
             gateway.metrics.tokens("prompt", usage["prompt_tokens"])
             gateway.metrics.tokens("completion", usage["completion_tokens"])
-        notes, headers = self.annotations.close() if self.annotations else (None, [])
+        notes, headers = self.annotations.close() if self.annotations else (None, {})
         if gateway.veil is not None and self.veiled is not None and isinstance(self.request, ChatRequest):
             for answer in self.choices:
                 gateway.veil.remember(self.veiled, answer.text, answer.host_text)
