@@ -26,6 +26,7 @@ from transom.enclave.evidence import NONCE_BYTES, Evidence, engine_fields, repor
 from transom.errors import MisconfiguredError, RefusedError
 from transom.net.pin import spki_sha256 as spki_sha256_of
 from transom.net.pin import x509
+from transom.serving.dialect import invalid
 from transom.serving.engines.server import JsonEndpoint
 from transom.serving.engines.wire import send_json
 
@@ -90,9 +91,5 @@ def _nonce(body: dict[str, Any]) -> bytes:
     except (TypeError, ValueError, binascii.Error):
         nonce = b""
     if len(nonce) != NONCE_BYTES:
-        raise RefusedError(
-            f"send one field, nonce, base64 of {NONCE_BYTES} random bytes",
-            param="nonce",
-            code="invalid_value",
-        )
+        raise invalid("nonce", f"send one field, nonce, base64 of {NONCE_BYTES} random bytes")
     return nonce

@@ -19,17 +19,8 @@ from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.dialect import FEATURES
+from transom.serving.engines import checks
 from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
-from transom.serving.engines.checks import (
-    count,
-    features,
-    finish_reason,
-    garbage,
-    logprob,
-    named_id,
-    text,
-    token_ids,
-)
 from transom.serving.engines.embeds import as_safetensors, as_torch_save
 from transom.serving.engines.http import Common, HttpEngine
 
@@ -106,29 +97,33 @@ def check_vllm_version(answer: object) -> None:
 def read_card(models: object, wanted: str | None) -> EngineCard:
     """The card of `wanted`, or of the first model, from a `/v1/models` answer. Raises EngineGarbageError."""
     try:
-        cards = {text(card["id"]): card for card in models["data"]}  # type: ignore[index]
+        cards = {checks.text(card["id"]): card for card in models["data"]}  # type: ignore[index]
         if wanted is None and not cards:
             raise EngineGarbageError("the engine lists no model")
         name = wanted if wanted is not None else next(iter(cards))
         card = cards.get(name, {})
         context, width = (
-            None if value is None else count(value, least=1)
+            None if value is None else checks.count(value, least=1)
             for value in map(card.get, ("max_model_len", "hidden_size"))
         )
-        told = count(card.get("state_features") or 0)
+        told = checks.count(card.get("state_features") or 0)
         if told > FEATURES:
             raise EngineGarbageError(f"the engine tells of {told} state features, more than {FEATURES}")
-        return EngineCard(name, text(card.get("owned_by") or ""), context, width, told)
+        return EngineCard(name, checks.text(card.get("owned_by") or ""), context, width, told)
     except (TypeError, KeyError, AttributeError) as error:
-        raise garbage(error) from None
+        raise checks.garbage(error) from None
 
 
 def _delta(choice: dict[str, Any], call: Call) -> Delta:
-    reason = finish_reason(choice.get("finish_reason"))
-    ids = token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
+    reason = checks.finish_reason(choice.get("finish_reason"))
+    ids = checks.token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
     scores = () if call.logprobs is None else _scores(choice.get("logprobs"), ids, call.logprobs)
-    told = features(choice.get("state_features"), len(ids), call.features) if call.features and ids else None
-    return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
+    told = (
+        checks.features(choice.get("state_features"), len(ids), call.features)
+        if call.features and ids
+        else None
+    )
+    return Delta(checks.count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
 
 
 def _scores(
@@ -143,14 +138,14 @@ def _scores(
     tops = logprobs.get("top_logprobs") or [None] * len(ids)
     if not len(values) == len(tops) == len(names) == len(ids):
         raise EngineGarbageError("the engine's log-probabilities do not match its tokens")
-    named = [None if name is None else text(name) for name in names]
+    named = [None if name is None else checks.text(name) for name in names]
     if any(
-        name and name.startswith("token_id:") and named_id(name) != i
+        name and name.startswith("token_id:") and checks.named_id(name) != i
         for name, i in zip(named, ids, strict=True)
     ):
         raise EngineGarbageError("the engine's log-probabilities are of other tokens than it sent")
     return tuple(
-        TokenScore(token, logprob(value), _top(top or {}, alternatives))
+        TokenScore(token, checks.logprob(value), _top(top or {}, alternatives))
         for token, value, top in zip(ids, values, tops, strict=True)
     )
 
@@ -159,4 +154,4 @@ def _top(top: dict[str, Any], alternatives: int) -> tuple[tuple[int, float], ...
     """The alternatives; vLLM adds the token itself where it is none of them."""
     if len(top) > alternatives + 1:
         raise EngineGarbageError("the engine scored more alternatives than were asked for")
-    return tuple((named_id(name), logprob(value)) for name, value in top.items())
+    return tuple((checks.named_id(name), checks.logprob(value)) for name, value in top.items())

@@ -21,8 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Send
 
-from transom.errors import RefusedError
-from transom.serving.dialect import Limits
+from transom.serving.dialect import Limits, invalid, usage_of
 from transom.serving.engines.job import Job, Step, TokenLogprob
 from transom.serving.engines.server import JsonEndpoint, create_engine_app
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
@@ -87,7 +86,7 @@ class EchoEngine:
         await asyncio.sleep(self.first_token_s)
         head = {"id": "chatcmpl-echo", "created": int(time.time()), "model": self.model}
         words = [piece for piece in text.replace(" ", "\x00 ").split("\x00") if piece] or [""]
-        usage = {"prompt_tokens": len(words), "completion_tokens": len(words), "total_tokens": 2 * len(words)}
+        usage = usage_of(len(words), len(words))
         if body.get("stream"):
             await self._chat_stream(head, words, usage, body, send)
             return
@@ -126,10 +125,8 @@ def _features(ids: tuple[int, ...], size: int) -> np.ndarray:
 def _last_user_text(body: dict[str, Any]) -> str:
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise RefusedError("messages must be a list of objects", param="messages", code="invalid_value")
+        raise invalid("messages", "messages must be a list of objects")
     contents = [message.get("content") for message in messages if message.get("role") == "user"]
     if not contents or not isinstance(contents[-1], str):
-        raise RefusedError(
-            "messages must hold a user message of text", param="messages", code="invalid_value"
-        )
+        raise invalid("messages", "messages must hold a user message of text")
     return contents[-1]

@@ -24,24 +24,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from transom.errors import EngineError, MisconfiguredError, TransomError
-from transom.serving.dialect import Limits
+from transom.serving.dialect import Limits, usage_of
+from transom.serving.engines import wire
 from transom.serving.engines.embeds import packed_floats
 from transom.serving.engines.job import Generator, Job, Step
 from transom.serving.engines.request import Work, parse_completion
-from transom.serving.engines.wire import (
-    SSE_DONE,
-    Failure,
-    answered,
-    envelope,
-    no_such_route,
-    parse_json_object,
-    read_body,
-    require_json,
-    send_event,
-    send_event_start,
-    send_json,
-    until_gone,
-)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -85,7 +72,7 @@ def create_engine_app(
         Route("/healthz", healthz),
         *extra_routes,
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: no_such_route("/v1/models")})
+    return Starlette(routes=routes, exception_handlers={HTTPException: wire.no_such_route("/v1/models")})
 
 
 class JsonEndpoint:
@@ -98,20 +85,20 @@ class JsonEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work(send: Send) -> None:
-            require_json(scope, "unsupported_media")
-            body = await read_body(scope, receive, self._limit_bytes)
+            wire.require_json(scope, "unsupported_media")
+            body = await wire.read_body(scope, receive, self._limit_bytes)
             if self._on_body is not None:
                 self._on_body(body)
-            value = parse_json_object(body)
-            async with until_gone(receive):
+            value = wire.parse_json_object(body)
+            async with wire.until_gone(receive):
                 await self._answer(value, send)
 
-        await answered(send, work, _failure)
+        await wire.answered(send, work, _failure)
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception) -> wire.Failure:
     known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
-    return *envelope(known), {}
+    return *wire.envelope(known), {}
 
 
 async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
@@ -202,12 +189,6 @@ def _head(generator: Generator) -> dict[str, Any]:
     return {"id": identity, "object": "text_completion", "created": int(created), "model": generator.model}
 
 
-def _usage(work: Work, completion_tokens: int) -> dict[str, int]:
-    total = work.prompt_tokens + completion_tokens
-    counts = {"prompt_tokens": work.prompt_tokens, "completion_tokens": completion_tokens}
-    return counts | {"total_tokens": total}
-
-
 def _joined(steps: list[Step]) -> Step:
     ids = tuple(i for step in steps for i in step.ids)
     logprobs = tuple(entry for step in steps for entry in step.logprobs)
@@ -222,8 +203,8 @@ async def _complete(generator: Generator, work: Work, send: Send) -> None:
             collected[index].append(step)
     whole = [_joined(steps_of_choice) for steps_of_choice in collected]
     choices = [_Choice(i, work, generator.tokenizer).render(step) for i, step in enumerate(whole)]
-    usage = _usage(work, sum(len(step.ids) for step in whole))
-    await send_json(send, _head(generator) | {"choices": choices, "usage": usage})
+    usage = usage_of(work.prompt_tokens, sum(len(step.ids) for step in whole))
+    await wire.send_json(send, _head(generator) | {"choices": choices, "usage": usage})
 
 
 async def _stream(generator: Generator, work: Work, send: Send) -> None:
@@ -233,10 +214,12 @@ async def _stream(generator: Generator, work: Work, send: Send) -> None:
         opened = False
         async for index, step in steps:
             if not opened:  # the status line waits for the first step, so that an early failure has its own
-                await send_event_start(send)
+                await wire.send_event_start(send)
                 opened = True
             completion_tokens += len(step.ids)
-            await send_event(send, head | {"choices": [choices[index].render(step)]})
+            await wire.send_event(send, head | {"choices": [choices[index].render(step)]})
     if work.asked.stream_options.include_usage:
-        await send_event(send, head | {"choices": [], "usage": _usage(work, completion_tokens)})
-    await send(SSE_DONE)
+        await wire.send_event(
+            send, head | {"choices": [], "usage": usage_of(work.prompt_tokens, completion_tokens)}
+        )
+    await send(wire.SSE_DONE)

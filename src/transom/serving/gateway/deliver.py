@@ -17,6 +17,7 @@ from starlette.types import Send
 
 from transom.errors import EngineGarbageError
 from transom.serving.annotate import Annotator
+from transom.serving.dialect import usage_of
 from transom.serving.engines.base import Call, Engine
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 from transom.serving.gateway.annotations import Annotations
@@ -27,7 +28,7 @@ from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest
-from transom.serving.gateway.respond import Writer, usage_of
+from transom.serving.gateway.respond import Writer
 from transom.serving.gateway.words import Veil, Veiled
 from transom.serving.tokenizer import ChatTokenizer
 

@@ -197,14 +197,10 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
     except ValueError:
         raise RefusedError("an object of the body names a member twice", code="invalid_json") from None
     if request.stream_options is not None and not request.stream:
-        raise RefusedError(
-            "stream_options goes with stream: true", param="stream_options", code="invalid_value"
-        )
+        raise dialect.invalid("stream_options", "stream_options goes with stream: true")
     if isinstance(request, ChatRequest):
         if request.top_logprobs is not None and not request.logprobs:
-            raise RefusedError(
-                "top_logprobs goes with logprobs: true", param="top_logprobs", code="invalid_value"
-            )
+            raise dialect.invalid("top_logprobs", "top_logprobs goes with logprobs: true")
         if not any(message.text for message in request.messages):
             raise RefusedError("every message is empty; send text", param="messages", code="empty_prompt")
     elif request.prompt == "" or (isinstance(request.prompt, list) and "" in request.prompt):
@@ -221,13 +217,12 @@ def _refusal(error: ValidationError, model: type[AnyRequest], size_bytes: int) -
     param, names = _param(first["loc"]), [part for part in first["loc"] if isinstance(part, str)]
     of_content = names[:2] == ["messages", "content"]
     if of_content and first["input"] in (None, []):
-        message = "content is null or empty; give a text, or leave the message out"
-        return RefusedError(message, param=param, code="invalid_value")
+        return dialect.invalid(param, "content is null or empty; give a text, or leave the message out")
     if of_content and not REFUSED_BECAUSE.keys() & names:
-        return RefusedError(f"content must be text. {_NOT_TEXT}", param=param, code="invalid_value")
+        return dialect.invalid(param, f"content must be text. {_NOT_TEXT}")
     if names[:2] == ["messages", "role"]:
         message = "role must be system, developer, user or assistant; tool messages are not supported yet"
-        return RefusedError(message, param=param, code="invalid_value")
+        return dialect.invalid(param, message)
     return dialect.refusal(error, model, REFUSED_BECAUSE, param)
 
 

@@ -118,12 +118,3 @@ class Writer:
         if isinstance(token, str) or self.tokenizer is None:
             return str(token)
         return self.tokenizer.token_text(token)
-
-
-def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """The token counts of one request."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
