@@ -118,11 +118,9 @@ def _delta(choice: dict[str, Any], call: Call) -> Delta:
     reason = checks.finish_reason(choice.get("finish_reason"))
     ids = checks.token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
     scores = () if call.logprobs is None else _scores(choice.get("logprobs"), ids, call.logprobs)
-    told = (
-        checks.features(choice.get("state_features"), len(ids), call.features)
-        if call.features and ids
-        else None
-    )
+    told = None
+    if call.features and ids:
+        told = checks.features(choice.get("state_features"), len(ids), call.features)
     return Delta(checks.count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
 
 

@@ -45,7 +45,7 @@ from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.exchange import prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
-from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
+from transom.serving.gateway.requests import AnyRequest, ChatRequest, CompletionRequest, parse
 from transom.serving.gateway.schema import openapi
 from transom.serving.gateway.words import Veil
 from transom.serving.tokenizer import ChatTokenizer
@@ -212,7 +212,7 @@ class _Direct:
 class _Endpoint:
     """A generation endpoint as raw ASGI: it stops the engine when the client leaves."""
 
-    def __init__(self, gateway: Gateway, name: str, model: type[ChatRequest | CompletionRequest]) -> None:
+    def __init__(self, gateway: Gateway, name: str, model: type[AnyRequest]) -> None:
         self._gateway, self._name, self._model = gateway, name, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,7 +27,7 @@ from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
-from transom.serving.gateway.requests import ChatRequest, CompletionRequest
+from transom.serving.gateway.requests import AnyRequest
 from transom.serving.gateway.respond import Writer
 from transom.serving.gateway.words import Veil, Veiled
 from transom.serving.tokenizer import ChatTokenizer
@@ -67,7 +67,7 @@ class Exchange:
 
     gateway: Gateway
     caller: Caller
-    request: ChatRequest | CompletionRequest
+    request: AnyRequest
     call: Call
     choices: list[Choice]
     writer: Writer
@@ -158,7 +158,7 @@ class Exchange:
             gateway.metrics.tokens("prompt", usage["prompt_tokens"])
             gateway.metrics.tokens("completion", usage["completion_tokens"])
         notes, headers = self.annotations.close() if self.annotations else (None, {})
-        if gateway.veil is not None and self.veiled is not None and isinstance(self.request, ChatRequest):
+        if gateway.veil is not None and self.veiled is not None and self.request.chat:
             for answer in self.choices:
                 gateway.veil.remember(self.veiled, answer.text, answer.host_text)
         shown = self._shown() if self.caller.show_host else None

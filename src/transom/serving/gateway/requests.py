@@ -9,7 +9,7 @@ Source: OpenAI API reference, chat completions and completions.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -36,6 +36,7 @@ REFUSED_BECAUSE = {
     "web_search_options": "web search would send content elsewhere; it is not supported",
     "suffix": "suffix is not supported by these engines",
 }
+Fields = list[tuple[str, str]]
 Choices = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Dropped = Annotated[Any, Field(description="Accepted and dropped: never sent to the engine.")]
@@ -68,11 +69,6 @@ class Message(Strict):
     def text(self) -> str:
         """The content as one string."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-    @property
-    def template_role(self) -> str:
-        """The role as chat templates know it."""
-        return "system" if self.role == "developer" else self.role
 
 
 class StreamOptions(dialect.StreamOptions):
@@ -124,6 +120,9 @@ class Sampling(Strict):
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
+    chat: ClassVar = True
+    content: ClassVar = "messages"
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
@@ -147,6 +146,12 @@ class ChatRequest(Sampling):
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def fields(self) -> Fields:
+        """The messages as (role, text), with the roles that chat templates know."""
+        roles = ["system" if one.role == "developer" else one.role for one in self.messages]
+        return [(role, one.text) for role, one in zip(roles, self.messages, strict=True)]
+
+    @property
     def alternatives(self) -> int | None:
         """How many alternatives a token are asked for; None without log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -154,6 +159,9 @@ class ChatRequest(Sampling):
 
 class CompletionRequest(Sampling):
     """POST /v1/completions."""
+
+    chat: ClassVar = False
+    content: ClassVar = "prompt"
 
     prompt: (
         str
@@ -176,6 +184,12 @@ class CompletionRequest(Sampling):
     def output_tokens(self) -> int | None:
         """The limit on the answer, if one is given."""
         return self.max_tokens
+
+    @property
+    def fields(self) -> Fields | None:
+        """The prompts as (user, text); None for token ids."""
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return [("user", str(text)) for text in prompts] if isinstance(prompts[0], str) else None
 
     @property
     def alternatives(self) -> int | None:
