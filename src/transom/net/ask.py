@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from transom.net.pin import KeyPin
 
 
-class LongAnswerError(ValueError):
-    """An answer was longer than was to be read."""
-
-
 class JsonClient:
     """Posts JSON to one base URL, which must have been checked. Used from one event loop.
 
@@ -49,17 +45,9 @@ class JsonClient:
             try:
                 if answer.headers.get("content-encoding", "identity").lower() != "identity":
                     raise ValueError("compressed, though plain was asked for")
-                return answer.status, await self._body(answer.read)
+                return answer.status, await answer.whole(self._limit_bytes)
             finally:
                 self._site.release(answer)
-
-    async def _body(self, read: Any) -> bytes:
-        body = b""
-        while piece := await read():
-            body += piece
-            if len(body) > self._limit_bytes:
-                raise LongAnswerError(f"longer than {self._limit_bytes} bytes")
-        return body
 
     async def aclose(self) -> None:
         """Close idle connections, and let the event loop close their sockets."""

@@ -36,6 +36,10 @@ class BrokenError(OSError):
     """The connection ended before its answer did."""
 
 
+class LongAnswerError(ValueError):
+    """An answer was longer than was to be read."""
+
+
 class Answer(asyncio.Protocol):
     """A connection, and the answer that came on it last: its head, and its body piece by piece.
 
@@ -49,7 +53,7 @@ class Answer(asyncio.Protocol):
         self.touched = False  # a byte came since the request went out
         self._paused = False
         self._transport: Any = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._came = asyncio.Event()  # something to look at: bytes, or the end
 
     def send(self, request: bytes) -> None:
         """Send a request; its answer follows."""
@@ -80,6 +84,15 @@ class Answer(asyncio.Protocol):
             self._transport.resume_reading()
         return pieces
 
+    async def whole(self, limit_bytes: int) -> bytes:
+        """The rest of the body. Raises LongAnswerError beyond the limit, and what `read` raises."""
+        body = bytearray()
+        while piece := await self.read():
+            body += piece
+            if len(body) > limit_bytes:
+                raise LongAnswerError(f"longer than {limit_bytes} bytes")
+        return bytes(body)
+
     def close(self) -> None:
         """End the connection, whatever state it is in."""
         self.closed = True
@@ -89,15 +102,8 @@ class Answer(asyncio.Protocol):
     async def _more(self) -> None:
         if self._error is not None:
             raise self._error
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._came.clear()
+        await self._came.wait()
 
     # What asyncio calls
 
@@ -120,7 +126,7 @@ class Answer(asyncio.Protocol):
         if self._waiting_bytes > _WAITING_BYTES and not (self._paused or self.closed):
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
+        self._came.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -130,7 +136,7 @@ class Answer(asyncio.Protocol):
             self.complete = True  # a body of no stated length ends with its connection
         elif self._error is None:
             self._error = BrokenError()
-        self._wake()
+        self._came.set()
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error

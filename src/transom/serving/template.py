@@ -65,7 +65,7 @@ class _Outcome:
     asked: frozenset[Question] = frozenset()
     times: tuple[tuple[str, str], ...] = ()
     lost: int | None = None
-    error: tuple[str, str | None, str] | None = None
+    error: RefusedError | None = None
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,9 @@ class ChatTemplate:
             if not any(role in new and _holds(text, new[role]) for role, text in messages):
                 break
         else:
-            outcome = _Outcome((), error=(_TOO_MANY, "messages", "refused"))
+            outcome = _Outcome((), error=RefusedError(_TOO_MANY, param="messages"))
         if outcome.error:
-            message, param, code = outcome.error
-            raise RefusedError(message, param=param, code=code)
+            raise outcome.error
         return outcome, cuts
 
     def _learn(self, asked: frozenset[Question]) -> dict[str, set[str | int]]:
@@ -241,7 +240,7 @@ class ChatTemplate:
         hidden = [(i, part) for i, cut in enumerate(cuts) for part in cut.shape if not isinstance(part, str)]
         owners = [i for i, _ in hidden]
         if len(owners) > _PARTS:
-            return _Outcome((), error=(_TOO_MANY, "messages", "refused"))
+            return _Outcome((), error=RefusedError(_TOO_MANY, param="messages"))
         numbers = iter(range(len(owners)))
         skeletons = [
             "".join(part if isinstance(part, str) else mark + spelled(next(numbers)) for part in cut.shape)
@@ -272,19 +271,21 @@ _DROPS = "the chat template leaves this message's content out; nothing was sent"
 _TOO_MANY = "the chat template looks for too many words in these messages; shorten the conversation"
 
 
-def _reason(error: Exception, run: Run) -> tuple[str, str | None, str]:
-    """The message, field and code of a refusal."""
+def _reason(error: Exception, run: Run) -> RefusedError:
     if isinstance(error, OpaqueError):
         message = (
             f"the chat template uses {run.operation or 'a slice'} on this message's content, which it may "
             "not read for that; nothing was sent"
         )
-        return message, f"messages[{run.opaque or 0}].content", "template_alters_content"
+        param = f"messages[{run.opaque or 0}].content"
+        return RefusedError(message, param=param, code="template_alters_content")
     if isinstance(error, RejectedError):
-        return f"the chat template rejects this conversation: {error}", "messages", "refused"
-    if isinstance(error, WorkError):
-        return f"the chat template cannot be used for this conversation: {error}", "messages", "refused"
-    return f"the chat template fails on these roles ({type(error).__name__})", "messages", "refused"
+        message = f"the chat template rejects this conversation: {error}"
+    elif isinstance(error, WorkError):
+        message = f"the chat template cannot be used for this conversation: {error}"
+    else:
+        message = f"the chat template fails on these roles ({type(error).__name__})"
+    return RefusedError(message, param="messages")
 
 
 def _literals(tree: nodes.Template) -> str:

@@ -31,7 +31,8 @@ from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, Trust, engin
 from transom.enclave.policy import EvidencePolicy
 from transom.enclave.verify import verify
 from transom.errors import EvidenceError
-from transom.net.ask import JsonClient, LongAnswerError
+from transom.net.ask import JsonClient
+from transom.net.http import LongAnswerError
 from transom.net.pin import KeyPin
 from transom.net.urls import split_url
 

@@ -25,7 +25,7 @@ from transom.errors import (
     EngineTimeoutError,
     MisconfiguredError,
 )
-from transom.net.http import Answer, BrokenError, Site
+from transom.net.http import Answer, BrokenError, LongAnswerError, Site
 from transom.net.urls import check_url
 from transom.serving.engines.base import Call, Delta, EngineCard
 from transom.serving.engines.bounds import Meter, Silence
@@ -251,16 +251,14 @@ class HttpEngine:
 
     async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
         """An answer in one piece; it must be there within the timeout after its headers."""
-        size_bytes, chunks = 0, []
         async with self._request(method, path, data) as response, asyncio.timeout(self._timeout_s):
-            while chunk := await response.read():
-                size_bytes += len(chunk)
-                if size_bytes > limit_bytes:
-                    raise EngineGarbageError(
-                        f"the engine's answer is larger than {limit_bytes} bytes; it was cut off"
-                    )
-                chunks.append(chunk)
-        return loads(b"".join(chunks))
+            try:
+                body = await response.whole(limit_bytes)
+            except LongAnswerError:
+                raise EngineGarbageError(
+                    f"the engine's answer is larger than {limit_bytes} bytes; it was cut off"
+                ) from None
+        return loads(body)
 
 
 def _dump(body: Mapping[str, Any]) -> bytes:

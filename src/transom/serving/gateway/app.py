@@ -81,7 +81,6 @@ def create_gateway(
         config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution, tuple(annotators)
     )
     _check_parts(gateway)
-    pages = _Pages(gateway)
     own = None if enclave is None else enclave.trust
     trusts = own is not None or engine_trust is not None
 
@@ -101,11 +100,7 @@ def create_gateway(
     return Starlette(
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
-            Route("/v1/responses", pages.responses, methods=["POST"]),
-            Route("/v1/models", pages.models),
-            Route("/healthz", pages.healthz),
-            Route("/metrics", pages.metrics),
-            Route("/openapi.json", pages.openapi),
+            *_pages(gateway),
         ],
         middleware=[
             *([Middleware(_Trust, own, engine_trust)] if trusts else []),
@@ -233,37 +228,40 @@ class _Endpoint:
             await (exchange.stream if request.stream else exchange.complete)(send)
 
 
-class _Pages:
+def _pages(gateway: Gateway) -> list[Route]:
     """The small endpoints."""
+    schema = openapi()
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._schema = openapi()
+    def identified(request: Request) -> None:
+        gateway.config.account(request.headers.get("authorization", ""))
 
-    async def models(self, request: Request) -> Response:
-        """The one published model."""
-        self._gateway.config.account(request.headers.get("authorization", ""))
-        name = self._gateway.config.model or (await self._gateway.engine.probe()).model
+    async def models(request: Request) -> Response:
+        identified(request)
+        name = gateway.config.model or (await gateway.engine.probe()).model
         card = {"id": name, "object": "model", "created": 0, "owned_by": "transom"}
         return JSONResponse({"object": "list", "data": [card]})
 
-    async def healthz(self, _request: Request) -> Response:
-        """Alive; says nothing of the engine."""
-        return JSONResponse({"status": "ok", "mode": self._gateway.config.mode})
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok", "mode": gateway.config.mode})  # and nothing of the engine
 
-    async def metrics(self, request: Request) -> Response:
-        """Prometheus counters."""
-        self._gateway.config.account(request.headers.get("authorization", ""))
-        return PlainTextResponse(self._gateway.metrics.render(), media_type="text/plain; version=0.0.4")
+    async def metrics(request: Request) -> Response:
+        identified(request)
+        return PlainTextResponse(gateway.metrics.render(), media_type="text/plain; version=0.0.4")
 
-    async def openapi(self, _request: Request) -> Response:
-        """The published schema."""
-        return JSONResponse(self._schema)
+    async def published(_request: Request) -> Response:
+        return JSONResponse(schema)
 
-    async def responses(self, request: Request) -> Response:
-        """The one documented refusal of the newer API."""
-        self._gateway.config.account(request.headers.get("authorization", ""))
+    async def responses(request: Request) -> Response:
+        identified(request)
         raise NotYetError("/v1/responses is not supported; use /v1/chat/completions")
+
+    return [
+        Route("/v1/responses", responses, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/healthz", healthz),
+        Route("/metrics", metrics),
+        Route("/openapi.json", published),
+    ]
 
 
 def _caller(config: GatewayConfig, headers: Mapping[bytes, str]) -> Caller:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from transom.serving.engines.base import TokenScore
@@ -34,58 +35,41 @@ class Writer:
 
     def whole(self, choices: Sequence[Choice], usage: dict[str, int] | None) -> dict[str, Any]:
         """The response object of a request that does not stream."""
-        kind = "chat.completion" if self.chat else "text_completion"
-        written = [self._choice(choice) for choice in choices]
-        return {**self._head, "object": kind, "choices": written, "usage": usage}
+        head = {"role": "assistant"}
+        written = [
+            self._choice(choice.index, choice, "message", head | {"content": choice.text, "refusal": None})
+            for choice in choices
+        ]
+        return self._object("", written, usage=usage)
 
     def chunk(self, choice: Choice, piece: Piece) -> dict[str, Any]:
         """One chunk of a stream."""
-        return self._chunk([self._delta(choice, piece)])
+        delta = {} if choice.index in self._opened else {"role": "assistant"}
+        self._opened.add(choice.index)
+        if piece.text or delta:
+            delta["content"] = piece.text
+        return self._object(".chunk", [self._choice(choice.index, piece, "delta", delta)])
 
     def closing(self, usage: dict[str, int] | None, extra: dict[str, Any] | None) -> dict[str, Any] | None:
         """The chunk after the last choice, if there is anything to say in it."""
-        if usage is None and extra is None:
-            return None
-        chunk = self._chunk([])
-        if usage is not None:
-            chunk["usage"] = usage
-        if extra is not None:
-            chunk["transom"] = extra
-        return chunk
+        said = {"usage": usage, "transom": extra}
+        more = {name: value for name, value in said.items() if value is not None}
+        return self._object(".chunk", [], **more) if more else None
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return {**self._head, "object": kind, "choices": choices}
+    def _object(self, part: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        kind = "chat.completion" + part if self.chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices, **more}
 
-    def _choice(self, choice: Choice) -> dict[str, Any]:
-        written: dict[str, Any] = {
-            "index": choice.index,
-            "logprobs": self._scores(choice.index, choice.scores),
-            "finish_reason": choice.finish_reason,
+    def _choice(
+        self, index: int, said: Choice | Piece, name: str, in_chat: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What a choice says: in a chat under this name and in this form, else as its text."""
+        return {
+            "index": index,
+            "logprobs": self._scores(index, said.scores),
+            "finish_reason": said.finish_reason,
+            **({name: in_chat} if self.chat else {"text": said.text}),
         }
-        if self.chat:
-            written["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
-        else:
-            written["text"] = choice.text
-        return written
-
-    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
-        written: dict[str, Any] = {
-            "index": choice.index,
-            "logprobs": self._scores(choice.index, piece.scores),
-            "finish_reason": piece.finish_reason,
-        }
-        if not self.chat:
-            written["text"] = piece.text
-            return written
-        delta: dict[str, Any] = {}
-        if choice.index not in self._opened:
-            self._opened.add(choice.index)
-            delta["role"] = "assistant"
-        if piece.text or "role" in delta:
-            delta["content"] = piece.text
-        written["delta"] = delta
-        return written
 
     def _scores(self, index: int, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
         if not self.logprobs:
@@ -97,11 +81,8 @@ class Writer:
             ]
             return {"content": entries, "refusal": None}
         texts = [self._text(score.token) for score in scores]
-        offsets, at = [], self._offsets.get(index, 0)
-        for text in texts:
-            offsets.append(at)
-            at += len(text)
-        self._offsets[index] = at
+        offsets = list(accumulate(map(len, texts), initial=self._offsets.get(index, 0)))
+        self._offsets[index] = offsets.pop()
         return {
             "tokens": texts,
             "token_logprobs": [score.logprob for score in scores],
