@@ -68,7 +68,6 @@ class _Generation(Extension):
         return nodes.CallBlock(self.call_method("written"), [], [], body).set_lineno(line)
 
     def written(self, caller: Callable[[], str]) -> str:
-        """What is between the tags."""
         return caller()
 
 

@@ -172,7 +172,6 @@ class ChatTemplate:
         return isinstance(part, str) and any(control in part for control in self._controls)
 
     def _why(self, role: str, text: str) -> str:
-        """The message for a text that would steer the template, with the template's own words."""
         words = [str(word) for word in self._words.get(role, ()) if isinstance(word, str) and word in text]
         named = sorted({repr(word) for word in words if word.strip() and word in self.literals})
         if named:
@@ -181,7 +180,6 @@ class ChatTemplate:
         return f"the chat template would render the conversation by {what}; change that"
 
     def _settled(self, messages: Messages) -> tuple[_Outcome, list[_Cut]]:
-        """With every word that is looked for on the way seen by the template."""
         roles = [role for role, _ in messages]
         for _ in range(_ROUNDS):
             cuts = [self._cut(role, text) for role, text in messages]
@@ -235,7 +233,6 @@ class ChatTemplate:
         return outcome
 
     def _rendering(self, roles: Sequence[str], cuts: Sequence[_Cut]) -> _Outcome:
-        """Run the template on stand-ins."""
         mark = "".join(chr(0x100000 + secrets.randbelow(0xFFF0)) for _ in range(8))
         hidden = [(i, part) for i, cut in enumerate(cuts) for part in cut.shape if not isinstance(part, str)]
         owners = [i for i, _ in hidden]

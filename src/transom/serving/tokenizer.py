@@ -204,7 +204,6 @@ def _is_control(token: AddedToken, written: str) -> bool:
 
 
 def _unbounded(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that neither pads nor truncates."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.no_padding()
     copy.no_truncation()

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
-from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, Json, TokenScore
 from transom.serving.engines.checks import count, finish_reason, logprob, text
 from transom.serving.engines.client import read_card
 from transom.serving.engines.http import Common, HttpEngine
@@ -45,7 +45,7 @@ class ChatEngine(HttpEngine):
     async def _ask_card(self) -> EngineCard:
         return read_card(await self._get("/v1/models"), None)
 
-    def _body(self, call: Call, card: EngineCard) -> dict[str, Any]:
+    def _body(self, call: Call, card: EngineCard) -> Json:
         return {
             "model": card.model,
             "messages": [{"role": role, "content": text} for role, text in call.messages],
@@ -60,7 +60,7 @@ class ChatEngine(HttpEngine):
             "top_logprobs": call.logprobs,
         }
 
-    def _deltas(self, answer: dict[str, Any], call: Call) -> list[Delta]:
+    def _deltas(self, answer: Json, call: Call) -> list[Delta]:
         usage = _usage(answer.get("usage"))
         if not call.stream:
             return [_delta(one, one["message"], call.logprobs, usage) for one in answer["choices"]]
@@ -85,8 +85,8 @@ def read_key(path: str | Path | None) -> str | None:
 
 
 def _delta(
-    choice: dict[str, Any],
-    message: dict[str, Any],
+    choice: Json,
+    message: Json,
     alternatives: int | None,
     usage: tuple[int, int] | None,
 ) -> Delta:
@@ -105,7 +105,7 @@ def _delta(
     )
 
 
-def _score(entry: dict[str, Any], alternatives: int) -> TokenScore:
+def _score(entry: Json, alternatives: int) -> TokenScore:
     top = entry.get("top_logprobs") or []
     if len(top) > alternatives + 1:
         raise EngineGarbageError("the engine scored more alternatives than were asked for")
@@ -113,7 +113,7 @@ def _score(entry: dict[str, Any], alternatives: int) -> TokenScore:
     return TokenScore(text(entry["token"]), logprob(entry["logprob"]), ranked)
 
 
-def _usage(usage: dict[str, Any] | None) -> tuple[int, int] | None:
+def _usage(usage: Json | None) -> tuple[int, int] | None:
     """The token counts, where both are there; proxies of other dialects name them otherwise."""
     counts = (usage or {}).get("prompt_tokens"), (usage or {}).get("completion_tokens")
     return None if None in counts else (count(counts[0]), count(counts[1]))

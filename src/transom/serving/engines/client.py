@@ -19,8 +19,17 @@ from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.dialect import FEATURES
-from transom.serving.engines import checks
-from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, Json, TokenScore
+from transom.serving.engines.checks import (
+    count,
+    features,
+    finish_reason,
+    garbage,
+    logprob,
+    named_id,
+    text,
+    token_ids,
+)
 from transom.serving.engines.embeds import as_safetensors, as_torch_save
 from transom.serving.engines.http import Common, HttpEngine
 
@@ -45,7 +54,7 @@ class IdsEngine(HttpEngine):
             check_vllm_version(await self._get("/version"))
         return read_card(await self._get("/v1/models"), self._model)
 
-    def _body(self, call: Call, card: EngineCard) -> dict[str, Any]:
+    def _body(self, call: Call, card: EngineCard) -> Json:
         """Raises MisconfiguredError for embeddings that do not fit the model."""
         for embeds_TD in call.embeds:
             if card.width not in (None, embeds_TD.shape[1]):
@@ -76,7 +85,7 @@ class IdsEngine(HttpEngine):
             "cache_salt": salt.hexdigest() if self._vllm else None,
         }
 
-    def _deltas(self, answer: dict[str, Any], call: Call) -> list[Delta]:
+    def _deltas(self, answer: Json, call: Call) -> list[Delta]:
         choices = answer.get("choices") or [] if call.stream else answer["choices"]
         return [_delta(choice, call) for choice in choices]
 
@@ -97,36 +106,34 @@ def check_vllm_version(answer: object) -> None:
 def read_card(models: object, wanted: str | None) -> EngineCard:
     """The card of `wanted`, or of the first model, from a `/v1/models` answer. Raises EngineGarbageError."""
     try:
-        cards = {checks.text(card["id"]): card for card in models["data"]}  # type: ignore[index]
+        cards = {text(card["id"]): card for card in models["data"]}  # type: ignore[index]
         if wanted is None and not cards:
             raise EngineGarbageError("the engine lists no model")
         name = wanted if wanted is not None else next(iter(cards))
         card = cards.get(name, {})
         context, width = (
-            None if value is None else checks.count(value, least=1)
+            None if value is None else count(value, least=1)
             for value in map(card.get, ("max_model_len", "hidden_size"))
         )
-        told = checks.count(card.get("state_features") or 0)
+        told = count(card.get("state_features") or 0)
         if told > FEATURES:
             raise EngineGarbageError(f"the engine tells of {told} state features, more than {FEATURES}")
-        return EngineCard(name, checks.text(card.get("owned_by") or ""), context, width, told)
+        return EngineCard(name, text(card.get("owned_by") or ""), context, width, told)
     except (TypeError, KeyError, AttributeError) as error:
-        raise checks.garbage(error) from None
+        raise garbage(error) from None
 
 
-def _delta(choice: dict[str, Any], call: Call) -> Delta:
-    reason = checks.finish_reason(choice.get("finish_reason"))
-    ids = checks.token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
+def _delta(choice: Json, call: Call) -> Delta:
+    reason = finish_reason(choice.get("finish_reason"))
+    ids = token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
     scores = () if call.logprobs is None else _scores(choice.get("logprobs"), ids, call.logprobs)
     told = None
     if call.features and ids:
-        told = checks.features(choice.get("state_features"), len(ids), call.features)
-    return Delta(checks.count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
+        told = features(choice.get("state_features"), len(ids), call.features)
+    return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
 
 
-def _scores(
-    logprobs: dict[str, Any] | None, ids: tuple[int, ...], alternatives: int
-) -> tuple[TokenScore, ...]:
+def _scores(logprobs: Json | None, ids: tuple[int, ...], alternatives: int) -> tuple[TokenScore, ...]:
     """One score an id. Where the tokens beside the scores are named by their ids, they must be these."""
     if not ids:
         return ()
@@ -136,20 +143,20 @@ def _scores(
     tops = logprobs.get("top_logprobs") or [None] * len(ids)
     if not len(values) == len(tops) == len(names) == len(ids):
         raise EngineGarbageError("the engine's log-probabilities do not match its tokens")
-    named = [None if name is None else checks.text(name) for name in names]
+    named = [None if name is None else text(name) for name in names]
     if any(
-        name and name.startswith("token_id:") and checks.named_id(name) != i
+        name and name.startswith("token_id:") and named_id(name) != i
         for name, i in zip(named, ids, strict=True)
     ):
         raise EngineGarbageError("the engine's log-probabilities are of other tokens than it sent")
     return tuple(
-        TokenScore(token, checks.logprob(value), _top(top or {}, alternatives))
+        TokenScore(token, logprob(value), _top(top or {}, alternatives))
         for token, value, top in zip(ids, values, tops, strict=True)
     )
 
 
-def _top(top: dict[str, Any], alternatives: int) -> tuple[tuple[int, float], ...]:
+def _top(top: Json, alternatives: int) -> tuple[tuple[int, float], ...]:
     """The alternatives; vLLM adds the token itself where it is none of them."""
     if len(top) > alternatives + 1:
         raise EngineGarbageError("the engine scored more alternatives than were asked for")
-    return tuple((checks.named_id(name), checks.logprob(value)) for name, value in top.items())
+    return tuple((named_id(name), logprob(value)) for name, value in top.items())

@@ -158,7 +158,6 @@ def _failure_of(work: Callable[[], None]) -> EngineError | None:
 
 
 def _eos_ids(checkpoint: Checkpoint) -> frozenset[int]:
-    """The ids that end an answer, by the generation settings, the model's configuration and the tokenizer."""
     found: set[int] = set()
     for settings in (checkpoint.model.generation_config, checkpoint.model.config):
         ids = getattr(settings, "eos_token_id", None)

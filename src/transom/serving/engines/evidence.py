@@ -140,7 +140,6 @@ class EvidenceGuard:
 
 
 def _parse(data: bytes) -> tuple[Evidence, bytes]:
-    """Evidence, and SHA-256 of the SubjectPublicKeyInfo it is said to be for."""
     try:
         value: Any = load_json(data)
         evidence, spki_sha256 = value["evidence"], base64.b64decode(value["spki_sha256"], validate=True)

@@ -27,7 +27,7 @@ from transom.errors import (
 )
 from transom.net.http import Answer, BrokenError, LongAnswerError, Site
 from transom.net.urls import check_url
-from transom.serving.engines.base import Call, Delta, EngineCard
+from transom.serving.engines.base import Call, Delta, EngineCard, Json
 from transom.serving.engines.bounds import Meter, Silence
 from transom.serving.engines.checks import garbage, loads
 from transom.serving.engines.refusal import refusal
@@ -143,10 +143,10 @@ class HttpEngine:
     async def _ask_card(self) -> EngineCard:
         raise NotImplementedError
 
-    def _body(self, call: Call, card: EngineCard) -> dict[str, Any]:
+    def _body(self, call: Call, card: EngineCard) -> Json:
         raise NotImplementedError
 
-    def _deltas(self, answer: dict[str, Any], call: Call) -> list[Delta]:
+    def _deltas(self, answer: Json, call: Call) -> list[Delta]:
         """The pieces in an answer, or in an event of a stream where `call` asks for one."""
         raise NotImplementedError
 
@@ -169,11 +169,9 @@ class HttpEngine:
         self._answered_s = time.monotonic()
 
     async def _get(self, path: str) -> Any:
-        """The JSON at `path`."""
         return await self._whole("GET", path, None, _CARD_BYTES)
 
     async def _post(self, path: str, body: Mapping[str, Any], limit_bytes: int = _PLAIN_BYTES) -> Any:
-        """The JSON answer to a JSON body."""
         return await self._whole("POST", path, _dump(body), min(limit_bytes, _PLAIN_BYTES))
 
     def _parsed(self, answer: Any, call: Call) -> list[Delta]:
@@ -196,7 +194,7 @@ class HttpEngine:
 
     async def _events(
         self, body: Mapping[str, Any], meter: Meter, silence: Silence
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    ) -> AsyncGenerator[Json, None]:
         """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
         parser, size_bytes = EventParser(meter.event_bytes), 0
         async with self._request("POST", self._path, _dump(body)) as response:
@@ -265,7 +263,7 @@ def _dump(body: Mapping[str, Any]) -> bytes:
     return json.dumps({key: value for key, value in body.items() if value is not None}).encode()
 
 
-def _event(data: bytes) -> dict[str, Any]:
+def _event(data: bytes) -> Json:
     event = loads(data)
     if not isinstance(event, dict):
         raise EngineGarbageError("an event of the engine's stream is not an object")

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError
-from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, Json, TokenScore
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
@@ -39,7 +39,6 @@ class LlamaCppEngine(HttpEngine):
     takes_embeds: Final = False
 
     async def _ask_card(self) -> EngineCard:
-        """The card, with the context of one slot where the server tells it."""
         card = read_card(await self._get("/v1/models"), self._model)
         props = await self._get("/props")
         try:
@@ -84,8 +83,7 @@ class LlamaCppEngine(HttpEngine):
         meter.take(delta)
         return delta
 
-    async def _forced(self, call: Call, body: dict[str, Any], token: int) -> TokenScore:
-        """The score of a token that ends inside a character."""
+    async def _forced(self, call: Call, body: Json, token: int) -> TokenScore:
         force = {"logit_bias": [[stop, _FORCE] for stop in call.stop_ids[:1]], "n_probs": _RANKED}
         answer = await self._post("/completion", body | force)
         for entry in answer.get("completion_probabilities") or []:
@@ -97,7 +95,7 @@ class LlamaCppEngine(HttpEngine):
         )
 
 
-def _body(call: Call, prompt: tuple[int, ...], position: int, choice: int) -> dict[str, Any]:
+def _body(call: Call, prompt: tuple[int, ...], position: int, choice: int) -> Json:
     return {
         "prompt": prompt,
         "temperature": call.temperature,
@@ -129,7 +127,7 @@ def _ids(answer: Any, length: int, last: bool) -> tuple[tuple[int, ...], FinishR
     return ids, "length" if last or len(ids) < length else None
 
 
-def _score(answer: dict[str, Any], token: int, alternatives: int) -> TokenScore | None:
+def _score(answer: Json, token: int, alternatives: int) -> TokenScore | None:
     """The score of the one token of a piece; None where the server left it out."""
     entries = answer.get("completion_probabilities") or []
     if not entries:
@@ -139,7 +137,7 @@ def _score(answer: dict[str, Any], token: int, alternatives: int) -> TokenScore 
     return TokenScore(token, logprob(entries[0]["logprob"]), _top(entries[0], alternatives))
 
 
-def _top(entry: dict[str, Any], alternatives: int) -> tuple[tuple[int | str, float], ...]:
+def _top(entry: Json, alternatives: int) -> tuple[tuple[int | str, float], ...]:
     top = entry.get("top_logprobs") or []
     return tuple((count(one["id"]), logprob(one["logprob"])) for one in top[:alternatives])
 

@@ -25,10 +25,23 @@ from starlette.types import Receive, Scope, Send
 
 from transom.errors import EngineError, MisconfiguredError, TransomError
 from transom.serving.dialect import Limits, usage_of
-from transom.serving.engines import wire
 from transom.serving.engines.embeds import packed_floats
 from transom.serving.engines.job import Generator, Job, Step
 from transom.serving.engines.request import Work, parse_completion
+from transom.serving.engines.wire import (
+    SSE_DONE,
+    Failure,
+    answered,
+    envelope,
+    no_such_route,
+    parse_json_object,
+    read_body,
+    require_json,
+    send_event,
+    send_event_start,
+    send_json,
+    until_gone,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -72,7 +85,7 @@ def create_engine_app(
         Route("/healthz", healthz),
         *extra_routes,
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: wire.no_such_route("/v1/models")})
+    return Starlette(routes=routes, exception_handlers={HTTPException: no_such_route("/v1/models")})
 
 
 class JsonEndpoint:
@@ -85,24 +98,23 @@ class JsonEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work(send: Send) -> None:
-            wire.require_json(scope, "unsupported_media")
-            body = await wire.read_body(scope, receive, self._limit_bytes)
+            require_json(scope, "unsupported_media")
+            body = await read_body(scope, receive, self._limit_bytes)
             if self._on_body is not None:
                 self._on_body(body)
-            value = wire.parse_json_object(body)
-            async with wire.until_gone(receive):
+            value = parse_json_object(body)
+            async with until_gone(receive):
                 await self._answer(value, send)
 
-        await wire.answered(send, work, _failure)
+        await answered(send, work, _failure)
 
 
-def _failure(error: Exception) -> wire.Failure:
+def _failure(error: Exception) -> Failure:
     known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
-    return *wire.envelope(known), {}
+    return *envelope(known), {}
 
 
 async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
-    """The steps of all jobs with the index of their choice, as they come."""
     if len(jobs) == 1:
         async with aclosing(generator.generate(jobs[0])) as steps:
             async for step in steps:
@@ -137,8 +149,6 @@ async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tu
 
 
 class _Choice:
-    """Renders one choice's steps as the JSON of the dialect."""
-
     def __init__(self, index: int, work: Work, tokenizer: Tokenizer | None) -> None:
         self.index, self._asked, self._tokenizer = index, work.asked, tokenizer
         self._decoder: Any = None
@@ -204,7 +214,7 @@ async def _complete(generator: Generator, work: Work, send: Send) -> None:
     whole = [_joined(steps_of_choice) for steps_of_choice in collected]
     choices = [_Choice(i, work, generator.tokenizer).render(step) for i, step in enumerate(whole)]
     usage = usage_of(work.prompt_tokens, sum(len(step.ids) for step in whole))
-    await wire.send_json(send, _head(generator) | {"choices": choices, "usage": usage})
+    await send_json(send, _head(generator) | {"choices": choices, "usage": usage})
 
 
 async def _stream(generator: Generator, work: Work, send: Send) -> None:
@@ -214,12 +224,12 @@ async def _stream(generator: Generator, work: Work, send: Send) -> None:
         opened = False
         async for index, step in steps:
             if not opened:  # the status line waits for the first step, so that an early failure has its own
-                await wire.send_event_start(send)
+                await send_event_start(send)
                 opened = True
             completion_tokens += len(step.ids)
-            await wire.send_event(send, head | {"choices": [choices[index].render(step)]})
+            await send_event(send, head | {"choices": [choices[index].render(step)]})
     if work.asked.stream_options.include_usage:
-        await wire.send_event(
+        await send_event(
             send, head | {"choices": [], "usage": usage_of(work.prompt_tokens, completion_tokens)}
         )
-    await send(wire.SSE_DONE)
+    await send(SSE_DONE)

@@ -35,8 +35,17 @@ from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.annotate import Annotator
 from transom.serving.dialect import invalid
-from transom.serving.engines import wire
 from transom.serving.engines.base import Engine
+from transom.serving.engines.wire import (
+    Failure,
+    answered,
+    envelope,
+    no_such_route,
+    read_body,
+    require_json,
+    send_json,
+    until_gone,
+)
 from transom.serving.gateway.annotations import check_annotators
 from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import GatewayConfig
@@ -107,13 +116,12 @@ def create_gateway(
             *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
             Middleware(_Direct, endpoints),
         ],
-        exception_handlers={HTTPException: wire.no_such_route("/openapi.json"), TransomError: _error},
+        exception_handlers={HTTPException: no_such_route("/openapi.json"), TransomError: _error},
         lifespan=lifespan,
     )
 
 
 def _check_parts(gateway: Gateway) -> None:
-    """Raises MisconfiguredError for parts that do not go with the mode or with each other."""
     mode, substitution, tokenizer = gateway.config.mode, gateway.substitution, gateway.tokenizer
     parts = {
         "sanitizer": (gateway.veil, mode not in ("plain", "obfuscated")),
@@ -174,9 +182,7 @@ class _KnownHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and not self._knows(scope["headers"]):
             message = "the Host or Origin header names another machine; see the option --allow-host"
-            await wire.send_json(
-                send, *wire.envelope(RefusedError(message, status=403, code="forbidden_host"))
-            )
+            await send_json(send, *envelope(RefusedError(message, status=403, code="forbidden_host")))
             return
         await self._app(scope, receive, send)
 
@@ -211,25 +217,24 @@ class _Endpoint:
         self._gateway, self._name, self._model = gateway, name, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = await wire.answered(send, partial(self._answer, scope, receive), _failure)
+        status = await answered(send, partial(self._answer, scope, receive), _failure)
         self._gateway.metrics.request(self._name, status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         caller = _caller(self._gateway.config, headers)
-        wire.require_json(scope, "unsupported_media_type")
-        body = await wire.read_body(scope, receive, self._gateway.config.max_body_bytes)
+        require_json(scope, "unsupported_media_type")
+        body = await read_body(scope, receive, self._gateway.config.max_body_bytes)
         request = parse(self._model, body)
         veil = self._gateway.veil
         if veil is not None and caller.session is None:
             caller = replace(caller, repeat=veil.repeatable(caller.account, self._name, body))
-        async with wire.until_gone(receive):
+        async with until_gone(receive):
             exchange = await prepare(self._gateway, request, caller)
             await (exchange.stream if request.stream else exchange.complete)(send)
 
 
 def _pages(gateway: Gateway) -> list[Route]:
-    """The small endpoints."""
     schema = openapi()
 
     def identified(request: Request) -> None:
@@ -286,9 +291,9 @@ def known(error: Exception) -> TransomError:
     return TransomError("the gateway failed on this request; its log names the place")
 
 
-def _failure(error: Exception) -> wire.Failure:
+def _failure(error: Exception) -> Failure:
     ours = known(error)
-    value, status = wire.envelope(ours)
+    value, status = envelope(ours)
     return value, status, _advice(ours, status)
 
 

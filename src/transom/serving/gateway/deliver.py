@@ -11,14 +11,13 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.types import Send
 
 from transom.errors import EngineGarbageError
 from transom.serving.annotate import Annotator
 from transom.serving.dialect import usage_of
-from transom.serving.engines.base import Call, Engine
+from transom.serving.engines.base import Call, Engine, Json
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 from transom.serving.gateway.annotations import Annotations
 from transom.serving.gateway.answer import ANSWER_CHARS, Choice, Piece
@@ -118,7 +117,7 @@ class Exchange:
             await send_event(send, last)
         await send(SSE_DONE)
 
-    async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece, dict[str, Any] | None], None]:
+    async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece, Json | None], None]:
         """The pieces of all choices, and what is said of each.
 
         Leaving early, or when every choice has ended, cancels the engine.
@@ -148,7 +147,7 @@ class Exchange:
         if unfinished:
             raise EngineGarbageError("the engine ended without finishing every choice")
 
-    def _finish(self) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    def _finish(self) -> tuple[Json | None, dict[str, str]]:
         """Count, annotate, remember the answers, and describe what the host saw if asked; with headers.
 
         An answer that is withheld is not remembered: nobody will resend it.
@@ -164,9 +163,9 @@ class Exchange:
         shown = self._shown() if self.caller.show_host else None
         return (shown if notes is None else (shown or {}) | {"annotations": notes}), headers
 
-    def _shown(self) -> dict[str, Any]:
+    def _shown(self) -> Json:
         ids = [list(prompt) for prompt in self.prompts]
-        shown: dict[str, Any] = {
+        shown: Json = {
             "mode": self.gateway.config.mode,
             "host_saw": "\n".join(self.host_saw),
             "host_token_ids": ids[0] if len(ids) == 1 else ids,

@@ -42,17 +42,17 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
     way = _Way(gateway, request, caller, await gateway.engine.probe())
     features = features_for(gateway.annotators, way.card.features)
     fields, veiled, total = request.fields, None, None
-    way.check(fields)
+    _check(way, fields)
     if gateway.veil is not None and fields is not None:
-        await aside(fields, partial(way.check_content, fields))
+        await aside(fields, partial(_check_content, way, fields))
         async with gateway.veil.turn(caller.session or caller.repeat):
             with gateway.metrics.step("text"):
                 veiled = await gateway.veil.cover(fields, caller.account, caller.session, caller.repeat)
             total = await _charge(gateway, gateway.veil, veiled, caller)
         fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
-        encoded = await aside(fields or [], partial(way.encode, fields))
-    call = way.call(encoded, fields or [], features)
+        encoded = await aside(fields or [], partial(_encode, way, fields))
+    call = _call(way, encoded, fields or [], features)
     saw = [one.text for one in encoded] or [f"{role}: {text}" for role, text in fields or []]
     count = max(1, len(encoded)) * call.n
     annotations = None
@@ -90,101 +90,106 @@ class _Way:
         """The model's name for clients."""
         return self.gateway.config.model or self.card.model
 
-    def check(self, fields: Fields | None) -> None:
-        """Refuse what can be known without a look at the content."""
-        gateway = self.gateway
-        if self.request.model not in (self.published, MODEL_ALIAS):
-            raise RefusedError(
-                "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
-            )
-        if gateway.engine.takes == "text" and not self.request.chat:
-            raise ReplaceableError("this engine takes chat messages only; use /v1/chat/completions")
-        if gateway.engine.takes == "ids" and gateway.tokenizer is None:
-            raise ReplaceableError(
-                "this engine takes token ids and the gateway has no tokenizer; give --tokenizer"
-            )
-        if gateway.enclave is not None:
-            gateway.enclave.check(self.card)
-        if gateway.veil is not None and fields is None:
-            message = "token ids cannot be sanitised; send the prompt as text"
-            raise RefusedError(message, param="prompt", code="cannot_protect")
 
-    def check_content(self, fields: Fields) -> None:
-        """Refuse what can be known without a draw: roles, a prompt that shows nothing, one that cannot fit.
-
-        A word between spaces is taken to be a token or more; an assistant message may go out as one
-        placeholder.
-        """
-        gateway, request = self.gateway, self.request
-        if gateway.tokenizer is not None and gateway.engine.takes == "ids" and request.chat:
-            gateway.tokenizer.check_chat(fields)
-        texts = [text for _, text in fields]
-        if not (any if request.chat else all)(map(_is_visible, texts)):
-            message = "the prompt has no visible character; send text"
-            raise RefusedError(message, param=request.content, code="empty_prompt")
-        chars, most = sum(map(len, texts)), gateway.config.max_prompt_chars
-        if chars > most:
-            raise RefusedError(
-                f"the prompt has {chars} characters, and {most} are sanitised in one request; shorten it",
-                param=request.content,
-                code="context_length_exceeded",
-            )
-        limit = self.card.context_tokens or most
-        words = [len(text.split(None, limit)) for role, text in fields if role != "assistant"]
-        self.answer_tokens(sum(words) if request.chat else max(words))
-
-    def encode(self, fields: Fields | None) -> list[Encoded]:
-        """The prompts as the engine gets them; empty for an engine that takes chat messages as text."""
-        tokenizer, request = self.gateway.tokenizer, self.request
-        if self.gateway.engine.takes == "text" or tokenizer is None:
-            return []
-        if isinstance(request, ChatRequest):
-            return [tokenizer.encode_chat(fields or [])]
-        if fields is not None:
-            return [tokenizer.encode_text(text) for _, text in fields]
-        given: list[Any] = list(request.prompt)
-        prompts = [tuple(ids) for ids in (given if isinstance(given[0], list) else [given])]
-        if any(max(ids) >= tokenizer.vocab_size for ids in prompts):
-            message = "a token id is outside the vocabulary"
-            raise RefusedError(message, param="prompt", code="token_out_of_range")
-        return [Encoded("(token ids)", ids) for ids in prompts]
-
-    def call(self, encoded: Sequence[Encoded], fields: Fields, features: int) -> Call:
-        """What the engine is asked, in plain ids."""
-        request, tokenizer = self.request, self.gateway.tokenizer
-        max_tokens = self.answer_tokens(max((len(one.ids) for one in encoded), default=0))
-        tokens = max(1, len(encoded)) * (request.n or 1) * max_tokens
-        return Call(
-            prompts=tuple(one.ids for one in encoded),
-            messages=() if encoded else tuple(fields),
-            max_tokens=max_tokens,
-            n=request.n or 1,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            logprobs=request.alternatives,
-            features=features,
-            stop_ids=tokenizer.eos_ids if tokenizer and encoded else (),
-            stream=bool(request.stream or request.stops)
-            or not fits_plain(tokens, request.alternatives, features),
-            tenant=self.caller.account,
+def _check(way: _Way, fields: Fields | None) -> None:
+    """Refuse what can be known without a look at the content."""
+    gateway = way.gateway
+    if way.request.model not in (way.published, MODEL_ALIAS):
+        raise RefusedError(
+            "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
         )
+    if gateway.engine.takes == "text" and not way.request.chat:
+        raise ReplaceableError("this engine takes chat messages only; use /v1/chat/completions")
+    if gateway.engine.takes == "ids" and gateway.tokenizer is None:
+        raise ReplaceableError(
+            "this engine takes token ids and the gateway has no tokenizer; give --tokenizer"
+        )
+    if gateway.enclave is not None:
+        gateway.enclave.check(way.card)
+    if gateway.veil is not None and fields is None:
+        message = "token ids cannot be sanitised; send the prompt as text"
+        raise RefusedError(message, param="prompt", code="cannot_protect")
 
-    def answer_tokens(self, prompt_tokens: int) -> int:
-        """The limit on the answer. Raises RefusedError when prompt and answer do not fit."""
-        config, context_tokens = self.gateway.config, self.card.context_tokens
-        default = config.answer_tokens if self.request.chat else COMPLETION_TOKENS
-        room = None if context_tokens is None else context_tokens - prompt_tokens
-        wanted = self.request.output_tokens
-        limit = config.max_prompt_tokens or None
-        if (limit is not None and prompt_tokens > limit) or (room is not None and room < (wanted or 1)):
-            raise RefusedError(
-                f"the prompt of {prompt_tokens} tokens or more and {wanted or 1} answer tokens exceed the "
-                f"limit (context {context_tokens}, prompt {limit}); shorten the conversation",
-                param=self.request.content,
-                code="context_length_exceeded",
-            )
-        return wanted or (default if room is None else min(default, room))
+
+def _check_content(way: _Way, fields: Fields) -> None:
+    """Refuse what can be known without a draw: roles, a prompt that shows nothing, one that cannot fit.
+
+    A word between spaces is taken to be a token or more; an assistant message may go out as one
+    placeholder.
+    """
+    gateway, request = way.gateway, way.request
+    if gateway.tokenizer is not None and gateway.engine.takes == "ids" and request.chat:
+        gateway.tokenizer.check_chat(fields)
+    texts = [text for _, text in fields]
+    if not (any if request.chat else all)(map(_is_visible, texts)):
+        message = "the prompt has no visible character; send text"
+        raise RefusedError(message, param=request.content, code="empty_prompt")
+    chars, most = sum(map(len, texts)), gateway.config.max_prompt_chars
+    if chars > most:
+        raise RefusedError(
+            f"the prompt has {chars} characters, and {most} are sanitised in one request; shorten it",
+            param=request.content,
+            code="context_length_exceeded",
+        )
+    limit = way.card.context_tokens or most
+    words = [len(text.split(None, limit)) for role, text in fields if role != "assistant"]
+    _answer_tokens(way, sum(words) if request.chat else max(words))
+
+
+def _encode(way: _Way, fields: Fields | None) -> list[Encoded]:
+    """The prompts as the engine gets them; empty for an engine that takes chat messages as text."""
+    tokenizer, request = way.gateway.tokenizer, way.request
+    if way.gateway.engine.takes == "text" or tokenizer is None:
+        return []
+    if isinstance(request, ChatRequest):
+        return [tokenizer.encode_chat(fields or [])]
+    if fields is not None:
+        return [tokenizer.encode_text(text) for _, text in fields]
+    given: list[Any] = list(request.prompt)
+    prompts = [tuple(ids) for ids in (given if isinstance(given[0], list) else [given])]
+    if any(max(ids) >= tokenizer.vocab_size for ids in prompts):
+        message = "a token id is outside the vocabulary"
+        raise RefusedError(message, param="prompt", code="token_out_of_range")
+    return [Encoded("(token ids)", ids) for ids in prompts]
+
+
+def _call(way: _Way, encoded: Sequence[Encoded], fields: Fields, features: int) -> Call:
+    """What the engine is asked, in plain ids."""
+    request, tokenizer = way.request, way.gateway.tokenizer
+    max_tokens = _answer_tokens(way, max((len(one.ids) for one in encoded), default=0))
+    tokens = max(1, len(encoded)) * (request.n or 1) * max_tokens
+    return Call(
+        prompts=tuple(one.ids for one in encoded),
+        messages=() if encoded else tuple(fields),
+        max_tokens=max_tokens,
+        n=request.n or 1,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        logprobs=request.alternatives,
+        features=features,
+        stop_ids=tokenizer.eos_ids if tokenizer and encoded else (),
+        stream=bool(request.stream or request.stops)
+        or not fits_plain(tokens, request.alternatives, features),
+        tenant=way.caller.account,
+    )
+
+
+def _answer_tokens(way: _Way, prompt_tokens: int) -> int:
+    """The limit on the answer. Raises RefusedError when prompt and answer do not fit."""
+    config, context_tokens = way.gateway.config, way.card.context_tokens
+    default = config.answer_tokens if way.request.chat else COMPLETION_TOKENS
+    room = None if context_tokens is None else context_tokens - prompt_tokens
+    wanted = way.request.output_tokens
+    limit = config.max_prompt_tokens or None
+    if (limit is not None and prompt_tokens > limit) or (room is not None and room < (wanted or 1)):
+        raise RefusedError(
+            f"the prompt of {prompt_tokens} tokens or more and {wanted or 1} answer tokens exceed the "
+            f"limit (context {context_tokens}, prompt {limit}); shorten the conversation",
+            param=way.request.content,
+            code="context_length_exceeded",
+        )
+    return wanted or (default if room is None else min(default, room))
 
 
 def _is_visible(text: str) -> bool:

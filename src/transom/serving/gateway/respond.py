@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from transom.serving.engines.base import TokenScore
+from transom.serving.engines.base import Json, TokenScore
 from transom.serving.gateway.answer import Choice, Piece
 from transom.serving.tokenizer import ChatTokenizer
 
@@ -33,7 +33,7 @@ class Writer:
         self._opened: set[int] = set()
         self._offsets: dict[int, int] = {}
 
-    def whole(self, choices: Sequence[Choice], usage: dict[str, int] | None) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], usage: dict[str, int] | None) -> Json:
         """The response object of a request that does not stream."""
         head = {"role": "assistant"}
         written = [
@@ -42,7 +42,7 @@ class Writer:
         ]
         return self._object("", written, usage=usage)
 
-    def chunk(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def chunk(self, choice: Choice, piece: Piece) -> Json:
         """One chunk of a stream."""
         delta = {} if choice.index in self._opened else {"role": "assistant"}
         self._opened.add(choice.index)
@@ -50,19 +50,17 @@ class Writer:
             delta["content"] = piece.text
         return self._object(".chunk", [self._choice(choice.index, piece, "delta", delta)])
 
-    def closing(self, usage: dict[str, int] | None, extra: dict[str, Any] | None) -> dict[str, Any] | None:
+    def closing(self, usage: dict[str, int] | None, extra: Json | None) -> Json | None:
         """The chunk after the last choice, if there is anything to say in it."""
         said = {"usage": usage, "transom": extra}
         more = {name: value for name, value in said.items() if value is not None}
         return self._object(".chunk", [], **more) if more else None
 
-    def _object(self, part: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def _object(self, part: str, choices: list[Json], **more: Any) -> Json:
         kind = "chat.completion" + part if self.chat else "text_completion"
         return {**self._head, "object": kind, "choices": choices, **more}
 
-    def _choice(
-        self, index: int, said: Choice | Piece, name: str, in_chat: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _choice(self, index: int, said: Choice | Piece, name: str, in_chat: Mapping[str, Any]) -> Json:
         """What a choice says: in a chat under this name and in this form, else as its text."""
         return {
             "index": index,
@@ -71,7 +69,7 @@ class Writer:
             **({name: in_chat} if self.chat else {"text": said.text}),
         }
 
-    def _scores(self, index: int, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
+    def _scores(self, index: int, scores: Sequence[TokenScore]) -> Json | None:
         if not self.logprobs:
             return None
         if self.chat:
@@ -90,7 +88,7 @@ class Writer:
             "text_offset": offsets,
         }
 
-    def _entry(self, token: int | str, logprob: float) -> dict[str, Any]:
+    def _entry(self, token: int | str, logprob: float) -> Json:
         text = self._text(token)
         encoded = None if "\ufffd" in text else list(text.encode("utf-8", "surrogatepass"))
         return {"token": text, "logprob": logprob, "bytes": encoded}
