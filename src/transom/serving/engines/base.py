@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+Ids = tuple[int, ...]
 Json = dict[str, Any]
 FinishReason = Literal["stop", "length", "content_filter"]
 
@@ -29,7 +30,7 @@ class Call:
     (its card says so), 0 not to be told. None leaves the choice to the engine.
     """
 
-    prompts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    prompts: tuple[Ids, ...] = field(default=(), repr=False)
     embeds: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
     messages: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     max_tokens: int
@@ -39,7 +40,7 @@ class Call:
     seed: int | None = None
     logprobs: int | None = None
     features: int = 0
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: Ids = ()
     stream: bool = False
     tenant: str = ""
 
@@ -66,7 +67,7 @@ class Delta:
     """
 
     index: int
-    ids: tuple[int, ...] = ()
+    ids: Ids = ()
     text: str = ""
     scores: tuple[TokenScore, ...] = ()
     finish_reason: FinishReason | None = None

@@ -19,7 +19,7 @@ from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.dialect import FEATURES
-from transom.serving.engines.base import Call, Delta, EngineCard, Json, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, Ids, Json, TokenScore
 from transom.serving.engines.checks import (
     count,
     features,
@@ -133,7 +133,7 @@ def _delta(choice: Json, call: Call) -> Delta:
     return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
 
 
-def _scores(logprobs: Json | None, ids: tuple[int, ...], alternatives: int) -> tuple[TokenScore, ...]:
+def _scores(logprobs: Json | None, ids: Ids, alternatives: int) -> tuple[TokenScore, ...]:
     """One score an id. Where the tokens beside the scores are named by their ids, they must be these."""
     if not ids:
         return ()

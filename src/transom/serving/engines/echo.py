@@ -87,26 +87,20 @@ class EchoEngine:
         head = {"id": "chatcmpl-echo", "created": int(time.time()), "model": self.model}
         words = [piece for piece in text.replace(" ", "\x00 ").split("\x00") if piece] or [""]
         usage = usage_of(len(words), len(words))
-        if body.get("stream"):
-            await self._chat_stream(head, words, usage, body, send)
+        if not body.get("stream"):
+            whole = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            choices = [{"index": i, **whole} for i in range(body.get("n") or 1)]
+            await send_json(send, head | {"object": "chat.completion", "choices": choices, "usage": usage})
             return
-        choices = [
-            {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-            for i in range(body.get("n") or 1)
-        ]
-        await send_json(send, head | {"object": "chat.completion", "choices": choices, "usage": usage})
-
-    async def _chat_stream(
-        self, head: dict[str, Any], words: list[str], usage: dict[str, int], body: dict[str, Any], send: Send
-    ) -> None:
-        head = head | {"object": "chat.completion.chunk"}
+        head |= {"object": "chat.completion.chunk"}
         await send_event_start(send)
-        for position, word in enumerate(words):
-            if position and self.token_s:
+        for position, word in enumerate([*words, None]):
+            if position and word is not None and self.token_s:
                 await asyncio.sleep(self.token_s)
-            delta = {"content": word} if position else {"role": "assistant", "content": word}
-            await send_event(send, head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        await send_event(send, head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            delta = {} if position else {"role": "assistant"}
+            delta |= {} if word is None else {"content": word}
+            choice = {"index": 0, "delta": delta, "finish_reason": "stop" if word is None else None}
+            await send_event(send, head | {"choices": [choice]})
         if (body.get("stream_options") or {}).get("include_usage"):
             await send_event(send, head | {"choices": [], "usage": usage})
         await send(SSE_DONE)

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError
-from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, Json, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, Ids, Json, TokenScore
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
@@ -61,9 +61,7 @@ class LlamaCppEngine(HttpEngine):
             if not call.stream:
                 yield _joined(pieces)
 
-    async def _piece(
-        self, call: Call, prompt: tuple[int, ...], before: tuple[int, ...], index: int, meter: Meter
-    ) -> Delta:
+    async def _piece(self, call: Call, prompt: Ids, before: Ids, index: int, meter: Meter) -> Delta:
         """The next ids of an answer of which `before` is there."""
         length = 1 if call.logprobs is not None else min(max(1, len(before)), _PIECE_TOKENS)
         length = min(length, call.max_tokens - len(before))
@@ -95,7 +93,7 @@ class LlamaCppEngine(HttpEngine):
         )
 
 
-def _body(call: Call, prompt: tuple[int, ...], position: int, choice: int) -> Json:
+def _body(call: Call, prompt: Ids, position: int, choice: int) -> Json:
     return {
         "prompt": prompt,
         "temperature": call.temperature,
@@ -115,7 +113,7 @@ def _seed(seed: int, choice: int, position: int) -> int:
     return (seed + choice + position * _STRIDE) % (2**32 - 1)  # the largest means: at random
 
 
-def _ids(answer: Any, length: int, last: bool) -> tuple[tuple[int, ...], FinishReason | None]:
+def _ids(answer: Any, length: int, last: bool) -> tuple[Ids, FinishReason | None]:
     """The ids of a piece of at most `length`, all of those sampled, and whether they end the answer."""
     ids = token_ids(answer["tokens"])
     if not 1 <= len(ids) <= length or count(answer["tokens_predicted"]) != len(ids):

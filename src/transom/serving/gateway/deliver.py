@@ -17,7 +17,7 @@ from starlette.types import Send
 from transom.errors import EngineGarbageError
 from transom.serving.annotate import Annotator
 from transom.serving.dialect import usage_of
-from transom.serving.engines.base import Call, Engine, Json
+from transom.serving.engines.base import Call, Engine, Ids, Json
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 from transom.serving.gateway.annotations import Annotations
 from transom.serving.gateway.answer import ANSWER_CHARS, Choice, Piece
@@ -70,7 +70,7 @@ class Exchange:
     call: Call
     choices: list[Choice]
     writer: Writer
-    prompts: Sequence[tuple[int, ...]] = field(repr=False)
+    prompts: Sequence[Ids] = field(repr=False)
     host_saw: Sequence[str] = field(repr=False)
     host_can_read: Sequence[str] = field(default=(), repr=False)  # once it has undone a permutation
     veiled: Veiled | None = None

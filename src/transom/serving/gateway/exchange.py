@@ -114,8 +114,7 @@ def _check(way: _Way, fields: Fields | None) -> None:
 def _check_content(way: _Way, fields: Fields) -> None:
     """Refuse what can be known without a draw: roles, a prompt that shows nothing, one that cannot fit.
 
-    A word between spaces is taken to be a token or more; an assistant message may go out as one
-    placeholder.
+    A word between spaces is taken to be a token or more; an assistant message may go out as one placeholder.
     """
     gateway, request = way.gateway, way.request
     if gateway.tokenizer is not None and gateway.engine.takes == "ids" and request.chat:
