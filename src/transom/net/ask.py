@@ -34,7 +34,9 @@ class JsonClient:
         any_certificate: bool = False,
     ) -> None:
         self._site = Site(url, connect_s=timeout_s, any_certificate=any_certificate)
-        self._pin, self._timeout_s, self._limit_bytes = pin, timeout_s, limit_bytes
+        self._pin = pin
+        self._timeout_s = timeout_s
+        self._limit_bytes = limit_bytes
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         """Status and body. Raises TimeoutError and other OSErrors, EvidenceError (another key than the

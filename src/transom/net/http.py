@@ -184,7 +184,8 @@ class Site:
         self._path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}{_HEADERS}"
         tls = parts.scheme == "https"
-        self._host, self._port = str(parts.hostname), parts.port or (443 if tls else 80)
+        self._host = str(parts.hostname)
+        self._port = parts.port or (443 if tls else 80)
         self._connect_s = connect_s
         self._tls = (_unchecked() if any_certificate else ssl.create_default_context()) if tls else None
         self._idle: list[Answer] = []

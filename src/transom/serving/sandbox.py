@@ -271,7 +271,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.looped(value) if isinstance(value, GeneratorType) else value
 
     def _filter(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-        places, counts = _ON_CONTENT.get(name, set()), name in ("length", "count")
+        places = _ON_CONTENT.get(name, set())
+        counts = name in ("length", "count")
 
         @wraps(plain)
         def guarded(*args: Any, **kwargs: Any) -> Any:

@@ -117,7 +117,8 @@ class ChatTemplate:
         safe = [self._cut(role, text, safe=True) for role, text in messages]
         if safe == seen:
             return outcome, seen
-        roles, wanted = [role for role, _ in messages], _rendered(outcome, seen).text
+        roles = [role for role, _ in messages]
+        wanted = _rendered(outcome, seen).text
         for cuts in (safe, *self._trimmed(roles, outcome, seen, safe)):
             other = self._outcome(roles, cuts)
             if not other.error and _rendered(other, cuts).text == wanted:

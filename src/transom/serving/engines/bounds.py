@@ -68,7 +68,8 @@ class Meter:
     choices: int
 
     def __post_init__(self) -> None:
-        call, tokens = self.call, self.choices * self.call.max_tokens
+        call = self.call
+        tokens = self.choices * call.max_tokens
         prompt_bytes = _PROMPT_TOKEN_BYTES * call.n * sum(map(len, call.prompts))
         beside_bytes = _ALTERNATIVE_BYTES * (call.logprobs or 0) + _FEATURE_BYTES * call.features
         self.event_bytes = _EVENT_BYTES + prompt_bytes

@@ -139,7 +139,8 @@ def _scores(logprobs: Json | None, ids: Ids, alternatives: int) -> tuple[TokenSc
         return ()
     if not logprobs:
         raise EngineGarbageError("the engine sent no log-probabilities, which were asked for")
-    values, names = logprobs["token_logprobs"], logprobs.get("tokens") or [None] * len(ids)
+    values = logprobs["token_logprobs"]
+    names = logprobs.get("tokens") or [None] * len(ids)
     tops = logprobs.get("top_logprobs") or [None] * len(ids)
     if not len(values) == len(tops) == len(names) == len(ids):
         raise EngineGarbageError("the engine's log-probabilities do not match its tokens")

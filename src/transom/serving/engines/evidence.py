@@ -67,7 +67,9 @@ class EvidenceGuard:
     ) -> None:
         split_url(url, "the URL that evidence is fetched from")
         self._url = url.rstrip("/")
-        self._policy, self._allow_insecure_dev, self._keys = policy, allow_insecure_dev, keys
+        self._policy = policy
+        self._allow_insecure_dev = allow_insecure_dev
+        self._keys = keys
         self._timeout_s = timeout_s
         self._clock = clock
         self._pin: KeyPin | None = None
@@ -89,7 +91,8 @@ class EvidenceGuard:
 
     async def _renew(self) -> None:
         old, self._pin, self.claims = self._pin, None, None
-        nonce, asked_s = secrets.token_bytes(NONCE_BYTES), self._clock()
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        asked_s = self._clock()
         evidence, spki_sha256 = _parse(await self._fetch(nonce))
         if evidence.kind == "insecure-dev" and not self._allow_insecure_dev:
             raise EvidenceError(

@@ -97,7 +97,9 @@ class HttpEngine:
             raise MisconfiguredError("the engine's API key must be printable ASCII characters")
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
         self._site = Site(self._url, key, connect_s=min(10.0, timeout_s))
-        self._model, self._guard, self._timeout_s = model, guard, timeout_s
+        self._model = model
+        self._guard = guard
+        self._timeout_s = timeout_s
         self._card: EngineCard | None = None
         self._answered_s = -math.inf
 

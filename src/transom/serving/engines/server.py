@@ -94,7 +94,9 @@ class JsonEndpoint:
     def __init__(
         self, answer: Answer, limit_bytes: int, on_body: Callable[[bytes], None] | None = None
     ) -> None:
-        self._answer, self._limit_bytes, self._on_body = answer, limit_bytes, on_body
+        self._answer = answer
+        self._limit_bytes = limit_bytes
+        self._on_body = on_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work(send: Send) -> None:

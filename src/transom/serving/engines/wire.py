@@ -77,7 +77,8 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     Raises RefusedError (413) when it is longer, before more of it is read, and ClientGoneError.
     """
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    least_bytes, body, more = int(declared) if declared.isdigit() else 0, bytearray(), True
+    least_bytes = int(declared) if declared.isdigit() else 0
+    body, more = bytearray(), True
     while more and max(len(body), least_bytes) <= limit_bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -189,7 +190,8 @@ def no_such_route(where: str) -> Callable[[Request, Exception], Awaitable[Respon
     async def refuse(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
         message = f"{error.detail}; see {where}"
-        value, status = envelope(RefusedError(message, status=error.status_code, code="no_such_route"))
+        refusal = RefusedError(message, status=error.status_code, code="no_such_route")
+        value, status = envelope(refusal)
         return JSONResponse(value, status_code=status, headers=error.headers)
 
     return refuse

@@ -74,7 +74,9 @@ class _Guarded:
     """One annotator, of which nothing but RefusedError is believed untested."""
 
     def __init__(self, annotator: Annotator, asked: Asked, choices: int, features: int) -> None:
-        self.name, self.choices, self._required = annotator.name, choices, annotator.required
+        self.name = annotator.name
+        self.choices = choices
+        self._required = annotator.required
         self._failed: dict[int, str] = {}
         self._watchers: list[Watcher | None] = []
         for index in range(choices):

@@ -122,7 +122,9 @@ def create_gateway(
 
 
 def _check_parts(gateway: Gateway) -> None:
-    mode, substitution, tokenizer = gateway.config.mode, gateway.substitution, gateway.tokenizer
+    mode = gateway.config.mode
+    substitution = gateway.substitution
+    tokenizer = gateway.tokenizer
     parts = {
         "sanitizer": (gateway.veil, mode not in ("plain", "obfuscated")),
         "bundle": (gateway.enclave, mode == "enclave"),

@@ -68,7 +68,8 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
         with gateway.metrics.step("embed"):
             call = replace(call, prompts=(), embeds=gateway.enclave.embed(call.prompts))
         gateway.metrics.embedded_rows(gateway.enclave.meter.distinct_rows)
-    tokenizer, hidden = gateway.tokenizer if encoded else None, veiled.placeholders if veiled else None
+    tokenizer = gateway.tokenizer if encoded else None
+    hidden = veiled.placeholders if veiled else None
     choices = [Choice(i, tokenizer, hidden, request.stops) for i in range(count)]
     writer = Writer(request.chat, way.published, gateway.tokenizer, request.alternatives is not None)
     return Exchange(
@@ -123,7 +124,8 @@ def _check_content(way: _Way, fields: Fields) -> None:
     if not (any if request.chat else all)(map(_is_visible, texts)):
         message = "the prompt has no visible character; send text"
         raise RefusedError(message, param=request.content, code="empty_prompt")
-    chars, most = sum(map(len, texts)), gateway.config.max_prompt_chars
+    chars = sum(map(len, texts))
+    most = gateway.config.max_prompt_chars
     if chars > most:
         raise RefusedError(
             f"the prompt has {chars} characters, and {most} are sanitised in one request; shorten it",
@@ -176,7 +178,8 @@ def _call(way: _Way, encoded: Sequence[Encoded], fields: Fields, features: int) 
 
 def _answer_tokens(way: _Way, prompt_tokens: int) -> int:
     """The limit on the answer. Raises RefusedError when prompt and answer do not fit."""
-    config, context_tokens = way.gateway.config, way.card.context_tokens
+    config = way.gateway.config
+    context_tokens = way.card.context_tokens
     default = config.answer_tokens if way.request.chat else COMPLETION_TOKENS
     room = None if context_tokens is None else context_tokens - prompt_tokens
     wanted = way.request.output_tokens

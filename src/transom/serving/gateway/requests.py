@@ -228,7 +228,8 @@ def _refusal(error: ValidationError, model: type[AnyRequest], size_bytes: int) -
     first = error.errors(include_url=False, include_context=False)[0]  # its input is not told
     if first["type"] == "json_invalid":
         return RefusedError(f"the body ({size_bytes} bytes) is not valid JSON in UTF-8", code="invalid_json")
-    param, names = _param(first["loc"]), [part for part in first["loc"] if isinstance(part, str)]
+    param = _param(first["loc"])
+    names = [part for part in first["loc"] if isinstance(part, str)]
     of_content = names[:2] == ["messages", "content"]
     if of_content and first["input"] in (None, []):
         return dialect.invalid(param, "content is null or empty; give a text, or leave the message out")

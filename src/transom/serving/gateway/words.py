@@ -69,7 +69,9 @@ class Veil:
     """
 
     def __init__(self, sanitizer: Sanitizer, memo: PlaceMemo | None = None, retry_s: float = 600.0) -> None:
-        self.sanitizer, self._memo, self.retry_s = sanitizer, memo or PlaceMemo(), retry_s
+        self.sanitizer = sanitizer
+        self._memo = memo or PlaceMemo()
+        self.retry_s = retry_s
         self._retries = PlaceMemo(_RETRY_PLACES, lifetime_s=retry_s)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
