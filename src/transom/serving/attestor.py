@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,7 @@ def spki_of(certificate: Path) -> bytes:
 def _nonce(body: dict[str, Any]) -> bytes:
     try:
         nonce = base64.b64decode(body["nonce"], validate=True) if set(body) == {"nonce"} else b""
-    except (TypeError, ValueError, binascii.Error):
+    except (TypeError, ValueError):
         nonce = b""
     if len(nonce) != NONCE_BYTES:
         raise invalid("nonce", f"send one field, nonce, base64 of {NONCE_BYTES} random bytes")

@@ -50,7 +50,9 @@ class Run:
         self, mark: str = "\U0010ffff", roles: Sequence[str] = (), skeletons: Sequence[str] = (),
         owners: Sequence[int] = (), exact: Sequence[int | None] = (),
     ) -> None:  # fmt: skip
-        self.mark, self.roles, self.skeletons = mark, roles, skeletons
+        self.mark = mark
+        self.roles = roles
+        self.skeletons = skeletons
         self.owners = list(owners)
         self.exact = list(exact) or [None] * len(owners)
         self.first_unknown = len(self.owners)  # numbers from here on are of texts made by slicing

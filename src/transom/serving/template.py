@@ -88,7 +88,9 @@ class ChatTemplate:
         self._environment = Sandbox()
         try:
             tree = self._environment.parse(source)
-            self.literals = _literals(tree)
+            written = [node.data for node in tree.find_all(nodes.TemplateData)]
+            written += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+            self.literals = "\0".join(written)  # whatever they are used for
             self._template = self._environment.compiled(tree)
         except Exception as error:  # also recursion without end, and whatever a constant expression raises
             message = f"the chat template does not parse: {type(error).__name__}: {error}"
@@ -284,13 +286,6 @@ def _reason(error: Exception, run: Run) -> RefusedError:
     else:
         message = f"the chat template fails on these roles ({type(error).__name__})"
     return RefusedError(message, param="messages")
-
-
-def _literals(tree: nodes.Template) -> str:
-    """All text that is written in a template, whatever it is used for."""
-    data = [node.data for node in tree.find_all(nodes.TemplateData)]
-    constants = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
-    return "\0".join([*data, *constants])
 
 
 def _rendered(outcome: _Outcome, cuts: Sequence[_Cut]) -> Rendered:

@@ -170,7 +170,6 @@ def _logprobs(logits_V: Tensor, row: Row) -> tuple[TokenLogprob, ...]:
 
 
 def _merged(cache: Any, newcomer: Any) -> Any:
-    """The cache of the batch with one more row, both padded on the left to the longer."""
     width = max(cache.get_seq_length(), newcomer.get_seq_length())
     for layer, other in zip(cache.layers, newcomer.layers, strict=True):
         layer.keys = torch.cat([_widened(layer.keys, width), _widened(other.keys, width)])

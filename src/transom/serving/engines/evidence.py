@@ -104,7 +104,8 @@ class EvidenceGuard:
         claims = await asyncio.to_thread(verify, evidence, self._policy, expected)
         same_key = old is not None and old.fingerprint == spki_sha256
         self._pin = old if same_key else KeyPin(spki_sha256)
-        self.claims, self._expires_s = claims, asked_s + self._policy.max_age_s
+        self.claims = claims
+        self._expires_s = asked_s + self._policy.max_age_s
         level = logging.WARNING if claims.trust == "none" else logging.INFO
         _log.log(level, "engine evidence accepted, trust=%s measurement=%s", claims.trust, claims.measurement)
 

@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from transom.errors import EngineError, MisconfiguredError, TransomError
 from transom.serving.dialect import Limits, usage_of
+from transom.serving.engines.base import Json
 from transom.serving.engines.embeds import packed_floats
 from transom.serving.engines.job import Generator, Job, Step
 from transom.serving.engines.request import Work, parse_completion
@@ -46,7 +47,7 @@ from transom.serving.engines.wire import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Answer = Callable[[dict[str, Any], Send], Any]
+Answer = Callable[[Json, Send], Any]
 
 
 def create_engine_app(
@@ -63,17 +64,15 @@ def create_engine_app(
             f"the engine tells {generator.feature_size} features a token; at most {limits.features} are sent"
         )
 
-    async def answer(body: dict[str, Any], send: Send) -> None:
+    async def answer(body: Json, send: Send) -> None:
         work = parse_completion(body, generator, limits)
         await (_stream if work.asked.stream else _complete)(generator, work, send)
 
     async def models(_request: Request) -> Response:
-        card: dict[str, Any] = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
+        card: Json = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
         card["max_model_len"] = generator.context_tokens
-        if generator.embedding_size is not None:
-            card["hidden_size"] = generator.embedding_size
-        if generator.feature_size:
-            card["state_features"] = generator.feature_size
+        told = {"hidden_size": generator.embedding_size, "state_features": generator.feature_size or None}
+        card |= {name: size for name, size in told.items() if size is not None}
         return JSONResponse({"object": "list", "data": [card]})
 
     async def healthz(_request: Request) -> Response:
@@ -152,17 +151,18 @@ async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tu
 
 class _Choice:
     def __init__(self, index: int, work: Work, tokenizer: Tokenizer | None) -> None:
-        self.index, self._asked, self._tokenizer = index, work.asked, tokenizer
+        self.index = index
+        self._asked = work.asked
+        self._tokenizer = tokenizer
         self._decoder: Any = None
         if tokenizer is not None:
             from tokenizers.decoders import DecodeStream
 
             self._decoder = DecodeStream(skip_special_tokens=True)
 
-    def render(self, step: Step) -> dict[str, Any]:
-        """The choice object for the ids of a step; for a whole answer, of all its steps joined."""
+    def render(self, step: Step) -> Json:
         shown = step.ids[:-1] if step.finish_reason == "stop" else step.ids
-        choice: dict[str, Any] = {
+        choice: Json = {
             "index": self.index,
             "text": self._text(shown),
             "logprobs": self._logprobs(step) if step.logprobs else None,
@@ -184,7 +184,7 @@ class _Choice:
             return f"token_id:{token_id}"
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
-    def _logprobs(self, step: Step) -> dict[str, Any]:
+    def _logprobs(self, step: Step) -> Json:
         return {
             "tokens": [self._name(i) for i in step.ids],
             "token_logprobs": [entry.logprob for entry in step.logprobs],
@@ -195,7 +195,7 @@ class _Choice:
 _serial = count()
 
 
-def _head(generator: Generator) -> dict[str, Any]:
+def _head(generator: Generator) -> Json:
     created = time.time()
     identity = f"cmpl-{int(created)}-{next(_serial)}"
     return {"id": identity, "object": "text_completion", "created": int(created), "model": generator.model}

@@ -152,8 +152,6 @@ def _check_parts(gateway: Gateway) -> None:
 
 
 class _Trust:
-    """Writes into every response header what the evidence of this gateway and of its engine can prove."""
-
     def __init__(self, app: ASGIApp, own: Trust | None, engines: Callable[[], Trust] | None) -> None:
         self._app, self._own, self._engines = app, own, engines
 
@@ -216,7 +214,9 @@ class _Endpoint:
     """A generation endpoint as raw ASGI: it stops the engine when the client leaves."""
 
     def __init__(self, gateway: Gateway, name: str, model: type[AnyRequest]) -> None:
-        self._gateway, self._name, self._model = gateway, name, model
+        self._gateway = gateway
+        self._name = name
+        self._model = model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = await answered(send, partial(self._answer, scope, receive), _failure)

@@ -123,7 +123,8 @@ class Exchange:
         Leaving early, or when every choice has ended, cancels the engine.
         """
         unfinished, chars = len(self.choices), 0
-        substitution, annotations = self.gateway.substitution, self.annotations
+        substitution = self.gateway.substitution
+        annotations = self.annotations
         with self.gateway.metrics.step("engine"):
             async with aclosing(self.gateway.engine.generate(self.call)) as deltas:
                 async for delta in deltas:

@@ -138,7 +138,6 @@ def _check_content(way: _Way, fields: Fields) -> None:
 
 
 def _encode(way: _Way, fields: Fields | None) -> list[Encoded]:
-    """The prompts as the engine gets them; empty for an engine that takes chat messages as text."""
     tokenizer, request = way.gateway.tokenizer, way.request
     if way.gateway.engine.takes == "text" or tokenizer is None:
         return []
@@ -177,7 +176,6 @@ def _call(way: _Way, encoded: Sequence[Encoded], fields: Fields, features: int) 
 
 
 def _answer_tokens(way: _Way, prompt_tokens: int) -> int:
-    """The limit on the answer. Raises RefusedError when prompt and answer do not fit."""
     config = way.gateway.config
     context_tokens = way.card.context_tokens
     default = config.answer_tokens if way.request.chat else COMPLETION_TOKENS
