@@ -123,7 +123,7 @@ class ChatTokenizer:
         """
         rendered = self._render(messages)
         plan = self._planned(rendered.pieces)
-        text = "".join([rendered.hidden[part] if isinstance(part, int) else part for part in plan.pieces])
+        text = Rendered(plan.pieces, rendered.hidden).text
         ids = self._encode(text, [(text, f"messages[{i}].content") for i, (_, text) in enumerate(messages)])
         return Encoded(rendered.text, (*plan.head_ids, *ids, *plan.tail_ids))
 
