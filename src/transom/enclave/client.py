@@ -19,7 +19,8 @@ from transom.enclave import release
 from transom.enclave.evidence import NONCE_BYTES, TRUST, Trust, enclave_fields, report_data
 from transom.enclave.release import Binding, MessageError
 from transom.errors import BrokerError, EvidenceError
-from transom.net.ask import JsonClient, LongAnswerError
+from transom.net.ask import JsonClient
+from transom.net.http import LongAnswerError
 from transom.net.urls import split_url
 
 if TYPE_CHECKING:
