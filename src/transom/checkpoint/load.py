@@ -64,7 +64,9 @@ def load(
     if found.kind == "gguf":
         gguf_model(read_gguf_head(found.path))  # may be refused, and costs less than the libraries
     transformers, torch = libraries()
-    _check_device(torch, dtype, device)
+    if dtype not in get_args(Dtype):
+        raise MisconfiguredError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    check_device(device)
     tokenizer = _tokenizer(found)  # which may be refused and costs less than the weights
     try:
         model = _read(found, transformers, torch, getattr(torch, dtype), task, num_labels)
@@ -85,9 +87,10 @@ def load(
     return Checkpoint(model.to(device).eval(), tokenizer, found)
 
 
-def _check_device(torch: Any, dtype: str, device: str) -> None:
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise MisconfiguredError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+def check_device(device: str) -> None:
+    """Raises MisconfiguredError unless torch can hold a tensor there."""
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):

@@ -13,6 +13,7 @@ Shapes: E experts, H heads, K head width.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from transom.checkpoint.families import FAMILIES
 from transom.checkpoint.gguf_rope import llama3_divisors
 from transom.checkpoint.resolve import resolved_config
 from transom.checkpoint.source import check, find, read_json
-from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError, NotYetError
+from transom.errors import CheckpointError, MisconfiguredError, NotYetError, extra
 from transom.files import growing
 from transom.obfuscation import gguf_latent
 from transom.obfuscation.attention import groups, head_width
@@ -103,8 +104,9 @@ def _write(
         _describe(gguf, writer, config, kind)
         _vocabulary(writer, config, ends)
         for tensor in tensors:
-            size_bytes, number = _size_bytes(gguf, tensor), _type(gguf, tensor)
-            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size_bytes, number)
+            kind_id = _type(gguf, tensor)
+            size_bytes = math.prod(gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind_id))
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size_bytes, kind_id)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -117,11 +119,9 @@ def _write(
 
 
 def _library() -> Any:
-    try:
+    with extra("models", "gguf and torch"):
         import gguf
         import torch  # noqa: F401  reads bfloat16, which numpy does not know
-    except ImportError:
-        raise MissingExtraError("models", "gguf and torch") from None
     return gguf
 
 
@@ -137,9 +137,9 @@ def _is_latent(config: Mapping[str, Any]) -> bool:
 
 def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> Iterator[_Tensor]:
     """Every tensor of the folder in its order, experts of one layer and part together."""
-    names = gguf.get_tensor_name_map(
-        _architecture(gguf, config["model_type"]), int(config["num_hidden_layers"])
-    )
+    wanted = FAMILIES[config["model_type"]].gguf
+    architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
+    names = gguf.get_tensor_name_map(architecture, int(config["num_hidden_layers"]))
     found: dict[str, dict[int, tuple[str, Entry]]] = {}
     for name, entry in locate(folder).items():
         target, expert = _target(names, name)
@@ -158,11 +158,6 @@ def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> I
         yield _Tensor(target, shape, sources, _heads(target, config), _kind(target, shape, kind))
 
 
-def _architecture(gguf: Any, model_type: str) -> Any:
-    wanted = FAMILIES[model_type].gguf
-    return next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
-
-
 def _target(names: Any, name: str) -> tuple[str, int]:
     """The tensor's name in llama.cpp, and which expert it is (-1: none). Raises NotYetError."""
     expert = _EXPERT.search(name)
@@ -176,11 +171,8 @@ def _target(names: Any, name: str) -> tuple[str, int]:
 def _heads(target: str, config: Mapping[str, Any]) -> int:
     if FAMILIES[config["model_type"]].gguf != "llama":
         return 0
-    heads = int(config["num_attention_heads"])
-    part = target.split(".")[-2]
-    if part == "attn_k":
-        return groups(config)[0]
-    return heads if part == "attn_q" else 0
+    heads = {"attn_q": int(config["num_attention_heads"]), "attn_k": groups(config)[0]}
+    return heads.get(target.split(".")[-2], 0)
 
 
 def _kind(target: str, shape: tuple[int, ...], kind: str) -> str:
@@ -197,11 +189,6 @@ def _kind(target: str, shape: tuple[int, ...], kind: str) -> str:
 
 def _type(gguf: Any, tensor: _Tensor) -> Any:
     return gguf.GGMLQuantizationType[tensor.kind.upper()]
-
-
-def _size_bytes(gguf: Any, tensor: _Tensor) -> int:
-    block, block_bytes = gguf.GGML_QUANT_SIZES[_type(gguf, tensor)]
-    return int(np.prod(tensor.shape, dtype=np.int64)) // int(block) * int(block_bytes)
 
 
 def _encoded(gguf: Any, tensor: _Tensor) -> np.ndarray:

@@ -12,11 +12,11 @@ Legend: d plain width, w obfuscated width, n the other dimension of a weight. Hu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from transom.errors import MisconfiguredError
-from transom.obfuscation.task import Context, Task
+from transom.obfuscation.task import Context, Made, Task
 
 if TYPE_CHECKING:
     import torch
@@ -104,10 +104,10 @@ def norm_tasks(layer: int) -> tuple[Task, ...]:
     return tuple(Task((name,), (name,), "norm", layer) for name in names)
 
 
-def norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def norm(context: Context, weight_d: Tensor) -> Made:
     """The norm's weight [w]: kappa everywhere. Raises MisconfiguredError without a usable kappa."""
-    (name,) = task.outputs
+    (name,) = context.task.outputs
     kappa = context.kappas.get(name, 0.0)
     if not 0 < kappa < float("inf"):
         raise MisconfiguredError(f"{name} has no positive kappa; calibrate on this checkpoint")
-    return {name: tensors[name].new_full((context.space.width,), kappa)}
+    return (weight_d.new_full((context.space.width,), kappa),)

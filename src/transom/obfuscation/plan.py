@@ -38,14 +38,8 @@ COMPONENTS: dict[str, Transform] = {
     "embedding": embedding.embedding,
     "head": embedding.head,
     "norm": norms.norm,
-    "attention.query": attention.query,
-    "attention.key": attention.key,
-    "attention.value": attention.value,
-    "attention.output": attention.output,
-    "attention.head_norm": attention.head_norm,
-    "feedforward.gate": feedforward.gate,
-    "feedforward.up": feedforward.up,
-    "feedforward.down": feedforward.down,
+    **attention.COMPONENTS,
+    **feedforward.COMPONENTS,
     **moe.COMPONENTS,
     **mla.COMPONENTS,
 }
@@ -127,9 +121,14 @@ def run(
         finite = finite and place is None
         local = task.component in _ROW_BY_ROW and name == task.sources[0] and "shared_experts" not in name
         if place is not None and not local:
-            _refuse_not_finite(name, place)
+            raise CheckpointError(
+                f"{name} holds a number that is not finite at {list(place)}, which spoils every answer; "
+                "restore the checkpoint"
+            )
     with torch.no_grad():
-        made = COMPONENTS[task.component](task, tensors, Context(space, config, kappas))
+        sources = (tensors[name] for name in task.sources)
+        outputs = COMPONENTS[task.component](Context(task, space, config, kappas), *sources)
+    made = dict(zip(task.outputs, outputs, strict=True))
     for name, tensor in made.items():
         if finite and norms.not_finite(tensor) is not None:
             raise CheckpointError(
@@ -137,13 +136,6 @@ def run(
                 "save the checkpoint as bfloat16 or float32"
             )
     return made
-
-
-def _refuse_not_finite(name: str, place: tuple[int, ...]) -> NoReturn:
-    raise CheckpointError(
-        f"{name} holds a number that is not finite at {list(place)}, which spoils every answer; "
-        "restore the checkpoint"
-    )
 
 
 def obfuscate_state(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import read_safetensors_head
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import MisconfiguredError, extra
 from transom.files import file_sha256, whole, write_file
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.memory import Shared, share
@@ -148,10 +148,8 @@ def write_all_ray(work: Work, shards: Sequence[Shard], address: str) -> Iterator
 
     Raises MissingExtraError, MisconfiguredError (no cluster at `address`).
     """
-    try:
+    with extra("cluster", "ray"):
         import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise MissingExtraError("cluster", "ray") from None
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -32,12 +32,14 @@ class Task:
 class Context:
     """What a transform needs beside its tensors. `kappas`: the weight of each norm, by its tensor name."""
 
+    task: Task
     space: Space
     config: Config
     kappas: Mapping[str, float]
 
 
-Transform = Callable[[Task, Mapping[str, "Tensor"], Context], "dict[str, Tensor]"]
+Made = tuple["Tensor", ...]  # a task's outputs, in its order
+Transform = Callable[..., Made]  # of the context, and of the task's sources one by one
 Planner = Callable[[Config, int], tuple[Task, ...]]  # of one layer
 
 

@@ -27,9 +27,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.load import check_device
 from transom.checkpoint.source import INDEX_FILE, read_json
 from transom.errors import MisconfiguredError
-from transom.files import file_sha256, sync, write_file
+from transom.files import file_sha256, sync, whole
 from transom.obfuscation.card import CARD_FILE, Card, verify_card, write_card
 from transom.obfuscation.client import host_files
 from transom.obfuscation.keyfile import KeyFile
@@ -72,7 +73,9 @@ def obfuscate(
     out = Path(out)
     key.require_source(plain.fingerprint)
     refuse_taken(out, resume)
-    _check_place(workers, device)
+    if workers < 1:
+        raise MisconfiguredError(f"workers must be at least 1, got {workers}")
+    check_device(device)
     try:
         with _partial_folder(out, resume) as partial:
             card = _finished(partial, plain, key)
@@ -86,7 +89,9 @@ def obfuscate(
                     if cluster is None
                     else write_all_ray(work, left, cluster)
                 )
-                _follow(names, len(shards), len(left), progress)
+                for number, _ in enumerate(names, len(shards) - len(left) + 1):
+                    if progress:
+                        progress(number / len(shards))
                 card = _write_rest(partial, plain, key, shards, rest)
             _publish(partial, out)
             return card
@@ -136,11 +141,9 @@ def _work(
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Write a file of the working folder. Raises OSError: that folder may be gone when the error is told."""
-    try:
-        write_file(path, data)
-    except MisconfiguredError as error:
-        raise error.__context__ or error from None
+    """Write a file of the working folder, which may be gone when the error is told. Raises OSError."""
+    with whole(path, mode=0o644) as draft:
+        draft.write_bytes(data)
 
 
 def _cannot_write(out: Path, error: OSError) -> MisconfiguredError:
@@ -149,17 +152,6 @@ def _cannot_write(out: Path, error: OSError) -> MisconfiguredError:
     return MisconfiguredError(
         f"cannot write {out} ({error.strerror}); free the disk or choose another folder{done}"
     )
-
-
-def _check_place(workers: int, device: str) -> None:
-    import torch
-
-    if workers < 1:
-        raise MisconfiguredError(f"workers must be at least 1, got {workers}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise MisconfiguredError(f"device {device!r} is not usable here; use cpu") from None
 
 
 def partial_path(out: Path) -> Path:
@@ -252,12 +244,6 @@ def _record(partial: Path, shard: Shard) -> Path:
     return partial / _PROGRESS / f"{shard.file}.json"
 
 
-def _follow(names: Iterator[str], count: int, left: int, progress: Callable[[float], None] | None) -> None:
-    for number, _ in enumerate(names, count - left + 1):
-        if progress:
-            progress(number / count)
-
-
 def _rest(plain: Plain, key: KeyFile) -> dict[str, bytes]:
     """The files beside the weights and their index, made before a tensor is read: they may be refused."""
     tau_V = token_map(key.secret, plain.vocabulary)
@@ -301,11 +287,8 @@ def _finished(partial: Path, plain: Plain, key: KeyFile) -> Card | None:
         card = verify_card(partial, key, beside=(_PROGRESS,))
     except MisconfiguredError:
         return None
-    return (
-        card
-        if (card.source, card.settings) == (plain.fingerprint, dataclasses.asdict(key.settings))
-        else None
-    )
+    wanted = (plain.fingerprint, dataclasses.asdict(key.settings))
+    return card if (card.source, card.settings) == wanted else None
 
 
 def _publish(partial: Path, out: Path) -> None:
