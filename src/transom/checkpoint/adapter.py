@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.families import family_of
 from transom.checkpoint.source import read_json
-from transom.errors import CheckpointError, MissingExtraError, NotYetError
+from transom.errors import CheckpointError, NotYetError, extra
 
 if TYPE_CHECKING:
     import torch
@@ -50,9 +50,17 @@ class Adapter:
 def read_adapter(folder: str | Path) -> Adapter:
     """The adapter in `folder`. Raises CheckpointError (absent, broken, a pickle), NotYetError (not LoRA)."""
     folder = Path(folder)
-    config = read_json(folder / "adapter_config.json")
+    config = _lora_config(folder)
     scale = _scale(folder, config)
     return Adapter(_pairs(folder / _WEIGHTS, _tensors(folder), config["r"]), scale)
+
+
+def _lora_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
+        kind = f"{config.get('peft_type')!r} with bias {config.get('bias')!r}"
+        raise NotYetError(f"{folder} is an adapter of type {kind}; known: LORA with bias 'none'")
+    return config
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -71,9 +79,6 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _scale(folder: Path, config: dict[str, Any]) -> float:
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        kind = f"{config.get('peft_type')!r} with bias {config.get('bias')!r}"
-        raise NotYetError(f"{folder} is an adapter of type {kind}; known: LORA with bias 'none'")
     if used := [name for name in _UNKNOWN if config.get(name)]:
         raise NotYetError(
             f"{folder} uses {', '.join(used)}, which is not known here; merge it with peft first"
@@ -125,10 +130,7 @@ def applied(model: Any, adapter: Adapter) -> Iterator[None]:
 def _weight(model: Any, name: str, a_RD: torch.Tensor, b_OR: torch.Tensor) -> Any:
     from torch import nn
 
-    try:
-        layer = model.get_submodule(name)
-    except AttributeError:
-        layer = None
+    layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, nn.Linear):
         raise CheckpointError(f"the base model has no linear layer {name!r}; is it this adapter's base?")
     wanted = (b_OR.shape[0], a_RD.shape[1])
@@ -153,11 +155,9 @@ def attach(
     already there), MissingExtraError.
     """
     folder = Path(folder)
-    try:
+    with extra("models", "peft and torch"):
         import peft
         import torch
-    except ImportError:
-        raise MissingExtraError("models", "peft and torch") from None
     _check_beyond(folder, {field.name for field in fields(peft.LoraConfig)})
     if hasattr(model, "peft_config"):
         raise NotYetError("the model has an adapter already; detach it first")
@@ -194,10 +194,7 @@ def detach(model: PreTrainedModel) -> None:
 
 
 def _check_beyond(folder: Path, known: set[str]) -> None:
-    config = read_json(folder / "adapter_config.json")
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        kind = f"{config.get('peft_type')!r} with bias {config.get('bias')!r}"
-        raise NotYetError(f"{folder} is an adapter of type {kind}; known: LORA with bias 'none'")
+    config = _lora_config(folder)
     if config.get("init_lora_weights") not in _PLAIN_STARTS:
         raise NotYetError(
             f"{folder} started from {str(config['init_lora_weights'])[:40]!r}, which changes the base model; "

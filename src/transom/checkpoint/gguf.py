@@ -10,6 +10,7 @@ a tokenizer's hundred thousand strings, which is what the gateway's cold start w
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import struct
@@ -52,10 +53,7 @@ class GgufTensor:
     def size_bytes(self) -> int:
         """What its values take in the file."""
         _, block, block_bytes = TYPES[self.type_id]
-        elements = 1
-        for side in self.shape:
-            elements *= side
-        return elements // block * block_bytes
+        return math.prod(self.shape) // block * block_bytes
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,8 @@ class Part:
 
 @dataclass(frozen=True)
 class GgufModel:
-    """The class of a head in transformers, its settings, and the parts of each weight by its name there."""
+    """The settings of a head's class in transformers, and the parts of each weight by its name there."""
 
-    class_name: str
     settings: Mapping[str, Any]
     weights: Mapping[str, tuple[Part, ...]]
 
@@ -52,10 +51,10 @@ def gguf_config(head: GgufHead) -> Settings:
     Raises NotYetError (an architecture, key, tensor or scaling that is not read, by name), CheckpointError
     (values that no model has, missing tensors, wrong shapes), MissingExtraError.
     """
-    from transom.checkpoint.resolve import flattened
+    from transom.checkpoint.resolve import causal_class, flattened
 
-    model = gguf_model(head)
-    return flattened(class_config(model)) | {"architectures": [model.class_name]}
+    config = class_config(gguf_model(head))
+    return flattened(config) | {"architectures": [causal_class(config.model_type)]}
 
 
 def class_config(model: GgufModel) -> Any:
@@ -66,8 +65,9 @@ def class_config(model: GgufModel) -> Any:
     try:
         return transformers.CONFIG_MAPPING[model.settings["model_type"]](**model.settings)
     except (KeyError, TypeError, ValueError) as error:
+        kind = model.settings["model_type"]
         raise NotYetError(
-            f"the installed transformers does not take this {model.class_name} ({type(error).__name__})"
+            f"the installed transformers does not take this {kind!r} ({type(error).__name__})"
         ) from error
 
 
@@ -89,10 +89,10 @@ def _model(head: GgufHead) -> GgufModel:
         )
     check_general(head)
     keys = Keys(head, architecture)
-    class_name, settings, sizes = ARCHITECTURES[architecture](keys, head)
+    settings, sizes = ARCHITECTURES[architecture](keys, head)
     settings |= token_ids(head, settings["vocab_size"]) | {"dtype": "float32"}
     keys.finish()
-    return GgufModel(class_name, settings, _weights(head, settings, sizes))
+    return GgufModel(settings, _weights(head, settings, sizes))
 
 
 def _weights(head: GgufHead, settings: Settings, sizes: Mapping[str, int]) -> dict[str, tuple[Part, ...]]:

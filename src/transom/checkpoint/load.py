@@ -152,17 +152,18 @@ def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
     described = gguf_model(head)
     config = class_config(described)
     with no_init_weights():
-        model = getattr(transformers, described.class_name)._from_config(config, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    class_name = type(model).__name__
     wanted = model.state_dict()
     if config.tie_word_embeddings:
         del wanted["lm_head.weight"]
     if wanted.keys() != described.weights.keys():
         differing = sorted(wanted.keys() ^ described.weights.keys())
-        raise NotYetError(f"{described.class_name} has not the weights of {path}, such as {differing[0]!r}")
+        raise NotYetError(f"{class_name} has not the weights of {path}, such as {differing[0]!r}")
     with torch.no_grad():
         for name, values in gguf_weights(head, described):
             if values.shape != wanted[name].shape:
-                raise NotYetError(f"{path}: {described.class_name} has another shape for {name!r}")
+                raise NotYetError(f"{path}: {class_name} has another shape for {name!r}")
             wanted[name].copy_(values)
     model.tie_weights()
     return model

@@ -23,7 +23,7 @@ from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
 from transom.checkpoint.spare import is_spare
 from transom.checkpoint.structure import check_structure, check_values
-from transom.errors import CheckpointError, MissingExtraError, NotYetError
+from transom.errors import CheckpointError, NotYetError, extra
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 _SIDES = (
@@ -48,11 +48,9 @@ _NOT_THE_MODELS = (
 
 def libraries() -> tuple[Any, Any]:
     """(transformers, torch), the former silent. Raises MissingExtraError."""
-    try:
+    with extra("models", "torch and transformers"):
         import torch
         import transformers
-    except ImportError:
-        raise MissingExtraError("models", "torch and transformers") from None
     transformers.utils.logging.set_verbosity(logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return transformers, torch
@@ -119,7 +117,7 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
         setattr(config, f"_{name}_implementation_internal", None)
     if getattr(config, "quantization_config", None) == {}:
         del config.quantization_config
-    config.architectures = _architectures(config, transformers)
+    config.architectures = _architectures(config)
     if config.pad_token_id == -1:  # engines take it for none
         config.pad_token_id = None
     check_structure(file, raw, flattened(config))
@@ -216,11 +214,17 @@ def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
     return bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in tensors
 
 
-def _architectures(config: Any, transformers: Any) -> list[str] | None:
+def causal_class(kind: str) -> str:
+    """The name of a model_type's class of language models. Raises MissingExtraError."""
+    transformers, _torch = libraries()
+    return str(transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind])
+
+
+def _architectures(config: Any) -> list[str] | None:
     """The class's name: by its present name, and where a decoder names none, that of its language model."""
     names = config.architectures
     if not names and config.model_type in CHECKED:
-        return [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
+        return [causal_class(config.model_type)]
     return [_OLD_NAMES.get(name, name) for name in names] if names else names
 
 

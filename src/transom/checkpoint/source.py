@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 
 from transom.checkpoint.gguf import read_gguf_head
 from transom.config import load_json
-from transom.errors import CheckpointError, MissingExtraError
+from transom.errors import CheckpointError, extra
 
 DEFAULT_MODEL = "smollm2"
 INDEX_FILE = "model.safetensors.index.json"
@@ -110,10 +110,8 @@ def _only_gguf(path: Path) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    try:
+    with extra("models", "huggingface_hub"):
         from huggingface_hub import snapshot_download
-    except ImportError:
-        raise MissingExtraError("models", "huggingface_hub") from None
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except Exception as error:

@@ -49,9 +49,8 @@ def tiny_llama(folder: Path, *, architecture: str = "Llama", seed: int = 0, **co
     transformers, _torch = libraries()
     tokenizer = _byte_level(_CHAT_SPECIALS)
     ids = {f"{role}_id": tokenizer.token_to_id(text) for role, text in _CHAT_SPECIALS.items()}
-    options = (
-        _SMALL | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256} | ids | config
-    )
+    options = _SMALL | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+    options |= ids | config
     options["vocab_size"] = tokenizer.get_vocab_size()
     settings = getattr(transformers, f"{architecture}Config")(**options)
     _save(getattr(transformers, f"{architecture}ForCausalLM"), settings, seed, folder)
@@ -75,9 +74,7 @@ def _save(model_class: Any, config: Any, seed: int, folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(config)
-        for (
-            parameter
-        ) in model.parameters():  # wider than the default, so that answers depend on their prompts
+        for parameter in model.parameters():  # wider than usual: answers must depend on their prompts
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
     folder.mkdir(parents=True, exist_ok=True)
