@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.families import family_of
-from transom.checkpoint.source import read_json
+from transom.checkpoint.source import damaged, read_json
 from transom.errors import CheckpointError, NotYetError, extra
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _scale(folder: Path, config: dict[str, Any]) -> float:
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{folder}: r must be a positive integer and lora_alpha a number; restore it")
+        raise damaged(f"{folder}: r must be a positive integer and lora_alpha a number")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -100,10 +100,10 @@ def _pairs(
     for layer in sorted(layers):
         a_RD, b_OR = (tensors.get(layer + end) for end in _ENDS)
         if a_RD is None or b_OR is None or a_RD.ndim != 2 or b_OR.ndim != 2:
-            raise CheckpointError(f"{file}: {layer!r} lacks one of its two factors; restore it")
+            raise damaged(f"{file}: {layer!r} lacks one of its two factors")
         if not a_RD.shape[0] == b_OR.shape[1] == rank:
             shapes = f"{tuple(a_RD.shape)} and {tuple(b_OR.shape)}"
-            raise CheckpointError(f"{file}: {layer!r} has factors {shapes}, not of rank {rank}; restore it")
+            raise damaged(f"{file}: {layer!r} has factors {shapes}, not of rank {rank}")
         if not (a_RD.isfinite().all() and b_OR.isfinite().all()):
             raise CheckpointError(f"{file}: {layer!r} holds values that are not finite")
         pairs[layer.removeprefix(_PREFIX)] = (a_RD.float(), b_OR.float())

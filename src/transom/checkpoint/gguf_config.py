@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transom.checkpoint.families import FAMILIES
-from transom.checkpoint.gguf import ROPE_TENSORS, TYPES, GgufHead, GgufTensor
+from transom.checkpoint.gguf import ROPE_TENSORS, TYPES, GgufHead, GgufTensor, broken
 from transom.checkpoint.gguf_families import ARCHITECTURES, Settings
 from transom.checkpoint.gguf_keys import Keys, check_general, token_ids
 from transom.checkpoint.gguf_models import Row
@@ -123,7 +123,7 @@ def _check_names(
     somewhere = {row.stored for stored, _, row in placed if stored in found}
     for stored, _, row in placed:
         if stored not in found and (row.absent != "zeros" or row.stored in somewhere):
-            raise CheckpointError(f"the GGUF lacks the tensor {stored!r}; download it again")
+            raise broken(f"the GGUF lacks the tensor {stored!r}")
 
 
 def _placed(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Placed]:

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 
 from transom.checkpoint.families import FAMILIES
-from transom.checkpoint.gguf import GgufHead
+from transom.checkpoint.gguf import GgufHead, broken
 from transom.checkpoint.gguf_keys import Keys
 from transom.checkpoint.gguf_rope import rope_parameters
-from transom.errors import CheckpointError, NotYetError
+from transom.errors import NotYetError
 
 Settings = dict[str, Any]
 _FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
@@ -36,9 +36,9 @@ def _base(keys: Keys, head: GgufHead, *, some: bool = False) -> tuple[Settings, 
     if value_width != head_width:
         raise NotYetError(f"keys of width {head_width} with values of width {value_width} are not read")
     if heads % groups or rotated % 2 or rotated > head_width or (rotated != head_width and not some):
-        raise CheckpointError(
+        raise broken(
             f"the GGUF has {heads} heads of {head_width}, {rotated} of them rotated, on {groups} key-value "
-            "heads, which no model of its architecture has; download it again"
+            "heads, which no model of its architecture has"
         )
     settings, sizes = _outer(keys, head, width)
     settings |= {
@@ -55,10 +55,10 @@ def _outer(keys: Keys, head: GgufHead, width: int) -> tuple[Settings, dict[str, 
     """What has nothing to do with heads."""
     names = {tensor.name: tensor.shape for tensor in head.tensors}
     if "token_embd.weight" not in names:
-        raise CheckpointError("the GGUF lacks the tensor 'token_embd.weight'; download it again")
+        raise broken("the GGUF lacks the tensor 'token_embd.weight'")
     rows = names["token_embd.weight"][-1]
     if keys.get("vocab_size", rows) != rows:
-        raise CheckpointError(f"the GGUF says another vocab_size than its {rows} rows; download it again")
+        raise broken(f"the GGUF says another vocab_size than its {rows} rows")
     keys.require("attention.causal", True)
     keys.require("pooling_type", 0)
     keys.require("tensor_data_layout", "Meta AI original pth")  # a remark of old converters
@@ -237,7 +237,7 @@ def _latent_attention(keys: Keys, head: GgufHead, width: int, heads: int) -> tup
     stored = [keys.whole("attention.head_count_kv", heads)]
     stored += [keys.whole(f"attention.{x}_length", width // heads) for x in ("key", "value")]
     if stored != ([1, rank + position, rank] if parted else [heads, key, value]):
-        raise CheckpointError(f"the GGUF has the latent sizes {stored}, which do not fit; download it again")
+        raise broken(f"the GGUF has the latent sizes {stored}, which do not fit")
     query_rank = keys.whole("attention.q_lora_rank") if _has(head, r"attn_q_a\.weight") else 0
     keys.require("attention.q_lora_rank", query_rank)
     plain = key - position
@@ -272,7 +272,7 @@ def _latent_experts(keys: Keys, sigmoid: bool, layers: int) -> Settings:
     if sigmoid:
         used = keys.whole("expert_group_used_count", 0, low=0) or int(groups == 1)
         if count % groups or not 1 <= used <= groups:
-            raise CheckpointError(f"the GGUF has {count} experts in {groups} groups; download it again")
+            raise broken(f"the GGUF has {count} experts in {groups} groups")
         return settings | {"n_group": groups, "topk_group": used, "num_nextn_predict_layers": 0}
     keys.require("expert_group_used_count", 0, 1)
     if groups != 1 or settings["norm_topk_prob"]:

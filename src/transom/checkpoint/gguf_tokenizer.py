@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.gguf import GgufHead, read_gguf_head
+from transom.checkpoint.gguf import GgufHead, broken, read_gguf_head
 from transom.checkpoint.gguf_ends import CONTROL_TEXTS, FILL_ROLES, end_ids
 from transom.checkpoint.gguf_splits import SPLIT_RULES, SplitRule
 from transom.checkpoint.tokenizer import TokenizerFiles
@@ -121,7 +121,7 @@ class _Keys:
 
     def broken(self, name: str, what: str) -> CheckpointError:
         """The error that says what is wrong with a key."""
-        return CheckpointError(f"{self.path}: {self._full(name)} {what}; download it again")
+        return broken(f"{self.path}: {self._full(name)} {what}")
 
     def unread(self, what: str) -> NotYetError:
         """The error that says what is not done here."""
@@ -172,9 +172,9 @@ def _retyped(types: list[int], ids: dict[str, int], roles: dict[str, int]) -> li
 def _check_embedding(path: Path, head: GgufHead, tokens: int) -> None:
     for tensor in head.tensors:
         if tensor.name == "token_embd.weight" and tensor.shape[-1] != tokens:
-            raise CheckpointError(
+            raise broken(
                 f"{path}: the vocabulary has {tokens} tokens, the embedding {tensor.shape[-1]} rows: they "
-                "belong to different models; download it again"
+                "belong to different models"
             )
 
 

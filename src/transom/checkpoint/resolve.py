@@ -20,7 +20,7 @@ from typing import Any
 
 from transom.checkpoint.families import CHECKED, family_of
 from transom.checkpoint.gguf import read_gguf_head
-from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
+from transom.checkpoint.source import Source, Stored, damaged, read_json, stored_tensors
 from transom.checkpoint.spare import is_spare
 from transom.checkpoint.structure import check_structure, check_values
 from transom.errors import CheckpointError, NotYetError, extra
@@ -106,7 +106,7 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
     raw = read_json(file)
     kind = raw.get("model_type")
     if not isinstance(kind, str):
-        raise CheckpointError(f"{file} names no model_type; restore it")
+        raise damaged(f"{file} names no model_type")
     if kind not in transformers.CONFIG_MAPPING:
         raise NotYetError(f"{file}: the installed transformers does not know the model_type {kind[:80]!r}")
     check_values(file, raw)
@@ -140,9 +140,9 @@ def model_class(source: Source, config: Any) -> Any:
         )
     own: Any = found
     if own.config_class is not type(config):
-        raise CheckpointError(
+        raise damaged(
             f"{source.path}/config.json says model_type {config.model_type!r}, whose class is not that of "
-            f"the architecture {names[0]!r}; restore it"
+            f"the architecture {names[0]!r}"
         )
     return own
 
@@ -248,9 +248,9 @@ def _as_class(folder: Path, transformers: Any) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each class has its own ways of refusing
         told = " ".join(str(error).split())[:200]
-        raise CheckpointError(
+        raise damaged(
             f"{folder / 'config.json'} is not a configuration that transformers takes "
-            f"({type(error).__name__}: {told}); restore it"
+            f"({type(error).__name__}: {told})"
         ) from None
 
 
@@ -259,12 +259,11 @@ def _check_info(folder: Path, config: Any, info: Mapping[str, Any], unread: set[
     spare = {name for name in unread if not name.startswith(further)}
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise CheckpointError(f"{folder} lacks {len(missing)} tensors, first {missing[0]!r}; restore it")
+        raise damaged(f"{folder} lacks {len(missing)} tensors, first {missing[0]!r}")
     if info["mismatched_keys"]:
         name, had, wanted = sorted(info["mismatched_keys"], key=str)[0]
-        raise CheckpointError(
-            f"{folder}: {name!r} has the shape {list(had)}, and config.json asks for {list(wanted)}; "
-            "restore it"
+        raise damaged(
+            f"{folder}: {name!r} has the shape {list(had)}, and config.json asks for {list(wanted)}"
         )
     if spare:
         raise CheckpointError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from transom.checkpoint.gguf import read_gguf_head
+from transom.checkpoint.gguf import broken, read_gguf_head
 from transom.config import load_json
 from transom.errors import CheckpointError, extra
 
@@ -35,6 +35,11 @@ _ITEM_BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+
+
+def damaged(what: str) -> CheckpointError:
+    """The error for a file that its owner may have another copy of."""
+    return CheckpointError(f"{what}; restore it")
 
 
 @dataclass(frozen=True)
@@ -138,11 +143,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a checkpoint directory holds one") from None
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({_told(error)}); restore it") from None
+        raise damaged(f"{path} is not readable JSON ({_told(error)})") from None
     if size_bytes > _MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} has {size_bytes} bytes, which is too many for JSON; restore it")
+        raise damaged(f"{path} has {size_bytes} bytes, which is too many for JSON")
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object; restore it")
+        raise damaged(f"{path} holds a JSON {type(value).__name__}, not an object")
     return value
 
 
@@ -217,17 +222,15 @@ def read_safetensors_head(path: Path) -> tuple[dict[str, Any], int]:
             whole = size_bytes >= 8 and header_bytes <= min(size_bytes - 8, _MAX_HEADER_BYTES)
             raw = file.read(header_bytes) if whole else b""
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); restore it") from None
+        raise damaged(f"{path} cannot be read ({error.strerror})") from None
     if not whole:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({size_bytes} bytes); download it again"
-        )
+        raise broken(f"{path} is not a whole safetensors file ({size_bytes} bytes)")
     try:
         header = load_json(raw.decode("utf-8"))
     except ValueError:
         header = None
     if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", {})):
-        raise CheckpointError(f"{path} has no valid safetensors header; download it again")
+        raise broken(f"{path} has no valid safetensors header")
     _check_places(path, header, size_bytes - 8 - header_bytes)
     return header, 8 + header_bytes
 
@@ -245,17 +248,17 @@ def _check_places(path: Path, header: dict[str, Any], data_bytes: int) -> None:
     """The tensors lie one after the other, each as large as its shape says, and fill the file."""
     for name, item in header.items():
         if not _is_item(item):
-            raise CheckpointError(f"{path} describes {name!r} in no way that can be read; download it again")
+            raise broken(f"{path} describes {name!r} in no way that can be read")
     end_bytes = 0
     for begin, end, name in sorted((*item["data_offsets"], name) for name, item in header.items()):
         if begin != end_bytes:
             what = "overlaps the one before it" if begin < end_bytes else "follows a gap"
-            raise CheckpointError(f"{path}: {name!r} {what} (byte {begin}); download it again")
+            raise broken(f"{path}: {name!r} {what} (byte {begin})")
         end_bytes = end
     if end_bytes != data_bytes:
-        raise CheckpointError(
+        raise broken(
             f"{path} is truncated or padded: its header describes {end_bytes} bytes of tensors, "
-            f"the file has {data_bytes}; download it again"
+            f"the file has {data_bytes}"
         )
 
 
@@ -287,7 +290,7 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
         return None
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_plain, weight_map.values())):
-        raise CheckpointError(f"{index} has no usable weight_map; restore it")
+        raise damaged(f"{index} has no usable weight_map")
     return weight_map
 
 
@@ -319,7 +322,7 @@ def _refuse_missing(folder: Path, missing: list[str]) -> NoReturn:
         if others[0].startswith("consolidated"):
             way = "convert it to transformers' format"
         raise CheckpointError(f"{folder} lacks {WEIGHTS_FILE}, and holds {others[0]}; {way}")
-    raise CheckpointError(f"{folder} lacks {', '.join(missing)}; download it again")
+    raise broken(f"{folder} lacks {', '.join(missing)}")
 
 
 def _is_plain(name: object) -> bool:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from transom.checkpoint.families import Rules, family_of
-from transom.errors import CheckpointError, NotYetError
+from transom.checkpoint.source import damaged
+from transom.errors import NotYetError
 
 _SIZES = (  # integers from 1
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -78,7 +79,7 @@ def quantised_by(raw: Mapping[str, Any]) -> str | None:
 def check_values(file: Path, raw: Mapping[str, Any]) -> None:
     """The types and bounds of sizes, before a class is given them. Raises CheckpointError."""
     if not _is_finite(raw):
-        raise CheckpointError(f"{file} holds a number that is not finite; restore it")
+        raise damaged(f"{file} holds a number that is not finite")
     for names, is_right, wanted in _KINDS:
         for name in names:
             if raw.get(name) is not None and not is_right(raw[name]):
@@ -212,13 +213,11 @@ def check_ids(file: Path, name: str, value: Any, vocabulary: int) -> None:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for one in ids:
         if type(one) is not int or not 0 <= one < vocabulary:
-            raise CheckpointError(
-                f"{file}: {name} is {str(value)[:80]}; the vocabulary has {vocabulary} ids; restore it"
-            )
+            raise damaged(f"{file}: {name} is {str(value)[:80]}; the vocabulary has {vocabulary} ids")
 
 
 def _refuse(file: Path, name: str, value: Any, wanted: str) -> NoReturn:
-    raise CheckpointError(f"{file}: {name} is {str(value)[:80]!r}; it must be {wanted}; restore it")
+    raise damaged(f"{file}: {name} is {str(value)[:80]!r}; it must be {wanted}")
 
 
 def _is_finite(value: Any) -> bool:
