@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from transom.checkpoint.families import FAMILIES
+from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf_rope import llama3_divisors
 from transom.checkpoint.resolve import resolved_config
-from transom.checkpoint.source import check, find, read_json
+from transom.checkpoint.source import check, find
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, extra
 from transom.files import growing
 from transom.obfuscation import gguf_latent
@@ -263,23 +264,14 @@ def _rope(gguf: Any, writer: Any, config: Mapping[str, Any]) -> None:
 
 def _ends(folder: Path, config: Mapping[str, Any]) -> list[int]:
     """The ids that end an answer: those of the generation settings, as in transformers, else the model's."""
-    path = folder / "generation_config.json"
-    ends = (read_json(path) if path.is_file() else {}).get("eos_token_id", config.get("eos_token_id"))
+    ends = generation_settings(folder, config["vocab_size"]).get("eos_token_id", config.get("eos_token_id"))
     ids = [] if ends is None else ends if isinstance(ends, list) else [ends]
     if not 1 <= len(ids) <= MOST_ENDS:
         raise NotYetError(
             f"no GGUF for a model with {len(ids)} ids that end an answer: llama.cpp has room for "
             f"{MOST_ENDS}, and without one takes id 11 for it; serve the folder with vLLM"
         )
-    return [_id("eos", token, config) for token in ids]
-
-
-def _id(role: str, token: object, config: Mapping[str, Any]) -> int:
-    if not isinstance(token, int) or not 0 <= token < config["vocab_size"]:
-        raise CheckpointError(
-            f"{role}_token_id holds {token!r:.40}, and there are {config['vocab_size']} ids; obfuscate again"
-        )
-    return int(token)
+    return ids
 
 
 def _vocabulary(writer: Any, config: Mapping[str, Any], ends: list[int]) -> None:
@@ -295,4 +287,4 @@ def _vocabulary(writer: Any, config: Mapping[str, Any], ends: list[int]) -> None
         writer.add_uint32(f"tokenizer.ggml.{part}_token_id", token)
     for role in ("bos", "pad"):
         if config.get(f"{role}_token_id") is not None:
-            getattr(writer, f"add_{role}_token_id")(_id(role, config[f"{role}_token_id"], config))
+            getattr(writer, f"add_{role}_token_id")(config[f"{role}_token_id"])
