@@ -20,7 +20,7 @@ Hugging Face's layout pairs (i, i + m) and stores [out, in].
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from transom.checkpoint.families import FAMILIES
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.task import Config, Context, Made, Task, Transform, attention_label, linear_task
+from transom.obfuscation.task import Config, Context, Made, Task, attention_label, linear_task
 from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
@@ -183,16 +183,14 @@ def attention_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     own = f"model.layers.{layer}.self_attn"
     before = f"model.layers.{layer}.input_layernorm.weight"
     tasks = [
-        linear_task(f"{own}.{letter}_proj", f"attention.{name}", layer, before, bias=into_bias)
-        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"))
+        linear_task(f"{own}.{letter}_proj", transform, layer, before, bias=into_bias)
+        for letter, transform in (("q", query), ("k", key), ("v", value))
     ]
-    out = linear_task(f"{own}.o_proj", "attention.output", layer, bias=into_bias)
-    tasks.append(
-        Task(out.outputs, out.outputs[:1], out.component, layer) if family.projection_biases else out
-    )
+    out = linear_task(f"{own}.o_proj", output, layer, bias=into_bias)
+    tasks.append(replace(out, sources=out.outputs[:1]) if family.projection_biases else out)
     if family.head_norms:
         names = [f"{own}.{letter}_norm.weight" for letter in "qk"]
-        tasks += [Task((name,), (name,), "attention.head_norm", layer) for name in names]
+        tasks += [Task((name,), (name,), head_norm, layer) for name in names]
     return tuple(tasks)
 
 
@@ -251,12 +249,3 @@ def writing(context: Context, change: Change, weight_dn: Tensor, *biases_d: Tens
 def _keys(context: Context) -> HeadKeys:
     head_norms = FAMILIES[context.config["model_type"]].head_norms
     return head_keys(context.space, context.config, context.task.layer, head_norms=head_norms)
-
-
-COMPONENTS: dict[str, Transform] = {
-    "attention.query": query,
-    "attention.key": key,
-    "attention.value": value,
-    "attention.output": output,
-    "attention.head_norm": head_norm,
-}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from transom.errors import CheckpointError
 from transom.obfuscation.keys import token_map
-from transom.obfuscation.norms import PIECE, not_finite, reads, wide
+from transom.obfuscation.norms import PIECE, norm, not_finite, reads, wide
 from transom.obfuscation.task import Config, Context, Made, Task
 from transom.privacy.stream import Stream
 
@@ -30,9 +30,9 @@ def table_tasks(config: Config) -> tuple[Task, ...]:
     table, last = "model.embed_tokens.weight", "model.norm.weight"
     plain_head = table if config.get("tie_word_embeddings") else "lm_head.weight"
     return (
-        Task((table,), (table,), "embedding"),
-        Task((last,), (last,), "norm"),
-        Task(("lm_head.weight",), (plain_head, last), "head"),
+        Task((table,), (table,), embedding, local=True),
+        Task((last,), (last,), norm),
+        Task(("lm_head.weight",), (plain_head, last), head, local=True),
     )
 
 

@@ -13,12 +13,11 @@ Legend: d plain width, w obfuscated width, n inner neurons.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from transom.obfuscation.keys import Space
 from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.task import Config, Context, Made, Task, Transform, feedforward_label, linear_task
+from transom.obfuscation.task import Config, Context, Made, Task, feedforward_label, linear_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +40,9 @@ def feedforward_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     own, bias = f"model.layers.{layer}.mlp", bool(config.get("mlp_bias"))
     before = f"model.layers.{layer}.post_attention_layernorm.weight"
     return (
-        linear_task(f"{own}.gate_proj", "feedforward.gate", layer, before, bias=bias),
-        linear_task(f"{own}.up_proj", "feedforward.up", layer, before, bias=bias),
-        linear_task(f"{own}.down_proj", "feedforward.down", layer, bias=bias),
+        linear_task(f"{own}.gate_proj", inwards, layer, before, bias=bias),
+        linear_task(f"{own}.up_proj", up, layer, before, bias=bias),
+        linear_task(f"{own}.down_proj", outwards, layer, bias=bias),
     )
 
 
@@ -74,8 +73,6 @@ def outwards(context: Context, weight_dn: Tensor, *biases_d: Tensor, label: Labe
     return (made, *((wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in biases_d))
 
 
-COMPONENTS: dict[str, Transform] = {
-    "feedforward.gate": inwards,
-    "feedforward.up": partial(inwards, scaled=True),
-    "feedforward.down": outwards,
-}
+def up(context: Context, *sources: Tensor) -> Made:
+    """The linear branch [n, w], and its bias if it has one."""
+    return inwards(context, *sources, scaled=True)

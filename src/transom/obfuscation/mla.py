@@ -72,22 +72,22 @@ def latent_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     own, before = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.input_layernorm.weight"
     with_bias = bool(config.get("attention_bias"))
 
-    def task(name: str, component: str, *norm: str, bias: bool = False) -> Task:
-        return linear_task(f"{own}.{name}", f"mla.{component}", layer, *norm, bias=bias)
+    def task(name: str, transform: Transform, *norm: str, bias: bool = False) -> Task:
+        return linear_task(f"{own}.{name}", transform, layer, *norm, bias=bias)
 
     inner = {part: f"{own}.{part}_a_layernorm.weight" for part in ("q", "kv")}
     tasks = [
-        task("kv_a_proj_with_mqa", "latent", before, bias=with_bias),
-        task("kv_a_layernorm", "inner_norm"),
-        task("kv_b_proj", "expand", inner["kv"]),
-        task("o_proj", "output", bias=with_bias),
+        task("kv_a_proj_with_mqa", latent, before, bias=with_bias),
+        task("kv_a_layernorm", inner_norm),
+        task("kv_b_proj", expand, inner["kv"]),
+        task("o_proj", output, bias=with_bias),
     ]
     if config.get("q_lora_rank") is None:
-        return (task("q_proj", "query", before), *tasks)
+        return (task("q_proj", query, before), *tasks)
     tasks += [
-        task("q_a_proj", "query_latent", before, bias=with_bias),
-        task("q_a_layernorm", "inner_norm"),
-        task("q_b_proj", "query_expand", inner["q"]),
+        task("q_a_proj", query_latent, before, bias=with_bias),
+        task("q_a_layernorm", inner_norm),
+        task("q_b_proj", query_expand, inner["q"]),
     ]
     return tuple(tasks)
 
@@ -178,14 +178,3 @@ def _out_of(context: Context, part: str, mixed_or: Tensor, norm_r: Tensor, dtype
 
     turn_rr = torch.from_numpy(_turn(context, part, mixed_or.shape[1])).to(mixed_or)
     return (reads(mixed_or, turn_rr.T, norm_d=norm_r, dtype=dtype),)
-
-
-COMPONENTS: dict[str, Transform] = {
-    "mla.query": query,
-    "mla.query_latent": query_latent,
-    "mla.query_expand": query_expand,
-    "mla.latent": latent,
-    "mla.expand": expand,
-    "mla.output": output,
-    "mla.inner_norm": inner_norm,
-}

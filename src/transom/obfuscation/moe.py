@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from transom.checkpoint.families import FAMILIES, Experts
 from transom.errors import CheckpointError
 from transom.obfuscation.feedforward import inwards, outwards, own_label
 from transom.obfuscation.norms import reads, wide
-from transom.obfuscation.task import Config, Context, Made, Task, Transform, feedforward_label
+from transom.obfuscation.task import Config, Context, Made, Task, feedforward_label
 from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
@@ -72,17 +72,21 @@ def mixture_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     known = FAMILIES[config["model_type"]].experts or Experts()
     own = f"model.layers.{layer}.{known.part}"
     before = f"model.layers.{layer}.post_attention_layernorm.weight"
-    router, bias = f"{own}.gate.weight", f"{own}.gate.e_score_correction_bias"
-    tasks = [Task((router,), (router, before), "moe.router", layer)]
+    scores, correction = f"{own}.gate.weight", f"{own}.gate.e_score_correction_bias"
+    tasks = [Task((scores,), (scores, before), router, layer)]
     if known.correction:
-        tasks.append(Task((bias,), (bias,), "moe.bias", layer))
+        tasks.append(Task((correction,), (correction,), bias, layer, local=True))
     experts = [f"{own}.experts.{place}" for place in range(expert_count(config))]
     experts += [f"{own}.shared_experts"] if config.get("n_shared_experts") else []
     for expert in experts:
-        for part in ("gate", "up", "down"):
-            weight = f"{expert}.{getattr(known, part)}.weight"
-            sources = (weight,) if part == "down" else (weight, before)
-            tasks.append(Task((weight,), sources, f"moe.{part}", layer))
+        local = "shared" not in expert
+        for part, transform, *norm in (
+            (known.gate, gate, before),
+            (known.up, up, before),
+            (known.down, down),
+        ):
+            weight = f"{expert}.{part}.weight"
+            tasks.append(Task((weight,), (weight, *norm), transform, layer, local))
     return tuple(tasks)
 
 
@@ -101,7 +105,7 @@ def place_experts(tasks: Iterable[Task], config: Config, secret: bytes) -> tuple
             name = task.outputs[0]
             plain = orders[task.layer][int(match[1])]
             source = f"{name[: match.start(1)]}{plain}{name[match.end(1) :]}"
-            task = Task(task.outputs, (source, *task.sources[1:]), task.component, task.layer)
+            task = replace(task, sources=(source, *task.sources[1:]))
         placed.append(task)
     return tuple(placed)
 
@@ -116,6 +120,21 @@ def router(context: Context, weight_Xd: Tensor, norm_d: Tensor) -> Made:
 def bias(context: Context, bias_X: Tensor) -> Made:
     """What is added to the scores [X] for the choice alone."""
     return (bias_X[_order(context).to(bias_X.device)],)
+
+
+def gate(context: Context, *sources: Tensor) -> Made:
+    """An expert's gate [n, w]."""
+    return inwards(context, *sources, label=_label)
+
+
+def up(context: Context, *sources: Tensor) -> Made:
+    """An expert's linear branch [n, w]."""
+    return inwards(context, *sources, label=_label, scaled=True)
+
+
+def down(context: Context, *sources: Tensor) -> Made:
+    """An expert's way back [w, n]."""
+    return outwards(context, *sources, label=_label)
 
 
 def _order(context: Context) -> Tensor:
@@ -135,12 +154,3 @@ def _label(context: Context) -> str:
             f"{name} would be made from another expert than the secret's; plan with the secret"
         )
     return f"{own_label(context)}/experts.{plain[1]}"
-
-
-COMPONENTS: dict[str, Transform] = {
-    "moe.router": router,
-    "moe.bias": bias,
-    "moe.gate": partial(inwards, label=_label),
-    "moe.up": partial(inwards, label=_label, scaled=True),
-    "moe.down": partial(outwards, label=_label),
-}

@@ -101,7 +101,7 @@ def _own(piece: Tensor) -> Tensor:
 def norm_tasks(layer: int) -> tuple[Task, ...]:
     """The two norms of a layer."""
     names = [f"model.layers.{layer}.{name}_layernorm.weight" for name in ("input", "post_attention")]
-    return tuple(Task((name,), (name,), "norm", layer) for name in names)
+    return tuple(Task((name,), (name,), norm, layer) for name in names)
 
 
 def norm(context: Context, weight_d: Tensor) -> Made:
