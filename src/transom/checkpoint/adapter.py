@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+Factors = dict[str, tuple["torch.Tensor", "torch.Tensor"]]
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _ENDS = (".lora_A.weight", ".lora_B.weight")
@@ -43,7 +44,7 @@ _PLAIN_STARTS = (None, True, False, "gaussian")  # the others (pissa, olora, ...
 class Adapter:
     """A and B by the name of their layer in the base model, and what their product is multiplied by."""
 
-    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    factors: Factors
     scale: float
 
 
@@ -89,9 +90,7 @@ def _scale(folder: Path, config: dict[str, Any]) -> float:
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _pairs(
-    file: Path, tensors: dict[str, torch.Tensor], rank: int
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(file: Path, tensors: dict[str, torch.Tensor], rank: int) -> Factors:
     """The two factors by layer, every tensor used and of the rank that the configuration names."""
     if unknown := sorted(name for name in tensors if not name.endswith(_ENDS)):
         raise NotYetError(f"{file} holds {unknown[0]!r}; known are the factors of linear layers only")

@@ -63,13 +63,14 @@ def load(
     check(found)
     if found.kind == "gguf":
         gguf_model(read_gguf_head(found.path))  # may be refused, and costs less than the libraries
-    transformers, torch = libraries()
+    _transformers, torch = libraries()
     if dtype not in get_args(Dtype):
         raise MisconfiguredError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
     check_device(device)
-    tokenizer = _tokenizer(found)  # which may be refused and costs less than the weights
+    has_tokenizer = found.kind == "gguf" or (found.path / "tokenizer.json").exists()
+    tokenizer = tokenizer_of(found) if has_tokenizer else None  # may be refused, costs less than the weights
     try:
-        model = _read(found, transformers, torch, getattr(torch, dtype), task, num_labels)
+        model = _read(found, getattr(torch, dtype), task, num_labels)
     except (CheckpointError, NotYetError):
         raise
     except Exception as error:
@@ -116,13 +117,11 @@ def _leave_gradients(model: Any, patterns: Collection[str]) -> None:
             parameter.requires_grad_(True)
 
 
-def _read(
-    found: Source, transformers: Any, torch: Any, dtype: Any, task: Task | None, num_labels: int | None
-) -> Any:
+def _read(found: Source, dtype: Any, task: Task | None, num_labels: int | None) -> Any:
     if found.kind == "gguf":
         if task not in (None, "causal-lm"):
             raise NotYetError(f"a GGUF is read as causal-lm only, not as {task}; give its source model")
-        return _read_gguf(found.path, transformers, torch, dtype)
+        return _read_gguf(found.path, *libraries(), dtype)
     tensors = stored_tensors(found.path)
     config = model_config(found, tensors)
     if num_labels is not None:
@@ -167,9 +166,3 @@ def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
             wanted[name].copy_(values)
     model.tie_weights()
     return model
-
-
-def _tokenizer(found: Source) -> TokenizerFiles | None:
-    if found.kind == "directory" and not (found.path / "tokenizer.json").exists():
-        return None
-    return tokenizer_of(found)

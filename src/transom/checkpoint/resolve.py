@@ -14,7 +14,6 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +80,8 @@ def flattened(config: Any) -> dict[str, Any]:
     record = config.to_dict()
     known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map.values())
     known |= {"model_type", "head_dim", "dtype", "quantization_config", "tie_word_embeddings"}
-    known |= {"moe_layer_freq", "scoring_func", "topk_method"}  # other engines' DeepSeek asks for them
-    known |= {"num_nextn_predict_layers"}
+    # Other engines' DeepSeek asks for these.
+    known |= {"moe_layer_freq", "scoring_func", "topk_method", "num_nextn_predict_layers"}
     flat = {name: value for name, value in record.items() if name in known and name not in _NOT_THE_MODELS}
     if flat.get("quantization_config") is None:
         flat.pop("quantization_config", None)
@@ -189,17 +188,15 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored], wanted
         ) from error
     if wanted is not None:
         trunk = f"{wanted.base_model_prefix}."
-        for what, names in info.items():
-            if what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-                info[what] = {name for name in names if _is_of(trunk, name)}
-    spare = partial(
-        is_spare,
-        kind=config.model_type,
-        trunk=model.base_model_prefix,
-        modules={name for name, _module in model.named_modules()},
-    )
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            info[what] = {name for name in info[what] if _is_of(trunk, name)}
+    made = {"trunk": model.base_model_prefix, "modules": dict(model.named_modules())}
     shapes = {name: stored.shape for name, stored in tensors.items()}  # a fused tensor has none in the file
-    unread = {name for name in info["unexpected_keys"] if not spare(name, shapes.get(name, (0,)))}
+    unread = {
+        name
+        for name in info["unexpected_keys"]
+        if not is_spare(name, shapes.get(name, (0,)), kind=config.model_type, **made)
+    }
     _check_info(source.path, config, info, unread)
 
 

@@ -131,14 +131,10 @@ def _eos_ids(folder: Path, known: int) -> list[int]:
 
     `known` is the tokenizer's number of ids; a model may have more. Raises CheckpointError.
     """
-    model = _json(folder / "config.json")
-    size = model.get("vocab_size")
+    size = _json(folder / "config.json").get("vocab_size")
     known = max(known, size if type(size) is int else 0)
-    for file, record in (
-        ("generation_config.json", _json(folder / "generation_config.json")),
-        ("config.json", model),
-    ):
-        value = record.get("eos_token_id")
+    for file in ("generation_config.json", "config.json"):
+        value = _json(folder / file).get("eos_token_id")
         if value is None:
             continue
         ids = value if isinstance(value, list) else [value]

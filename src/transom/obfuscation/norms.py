@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 PIECE = 256
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in the dtype products run in: float64 stays, everything else becomes float32."""
+def wide(tensor: Tensor, *, own: bool = False) -> Tensor:
+    """The tensor in the dtype products run in: float64 stays, everything else becomes float32. In memory of
+    its `own` it can be scaled in place."""
     import torch
 
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+    return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32, copy=own)
 
 
 def reads(
@@ -50,7 +51,7 @@ def reads(
     output_nw = weight_nd.new_empty((n, inverse_wd.shape[0]), dtype=dtype or weight_nd.dtype)
     for start in range(0, n, PIECE):
         rows = slice(start, start + PIECE)
-        piece = _own(weight_nd[rows]) if order_n is None else wide(weight_nd[order_n[rows]])
+        piece = wide(weight_nd[rows if order_n is None else order_n[rows]], own=True)
         if noise is not None:
             piece += next(noise)
         if scale_n is not None:
@@ -74,7 +75,7 @@ def writes(
     output_wn = weight_dn.new_empty((key_dw.shape[1], n), dtype=dtype or weight_dn.dtype)
     for start in range(0, n, PIECE):
         columns = slice(start, start + PIECE)
-        piece = _own(weight_dn[:, columns]) if order_n is None else wide(weight_dn[:, order_n[columns]])
+        piece = wide(weight_dn[:, columns if order_n is None else order_n[columns]], own=True)
         if scale_n is not None:
             piece *= scale_n[columns].to(piece)
         output_wn[:, columns] = key_dw.T @ piece
@@ -91,11 +92,6 @@ def not_finite(tensor: Tensor) -> tuple[int, ...] | None:
             first, *others = (~torch.isfinite(piece)).nonzero()[0].tolist()
             return (start + first, *others)
     return None
-
-
-def _own(piece: Tensor) -> Tensor:
-    """As `wide`, in memory of its own, which can be scaled in place."""
-    return wide(piece).clone() if wide(piece[:0]).dtype == piece.dtype else wide(piece)
 
 
 def norm_tasks(layer: int) -> tuple[Task, ...]:

@@ -61,9 +61,8 @@ def locate(folder: Path) -> dict[str, Entry]:
     Raises CheckpointError, NotYetError (a dtype, or 8-bit floats scaled otherwise than DeepSeek's).
     """
     entries = {name: _entry(name, stored) for name, stored in stored_tensors(folder).items()}
-    return {
-        name: _scaled(name, entry, entries) for name, entry in entries.items() if not name.endswith(_SCALES)
-    }
+    names = [name for name in entries if not name.endswith(_SCALES)]
+    return {name: _scaled(name, entries[name], entries) for name in names}
 
 
 def read_tensor(entry: Entry) -> Tensor:
@@ -104,10 +103,8 @@ def plan_shards(tasks: Sequence[Task], entries: Mapping[str, Entry], shard_bytes
         groups[-1].append(task)
         room_bytes -= size_bytes
     names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
-    return tuple(
-        Shard(name, tuple(group), _peak_bytes(group, entries))
-        for name, group in zip(names, groups, strict=True)
-    )
+    made = zip(names, groups, strict=True)
+    return tuple(Shard(name, tuple(group), _peak_bytes(group, entries)) for name, group in made)
 
 
 def write_safetensors(path: Path, names: Iterable[str], tensors: Iterator[tuple[str, Tensor]]) -> None:

@@ -22,9 +22,8 @@ Transform = Callable[..., Made]  # of the context, and of the task's sources one
 
 @dataclass(frozen=True)
 class Task:
-    """`outputs` from `sources` (tensor names) by `transform`, in layer `layer` or -1. `local`: a number of the
-    first source that is not finite stays in its row (of a token, of an expert), as it does in the plain model.
-    """
+    """`outputs` from `sources` (tensor names) by `transform`, in layer `layer` or -1. Where it is `local`, a
+    number of the first source that is not finite stays in its row (of a token, of an expert)."""
 
     outputs: tuple[str, ...]
     sources: tuple[str, ...]
