@@ -207,7 +207,6 @@ def _check_beyond(folder: Path, known: set[str]) -> None:
 def _renumbered(
     model: Any, file: Path, tensors: Mapping[str, torch.Tensor], first_layer: int | None
 ) -> dict[str, torch.Tensor]:
-    """The tensors by their names in the model, those of layers that it does not have left out."""
     if strange := [name for name in tensors if not name.startswith(_PREFIX)]:
         raise CheckpointError(f"{file} holds {strange[0]!r}, which is not named as peft names its tensors")
     named = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
@@ -228,7 +227,6 @@ def _renumbered(
 
 
 def _check_same(file: Path, ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
-    """The file has what the layers want, each of its shape and finite. Raises CheckpointError."""
     if differing := sorted(ours.keys() ^ theirs.keys()):
         where = "the file alone has" if differing[0] in ours else "the file lacks"
         raise CheckpointError(

@@ -103,7 +103,6 @@ class _Shifted:
 def _run(
     parts: Walk, hidden_BTD: Tensor, mask_BS: Tensor | None, start: int, stop: int, cache: Any
 ) -> Tensor:
-    """Blocks start..stop as the model's own forward pass runs them."""
     from transformers.masking_utils import create_bidirectional_mask
 
     if parts.family.causal:

@@ -235,7 +235,6 @@ def _aligned(at: int, alignment: int) -> int:
 
 
 def _rope_values(tensor: GgufTensor, data: mmap.mmap) -> tuple[float, ...]:
-    """The values of a tensor that rescales positions, none for any other."""
     if tensor.name not in ROPE_TENSORS or tensor.type_id != 0 or tensor.size_bytes > 4 * _MAX_ROPE:
         return ()
     return struct.unpack_from(f"<{tensor.size_bytes // 4}f", data, tensor.offset_bytes)

@@ -127,7 +127,6 @@ def _check_names(
 
 
 def _placed(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Placed]:
-    """The names in the file and in transformers of each row, layer by layer."""
     facts = {**settings, **sizes}
     rows = FAMILIES[settings["model_type"]].rows
     for row in rows:

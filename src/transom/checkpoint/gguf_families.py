@@ -103,10 +103,8 @@ def _experts(keys: Keys, width: int) -> tuple[int, int, dict[str, int]]:
 
 def _described(kind: str, settings: Settings, sizes: dict[str, int]) -> Described:
     """With what the class takes, and files of the architecture cannot say otherwise. Raises NotYetError."""
-    if (
-        kind in _SQUARE
-        and settings.pop("head_dim") * settings["num_attention_heads"] != settings["hidden_size"]
-    ):
+    heads, width = settings["num_attention_heads"], settings["hidden_size"]
+    if kind in _SQUARE and settings.pop("head_dim") * heads != width:
         raise NotYetError(
             "heads that do not make the width of the model together are not read for this architecture"
         )

@@ -288,7 +288,6 @@ def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary, keys: _Keys) -> N
 
 
 def _add_ends(tokenizer: Tokenizer, vocabulary: _Vocabulary, keys: _Keys, bos: bool) -> None:
-    """What stands before and after a text by itself."""
     from tokenizers.processors import TemplateProcessing
 
     before = ["bos"] if keys.get("add_bos_token", bool, bos) else []

@@ -221,7 +221,6 @@ def _refuse(file: Path, name: str, value: Any, wanted: str) -> NoReturn:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether no number in a JSON value is infinite or NaN."""
     if isinstance(value, dict | list):
         return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)

@@ -27,7 +27,7 @@ from transom.checkpoint.families import FAMILIES
 from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf_rope import llama3_divisors
 from transom.checkpoint.resolve import resolved_config
-from transom.checkpoint.source import check, find
+from transom.checkpoint.source import find
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, extra
 from transom.files import growing
 from transom.obfuscation import gguf_latent
@@ -67,9 +67,7 @@ def write_gguf(folder: str | Path, out: str | Path, kind: str = "f16") -> Path:
     if os.path.lexists(out):
         raise MisconfiguredError(f"{out} exists; remove it or give another path")
     gguf = _library()
-    found = find(folder)
-    check(found)
-    config = resolved_config(found)
+    config = resolved_config(find(folder))
     require_known(config)
     tensors = list(_tensors(gguf, folder, config, kind))
     try:
@@ -193,7 +191,6 @@ def _type(gguf: Any, tensor: _Tensor) -> Any:
 
 
 def _encoded(gguf: Any, tensor: _Tensor) -> np.ndarray:
-    """The tensor's bytes, one source after the other."""
     parts = [_part(gguf, tensor, name, entry) for name, entry in tensor.sources]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -92,7 +92,6 @@ def _empty_model(plain: Plain) -> Any:
 
 
 def _load_when_run(module: nn.Module, prefix: str, entries: Mapping[str, Entry]) -> None:
-    """Fill a module's own parameters before it runs, and empty them after."""
     from torch.nn import Parameter
 
     empty = dict(module.named_parameters(recurse=False))

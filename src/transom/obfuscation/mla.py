@@ -165,7 +165,6 @@ def _mixed_queries(context: Context, weight: Tensor) -> Tensor:
 
 
 def _into(context: Context, matrix_rr: NDArray[np.float64], *sources: Tensor) -> Made:
-    """A layer that reads the stream, its outputs times one matrix."""
     import torch
 
     matrix = torch.from_numpy(matrix_rr.T)

@@ -73,7 +73,6 @@ def _has_window(config: Config) -> bool:
 
 
 def _refuse(config: Config) -> NoReturn:
-    """An architecture without a plan: never, where the method has nothing to offer it, or not yet."""
     kind, known = config.get("model_type"), ", ".join(sorted(CHECKED))
     if any(f"{sense}_config" in config for sense in ("vision", "audio")):
         raise NeverError(

@@ -110,7 +110,6 @@ def obfuscate(
 
 
 def _planned_shards(run: _Run, shard_bytes: int | None) -> tuple[dict[str, Entry], tuple[Shard, ...]]:
-    """The source's tensors, and the files that will be made of them."""
     entries = locate(_directory_of(run))
     tasks = plan(run.plain.config, run.key.settings, run.key.secret)
     check_names(tasks, entries, run.plain.config)
