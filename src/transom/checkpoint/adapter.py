@@ -91,7 +91,6 @@ def _scale(folder: Path, config: dict[str, Any]) -> float:
 
 
 def _pairs(file: Path, tensors: dict[str, torch.Tensor], rank: int) -> Factors:
-    """The two factors by layer, every tensor used and of the rank that the configuration names."""
     if unknown := sorted(name for name in tensors if not name.endswith(_ENDS)):
         raise NotYetError(f"{file} holds {unknown[0]!r}; known are the factors of linear layers only")
     layers = {name.removesuffix(end) for name in tensors for end in _ENDS if name.endswith(end)}

@@ -245,7 +245,6 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 
 
 def _joined(path: Path, first: GgufHead, count: int) -> GgufHead:
-    """The head of a model in several files, given the first, with the tensors of all."""
     named = _PART.fullmatch(path.name)
     if not named or int(named[3]) != count:
         raise CheckpointError(

@@ -96,7 +96,7 @@ def _model(head: GgufHead) -> GgufModel:
 
 
 def _weights(head: GgufHead, settings: Settings, sizes: Mapping[str, int]) -> dict[str, tuple[Part, ...]]:
-    """The parts of every weight. Raises for tensors missing, unknown, or of another shape or type."""
+    """The parts of every weight. Raises for tensors of another shape or type."""
     found = {tensor.name: tensor for tensor in head.tensors}
     placed = list(_placed(settings, sizes))
     _check_names(found, placed, settings["model_type"], sizes)
@@ -112,7 +112,7 @@ def _weights(head: GgufHead, settings: Settings, sizes: Mapping[str, int]) -> di
 def _check_names(
     found: Mapping[str, GgufTensor], placed: list[Placed], kind: str, sizes: Mapping[str, int]
 ) -> None:
-    """Raises for tensors without a place and places without a tensor. Biases are in all layers or none."""
+    """Raises where the two differ. Biases are in all layers or none."""
     known = {stored for stored, _, _ in placed} | {name for name in ROPE_TENSORS if sizes.get(name)}
     unread = [name for name in found if name not in known]
     if unread:

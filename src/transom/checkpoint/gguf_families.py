@@ -26,8 +26,7 @@ _SQUARE = ("qwen2", "qwen2_moe", "phi3")  # classes that have no width of their 
 
 
 def _base(keys: Keys, head: GgufHead, *, some: bool = False) -> tuple[Settings, dict[str, int]]:
-    """What every architecture with heads of one width has, and the sizes that shapes are made of. `some` says
-    that a part of a head may be rotated."""
+    """What all with heads of one width have, and sizes. With `some`, a part of a head may be rotated."""
     width, heads = keys.whole("embedding_length"), keys.whole("attention.head_count", high=2**16)
     groups = keys.whole("attention.head_count_kv", heads, high=2**16)
     head_width = keys.whole("attention.key_length", width // heads, high=2**16)

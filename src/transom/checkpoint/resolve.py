@@ -218,7 +218,6 @@ def causal_class(kind: str) -> str:
 
 
 def _architectures(config: Any) -> list[str] | None:
-    """The class's name: by its present name, and where a decoder names none, that of its language model."""
     names = config.architectures
     if not names and config.model_type in CHECKED:
         return [causal_class(config.model_type)]
