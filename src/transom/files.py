@@ -24,7 +24,7 @@ _log = logging.getLogger("transom.files")
 
 
 class Reread(Generic[T]):
-    """What `load` makes of a file, as it is now. Raises MisconfiguredError for one that cannot be used at first.
+    """What `load` makes of a file, as it is now. Raises MisconfiguredError where the first try fails.
 
     The file, and those that `also` says the value was made of, are looked at when the value is asked for, at
     most every `every_s` seconds. While a changed file cannot be used (half written, broken, gone) the value
