@@ -40,6 +40,7 @@ EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
     "enclave": (("cryptography", "cryptography"),),
     "dcap": (("dcap-qvl", "dcap_qvl"),),
     "cluster": (("ray", "ray"),),
+    "presidio": (("presidio-analyzer", "presidio_analyzer"),),
     "parquet": (("pyarrow", "pyarrow"),),
     "accounting": (("dp-accounting", "dp_accounting"),),
 }
