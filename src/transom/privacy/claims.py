@@ -1,8 +1,8 @@
 """Who claims a stretch of a text: the caller's lists and public texts, and recognisers; and who wins.
 
 One rule: public text first; then the lists' entries and patterns, the longer first and an allowed one before
-others as long; then the recognisers in their order, the longer first. Whatever nobody claims is read as
-always. Where a claim that hides loses a part of itself, the rest stays hidden. Such a claim is widened to
+others as long; then the recognisers in their order, the longer first. Of equals the first found counts.
+Whatever nobody claims is read as always. Where a claim that hides loses a part of itself, the rest stays hidden. Such a claim is widened to
 whole words, and to the whole of an address, path or number that it touches (`smith@example.org`), so that no
 fragment shows; an allowed word inside one of these does not pass.
 Threat model: a recogniser is the user's own code, and may be wrong: a span outside the text, of an unknown
@@ -18,6 +18,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from transom.errors import MisconfiguredError, TransomError
@@ -70,7 +71,7 @@ def resolve(text: str, own: Iterable[Span], *others: Iterable[Span]) -> tuple[Sp
     ]
     taken = bytearray(len(text))
     left = []
-    for *_, span in sorted(ranked):
+    for *_, span in sorted(ranked, key=itemgetter(0, 1, 2)):
         for start, end in _free(text, taken, span):
             taken[start:end] = b"\1" * (end - start)
             left.append(Span(start, end, span.kind))

@@ -54,7 +54,8 @@ class Phrases:
         places = [match.span() for match in _PIECE.finditer(folded.text)]
         for index, word in enumerate(words):
             for length in self._lengths.get(word, ()):
-                kind = self._kind_of.get(tuple(words[index : index + length]))
-                if kind is not None:
-                    yield Span(*folded.raw(places[index][0], places[index + length - 1][1]), kind)
+                key = tuple(words[index : index + length])  # shorter at the text's end
+                if key in self._kind_of:
+                    end = places[index + len(key) - 1][1]
+                    yield Span(*folded.raw(places[index][0], end), self._kind_of[key])
                     break

@@ -40,7 +40,7 @@ def parts_of(template: str) -> tuple[str, ...]:
         if hole is None:
             continue
         if form or conversion or not (hole.isidentifier() or hole.isdigit() or not hole):
-            raise ValueError("a hole reads {name}; write {{ and }} for braces that are text")
+            raise ValueError("a hole reads {name}, without a format")
         parts.append("")
     return tuple(parts)
 
@@ -50,7 +50,7 @@ def problem_of(template: str) -> str | None:
     try:
         parts = parts_of(template)
     except ValueError as error:
-        return str(error)
+        return f"{error}; write {{{{ and }}}} for braces that are text"
     letters = _letters(parts)
     if letters < LEAST_LETTERS:
         return (
@@ -59,7 +59,7 @@ def problem_of(template: str) -> str | None:
         )
     if not all(parts[1:-1]):
         return "two holes touch, so nothing says where one ends; put fixed text between them"
-    if any(left[-1:].isalnum() or right[:1].isalnum() for left, right in pairwise(parts)):
+    if any(_WORD.match(left[-1:]) or _WORD.match(right[:1]) for left, right in pairwise(parts)):
         return "a hole touches a letter or digit, and would cut a word; put a blank or a sign between"
     return None
 
