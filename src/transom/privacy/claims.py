@@ -2,9 +2,9 @@
 
 One rule: public text first; then the lists' entries and patterns, the longer first and an allowed one before
 others as long; then the recognisers in their order, the longer first. Of equals the first found counts.
-Whatever nobody claims is read as always. Where a claim that hides loses a part of itself, the rest stays hidden. Such a claim is widened to
-whole words, and to the whole of an address, path or number that it touches (`smith@example.org`), so that no
-fragment shows; an allowed word inside one of these does not pass.
+Whatever nobody claims is read as always. Where a claim that hides loses a part of itself, the rest stays
+hidden. Such a claim is widened to whole words, and to the whole of an address, path or number that it touches
+(`smith@example.org`), so that no fragment shows; an allowed word inside one of these does not pass.
 Threat model: a recogniser is the user's own code, and may be wrong: a span outside the text, of an unknown
 kind, or one that would let text pass ends the request. What it raises is not repeated, as that may hold text.
 Does not protect: what nobody claims and the policy lets pass. Where claims are is disclosed, so a guarantee
