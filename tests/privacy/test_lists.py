@@ -71,6 +71,7 @@ def test_what_is_disclosed_is_counted_and_not_told(path: Path) -> None:
     ("text", "said"),
     [
         ("people: [Anna, anna]\nallow: [ANNA]", r"allow\[0\] is allowed and stands in people\[0\] as well"),
+        ("allow: [name_1]", r"allow\[0\] reads like a placeholder"),
         ("terms: ['-']", r"terms\[0\] is without a letter"),
         (f"terms: ['{'a ' * 33}']", r"terms\[0\] is longer than 32"),
         (

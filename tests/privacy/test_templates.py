@@ -63,6 +63,7 @@ def test_a_long_text_passes_within_a_message_as_whole_words() -> None:
     ("template", "said"),
     [
         ("{text}", "0 letters"),
+        ("Keep marks such as [NAME_1] as they are.", "placeholder"),
         ("{a} - {b}", "0 letters"),
         ("Hi {name}", "2 letters"),
         ("Anna", "private text would match"),

@@ -162,6 +162,10 @@ def _phrases(
             key = key_of(entry)
             if not any(map(WORD.match, key)):
                 mute.append(place)
+            elif kind == ALLOWED and templates.looks_replaced(f"[{entry}]"):
+                problems.append(
+                    f"{place} reads like a placeholder, which an answer is restored by; take it out"
+                )
             elif len(key) > MOST_WORDS:
                 long.append(place)
             elif kind_of.setdefault(key, kind) == kind:

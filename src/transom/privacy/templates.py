@@ -25,6 +25,7 @@ LEAST_LETTERS = 8
 PASSAGE_LETTERS, PASSAGE_WORDS = 20, 4
 _HEAD = 16  # characters by which passages are looked up
 _WORD = re.compile(r"\w+")
+_PLACEHOLDER = re.compile(r"\[[A-Za-z]+\\?_[0-9]")
 _BEGINNING = re.compile(r"(?<!\w)\S")  # where a passage may begin
 
 
@@ -57,11 +58,18 @@ def problem_of(template: str) -> str | None:
             f"its fixed part has {letters} letters and digits, and private text would match it; give it "
             f"{LEAST_LETTERS} or more, or list its words under allow"
         )
+    if any(map(looks_replaced, parts)):
+        return "it holds what reads like a placeholder, and answers would be restored by it; write [NAME_n]"
     if not all(parts[1:-1]):
         return "two holes touch, so nothing says where one ends; put fixed text between them"
     if any(_WORD.match(left[-1:]) or _WORD.match(right[:1]) for left, right in pairwise(parts)):
         return "a hole touches a letter or digit, and would cut a word; put a blank or a sign between"
     return None
+
+
+def looks_replaced(text: str) -> bool:
+    """Whether a text holds what reads like a placeholder (`[NAME_1]`)."""
+    return _PLACEHOLDER.search(text) is not None
 
 
 def warning_of(template: str) -> str | None:
