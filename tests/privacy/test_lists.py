@@ -59,9 +59,9 @@ def test_a_whole_file(path: Path) -> None:
 def test_what_is_disclosed_is_counted_and_not_told(path: Path) -> None:
     lists = load_lists(path)
     told = " ".join(lists.disclosed())
-    assert "2 people, 1 places, 2 terms" in told
-    assert "2 allowed words" in told
-    assert "2 public texts" in told
+    assert "people: 2, places: 1, terms: 2, patterns: 2" in told
+    assert "allows (2)" in told
+    assert "templates (2)" in told
     assert "Miller" not in told + repr(lists)
     path.write_text("{}")
     assert list(load_lists(path).disclosed()) == []

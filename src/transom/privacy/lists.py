@@ -99,16 +99,14 @@ class Lists:
 
     def disclosed(self) -> Iterator[str]:
         """What the lists disclose, for a guarantee."""
-        if any(self.counts[key] for key in self.counts if key not in ("allow", "public")):
-            told = ", ".join(f"{count} {key}" for key, count in self.counts.items() if count)
+        counts = dict(self.counts)
+        allowed, public = counts.pop("allow"), counts.pop("public")
+        if told := ", ".join(f"{key}: {count}" for key, count in counts.items() if count):
             yield f"the stretches that the caller's lists claim ({told}), and their kinds"
-        if self.counts["allow"]:
-            yield f"{self.counts['allow']} allowed words and phrases, unchanged, wherever they stand"
-        if self.counts["public"]:
-            yield (
-                f"{self.counts['public']} public texts and templates, unchanged, where a message is or holds "
-                "one, and which; what fills their holes is treated as all text is"
-            )
+        if allowed:
+            yield f"the words and phrases that the caller allows ({allowed}), unchanged"
+        if public:
+            yield f"the caller's public texts and templates ({public}), unchanged, and where each stands"
 
 
 def load_lists(path: str | Path) -> Lists:
