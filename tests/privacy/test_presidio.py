@@ -39,6 +39,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     modules: dict[str, dict[str, Any]] = {
         "spacy": {},
         "spacy.util": {"is_package": DEFAULT_MODEL.__eq__},
+        "tldextract": {},
+        "tldextract.tldextract": {"TLD_EXTRACTOR": SimpleNamespace(suffix_list_urls=("https://example",))},
         "presidio_analyzer": {"AnalyzerEngine": Engine},
         "presidio_analyzer.nlp_engine": {"NlpEngineProvider": Provider},
     }
@@ -46,7 +48,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         module = ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    sys.modules["spacy"].util = sys.modules["spacy.util"]  # type: ignore[attr-defined]
+    for name in ("spacy.util", "tldextract.tldextract"):
+        package, _, part = name.partition(".")
+        setattr(sys.modules[package], part, sys.modules[name])
     return made
 
 
@@ -58,6 +62,7 @@ def test_what_it_finds_is_of_our_kinds(made: dict[str, Any]) -> None:
         ("Siemens", "rare"),
     ]
     assert made["configuration"]["models"] == [{"lang_code": "en", "model_name": DEFAULT_MODEL}]
+    assert sys.modules["tldextract.tldextract"].TLD_EXTRACTOR.suffix_list_urls == ()  # nothing is fetched
     assert (made["language"], made["default_score_threshold"]) == ("en", LEAST_SCORE)
 
 

@@ -3,8 +3,9 @@
 They run in this process. Entity types that are not known here (of a recogniser added to Presidio) count as
 `rare`, so that nothing that was found is dropped. Findings below `LEAST_SCORE` are: Presidio gives any nine
 digits 0.05 for a bank account, and the lexer hides numbers without it.
-Threat model: that of Presidio and spaCy, which run with all the rights of this process; a model is loaded
-from where it lies, and never fetched. Does not protect: what they miss.
+Threat model: that of Presidio and spaCy, which run with all the rights of this process. A model is loaded
+from where it lies, and neither it nor the list of top-level domains is fetched. Does not protect: what they
+miss.
 Source: Presidio Analyzer 2.2, "Supported entities".
 """
 
@@ -48,6 +49,7 @@ class Presidio:
     def __init__(self, model: str = DEFAULT_MODEL, language: str = "en") -> None:
         with extra("presidio", "presidio-analyzer"):
             import spacy.util
+            import tldextract.tldextract
             from presidio_analyzer import AnalyzerEngine
             from presidio_analyzer.nlp_engine import NlpEngineProvider
         if not spacy.util.is_package(model) and not Path(model, "config.cfg").is_file():
@@ -56,6 +58,7 @@ class Presidio:
             )
         models = [{"lang_code": language, "model_name": model}]
         provider = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models})
+        tldextract.tldextract.TLD_EXTRACTOR.suffix_list_urls = ()  # else the first e-mail address fetches it
         self._language = language
         self._analyzer: Any = AnalyzerEngine(
             nlp_engine=provider.create_engine(),
