@@ -99,7 +99,6 @@ def test_the_result_is_in_order_apart_and_shows_nothing_that_was_to_hide(
             assert not any(text[place].isalnum() for place in missing)
     passing = [one for one in result if one.kind not in CLAIMABLE]
     assert set(passing) <= set(given_all)
-    assert resolve(text, result) == result
 
 
 class Found:

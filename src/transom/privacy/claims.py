@@ -152,7 +152,9 @@ def _units(text: str) -> tuple[Sequence[int], Sequence[int]]:
     """Where words begin and end, and as one what is an address, a path or a number."""
     places: list[tuple[int, int]] = []
     for run in _RUN.finditer(text):
-        if _JOINED.search(run[0]):
+        if run[0].isascii() and run[0].isalpha():
+            places.append(run.span())
+        elif _JOINED.search(run[0]):
             places.append((run.start(), run.start() + len(run[0].rstrip(_AFTER))))
         else:
             places += [word.span() for word in _WORD.finditer(text, run.start(), run.end())]

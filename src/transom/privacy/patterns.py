@@ -22,7 +22,7 @@ from transom.errors import RefusedError
 from transom.privacy.folded import Folded, visible
 from transom.privacy.kinds import Span
 
-LEAST_S, CHARACTER_S = 1.0, 20e-6
+LEAST_S, CHARACTER_S = 0.25, 20e-6
 MOST_CHARS = 1000
 _SHOWN = 80
 
