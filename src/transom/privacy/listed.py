@@ -48,12 +48,10 @@ _FREQUENT = 60_000  # ranks up to which a word without a list is typed by its ve
 _COMPOSED = 100_000  # ranks up to which it may be a word made of others
 _PART = 3  # letters of the shortest part
 _PREFIXES = tuple(
-    "un re non over under multi inter anti co pre sub semi mis out micro bio hydro eco cyber de dis counter "
-    "mega mini super ultra self mid post pro".split()
+    ["un", "re", "non", "over", "under", "multi", "inter", "anti", "co", "pre", "sub", "semi", "mis", "out", "micro", "bio", "hydro", "eco", "cyber", "de", "dis", "counter", "mega", "mini", "super", "ultra", "self", "mid", "post", "pro"]
 )
 _SUFFIXES = tuple(
-    "ship ness able ability less ful ity ing ed er ers like wise hood ism s ly ization isation ized "
-    "ised".split()
+    ["ship", "ness", "able", "ability", "less", "ful", "ity", "ing", "ed", "er", "ers", "like", "wise", "hood", "ism", "s", "ly", "ization", "isation", "ized", "ised"]
 )
 _SURE = 0.9  # of the nearest centre, for a word on no list
 _FAMILY_NAMES = 20_000  # of the census, most frequent first
