@@ -32,6 +32,7 @@ import numpy as np
 
 from transom.privacy.channel import BayesAttack
 from transom.privacy.closed import HOMOGRAPHS
+from transom.privacy.forms import is_form
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.mechanisms import QUICK, build
 from transom.privacy.memo import Message, PlaceMemo
@@ -271,7 +272,7 @@ class Sanitizer:
                 if kind == "word" and draws:
                     parts.append((kind, token, False, ids[token.lookup]))
                     continue
-            hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
+            hide = kind in hidden or (kind == "identifier" and is_form(token.text))
             parts.append((kind, token, hide, -1))
         return parts
 
