@@ -38,10 +38,10 @@ class Entity:
     words: Words = field(default=(), repr=False)
 
     def suffix(self, value: str, wanted: str) -> str | None:
-        """The suffix of this form: "" for the first, `wanted` or a letter for others. None: no letter is left."""
+        """The suffix of this form: "" for the first, else `wanted` or a letter; None where none is left."""
         if value not in self.forms:
-            free = {"", wanted, *LETTERS}.difference(self.forms.values())
-            suffix = next((one for one in ("", wanted, *LETTERS) if one in free), None)
+            taken = self.forms.values()
+            suffix = next((one for one in ("", wanted, *LETTERS) if one not in taken), None)
             if suffix is None:
                 return None
             self.forms[value] = suffix
@@ -95,12 +95,10 @@ class Linker:
 
     def _learn(self, entity: Entity, words: Words) -> None:
         """A fuller name becomes the person's: what it fits changes for later names alone."""
-        if entity.words and (len(words), sum(map(len, words))) <= (
-            len(entity.words),
-            sum(map(len, entity.words)),
-        ):
+        known = entity.words
+        if known and ((len(words), sum(map(len, words))) <= (len(known), sum(map(len, known)))):
             return
-        if entity.words and form_of(words, entity.words) == "_PLURAL":
+        if known and form_of(words, known) == "_PLURAL":
             return
         entity.words = words
         for word in {*words, *(plural_of(words[-1]) if words else ())}:
