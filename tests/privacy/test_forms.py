@@ -19,9 +19,10 @@ from transom.privacy.forms import (
     parse,
     units,
 )
+from transom.privacy.kinds import KINDS
 from transom.privacy.memo import may_collide
 from transom.privacy.placeholders import Placeholders
-from transom.privacy.policy import KINDS, Policy
+from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
 from transom.privacy.text import lex, normalise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transom.privacy import kinds
 from transom.privacy.forms import PLACEHOLDER_LABELS
 from transom.privacy.placeholders import LABEL_OF_KIND, Placeholders
 
@@ -28,6 +29,7 @@ def test_equal_values_share_a_placeholder_and_numbers_follow_appearance() -> Non
 
 def test_labels_are_the_stated_ones() -> None:
     labels = {kind: Placeholders().hide(kind, "x") for kind in LABEL_OF_KIND}
+    assert set(labels) == {*kinds.KINDS, *kinds.SUBKINDS}
     assert {label[1:-3] for label in labels.values()} == set(PLACEHOLDER_LABELS) - {"QUOTE"}
     assert labels["rare"] == "[TERM_1]"
     assert labels["identifier"] == "[ID_1]"
