@@ -61,7 +61,6 @@ _BEGUN_OR_FORM = re.compile(rf"(?P<begun>{_BEGUN})|{_FORM}", re.VERBOSE | re.ASC
 _UNIT = re.compile(rf"(?:{_FORM})|(?s:.)", re.VERBOSE | re.ASCII)
 _PARTS = re.compile(rf"([A-Za-z]+)[\\_ -]*([0-9]+)(?:\\?[_ -]((?i:{_SUFFIX})))?(['’]?s)?")
 _OURS = re.compile(rf"\\?\[(?:{_LABEL})\\?_{_NUMBER}(?:\\?_(?:{_SUFFIX}))?\\?\]")
-_SIGNS = ("[", "_")  # a form holds one of these
 
 
 class Form(NamedTuple):
@@ -110,7 +109,12 @@ def is_form(text: str) -> bool:
 
 def find(text: str) -> list[str]:
     """The forms in a text, in order; quick where there is none."""
-    return [match[0] for match in FORM.finditer(text)] if any(sign in text for sign in _SIGNS) else []
+    return [match[0] for match in FORM.finditer(text)] if may_hold_form(text) else []
+
+
+def may_hold_form(text: str) -> bool:
+    """Whether a text has one of the two characters that no form is without."""
+    return "[" in text or "_" in text
 
 
 def units(text: str) -> Iterator[str]:

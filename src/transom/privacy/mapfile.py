@@ -59,18 +59,17 @@ class TextMap:
 
     @classmethod
     def of(cls, pieces: Iterable[tuple[str, str]], placeholders: Mapping[str, str]) -> TextMap:
-        """The map of a text of (output, source) pieces; `placeholders` may hold more than it needs."""
+        """The map of a text of (output, source) pieces, with the placeholders that an answer may use."""
         changes: list[Change] = []
-        used, written, position = {}, [], 0
+        written, position = [], 0
         for output, source in pieces:
             if placeholders.get(output) == source:
-                used[output] = source
                 changes.append((position, len(output), None))
             elif output != source:
                 changes.append((position, len(output), source))
             position += len(output)
             written.append(output)
-        return cls(_digest("".join(written)), used, tuple(changes))
+        return cls(_digest("".join(written)), dict(placeholders), tuple(changes))
 
     def restore(self, text: str) -> str:
         """The original, if `text` is what was sanitised; else `text` with its placeholders restored."""
