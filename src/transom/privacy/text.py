@@ -98,7 +98,7 @@ _FORM = "\0"  # stands for text that looks like a placeholder: no normalised tex
 _L = "A-Za-zéÉ"
 _CLITIC = rf"'(?i:s|re|ve|ll|d|m)(?![{_L}0-9_'])"
 _LABEL = rf"[{_L}0-9_-]++(?:(?!{_CLITIC}(?!\.[{_L}]))'[{_L}]++)*+"
-_END = rf"[^ \n<>\"\0]*[{_L}0-9¦¤/]"
+_END = rf"[^ \n<>\"\0\x01]*[{_L}0-9¦¤/]"
 _TOKEN = re.compile(
     rf"""
     (?P<plain>(?<![{_L}]')[A-Za-z]++(?=[ \n,;!?)]|\.[ \n]|\.?\Z))[ ]?
@@ -123,7 +123,7 @@ _TOKEN = re.compile(
     ))
     |(?P<run>[{_L}0-9_]+)
     |(?P<punct>[!-/:-@\[-`{{-~–—•])
-    |(?P<symbol>.)¦*
+    |(?P<symbol>\x01|.¦*)
     """,
     re.VERBOSE | re.DOTALL,
 )
