@@ -26,6 +26,7 @@ from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
 from transom.privacy.kinds import about
+from transom.privacy.mapfile import key_name, make_key, read_key
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
@@ -210,6 +211,18 @@ def build(
     record = {"path": str(out), **_policy_record(built)}
     text = f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}"
     answer(record, text, as_json=as_json)
+
+
+@app.command("key")
+def key_command(
+    path: Annotated[Path, typer.Argument(help="File to write, readable by you alone.")], as_json: Json = False
+) -> None:
+    """Make a key for map files: whoever has it and a map can restore what the map belongs to."""
+    make_key(path)
+    name = key_name(read_key(path))
+    answer(
+        {"key": str(path), "name": name}, f"wrote the key {name} to {path}; keep a backup", as_json=as_json
+    )
 
 
 def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:

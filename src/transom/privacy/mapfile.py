@@ -123,6 +123,11 @@ def read_key(path: Path) -> bytes:
     return secret
 
 
+def key_name(secret: bytes) -> str:
+    """The 16 hex digits that name a key, in messages and at the head of its maps, without revealing it."""
+    return _name(secret).hex()
+
+
 class MapWriter:
     """Writes a map text by text. Without `close` it is unfinished: it can be gone on with, not read.
 
@@ -301,7 +306,7 @@ def _head(file: BinaryIO, path: Path, secret: bytes) -> bytes:
     name = head[len(MAGIC) : -_SALT_BYTES]
     if name != _name(secret):
         raise MisconfiguredError(
-            f"{path} was made with the key {name.hex()}, and this is the key {_name(secret).hex()}; "
+            f"{path} was made with the key {name.hex()}, and this is the key {key_name(secret)}; "
             "give that key's file"
         )
     return head
