@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from transom.errors import MisconfiguredError
 from transom.privacy.mapfile import CHUNK_BYTES, MapWriter, TextMap, make_key, open_map, read_key
 from transom.privacy.placeholders import Placeholders
+from transom.privacy.policy import Policy
+from transom.privacy.sanitize import Sanitizer
 
 KEY, HASH = bytes(range(32)), sha256(b"Dear [PERSON_1]\n").hexdigest()
 
@@ -55,6 +57,15 @@ def test_in_another_text_the_placeholders_come_back() -> None:
     )
     assert made.restore("[PERSON_1] cat") == "Ada dog"
     assert made.restore("[Person_1]'s cat, [PERSON_2]") == "Ada's cat, Bob"
+
+
+@given(st.lists(st.sampled_from(["cat ", "Ada", "[NAME_1]", " 4 711", "the red", "\n", "é"])).map("".join))
+def test_what_a_sanitiser_makes_comes_back(tiny_policy: Policy, text: str) -> None:
+    placeholders = Placeholders()
+    made = Sanitizer(tiny_policy).sanitize(text, placeholders=placeholders)
+    pieces = [(piece.output, piece.source) for piece in made.pieces]
+    restored = TextMap.of(pieces, placeholders.values).restore(made.text)
+    assert restored == "".join(source for _, source in pieces)
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 1), (3, 1), (5000, 1), (2, CHUNK_BYTES)])
