@@ -12,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.errors import MisconfiguredError
-from transom.privacy.mapfile import CHUNK_BYTES, MapWriter, TextMap, make_key, open_map, read_key
+from transom.privacy.mapfile import CHUNK_BYTES, MapWriter, make_key, open_map, read_key
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy
+from transom.privacy.recordmap import RecordMap
 from transom.privacy.sanitize import Sanitizer
 
 KEY, HASH = bytes(range(32)), sha256(b"Dear [PERSON_1]\n").hexdigest()
 
 
-def text_map(i: int = 0, size: int = 1) -> TextMap:
-    return TextMap.of(
-        [("Dear ", "Dear "), ("[PERSON_1]", f"Quentin {i}" * size)], {"[PERSON_1]": f"Quentin {i}" * size}
+def text_map(i: int = 0, size: int = 1) -> RecordMap:
+    return RecordMap.of(
+        [[("Dear ", "Dear "), ("[PERSON_1]", f"Quentin {i}" * size)]], {"[PERSON_1]": f"Quentin {i}" * size}
     )
 
 
@@ -47,16 +48,21 @@ def test_an_unmodified_text_comes_back_to_the_byte(parts: list[tuple[str, str]])
     for action, source in parts:
         output = {"pass": source, "draw": "cat"}.get(action) or placeholders.hide("person", source or "x")
         pieces.append((output, source if action != "person" else source or "x"))
-    made = TextMap.from_line(TextMap.of(pieces, placeholders.values).to_line())
+    made = RecordMap.from_line(RecordMap.of([pieces], placeholders.values).to_line())
     assert made.restore("".join(output for output, _ in pieces)) == "".join(source for _, source in pieces)
 
 
 def test_in_another_text_the_placeholders_come_back() -> None:
-    made = TextMap.of(
-        [("[PERSON_1]", "Ada"), (" ", " "), ("cat", "dog")], {"[PERSON_1]": "Ada", "[PERSON_2]": "Bob"}
+    made = RecordMap.of(
+        [[("[PERSON_1]", "Ada"), (" ", " "), ("cat", "dog")]], {"[PERSON_1]": "Ada", "[PERSON_2]": "Bob"}
     )
     assert made.restore("[PERSON_1] cat") == "Ada dog"
     assert made.restore("[Person_1]'s cat, [PERSON_2]") == "Ada's cat, Bob"
+
+
+def test_texts_that_left_alike_come_back_in_their_places() -> None:
+    made = RecordMap.of([[("cat", "dog")], [("cat", "cow")]], {})
+    assert [made.restore("cat", place) for place in (0, 1, 2)] == ["dog", "cow", "dog"]
 
 
 @given(st.lists(st.sampled_from(["cat ", "Ada", "[NAME_1]", " 4 711", "the red", "\n", "é"])).map("".join))
@@ -64,14 +70,14 @@ def test_what_a_sanitiser_makes_comes_back(tiny_policy: Policy, text: str) -> No
     placeholders = Placeholders()
     made = Sanitizer(tiny_policy).sanitize(text, placeholders=placeholders)
     pieces = [(piece.output, piece.source) for piece in made.pieces]
-    restored = TextMap.of(pieces, placeholders.values).restore(made.text)
+    restored = RecordMap.of([pieces], placeholders.values).restore(made.text)
     assert restored == "".join(source for _, source in pieces)
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 1), (3, 1), (5000, 1), (2, CHUNK_BYTES)])
 def test_a_map_holds_its_texts_in_order(tmp_path: Path, count: int, size: int) -> None:
     found = open_map(written(tmp_path / "map", count, size), KEY)
-    assert (found.texts, found.sha256) == (count, HASH)
+    assert (found.records, found.sha256) == (count, HASH)
     assert list(found) == [text_map(i, size) for i in range(count)]
 
 
@@ -89,7 +95,7 @@ def test_a_map_of_another_file_is_refused_by_both_hashes(tmp_path: Path) -> None
     path, one, other = written(tmp_path / "map"), tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"Dear [PERSON_1]\n")
     other.write_bytes(b"Dear [PERSON_2]\n")
-    assert open_map(path, KEY, one).texts == 3
+    assert open_map(path, KEY, one).records == 3
     with pytest.raises(MisconfiguredError, match=HASH) as error:
         open_map(path, KEY, other)
     assert sha256(other.read_bytes()).hexdigest() in str(error.value)
@@ -172,7 +178,7 @@ def test_a_broken_off_map_is_gone_on_with_where_it_was_flushed(tmp_path: Path) -
         assert list(open_map(path, KEY)) == [text_map(i) for i in range(end)]
     writer = MapWriter.resume(path, KEY, 0)
     writer.close(HASH)
-    assert open_map(path, KEY).texts == 0
+    assert open_map(path, KEY).records == 0
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:

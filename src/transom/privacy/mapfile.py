@@ -1,13 +1,13 @@
 """The map file: what brings a sanitised file back, sealed for its owner alone.
 
     transom-words-map/1\\n | name of the key (8 bytes) | salt (32)
-    then chunks: kind (1: 0 texts, 1 end) | length (4) | nonce (12) | AES-256-GCM ciphertext and tag
+    then chunks: kind (1: 0 records, 1 end) | length (4) | nonce (12) | AES-256-GCM ciphertext and tag
 
-The texts' chunks hold lines of JSON, one a text in the order of the file: its digest, its placeholders, and
-where it was changed. The end holds the number of texts and the SHA-256 of the sanitised file. The key of a
-file is HKDF(secret, salt); each chunk is bound to the head, to its number and to its kind, so chunks that are
-altered, exchanged, repeated or missing are noticed, and so is a file without its end. A writer holds one
-chunk, a reader one text. A file that was broken off is gone on with at the end of any `flush`.
+The first chunks hold lines of JSON, one a record of the file, in order (`transom.privacy.recordmap`). The end
+holds how the file is read and the SHA-256 of the sanitised file. A file's key is HKDF(secret, salt); each
+chunk is bound to the head, to its number and to its kind, so chunks that are altered, exchanged, repeated or
+missing are noticed, and so is a file without its end. A writer holds one chunk, a reader one record. A file
+that was broken off is gone on with at the end of any `flush`.
 Threat model: whoever reads or alters the file without the key. Mode 0600 besides.
 Does not protect: how many bytes of texts there are; that two maps were made with one key, which its name
 says. Who has key and map has the private values. A reader is told that a file was altered before it gets a
@@ -19,12 +19,11 @@ Source: NIST SP 800-38D (AES-GCM), RFC 5869 (HKDF); chunks numbered and ended as
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import secrets
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,71 +32,16 @@ from typing import Any, BinaryIO
 from transom.config import load_json
 from transom.errors import MisconfiguredError, extra
 from transom.files import file_sha256, read_private, write_new
-from transom.privacy.placeholders import Placeholders
+from transom.privacy.recordmap import RecordMap
 
 KEY_FORMAT, KEY_VERSION = "transom-words-key", 1
 MAGIC = b"transom-words-map/1\n"
 CHUNK_BYTES = 1 << 16
-TEXT_BYTES = 1 << 28  # of one text's line
+RECORD_BYTES = 1 << 28  # of one record's line
 _SECRET_BYTES, _NAME_BYTES, _SALT_BYTES, _NONCE_BYTES, _TAG_BYTES = 32, 8, 32, 12, 16
 _HEAD_BYTES = len(MAGIC) + _NAME_BYTES + _SALT_BYTES
 _FRAME = struct.Struct(">BI")
-_TEXTS, _END = 0, 1
-
-# A change: where it begins in the sanitised text, how long it is there, and what stood there. None: what the
-# placeholder that is written there stands for.
-Change = tuple[int, int, str | None]
-
-
-@dataclass(frozen=True)
-class TextMap:
-    """What brings one sanitised text back: whole if it is unmodified, its placeholders in any text."""
-
-    digest: str
-    placeholders: Mapping[str, str] = field(repr=False)
-    changes: tuple[Change, ...] = field(repr=False)
-
-    @classmethod
-    def of(cls, pieces: Iterable[tuple[str, str]], placeholders: Mapping[str, str]) -> TextMap:
-        """The map of a text of (output, source) pieces, with the placeholders that an answer may use."""
-        changes: list[Change] = []
-        written, position = [], 0
-        for output, source in pieces:
-            if placeholders.get(output) == source:
-                changes.append((position, len(output), None))
-            elif output != source:
-                changes.append((position, len(output), source))
-            position += len(output)
-            written.append(output)
-        return cls(_digest("".join(written)), dict(placeholders), tuple(changes))
-
-    def restore(self, text: str) -> str:
-        """The original, if `text` is what was sanitised; else `text` with its placeholders restored."""
-        if _digest(text) != self.digest:
-            return Placeholders.of(self.placeholders).restore(text)
-        pieces, position = [], 0
-        for start, length, source in self.changes:
-            end = start + length
-            pieces += [text[position:start], self.placeholders[text[start:end]] if source is None else source]
-            position = end
-        return "".join([*pieces, text[position:]])
-
-    def to_line(self) -> bytes:
-        """The text's line in the file."""
-        record = {"digest": self.digest, "placeholders": dict(self.placeholders), "changes": self.changes}
-        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
-
-    @classmethod
-    def from_line(cls, line: bytes) -> TextMap:
-        """Raises KeyError, TypeError, ValueError."""
-        record = json.loads(line)
-        changes = tuple(
-            (int(start), int(length), None if source is None else str(source))
-            for start, length, source in record["changes"]
-        )
-        return cls(
-            str(record["digest"]), {str(k): str(v) for k, v in record["placeholders"].items()}, changes
-        )
+_RECORDS, _END = 0, 1
 
 
 def make_key(path: Path) -> None:
@@ -129,7 +73,7 @@ def key_name(secret: bytes) -> str:
 
 
 class MapWriter:
-    """Writes a map text by text. Without `close` it is unfinished: it can be gone on with, not read.
+    """Writes a map record by record. Without `close` it is unfinished: it can be gone on with, not read.
 
     As a context manager it lets go of the file and does not finish it.
     """
@@ -141,40 +85,42 @@ class MapWriter:
         self._seal = _Seal(secret, head)
         self._file = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._file.write(head)
-        self._buffer, self.texts = bytearray(), 0
+        self._buffer, self.records = bytearray(), 0
 
     @classmethod
-    def resume(cls, path: Path, secret: bytes, texts: int) -> MapWriter:
-        """Go on with a file after its first `texts` texts, which a `flush` ended; what follows them goes.
+    def resume(cls, path: Path, secret: bytes, records: int) -> MapWriter:
+        """Go on with a file after its first `records`, which a `flush` ended; what follows them goes.
 
         Raises MisconfiguredError: absent, damaged before that, another key, or no `flush` there.
         """
         writer = cls.__new__(cls)
-        writer._path, writer._buffer, writer.texts = path, bytearray(), texts
+        writer._path, writer._buffer, writer.records = path, bytearray(), records
         with _reading(path) as file:
             writer._seal, end = _Seal(secret, _head(file, path, secret)), _HEAD_BYTES
             lines, rest = 0, b""
-            while lines < texts or rest:
+            while lines < records or rest:
                 kind, data = writer._seal.read(file, path)
-                if kind != _TEXTS:
+                if kind != _RECORDS:
                     break
                 lines, rest, end = lines + data.count(b"\n"), data.rpartition(b"\n")[2], file.tell()
-        if lines != texts or rest:
-            raise MisconfiguredError(f"{path} was not left after {texts} texts; begin anew with another map")
+        if lines != records or rest:
+            raise MisconfiguredError(
+                f"{path} was not left after {records} records; begin anew with another map"
+            )
         writer._file = _open(path, os.O_WRONLY)
         writer._file.truncate(end)
         writer._file.seek(end)
         return writer
 
-    def add(self, text: TextMap) -> None:
-        """The next text. Raises MisconfiguredError."""
-        line = text.to_line()
-        if len(line) > TEXT_BYTES:
+    def add(self, record: RecordMap) -> None:
+        """The next record. Raises MisconfiguredError."""
+        line = record.to_line()
+        if len(line) > RECORD_BYTES:
             raise MisconfiguredError(
-                f"a text's map takes {len(line)} bytes, more than {TEXT_BYTES}; use shorter texts"
+                f"a record's map takes {len(line)} bytes, more than {RECORD_BYTES}; use shorter ones"
             )
         self._buffer += line
-        self.texts += 1
+        self.records += 1
         if len(self._buffer) >= CHUNK_BYTES:
             self._write()
 
@@ -184,10 +130,11 @@ class MapWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self, sanitised_sha256: str) -> None:
-        """Finish the map of a sanitised file with this hash."""
+    def close(self, sanitised_sha256: str, reading: Mapping[str, Any] | None = None) -> None:
+        """Finish the map of a sanitised file with this hash; `reading` says how its texts are found."""
         self._write()
-        end = json.dumps({"texts": self.texts, "sha256": sanitised_sha256}).encode()
+        about = {"records": self.records, "sha256": sanitised_sha256, "reading": dict(reading or {})}
+        end = json.dumps(about).encode()
         self._file.write(self._seal.chunk(_END, end))
         self.flush()
         self._file.close()
@@ -204,22 +151,23 @@ class MapWriter:
         data = bytes(self._buffer)
         self._buffer.clear()
         for start in range(0, len(data), CHUNK_BYTES):
-            self._file.write(self._seal.chunk(_TEXTS, data[start : start + CHUNK_BYTES]))
+            self._file.write(self._seal.chunk(_RECORDS, data[start : start + CHUNK_BYTES]))
 
 
 @dataclass(frozen=True)
 class MapFile:
-    """A map that was found whole. Iterating reads its texts again, one at a time."""
+    """A map that was found whole. Iterating reads its records again, one at a time."""
 
     path: Path
-    texts: int
+    records: int
     sha256: str
+    reading: Mapping[str, Any] = field(repr=False)
     _secret: bytes = field(repr=False)
 
-    def __iter__(self) -> Iterator[TextMap]:
+    def __iter__(self) -> Iterator[RecordMap]:
         for line in _lines(self.path, self._secret):
             if isinstance(line, bytes):
-                yield _text(line, self.path)
+                yield _record(line, self.path)
 
 
 def open_map(path: Path, secret: bytes, sanitised: Path | None = None) -> MapFile:
@@ -227,15 +175,15 @@ def open_map(path: Path, secret: bytes, sanitised: Path | None = None) -> MapFil
 
     Raises MisconfiguredError where any of that fails, MissingExtraError.
     """
-    texts, end = 0, dict[str, Any]()
+    records, end = 0, dict[str, Any]()
     for line in _lines(path, secret):
         if isinstance(line, bytes):
-            texts += 1
+            records += 1
         else:
             end = line
-    if end.get("texts") != texts:
+    if end.get("records") != records:
         raise MisconfiguredError(f"{path} is damaged; restore it from a backup")
-    found = MapFile(path, texts, str(end.get("sha256")), secret)
+    found = MapFile(path, records, str(end.get("sha256")), dict(end.get("reading", {})), secret)
     if sanitised is not None and (sha256 := file_sha256(sanitised)) != found.sha256:
         raise MisconfiguredError(
             f"{path} is the map of a file with SHA-256 {found.sha256}, and {sanitised} has {sha256}; "
@@ -264,7 +212,7 @@ class _Seal:
         from cryptography.exceptions import InvalidTag
 
         frame = file.read(_FRAME.size)
-        kind, size = _FRAME.unpack(frame) if len(frame) == _FRAME.size else (_TEXTS, 0)
+        kind, size = _FRAME.unpack(frame) if len(frame) == _FRAME.size else (_RECORDS, 0)
         most = _NONCE_BYTES + CHUNK_BYTES + _TAG_BYTES
         sealed = file.read(size) if size <= most else b""
         if size <= most and len(sealed) < max(size, 1):
@@ -280,7 +228,7 @@ class _Seal:
 
 
 def _lines(path: Path, secret: bytes) -> Iterator[bytes | dict[str, Any]]:
-    """The line of each text, and at last the end's record. Raises MisconfiguredError."""
+    """The line of each record, and at last the end's record. Raises MisconfiguredError."""
     with _reading(path) as file:
         seal, rest = _Seal(secret, _head(file, path, secret)), bytearray()
         while True:
@@ -292,7 +240,7 @@ def _lines(path: Path, secret: bytes) -> Iterator[bytes | dict[str, Any]]:
                 *lines, last = bytes(rest).split(b"\n")
                 rest = bytearray(last)
                 yield from lines
-            if len(rest) > TEXT_BYTES:
+            if len(rest) > RECORD_BYTES:
                 raise MisconfiguredError(f"{path} is damaged; restore it from a backup")
         if rest or file.read(1):
             raise MisconfiguredError(f"{path} was altered; restore it from a backup")
@@ -312,9 +260,9 @@ def _head(file: BinaryIO, path: Path, secret: bytes) -> bytes:
     return head
 
 
-def _text(line: bytes, path: Path) -> TextMap:
+def _record(line: bytes, path: Path) -> RecordMap:
     try:
-        return TextMap.from_line(line)
+        return RecordMap.from_line(line)
     except (KeyError, TypeError, ValueError):
         raise MisconfiguredError(
             f"{path} was written by another version; use the Transom that wrote it"
@@ -339,10 +287,6 @@ def _open(path: Path, flags: int) -> BinaryIO:
         ) from None
     except OSError as error:
         raise MisconfiguredError(f"cannot write {path} ({error.strerror}); give another path") from None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _name(secret: bytes) -> bytes:
