@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, system_errors
 
 
 @contextmanager
@@ -75,30 +75,23 @@ def require_writable(path: Path, *, parents: bool = False) -> None:
     folder = path.absolute().parent
     while parents and not os.path.lexists(folder):
         folder = folder.parent
-    try:
+    with system_errors(f"cannot write {path}", "give a file in a folder that exists and lets you write"):
         if os.path.lexists(path) and not path.is_file():
             raise MisconfiguredError(f"cannot write {path}: it is there and no file; give another path")
         with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
             pass
-    except OSError as error:
-        raise MisconfiguredError(
-            f"cannot write {path} ({error.strerror}); give a file in a folder that exists and lets you write"
-        ) from None
 
 
 def read_private(path: Path, *, give: str = "a file that exists") -> bytes:
     """The bytes of a file that nobody but its owner may read. Raises MisconfiguredError: `give` says what to
     give instead of a path that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & 0o077:
-                raise MisconfiguredError(
-                    f"others may read {path} (mode {mode & 0o777:04o}); run: chmod 600 {path}"
-                )
-            return file.read()
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); give {give}") from None
+    with system_errors(f"cannot read {path}", f"give {give}"), path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if mode & 0o077:
+            raise MisconfiguredError(
+                f"others may read {path} (mode {mode & 0o777:04o}); run: chmod 600 {path}"
+            )
+        return file.read()
 
 
 def read_bounded(path: Path, limit_bytes: int) -> bytes:
@@ -112,11 +105,8 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes as hex. Raises MisconfiguredError when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path} ({error.strerror}); restore it") from None
+    with system_errors(f"cannot read {path}", "restore it"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -153,9 +143,7 @@ def growing(path: Path) -> Iterator[Path]:
 
 def _write(path: Path, data: bytes, mode: int, put: Callable[[Path, Path], object]) -> None:
     """Write beside `path`, then put it there. Raises MisconfiguredError."""
-    try:
+    with system_errors(f"cannot write {path}", "free the disk or move"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path, mode=mode, put=put) as partial:
             partial.write_bytes(data)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot write {path} ({error.strerror}); free the disk or move") from None

@@ -20,10 +20,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from transom.cli import main
-from transom.cli.app import App
+from transom.cli.app import RENAMED, App
 from transom.cli.options import LedgerOptions, NamedLedger, default_ledger
 from transom.cli.output import progress
-from transom.cli.renamed import RENAMED
 from transom.config import Setting
 from transom.errors import LedgerError, LedgerSpentError, MisconfiguredError
 from transom.net.listen import serve_in_thread
@@ -157,7 +156,8 @@ def test_file_and_line_are_merged_in_that_order(
 
 def test_gateway_and_engine_read_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     served = []
-    monkeypatch.setattr("transom.net.listen.serve", lambda app, *_, **__: served.append(app))
+    for place in ("transom.net.listen.serve", "transom.cli.engine.serve"):
+        monkeypatch.setattr(place, lambda app, *_, **__: served.append(app))
     file = tmp_path / "transom.yaml"
     file.write_text("mode: plain\nengine_kind: transom\ntokenizer: smollm2\nport: 0\n")
     assert main.run(["gateway", "--config", str(file)]) == 0
