@@ -95,7 +95,7 @@ def test_answers_in_another_column_get_their_values(folder: Path) -> None:
         "--column", "answer", "--out", back,
     )  # fmt: skip
     with back.open(newline="") as file:
-        given = [row for row in csv.reader(file)][1:]
+        given = list(csv.reader(file))[1:]
     assert given[0][2] == "Quentin's answer, [NAME_9?]"
     assert given[4][2] == "[Name_1]'s answer, [NAME_9?]"
     assert [row[1] for row in given] == [row[1] for row in rows]
