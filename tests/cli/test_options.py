@@ -351,7 +351,7 @@ def test_option_names_mean_one_thing() -> None:
                 meanings.setdefault(name, set()).add(str(parameter.metavar))
     for name in ("--budget", "--cap", "--engine", "--out", "--column", "--ledger", "--prior", "--policy"):
         assert len(meanings[name]) == 1, (name, meanings[name])
-    assert not {"-o", "--output", "--output-dir", "--field", "--ask"} & set(meanings)
+    assert not {"-o", "--output", "--output-dir", "--ask"} & set(meanings)
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)

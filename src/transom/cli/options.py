@@ -25,7 +25,7 @@ from transom.net.listen import Tls, require_loopback
 from transom.privacy.ledger import Ledger
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
-from transom.privacy.presets import DEFAULT_PRESET, with_preset
+from transom.privacy.presets import DEFAULT_PRESET, Preset, with_preset
 from transom.privacy.sanitize import Sanitizer
 
 GATEWAY_CAP = 1000.0
@@ -86,12 +86,9 @@ class PolicyOptions:
 
     preset: Annotated[
         Preset | None,
-        Setting(
-            "What is protected: names and numbers (entities), besides them sensitive and rare words "
-            "(sensitive), all words (words, and what a policy of your own says). One of"
-        ),
+        "What is protected. One of",
     ] = None
-    policy: Annotated[Path | None, "Word policy; the English one by default."] = None
+    policy: Annotated[Path | None, Setting("Word policy; the English one by default.", panel=WORDS)] = None
     overlay: Annotated[Path | None, Setting("YAML file with `kinds:` and `mechanism:`.", panel=WORDS)] = None
     rule: Annotated[
         tuple[str, ...], Setting("kind=pass, kind=placeholder or word=EPSILON; repeatable.", panel=WORDS)
