@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transom.privacy.channel import Floats
-from transom.privacy.forms import FORM, may_hold_form
+from transom.privacy.forms import pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -378,16 +378,14 @@ def _price(mechanism: WordMechanism) -> float:
 
 def _closed(parts: list[_Part]) -> list[_Part]:
     """Hide what passes and reads as a placeholder, alone or put together; not the program's own text."""
-    text = "".join(["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts])
-    if not may_hold_form(text):
-        return parts
-    closed, end = list(parts), 0
-    spans = [match.span() for match in FORM.finditer(text)]
-    for index, (kind, token, hide, word_id) in enumerate(parts):
-        start, end = end, end + (1 if hide or word_id >= 0 else len(token.text))
-        if kind != "public" and any(start < span[1] and span[0] < end for span in spans):
-            closed[index] = ("identifier", token, True, -1)
-    return closed
+    while True:
+        shown = ["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts]
+        found = [index for index in pieces_of_forms(shown) if parts[index][0] != "public"]
+        if not found:
+            return parts
+        parts = parts.copy()  # and once more: what stood beside it may read as a placeholder now
+        for index in found:
+            parts[index] = ("identifier", parts[index][1], True, -1)
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
