@@ -19,8 +19,7 @@ _PLAIN = {
 }  # fmt: skip
 
 # Stand-ins of the mask: one character for each class, so that one expression lexes all scripts.
-_LOWER, _UPPER, _SYMBOL, _CURRENCY, _DIGIT, _MARK = "é", "É", "¦", "¤", "0", "\x01"
-MARKER = "\ue000"  # stands for a stretch that somebody claims; the lexer makes it a token of its own
+_LOWER, _UPPER, _SYMBOL, _CURRENCY, _DIGIT = "é", "É", "¦", "¤", "0"
 
 
 class _Clean(dict[int, str]):
@@ -56,8 +55,6 @@ def _clean(character: str) -> str:
 def _mask(character: str) -> str:
     if character.isascii() or character in PASSING_PUNCTUATION:
         return character
-    if character == MARKER:
-        return _MARK
     category = unicodedata.category(character)
     if category in ("Nd", "No"):
         return _DIGIT

@@ -15,15 +15,18 @@ Source: own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
 from transom.errors import MisconfiguredError
-from transom.privacy.characters import MARKER
 from transom.privacy.closed import HOMOGRAPHS
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
 from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex
+
+_MARKER = "\ue000"  # stands for a span while the text around it is read; a symbol to the lexer
+_MARKERS = re.compile(f"({_MARKER})")
 
 
 class Reader:
@@ -39,8 +42,13 @@ class Reader:
         outside, claims = _cut(text, spans)
         tokens, claim = [], iter(claims)
         for token in lex(outside, self._words):
-            found = next(claim) if token.text == MARKER else None
-            tokens.append(found or self._placed(token))
+            if _MARKER not in token.text:
+                tokens.append(self._placed(token))
+                continue
+            for piece in _MARKERS.split(token.text):  # of symbols side by side, or an address's end
+                found = next(claim) if piece == _MARKER else None
+                if piece:
+                    tokens.append(found or token._replace(text=piece))
         return tokens
 
     def _placed(self, token: Token) -> Token:
@@ -85,9 +93,9 @@ def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
         if span.kind not in CLAIMED and span.kind not in SUBKINDS and span.kind not in KINDS:
             raise MisconfiguredError(f"a span is of the unknown kind {span.kind[:40]!r}")
         parts.append(text[end : span.start])
-        claims += [None] * parts[-1].count(MARKER)
+        claims += [None] * parts[-1].count(_MARKER)
         if span.start < span.end:
-            parts.append(MARKER)
-            claims.append(Token(span.kind, text[span.start : span.end]))
+            parts.append(_MARKER)
+            claims.append(Token(span.kind, text[span.start : span.end], claimed=True))
         end = span.end
     return "".join(parts), claims

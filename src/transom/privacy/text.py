@@ -98,7 +98,7 @@ _FORM = "\0"  # stands for text that looks like a placeholder: no normalised tex
 _L = "A-Za-zéÉ"
 _CLITIC = rf"'(?i:s|re|ve|ll|d|m)(?![{_L}0-9_'])"
 _LABEL = rf"[{_L}0-9_-]++(?:(?!{_CLITIC}(?!\.[{_L}]))'[{_L}]++)*+"
-_END = rf"[^ \n<>\"\0\x01]*[{_L}0-9¦¤/]"
+_END = rf"[^ \n<>\"\0]*[{_L}0-9¦¤/]"
 _TOKEN = re.compile(
     rf"""
     (?P<plain>(?<![{_L}]')[A-Za-z]++(?=[ \n,;!?)]|\.[ \n]|\.?\Z))[ ]?
@@ -123,7 +123,7 @@ _TOKEN = re.compile(
     ))
     |(?P<run>[{_L}0-9_]+)
     |(?P<punct>[!-/:-@\[-`{{-~–—•])
-    |(?P<symbol>\x01|.¦*)
+    |(?P<symbol>.)¦*
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -159,7 +159,8 @@ _PHRASE = re.compile(
 class Token(NamedTuple):
     """A piece of the normalised text.
 
-    `lookup` is what a vocabulary is asked for: lower case, contractions undone.
+    `lookup` is what a vocabulary is asked for: lower case, contractions undone. `claimed`: its kind is not
+    the lexer's word but somebody's claim.
     """
 
     kind: str
@@ -167,6 +168,7 @@ class Token(NamedTuple):
     lookup: str = ""
     case: Case = "lower"
     marked: bool = False
+    claimed: bool = False
 
 
 _SPACE = Token("space", " ")
