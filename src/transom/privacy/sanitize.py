@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -69,6 +69,14 @@ class Piece(NamedTuple):
         return f"Piece({self.kind}, {self.action}, {self.output!r})"
 
 
+class Hider(Protocol):
+    """Whoever makes placeholders."""
+
+    def hide(self, kind: str, value: str) -> str:
+        """The placeholder of a value."""
+        ...
+
+
 # A token with its kind, whether a placeholder replaces it, and its word id, -1 unless it is drawn. A bare
 # tuple: there is one for every token of every request.
 _Part = tuple[str, Token, bool, int]
@@ -110,6 +118,11 @@ class Sanitized:
             released = self._fresh.get(i, self._known.get(i, -1))
             pieces.append(Piece(kind, action, output, token.text, word_id, released))
         return tuple(pieces)
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        """The stretches that passed as public."""
+        return tuple(token.text for kind, token, _, _ in self._parts if kind == PUBLIC)
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
@@ -188,7 +201,7 @@ class Sanitizer:
         self,
         text: str,
         *,
-        placeholders: Placeholders,
+        placeholders: Hider,
         memo: PlaceMemo | None = None,
         session: str | None = None,
         place: int = 0,
@@ -298,11 +311,13 @@ class Sanitizer:
             return self._claims.find(text)
         found, end = list(spans), 0
         for span in (*sorted(spans), Span(len(text), len(text), PUBLIC)):
-            found += [Span(s + end, e + end, kind) for s, e, kind in self._claims.find(text[end : span.start])]
+            found += [
+                Span(s + end, e + end, kind) for s, e, kind in self._claims.find(text[end : span.start])
+            ]
             end = span.end
         return found
 
-    def _outputs(self, parts: list[_Part], placeholders: Placeholders, released: Iterable[int]) -> list[str]:
+    def _outputs(self, parts: list[_Part], placeholders: Hider, released: Iterable[int]) -> list[str]:
         """What each token becomes; `released` are the word ids for those that are drawn, in order."""
         words, drawn = self.policy.words, iter(released)
         return [
