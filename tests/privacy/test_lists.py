@@ -92,8 +92,8 @@ def test_what_is_disclosed_is_counted_and_not_told(path: Path) -> None:
         ("name: [Anna]", "does not know name; did you mean 'names'"),
         ("", "must be a mapping"),
         (
-            "terms: ['-']\npublic: ['{a}']\nnames: missing.txt",
-            r"terms\[0\].*public\[0\]|public\[0\].*terms\[0\]",
+            "terms: ['-']\npublic: ['{a}']\nnames: missing.txt\npatterns: [{pattern: '(', kind: person}]",
+            r"missing.txt.*terms\[0\].*patterns\[0\].*public\[0\]",
         ),
     ],
 )

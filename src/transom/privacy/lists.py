@@ -62,12 +62,6 @@ class _Pattern:
     pattern: Annotated[str, Setting(filled=True)]
     kind: str
 
-    def problems(self) -> Iterator[str]:
-        if self.kind not in CLAIMABLE and self.kind not in _KIND_OF_NAME:
-            yield unknown("kind", self.kind, CLAIMABLE)
-        if self.pattern and (wrong := patterns.problem_of(self.pattern)):
-            yield wrong
-
 
 @dataclass(frozen=True)
 class _ListFile:
@@ -115,6 +109,7 @@ def load_lists(path: str | Path) -> Lists:
     problems: list[str] = []
     notes: list[str] = []
     kind_of = _phrases(_entries(read, problems, notes), problems, notes)
+    kinds = _patterns(read, problems)
     public = _public(read, problems, notes)
     if problems:
         raise MisconfiguredError(listed(f"the list file {path} cannot be used", problems))
@@ -123,10 +118,10 @@ def load_lists(path: str | Path) -> Lists:
     counts = Counter(kind_of.values())
     return Lists(
         Phrases(kind_of),
-        Patterns([(one.pattern, _KIND_OF_NAME.get(one.kind, one.kind)) for one in read.patterns]),
+        Patterns(kinds),
         Templates(public),
         {key: counts[kind] for key, kind in _KIND_OF_KEY.items()}
-        | {"patterns": len(read.patterns), "public": len(public)},
+        | {"patterns": len(kinds), "public": len(public)},
         (*(one for key in _KIND_OF_KEY if isinstance(one := getattr(read, key), Path)), *read.public_files),
         tuple(notes),
     )
@@ -182,6 +177,16 @@ def _phrases(
         if long:
             problems.append(f"{_places(long)} longer than {MOST_WORDS} words and signs; give a part of it")
     return kind_of
+
+
+def _patterns(read: _ListFile, problems: list[str]) -> list[tuple[str, str]]:
+    """The patterns, each with its kind."""
+    for index, one in enumerate(read.patterns):
+        if one.kind not in CLAIMABLE and one.kind not in _KIND_OF_NAME:
+            problems.append(f"patterns[{index}]: {unknown('kind', one.kind, CLAIMABLE)}")
+        if wrong := patterns.problem_of(one.pattern):
+            problems.append(f"patterns[{index}]: {wrong}")
+    return [(one.pattern, _KIND_OF_NAME.get(one.kind, one.kind)) for one in read.patterns]
 
 
 def _public(read: _ListFile, problems: list[str], notes: list[str]) -> list[str]:
