@@ -25,7 +25,6 @@ from transom.serving.engines.echo import EchoEngine
         ["--engine", "http://127.0.0.1:9"],
         ["--engine-kind", "transom", "--tokenizer", "smollm2", "--cap", "5"],  # of nothing: no word is drawn
         ["--engine-kind", "transom", "--tokenizer", "smollm2", "--mode", "plain", "--public", "system"],
-        ["--engine-kind", "transom", "--preset", "entity"],
         ["--engine-kind", "transom", "--public", "user"],
         ["--engine-kind", "transom", "--rule", "word=lots"],
         ["--engine-kind", "transom", "--rule", "persom=pass"],

@@ -30,7 +30,7 @@ from transom.cli.ask import (
     require_openai,
     words_gateway,
 )
-from transom.cli.options import Json, LedgerOptions, WordOptions
+from transom.cli.options import Json, LedgerOptions, WordOptions, ledger_for
 from transom.cli.output import progress
 from transom.config import Setting
 from transom.errors import ReplaceableError
@@ -77,7 +77,7 @@ def chat(
     with ExitStack() as stack:
         if gateway is None:
             sanitizer = words.sanitizer()
-            book = None if sanitizer.mechanism is None else books.open()
+            book = ledger_for(sanitizer, books)
             if book is not None:
                 stack.enter_context(book)
             with progress("starting", quiet=as_json):

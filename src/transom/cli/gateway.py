@@ -28,7 +28,15 @@ from transom.cli.enclave import (
     verified,
 )
 from transom.cli.obfuscated import MODES, ObfuscatedOptions, open_key
-from transom.cli.options import GATEWAY_CAP, WORDS, Bind, EvidenceOptions, LedgerOptions, WordOptions
+from transom.cli.options import (
+    GATEWAY_CAP,
+    WORDS,
+    Bind,
+    EvidenceOptions,
+    LedgerOptions,
+    WordOptions,
+    ledger_for,
+)
 from transom.config import Setting
 from transom.errors import MisconfiguredError
 from transom.serving.gateway.config import (
@@ -225,20 +233,12 @@ def _default_tokenizer(client: Engine) -> str:
 
 
 def _ledger(books: LedgerOptions, sanitizer: Sanitizer) -> Ledger | None:
-    """The ledger to charge; none where nothing is ever drawn. Raises MisconfiguredError for a vain cap."""
-    if sanitizer.mechanism is None:
-        if books.cap is not None:
-            raise MisconfiguredError(
-                f"--cap {books.cap:g}: preset {sanitizer.policy.preset} draws no words, so nothing is "
-                "counted; leave it out, or choose --preset words"
-            )
-        typer.echo("no words are drawn: nothing is charged, and no ledger is opened", err=True)
-        return None
-    ledger = books.open(GATEWAY_CAP)
-    if ledger is None:
-        typer.echo("no ledger: spending is neither recorded nor capped", err=True)
+    ledger = ledger_for(sanitizer, books, GATEWAY_CAP)
+    if ledger is not None:
+        said = f"spending is recorded in {ledger.path}, up to {ledger.cap_epsilon:g} an account"
+    elif sanitizer.mechanism is None:
+        said = "no words are drawn: nothing is charged, and no ledger is opened"
     else:
-        typer.echo(
-            f"spending is recorded in {ledger.path}, up to {ledger.cap_epsilon:g} an account", err=True
-        )
+        said = "no ledger: spending is neither recorded nor capped"
+    typer.echo(said, err=True)
     return ledger
