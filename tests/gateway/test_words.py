@@ -311,7 +311,8 @@ def test_an_infinite_epsilon_is_told_and_refused_by_a_ledger(
     class Unbounded(Sanitizer):
         """A mechanism without a finite epsilon."""
 
-        word_epsilon = float("inf")
+        def _cost(self, drawn: Any) -> float:
+            return float("inf")
 
     body = {"model": "echo", "messages": [{"role": "user", "content": "green horses"}]}
     served = serve(config=WORDS, sanitizer=Unbounded(policy, epsilon=1.0))
