@@ -29,6 +29,7 @@ import numpy as np
 
 from transom.privacy.channel import Floats
 from transom.privacy.claims import PUBLIC, Claims
+from transom.privacy.forms import pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -41,7 +42,8 @@ from transom.privacy.text import Token, with_case
 
 DISCLOSES = (
     "the group and the rule of each drawn word, its place and its case pattern",
-    "the kind and place of each placeholder, and which placeholders of a conversation hold equal values",
+    "the kind and place of each placeholder, which placeholders of a conversation hold equal values or forms "
+    "of one entity (names of a person, spellings of a number or address), and which form each is",
     "pass words, punctuation, white space and the number of words",
     "with a session: whether a place was edited since the last request",
 )
@@ -301,9 +303,8 @@ class Sanitizer:
                 word_id = ids.get(token.lookup, -1)
                 parts.append((kind, token, word_id < 0, word_id))
             else:
-                hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
-                parts.append((kind, token, hide, -1))
-        return parts
+                parts.append((kind, token, kind in hidden, -1))
+        return _closed(parts)
 
     def _claimed(self, text: str, spans: Sequence[Span]) -> Sequence[Span]:
         """The given spans, and what the claims find in each stretch between them."""
@@ -311,9 +312,8 @@ class Sanitizer:
             return self._claims.find(text)
         found, end = list(spans), 0
         for span in (*sorted(spans), Span(len(text), len(text), PUBLIC)):
-            found += [
-                Span(s + end, e + end, kind) for s, e, kind in self._claims.find(text[end : span.start])
-            ]
+            between = self._claims.find(text[end : span.start])
+            found += [Span(start + end, stop + end, kind) for start, stop, kind in between]
             end = span.end
         return found
 
@@ -410,6 +410,18 @@ def _price(mechanism: WordMechanism) -> float:
     """
     promise = mechanism.guarantee()
     return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
+
+
+def _closed(parts: list[_Part]) -> list[_Part]:
+    """Hide what passes and reads as a placeholder, alone or put together; not the program's own text."""
+    while True:
+        shown = ["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts]
+        found = [index for index in pieces_of_forms(shown) if parts[index][0] != "public"]
+        if not found:
+            return parts
+        parts = parts.copy()  # and once more: what stood beside it may read as a placeholder now
+        for index in found:
+            parts[index] = ("identifier", parts[index][1], True, -1)
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
