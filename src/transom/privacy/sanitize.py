@@ -312,9 +312,8 @@ class Sanitizer:
             return self._claims.find(text)
         found, end = list(spans), 0
         for span in (*sorted(spans), Span(len(text), len(text), PUBLIC)):
-            found += [
-                Span(s + end, e + end, kind) for s, e, kind in self._claims.find(text[end : span.start])
-            ]
+            between = self._claims.find(text[end : span.start])
+            found += [Span(start + end, stop + end, kind) for start, stop, kind in between]
             end = span.end
         return found
 
