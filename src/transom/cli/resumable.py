@@ -27,7 +27,10 @@ from transom.files import sync, write_file
 
 @dataclass(frozen=True)
 class Summary:
-    """What was sanitised; `largest_draws` and `largest_epsilon` are those of one text."""
+    """What was sanitised; `largest_draws` and `largest_epsilon` are those of one text.
+
+    `counts` are tokens a kind, `replaced` those of them that became placeholders.
+    """
 
     texts: int = 0
     draws: int = 0
@@ -35,6 +38,7 @@ class Summary:
     epsilon: float = 0.0
     largest_epsilon: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
+    replaced: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Summary) -> Summary:
         return Summary(
@@ -44,6 +48,7 @@ class Summary:
             self.epsilon + other.epsilon,
             max(self.largest_epsilon, other.largest_epsilon),
             Counter(self.counts) + Counter(other.counts),
+            Counter(self.replaced) + Counter(other.replaced),
         )
 
 

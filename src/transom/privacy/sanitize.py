@@ -131,15 +131,24 @@ class Sanitized:
         """Tokens a kind."""
         return _counted(self._parts)
 
+    @cached_property
+    def replaced(self) -> Mapping[str, int]:
+        """Those of them that became placeholders."""
+        return _counted([part for part in self._parts if part[2]])
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Independent texts, sanitised together: with the fresh draws of each and their cost."""
+    """Independent texts, sanitised together: with the fresh draws of each and their cost.
+
+    `counts` are tokens a kind, `replaced` those of them that became placeholders.
+    """
 
     texts: tuple[str, ...]
     draws: tuple[int, ...]
     epsilons: tuple[float, ...]
     counts: Mapping[str, int]
+    replaced: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float:
@@ -246,9 +255,17 @@ class Sanitizer:
             for parts, drawn, holder in zip(parts_of, drawn_of, holders, strict=True)
         ]
         counts: Counter[str] = Counter()
+        replaced: Counter[str] = Counter()
         for parts in parts_of:
             counts.update(_counted(parts))
-        return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
+            replaced.update(_counted([part for part in parts if part[2]]))
+        return Batch(
+            tuple(results),
+            tuple(map(len, drawn_of)),
+            tuple(map(self._cost, drawn_of)),
+            counts,
+            replaced,
+        )
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
