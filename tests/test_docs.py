@@ -197,7 +197,7 @@ def test_contributing_says_where_a_change_belongs(change: str) -> None:
 
 
 def test_words_page_lists_every_kind() -> None:
-    from transom.privacy.policy import KINDS
+    from transom.privacy.kinds import KINDS
 
     page = (ROOT / "docs/words.md").read_text()
     assert all(f"| {kind} | {meaning} |" in page for kind, meaning in KINDS.items())

@@ -15,7 +15,8 @@ from transom.checkpoint.tiny import tiny_llama
 from transom.cli.main import app
 from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
-from transom.privacy.policy import KINDS, write_policy
+from transom.privacy.kinds import KINDS
+from transom.privacy.policy import write_policy
 
 ANIMALS = ("cat", "dog", "cow", "horse", "bird", "fish", "mouse", "sheep", "goat", "duck", "frog", "bear")
 COLOURS = ("red", "blue", "green", "grey", "pink", "black", "white", "brown", "gold", "tan", "rose", "plum")

@@ -21,10 +21,11 @@ from transom.cli.main import run
 from transom.errors import LedgerError, LedgerSpentError, MisconfiguredError, PolicyError, ReplaceableError
 from transom.privacy.channel import exact_epsilon
 from transom.privacy.explain import CURVE_EPSILONS, explain, subset
+from transom.privacy.kinds import KINDS
 from transom.privacy.ledger import Ledger
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import PartitionedMechanism
-from transom.privacy.policy import KINDS, Policy, load_policy, write_policy
+from transom.privacy.policy import Policy, load_policy, write_policy
 
 SECRET = "Zebedee paid 4711 to zyzzyva@quagga.example 😀"
 GROUPS = (("cat", "dog", "cow", "horse"), ("red", "blue", "green"), ("run", "walk"))

@@ -212,7 +212,7 @@ def test_a_word_in_the_vocabulary_is_never_closed(sanitizer: Sanitizer, text: st
 
 def test_the_lexer_keeps_no_private_word(sanitizer: Sanitizer) -> None:
     pieces(sanitizer, "the Minister of zyzzyva MacWinter")
-    assert {text.lower() for text in sanitizer._words} <= {*DRAWN, *PASSING}
+    assert {text.lower() for text in sanitizer._reader._words} <= {*DRAWN, *PASSING}
 
 
 def test_without_known_words_there_is_no_heading() -> None:

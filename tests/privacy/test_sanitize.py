@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
 from transom.privacy.channel import bayes
+from transom.privacy.kinds import KINDS
 from transom.privacy.mechanisms import build, partitioned
 from transom.privacy.memo import PlaceMemo
 from transom.privacy.partition import PartitionedMechanism
 from transom.privacy.placeholders import Placeholders
-from transom.privacy.policy import KINDS, Policy, write_policy
+from transom.privacy.policy import Policy, write_policy
 from transom.privacy.sanitize import Sanitized, Sanitizer
 from transom.privacy.text import CLOSED_FORMS, case_of, normalise, with_case
 

@@ -93,6 +93,13 @@ class EvidenceOptions:
 class PolicyOptions:
     """A word policy and changes to it."""
 
+    preset: Annotated[
+        Literal["entities", "sensitive", "words"] | None,
+        Setting(
+            "What is protected: names and numbers (entities), besides them sensitive and rare words "
+            "(sensitive), all words (words, and what a policy of your own says). One of"
+        ),
+    ] = None
     policy: Annotated[Path | None, Setting("Word policy; the English one by default.")] = None
     overlay: Annotated[Path | None, Setting("YAML file with `kinds:` and `mechanism:`.", panel=WORDS)] = None
     rule: Annotated[
@@ -103,10 +110,12 @@ class PolicyOptions:
     def load(self) -> Policy:
         """Raises PolicyError."""
         from transom.privacy.policy import load_overlay, load_policy, parse_rule
+        from transom.privacy.presets import DEFAULT_PRESET, with_preset
 
-        policy = load_policy(self.policy)
-        if self.overlay is not None:
-            extra = load_overlay(self.overlay)
+        extra = {} if self.overlay is None else load_overlay(self.overlay)
+        preset = self.preset or extra.get("preset") or (DEFAULT_PRESET if self.policy is None else "words")
+        policy = with_preset(load_policy(self.policy), preset)
+        if extra:
             policy = policy.with_rules(extra.get("kinds", {}), extra.get("mechanism"))
         return policy.with_rules(dict(map(parse_rule, self.rule))) if self.rule else policy
 

@@ -25,8 +25,9 @@ from transom.data.rows import Format
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
+from transom.privacy.kinds import about
 from transom.privacy.mechanisms import IN_GROUP
-from transom.privacy.policy import KINDS, Policy
+from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
 
 app = App(help="Sanitise words with differential privacy.", no_args_is_help=True)
@@ -215,7 +216,7 @@ def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None
     record: dict[str, Any] = {
         "texts": total.texts,
         "draws": total.draws,
-        "counts": {kind: total.counts[kind] for kind in KINDS if total.counts[kind]},
+        "counts": dict(total.counts),
         "epsilon_per_word": sanitizer.word_epsilon,
         "epsilon_largest_text": total.largest_draws and total.largest_draws * sanitizer.word_epsilon,
         "epsilon_total": total.draws and total.draws * sanitizer.word_epsilon,
@@ -255,7 +256,7 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
     console.print(f"{len(policy.words)} words in {policy.partition.groups} groups; pass words: {share}")
     for kind, rule in policy.rules.items():
         console.print(
-            f"  {kind:<11}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{KINDS[kind]}"
+            f"  {kind:<11}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{about(kind)}"
         )
     if not figures:
         console.print("words are replaced by placeholders: epsilon 0, nothing to compute")

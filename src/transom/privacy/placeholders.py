@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 
 from transom.errors import EngineGarbageError
+from transom.privacy.kinds import base_of
 from transom.privacy.text import PLACEHOLDER_LABELS
 
 LABEL_OF_KIND = {
@@ -52,7 +53,7 @@ class Placeholders:
 
     def hide(self, kind: str, value: str) -> str:
         """The placeholder of `value`, a new one at its first appearance."""
-        label = LABEL_OF_KIND[kind]
+        label = LABEL_OF_KIND[base_of(kind)]
         known = self._placeholder_of.get((label, value))
         if known is not None:
             return known

@@ -2,10 +2,12 @@
 
 The file is one safetensors file. Tensors: `words` (uint8, UTF-8, one a line, in word-id order, contiguous
 by group), `starts` (int32 [G + 1]), `scores` (uint8, the groups' K x K tables end to end), `prior`
-(float32 [V], public frequency), `pass_words` (uint8, one a line). Metadata: the key `policy` with a JSON
-object. The vocabulary holds the words that can be drawn and no others, so that groups, prior and printed
-figures are those of drawn words: a name of the policy's list or a closed form of the lexer in it is refused.
-A rule is "pass", "placeholder" or, for the kind `word` alone, an epsilon a word. `word` cannot pass.
+(float32 [V], public frequency), `pass_words` (uint8, one a line), and, where there are lists, `listed`
+(uint8, one a line) with `listed_kinds` (uint8, places in the metadata's `listed`). Metadata: the key
+`policy` with a JSON object. The vocabulary holds the words that can be drawn and no others, so that groups,
+prior and printed figures are those of drawn words: a name of the policy's list or a closed form of the lexer
+in it is refused.
+Kinds and rules are those of `transom.privacy.kinds`.
 Threat model: a policy file may come from anybody. It is parsed as safetensors and JSON only, bounded in
 size, checked completely before use, and can be pinned by SHA-256. Everything in it is public.
 Does not protect: a policy that lets kinds pass, or whose words were taken from private text, protects
@@ -30,28 +32,21 @@ from typing import Annotated, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.config import Setting, attempt, listed, load_json, read_config, suggest
+from transom.config import Setting, attempt, listed, load_json, read_config
 from transom.errors import MisconfiguredError, PolicyError
 from transom.files import read_bounded, whole
 from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
+from transom.privacy.kinds import FIELDS, KINDS, Rule, rule_of, rule_problems, unknown
 from transom.privacy.partition import LARGEST_GROUP, Partition
 from transom.privacy.text import is_plain_word
 
-KINDS: dict[str, str] = {
-    "stop": "a word of the public pass list",
-    "word": "a word of the vocabulary",
-    "number": "digits, number words, amounts, dates, times",
-    "identifier": "e-mail address, URL, host or file name, path, handle, letters mixed with digits",
-    "name": "a capital where the place asks for none, or capitalised and unknown",
-    "rare": "an unknown lower-case word",
-    "foreign": "non-ASCII letters outside the vocabulary",
-    "symbol": "emoji and other symbols",
-}
 SIZE_LIMIT_BYTES = 64 * 2**20
-LARGEST_EPSILON = 30.0
-Rule = str | float
+COMMON_WORDS = 8_000  # the most frequent words of a vocabulary; the others are of kind `uncommon`
 _TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
+_LISTS = {"listed": "U8", "listed_kinds": "U8"}  # both or none
+_IN_VOCABULARY = frozenset({"instruction", "namesake", *FIELDS})  # what a word that is drawn may be listed as
+LISTED = ("person", "place", "organisation", "namesake", "instruction", "dictionary", *FIELDS)
 _Texts = Annotated[tuple[str, ...], Setting(wanted="be a list of text")]
 
 
@@ -69,15 +64,18 @@ class _Record:
     sources: _Texts
     polarity_coherent: bool
     pass_share: Annotated[float | None, Setting(least=0, most=1, wanted="lie in [0, 1] or be null")] = None
+    listed: _Texts = ()
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the rules."""
-        yield from _rule_problems(self.kinds)
+        yield from rule_problems(self.kinds)
         yield from (f"kind {kind!r} has no rule" for kind in KINDS if kind not in self.kinds)
+        yield from (unknown("list", kind, LISTED) for kind in self.listed if kind not in LISTED)
 
 
 @dataclass(frozen=True)
 class _Overlay:
+    preset: str | None = None
     kinds: Mapping[str, Rule] | None = None
     mechanism: str | None = None
 
@@ -87,8 +85,10 @@ class Policy:
     """A validated policy; make one with `load_policy` or `write_policy`.
 
     `sha256` is the file's, before overlays. `words` are drawn, as inputs and as outputs, and no others are.
-    `names` are of kind name in any case and position. `pass_share`: the public share of tokens that are pass
-    words, or None when the file does not say.
+    `names` are of kind name in any case and position. `listed` gives public words a kind of `LISTED`: names
+    of a known type, words of sensitive fields, instruction words, `namesake` (a common word that is also
+    somebody's name) and `dictionary`. `pass_share`: the public share of tokens that are pass
+    words, or None when the file does not say. `preset` names where the rules come from.
     """
 
     name: str
@@ -101,10 +101,12 @@ class Policy:
     pass_words: frozenset[str]
     sha256: str
     names: frozenset[str] = frozenset()
+    listed: Mapping[str, str] = field(default_factory=dict, repr=False)
     licence_notices: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     polarity_coherent: bool = False
     pass_share: float | None = None
+    preset: str = "words"
     path: Path | None = field(default=None, compare=False)
 
     @property
@@ -113,14 +115,30 @@ class Policy:
         rule = self.rules["word"]
         return float(rule) if not isinstance(rule, str) else None
 
+    def rule(self, kind: str) -> Rule:
+        """What happens to a kind: its own rule or that of its base."""
+        return rule_of(self.rules, kind)
+
     @cached_property
     def word_ids(self) -> dict[str, int]:
         """Word to id."""
         return {word: index for index, word in enumerate(self.words)}
 
+    @cached_property
+    def kind_of(self) -> Mapping[str, str]:
+        """The kind of each word of the vocabulary and of each listed one; a namesake is a word here."""
+        common = np.argsort(-self.prior_V, kind="stable")[:COMMON_WORDS]
+        kinds = dict.fromkeys(self.words, "uncommon") | {self.words[i]: "word" for i in common}
+        return kinds | {word: kind for word, kind in self.listed.items() if kind != "namesake"}
+
+    @cached_property
+    def namesakes(self) -> frozenset[str]:
+        """Common words that are also names of people or places."""
+        return frozenset(word for word, kind in self.listed.items() if kind == "namesake")
+
     def with_rules(self, rules: Mapping[str, Any], mechanism: str | None = None) -> Policy:
         """This policy under other rules for some kinds; PolicyError names every unknown kind or rule."""
-        problems = list(_rule_problems(rules))
+        problems = list(rule_problems(rules))
         if problems:
             raise PolicyError(listed("the rules cannot be used", problems))
         parsed = {kind: rule if isinstance(rule, str) else float(rule) for kind, rule in rules.items()}
@@ -169,6 +187,7 @@ def write_policy(
     polarity_coherent: bool = False,
     pass_share: float | None = None,
     names: Iterable[str] = (),
+    listed: Mapping[str, str] | None = None,
 ) -> Policy:
     """Write a policy file atomically and return it as read back; PolicyError when it would be invalid."""
     from safetensors.numpy import save
@@ -180,6 +199,11 @@ def write_policy(
         "prior": np.ascontiguousarray(prior_V, dtype=np.float32),
         "pass_words": _packed(sorted(pass_words)),
     }
+    kinds_of_lists = sorted(set((listed or {}).values()))
+    if listed:
+        tensors["listed"] = _packed(sorted(listed))
+        codes = [kinds_of_lists.index(kind) for _, kind in sorted(listed.items())]
+        tensors["listed_kinds"] = np.array(codes, dtype=np.uint8)
     record = {
         "format": 1,
         "name": name,
@@ -191,6 +215,7 @@ def write_policy(
         "sources": list(sources),
         "polarity_coherent": polarity_coherent,
         "pass_share": pass_share,
+        "listed": kinds_of_lists,
     }
     content = save(tensors, {"policy": json.dumps(record, ensure_ascii=False, sort_keys=True)})
     policy = _parse(content, hashlib.sha256(content).hexdigest(), str(path))
@@ -232,7 +257,8 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
     pass_words, pass_ok = _unpacked(tensors["pass_words"])
     problems = [] if words_ok and pass_ok else ["word lists are not UTF-8"]
     problems += _word_problems(words, pass_words, read.names) + _number_problems(tensors, len(words))
-    if problems:
+    public, wrong = _listed(tensors, read.listed, frozenset(words), frozenset(pass_words))
+    if problems := problems + wrong:
         raise PolicyError(listed(f"the policy {where} is malformed", problems))
     return Policy(
         name=read.name,
@@ -245,6 +271,7 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
         pass_words=frozenset(pass_words),
         sha256=sha256,
         names=frozenset(read.names),
+        listed=public,
         licence_notices=read.licence_notices,
         sources=read.sources,
         polarity_coherent=read.polarity_coherent,
@@ -257,29 +284,15 @@ def _header(content: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", load_json(content[8 : 8 + length]))
 
 
-def _rule_problems(rules: Mapping[str, Any]) -> Iterable[str]:
-    for kind, rule in rules.items():
-        if kind not in KINDS:
-            yield _unknown("kind", kind, KINDS)
-        elif isinstance(rule, int | float) and not isinstance(rule, bool):
-            if kind != "word":
-                yield f"kind {kind!r} cannot have an epsilon, only 'word' can; choose pass or placeholder"
-            elif not 0 < rule <= LARGEST_EPSILON:
-                yield f"epsilon must lie in (0, {LARGEST_EPSILON:g}], got {rule}"
-        elif rule not in ("pass", "placeholder"):
-            yield _unknown(f"rule of kind {kind!r}", rule, ("pass", "placeholder"))
-        elif kind == "word" and rule == "pass":
-            yield "kind 'word' cannot pass: give it an epsilon or placeholder"
-
-
 def _tensor_problems(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> Iterable[str]:
-    for name, dtype in _TENSORS.items():
+    wanted = _TENSORS | (_LISTS if _LISTS.keys() & tensors.keys() else {})
+    for name, dtype in wanted.items():
         if name not in tensors:
             yield f"tensor {name!r} is missing"
         elif header[name]["dtype"] != dtype or tensors[name].ndim != 1:
             got = f"{header[name]['dtype']} {tensors[name].shape}"
             yield f"tensor {name!r} must be {dtype} with one axis, got {got}"
-    yield from (_unknown("tensor", name, _TENSORS) for name in tensors if name not in _TENSORS)
+    yield from (unknown("tensor", name, wanted) for name in tensors if name not in wanted)
 
 
 def _word_problems(words: Sequence[str], pass_words: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -302,6 +315,28 @@ def _word_problems(words: Sequence[str], pass_words: Sequence[str], names: Seque
     if odd:
         problems.append(f"{len(odd)} words are not single lower-case words, the first is {odd[0][:40]!r}")
     return problems
+
+
+def _listed(
+    tensors: Mapping[str, NDArray[Any]], kinds: Sequence[str], words: frozenset[str], passing: frozenset[str]
+) -> tuple[dict[str, str], list[str]]:
+    """The lists' words with their kinds, and what is wrong with them."""
+    if "listed" not in tensors:
+        return {}, ["kinds of lists are named, and no list is there"] if kinds else []
+    entries, decoded = _unpacked(tensors["listed"])
+    codes = tensors["listed_kinds"].tolist()
+    if not decoded or len(codes) != len(entries) or max(codes, default=0) >= len(kinds):
+        return {}, [f"listed must be UTF-8, each word with a kind: {len(entries)} words, {len(codes)} kinds"]
+    found = {word: kinds[code] for word, code in zip(entries, codes, strict=True)}
+    problems = []
+    if len(found) < len(entries):
+        problems.append(f"{len(entries) - len(found)} listed words occur twice")
+    if inside := [word for word, kind in found.items() if word in words and kind not in _IN_VOCABULARY]:
+        problems.append(f"{len(inside)} drawn words are listed as names or dictionary: {inside[0]!r}")
+    wrong = [word for word in found if word in passing or is_closed(word) or not is_plain_word(word)]
+    if wrong:
+        problems.append(f"{len(wrong)} listed words pass, are closed or no single words: {wrong[0][:40]!r}")
+    return found, problems
 
 
 def _number_problems(tensors: Mapping[str, NDArray[Any]], words: int) -> list[str]:
@@ -337,10 +372,6 @@ def _unpacked(packed: NDArray[np.uint8]) -> tuple[list[str], bool]:
     except UnicodeDecodeError:
         return [], False
     return (text.split("\n") if text else []), True
-
-
-def _unknown(what: str, got: object, known: Iterable[str]) -> str:
-    return f"unknown {what} {str(got)[:40]!r}; {suggest(got, known)}"
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -1,11 +1,8 @@
 """Sanitise text under a policy: pass, replace by a typed placeholder, or draw another word of the same group.
 
-Kinds, in order: every word on the policy's list of names is a *name*; pass words and contractions are *stop*,
-unless a capital that says "name" (see `transom.privacy.text`) stands on one that may be an acronym or a name:
-of one or two letters (`US`, `IT`), or `can may who will`; any other word with such a capital is a *name*;
-vocabulary words are *word*; other words are *foreign* when not ASCII, *name* when they begin with a capital,
-else *rare*. Numbers, identifiers and symbols come from the lexer. Each fresh draw costs the mechanism's
-epsilon; placeholders cost nothing; the case pattern of a drawn word is kept.
+What kind a token is says `transom.privacy.reader`, what becomes of a kind the policy's rule for it. Words of
+kinds with an epsilon are drawn, kinds of different epsilons from tables of their own; each fresh draw costs
+its mechanism's epsilon. Placeholders cost nothing; the case pattern of a drawn word is kept.
 Threat model: the host knows policy, mechanism and prior, sees the whole sanitised text of every request,
 and is the exact Bayes attacker of `Sanitizer.bayes_guess`.
 Does not protect: what the guarantee lists as disclosed; meaning that the words of many places carry
@@ -30,18 +27,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transom.privacy.channel import BayesAttack
-from transom.privacy.closed import HOMOGRAPHS
+from transom.privacy.channel import Floats
 from transom.privacy.guarantee import Guarantee
+from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
 from transom.privacy.memo import Message, PlaceMemo
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.placeholders import Placeholders
-from transom.privacy.policy import KINDS, Policy
-from transom.privacy.text import CLITICS, Token, Words, lex, with_case
+from transom.privacy.policy import Policy
+from transom.privacy.reader import Reader
+from transom.privacy.text import Token, with_case
 
 DISCLOSES = (
-    "the group of each drawn word, its place and its case pattern",
+    "the group and the rule of each drawn word, its place and its case pattern",
     "the kind and place of each placeholder, and which placeholders of a conversation hold equal values",
     "pass words, punctuation, white space and the number of words",
     "with a session: whether a place was edited since the last request",
@@ -120,12 +118,17 @@ class Sanitized:
 
 @dataclass(frozen=True)
 class Batch:
-    """Independent texts, sanitised together: `draws` fresh draws a text, `epsilon` their cost in all."""
+    """Independent texts, sanitised together: with the fresh draws of each and their cost."""
 
     texts: tuple[str, ...]
     draws: tuple[int, ...]
-    epsilon: float
+    epsilons: tuple[float, ...]
     counts: Mapping[str, int]
+
+    @property
+    def epsilon(self) -> float:
+        """What all texts cost."""
+        return sum(self.epsilons)
 
 
 @dataclass(frozen=True)
@@ -153,33 +156,26 @@ class Sanitizer:
         self, policy: Policy, mechanism: str | WordMechanism | None = None, epsilon: float | None = None
     ) -> None:
         if epsilon is not None:
-            policy = policy.with_rules({"word": epsilon})
+            drawn = [kind for kind, rule in policy.rules.items() if not isinstance(rule, str)]
+            policy = policy.with_rules(dict.fromkeys(drawn or ["word"], epsilon))
         if isinstance(mechanism, str):
             policy = policy.with_rules({}, mechanism)
-        self.policy = policy
-        self.mechanism: WordMechanism | None = None
-        if policy.epsilon is not None and not (mechanism is None or isinstance(mechanism, str)):
-            self.mechanism = mechanism
-        elif policy.epsilon is not None:
-            self.mechanism = build(policy.mechanism, policy.partition, policy.epsilon)
-        self._hidden = frozenset(kind for kind, rule in policy.rules.items() if rule == "placeholder")
-        self._posteriors: dict[int, tuple[int, float, float]] = {}
+        self.policy, self._reader = policy, Reader(policy)
+        own = None if mechanism is None or isinstance(mechanism, str) else mechanism
+        self._mechanisms, self._drawn_by = _mechanisms(policy, own)
+        self.mechanism = self._mechanisms[0] if self._mechanisms else None
+        self._posteriors: dict[tuple[str, int], tuple[int, float, float]] = {}
 
     @property
     def word_epsilon(self) -> float:
-        """What one fresh draw costs; infinite unless the mechanism promises pure differential privacy.
-
-        A metric epsilon is a price for a unit of distance, not for a word: no ledger can add it up.
-        """
-        if self.mechanism is None:
-            return 0.0
-        promise = self.mechanism.guarantee()
-        return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
+        """The most that one fresh draw costs; 0 where nothing is drawn."""
+        return max(map(_price, self._mechanisms), default=0.0)
 
     def prepare(self) -> None:
         """Make now the tables that first draws would wait for, where all of them take a second or less."""
-        if isinstance(self.mechanism, PartitionedMechanism) and self.mechanism.name in QUICK:
-            self.mechanism.prepare_all()
+        for mechanism in self._mechanisms:
+            if isinstance(mechanism, PartitionedMechanism) and mechanism.name in QUICK:
+                mechanism.prepare_all()
 
     def sanitize(
         self,
@@ -189,30 +185,33 @@ class Sanitizer:
         memo: PlaceMemo | None = None,
         session: str | None = None,
         place: int = 0,
+        spans: Sequence[Span] = (),
     ) -> Sanitized:
         """Sanitise one message; `place` is its index in the conversation. With no session all is drawn.
+
+        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`).
 
         Nothing is charged or kept here: charge `epsilon`, then `memo.keep` in one call what is pending of all
         messages of the request, then send.
         """
-        parts = self._parts(text)
+        parts = self._parts(text, spans)
         drawn_at = [index for index, part in enumerate(parts) if part[3] >= 0]
         known, digests = self._recalled(parts, drawn_at, memo, session, place)
         at = [index for index in drawn_at if index not in known] if known else drawn_at
-        fresh = dict(zip(at, self._draw([parts[index][3] for index in at]), strict=True))
+        fresh = dict(zip(at, self._draw([parts[index] for index in at]), strict=True))
         words, released = self.policy.words, known | fresh
         outputs = self._outputs(parts, placeholders, [released[index] for index in drawn_at])
         pending = None
         if session is not None and memo is not None:
             pending = Message(session, place, {i: (digests[i], words[released[i]]) for i in drawn_at})
-        epsilon = len(fresh) * self.word_epsilon if fresh else 0.0
+        epsilon = self._cost([parts[index] for index in at])
         return Sanitized("".join(outputs), epsilon, len(fresh), pending, parts, outputs, fresh, known)
 
     def sanitize_batch(self, texts: Sequence[str]) -> Batch:
         """Sanitise independent texts, each with its own placeholders, in one call to the mechanism."""
         parts_of = [self._parts(text) for text in texts]
-        drawn_of = [[part[3] for part in parts if part[3] >= 0] for parts in parts_of]
-        released = iter(self._draw([word_id for drawn in drawn_of for word_id in drawn]))
+        drawn_of = [[part for part in parts if part[3] >= 0] for parts in parts_of]
+        released = iter(self._draw([part for drawn in drawn_of for part in drawn]))
         results = [
             "".join(self._outputs(parts, Placeholders(), islice(released, len(drawn))))
             for parts, drawn in zip(parts_of, drawn_of, strict=True)
@@ -220,13 +219,12 @@ class Sanitizer:
         counts: Counter[str] = Counter()
         for parts in parts_of:
             counts.update(_counted(parts))
-        draws = tuple(map(len, drawn_of))
-        return Batch(tuple(results), draws, sum(draws) * self.word_epsilon if any(draws) else 0.0, counts)
+        return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
         drawn = [piece for piece in sanitized.pieces if piece.output_id >= 0]
-        posteriors = [self._posterior(piece.output_id) for piece in drawn]
+        posteriors = [self._posterior(piece.kind, piece.output_id) for piece in drawn]
         words = self.policy.words
         return BayesGuess(
             guesses=tuple((words[p.output_id], words[q[0]]) for p, q in zip(drawn, posteriors, strict=True)),
@@ -238,7 +236,9 @@ class Sanitizer:
 
     def guarantee(self, sanitized: Sanitized | None = None) -> Guarantee:
         """What one drawn word is promised, or, given a sanitised text, that text: the sum of its draws."""
-        passing = [kind for kind, rule in self.policy.rules.items() if rule == "pass" and kind != "stop"]
+        passing = [
+            kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
+        ]
         discloses = DISCLOSES + tuple(f"every {kind}, unchanged: the policy lets it pass" for kind in passing)
         if self.mechanism is None:
             return Guarantee(
@@ -249,7 +249,8 @@ class Sanitizer:
                 discloses=discloses,
                 source="a placeholder is a function of what is disclosed",
             )
-        word = self.mechanism.guarantee()
+        word = max((one.guarantee() for one in self._mechanisms), key=lambda one: one.epsilon or 0.0)
+        word = replace(word, adjacency=f"{word.adjacency} that are drawn by the same rule")
         if sanitized is None:
             return replace(word, assumptions=_ASSUMPTIONS, discloses=discloses)
         return replace(
@@ -261,18 +262,16 @@ class Sanitizer:
             discloses=discloses,
         )
 
-    def _parts(self, text: str) -> list[_Part]:
-        ids, hidden, draws = self.policy.word_ids, self._hidden, self.mechanism is not None
+    def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
+        ids, hidden, drawn = self.policy.word_ids, self._hidden, self._drawn_by
         parts: list[_Part] = []
-        for token in lex(text, self._words):
+        for token in self._reader.read(text, spans):
             kind = token.kind
-            if kind == "word":
-                kind = self._kind(token)
-                if kind == "word" and draws:
-                    parts.append((kind, token, False, ids[token.lookup]))
-                    continue
-            hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
-            parts.append((kind, token, hide, -1))
+            if kind in drawn:
+                parts.append((kind, token, False, ids[token.lookup]))
+            else:
+                hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
+                parts.append((kind, token, hide, -1))
         return parts
 
     def _outputs(self, parts: list[_Part], placeholders: Placeholders, released: Iterable[int]) -> list[str]:
@@ -287,32 +286,26 @@ class Sanitizer:
             for kind, token, hide, word_id in parts
         ]
 
-    def _kind(self, token: Token) -> str:
-        lookup, marked, policy = token.lookup, token.marked, self.policy
-        if lookup in policy.names:
-            return "name"
-        if token.case != "mixed":
-            if lookup in policy.pass_words or lookup in CLITICS:
-                return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
-            if marked:
-                return "name"
-            if lookup in policy.word_ids:
-                return "word"
-        if not token.text.isascii():
-            return "foreign"
-        # A line in capitals says nothing about names: its unknown words are merely rare.
-        capital = token.case == "title" or (marked and token.text[0].isupper())
-        return "name" if capital else "rare"
-
     @cached_property
-    def _words(self) -> Words:
-        """The words that pass and those that are drawn."""
-        return Words(self.policy.pass_words | self.policy.word_ids.keys())
+    def _hidden(self) -> frozenset[str]:
+        """The kinds that become placeholders."""
+        return frozenset(kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "placeholder")
 
-    def _draw(self, word_ids: list[int]) -> list[int]:
-        if not word_ids or self.mechanism is None:
-            return []
-        return [int(i) for i in self.mechanism.sample(np.array(word_ids, dtype=np.int64)).tolist()]
+    def _draw(self, parts: Sequence[_Part]) -> list[int]:
+        """A released word id for each part that is drawn; one call for each mechanism."""
+        released = [0] * len(parts)
+        for number, mechanism in enumerate(self._mechanisms):
+            at = [index for index, part in enumerate(parts) if self._drawn_by[part[0]] == number]
+            if at:
+                ids_N = np.array([parts[index][3] for index in at], dtype=np.int64)
+                for index, word_id in zip(at, mechanism.sample(ids_N).tolist(), strict=True):
+                    released[index] = int(word_id)
+        return released
+
+    def _cost(self, drawn: Iterable[_Part]) -> float:
+        """What these draws cost; a mechanism's price is asked for only where it draws."""
+        counts = Counter(self._drawn_by[part[0]] for part in drawn)
+        return sum(count * _price(self._mechanisms[number]) for number, count in counts.items()) or 0.0
 
     def _recalled(
         self, parts: list[_Part], drawn_at: list[int], memo: PlaceMemo | None, session: str | None, place: int
@@ -330,23 +323,16 @@ class Sanitizer:
                 released[index] = ids[word]
         return released, places
 
-    @cached_property
-    def _attack(self) -> BayesAttack:
-        """The attacker of a mechanism without groups, over the whole vocabulary."""
-        if self.mechanism is None:
-            raise ValueError("without a mechanism there is nothing to guess")
-        return self.mechanism.bayes(self.policy.prior_V.astype(np.float64))
-
-    def _posterior(self, output_id: int) -> tuple[int, float, float]:
+    def _posterior(self, kind: str, output_id: int) -> tuple[int, float, float]:
         """(best guess, its probability, the probability of the likeliest word unseen) for a released word."""
-        if output_id not in self._posteriors:
-            self._posteriors[output_id] = self._computed_posterior(output_id)
-        return self._posteriors[output_id]
+        if (kind, output_id) not in self._posteriors:
+            self._posteriors[kind, output_id] = self._computed_posterior(kind, output_id)
+        return self._posteriors[kind, output_id]
 
-    def _computed_posterior(self, output_id: int) -> tuple[int, float, float]:
-        prior_V, mechanism = self.policy.prior_V.astype(np.float64), self.mechanism
+    def _computed_posterior(self, kind: str, output_id: int) -> tuple[int, float, float]:
+        mechanism, prior_V = self._mechanisms[self._drawn_by[kind]], self._priors[self._drawn_by[kind]]
         if not isinstance(mechanism, PartitionedMechanism):
-            attack = self._attack
+            attack = mechanism.bayes(prior_V)
             return int(attack.guess_Y[output_id]), attack.success, attack.chance
         group = int(self.policy.partition.group_V[output_id])
         start, end = (int(i) for i in self.policy.partition.starts_G1[group : group + 2])
@@ -355,7 +341,34 @@ class Sanitizer:
         best = int(joint_K.argmax())
         return start + best, float(joint_K[best] / joint_K.sum()), float(prior_K.max() / prior_K.sum())
 
+    @cached_property
+    def _priors(self) -> Sequence[Floats]:
+        """Frequencies [V] of the words that each mechanism draws; the attacker knows which those are."""
+        number_V = np.array([self._drawn_by.get(self.policy.kind_of[word], -1) for word in self.policy.words])
+        prior_V = self.policy.prior_V.astype(np.float64)
+        return [prior_V * (number_V == number) for number in range(len(self._mechanisms))]
+
+
+def _mechanisms(policy: Policy, own: WordMechanism | None) -> tuple[list[WordMechanism], dict[str, int]]:
+    """The mechanisms, and the place among them of each kind that is drawn; kinds of one epsilon share one."""
+    rules = {kind: policy.rule(kind) for kind in ("word", *SUBKINDS) if base_of(kind) == "word"}
+    drawn = {kind: rule for kind, rule in rules.items() if not isinstance(rule, str)}
+    if own is not None:
+        return ([own] if drawn else []), dict.fromkeys(drawn, 0)
+    epsilons = list(dict.fromkeys(drawn.values()))
+    made = [build(policy.mechanism, policy.partition, epsilon) for epsilon in epsilons]
+    return made, {kind: epsilons.index(epsilon) for kind, epsilon in drawn.items()}
+
+
+def _price(mechanism: WordMechanism) -> float:
+    """What one fresh draw costs; infinite unless the mechanism promises pure differential privacy.
+
+    A metric epsilon is a price for a unit of distance, not for a word: no ledger can add it up.
+    """
+    promise = mechanism.guarantee()
+    return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
+
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
     counts = Counter([part[0] for part in parts])
-    return {kind: counts[kind] for kind in KINDS if counts[kind]}
+    return {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}

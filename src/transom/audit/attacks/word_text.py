@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.privacy.kinds import SUBKINDS
 from transom.privacy.partition import WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy
@@ -44,15 +45,16 @@ def drawn(sentences: Iterable[Sentence]) -> Iterator[Token]:
 
 def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
     """The attacker's own lines as plain tokens; `word` is the id of each word that the policy would draw."""
-    sanitizer = Sanitizer(policy.with_rules({"word": "placeholder"}))
+    kinds = [kind for kind in ("word", *SUBKINDS) if not isinstance(policy.rule(kind), str)]
+    sanitizer = Sanitizer(policy.with_rules(dict.fromkeys(kinds, "placeholder")))  # nothing need be drawn
     ids = policy.word_ids
     return tuple(
-        tuple(_own(piece, ids) for piece in _pieces(sanitizer, line)) for line in lines if line.strip()
+        tuple(_own(piece, kinds, ids) for piece in _pieces(sanitizer, line)) for line in lines if line.strip()
     )
 
 
-def _own(piece: Piece, ids: Mapping[str, int]) -> Token:
-    if piece.kind == "word":
+def _own(piece: Piece, kinds: Sequence[str], ids: Mapping[str, int]) -> Token:
+    if piece.kind in kinds:
         word = spelling(piece.source.lower(), ids)
         return Token("drawn", word, ids[word])
     return _undrawn(piece, piece.output)

@@ -1,0 +1,94 @@
+"""What every piece of a text is: the lexer's tokens with their kinds, under one policy.
+
+In order: what a span claims is of the span's kind; every word on the policy's lists of names is a name of
+that type; pass words and contractions are *stop*, unless a capital that says "name" (see
+`transom.privacy.text`) stands on one that may be an acronym or a name: of one or two letters (`US`, `IT`), or
+`can may who will`; any other word with such a capital is a *name*; words of the vocabulary and of the
+lists are of their public kind; other words are *foreign* when not ASCII, *name* when they begin with a
+capital, else *rare*.
+No reading depends on which of the words that may be drawn stands somewhere.
+
+Threat model and what it does not protect: those of the lexer; spans come from whoever claims them and are
+checked here (inside the text, apart from each other).
+Source: own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from transom.errors import MisconfiguredError
+from transom.privacy.closed import HOMOGRAPHS
+from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
+from transom.privacy.policy import Policy
+from transom.privacy.text import CLITICS, Token, Words, lex
+
+_MARKER = "\ue000"  # stands for a span while the text around it is read; a symbol to the lexer
+
+
+class Reader:
+    """Reads texts under a policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
+        """Every token with its kind; a span is one token, as it is written."""
+        if not spans:
+            return [self._placed(token) for token in lex(text, self._words)]
+        outside, claims = _cut(text, spans)
+        tokens, claim = [], iter(claims)
+        for token in lex(outside, self._words):
+            found = next(claim) if token.text == _MARKER else None
+            tokens.append(found or self._placed(token))
+        return tokens
+
+    def _placed(self, token: Token) -> Token:
+        if token.kind != "word":
+            return token
+        kind = self._kind(token)
+        return token if kind == "word" else token._replace(kind=kind)
+
+    def _kind(self, token: Token) -> str:
+        lookup, marked, policy = token.lookup, token.marked, self._policy
+        known = policy.kind_of.get(lookup)
+        if lookup in policy.names or (known and SUBKINDS.get(known, ("",))[0] == "name"):
+            return known if known and known not in ("word", "uncommon") else "name"
+        if token.case != "mixed":
+            if lookup in policy.pass_words or lookup in CLITICS:
+                return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
+            if marked:
+                return "name"
+            if known:
+                return known
+        if not token.text.isascii():
+            return "foreign"
+        # A line in capitals says nothing about names: its unknown words are merely rare.
+        capital = token.case == "title" or (marked and token.text[0].isupper())
+        return "name" if capital else "rare"
+
+    @cached_property
+    def _words(self) -> Words:
+        """The words that pass and those that may be drawn."""
+        policy = self._policy
+        return Words(policy.pass_words | policy.kind_of.keys())
+
+
+def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
+    """The text with a marker for each span, and what each marker stands for; None for the text's own."""
+    parts: list[str] = []
+    claims: list[Token | None] = []
+    end = 0
+    for span in (*sorted(spans), Span(len(text), len(text), "public")):
+        if not end <= span.start <= span.end <= len(text):
+            raise MisconfiguredError(f"spans overlap or leave the text at {span.start} to {span.end}")
+        if span.kind not in CLAIMED and span.kind not in SUBKINDS and span.kind not in KINDS:
+            raise MisconfiguredError(f"a span is of the unknown kind {span.kind[:40]!r}")
+        parts.append(text[end : span.start])
+        claims += [None] * parts[-1].count(_MARKER)
+        if span.start < span.end:
+            parts.append(_MARKER)
+            claims.append(Token(span.kind, text[span.start : span.end]))
+        end = span.end
+    return "".join(parts), claims
