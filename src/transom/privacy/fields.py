@@ -24,23 +24,26 @@ def field_words(
     senses: Senses, lexicon: WordNet, words: Sequence[str], names: Collection[str]
 ) -> dict[str, str]:
     """Field of each of `words` that has one; a name counts only where the project's own list has it."""
+    own = {word: name for name in reversed(FIELDS) for word in ADDED[name]}
     lemmas: dict[str, str] = {}
     for name in FIELDS:
         found = senses.words(_synsets(senses, name), _MAIN_SHARE) - HARMLESS
-        for word in ADDED[name] | {word for word in found if word not in names}:
+        for word in found - set(names):
             lemmas.setdefault(word, name)
-    own = {word: name for name in reversed(FIELDS) for word in ADDED[name]}
     lemmas |= own
     fields = {}
     for word in words:
         reading = lexicon.word_class(word)
         lemma = reading[1] if reading else word
-        name = own.get(word) or (lemmas.get(word) or lemmas.get(lemma) if word not in HARMLESS else None)
-        if name and (word in own or lemma not in HARMLESS):
-            fields[word] = name
+        harmless = word in HARMLESS or lemma in HARMLESS
+        field = own.get(word) or (None if harmless else lemmas.get(word) or lemmas.get(lemma))
+        if field:
+            fields[word] = field
     # `Germans`: WordNet has the lemma with a capital, so its plural is no word to it.
     plural = {word: fields.get(word[:-1]) for word in words if word[-1:] == "s" and word not in fields}
-    return fields | {word: name for word, name in plural.items() if name in _PEOPLES and word not in HARMLESS}
+    return fields | {
+        word: field for word, field in plural.items() if field in _PEOPLES and word not in HARMLESS
+    }
 
 
 def _synsets(senses: Senses, name: str) -> set[str]:

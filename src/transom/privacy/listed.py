@@ -30,18 +30,18 @@ from numpy.typing import NDArray
 from transom.errors import PolicyError
 from transom.privacy.closed import is_closed
 from transom.privacy.fields import field_words
-from transom.privacy.lexicon import FUNCTION_WORDS, Vectors, WordNet
-from transom.privacy.seeds import FIELDS, INSTRUCTIONS, NO_NAMES, ORDINARY, ORGANISATIONS
-from transom.privacy.senses import Senses
+from transom.privacy.lexicon import FUNCTION_WORDS, Vectors, WordNet, read_vectors, read_wordnet
+from transom.privacy.seeds import ADDED, EVERYDAY, INSTRUCTIONS, NO_NAMES, ORDINARY, ORGANISATIONS
+from transom.privacy.senses import Senses, read_senses
 from transom.privacy.text import is_plain_word
-
-LIST_KINDS = ("person", "place", "organisation", "namesake", *FIELDS, "instruction", "dictionary")
-DRAWABLE_KINDS = frozenset({"namesake", "instruction", *FIELDS})  # what a word of the vocabulary may be
 
 GIVEN_FILES = ("dist.male.first", "dist.female.first")
 FAMILY_FILE = "dist.all.last"
 PLACE_FILES = ("countries.json", "us_states.json", "cities15000.json")
+VECTOR_FILE = "glove.6B.50d.txt"
+LIST_FILES = (*GIVEN_FILES, FAMILY_FILE, *PLACE_FILES, VECTOR_FILE)
 
+_VECTORS = 400_000  # rows, most frequent first; a form of a dictionary word is one if it is there
 _TYPES = ("person", "place", "organisation")
 _FREQUENT = 60_000  # ranks up to which a word without a list is typed by its vector
 _SURE = 0.9  # of the nearest centre, for a word on no list
@@ -55,15 +55,30 @@ _LARGE_PLACE = 100_000  # inhabitants from which the parts of a name count (`ang
 
 @dataclass(frozen=True)
 class Names:
-    """Public names in lower case: rank of given and family names, inhabitants of places."""
+    """Public names in lower case: ranks of given and family names, inhabitants of places, parts of places."""
 
     given: Mapping[str, int] = field(repr=False)
     family: Mapping[str, int] = field(repr=False)
     places: Mapping[str, int] = field(repr=False)
+    parts: frozenset[str] = field(repr=False)  # `angeles`, and `new`, which only a dictionary tells from it
 
     def people(self, word: str) -> bool:
         """Whether the census has the word as a given name or as a frequent family name."""
         return word in self.given or self.family.get(word, _FAMILY_NAMES) < _FAMILY_NAMES
+
+
+def read_lists(folder: Path, wordnet: Path, vocabulary: Collection[str]) -> dict[str, str]:
+    """The lists for a vocabulary, from the files `LIST_FILES` of a folder and from WordNet's.
+
+    Raises PolicyError for what is missing, all at once, or malformed.
+    """
+    if missing := [name for name in LIST_FILES if not (folder / name).is_file()]:
+        raise PolicyError(
+            f"{folder}: lacks {', '.join(missing)}; docs/words.md (Policies) says where the lists come from"
+        )
+    names = read_name_lists(folder)
+    vectors = read_vectors(folder / VECTOR_FILE, _VECTORS)
+    return word_lists(vocabulary, vectors, read_wordnet(wordnet), read_senses(wordnet), names)
 
 
 def read_name_lists(folder: Path) -> Names:
@@ -72,7 +87,7 @@ def read_name_lists(folder: Path) -> Names:
     for name in GIVEN_FILES:
         for word, rank in _ranked(folder / name).items():
             given[word] = min(rank, given.get(word, rank))
-    return Names(given, _ranked(folder / FAMILY_FILE), _places(folder))
+    return Names(given, _ranked(folder / FAMILY_FILE), *_places(folder))
 
 
 def word_lists(
@@ -108,20 +123,28 @@ class _Lists:
         forms = {word for word in vectors.words if lexicon.word_class(word)}
         self.usual = drawn | forms | dictionary | ORDINARY
         family = {word for word in names.family if names.people(word)}
-        self.called = family.union(names.given, names.places, ORGANISATIONS, *self.single.values())
+        self.called = family.union(
+            names.given, names.places, names.parts, ORGANISATIONS, *self.single.values()
+        )
         self.rank = {word: rank for rank, word in reversed(list(enumerate(vectors.words)))}
         self.centres = _Centres(vectors, self._cases())
 
-    def words(self) -> set[str]:
+    def words(self) -> frozenset[str]:
         """Every word that may get a kind."""
-        return self.usual | self.called | {word for word, rank in self.rank.items() if rank < _FREQUENT}
+        return self.usual.union(self.called, *ADDED.values()) | {
+            word for word, rank in self.rank.items() if rank < _FREQUENT
+        }
 
     def types(self, word: str) -> list[str]:
         """The types of name under which the public lists have the word."""
         if word in NO_NAMES or word in ORDINARY:
             return []
-        lists = {"person": self.names.people(word), "place": word in self.names.places,
-                 "organisation": word in ORGANISATIONS}  # fmt: skip
+        part = word in self.names.parts and word not in self.usual
+        lists = {
+            "person": self.names.people(word),
+            "place": part or word in self.names.places,
+            "organisation": word in ORGANISATIONS,
+        }
         return [kind for kind in _TYPES if lists[kind] or word in self.single[kind]]
 
     def kind(self, word: str, fields: Mapping[str, str]) -> str | None:
@@ -139,12 +162,14 @@ class _Lists:
         types = self.types(word)
         shares = self.centres.shares(self.rank.get(word))
         best = max(shares, key=shares.__getitem__) if shares and types else ""
-        first = self.names.given.get(word, _FIRST_NAMES) < _FIRST_NAMES
-        if best in types and (
-            (shares[best] > _SURE and first)
-            or (shares[best] > _ALONE and self.lexicon.count(word) == 0 and best == "person")
-        ):
-            return best
+        if best in types and word not in EVERYDAY:
+            inhabitants = self.names.places.get(word, 0)
+            first = self.names.given.get(word, _FIRST_NAMES) < _FIRST_NAMES
+            frequent = first if best == "person" else inhabitants >= 10 * _LARGE_PLACE
+            large = best == "person" or inhabitants >= _LARGE_PLACE
+            alone = shares[best] > _ALONE and self.lexicon.count(word) == 0
+            if (shares[best] > _SURE and frequent) or (alone and large):
+                return best
         return "namesake" if types and self._namesake(word) else "dictionary"
 
     def _name(self, word: str) -> str | None:
@@ -159,7 +184,7 @@ class _Lists:
         return best if best in _TYPES and shares[best] >= _SURE else None
 
     def _namesake(self, word: str) -> bool:
-        """Whether people or places are called so often enough that a capital may mean one.
+        """Whether people, places or companies are called so often enough that a capital may mean one.
 
         The more frequent the word, the more frequent the name must be: `More` and `Same` are places, too.
         """
@@ -167,7 +192,8 @@ class _Lists:
         given, family = (_FIRST_NAMES, 1_500) if frequent else (_FREQUENT, _NAMESAKES)
         inhabitants = _LARGE_PLACE if frequent else 0
         return word not in NO_NAMES and word not in ORDINARY and (
-            self.names.given.get(word, given) < given
+            word in ORGANISATIONS
+            or self.names.given.get(word, given) < given
             or self.names.family.get(word, family) < family
             or self.names.places.get(word, -1) >= inhabitants
         )  # fmt: skip
@@ -192,8 +218,8 @@ class _Centres:
         self.names = tuple(cases)
         groups = [self._unit(np.array(rows)) for rows in cases.values()]
         self.centres_CE = np.stack([group.mean(axis=0) for group in groups])
-        within_EE = sum(np.cov(group.T, bias=True) for group in groups) / len(groups)
-        size = within_EE.shape[0]
+        within_EE = np.mean([np.cov(group.T, bias=True) for group in groups], axis=0)
+        size = len(within_EE)
         self.precision_EE = np.linalg.inv(within_EE + 1e-3 * np.trace(within_EE) / size * np.eye(size))
 
     def shares(self, row: int | None) -> dict[str, float]:
@@ -216,19 +242,18 @@ def _ranked(path: Path) -> dict[str, int]:
     return {word: rank for rank, word in reversed(list(enumerate(words)))}
 
 
-def _places(folder: Path) -> dict[str, int]:
-    """Names of countries, states and cities, and the parts of those of large ones, to their inhabitants."""
+def _places(folder: Path) -> tuple[dict[str, int], frozenset[str]]:
+    """Countries, states and cities to their inhabitants, and the parts of long names of large ones."""
     places: dict[str, int] = {}
+    parts: set[str] = set()
     for name in PLACE_FILES:
         for spelled, inhabitants in _entries(folder / name):
             words = spelled.lower().replace("-", " ").split()
-            # Of `New York City` neither `new` nor `city` is a place: `_Lists` drops parts that are words.
-            if len(words) > 1 and inhabitants < _LARGE_PLACE:
-                continue
-            for word in words:
-                if len(words) == 1 or len(word) > 3:
-                    places[word] = max(inhabitants, places.get(word, 0))
-    return places
+            if len(words) == 1:
+                places[words[0]] = max(inhabitants, places.get(words[0], 0))
+            elif inhabitants >= _LARGE_PLACE:
+                parts.update(word for word in words if len(word) > 3)
+    return places, frozenset(parts)
 
 
 def _entries(path: Path) -> Iterator[tuple[str, int]]:
@@ -246,6 +271,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(
-            f"{path}: cannot be read ({type(error).__name__}); docs/words.md says where the lists come from"
-        ) from error
+        raise PolicyError(f"{path}: cannot be read ({type(error).__name__})") from error
