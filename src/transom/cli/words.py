@@ -20,8 +20,8 @@ from rich.table import Table
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
-from transom.cli.records import Summary, check_file, sanitize_file
-from transom.data.rows import Format
+from transom.cli.records import Selection, Summary, check_file, sanitize_file
+from transom.data.rows import Format, form_of
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
@@ -46,13 +46,18 @@ def sanitize(
     *,
     drawing: WordOptions,
     form: Annotated[
-        Literal["text", "csv", "tsv"] | None,
+        Literal["text", "csv", "tsv", "jsonl", "json"] | None,
         typer.Option("--format", help="By the file's ending when not given. One of"),
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(help="CSV/TSV column to sanitise, by name or number from 1; repeatable."),
     ] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="JSON field to sanitise, as text or messages[].content; repeatable."),
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="What parts a CSV file's columns.")] = ",",
     header: Annotated[
         bool | None,
         typer.Option(help="The first CSV/TSV row names the columns; to be said where a column is a number."),
@@ -60,11 +65,15 @@ def sanitize(
     document: Annotated[
         bool, typer.Option(help="A text file is one text with shared placeholders, not a text a line.")
     ] = False,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that sanitise.")] = 1,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with a run that was stopped; what it wrote stays.")
+    ] = False,
     charged: NamedLedger,
     account: Annotated[str, typer.Option(help="The ledger's account.")] = "words",
     as_json: Json = False,
 ) -> None:
-    """Sanitise text, CSV or TSV; the summary goes to standard error, other columns stay unchanged.
+    """Sanitise text, CSV, TSV or JSON; the summary goes to standard error, what is not named stays unchanged.
 
     Nothing is sent, so nothing is charged unless a ledger is named. With --json the summary goes to standard
     output, and the text must go to --out.
@@ -74,26 +83,36 @@ def sanitize(
         raise MisconfiguredError(
             "--json prints the summary on standard output; write the text with --out FILE"
         )
-    wanted = None if form is None else Format(form)
     sources = inputs or [Path("-")]
     targets = _targets(sources, out, charged.ledger)
-    for source, target in zip(sources, targets, strict=True):
-        check_file(source, target, wanted, column or [])
+    selections = [
+        Selection(
+            form_of(source) if form is None else Format(form),
+            tuple(column or ()),
+            tuple(field or ()),
+            header,
+            delimiter,
+            document,
+        )
+        for source in sources
+    ]
+    for source, target, selection in zip(sources, targets, selections, strict=True):
+        check_file(source, target, selection, resume=resume)
     sanitizer = drawing.sanitizer()
     books = charged.open()
     total = Summary()
     with progress("sanitising", sum(map(_size, sources)), quiet=as_json) as meter:
-        for source, target in zip(sources, targets, strict=True):
+        for source, target, selection in zip(sources, targets, selections, strict=True):
             total += sanitize_file(
-                sanitizer,
+                drawing.sanitizer if workers > 1 else lambda: sanitizer,
                 source,
                 target,
-                form=wanted,
-                columns=column or [],
-                header=header,
-                document=document,
+                selection,
                 charge=None if books is None else lambda amount: books.charge(account, amount),
                 advance=meter.advance,
+                workers=workers,
+                resume=resume,
+                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules}",
             )
     if books is not None:
         books.close()
@@ -222,8 +241,9 @@ def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None
         "draws": total.draws,
         "counts": dict(total.counts),
         "epsilon_per_word": sanitizer.word_epsilon,
-        "epsilon_largest_text": total.largest_draws and total.largest_draws * sanitizer.word_epsilon,
-        "epsilon_total": total.draws and total.draws * sanitizer.word_epsilon,
+        "epsilon_largest_text": total.largest_epsilon,
+        "epsilon_total": total.epsilon,
+        "preset": sanitizer.policy.preset,
         "policy": sanitizer.policy.name,
         "policy_sha256": sanitizer.policy.sha256,
         "mechanism": sanitizer.mechanism.name if sanitizer.mechanism else None,

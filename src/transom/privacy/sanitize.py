@@ -207,14 +207,20 @@ class Sanitizer:
         epsilon = self._cost([parts[index] for index in at])
         return Sanitized("".join(outputs), epsilon, len(fresh), pending, parts, outputs, fresh, known)
 
-    def sanitize_batch(self, texts: Sequence[str]) -> Batch:
-        """Sanitise independent texts, each with its own placeholders, in one call to the mechanism."""
+    def sanitize_batch(
+        self, texts: Sequence[str], placeholders: Sequence[Placeholders] | None = None
+    ) -> Batch:
+        """Sanitise independent texts in one call to the mechanism, each with placeholders of its own.
+
+        `placeholders`, one a text, may be shared by some of them.
+        """
+        holders = placeholders or [Placeholders() for _ in texts]
         parts_of = [self._parts(text) for text in texts]
         drawn_of = [[part for part in parts if part[3] >= 0] for parts in parts_of]
         released = iter(self._draw([part for drawn in drawn_of for part in drawn]))
         results = [
-            "".join(self._outputs(parts, Placeholders(), islice(released, len(drawn))))
-            for parts, drawn in zip(parts_of, drawn_of, strict=True)
+            "".join(self._outputs(parts, holder, islice(released, len(drawn))))
+            for parts, drawn, holder in zip(parts_of, drawn_of, holders, strict=True)
         ]
         counts: Counter[str] = Counter()
         for parts in parts_of:
