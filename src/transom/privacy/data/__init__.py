@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "e49809f962c5bd02f8d0e9dd4d5450ab9b7efe96ae80cc03b43c1e89d57aa8f3"
+ENGLISH_SHA256 = "3607c9152d257e3219a5e505e28532d4ebe04e34128d636690f251a08ee2bea7"
