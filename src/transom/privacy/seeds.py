@@ -338,7 +338,9 @@ ORDINARY = _words(
     policymaker protestors newswire miniseries takeaway takeaways vegan vegans gluten smoothie
     smoothies latte barista hoodie hoodies sneakers ebook ebooks tv dvd cd pdf usb gps suv pc pcs
     phd mba vip faq diy ltd inc llc plc corp dept pm am gmt edt est pst pdt utc bst kg km cm mm mph
-    kmh ml"""
+    kmh ml whereby wherein whereupon amidst lest hotline hotlines realignment frontline hydropower
+    biodiesel keyword keywords standalone analytics resold viewership intergovernmental multimillion
+    statehood versa onboard yourselves oneself others lookalike"""
 )
 
 # Words that no list of names may hold: days and holidays have a kind of their own or none.
@@ -346,7 +348,8 @@ NO_NAMES = _words(
     """monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays
     fridays saturdays sundays mon tue tues wed thu thur thurs fri sat sun christmas easter halloween
     thanksgiving def olympic olympics dlrs eds ipo iphone ipod com gdp fc worldsources pretax dna
-    rna prix los las del der von und les des serie nobel"""
+    rna prix los las del der von und les des serie nobel medicare medicaid ramones freemason
+    freemasons powerpoint photoshop govt recep"""
 )
 
 # Everyday words that the press writes mostly as names: with a capital a name, in lower case a word.

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "3607c9152d257e3219a5e505e28532d4ebe04e34128d636690f251a08ee2bea7"
+ENGLISH_SHA256 = "939e2fca1d1d8defe3cf45cc8d079d81ab9919326b50e0b4221758be2b2a174e"
