@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "939e2fca1d1d8defe3cf45cc8d079d81ab9919326b50e0b4221758be2b2a174e"
+ENGLISH_SHA256 = "9b67e467da01ae4775eac7dbeaaa88f67d627155f6af41400960f69c49784614"
