@@ -140,16 +140,18 @@ def test_every_word_of_the_vocabulary_is_drawn_and_no_other_is(policy: Policy, s
 
 
 @given(
-    st.lists(st.text(max_size=8) | st.sampled_from(["peter", "st", "mr", "seven", " ", "the"]), max_size=8)
+    st.lists(st.text(max_size=8) | st.sampled_from(["peter", "st", "mr", "prozac", " ", "the"]), max_size=8)
 )
 def test_whatever_is_written_only_words_of_the_vocabulary_are_drawn(
     sanitizer: Sanitizer, fragments: list[str]
 ) -> None:
     for text in ("".join(fragments), " ".join(fragments)):
         for piece in sanitizer.sanitize(text, placeholders=Placeholders()).pieces:
-            assert (piece.action == "draw") == (base_of(piece.kind) == "word")
-            if piece.action == "draw":
-                assert piece.source.lower() in sanitizer.policy.word_ids
+            if base_of(piece.kind) == "word":  # `prozac` is a word of health that no group holds
+                known = piece.source.lower() in sanitizer.policy.word_ids
+                assert piece.action == ("draw" if known else "placeholder")
+            else:
+                assert piece.action != "draw"
 
 
 def test_the_printed_attacker_is_the_best_of_all_guesses_at_drawn_words(

@@ -57,7 +57,7 @@ ON = {
     "instruction": """write summarise summarize list translate compare explain headline json table bullet
         paragraph sentence email essay poem step code function question answer
         classify rewrite proofread tone style formal story recipe letter""",
-    "dictionary": """apostate tardy gullible smartphone else cannot everybody wifi cardamom teapot
+    "dictionary": """unsustainable tardy gullible smartphone else cannot everybody wifi cardamom teapot
         headmistress sheepishly unconsciously tailors phonograph ordinal carburetor
         misfit shortcoming waffles sunroof washers superlative glean braids
         clarinetist sorrowful hilt bumblebee sandal""",

@@ -7,7 +7,8 @@ Each word has one kind, decided by public resources and by the word alone:
 - another word that a dictionary knows: the same, but as a name where its vector says that it is mostly one
   (`peter`, `anna`), and `dictionary` where nothing else holds;
 - a word that no dictionary knows: `person`, `place` or `organisation` by the lists of names, by WordNet's
-  single things, and where these are silent or disagree by the nearest centre of its vector. A word that is
+  single things, and where these are silent or disagree by the nearest centre of its vector; `dictionary` if
+  that is the centre of common words and the word is put together from some (`groundwater`). A word that is
   near none is not listed.
 
 Threat model: everything read here is public. It does not protect anything by itself; lists of 1990 and 2006
@@ -44,6 +45,16 @@ LIST_FILES = (*GIVEN_FILES, FAMILY_FILE, *PLACE_FILES, VECTOR_FILE)
 _VECTORS = 400_000  # rows, most frequent first; a form of a dictionary word is one if it is there
 _TYPES = ("person", "place", "organisation")
 _FREQUENT = 60_000  # ranks up to which a word without a list is typed by its vector
+_COMPOSED = 100_000  # ranks up to which it may be a word made of others
+_PART = 3  # letters of the shortest part
+_PREFIXES = tuple(
+    "un re non over under multi inter anti co pre sub semi mis out micro bio hydro eco cyber de dis counter "
+    "mega mini super ultra self mid post pro".split()
+)
+_SUFFIXES = tuple(
+    "ship ness able ability less ful ity ing ed er ers like wise hood ism s ly ization isation ized "
+    "ised".split()
+)
 _SURE = 0.9  # of the nearest centre, for a word on no list
 _FAMILY_NAMES = 20_000  # of the census, most frequent first
 _FIRST_NAMES = 1_000  # of each sex, most frequent first
@@ -122,17 +133,20 @@ class _Lists:
         dictionary = {word for lemmas in lexicon.lemmas.values() for word in lemmas}
         forms = {word for word in vectors.words if lexicon.word_class(word)}
         self.usual = drawn | forms | dictionary | ORDINARY
+        self.whole = self.usual | FUNCTION_WORDS  # what words are put together from
         family = {word for word in names.family if names.people(word)}
         self.called = family.union(
             names.given, names.places, names.parts, ORGANISATIONS, *self.single.values()
         )
+        spelled = (word for words in senses.members.values() for word in words)
+        self.proper = {word.lower() for word in spelled if word.istitle()}  # `Advil`, `Bostonian`
         self.rank = {word: rank for rank, word in reversed(list(enumerate(vectors.words)))}
         self.centres = _Centres(vectors, self._cases())
 
     def words(self) -> frozenset[str]:
         """Every word that may get a kind."""
-        return self.usual.union(self.called, *ADDED.values()) | {
-            word for word, rank in self.rank.items() if rank < _FREQUENT
+        return self.usual.union(self.called, self.proper, *ADDED.values()) | {
+            word for word, rank in self.rank.items() if rank < _COMPOSED
         }
 
     def types(self, word: str) -> list[str]:
@@ -178,10 +192,23 @@ class _Lists:
         shares = self.centres.shares(self.rank.get(word))
         if types:
             return max(types, key=shares.__getitem__) if shares else types[0]
-        if word in NO_NAMES or not shares or self.rank[word] >= _FREQUENT:
+        if word in NO_NAMES or not shares or max(shares.values()) < _SURE:
             return None
         best = max(shares, key=shares.__getitem__)
-        return best if best in _TYPES and shares[best] >= _SURE else None
+        if best in _TYPES:
+            return best if self.rank[word] < _FREQUENT else None
+        return "dictionary" if self._composed(word) else None
+
+    def _composed(self, word: str) -> bool:
+        """Whether a word is put together from words of the dictionary: `groundwater`, `unsustainable`."""
+        cuts = range(_PART, len(word) - _PART + 1) if len(word) > 2 * _PART else ()
+        if any(word[:cut] in self.whole and word[cut:] in self.whole for cut in cuts):
+            return True
+        stems = [word.removeprefix(start) for start in _PREFIXES if word.startswith(start)]
+        for end in _SUFFIXES:
+            if word.endswith(end):
+                stems += [word.removesuffix(end), word.removesuffix(end) + "e"]
+        return any(len(stem) > _PART and stem in self.usual for stem in stems)
 
     def _namesake(self, word: str) -> bool:
         """Whether people, places or companies are called so often enough that a capital may mean one.

@@ -75,37 +75,40 @@ ADDED: dict[str, frozenset[str]] = {
     "health": _words(
         """diagnose diagnosis diagnostic cancer cancerous tumour oncology oncologist chemo chemotherapy
         radiotherapy biopsy metastasis remission relapse hiv antiretroviral hepatitis diabetic
-        diabetes insulin asthma asthmatic epilepsy epileptic depression depressive depressed
-        anxiety bipolar schizophrenia schizophrenic autism autistic adhd dyslexia dyslexic ptsd
-        psychiatrist psychiatric psychologist psychotherapy psychotherapist therapist counsellor
-        suicidal suicide overdose addict addicted addiction alcoholic alcoholism rehab detox sober
-        sobriety methadone heroin cocaine cannabis marijuana opioid opiate antidepressant sedative
-        antibiotic chemist medication dosage dose pill prescription prescribe surgery surgical
-        surgeon surgically transplant dialysis hospital hospitalise hospitalize hospitalisation
-        hospitalization clinic clinical hospice ambulance ward paramedic physiotherapy
-        physiotherapist midwife paralysis paralysed paralyzed disability disabled wheelchair
-        amputee amputation amputated blindness deafness stroke seizure migraine arthritis
-        alzheimer parkinson dementia sclerosis leukaemia leukemia lymphoma melanoma carcinoma
-        hypertension cholesterol obesity obese anorexia anorexic bulimia bulimic eczema psoriasis
-        infertility infertile ivf miscarriage miscarry stillborn stillbirth abortion menopause
-        hysterectomy mastectomy chronic incurable inoperable malignant benign symptom illness
-        disease syndrome disorder infection infected vaccine vaccinate vaccinated vaccination
-        covid coronavirus mri ecg inhaler pacemaker catheter bronchitis pneumonia tuberculosis
-        nausea nauseous vomit vomiting dizzy dizziness fainting palpitation insomnia inpatient
-        outpatient ill ailment ailing sick sickness unwell treatment therapy comatose coma
-        concussion fracture fractured immunodeficiency immunosuppressed thyroid colonoscopy
-        incontinence incontinent hallucination hallucinate delusional psychosis psychotic manic
-        paranoia paranoid endometriosis ovarian prostate cervical fibromyalgia lupus anaemia
-        anemia anaemic anemic allergy allergic ulcer hernia gallstone angina cardiac cardiologist
-        cardiology neurologist neurology dermatologist gynaecologist gynecologist paediatrician
-        pediatrician urologist radiologist obstetrician antipsychotic metformin ibuprofen
-        paracetamol warfarin statin morphine fentanyl steroid valium prozac xanax ritalin viagra
-        headache headaches backache toothache pain painful fever flu rash swollen injection
+        diabetes insulin asthma asthmatic epilepsy epileptic depression depressive depressed anxiety
+        bipolar schizophrenia schizophrenic autism autistic adhd dyslexia dyslexic ptsd psychiatrist
+        psychiatric psychologist psychotherapy psychotherapist therapist counsellor suicidal suicide
+        overdose addict addicted addiction alcoholic alcoholism rehab detox sober sobriety methadone
+        heroin cocaine cannabis marijuana opioid opiate antidepressant sedative antibiotic chemist
+        medication dosage dose pill prescription prescribe surgery surgical surgeon surgically
+        transplant dialysis hospital hospitalise hospitalize hospitalisation hospitalization clinic
+        clinical hospice ambulance ward paramedic physiotherapy physiotherapist midwife paralysis
+        paralysed paralyzed disability disabled wheelchair amputee amputation amputated blindness
+        deafness stroke seizure migraine arthritis alzheimer parkinson dementia sclerosis leukaemia
+        leukemia lymphoma melanoma carcinoma hypertension cholesterol obesity obese anorexia
+        anorexic bulimia bulimic eczema psoriasis infertility infertile ivf miscarriage miscarry
+        stillborn stillbirth abortion menopause hysterectomy mastectomy chronic incurable inoperable
+        malignant benign symptom illness disease syndrome disorder infection infected vaccine
+        vaccinate vaccinated vaccination covid coronavirus mri ecg inhaler pacemaker catheter
+        bronchitis pneumonia tuberculosis nausea nauseous vomit vomiting dizzy dizziness fainting
+        palpitation insomnia inpatient outpatient ill ailment ailing sick sickness unwell treatment
+        therapy comatose coma concussion fracture fractured immunodeficiency immunosuppressed
+        thyroid colonoscopy incontinence incontinent hallucination hallucinate delusional psychosis
+        psychotic manic paranoia paranoid endometriosis ovarian prostate cervical fibromyalgia lupus
+        anaemia anemia anaemic anemic allergy allergic ulcer hernia gallstone angina cardiac
+        cardiologist cardiology neurologist neurology dermatologist gynaecologist gynecologist
+        paediatrician pediatrician urologist radiologist obstetrician antipsychotic metformin
+        ibuprofen paracetamol warfarin statin morphine fentanyl steroid valium prozac xanax ritalin
+        viagra headache headaches backache toothache pain painful fever flu rash swollen injection
         injected inject nursing medicine doctor symptomatic comorbidity diagnoses radiology tumor
         stoma bowel colostomy stent counselling counseling overweight underweight pharmacy
         pharmacist measles polio malaria cholera crutches painkiller painkillers aspirin cirrhosis
         leprosy dystrophy palsy aneurysm cyst lesion relapsed smoker smokers handicap handicapped
-        crippled deaf stammer stutter drug drugs virus viruses tumours"""
+        crippled deaf stammer stutter drug drugs virus viruses tumours aspergers tourette ocd
+        anaphylaxis transfusion scoliosis endoscopy ultrasound selfharm citalopram salbutamol
+        omeprazole oxycodone tramadol ketamine mdma bedridden housebound terminally sedated
+        concussed relapsing contagious quarantine quarantined tetraplegic lactose intolerant coeliac
+        alopecia neurodivergent dyspraxia botox caregiver"""
     ),
     "finance": _words(
         """debt indebted debtor creditor loan mortgage remortgage overdraft overdrawn bankrupt bankruptcy
@@ -115,9 +118,11 @@ ADDED: dict[str, frozenset[str]] = {
         unemployment jobless welfare allowance tax taxable taxation deduction savings penniless
         impoverished poverty destitute affluent wealthy wealth millionaire creditworthiness
         creditworthy defaulted lender lend borrow borrowed borrower borrowing owe owed owing
-        instalment installment repay repaid repayment gambling gambler bonus royalty stipend
-        scholarship subsidy evict eviction evicted homeless homelessness shareholder payable
-        receivable liquidation liquidator garnish"""
+        instalment installment repay repaid repayment gambling gambler bonus stipend scholarship
+        subsidy evict eviction evicted homeless homelessness shareholder payable receivable
+        liquidation liquidator garnish furlough furloughed breadwinner moneylender pawnshop
+        pawnbroker garnishment foodbank foodbanks payroll underpaid payout payouts windfall jackpot
+        solvent solvency guarantor lottery almshouse skint stockbroker investor investments"""
     ),
     "religion": _words(
         """christian christianity catholic catholicism protestant protestantism anglican methodist baptist
@@ -128,9 +133,11 @@ ADDED: dict[str, frozenset[str]] = {
         temple chapel cathedral parish parishioner vicar priest pastor rabbi imam bishop nun monk
         monastery convent sermon baptism baptise baptize baptised baptized christening communion
         mitzvah ramadan passover easter yom kippur eid diwali hanukkah sabbath kosher halal bible
-        quran koran torah gospel scripture hijab burqa niqab yarmulke kippah missionary
-        congregation clergy theology theological jesus christ allah muhammad buddha mecca
-        pilgrimage rosary zionist talmud hymn"""
+        quran koran torah gospel scripture hijab burqa niqab yarmulke kippah missionary congregation
+        clergy theology theological jesus christ allah muhammad buddha mecca pilgrimage rosary
+        zionist talmud hymn ashram gurdwara mandir hajj umrah madrasa shabbat circumcision
+        circumcised apostasy apostate scientologist devout pious heathen infidel excommunicated
+        ordained ordination seminary seminarian diocese deaconess meditation kaddish secular godless"""
     ),
     "politics": _words(
         """democrat democratic republican tory conservative liberal socialist socialism communist communism
@@ -141,7 +148,8 @@ ADDED: dict[str, frozenset[str]] = {
         politically politician senator congressman congresswoman councillor mp constituency
         manifesto partisan ideology union unionist unionised unionized picket activist activism
         protester protest demonstration extremist extremism radical radicalised radicalized
-        whistleblower dissident anarchy"""
+        whistleblower dissident anarchy antifa suffragette suffrage militant insurgent lobbyist
+        boycott leftwinger rightwinger neonazi agitator propaganda petition rally rallies canvasser"""
     ),
     "origin": _words(
         """immigrant immigration immigrate emigrate emigrant migrant migration refugee asylum deport deported
@@ -153,33 +161,43 @@ ADDED: dict[str, frozenset[str]] = {
         iranian iraqi syrian afghan pakistani indian bangladeshi bengali punjabi tamil chinese
         japanese korean vietnamese thai filipino indonesian malaysian nigerian ghanaian kenyan
         somali ethiopian eritrean sudanese egyptian moroccan algerian tunisian jamaican haitian
-        cuban mexican colombian brazilian argentine chilean peruvian venezuelan canadian
-        australian israeli palestinian lebanese greek romanian bulgarian hungarian czech slovak
-        serbian croatian albanian swedish norwegian danish finnish austrian swiss belgian"""
+        cuban mexican colombian brazilian argentine chilean peruvian venezuelan canadian australian
+        israeli palestinian lebanese greek romanian bulgarian hungarian czech slovak serbian
+        croatian albanian swedish norwegian danish finnish austrian swiss belgian stateless
+        interracial dalit brahmin ghetto apartheid motherland homeland ancestry emigration
+        naturalise naturalize repatriated repatriation bedouin yazidi rohingya hausa yoruba zulu
+        xhosa uyghur birthplace"""
     ),
     "sexuality": _words(
         """gay lesbian homosexual homosexuality bisexual bisexuality heterosexual heterosexuality transgender
         transsexual transvestite queer lgbt lgbtq asexual nonbinary intersex closeted outed
-        sexuality sexual sexually sex intercourse orgasm erection erectile impotence impotent
-        libido masturbate masturbation porn pornography pornographic prostitute prostitution
-        brothel contraception contraceptive condom virgin virginity celibate celibacy fetish
-        erotic naked nude nudity infidelity unfaithful adultery adulterous promiscuous lover
-        gonorrhea gonorrhoea chlamydia syphilis herpes std sti syphilitic"""
+        sexuality sexual sexually sex intercourse orgasm erection erectile impotence impotent libido
+        masturbate masturbation porn pornography pornographic prostitute prostitution brothel
+        contraception contraceptive condom virgin virginity celibate celibacy fetish erotic naked
+        nude nudity infidelity unfaithful adultery adulterous promiscuous lover gonorrhea gonorrhoea
+        chlamydia syphilis herpes std sti syphilitic polyamorous polyamory pansexual dildo vibrator
+        swinger swingers kinky bdsm stripper striptease crossdresser cisgender dysphoria dominatrix
+        sexting aphrodisiac threesome genital genitals penis vagina clitoris semen ejaculation
+        homophobic homophobia transphobic escort"""
     ),
     "crime": _words(
         """crime criminal criminally convict convicted conviction arrest arrested prison imprisoned
         imprisonment jail jailed inmate incarcerated incarceration parole paroled probation bail
-        felony felon misdemeanour misdemeanor offence offender indict indicted indictment
-        prosecute prosecuted prosecution prosecutor defendant plaintiff guilty acquit acquitted
-        acquittal theft steal stole stolen thief robbery rob robbed robber burglary burglar
-        burgled fraud fraudulent fraudster forgery forge embezzle embezzlement extortion blackmail
-        bribe bribery perjury arson arsonist vandalism assault assaulted rape raped rapist molest
-        molested molestation murder murdered murderer manslaughter homicide kidnap kidnapped
-        kidnapping stalk stalker stalking harass harassed harassment abuse abused abuser abusive
-        trafficking trafficker smuggle smuggling smuggler gang gangster mafia terrorist terrorism
-        lawsuit sue sued suing litigation subpoena summons detained detainee detention restraining
-        handcuffed handcuff shoplifting shoplifter shoplift launder laundering delinquent
-        delinquency pickpocket hooligan mugged mugging mugger speeding dui sentenced"""
+        felony felon misdemeanour misdemeanor offence offender indict indicted indictment prosecute
+        prosecuted prosecution prosecutor defendant plaintiff guilty acquit acquitted acquittal
+        theft steal stole stolen thief robbery rob robbed robber burglary burglar burgled fraud
+        fraudulent fraudster forgery forge embezzle embezzlement extortion blackmail bribe bribery
+        perjury arson arsonist vandalism assault assaulted rape raped rapist molest molested
+        molestation murder murdered murderer manslaughter homicide kidnap kidnapped kidnapping stalk
+        stalker stalking harass harassed harassment abuse abused abuser abusive trafficking
+        trafficker smuggle smuggling smuggler gang gangster mafia terrorist terrorism lawsuit sue
+        sued suing litigation subpoena summons detained detainee detention restraining handcuffed
+        handcuff shoplifting shoplifter shoplift launder laundering delinquent delinquency
+        pickpocket hooligan mugged mugging mugger speeding dui sentenced stabbing stabbed groping
+        groped scammed scammer counterfeiting contraband joyriding ransom extort extorted curfew
+        reoffend reoffended reoffending perpetrator culprit interrogated interrogation unlawful
+        illicit bootlegging looted vandal vandals vandalised vandalized trespass trespassing
+        trespasser libel slander defamation"""
     ),
     "family": _words(
         """mother father mom mum mummy dad daddy mommy parent stepmother stepfather stepson stepdaughter
@@ -191,7 +209,9 @@ ADDED: dict[str, frozenset[str]] = {
         separated marriage married marry marrying remarry remarried wedding pregnant pregnancy
         custody newborn baby babies toddler twin twins triplet birth childbirth breastfeed
         breastfeeding maternity paternity childless unmarried cohabit cohabiting bereaved
-        bereavement inlaws stepfamily honeymoon grandparents daughters"""
+        bereavement inlaws stepfamily honeymoon grandparents daughters estranged elope eloped
+        stepdad stepmum heir heiress dowry illegitimate adoptee godparents inlaw kinship lineage
+        bridesmaid groomsman babysitter nanny childminder"""
     ),
 }
 
@@ -338,7 +358,9 @@ ORDINARY = _words(
     policymaker protestors newswire miniseries takeaway takeaways vegan vegans gluten smoothie
     smoothies latte barista hoodie hoodies sneakers ebook ebooks tv dvd cd pdf usb gps suv pc pcs
     phd mba vip faq diy ltd inc llc plc corp dept pm am gmt edt est pst pdt utc bst kg km cm mm mph
-    kmh ml"""
+    kmh ml whereby wherein whereupon amidst lest hotline hotlines realignment frontline hydropower
+    biodiesel keyword keywords standalone analytics resold viewership intergovernmental multimillion
+    statehood versa onboard yourselves oneself others lookalike"""
 )
 
 # Words that no list of names may hold: days and holidays have a kind of their own or none.
@@ -346,7 +368,8 @@ NO_NAMES = _words(
     """monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays
     fridays saturdays sundays mon tue tues wed thu thur thurs fri sat sun christmas easter halloween
     thanksgiving def olympic olympics dlrs eds ipo iphone ipod com gdp fc worldsources pretax dna
-    rna prix los las del der von und les des serie nobel"""
+    rna prix los las del der von und les des serie nobel medicare medicaid ramones freemason
+    freemasons powerpoint photoshop govt recep"""
 )
 
 # Everyday words that the press writes mostly as names: with a capital a name, in lower case a word.

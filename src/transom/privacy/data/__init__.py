@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "3607c9152d257e3219a5e505e28532d4ebe04e34128d636690f251a08ee2bea7"
+ENGLISH_SHA256 = "9b67e467da01ae4775eac7dbeaaa88f67d627155f6af41400960f69c49784614"
