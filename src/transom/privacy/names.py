@@ -39,9 +39,11 @@ from collections.abc import Iterator, Sequence
 from transom.privacy import namewords as nw
 from transom.privacy.closed import ABBREVIATIONS
 from transom.privacy.kinds import SUBKINDS
+from transom.privacy.nametypes import Stretch, Types
 from transom.privacy.policy import Policy
 from transom.privacy.text import Token
 
+SUBNAMES = ("person", "place", "organisation")
 NAMES = frozenset({"name", "person", "place", "organisation"})
 
 # A code a token. Names: N, O with the last word or head of an organisation, in lower case n (person) and o;
@@ -49,23 +51,25 @@ NAMES = frozenset({"name", "person", "place", "organisation"})
 # capital is custom too. Other words: W title case, V capitals, B with the last word of an organisation,
 # K custom, r unknown in capitals, w. Closed: t title, g greeting, v what people do, s also in lower case, b
 # preposition, f of, + and, p particle, L company form, q 's, y address. # number or code; else itself.
-_START = r"(?:(?<![^\n¶])|(?<=\|[ ])|(?<=[\n¶]-[ ]))"
+_START = r"(?:(?<![^\n¶])|(?<=\|[ ])|(?<=[\n¶]-[ ])|(?<=\A-[ ]))"
 _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
 _FOUND = re.compile(
     rf"""
-      (?:(?<=t[ ])|(?<=t[.][ ]))[CDUEJWVBr]
+      (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CDUEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
+    | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CDUEJW](?=-[NO])
     | [CDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UEJ](?=[ ](?:I[.]?[ ])*[NOr]) | c(?=[ ]n)
     | (?:(?<=[NO][ ])|(?<=I[.][ ])|(?<=I[ ]))[CDUEJ] | (?<=n[ ])c
     | [CDUEJ](?=q)
-    | [CDUE](?=[ ][vs]) | c(?=[ ]s)
+    | [CDUE](?=[ ][vsm]) | c(?=[ ]s)
     | [CDUE](?=[ ][+][ ][NI]) | (?<=[N][ ][+][ ])[CDUEc] | c(?=[ ][+][ ]n) | (?<=n[ ][+][ ])c
     | (?<=g[ ])(?:[CDUE]|c(?=[,!?\n¶]|\Z|[ ]y))
     | {_START}[CDUE](?=[ ]\#)
     | {_START}[CDUEJ](?=,[ ]N(?:[ ]I[.]?)?[ ]?(?:[|\n¶]|\Z))
-    | (?<=N,[ ])[CDUE]{_END}
-    | (?<=b[ ])[UE](?=[ ][bvs]|[.,!?\n¶]|\Z)
-    | (?<=b[ ])[UE](?=[ ][UJ](?:[.,\n¶]|\Z))
+    | (?:(?<=[NOL],[ ])|(?<=L[.],[ ]))[CDUE]{_END}
+    | (?<=m[ ])c(?=[,.!?\n¶]|\Z|[ ][+bc]) | (?<=b[ ])c(?=[ ](?:c[ ])?S) | (?<=c[ ][+][ ])c(?=[ ]b)
+    | (?<=[bf][ ])[UE](?=[ ][bvs]|[.,!?\n¶]|\Z)
+    | (?<=[bf][ ])[UE](?=[ ][UJ](?:[.,\n¶]|\Z))
     | {_SENTENCE}[CDUE](?=[ ]b[ ]z)
     """,
     re.VERBOSE,
@@ -73,38 +77,59 @@ _FOUND = re.compile(
 _ANY = "[CDUEWVNOBIrJ]"
 _SEGMENT = re.compile(rf"{_START}{_ANY}[.]?(?:[ ](?:p[ ])*{_ANY}[.]?){{0,3}}{_END}")
 _COMPANY = re.compile(
-    rf"(?:[NrCU]|(?<=b[ ])V|{_START}[WV])(?:[ ][NOrCUWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
+    rf"(?:[NrCU]|(?<=b[ ])[VE]|{_START}[WVDE])(?:[ ][NOrCDUEWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
 )
 _STREET = re.compile(r"(?<=\#[ ])[CDUEWVNOBrJ](?:[ ][CDUEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])")
 _HEAD = re.compile(r"B(?=[ ]f[ ][NO])")
-_CLOSING = re.compile(r"[\n¶](?:[^\n¶ ]+[ ]){0,3}\Z")
 _JOINED = re.compile(
     r"""
-    (?:I[.]?[ ]?)*(?:(?:p[ ])+)?[NO](?:
+    (?:I[.]?[ ]?)*(?:(?:p[ ]){2,}|(?<=[tg][ ])p[ ]|(?<=t[.][ ])p[ ])?[NO](?:
         [ ](?:I[.]?[ ])*(?:p[.]?[ ])*[NO]
-        | -[NO] | [ ]?&[ ]?[NO] | [ ][+][ ]O | (?<=O)[ ]f[ ](?:z[ ])?[NO]
+        | -[NO] | [ ]?&[ ]?[NO] | [ ][+][ ]O | q[ ]O | (?<=O)[ ]f[ ](?:z[ ])?[NO]
         | [ ]I(?:[.](?![ ]*[\n¶]|\Z))?(?![A-Za-z])
     )*(?:,?[ ]L(?:[.](?=,|[ ]?[a-z]))?)?
     | n(?:[ ][nN]|-n)* | o(?:[ ]o|-o)*
     """,
     re.VERBOSE,
 )
-_LONG_BLOCK = 8  # lines of an address
+_LABELLED = re.compile(
+    r"""
+    [A-Za-z]:[ ][NO](?:,[ ][NOJKUCWD])*(?=[\n¶]|\Z)  # Skills: Word, Excel
+    | (?P<cells>(?<![^\n¶])\|[^\n¶]*(?=\n\|[ :|-]*-[ :|-]*(?:\n|\Z)))  # the head of a table
+    """,
+    re.VERBOSE,
+)
+_POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
+_LINE = re.compile(r"[^\n¶]+")
+_LONG_LINE = 8  # spaces that no line of an address has
+_CLOSING = 6  # tokens of a closing formula
+_SIGNATURE = 3  # lines that follow it
 
 
 class Names:
     """Finds, joins and types names under a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._namesakes = policy, policy.namesakes
-        kinds = ("word", *(kind for kind, (base, _) in SUBKINDS.items() if base == "word"))
+        self._policy = policy
+        named = frozenset(word for word in policy.names if policy.listed.get(word) == "dictionary")
+        closed = nw.NAMESAKES if policy.listed else frozenset()
+        self.namesakes = policy.namesakes | named | (closed & policy.kind_of.keys())
+        kinds = ("word", *(kind for kind, (base, _) in SUBKINDS.items() if base in ("word", "rare")))
         self._drawn = frozenset(kind for kind in kinds if policy.rule(kind) != "pass")
+
+    def are_called(self, lookup: str) -> bool:
+        """Whether a word is the plural of a namesake: `the Churches`."""
+        return lookup.endswith("s") and (lookup[:-1] in self.namesakes or lookup[:-2] in self.namesakes)
 
     def read(self, tokens: list[Token]) -> list[Token]:
         """The tokens, each name one token of its type."""
         codes = list(map(self._code, tokens))
-        self._find(tokens, codes)
-        return list(self._join(tokens, codes))
+        text = "".join(codes)
+        if not _CANDIDATE.search(text):
+            return tokens
+        zones = self._zones(tokens, text)
+        self._find(tokens, codes, zones)
+        return list(self._join(tokens, codes, zones))
 
     def _code(self, token: Token) -> str:
         kind, lookup = token.kind, token.lookup
@@ -117,16 +142,20 @@ class Names:
             return "#" if kind in ("number", "identifier") else "0"
         if lookup in ABBREVIATIONS and lookup in nw.TITLES:
             return "t"
+        hidden = kind in self._drawn
+        if lookup in nw.PARTICLES and token.case == "lower" and not hidden and kind != "stop":
+            return "p"
         if kind in NAMES or (kind == "foreign" and token.case != "lower"):
             return self._name_code(token)
         if kind == "rare":
             return "r" if token.case == "upper" and len(lookup) > 1 else "x"
-        hidden = kind in self._drawn
         if token.case == "lower":
             return "w" if hidden else self._lower_code(lookup)
         title = token.case == "title"
-        if lookup in self._namesakes and not (lookup in nw.GREETINGS and not hidden):
-            if lookup in nw.CUSTOMARY:
+        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
+            return "A"
+        if lookup in self.namesakes and not (lookup in nw.GREETINGS and not hidden):
+            if lookup in nw.CUSTOMARY and not hidden:
                 return "J"
             return ("D" if title else "E") if hidden else ("C" if title else "U")
         if hidden:
@@ -146,43 +175,68 @@ class Names:
             return "n" if token.kind == "person" else "o"
         if len(lookup) == 1:
             return "I"
+        if lookup in nw.CUSTOMARY and token.kind != "name":
+            return "Z"
         if lookup in nw.LEGAL:
             return "L"
         return "O" if lookup in nw.BODIES or lookup in nw.HEADS else "N"
 
     def _lower_code(self, lookup: str) -> str:
         """Of a word that the host may read anyway."""
-        if lookup in self._namesakes and lookup not in nw.GREETINGS:
+        if lookup in self.namesakes and lookup not in nw.GREETINGS:
             return "c"
         return _LOWER.get(lookup, "w")
 
-    def _find(self, tokens: Sequence[Token], codes: list[str]) -> None:
+    def _find(self, tokens: list[Token], codes: list[str], zones: bytearray) -> None:
         """Make N of the code of every word that is a name by what stands around it."""
-        text = "".join(codes)
-        if not _CANDIDATE.search(text):
-            return
+        self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
-            for at in self._places(tokens, text):
+            for at in list(self._places(tokens, "".join(codes), zones)):
                 codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] == "c" else "N"
-            text = "".join(codes)
         self._agree(tokens, codes)
 
-    def _places(self, tokens: Sequence[Token], text: str) -> Iterator[int]:
+    def _unname(self, tokens: list[Token], codes: list[str]) -> None:
+        """`P.S.`, a known word behind a label such as `Status:`, and in the head of a table, is no name."""
+        text = "".join(codes)
+        for match in _POSTSCRIPT.finditer(text):
+            if tokens[match.start()].lookup == "p":
+                codes[match.start() : match.end()] = "z.z"
+        for match in _LABELLED.finditer(text):
+            label = tokens[match.start()]
+            if match["cells"] or (label.lookup in nw.PLAIN_LABELS and label.kind not in self._drawn):
+                for at in range(*match.span()):
+                    token = tokens[at]
+                    kind = self._policy.kind_of.get(token.lookup, "")
+                    public = kind and kind not in SUBNAMES and kind not in self._drawn
+                    if codes[at] in "NO" and public and token.lookup not in self.namesakes:
+                        tokens[at], codes[at] = token._replace(kind=kind), "K"
+
+    def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
         for match in _FOUND.finditer(text):
             at = match.start()
-            if text[at] in "CDUEJWVBrc" and self._stands(tokens, text, at):
+            if text[at] in "CDUEJWVBrcAZI" and self._stands(tokens, text, at):
                 yield at
         for match in _SEGMENT.finditer(text):
-            found = match[0]
-            whole = set(found) <= set("CDUENOIJ. p") and bool(set(found) & set("CDUENO"))
-            if whole or ("¶" in text and self._in_address(tokens, text, match.start())):
+            if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
                 yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
         for pattern in (_COMPANY, _HEAD):
             for match in pattern.finditer(text):
-                yield from (at for at in range(*match.span()) if text[at] in "CUWVBrJK")
+                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJK")
         for match in _STREET.finditer(text):
-            if tokens[match.end() - 1].lookup in nw.STREETS:
+            last = tokens[match.end() - 1]
+            if last.lookup in nw.STREETS and last.kind not in self._drawn:
                 yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
+
+    @staticmethod
+    def _whole(tokens: Sequence[Token], match: re.Match[str]) -> bool:
+        """Whether a line's words are all names; of those that are drawn there may be one, beside names."""
+        found = set(match[0])
+        drawn = match[0].count("D") + match[0].count("E")
+        if match[0][:2] == "N " and found <= set("NVUrJ ") and tokens[match.start()].kind == "person":
+            return True  # HARRY GOLD
+        if drawn:
+            return drawn == 1 and found <= set("DENOI. p")
+        return found <= set("CUNOIJ. p") and not found <= set("IJ. p")
 
     def _stands(self, tokens: Sequence[Token], text: str, at: int) -> bool:
         """Whether a word that may do without an article is a name here all the same."""
@@ -190,89 +244,81 @@ class Names:
         lookup = tokens[at].lookup
         if following in (" v", " +") and lookup in nw.MASS:
             return following == " v" and tokens[at + 2].lookup not in nw.WEAKLY
+        if before == "m " and lookup in nw.MASS:
+            return False
         if before == "b " and lookup in nw.MASS:
             return following == " U"
         return not (following == " b" and lookup.endswith("ing"))
 
-    def _in_address(self, tokens: Sequence[Token], text: str, start: int) -> bool:
-        """Whether a line belongs to the first block of short lines or follows a closing formula."""
+    def _zones(self, tokens: Sequence[Token], text: str) -> bytearray:
+        """1 where lines are an address, 2 where a signature is to be expected, else 0."""
+        zones, left = bytearray(len(text)), 0
         block = text.find("¶")
-        if start < block:
-            return all(line.count(" ") < _LONG_BLOCK for line in text[:block].split("\n"))
-        end = max(text.rfind("\n", 0, start), text.rfind("¶", 0, start))
-        for _ in range(3):
-            begin = max(text.rfind("\n", 0, max(end, 0)), text.rfind("¶", 0, max(end, 0))) + 1
-            line = tokens[begin : max(end, 0)]
-            if len(line) <= 8 and any(
-                token.lookup in nw.CLOSINGS and token.kind not in self._drawn for token in line
-            ):
-                return True
-            end = begin - 1
-        return False
+        if block > 0 and all(line.count(" ") < _LONG_LINE for line in text[:block].split("\n")):
+            zones[:block] = b"\1" * block
+        for match in _LINE.finditer(text):
+            start, end = match.span()
+            if left:
+                zones[start:end] = bytes([1 + (left == _SIGNATURE)]) * (end - start)
+                left -= 1
+            for at in range(start, min(end, start + _CLOSING)):
+                if tokens[at].lookup in nw.CLOSINGS and tokens[at].kind not in self._drawn:
+                    zones[at:end], left = b"\2" * (end - at), _SIGNATURE
+        return zones
 
     def _agree(self, tokens: Sequence[Token], codes: list[str]) -> None:
         """What is a name once is one at its other capitals, where the word would pass or is unknown."""
         names = {token.lookup for token, code in zip(tokens, codes, strict=True) if code == "N"}
         for at, code in enumerate(codes):
-            if code in "CUWVJrx" and code != " " and tokens[at].lookup in names:
+            if code in "CUWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
                 codes[at] = "N" if code != "x" else "o"
 
-    def _join(self, tokens: list[Token], codes: list[str]) -> Iterator[Token]:
+    def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> Iterator[Token]:
         """One token for each stretch of names."""
-        text, end = "".join(codes), 0
+        text = "".join(codes)
+        stretches: list[Stretch] = []
         for match in _JOINED.finditer(text):
-            start, stop = self._with_number(tokens, text, *match.span())
-            start = max(start, end)
-            yield from self._apart(tokens, text, end, start)
-            kind = self._type(tokens, text, start, stop)
-            yield Token(kind, "".join([token.text for token in tokens[start:stop]]))
-            end = stop
+            if not stretches or match.start() >= stretches[-1].stop:
+                stretches.append(self._stretch(tokens, text, *match.span()))
+        public = self.namesakes, self._policy.kind_of, self._drawn
+        Types(tokens, text, zones, *public).type(stretches)
+        end = 0
+        for one in stretches:
+            yield from self._apart(tokens, text, end, one.start)
+            yield Token(one.kind, "".join([token.text for token in tokens[one.start : one.stop]]))
+            end = one.stop
         yield from self._apart(tokens, text, end, len(tokens))
 
     def _apart(self, tokens: list[Token], text: str, start: int, stop: int) -> Iterator[Token]:
         """Tokens outside names: a capital beside none is a letter, a company form a word."""
         for at in range(start, stop):
             token = tokens[at]
-            if text[at] in "ILt" and token.kind in NAMES:
-                token = token._replace(kind="stop" if text[at] != "L" else "dictionary")
+            if token.kind in NAMES and (text[at] in "ItZz" or (text[at] == "L" and len(token.text) > 2)):
+                token = token._replace(kind="stop")
             yield token
 
-    def _with_number(self, tokens: Sequence[Token], text: str, start: int, stop: int) -> tuple[int, int]:
-        """A street's stretch with its number."""
+    def _stretch(self, tokens: Sequence[Token], text: str, start: int, stop: int) -> Stretch:
+        """A stretch of names with what stands beside it: a street's number, `St Mary's Road`."""
         if text[start] not in "NO":
-            return start, stop
+            return Stretch(start, stop)
+        if text[stop : stop + 3] == "q N" and tokens[stop + 2].lookup in nw.PARTS:
+            stop += 3
         last, first = tokens[stop - 1].lookup, tokens[start].lookup
-        if last in nw.STREETS and text[max(0, start - 2) : start] == "# ":
-            return start - 2, stop
-        street = last in nw.STREETS or last.endswith(nw.STREET_ENDS) or first in nw.STREET_HEADS
-        gate = text[stop : stop + 4]
-        if gate[:1] == " " and gate[2:4] == " #" and tokens[stop + 1].lookup in nw.STREETS:
-            return start, stop + 4  # Karl Johans gate 192
-        return (start, stop + 2) if street and gate[:2] == " #" else (start, stop)
+        after = text[stop : stop + 4]
+        gate = after[:1] == " " and after[2:] == " #" and tokens[stop + 1].lookup in nw.STREETS
+        street = gate or last in nw.STREETS or last.endswith(nw.STREET_ENDS)
+        for number in ("# ", "#, "):
+            if street and not gate and text.endswith(number, 0, start) and self._free(text, start, number):
+                return Stretch(start - len(number), stop)
+        if gate:
+            return Stretch(start, stop + 4)  # Karl Johans gate 192
+        street = street or first in nw.STREET_HEADS
+        return Stretch(start, stop + 2 if street and after[:2] == " #" else stop)
 
-    def _type(self, tokens: Sequence[Token], text: str, start: int, stop: int) -> str:
-        """The type of a stretch."""
-        words = [token for token in tokens[start:stop] if token.lookup]
-        kinds = [token.kind for token in words if token.kind in SUBKINDS]
-        code, before = text[start:stop], text[max(0, start - 3) : start]
-        lookups = [word.lookup for word in words]
-        if "L" in code or lookups[-1] in nw.BODIES or (" f " in code and "O" in code):
-            return "organisation"
-        if "#" in code or (lookups[-1] in nw.STREETS and len(words) > 1 and "t" not in before):
-            return "place"
-        if before.endswith(("t ", "t. ", "g ")) or "I" in code:
-            return "person"
-        for kind in ("person", "organisation", "place"):
-            if kind in kinds:
-                return kind
-        if text[stop : stop + 2] == " #" and text[max(0, start - 1) : start] in ("", "\n", "¶"):
-            return "place"
-        if before.endswith("b ") and tokens[start - 2].lookup in nw.PLACED:
-            return "place"
-        follows = text[stop : stop + 2]
-        if follows in (" v", " s") or (len(words) > 1 and all(one in self._namesakes for one in lookups)):
-            return "person"
-        return "name"
+    @staticmethod
+    def _free(text: str, start: int, number: str) -> bool:
+        """Whether the number before a street is not that of a street before it."""
+        return text[max(0, start - len(number) - 2) : start - len(number)] not in ("N ", "O ")
 
 
 _LOWER = {
@@ -280,6 +326,6 @@ _LOWER = {
     **dict.fromkeys(nw.PARTICLES - {"do", "as", "al", "le", "der", "den", "dem"}, "p"),
     **dict.fromkeys(nw.LEGAL - {"as", "co", "sa", "ag"}, "L"), **dict.fromkeys(nw.ADDRESSED, "y"),
     **dict.fromkeys(nw.GREETINGS, "g"), "and": "+", "of": "f", "'s": "q", "the": "z", "a": "z",
-    **dict.fromkeys(nw.WEAKLY, "v"),
+    **dict.fromkeys(nw.WEAKLY, "v"), **dict.fromkeys(nw.MEETS, "m"), **dict.fromkeys(nw.STATIONS, "S"),
 }  # fmt: skip
-_CANDIDATE = re.compile("[CDUEJcWVBrNO]")
+_CANDIDATE = re.compile("[CDUEJcWVBrNOIZAnot]")

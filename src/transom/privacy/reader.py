@@ -22,7 +22,7 @@ from transom.errors import MisconfiguredError
 from transom.privacy.closed import ABBREVIATIONS, HOMOGRAPHS
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
 from transom.privacy.names import Names
-from transom.privacy.namewords import ADJECTIVE_ENDS, CUSTOMARY, SHOWN_TITLES
+from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex
 
@@ -55,14 +55,17 @@ class Reader:
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
-        namesake = lookup in policy.namesakes
-        if (lookup in policy.names and not namesake) or (known and SUBKINDS.get(known, ("",))[0] == "name"):
-            return known if known and known not in ("word", "uncommon") else "name"
+        if known and SUBKINDS.get(known, ("",))[0] == "name":
+            return known
+        namesake = lookup in self._names.namesakes or (marked and self._names.are_called(lookup))
+        if lookup in policy.names and not namesake and lookup not in CUSTOMARY:
+            return "name"
         if lookup in SHOWN_TITLES and lookup in ABBREVIATIONS:
             return "stop"
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
-                return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
+                short = len(lookup) < 3 and not self._customary(lookup, None)
+                return "name" if marked and (short or lookup in HOMOGRAPHS) else "stop"
             if marked and (namesake or not self._customary(lookup, known)):
                 return "name"
             if known or namesake or lookup in CUSTOMARY:
@@ -70,21 +73,23 @@ class Reader:
         if not token.text.isascii():
             return "foreign"
         # A line in capitals says nothing about names: its unknown words are merely rare.
+        if len(token.text) == 1 and token.case == "lower":
+            return "dictionary"
         capital = token.case == "title" or (marked and token.text[0].isupper())
         return "name" if capital else "rare"
 
     def _customary(self, lookup: str, known: str | None) -> bool:
-        """Whether a word that is not drawn has its capital by custom: `Monday`, `PDF`, `Catholic`."""
-        adjective = known in ("origin", "religion", "politics") and lookup.endswith(ADJECTIVE_ENDS)
-        return (adjective or lookup in CUSTOMARY) and isinstance(
-            self._policy.rule(known or "dictionary"), str
-        )
+        """Whether a word has its capital by custom: `Monday`, `PDF`, and in an adjective `Catholic`."""
+        rule = self._policy.rule(known or "dictionary")
+        if known in ("origin", "religion", "politics"):
+            return isinstance(rule, str)
+        return rule == "pass" and lookup in CUSTOMARY
 
     @cached_property
     def _words(self) -> Words:
         """The words that pass and those that may be drawn."""
         policy = self._policy
-        return Words(policy.pass_words | policy.kind_of.keys() | policy.namesakes)
+        return Words(policy.pass_words | policy.kind_of.keys() | self._names.namesakes)
 
 
 def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
