@@ -346,9 +346,9 @@ def read_lines(folder: Path, text: str) -> None:
 
 
 def read_task(folder: Path, text: str) -> None:
-    from transom.audit.utility.files import _rows
+    from transom.data.rows import read_rows
 
-    _rows(write(folder / "task.jsonl", text * 3))
+    read_rows(write(folder / "task.jsonl", text * 3))
 
 
 def read_message(_folder: Path, text: str) -> None:

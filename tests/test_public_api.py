@@ -40,7 +40,7 @@ def test_every_name_is_its_rooms_own_and_documented(name: str) -> None:
 def test_no_name_is_a_rooms() -> None:
     """`from transom import NAME` would give the one or the other, by what was imported before."""
     rooms = {path.name.removesuffix(".py") for path in HOUSE.iterdir()}
-    assert not rooms & {*transom.__all__, *transom._RENAMED}
+    assert not rooms & {*transom.__all__, *transom._renamed()}
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
@@ -49,7 +49,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(transom, "_no_such_name")
 
 
-@pytest.mark.parametrize(("old", "new"), transom._RENAMED.items())
+@pytest.mark.parametrize(("old", "new"), transom._renamed().items())
 def test_an_old_name_says_its_new_one(old: str, new: str) -> None:
     assert new in transom.__all__
     assert old not in transom.__all__

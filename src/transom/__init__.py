@@ -11,19 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_RENAMED = {
-    "bayes": "attack_channel",
-    "build": "build_mechanism",
-    "cut": "cut_model",
-    "explain": "explain_mechanism",
-    "load": "load_checkpoint",
-    "pack": "pack_bundle",
-    "preset": "obfuscation_preset",
-    "sample": "sample_channel",
-    "verify": "verify_evidence",
-    "walk": "walk_model",
-}
-
 
 @cache
 def _homes() -> dict[str, tuple[str, str]]:
@@ -37,12 +24,18 @@ def _homes() -> dict[str, tuple[str, str]]:
     }
 
 
+@cache
+def _renamed() -> dict[str, str]:
+    """The public name of what is called otherwise in its room."""
+    return {own: public for public, (_, own) in _homes().items() if own not in _homes()}
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name from its room."""
     if name == "__all__":
         return sorted(_homes())
-    if name in _RENAMED:  # no AttributeError: `from transom import` would drop its message
-        raise ImportError(f"transom.{name} is transom.{_RENAMED[name]} now")
+    if name in _renamed():  # no AttributeError: `from transom import` would drop its message
+        raise ImportError(f"transom.{name} is transom.{_renamed()[name]} now")
     if name.startswith("_") or name not in _homes():
         raise AttributeError(f"module 'transom' has no attribute {name!r}")
     room, own = _homes()[name]

@@ -4,8 +4,8 @@ Of a name that stands twice one parser takes the first and another the last: wha
 not what another uses. It is refused wherever we read, in files, bundles and requests.
 A frozen dataclass says what a file may hold: `read_config(Settings, path)`. Fields are bool, int, float, str,
 Path, Literal, another dataclass, `X | Y`, `tuple[X, ...]`, `Mapping[str, X]` or Any, and `Annotated` with a
-`Setting` for bounds and help. Nothing is converted but whole numbers to float, text to Path (relative to its
-file's folder) and lists to tuples. What concerns several fields a class tells in `problems()`.
+`Setting` for bounds and help, or a text for help alone. Nothing is converted but whole numbers to float, text
+to Path (relative to its file's folder) and lists to tuples. What concerns several fields `problems()` tells.
 Threat model: an author who shows one value and means the other; nesting that exhausts the stack; YAML whose
 aliases grow when they are followed; a key in a wrong place, whose value a message must not repeat.
 Does not protect: what is well typed and within bounds. The size of JSON is its reader's to bound.
@@ -35,7 +35,7 @@ from typing import (
     get_type_hints,
 )
 
-from transom.errors import MisconfiguredError, TransomError
+from transom.errors import MisconfiguredError, TransomError, system_errors
 from transom.files import read_bounded
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ class Setting:
 class Known:
     """One field of a configuration class: its type without `Annotated`, its default or MISSING."""
 
-    name: str
     kind: Any
-    default: Any
     setting: Setting
+    default: Any
 
 
 def load_json(text: str | bytes, *, parse_constant: Callable[[str], Any] | None = None) -> Any:
@@ -168,9 +167,8 @@ def read_config(
     path = Path(path)
     form, load = ("JSON", load_json) if path.suffix == ".json" else ("YAML", load_yaml)
     try:
-        value = load(read_bounded(path, _MAX_FILE_BYTES).decode())
-    except OSError as why:
-        raise error(f"cannot read {what} {path} ({why.strerror}); check the path") from None
+        with system_errors(f"cannot read {what} {path}", "check the path", error):
+            value = load(read_bounded(path, _MAX_FILE_BYTES).decode())
     except ValueError as why:
         raise error(f"cannot read {what} {path} as {form}: {why}") from None
     return from_plain(cls, value, f"{what} {path} cannot be used", error=error, folder=path.parent)
@@ -332,13 +330,13 @@ class _Reading:
 
 def _known(field: Any, hint: Any) -> Known:
     default = field.default if field.default_factory is MISSING else field.default_factory()
-    kind, setting = _split(hint)
-    return Known(field.name, kind, default, setting)
+    return Known(*_split(hint), default)
 
 
 def _split(hint: Any) -> tuple[Any, Setting]:
-    """A type without `Annotated`, and what is said beside it."""
+    """A type without `Annotated`, and what is said beside it; a text alone is its help."""
     kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    notes = [Setting(one) if isinstance(one, str) else one for one in notes]
     return kind, next((one for one in notes if isinstance(one, Setting)), Setting())
 
 

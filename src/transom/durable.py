@@ -132,14 +132,10 @@ class DurableFile:
 
     def _create(self) -> None:
         """Build a complete empty file aside and link it into place; whoever links first wins."""
-
-        def link(partial: Path, path: Path) -> None:
-            with contextlib.suppress(FileExistsError):
-                os.link(partial, path)
-
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (
-            whole(self.path, mode=0o600, put=link) as partial,
+            contextlib.suppress(FileExistsError),
+            whole(self.path, mode=0o600, put=os.link) as partial,
             contextlib.closing(sqlite3.connect(partial, isolation_level=None)) as connection,
         ):
             connection.execute(f"PRAGMA application_id = {self._form.application_id}")

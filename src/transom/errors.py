@@ -1,24 +1,5 @@
-"""The exception tree, readable at a glance. Imported by every room, imports nothing.
-
-    TransomError                     exit  http  kind of no
-    ├── MisconfiguredError             3   400   misconfigured  a wrong setting; the message says which
-    │   ├── MissingExtraError          3   501   misconfigured  an optional dependency is not installed
-    │   ├── CheckpointError            4   400   misconfigured  a model is broken, truncated or a pickle
-    │   └── PolicyError                5   400   misconfigured  a word policy is malformed or changed
-    ├── NeverError                     6   400   never          cannot be protected, in any version
-    │   └── RefusedError               6   400   never          a request field the mode cannot protect
-    ├── NotYetError                    7   501   not yet        a known gap
-    ├── ReplaceableError               8   400   replaceable    the message names what to use instead
-    ├── LedgerError                    9   503   misconfigured  the ledger is locked, full or corrupt
-    │   └── LedgerSpentError          10   429   never          the budget is spent; nothing was sent
-    ├── EngineError                   11   502   misconfigured  the engine is down or misbehaves
-    │   ├── EngineDownError           11   502   misconfigured  no connection, or it died in mid-stream
-    │   ├── EngineTimeoutError        11   504   misconfigured  no answer in time
-    │   ├── EngineBusyError           11   429   misconfigured  the engine asks to wait; it says how long
-    │   └── EngineGarbageError        11   502   misconfigured  an answer outside its dialect
-    ├── EvidenceError                 12   403   never          attestation evidence does not convince
-    ├── BundleError                   13   400   misconfigured  an enclave bundle is broken or not its owner's
-    └── BrokerError                   14   503   misconfigured  the key broker is down, slow or unintelligible
+"""The exception tree: for each its exit code, HTTP status and kind of no, as docs/exit-codes.md lists them.
+Imported by every room, imports nothing.
 
 A message says what happened, what was got (the value for configuration, only type and length for content)
 and what to do. It never holds prompt text, keys or tensor contents. Exit code 2 is the command line's own
@@ -59,6 +40,17 @@ class MissingExtraError(MisconfiguredError):
 def pip_line(extra: str) -> str:
     """How an optional group of dependencies is installed, in the source folder: no package index has it."""
     return f"pip install '.[{extra}]'"
+
+
+@contextmanager
+def system_errors(
+    told: str, todo: str = "", error: type[TransomError] = MisconfiguredError
+) -> Iterator[None]:
+    """Around what the operating system may refuse. Raises `error`: what is told, its reason, what to do."""
+    try:
+        yield
+    except OSError as why:
+        raise error(f"{told} ({why.strerror})" + (f"; {todo}" if todo else "")) from None
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def test_a_certificate_is_never_written_over(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transom.net.listen.serve", lambda *_: pytest.fail("it would have served"))
+    monkeypatch.setattr("transom.cli.attest.serve_app", lambda *_: pytest.fail("it would have served"))
     tls, _ = certificate(tmp_path / "key")
     certificate(tmp_path / "other")
     arguments = [str(tmp_path / "other" / "tls.key") if one == "OTHER" else one for one in arguments]
@@ -120,7 +120,7 @@ def test_an_engine_wants_certificate_and_key_together(given: str, monkeypatch: p
     from transom.cli.app import App
     from transom.cli.engine import engine
 
-    monkeypatch.setattr("transom.net.listen.serve", lambda *_: pytest.fail("it would have served"))
+    monkeypatch.setattr("transom.cli.engine.serve", lambda *_: pytest.fail("it would have served"))
     command = App()
     command.command()(engine)
     result = CliRunner().invoke(command, ["echo", "--port", "0", given, "/nowhere"])

@@ -178,7 +178,7 @@ def test_beside_the_permuted_ids_stands_what_a_host_can_make_of_them(
     assert f"and can read if it has the base model: {label}" in shown
     assert "<17> <4>" in shown
     assert "a clear\ufffd[2J text" in shown
-    assert exchange.to_dict()["host_can_read"] == exchange.host_can_read
+    assert vars(exchange)["host_can_read"] == exchange.host_can_read
     assert "clear" not in repr(exchange)
     console.print(ask.render(replace(exchange, host_can_read=None)))
     assert "can read" not in capsys.readouterr().out

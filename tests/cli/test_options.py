@@ -20,10 +20,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from transom.cli import main
-from transom.cli.app import App
+from transom.cli.app import RENAMED, App
 from transom.cli.options import LedgerOptions, NamedLedger, default_ledger
 from transom.cli.output import progress
-from transom.cli.renamed import RENAMED
 from transom.config import Setting
 from transom.errors import LedgerError, LedgerSpentError, MisconfiguredError
 from transom.net.listen import serve_in_thread
@@ -157,7 +156,8 @@ def test_file_and_line_are_merged_in_that_order(
 
 def test_gateway_and_engine_read_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     served = []
-    monkeypatch.setattr("transom.net.listen.serve", lambda app, *_, **__: served.append(app))
+    for place in ("transom.net.listen.serve", "transom.cli.engine.serve"):
+        monkeypatch.setattr(place, lambda app, *_, **__: served.append(app))
     file = tmp_path / "transom.yaml"
     file.write_text("mode: plain\nengine_kind: transom\ntokenizer: smollm2\nport: 0\n")
     assert main.run(["gateway", "--config", str(file)]) == 0
@@ -285,7 +285,7 @@ def test_the_common_options_of_the_gateway_fit_a_screen(
     end = next(number for number, line in enumerate(lines, 1) if line.startswith("╰"))
     assert end <= 24
     common = "\n".join(lines[:end])
-    for name in ("config", "mode", "engine", "tokenizer", "policy", "epsilon", "ledger", "cap", "port"):
+    for name in ("config", "mode", "engine", "tokenizer", "preset", "epsilon", "ledger", "cap", "port"):
         assert f"--{name} " in common
     panels = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
     assert len(panels) == len(set(panels)) > 5
@@ -351,7 +351,7 @@ def test_option_names_mean_one_thing() -> None:
                 meanings.setdefault(name, set()).add(str(parameter.metavar))
     for name in ("--budget", "--cap", "--engine", "--out", "--column", "--ledger", "--prior", "--policy"):
         assert len(meanings[name]) == 1, (name, meanings[name])
-    assert not {"-o", "--output", "--output-dir", "--field", "--ask"} & set(meanings)
+    assert not {"-o", "--output", "--output-dir", "--ask"} & set(meanings)
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from transom.enclave import broker as broker_module
 from transom.enclave.broker import MAX_BODY_BYTES, MAX_NONCES, Nonces, create_broker
 from transom.enclave.evidence import Claims, Evidence
-from transom.enclave.log import ReleaseLog, verify_log
+from transom.enclave.log import ReleaseLog, log_head
 from transom.enclave.policy import EvidencePolicy, Rule
 from transom.errors import EvidenceError, MisconfiguredError
 
@@ -129,14 +129,14 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], int, str]] = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_wrong_request_gets_a_reason_a_log_entry_and_no_key(shared: tuple[House, str], what: str) -> None:
     (house, url), (edit, status, reason) = shared, REFUSED[what]
-    before = verify_log(house.log)
+    before = log_head(house.log).entries
     ask = asking(house.manifest, challenge(url, house.manifest.bundle), PUBLIC, edit)
     answer = post(url, "/v1/release", ask)
     assert (answer.status, answer.trust) == (status, "none")
     assert set(answer.value) == {"error"}
     assert reason in answer.reason
     assert house.last() == ("refused", answer.reason)
-    assert verify_log(house.log) == before + 1
+    assert log_head(house.log).entries == before + 1
     assert "zyzzyva" not in answer.text + house.log.read_text()
 
 
@@ -161,7 +161,7 @@ def test_of_many_requests_with_one_nonce_at_once_one_is_served(house: House, url
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: post(url, "/v1/release", ask).status, range(8)))
     assert sorted(answers) == [200] + [403] * 7
-    assert verify_log(house.log) == 8
+    assert log_head(house.log).entries == 8
 
 
 def test_a_nonce_expires_and_belongs_to_one_bundle(house: House) -> None:
@@ -267,7 +267,7 @@ def test_a_body_that_is_no_request_is_refused(
     shared: tuple[House, str], path: str, body: bytes, kind: str, status: int
 ) -> None:
     house, url = shared
-    before = verify_log(house.log)
+    before = log_head(house.log).entries
     try:
         answer = post(url, path, body, kind)
     except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
@@ -275,7 +275,7 @@ def test_a_body_that_is_no_request_is_refused(
     else:
         assert answer.status == status
         assert "zyzzyva" not in answer.text
-    assert verify_log(house.log) == before + (path == "/v1/release")
+    assert log_head(house.log).entries == before + (path == "/v1/release")
     if path == "/v1/release":
         assert house.last()[0] == "refused"
         assert house.entries()[-1]["bundle"] == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from transom.config import to_plain
 from transom.enclave.evidence import Claims, Kind
 from transom.enclave.policy import (
     REQUIRED,
@@ -17,7 +17,6 @@ from transom.enclave.policy import (
     Rule,
     accept,
     load_evidence_policy,
-    parse_rules,
 )
 from transom.errors import EvidenceError, MisconfiguredError
 
@@ -142,21 +141,22 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_a_rule_survives_json_and_needs_each_register_of_its_kind(kind: Kind) -> None:
+def test_a_rule_survives_json_and_needs_each_register_of_its_kind(kind: Kind, tmp_path: Path) -> None:
     for needed in REQUIRED[kind]:
         registers = dict.fromkeys(needed, "12")
-        written = json.dumps([{"kind": kind, "registers": registers, "debug": True, "min_svn": 2}])
-        rules = parse_rules(json.loads(written))
-        assert parse_rules(json.loads(json.dumps([one.to_json() for one in rules]))) == rules
+        written = [{"kind": kind, "registers": registers, "debug": True, "min_svn": 2}]
+        rules = load(tmp_path, {"allow": written}).allow
+        assert load(tmp_path, {"allow": to_plain(rules)}).allow == rules
         for name in needed:
             fewer = {other: "12" for other in needed if other != name}
             if not any(one <= set(fewer) for one in REQUIRED[kind]):
                 with pytest.raises(MisconfiguredError, match="must name the registers"):
-                    parse_rules([{"kind": kind, "registers": fewer}])
+                    load(tmp_path, {"allow": [{"kind": kind, "registers": fewer}]})
 
 
-def test_hex_is_compared_without_case_and_text_registers_as_they_are() -> None:
-    (rule,) = parse_rules([{"kind": "sgx", "registers": {"mrsigner": "CD" * 32, "isvprodid": "3"}}])
+def test_hex_is_compared_without_case_and_text_registers_as_they_are(tmp_path: Path) -> None:
+    registers = {"mrsigner": "CD" * 32, "isvprodid": "3"}
+    (rule,) = load(tmp_path, {"allow": [{"kind": "sgx", "registers": registers}]}).allow
     assert rule.objection(CLAIMS) is None
     assert rule.registers["isvprodid"] == "3"
 

@@ -397,12 +397,6 @@ def test_named_sources(platform: Path) -> None:
             absent.collect(LONG_QUESTION)
 
 
-@pytest.mark.parametrize("name", ["", "sgx", "TPM2", "insecure"])
-def test_unknown_names(name: str) -> None:
-    with pytest.raises(MisconfiguredError, match="evidence comes from one of auto, gramine"):
-        source_of(name, tpm_key="0x81010001")
-
-
 def test_tpm_needs_a_key() -> None:
     with pytest.raises(MisconfiguredError, match="no TPM key is given"):
         source_of("tpm2")

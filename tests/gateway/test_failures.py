@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from transom.errors import EngineBusyError, MisconfiguredError, RefusedError
 from transom.net.urls import check_url
-from transom.serving.engines.base import Call
+from transom.serving.engines.base import Call, EngineCard
 from transom.serving.engines.chat import LIMIT_FIELDS, ChatEngine, read_key
 from transom.serving.engines.client import IdsEngine, check_vllm_version
 from transom.serving.engines.echo import EchoEngine
@@ -385,7 +385,7 @@ def test_engine_keys_come_from_a_file_or_the_environment(
 def test_vllm_gets_a_cache_salt_per_tenant() -> None:
     engine = IdsEngine("http://127.0.0.1:1", vllm=True)
     salts = [
-        engine._body(Call(prompts=((1,),), max_tokens=1, tenant=tenant), "m")["cache_salt"]
+        engine._body(Call(prompts=((1,),), max_tokens=1, tenant=tenant), EngineCard("m"))["cache_salt"]
         for tenant in ("alice", "alice", "bob")
     ]
     assert salts[0] == salts[1] != salts[2]

@@ -20,7 +20,6 @@ from transom.serving.engines.base import EngineCard
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.echo import EchoEngine
-from transom.serving.engines.http import EngineHttp
 from transom.serving.engines.llamacpp import LlamaCppEngine
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
@@ -53,7 +52,7 @@ def test_a_dead_engine_is_found_before_the_draw(engine: Any, drawing: Sanitizer,
                 assert post(url, BODY)[0] == 200
             spent = ledger.spent("default")
             assert spent > 0
-            client._http._answered_s = float("-inf")  # as after some seconds
+            client._answered_s = float("-inf")  # as after some seconds
             for serial in range(2):
                 status, text = post(url, BODY | {"seed": serial})
                 assert (status, json.loads(text)["error"]["code"]) == (502, "engine_down")
@@ -66,14 +65,14 @@ def test_a_dead_engine_is_found_before_the_draw(engine: Any, drawing: Sanitizer,
 async def test_an_engine_that_went_away_is_noticed_by_the_next_request() -> None:
     port = free_port()
     with serve_in_thread(EchoEngine().app(), port=port):
-        http_client = EngineHttp(f"http://127.0.0.1:{port}")
-        await http_client.get("/v1/models")
-        await http_client.reach()
+        client = IdsEngine(f"http://127.0.0.1:{port}")
+        await client._get("/v1/models")
+        await client._reach()
     with pytest.raises(EngineDownError):
-        await http_client.get("/v1/models")
+        await client._get("/v1/models")
     with pytest.raises(EngineDownError):
-        await http_client.reach()
-    await http_client.close()
+        await client._reach()
+    await client.close()
 
 
 async def test_evidence_that_does_not_convince_is_known_without_a_connection() -> None:
@@ -86,7 +85,7 @@ async def test_evidence_that_does_not_convince_is_known_without_a_connection() -
         url = f"https://127.0.0.1:{server.getsockname()[1]}"
         engine = IdsEngine(url, guard=Refusing())
         with pytest.raises(EvidenceError):
-            await engine._http.reach()
+            await engine._reach()
         with pytest.raises(TimeoutError):
             server.accept()
 

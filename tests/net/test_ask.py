@@ -16,7 +16,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from transom.errors import EvidenceError
-from transom.net.ask import JsonClient, LongAnswerError
+from transom.net.ask import JsonClient
+from transom.net.http import LongAnswerError
 from transom.net.listen import Tls, serve_in_thread
 from transom.net.pin import KeyPin, make_certificate
 

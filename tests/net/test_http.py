@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from transom.net.http import BrokenError, Connections
+from transom.net.http import BrokenError, Site
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -17,8 +17,8 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def server(script: Script) -> AsyncIterator[tuple[Connections, list[int]]]:
-    """Connections to a server that plays `script` for each request, and the requests that each one had."""
+async def server(script: Script) -> AsyncIterator[tuple[Site, list[int]]]:
+    """A site that plays `script` for each request, and the requests that each of its connections had."""
     counts: list[int] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,11 +35,11 @@ async def server(script: Script) -> AsyncIterator[tuple[Connections, list[int]]]
             writer.close()
 
     running = await asyncio.start_server(serve, "127.0.0.1", 0)
-    connections = Connections("127.0.0.1", running.sockets[0].getsockname()[1], tls=False, connect_s=5)
+    site = Site(f"http://127.0.0.1:{running.sockets[0].getsockname()[1]}", connect_s=5)
     try:
-        yield connections, counts
+        yield site, counts
     finally:
-        connections.close()
+        site.close()
         running.close()
         await running.wait_closed()
 
@@ -56,14 +56,14 @@ def plays(*pieces: bytes, close: bool = False) -> Script:
     return script
 
 
-async def asked(connections: Connections, pin: Any = None) -> tuple[int, bytes]:
-    answer = await connections.ask(REQUEST, pin)
+async def asked(site: Site, pin: Any = None) -> tuple[int, bytes]:
+    answer = await site.ask(REQUEST, pin)
     body = b""
     try:
         while piece := await answer.read():
             body += piece
     finally:
-        connections.release(answer, pin)
+        site.release(answer)
     return answer.status, body
 
 
@@ -91,9 +91,9 @@ WHOLE = OK + b"Content-Length: 3\r\n\r\nabc"
     ],
 )
 async def test_a_body_ends_where_it_says(pieces: list[bytes], close: bool, body: bytes, kept: bool) -> None:
-    async with server(plays(*pieces, close=close)) as (connections, counts):
-        assert await asked(connections) == (200, body)
-        assert await asked(connections) == (200, body)
+    async with server(plays(*pieces, close=close)) as (site, counts):
+        assert await asked(site) == (200, body)
+        assert await asked(site) == (200, body)
         assert counts == ([2] if kept else [1, 1])
 
 
@@ -115,9 +115,9 @@ async def test_a_body_ends_where_it_says(pieces: list[bytes], close: bool, body:
 async def test_what_is_no_whole_answer_is_an_error_and_asked_once(
     pieces: list[bytes], error: type[Exception]
 ) -> None:
-    async with server(plays(*pieces, close=True)) as (connections, counts):
+    async with server(plays(*pieces, close=True)) as (site, counts):
         with pytest.raises(error):
-            await asked(connections)
+            await asked(site)
         assert counts == [1]
 
 
@@ -126,10 +126,10 @@ async def test_bytes_that_nobody_asked_for_end_a_kept_connection() -> None:
         writer.write(WHOLE)
         asyncio.get_running_loop().call_later(0.01, writer.write, WHOLE.replace(b"abc", b"xyz"))
 
-    async with server(script) as (connections, counts):
-        assert await asked(connections) == (200, b"abc")
+    async with server(script) as (site, counts):
+        assert await asked(site) == (200, b"abc")
         await asyncio.sleep(0.1)
-        assert await asked(connections) == (200, b"abc")
+        assert await asked(site) == (200, b"abc")
         assert counts == [1, 1]
 
 
@@ -138,10 +138,10 @@ async def test_a_kept_connection_serves_the_pin_it_was_opened_for() -> None:
         def require(self, _certificate: bytes | None) -> None:
             self.checked = True
 
-    async with server(plays(WHOLE)) as (connections, counts):
+    async with server(plays(WHOLE)) as (site, counts):
         one, other = Pin(), Pin()
         for pin in (one, other, one, None, other, None):
-            assert await asked(connections, pin) == (200, b"abc")
+            assert await asked(site, pin) == (200, b"abc")
         assert counts == [2, 2, 2]
         assert one.checked
         assert other.checked
@@ -159,35 +159,35 @@ async def test_what_nobody_reads_is_not_taken_from_the_network() -> None:
             await writer.drain()
             sent += 65536
 
-    async with server(script) as (connections, _):
-        answer = await connections.ask(REQUEST, None)
+    async with server(script) as (site, _):
+        answer = await site.ask(REQUEST, None)
         before = -1
         while sent != before:  # until it no longer gets on
             before = sent
             await asyncio.sleep(0.1)
         assert sent < 32 << 20
         assert len(await answer.read()) > 0
-        connections.release(answer, None)
+        site.release(answer)
 
 
 async def test_an_answer_left_early_ends_its_connection() -> None:
-    async with server(plays(OK + b"Content-Length: 9\r\n\r\nabc")) as (connections, counts):
+    async with server(plays(OK + b"Content-Length: 9\r\n\r\nabc")) as (site, counts):
         for _ in range(2):
-            answer = await connections.ask(REQUEST, None)
+            answer = await site.ask(REQUEST, None)
             assert await answer.read() == b"abc"
-            connections.release(answer, None)
+            site.release(answer)
         assert counts == [1, 1]
 
 
 async def test_a_dead_address_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first address of the name answers nothing; the second is tried beside it."""
-    async with server(plays(WHOLE)) as (connections, _):
+    async with server(plays(WHOLE)) as (site, _):
         loop = asyncio.get_running_loop()
-        real = await loop.getaddrinfo("127.0.0.1", connections._port, type=1)
-        dead = [(*real[0][:4], ("192.0.2.1", connections._port))]
+        real = await loop.getaddrinfo("127.0.0.1", site._port, type=1)
+        dead = [(*real[0][:4], ("192.0.2.1", site._port))]
 
         async def both(*_: Any, **__: Any) -> Any:
             return dead + real
 
         monkeypatch.setattr(loop, "getaddrinfo", both)
-        assert await asked(connections) == (200, b"abc")
+        assert await asked(site) == (200, b"abc")

@@ -16,7 +16,7 @@ from transom.audit import attacks
 from transom.audit.attacks import membership, tfma
 from transom.report.charts import recovery_chart
 from transom.report.checked import checked
-from transom.report.finding import Bound, Finding, share
+from transom.report.finding import Finding, share
 from transom.report.html import page
 from transom.report.kinds import kind_of
 from transom.report.metrics import EPSILON_METRIC, METRICS, Metric, figure, metric
@@ -42,7 +42,7 @@ def report(*findings: Finding, gate: float | None = None, kind: str = "words") -
 
 
 def believed(one: Finding) -> Finding:
-    return checked(Bound("a", one.metric, lambda *_: one), one)
+    return checked("a", one.metric, one)
 
 
 def test_names_differ() -> None:

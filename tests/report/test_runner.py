@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transom.audit.attack import choose, load_attack
+from transom.audit.attack import choose
 from transom.audit.attacks import epsilon
 from transom.errors import MisconfiguredError, NotYetError
 from transom.report import runner
@@ -227,11 +227,11 @@ def test_names_choose_and_objects_add(tmp_path: Any, monkeypatch: pytest.MonkeyP
     with pytest.raises(MisconfiguredError, match="unknown attack 'vma'; known: NN, Gate-IA"):
         choose(both, ["vma"])
     with pytest.raises(MisconfiguredError, match="needs all three"):
-        load_attack("own_attacks:nameless")
+        choose((), ["own_attacks:nameless"])
     with pytest.raises(MisconfiguredError, match="is a class"):
-        load_attack("transom.report.finding:Bound")
+        choose((), ["transom.report.finding:Bound"])
     with pytest.raises(MisconfiguredError, match="not module:object"):
-        load_attack("own_attacks:")
+        choose((), ["own_attacks:"])
 
 
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

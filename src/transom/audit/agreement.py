@@ -1,9 +1,8 @@
 """How alike two engines answer: agreement and divergence of next tokens, asked for as any client asks.
 
 Each position is a prompt of its own: one token is asked for, with the log-probabilities of the k likeliest.
-Agreement is the share of positions with the same likeliest token. The divergence counts the ids that both
-engines name and puts everything else into one class, so it is a lower bound of KL(plain || other), and the
-tighter the larger k; `named` is the mass it sees.
+The divergence counts the ids that both engines name and puts everything else into one class, so it is a lower
+bound of KL(plain || other), and the tighter the larger k.
 Threat model: none; the text is public. Does not measure: answers of many tokens, where the first difference
 decides the rest.
 Source: Cover and Thomas, Elements of Information Theory, section 2.7 (classes merged lose divergence).

@@ -32,12 +32,7 @@ def choose(builtin: Sequence[Attack], wanted: Sequence[str]) -> tuple[Attack, ..
         listed = ", ".join(known.values())
         raise MisconfiguredError(f"unknown attack {unknown[0]!r}; known: {listed}, or module:object")
     chosen = [attack for attack in builtin if not names or attack.NAME.lower() in names]
-    return (*chosen, *(load_attack(place) for place in wanted if ":" in place))
-
-
-def load_attack(place: str) -> Attack:
-    """The user's attack at `module:object`. Raises MisconfiguredError for anything that is none."""
-    return require_attack(load_object(place), place)
+    return (*chosen, *(require_attack(load_object(place), place) for place in wanted if ":" in place))
 
 
 def require_attack(found: Any, place: str) -> Attack:

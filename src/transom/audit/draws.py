@@ -1,9 +1,8 @@
 """Many outputs of a user's mechanism on two inputs, drawn in a process of its own.
 
 The process is told a place `module:callable` and two JSON inputs, calls the mechanism on each in turn, and
-sends numbers through a pipe: an identity for each distinct hashable output, or the floats of a vector. So
-nothing is unpickled here, and a mechanism that hangs is stopped, with what it had drawn until then; one that
-raises, returns a wrong type, writes into the pipe or ends its process is an error that says so.
+sends numbers through a pipe. So nothing is unpickled here, and a mechanism that hangs is stopped, with what
+it had drawn until then; one that misbehaves or ends its process is an error that says so.
 
 Threat model: the mechanism is the user's own code. Does not protect against: one that sets out to deceive,
 or to harm the machine that it runs on.
@@ -206,7 +205,7 @@ def serve(request: dict[str, Any], sink: IO[bytes]) -> None:
             raise MisconfiguredError(f"is a {type(mechanism).__name__}, which cannot be called")
         _send_draws(mechanism, request["a"], request["b"], request["samples"], sink)
     except TransomError as error:
-        _send_error(sink, str(error))
+        _send(sink, {"error": str(error)})
 
 
 def _loaded(place: str) -> Any:
@@ -227,7 +226,8 @@ def _send_draws(mechanism: Callable[[Any], Any], a: str, b: str, samples: int, s
             raise MisconfiguredError(f"raised {type(error).__name__} on draw {number}") from None
         chunk.append((_encoded(encode, outputs[0], number), _encoded(encode, outputs[1], number)))
         if number == samples or len(chunk) == _CHUNK or time.monotonic() - since_s > _CHUNK_S:
-            _send(sink, np.array(chunk))
+            pairs = np.array(chunk)
+            _send(sink, {"type": pairs.dtype.str, "shape": pairs.shape}, pairs.tobytes())
             chunk, since_s = [], time.monotonic()
         if number == samples:
             return
@@ -245,14 +245,8 @@ def _encoded(encode: Encoder, output: object, number: int) -> int | NDArray[np.f
         ) from None
 
 
-def _send(sink: IO[bytes], pairs: Samples) -> None:
-    sink.write(json.dumps({"type": pairs.dtype.str, "shape": pairs.shape}).encode() + b"\n")
-    sink.write(pairs.tobytes())
-    sink.flush()
-
-
-def _send_error(sink: IO[bytes], error: str) -> None:
-    sink.write(json.dumps({"error": error}).encode() + b"\n")
+def _send(sink: IO[bytes], head: dict[str, object], body: bytes = b"") -> None:
+    sink.write(json.dumps(head).encode() + b"\n" + body)
     sink.flush()
 
 

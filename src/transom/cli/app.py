@@ -1,9 +1,9 @@
 """Commands out of plain functions, whose options may stand in configuration dataclasses.
 
-A parameter whose type is a dataclass brings an option for each of its fields, described by the `Setting` or
-the `typer.Option` in the field's annotation; its default is an instance that holds the options' defaults. A
-`Literal` takes one of its words, and an error says which was meant. An option's old name is refused with the
-new one.
+An option is described by the `Setting` in its annotation or by its help alone (`Annotated[int, "How many"]`).
+A parameter whose type is a dataclass brings an option for each of its fields, under the class's `PANEL`; its
+default is an instance that holds the options' defaults. A `Literal` takes one of its words, and an error says
+which was meant. An option's old name is refused with the new one.
 Threat model: as the root's. Does not protect anything.
 Source: typer's documentation.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import MISSING, field, is_dataclass, make_dataclass
+from dataclasses import MISSING, field, is_dataclass, make_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -22,8 +22,7 @@ import typer
 from typer.core import TyperCommand
 from typer.models import OptionInfo, ParameterInfo
 
-from transom.cli.renamed import RENAMED
-from transom.config import Known, read_config, settings, suggest
+from transom.config import Known, Setting, read_config, settings, suggest
 
 ConfigFile = Annotated[
     Path | None,
@@ -31,6 +30,17 @@ ConfigFile = Annotated[
 ]
 _METAVARS = {Path: "PATH", str: "TEXT", float: "NUMBER", int: "N"}
 _ALSO = {"llama.cpp": "llamacpp"}
+RENAMED: Mapping[str, Mapping[str, str]] = {  # old names of options, and what to write instead
+    "gateway": {"--budget": "--cap", "--model": "--tokenizer", "--require-evidence": "--evidence-policy"},
+    "engine": {"--model": "an argument: transom engine MODEL"},
+    "chat": {"--ask": "an argument: transom chat QUESTION"},
+    "obfuscate": {"--engine": "--for"},
+    "broker": {"--policy": "--evidence-policy"},
+    "attest serve": {"--tcti": "--tpm-tcti", "--pcrs": "--tpm-pcrs"},
+    "words sanitize": {"--output": "--out", "-o": "--out", "--output-dir": "--out"},
+    "audit words": {"--field": "--column"},
+    "audit embeddings": {"--public-text": "--prior"},
+}
 
 
 class App(typer.Typer):
@@ -107,7 +117,8 @@ def fields_of(cls: type, defaults: Any = inspect.Parameter.empty) -> list[inspec
         default = inspect.Parameter.empty if known.default is MISSING else known.default
         if defaults is not inspect.Parameter.empty:
             default = getattr(defaults, name)
-        made.append(_keyword(name, Annotated[known.kind, _option(known)], default))
+        said = replace(known.setting, panel=known.setting.panel or getattr(cls, "PANEL", ""))
+        made.append(_keyword(name, Annotated[known.kind, said], default))
     return made
 
 
@@ -133,15 +144,16 @@ def _from_file(parameters: list[inspect.Parameter], known: Mapping[str, Known]) 
     return [file.replace(annotation=Annotated[kind, option]), *rest]
 
 
-def _option(known: Known) -> OptionInfo:
-    said = known.setting
-    name = f"--{known.name.replace('_', '-')}"
-    if known.kind is bool and not known.name.startswith(("no_", "json")):
-        name = f"{name}/--no{name[1:]}"
-    option: OptionInfo = typer.Option(
-        name, help=said.help, rich_help_panel=said.panel or None, min=said.least, max=said.most
-    )
-    return option
+def _option(name: str, kind: Any, note: Any) -> Any:
+    """What typer takes for a `Setting`, or for a help text."""
+    said = Setting(note) if isinstance(note, str) else note
+    if not isinstance(said, Setting):
+        return note
+    flag = f"--{name.replace('_', '-')}"
+    if kind in (bool, bool | None) and not name.startswith(("no_", "json")):
+        flag = f"{flag}/--no{flag[1:]}"
+    panel = said.panel or None
+    return typer.Option(flag, help=said.help, rich_help_panel=panel, min=said.least, max=said.most)
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -151,6 +163,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     while get_args(core) and get_origin(core) is not Literal:
         core = get_args(core)[0]
     shown = get_args(core) or _METAVARS.get(core, "")
+    notes = [_option(name, kind, one) for one in notes]
     notes = [_worded(one, shown) if isinstance(one, ParameterInfo) else one for one in notes]
     if get_origin(kind) is tuple:
         kind = list[core]  # type: ignore[valid-type]

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -20,6 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from transom.checkpoint.load import load
 from transom.errors import (
     EngineDownError,
     EngineError,
@@ -28,12 +30,20 @@ from transom.errors import (
     MissingExtraError,
     RefusedError,
     TransomError,
+    extra,
 )
+from transom.net.listen import serve_in_thread
+from transom.net.urls import check_url
+from transom.privacy.ledger import Ledger
+from transom.privacy.policy import load_policy
+from transom.privacy.sanitize import Sanitizer
+from transom.serving.engines.embedded import EmbeddedEngine
+from transom.serving.gateway.config import GatewayConfig
+from transom.serving.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-    from transom.privacy.ledger import Ledger
 
 Message = Mapping[str, str]
 _CAN_READ = {
@@ -57,17 +67,10 @@ class Exchange:
     bayes: Mapping[str, Any] | None
     host_can_read: str | None = field(default=None, repr=False)  # None also from an older gateway
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, private text included: it is the caller's own."""
-        return dict(vars(self))
-
 
 @contextmanager
 def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) -> Iterator[str]:
     """The embedded engine on a free loopback port; yields its URL. `on_body` sees every byte it receives."""
-    from transom.checkpoint.load import load
-    from transom.net.listen import serve_in_thread
-    from transom.serving.engines.embedded import EmbeddedEngine
     from transom.serving.engines.server import create_engine_app
 
     with (
@@ -83,13 +86,8 @@ def words_gateway(engine_url: str, model: str, ledger: Ledger | None = None) -> 
 
     `model` names the checkpoint whose tokenizer the gateway uses.
     """
-    from transom.net.listen import serve_in_thread
-    from transom.privacy.policy import load_policy
-    from transom.privacy.sanitize import Sanitizer
     from transom.serving.engines.client import IdsEngine
     from transom.serving.gateway.app import create_gateway
-    from transom.serving.gateway.config import GatewayConfig
-    from transom.serving.tokenizer import load_tokenizer
 
     app = create_gateway(
         GatewayConfig(mode="words"),
@@ -104,18 +102,13 @@ def words_gateway(engine_url: str, model: str, ledger: Ledger | None = None) -> 
 
 def require_openai() -> Any:
     """The official client's module. Raises MissingExtraError; call it before anything slow."""
-    try:
-        import openai
-    except ImportError:
-        raise MissingExtraError("chat", "openai") from None
-    return openai
+    with extra("chat", "openai"):
+        return import_module("openai")
 
 
 @contextmanager
 def connect(gateway_url: str) -> Iterator[OpenAI]:
     """The official client of a gateway; its key, if it wants one, comes from TRANSOM_API_KEY."""
-    from transom.net.urls import check_url
-
     openai = require_openai()
     client = openai.OpenAI(
         base_url=f"{check_url(gateway_url)}/v1",
@@ -133,7 +126,7 @@ def ask(
     *,
     max_tokens: int,
     session: str | None = None,
-    on_text: Callable[[str], None] = lambda _text: None,
+    on_text: Callable[[str], None] | None = None,
 ) -> Exchange:
     """Send a conversation that ends with a question; `on_text` gets the answer's pieces as they come.
 
@@ -150,7 +143,8 @@ def ask(
         for chunk in stream:
             for choice in chunk.choices:
                 answer.append(choice.delta.content or "")
-                on_text(printable(answer[-1]))
+                if on_text is not None:
+                    on_text(printable(answer[-1]))
             shown = (chunk.model_extra or {}).get("transom", shown)
     except openai.APIError as error:
         raise reported(error) from None

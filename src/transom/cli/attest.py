@@ -13,6 +13,10 @@ import typer
 
 from transom.cli.app import App
 from transom.cli.options import CERTIFICATE, CERTIFICATE_KEY, Bind, EvidenceOptions
+from transom.enclave.evidence import TRUST
+from transom.net.listen import Tls, listen, url_of
+from transom.net.listen import serve as serve_app
+from transom.net.pin import format_pin, make_certificate
 
 BIND = Bind(port=8443)
 app = App(no_args_is_help=True, help="Prove an engine's TLS key with attestation evidence.")
@@ -26,10 +30,6 @@ def serve(
     bind: Bind = BIND,
 ) -> None:
     """Hand out evidence for the TLS key of the engine beside this, over TLS with that same key."""
-    from transom.enclave.evidence import TRUST
-    from transom.net.listen import Tls, listen, url_of
-    from transom.net.listen import serve as serve_app
-    from transom.net.pin import format_pin
     from transom.serving.attestor import create_attestor, spki_of
 
     bind.check()
@@ -47,10 +47,8 @@ def serve(
 
 @app.command()
 def cert(
-    out: Annotated[Path, typer.Option(help="Directory for tls.pem and tls.key; neither may exist.")],
-    name: Annotated[str, typer.Option(help="The host's name, for the certificate.")] = "localhost",
+    out: Annotated[Path, "Directory for tls.pem and tls.key; neither may exist."],
+    name: Annotated[str, "The host's name, for the certificate."] = "localhost",
 ) -> None:
     """Make a self-signed certificate, and print the pin of its key."""
-    from transom.net.pin import format_pin, make_certificate
-
     typer.echo(format_pin(make_certificate(out, name).fingerprint))

@@ -18,14 +18,7 @@ from transom.cli import (
 )
 from transom.cli.app import App
 
-app = App(no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Attack what a host would see, and report how much is recovered."""
-
-
+app = App(no_args_is_help=True, help="Attack what a host would see, and report how much is recovered.")
 app.command()(audit_words.words)
 app.command()(audit_embeddings.embeddings)
 app.command()(audit_checkpoint.checkpoint)

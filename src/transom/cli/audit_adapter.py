@@ -1,7 +1,5 @@
 """`transom audit adapter DIR`: does a fine-tuned LoRA adapter give away which texts it was trained on?
 
-    transom audit adapter DIR --base MODEL --members in.txt --non-members out.txt [--gate 0.05]
-
 Both files hold one text a line and must come from one source: what an attacker could tell apart without any
 training counts as found. With 437 non-members or more the interval of the rate has a lower end above 0.
 Threat model: run by the owner of the adapter, the attack plays somebody who was given it.
@@ -11,6 +9,7 @@ Source: `transom.audit.attacks.membership`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,20 +17,21 @@ import typer
 
 from transom.audit.attack import choose
 from transom.audit.attacks import membership
-from transom.checkpoint import load
+from transom.audit.attacks.traffic import Texts
+from transom.checkpoint import Checkpoint, load
 from transom.cli.audit_report import Options, auditing
-from transom.cli.audit_texts import token_ids
 from transom.cli.output import progress
+from transom.config import Setting
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 
 
 def adapter(
     folder: Annotated[Path, typer.Argument(help="The adapter, as peft saves it (safetensors).")],
-    base: Annotated[str, typer.Option(help="The base model: directory, .gguf, hub name or 'smollm2'.")],
-    members: Annotated[Path, typer.Option(help="Texts that it was trained on, one a line.")],
-    non_members: Annotated[Path, typer.Option(help="Texts of the same source that it was not trained on.")],
-    max_tokens: Annotated[int, typer.Option(help="Look at the first tokens of each text.", min=1)] = 128,
+    base: Annotated[str, "The base model: directory, .gguf, hub name or 'smollm2'."],
+    members: Annotated[Path, "Texts that it was trained on, one a line."],
+    non_members: Annotated[Path, "Texts of the same source that it was not trained on."],
+    max_tokens: Annotated[int, Setting("Look at the first tokens of each text.", least=1)] = 128,
     *,
     options: Options,
 ) -> None:
@@ -43,13 +43,17 @@ def adapter(
         audit.record |= {"members": len(inside), "non_members": len(outside)}
         with progress(f"loading {base}", quiet=options.json):
             loaded = load(base)
-        if loaded.tokenizer is None:
-            raise MisconfiguredError(
-                f"{base} comes without a tokenizer; give a folder that holds tokenizer.json"
-            )
-        sides = (token_ids(texts, loaded.tokenizer.tokenizer, max_tokens) for texts in (inside, outside))
+        sides = (token_ids(texts, loaded, max_tokens) for texts in (inside, outside))
         knowledge = membership.Base(loaded.model, start_id(loaded.model))
         audit.attack(attacks, folder, knowledge, membership.Candidates(*sides))
+
+
+def token_ids(texts: Sequence[str], loaded: Checkpoint, longest: int, *, ends: bool = False) -> Texts:
+    """The first `longest` ids of each text, with the tokenizer's own tokens around it if `ends`."""
+    if loaded.tokenizer is None:
+        raise MisconfiguredError(f"{loaded.source.name} has no tokenizer; give a folder with tokenizer.json")
+    encoded = loaded.tokenizer.tokenizer.encode_batch(list(texts), add_special_tokens=ends)
+    return tuple(tuple(one.ids[:longest]) for one in encoded)
 
 
 def start_id(model: object) -> int:

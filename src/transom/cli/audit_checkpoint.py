@@ -1,7 +1,5 @@
 """`transom audit checkpoint DIR`: what a host with the public model recovers from an obfuscated checkpoint.
 
-    transom audit checkpoint DIR --base MODEL --key FILE [--attack NAME ...] [--gate 0.01]
-
 The key is the truth that guesses are scored against; attacks do not see it. Without a key the checkpoint is
 taken to be one whose ids are unchanged (refused for a folder with a card).
 Threat model: run by the client, on its own machine, with the host's part played by the attacks.
@@ -16,23 +14,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from transom.audit.attack import choose
+from transom.audit.attacks import checkpoint_states, fingerprint
+from transom.audit.attacks.own_keys import settings_of
+from transom.audit.attacks.weights import Knowledge, Sample, Target, read, sample
+from transom.checkpoint import load
 from transom.cli.audit_keys import KeyOption, PassphraseOption, read_key, secret_map, template_ids
 from transom.cli.audit_report import Options, auditing
 from transom.cli.output import progress
 from transom.config import Setting
 from transom.errors import MisconfiguredError
+from transom.obfuscation.card import CARD_FILE, read_card
+from transom.obfuscation.keyfile import KeyFile
+from transom.obfuscation.keys import Settings
 from transom.report.finding import Attack, Bound, Finding
 from transom.report.runner import run
-
-if TYPE_CHECKING:
-    from transom.audit.attacks.weights import Knowledge, Sample, Target
-    from transom.obfuscation.keyfile import KeyFile
-    from transom.obfuscation.keys import Settings
+from transom.serving.tokenizer import load_tokenizer
 
 METRIC = "ttrsr"
 WEIGHT_ATTACKS = {  # quick ones first
@@ -63,11 +64,11 @@ class CheckpointOptions(Options):
 
 def checkpoint(
     folder: Annotated[Path, typer.Argument(help="The obfuscated checkpoint, as the host gets it.")],
-    base: Annotated[str, typer.Option(help="The public model: directory, .gguf, hub name or 'smollm2'.")],
+    base: Annotated[str, "The public model: directory, .gguf, hub name or 'smollm2'."],
     key: KeyOption = None,
     passphrase_file: PassphraseOption = None,
-    tokens: Annotated[int, typer.Option(help="Tokens to recover, drawn at random.", min=16)] = 1000,
-    layers: Annotated[int | None, typer.Option(help="Read only the first layers.", min=1)] = None,
+    tokens: Annotated[int, Setting("Tokens to recover, drawn at random.", least=16)] = 1000,
+    layers: Annotated[int | None, Setting("Read only the first layers.", least=1)] = None,
     *,
     options: CheckpointOptions,
 ) -> None:
@@ -108,10 +109,6 @@ def mounted(
     folder: Path, base: str, key: KeyFile | None, *, models: bool, tokens: int, layers: int | None
 ) -> tuple[Target, Knowledge, Sample]:
     """What the attacks take, with runnable models where `models` says so. Raises MisconfiguredError."""
-    from transom.audit.attacks.weights import Knowledge, Target, read, sample
-    from transom.checkpoint import load
-    from transom.serving.tokenizer import load_tokenizer
-
     observed, public = (load(folder).model, load(base).model) if models else (None, None)
     weights = read(folder, layers=layers)
     if key is not None and key.vocabulary != weights.vocabulary:
@@ -126,8 +123,6 @@ def mounted(
 
 def attacks(settings: Settings | None) -> tuple[Attack, ...]:
     """The attacks by the names of the command line; those that make own keys are told the settings."""
-    from transom.audit.attacks import checkpoint_states, fingerprint
-
     made: list[Attack] = []
     for name, module in WEIGHT_ATTACKS.items():
         call = importlib.import_module(f"transom.audit.attacks.{module}").attack
@@ -142,15 +137,11 @@ def attacks(settings: Settings | None) -> tuple[Attack, ...]:
 
 def _settings(key: KeyFile | None, given: tuple[Target, Knowledge, Sample]) -> Settings | None:
     """The method's settings, which are public; rows that are only permuted have none."""
-    from transom.audit.attacks.own_keys import settings_of
-
     return key.settings if key and settings_of(*given[:2]) else None
 
 
 def _truth(folder: Path, key: Path | None, passphrase_file: Path | None) -> KeyFile | None:
     """The key of a checkpoint, which must be its own."""
-    from transom.obfuscation.card import CARD_FILE, read_card
-
     has_card = (folder / CARD_FILE).exists()
     if key is None:
         if has_card:

@@ -18,7 +18,6 @@ Source: each attack's own docstring.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -33,10 +32,10 @@ from transom.audit.attacks.states import METRIC
 from transom.audit.attacks.traffic import Texts
 from transom.checkpoint import Checkpoint, load
 from transom.checkpoint.walk import walk
-from transom.cli.audit_adapter import start_id
+from transom.cli.audit_adapter import start_id, token_ids
 from transom.cli.audit_report import Options, auditing
-from transom.cli.audit_texts import token_ids
 from transom.cli.output import progress
+from transom.config import Setting
 from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError, NotYetError
 from transom.report.finding import Attack, Bound
@@ -48,28 +47,17 @@ Kind = Literal["token", "hidden", "sentence"]
 _TENSOR = "embeddings"
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is attacked with what, for one noise."""
-
-    attacks: tuple[Attack, ...]
-    target: object
-    knowledge: object
-
-
 def embeddings(
-    model: Annotated[str, typer.Option(help="The public model: directory, .gguf, hub name, 'minilm', ...")],
-    texts: Annotated[Path, typer.Option(help="The plain texts, one a line.")],
+    model: Annotated[str, "The public model: directory, .gguf, hub name, 'minilm', ..."],
+    texts: Annotated[Path, "The plain texts, one a line."],
     file: Annotated[Path | None, typer.Argument(help="Observed rows; without it they are made here.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What a row is of.")] = "token",
-    layer: Annotated[int, typer.Option(help="For --kind hidden: after which block, from 0.", min=0)] = 0,
-    noise: Annotated[
-        list[str] | None, typer.Option(help="LAW or LAW:SCALE; repeatable without FILE.")
-    ] = None,
-    clip: Annotated[float | None, typer.Option(help="Length that rows were clipped to before.")] = None,
-    prior: Annotated[Path | None, typer.Option(help="The attacker's own text, one text a line.")] = None,
-    limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 100,
-    max_tokens: Annotated[int, typer.Option(help="Take the first tokens of each text.", min=1)] = 128,
+    kind: Annotated[Kind, "What a row is of."] = "token",
+    layer: Annotated[int, Setting("For --kind hidden: after which block, from 0.", least=0)] = 0,
+    noise: Annotated[list[str] | None, "LAW or LAW:SCALE; repeatable without FILE."] = None,
+    clip: Annotated[float | None, "Length that rows were clipped to before."] = None,
+    prior: Annotated[Path | None, "The attacker's own text, one text a line."] = None,
+    limit: Annotated[int, Setting("Audit the first so many texts.", least=1)] = 100,
+    max_tokens: Annotated[int, Setting("Take the first tokens of each text.", least=1)] = 128,
     *,
     options: Options,
 ) -> None:
@@ -88,7 +76,8 @@ def embeddings(
         with progress(f"loading {model}", quiet=options.json):
             loaded = load(model)
         plain, own = (
-            _ids(read_texts(path) if path else (), loaded, kind, max_tokens) for path in (texts, prior)
+            token_ids(read_texts(path) if path else (), loaded, max_tokens, ends=kind != "sentence")
+            for path in (texts, prior)
         )
         plain, audited = plain[:limit], set(plain[:limit])
         own = tuple(text for text in own if text not in audited)
@@ -96,9 +85,10 @@ def embeddings(
         observed = None if file is None else read_tensor(file)
         for number, one in enumerate(noises):
             audit.setting = _spelled(one) if len(noises) > 1 else ""
-            made = case(loaded, kind, layer, one, plain, own, observed)
-            attacks, data = choose(made.attacks, options.attack), Truth(plain, _decoder(loaded))
-            audit.attack(attacks, made.target, made.knowledge, data, of=len(noises) - number)
+            every, target, knowledge = case(loaded, kind, layer, one, plain, own, observed)
+            data = Truth(plain, loaded.tokenizer.tokenizer.decode if loaded.tokenizer else None)
+            attacks = choose(every, options.attack)
+            audit.attack(attacks, target, knowledge, data, of=len(noises) - number)
 
 
 def parse_noise(text: str, clip: float | None) -> Noise:
@@ -117,16 +107,6 @@ def _check(file: Path | None, kind: Kind, noises: Sequence[Noise]) -> None:
     if bare and (file is None or kind == "hidden"):
         why = "to be added here" if file is None else "which rows of hidden states do not show"
         raise MisconfiguredError(f"--noise {bare[0]} needs a scale, {why}; write {bare[0]}:0.5")
-
-
-def _ids(texts: tuple[str, ...], loaded: Checkpoint, kind: Kind, longest: int) -> Texts:
-    if loaded.tokenizer is None:
-        raise MisconfiguredError(f"{loaded.source.name} has no tokenizer; give a folder with tokenizer.json")
-    return token_ids(texts, loaded.tokenizer.tokenizer, longest, ends=kind != "sentence")
-
-
-def _decoder(loaded: Checkpoint) -> Any:
-    return None if loaded.tokenizer is None else loaded.tokenizer.tokenizer.decode
 
 
 def _spelled(noise: Noise) -> str:
@@ -156,8 +136,8 @@ def case(
     plain: Texts,
     own: Texts,
     observed: torch.Tensor | None,
-) -> Case:
-    """The attacks of `kind`, on the rows observed or on rows made of `plain` with `noise`."""
+) -> tuple[tuple[Attack, ...], object, object]:
+    """The attacks of `kind`, the rows observed or made of `plain` with `noise`, what the attacker knows."""
     import torch
 
     draw = torch.Generator().manual_seed(0)
@@ -166,9 +146,7 @@ def case(
         if observed is None:
             observed = noise.protect(encoder.embed(plain), draw)
         public = sentences.Public(sentences.faster(encoder), own)
-        return Case(
-            attacks_on(kind, None, layer, own), sentences.Sentences(observed[: len(plain)], noise), public
-        )
+        return attacks_on(kind, None, layer, own), sentences.Sentences(observed[: len(plain)], noise), public
     if kind == "hidden" and not walk(loaded.model).family.causal:
         raise NotYetError(f"--kind hidden needs a causal model, {loaded.source.name} is not one")
     place = blocks.Observed(loaded.model, layer if kind == "hidden" else None)
@@ -179,7 +157,7 @@ def case(
         rows = split(observed, [len(text) for text in plain])
     table_VD = walk(loaded.model).embedding.weight.detach().float()
     made = attacks_on(kind, loaded.model, layer, own)
-    return Case(made, Rows(rows, noise), beam.Public(table_VD, _language(loaded, own)))
+    return made, Rows(rows, noise), beam.Public(table_VD, _language(loaded, own))
 
 
 def attacks_on(kind: Kind, model: Any, layer: int, own: Texts) -> tuple[Attack, ...]:

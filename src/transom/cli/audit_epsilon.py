@@ -1,7 +1,5 @@
 """`transom audit epsilon MODULE:CALLABLE`: does a mechanism of your own break the epsilon it claims?
 
-    transom audit epsilon my_noise:sanitize --epsilon 1 --a '"paris"' --b '"rome"' [--gate 1]
-
 The callable takes one JSON value and returns something hashable, or floats: a number, a list, an array. It
 runs in a process of its own until the samples are drawn or the budget is spent.
 With --gate the exit code is 20 when a larger epsilon than the bound is certified, or nothing could be
@@ -26,12 +24,12 @@ from transom.errors import MisconfiguredError
 
 def epsilon(
     mechanism: Annotated[str, typer.Argument(help="module:callable, in this folder or installed.")],
-    epsilon: Annotated[float, typer.Option(help="The claim, 0 or more.")],
-    a: Annotated[str, typer.Option(help="One input, as JSON.")],
-    b: Annotated[str, typer.Option(help="Another that the claim calls a neighbour, as JSON.")],
-    delta: Annotated[float, typer.Option(help="The claim's delta, below 1.")] = 0.0,
-    samples: Annotated[int, typer.Option(help="Outputs to draw on each input, 4 or more.")] = 20_000,
-    alpha: Annotated[float, typer.Option(help="The rate of false alarms to stay below.")] = 0.01,
+    epsilon: Annotated[float, "The claim, 0 or more."],
+    a: Annotated[str, "One input, as JSON."],
+    b: Annotated[str, "Another that the claim calls a neighbour, as JSON."],
+    delta: Annotated[float, "The claim's delta, below 1."] = 0.0,
+    samples: Annotated[int, "Outputs to draw on each input, 4 or more."] = 20_000,
+    alpha: Annotated[float, "The rate of false alarms to stay below."] = 0.01,
     *,
     options: Options,
 ) -> None:

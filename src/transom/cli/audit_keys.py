@@ -7,26 +7,22 @@ Does not protect anything.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
-import typer
 
 from transom.errors import RefusedError
+from transom.obfuscation.keyfile import KeyFile, load_key, read_passphrase
+from transom.obfuscation.keys import token_map
 from transom.report.statistics import Ints
+from transom.serving.tokenizer import ChatTokenizer
 
-if TYPE_CHECKING:
-    from transom.obfuscation.keyfile import KeyFile
-    from transom.serving.tokenizer import ChatTokenizer
-
-KeyOption = Annotated[Path | None, typer.Option(help="Key file: the truth that guesses are scored against.")]
-PassphraseOption = Annotated[Path | None, typer.Option(help="File whose first line opens a sealed key file.")]
+KeyOption = Annotated[Path | None, "Key file: the truth that guesses are scored against."]
+PassphraseOption = Annotated[Path | None, "File whose first line opens a sealed key file."]
 
 
 def read_key(key: Path, passphrase_file: Path | None) -> KeyFile:
     """The key file, opened. Raises MisconfiguredError."""
-    from transom.obfuscation.keyfile import load_key, read_passphrase
-
     return load_key(key, read_passphrase(passphrase_file) if passphrase_file else None)
 
 
@@ -34,8 +30,6 @@ def secret_map(key: KeyFile | None, vocabulary: int, *, permute: bool = True) ->
     """tau [V] of a key; without one a fresh permutation, or none."""
     if key is None:
         return np.random.default_rng(0).permutation(vocabulary) if permute else np.arange(vocabulary)
-    from transom.obfuscation.keys import token_map
-
     return token_map(key.secret, vocabulary)
 
 

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, system_errors
 from transom.files import require_writable, write_file
 from transom.report.html import page
 from transom.report.several import read_report, together
@@ -25,7 +25,7 @@ from transom.report.several import read_report, together
 
 def plot(
     reports: Annotated[list[Path], typer.Argument(help="What `transom audit ... --json` printed.")],
-    out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    out: Annotated[Path, "The HTML page to write."],
 ) -> None:
     """Draw several reports of one kind side by side, on one page."""
     require_writable(out)
@@ -35,10 +35,8 @@ def plot(
         raise MisconfiguredError("a report is named twice; give each once")
     read = {}
     for name, path in named.items():
-        try:
+        with system_errors(f"{path} cannot be read"):
             read[name] = read_report(path.read_bytes(), str(path))
-        except OSError as error:
-            raise MisconfiguredError(f"{path} cannot be read ({error.strerror})") from None
     report = together(read)
     write_file(out, page(report).encode("utf-8", "replace"), mode=0o600)
     typer.echo(report.headline)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,10 +28,12 @@ from transom.config import Setting
 from transom.errors import MisconfiguredError, TransomError
 from transom.files import require_writable, write_file
 from transom.report.finding import INTERRUPTED, Attack, Finding, interrupted, not_run
+from transom.report.html import page
 from transom.report.kinds import kind_of
 from transom.report.metrics import figure
 from transom.report.report import Frontier, Report, exceeds, span
 from transom.report.runner import run
+from transom.report.sarif import sarif
 
 GATE_EXIT = 20
 LEFT_OUT_EXIT = 21
@@ -91,14 +93,8 @@ class Audit:
         Raises KeyboardInterrupt when it was interrupted, its findings kept.
         """
         started = time.monotonic()
-        found = run(
-            attacks,
-            target,
-            knowledge,
-            data,
-            budget_s=self.left_s / of,
-            progress=not self.options.json,
-        )
+        budget_s, shown = self.left_s / of, not self.options.json
+        found = run(attacks, target, knowledge, data, budget_s=budget_s, progress=shown)
         self.left_s -= time.monotonic() - started
         self.findings += (made := [replace(one, setting=self.setting) for one in found])
         if interrupted(found):
@@ -144,13 +140,13 @@ def auditing(
         yield audit
     except BaseException as error:
         stopped = error
-        audit.stop(attacks, _told(error))
+        audit.stop(attacks, told(error))
     finish(audit.report, options)
     if stopped is not None:
         raise stopped
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """Why it stopped; the text of an unexpected error may hold content."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
@@ -182,16 +178,11 @@ def finish(report: Report, options: Options) -> None:
 
 
 def _write(report: Report, options: Options) -> None:
-    from transom.report.html import page
-    from transom.report.sarif import sarif
-
-    made: list[tuple[Path | None, Callable[[], str]]] = [
-        (options.html, lambda: page(report)),
-        (options.sarif, lambda: json.dumps(sarif(report), indent=2) + "\n"),
-    ]
-    for path, make in made:
-        if path is not None:
-            write_file(path, make().encode("utf-8", "replace"), mode=0o600)
+    if options.html is not None:
+        write_file(options.html, page(report).encode("utf-8", "replace"), mode=0o600)
+    if options.sarif is not None:
+        written = json.dumps(sarif(report), indent=2) + "\n"
+        write_file(options.sarif, written.encode("utf-8", "replace"), mode=0o600)
 
 
 def _shut_by(report: Report) -> str:

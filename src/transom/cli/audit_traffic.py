@@ -1,7 +1,5 @@
 """`transom audit traffic FILE`: what a host reads in the ids that it is sent, without any weights.
 
-    transom audit traffic ids.jsonl --tokenizer MODEL --prior text.txt --key FILE [--gate 0.2]
-
 Without a key the file holds plain ids, which are permuted here: what these attacks find does not depend on
 the permutation. Top-10 and top-100 recovery are reported and not gated.
 Threat model: run by the client, on its own machine, with the host's part played by the attacks.
@@ -27,6 +25,7 @@ from transom.data.rows import read_texts
 from transom.errors import MisconfiguredError
 from transom.report.finding import Attack, Bound, Finding
 from transom.report.statistics import Ints
+from transom.serving.tokenizer import load_tokenizer
 
 _DECIPHERED = ("recovery of tokens", "recovery of types", "BLEU-4")
 
@@ -35,10 +34,10 @@ def traffic(
     file: Annotated[
         Path, typer.Argument(help="One JSON list of ids a line: observed, or plain without --key.")
     ],
-    tokenizer: Annotated[str, typer.Option(help="The public model, for its tokenizer.")],
-    prior: Annotated[Path, typer.Option(help="The attacker's own text, one text a line.")],
+    tokenizer: Annotated[str, "The public model, for its tokenizer."],
+    prior: Annotated[Path, "The attacker's own text, one text a line."],
     level: Annotated[
-        Literal["domain", "distribution"], typer.Option(help="How like the traffic that text is.")
+        Literal["domain", "distribution"], "How like the traffic that text is."
     ] = "distribution",
     template: Annotated[
         bool, typer.Option("--template", help="The traffic is chats: the template's tokens are known.")
@@ -49,8 +48,6 @@ def traffic(
     options: Options,
 ) -> None:
     """Attack observed ids by their frequencies and their neighbours."""
-    from transom.serving.tokenizer import load_tokenizer
-
     encoder = load_tokenizer(tokenizer)
     secret = None if key is None else read_key(key, passphrase_file)
     vocabulary = encoder.vocab_size if secret is None else secret.vocabulary

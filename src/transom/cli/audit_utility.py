@@ -15,15 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import typer
-
 from transom.audit.utility.files import read_task
 from transom.audit.utility.frontier import Setting, frontier
 from transom.audit.utility.model import Answerer, load_answerer, obfuscated
 from transom.audit.utility.protect import unprotected, words
 from transom.audit.utility.tasks import Task
+from transom.cli.audit_report import told
 from transom.cli.output import progress
-from transom.errors import TransomError
 from transom.obfuscation.keys import PRESETS, preset
 from transom.privacy.sanitize import Sanitizer
 from transom.report.finding import INTERRUPTED, Finding, not_run
@@ -33,15 +31,10 @@ METRIC = "utility"
 _WHOSE = "Recovery is that of the strongest attack on one output of each text."
 UtilityOption = Annotated[
     list[str] | None,
-    typer.Option("--utility", help="Also: what is it good for? classify:, summarize: or answers:FILE."),
+    "Also: what is it good for? classify:, summarize: or answers:FILE.",
 ]
-UtilityModelOption = Annotated[
-    str, typer.Option("--utility-model", help="The model that does the tasks: directory, .gguf or hub name.")
-]
-UtilityPresetOption = Annotated[
-    str | None,
-    typer.Option("--utility-preset", help=f"Also words+obfuscated, with {', '.join(PRESETS)}."),
-]
+UtilityModelOption = Annotated[str, "The model that does the tasks: directory, .gguf or hub name."]
+UtilityPresetOption = Annotated[str | None, f"Also words+obfuscated, with {', '.join(PRESETS)}."]
 
 
 @dataclass(frozen=True)
@@ -93,8 +86,6 @@ def measured(
             rest = utility.tasks[utility.tasks.index(task) :]
             failed += [not_run(each.name, METRIC, INTERRUPTED) for each in rest]
             break
-        except TransomError as error:
-            failed.append(not_run(task.name, METRIC, str(error)))
-        except Exception as error:  # its text may hold content
-            failed.append(not_run(task.name, METRIC, f"it raised {type(error).__name__}"))
+        except Exception as error:
+            failed.append(not_run(task.name, METRIC, told(error)))
     return Frontier(tuple(points), _WHOSE) if points else None, tuple(failed)

@@ -1,9 +1,5 @@
 """`transom audit words FILE`: what a host recovers of text that the words mode sanitises.
 
-    transom audit words mail.txt --prior public.txt --epsilon 1 --epsilon 3 --epsilon 8 --html out.html
-    transom audit words dev.tsv --column sentence --prior train.tsv --mechanism custext+ --gate 0.5
-    transom audit words dev.tsv --column sentence --prior train.tsv --utility classify:dev.tsv --html out.html
-
 The file is sanitised here, message by message, exactly as the words mode does it, at each epsilon; then every
 attack is run on the result. Files: one text a line (`-` is standard input), or .csv, .tsv, .jsonl and
 .parquet with --column. The prior is the attacker's own text: sentences of the audited file are taken out.
@@ -40,6 +36,7 @@ from transom.cli.audit_utility import (
     open_utility,
 )
 from transom.cli.options import PolicyOptions
+from transom.config import Setting
 from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
 from transom.privacy.lexicon import read_vectors
@@ -55,18 +52,13 @@ _KNOWN = (*IN_GROUP, "custext+", "santext+")
 def words(
     file: Annotated[Path, typer.Argument(help="Text to audit: .txt, .csv, .tsv, .jsonl, or - for lines.")],
     policy: PolicyOptions,
-    mechanism: Annotated[str | None, typer.Option(help=f"{', '.join(_KNOWN)}, or module:object.")] = None,
-    epsilon: Annotated[list[float] | None, typer.Option(help="Epsilon a word; repeatable.")] = None,
-    prior: Annotated[
-        Path | None, typer.Option(help="The attacker's own text, in a file of any kind.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(help="Column of a table or field of .jsonl; also a number from 1.")
-    ] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Word vectors, for santext+.")] = None,
+    mechanism: Annotated[str | None, f"{', '.join(_KNOWN)}, or module:object."] = None,
+    epsilon: Annotated[list[float] | None, "Epsilon a word; repeatable."] = None,
+    prior: Annotated[Path | None, "The attacker's own text, in a file of any kind."] = None,
+    column: Annotated[str | None, "Column of a table or field of .jsonl; also a number from 1."] = None,
+    embeddings: Annotated[Path | None, "Word vectors, for santext+."] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="BERT with a masked-language head for mask-token inference; 'minilm' trains one."),
+        str | None, "BERT with a masked-language head for mask-token inference; 'minilm' trains one."
     ] = None,
     language_model: Annotated[
         str | None,
@@ -77,9 +69,9 @@ def words(
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(help="How often each text is sent, sanitised anew; averaging reads all.", min=1)
+        int, Setting("How often each text is sent, sanitised anew; averaging reads all.", least=1)
     ] = 1,
-    limit: Annotated[int, typer.Option(help="Audit the first so many texts.", min=1)] = 2000,
+    limit: Annotated[int, Setting("Audit the first so many texts.", least=1)] = 2000,
     utility: UtilityOption = None,
     utility_model: UtilityModelOption = "smollm2",
     utility_preset: UtilityPresetOption = None,
@@ -137,11 +129,9 @@ def _sanitizers(
     wanted = epsilons or ([policy.epsilon] if policy.epsilon is not None else [])
     if not wanted:
         raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
-    return {f"{one:g}": _sanitizer(policy, mechanism, one, embeddings) for one in wanted}
-
-
-def _sanitizer(policy: Policy, mechanism: str | None, epsilon: float, embeddings: Path | None) -> Sanitizer:
-    return Sanitizer(policy, _mechanism(policy, mechanism, epsilon, embeddings), epsilon)
+    return {
+        f"{one:g}": Sanitizer(policy, _mechanism(policy, mechanism, one, embeddings), one) for one in wanted
+    }
 
 
 def _mechanism(

@@ -22,17 +22,23 @@ from transom.cli.options import (
     Json,
 )
 from transom.cli.output import answer
+from transom.enclave.log import ReleaseLog, log_head
+from transom.enclave.manifest import load_manifest
+from transom.enclave.owner import Owner
+from transom.enclave.policy import load_evidence_policy
+from transom.net.listen import Tls, listen, serve, url_of
+from transom.net.pin import format_pin
 
 ADDRESS = Address(port=8443)
 
 
 def broker(
     owner: Annotated[Path, OWNER_FOLDER],
-    bundle: Annotated[list[Path], typer.Option(help="A bundle to release the key of; repeat for more.")],
+    bundle: Annotated[list[Path], "A bundle to release the key of; repeat for more."],
     evidence_policy: Annotated[Path, EVIDENCE_POLICY],
     tls_cert: Annotated[Path, CERTIFICATE],
     tls_key: Annotated[Path, CERTIFICATE_KEY],
-    log: Annotated[Path, typer.Option(help="The release log; made if absent, verified if not.")],
+    log: Annotated[Path, "The release log; made if absent, verified if not."],
     address: Address = ADDRESS,
     allow_insecure_dev: Annotated[
         bool,
@@ -41,12 +47,7 @@ def broker(
 ) -> None:
     """Release the keys of bundles to attested enclaves, and log each attempt."""
     from transom.enclave.broker import create_broker
-    from transom.enclave.log import ReleaseLog
-    from transom.enclave.manifest import load_manifest
-    from transom.enclave.owner import Owner
-    from transom.enclave.policy import load_evidence_policy
-    from transom.net.listen import Tls, listen, serve, url_of
-    from transom.net.pin import format_pin, spki_sha256
+    from transom.serving.attestor import spki_of
 
     tls = Tls(tls_cert, tls_key)
     keys = Owner(owner, create=False)
@@ -62,14 +63,13 @@ def broker(
     )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("transom.enclave").setLevel(logging.INFO)
-    sock = listen(address.host, address.port)
-    with sock:
+    with listen(address.host, address.port) as sock:
         for manifest in manifests:
             use = "production" if manifest.production else "development"
             typer.echo(f"holding the key of {manifest.bundle} ({manifest.model}, {use})", err=True)
         if allow_insecure_dev:
             typer.echo("trust=none: insecure-dev evidence is accepted where the policy allows it", err=True)
-        pin = format_pin(spki_sha256(_certificate(tls_cert)))
+        pin = format_pin(spki_of(tls_cert))
         typer.echo(f"serving at {url_of(sock, tls)} with the TLS key {pin}; stop with Ctrl-C", err=True)
         serve(app, sock, tls)
 
@@ -79,18 +79,6 @@ def broker_log(
     as_json: Json = False,
 ) -> None:
     """Verify the chain of a release log, and print its head to be noted elsewhere."""
-    from transom.enclave.log import log_head
-
     head = log_head(file)
     text = f"{head.entries} entries, unbroken; the head is {head.sha256}"
     answer({"entries": head.entries, "head": head.sha256}, text, as_json=as_json)
-
-
-def _certificate(path: Path) -> bytes:
-    """The first certificate of a PEM file, in DER."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    from transom.net.pin import x509
-
-    der: bytes = x509().load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
-    return der

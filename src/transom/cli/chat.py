@@ -13,10 +13,12 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from transom.cli.ask import (
     Exchange,
@@ -30,45 +32,43 @@ from transom.cli.ask import (
 )
 from transom.cli.options import Json, LedgerOptions
 from transom.cli.output import progress
+from transom.config import Setting
 from transom.errors import ReplaceableError
 from transom.files import require_writable
 
 if TYPE_CHECKING:
     from openai import OpenAI
-    from rich.console import Console
 
 
 def chat(
     question: Annotated[
-        str | None,
-        typer.Argument(metavar="QUESTION", help="Ask this and stop; `-` reads standard input."),
+        str | None, typer.Argument(metavar="QUESTION", help="Ask this and stop; `-` reads standard input.")
     ] = None,
     *,
-    show_host: Annotated[bool, typer.Option(help="Show what the host saw beside each answer.")] = False,
-    gateway: Annotated[
-        str | None, typer.Option(help="URL of a running gateway; by default one starts for this chat.")
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="URL of a running engine; by default the embedded one starts.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="Model to load, or whose tokenizer to use before --engine.")
-    ] = "smollm2",
+    show_host: Annotated[bool, "Show what the host saw beside each answer."] = False,
+    gateway: Annotated[str | None, "URL of a running gateway; by default one starts for this chat."] = None,
+    engine: Annotated[str | None, "URL of a running engine; by default the embedded one starts."] = None,
+    model: Annotated[str, "Model to load, or whose tokenizer to use before --engine."] = "smollm2",
     session: Annotated[
-        str | None, typer.Option(help="Session name; a resent history of the same session costs nothing.")
+        str | None, "Session name; a resent history of the same session costs nothing."
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 128,
+    max_tokens: Annotated[int, Setting("Length limit of an answer.", least=1)] = 128,
     books: LedgerOptions,
-    svg: Annotated[Path | None, typer.Option(help="Save what was shown as a picture.")] = None,
+    svg: Annotated[Path | None, "Save what was shown as a picture."] = None,
     as_json: Json = False,
 ) -> None:
     """Chat with a model whose host sees sanitised words only.
 
     Without a question it reads them from the terminal until the end of input (Ctrl-D).
     """
-    from rich.console import Console
-
-    check(gateway, engine, books, svg)
+    if gateway is not None and (engine is not None or books != LedgerOptions()):
+        raise ReplaceableError(
+            "--engine, --ledger, --no-ledger and --cap are for the gateway that a chat starts; set them on "
+            "the one at --gateway"
+        )
+    books.check()
+    if svg is not None:
+        require_writable(svg)
     require_openai()
     console = Console(record=svg is not None, stderr=as_json, width=120 if svg else None)
     with ExitStack() as stack:
@@ -84,26 +84,10 @@ def chat(
             client, console, question, session or secrets.token_hex(8), max_tokens, show_host
         ):
             if as_json:
-                typer.echo(json.dumps(exchange.to_dict()))
+                typer.echo(json.dumps(vars(exchange)))
     if svg is not None:
-        svg.write_text(picture(console), "utf-8")
-
-
-def picture(console: Console) -> str:
-    """What was shown, as SVG that loads nothing from the network (rich names fonts on a public server)."""
-    return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="transom chat"), flags=re.DOTALL)
-
-
-def check(gateway: str | None, engine: str | None, books: LedgerOptions, svg: Path | None) -> None:
-    """Refuse options that contradict each other, before anything starts."""
-    if gateway is not None and (engine is not None or books != LedgerOptions()):
-        raise ReplaceableError(
-            "--engine, --ledger, --no-ledger and --cap are for the gateway that a chat starts; set them on "
-            "the one at --gateway"
-        )
-    books.check()
-    if svg is not None:
-        require_writable(svg)
+        drawn = console.export_svg(title="transom chat")  # rich names fonts on a public server
+        svg.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), "utf-8")
 
 
 def talk(
@@ -113,17 +97,11 @@ def talk(
     messages: list[dict[str, str]] = []
     for text in questions(question, console):
         messages.append({"role": "user", "content": text})
+        shown = None if show_host else partial(console.out, end="", highlight=False)
+        exchange = ask(client, messages, max_tokens=max_tokens, session=session, on_text=shown)
         if show_host:
-            exchange = ask(client, messages, max_tokens=max_tokens, session=session)
             console.print(render(exchange))
         else:
-            exchange = ask(
-                client,
-                messages,
-                max_tokens=max_tokens,
-                session=session,
-                on_text=lambda piece: console.out(piece, end="", highlight=False),
-            )
             console.print()
             console.print(short(exchange), style="dim")
         messages.append({"role": "assistant", "content": exchange.answer})

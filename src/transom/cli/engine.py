@@ -8,41 +8,41 @@ Does not protect against: other users of this machine.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from transom.checkpoint.load import Dtype
+from transom.checkpoint.load import Dtype, load
 from transom.cli.app import ConfigFile
 from transom.cli.options import CERTIFICATE, CERTIFICATE_KEY, Bind, tls_of
 from transom.cli.output import progress
 from transom.config import Setting
+from transom.net.listen import listen, serve, url_of
 
-if TYPE_CHECKING:
-    from transom.net.listen import Tls
-
-ECHO, BIND = "Engine echo", Bind(port=8001)
+BIND = Bind(port=8001)
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """How a model runs."""
 
-    device: Annotated[str, Setting("Where the model runs: cpu, cuda, cuda:1.")] = "cpu"
-    dtype: Annotated[Dtype | None, Setting("By default float32 on cpu, else bfloat16.")] = None
+    device: Annotated[str, "Where the model runs: cpu, cuda, cuda:1."] = "cpu"
+    dtype: Annotated[Dtype | None, "By default float32 on cpu, else bfloat16."] = None
     max_batch: Annotated[int, Setting("Requests that generate together.", least=1)] = 8
     context: Annotated[int, Setting("Tokens of prompt and answer (0: the model's).", least=0)] = 0
-    name: Annotated[str, Setting("The model's name in requests (default: as MODEL).")] = ""
+    name: Annotated[str, "The model's name in requests (default: as MODEL)."] = ""
 
 
 @dataclass(frozen=True)
 class EchoOptions:
     """An engine without a model."""
 
-    first_token_s: Annotated[float, Setting("Delay, in seconds.", least=0, panel=ECHO)] = 0.0
-    width: Annotated[int, Setting("Take embeddings of this width (0: none).", least=0, panel=ECHO)] = 0
+    PANEL: ClassVar[str] = "Engine echo"
+    first_token_s: Annotated[float, Setting("Delay, in seconds.", least=0)] = 0.0
+    width: Annotated[int, Setting("Take embeddings of this width (0: none).", least=0)] = 0
 
 
 def engine(
@@ -62,42 +62,29 @@ def engine(
     echo: EchoOptions,
 ) -> None:
     """Serve a model: completions with ids or embeddings in, ids out, streamed, and batched."""
-    from transom.net.listen import listen, serve, url_of
-
     bind.check()
     tls = tls_of(tls_cert, tls_key)
-    with listen(bind.host, bind.port) as sock:
-        url = url_of(sock, tls)
+    with listen(bind.host, bind.port) as sock, ExitStack() as stack:
         if model == "echo":
             from transom.serving.engines.echo import EchoEngine
 
-            name = running.name or "echo"
-            _announce(name, url, tls)
+            name, width = running.name or "echo", echo.width or None
             app = EchoEngine(
-                model=name,
-                embedding_size=echo.width or None,
-                first_token_s=echo.first_token_s,
-                record=False,
+                model=name, embedding_size=width, first_token_s=echo.first_token_s, record=False
             ).app()
-            serve(app, sock, tls)
-            return
-        from transom.checkpoint.load import load
-        from transom.serving.engines.embedded import EmbeddedEngine
-        from transom.serving.engines.server import create_engine_app
+        else:
+            from transom.serving.engines.embedded import EmbeddedEngine
+            from transom.serving.engines.server import create_engine_app
 
-        dtype = running.dtype or ("float32" if running.device == "cpu" else "bfloat16")
-        with progress(f"loading {model}"):
-            checkpoint = load(model, dtype=dtype, device=running.device)
-        with EmbeddedEngine(
-            checkpoint,
-            model=running.name or None,
-            max_batch=running.max_batch,
-            context_tokens=running.context or None,
-        ) as loaded:
-            _announce(loaded.model, url, tls)
-            serve(create_engine_app(loaded), sock, tls)
-
-
-def _announce(model: str, url: str, tls: Tls | None) -> None:
-    wire = "plain text" if tls is None else "TLS"
-    typer.echo(f"serving {model} at {url}/v1 ({wire}, no authentication); stop with Ctrl-C", err=True)
+            dtype = running.dtype or ("float32" if running.device == "cpu" else "bfloat16")
+            with progress(f"loading {model}"):
+                checkpoint = load(model, dtype=dtype, device=running.device)
+            context = running.context or None
+            loaded = EmbeddedEngine(
+                checkpoint, model=running.name or None, max_batch=running.max_batch, context_tokens=context
+            )
+            name, app = loaded.model, create_engine_app(stack.enter_context(loaded))
+        wire = "plain text" if tls is None else "TLS"
+        url = f"{url_of(sock, tls)}/v1"
+        typer.echo(f"serving {name} at {url} ({wire}, no authentication); stop with Ctrl-C", err=True)
+        serve(app, sock, tls)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ from transom.cli.enclave import (
     bundle_tokenizer,
     check_engine,
     open_enclave,
+    probed,
     verified,
 )
 from transom.cli.obfuscated import MODES, ObfuscatedOptions, open_key
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from transom.serving.engines.http import Guard
     from transom.serving.gateway.enclave import Enclave
 
-ENGINE = "Engine"
 BIND = Bind(port=8000)
 DRAWING = ("words", "enclave", "words+obfuscated")  # the modes that draw words
 
@@ -49,50 +49,42 @@ DRAWING = ("words", "enclave", "words+obfuscated")  # the modes that draw words
 class ModeOptions:
     """What the gateway does, and before which engine."""
 
-    mode: Annotated[Mode, Setting("How prompts are protected")] = "words"
-    engine: Annotated[str, Setting("URL; https unless on loopback.")] = "http://127.0.0.1:8001"
-    tokenizer: Annotated[str, Setting("The engine's: folder, .gguf or name.")] = ""
+    mode: Annotated[Mode, "How prompts are protected"] = "words"
+    engine: Annotated[str, "URL; https unless on loopback."] = "http://127.0.0.1:8001"
+    tokenizer: Annotated[str, "The engine's: folder, .gguf or name."] = ""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How the engine is spoken to."""
 
+    PANEL: ClassVar[str] = "Engine"
     engine_kind: Annotated[
         Literal["auto", "transom", "vllm", "llamacpp", "chat"],
-        Setting("chat is any OpenAI-compatible endpoint. One of", panel=ENGINE),
+        "chat is any OpenAI-compatible endpoint. One of",
     ] = "auto"
-    engine_model: Annotated[str, Setting("The model to ask for (default: the first).", panel=ENGINE)] = ""
-    engine_key_file: Annotated[
-        Path | None, Setting("File with the engine's API key (or TRANSOM_ENGINE_KEY).", panel=ENGINE)
-    ] = None
+    engine_model: Annotated[str, "The model to ask for (default: the first)."] = ""
+    engine_key_file: Annotated[Path | None, "File with the engine's API key (or TRANSOM_ENGINE_KEY)."] = None
     engine_limit_field: Annotated[
-        Literal["max_tokens", "max_completion_tokens"],
-        Setting("A chat endpoint's field for the answer limit", panel=ENGINE),
+        Literal["max_tokens", "max_completion_tokens"], "A chat endpoint's field for the answer limit"
     ] = "max_tokens"
-    timeout_s: Annotated[
-        float, Setting("Longest silence of the engine, seconds.", least=0.1, panel=ENGINE)
-    ] = 120.0
+    timeout_s: Annotated[float, Setting("Longest silence of the engine, seconds.", least=0.1)] = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions(Limits):
     """Who may ask, and how much."""
 
-    api_key_file: Annotated[
-        Path | None, Setting("File of account:key lines; read again when it changes.", panel=CLIENTS)
-    ] = None
-    name: Annotated[str, Setting("Published model name (default: the engine's).", panel=CLIENTS)] = ""
+    PANEL: ClassVar[str] = CLIENTS
+    api_key_file: Annotated[Path | None, "File of account:key lines; read again when it changes."] = None
+    name: Annotated[str, "Published model name (default: the engine's)."] = ""
     allow_host: Annotated[
         tuple[str, ...],
-        Setting(
-            "Name, without port, that a Host or Origin header may hold beside loopback's; repeatable. On an "
-            "address beyond loopback: the only ones; any if none is given.",
-            panel=CLIENTS,
-        ),
+        "Name, without port, that a Host or Origin header may hold beside loopback's; repeatable. On an "
+        "address beyond loopback: the only ones; any if none is given.",
     ] = ()
     request_timeout_s: Annotated[
-        float, Setting("Longest wait for a client's request to be whole, seconds.", least=0.1, panel=CLIENTS)
+        float, Setting("Longest wait for a client's request to be whole, seconds.", least=0.1)
     ] = 30.0
 
 
@@ -195,14 +187,7 @@ def _client(url: str, options: EngineOptions, guard: Guard | None) -> tuple[Engi
 
 def _default_tokenizer(client: Engine) -> str:
     """The packaged model's, if that is what the engine serves: ids of the wrong tokenizer would be noise."""
-
-    async def ask() -> str:
-        try:
-            return (await client.probe()).model
-        finally:
-            await client.close()
-
-    model = asyncio.run(ask())
+    model = probed(client).model
     if "smollm2" not in model.lower() and model != "echo":
         raise MisconfiguredError(f"the engine serves {model!r}: name its tokenizer with --tokenizer")
     return "smollm2"

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from transom.cli.app import App
 from transom.cli.options import Json, default_ledger
+from transom.config import Setting
 from transom.errors import LedgerError
 from transom.privacy.ledger import Charge, Ledger
 
@@ -32,13 +33,10 @@ def group() -> None:
 
 @app.command()
 def show(
-    path: Annotated[
-        Path | None,
-        typer.Argument(help="The ledger file; by default the user's."),
-    ] = None,
-    account: Annotated[str | None, typer.Option(help="Also list this account's latest charges.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many charges to list.")] = 20,
-    delta: Annotated[float, typer.Option(help="Price noisy releases at this delta.")] = 0.0,
+    path: Annotated[Path | None, typer.Argument(help="The ledger file; by default the user's.")] = None,
+    account: Annotated[str | None, "Also list this account's latest charges."] = None,
+    limit: Annotated[int, Setting("How many charges to list.", least=1)] = 20,
+    delta: Annotated[float, "Price noisy releases at this delta."] = 0.0,
     as_json: Json = False,
 ) -> None:
     """Print every account's total and, for one account, its latest charges."""

@@ -18,9 +18,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from transom.cli.obfuscated import client_folder
+from transom.cli.audit_checkpoint import attack_checkpoint
+from transom.cli.obfuscated import VERDICTS, client_folder
 from transom.cli.options import Json, ModelArgument
 from transom.cli.output import answer, plain_console, progress
+from transom.config import Setting
 from transom.errors import MisconfiguredError
 from transom.files import require_writable
 from transom.obfuscation.card import CARD_FILE, Card, read_card, write_card
@@ -51,29 +53,23 @@ PRIVATE_BELOW = 0.01  # a lower end of an interval this far above chance is a re
 
 def obfuscate(
     source: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The host's folder; it must not exist.")],
-    key: Annotated[Path, typer.Option(help="The key file; made on first use. Keep it, and back it up.")],
-    client: Annotated[Path | None, typer.Option(help="The client's folder; KEY.client by default.")] = None,
+    out: Annotated[Path, "The host's folder; it must not exist."],
+    key: Annotated[Path, "The key file; made on first use. Keep it, and back it up."],
+    client: Annotated[Path | None, "The client's folder; KEY.client by default."] = None,
     preset_name: Annotated[
         Preset | None, typer.Option("--preset", help="How strongly to obfuscate; paper for a new key. One of")
     ] = None,
-    h: Annotated[
-        int | None, typer.Option(help="Half the added width; the nearest that loads is taken.")
-    ] = None,
-    alpha_e: Annotated[float | None, typer.Option(help="Noise on the embedding, in deviations.")] = None,
-    alpha_h: Annotated[float | None, typer.Option(help="Noise on the head, in deviations.")] = None,
-    lam: Annotated[float | None, typer.Option(help="Share of Gaussian in the keys.")] = None,
+    h: Annotated[int | None, "Half the added width; the nearest that loads is taken."] = None,
+    alpha_e: Annotated[float | None, "Noise on the embedding, in deviations."] = None,
+    alpha_h: Annotated[float | None, "Noise on the head, in deviations."] = None,
+    lam: Annotated[float | None, "Share of Gaussian in the keys."] = None,
     target: Annotated[Target, typer.Option("--for", help="What will load the output")] = "transformers",
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)] = None,
-    device: Annotated[str, typer.Option(help="Where products run: cpu, or cuda for one process.")] = "cpu",
-    cluster: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster ('auto'); it must see the same folders.")
-    ] = None,
-    audit: Annotated[bool, typer.Option(help="Attack the output, and sign what was recovered.")] = True,
+    workers: Annotated[int | None, Setting("Processes; one a core by default.", least=1)] = None,
+    device: Annotated[str, "Where products run: cpu, or cuda for one process."] = "cpu",
+    cluster: Annotated[str | None, "Address of a Ray cluster ('auto'); it must see the same folders."] = None,
+    audit: Annotated[bool, "Attack the output, and sign what was recovered."] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
-    passphrase_file: Annotated[
-        Path | None, typer.Option(help="File whose first line seals the key file.")
-    ] = None,
+    passphrase_file: Annotated[Path | None, "File whose first line seals the key file."] = None,
     as_json: Json = False,
 ) -> None:
     """Obfuscate a model for a host that must not read prompts and answers."""
@@ -90,10 +86,16 @@ def obfuscate(
     stored = load_key(key, passphrase) if key.exists() else None
     changes = {"h": h, "alpha_e": alpha_e, "alpha_h": alpha_h, "lam": lam}
     settings, why = _fit(plain, _wanted(preset_name, changes, stored), target)
-    for told in (why, _left_out(plain)):
-        if told:
-            console.print(told)
-    secret = _reused(stored, plain, settings, key) if stored else _made(plain, settings, key, passphrase)
+    if why:
+        console.print(why)
+    if plain.left_out:
+        count = len(plain.left_out)
+        console.print(f"left out, as engines do without them: {count} tensors that predict further tokens")
+    if stored:
+        secret = _reused(stored, plain, settings, key)
+    else:  # kept before anything is made with it
+        secret = new_key(plain.fingerprint, plain.vocabulary, settings)
+        save_key(key, secret, passphrase)
     write_client(plain.found, plain.config, secret, client)
     (client / CARD_FILE).unlink(missing_ok=True)  # an earlier output's: it says nothing of this one
     with progress("obfuscating", 1.0, quiet=as_json) as meter:
@@ -118,8 +120,6 @@ def audit_output(plain: Plain, out: Path, key: KeyFile, *, quiet: bool = True) -
 
     These are the quick attacks, with one layer's weights; `transom audit checkpoint` has all of them.
     """
-    from transom.cli.audit_checkpoint import attack_checkpoint
-
     card = read_card(out, key)
     findings = attack_checkpoint(
         out,
@@ -154,25 +154,12 @@ def _fit(plain: Plain, wanted: Settings, target: Target) -> tuple[Settings, str]
     )
 
 
-def _left_out(plain: Plain) -> str:
-    count = len(plain.left_out)
-    told = "left out, as engines do without them"
-    return f"{told}: {count} tensors that predict further tokens" if count else ""
-
-
 def _wanted(preset_name: Preset | None, changes: Mapping[str, Any], stored: KeyFile | None) -> Settings:
     """What the options say; without any, the settings of a key file that exists."""
     given = {name: value for name, value in changes.items() if value is not None}
     if stored is not None and preset_name is None and not given:
         return stored.settings
     return preset(preset_name or "paper", **given)
-
-
-def _made(plain: Plain, settings: Settings, path: Path, passphrase: bytes | None) -> KeyFile:
-    """A new key, stored before anything is made with it."""
-    key = new_key(plain.fingerprint, plain.vocabulary, settings)
-    save_key(path, key, passphrase)
-    return key
 
 
 def _reused(key: KeyFile, plain: Plain, settings: Settings, path: Path) -> KeyFile:
@@ -191,14 +178,9 @@ def _show(card: Card, plain: Plain, paths: dict[str, Path], why: str, as_json: b
     record: dict[str, Any] = {name: str(path) for name, path in paths.items()}
     record |= {"model": plain.found.name, "h_reason": why, **card.to_json()}
     settings = ", ".join(f"{name} {value}" for name, value in card.settings.items())
-    verdict = {
-        None: "not audited: assume that it is not private against a host that has the base model",
-        False: "not private against a host that has the base model",
-        True: "no attack tried here recovered it, with the base model at hand",
-    }[card.private_against_base_model]
     text = (
         f"{paths['out']}: {plain.found.name}, {len(card.outputs)} files, for the host\n"
         f"{paths['key']}: the key, and {paths['client']}: the tokenizer and the card, for the client alone\n"
-        f"{settings}\n{verdict}"
+        f"{settings}\n{VERDICTS[card.private_against_base_model]}"
     )
     answer(record, text, as_json=as_json)

@@ -13,20 +13,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
-from transom.config import Setting
+from transom.cli.audit_keys import read_key
 from transom.errors import MisconfiguredError
+from transom.obfuscation.card import CARD_FILE, read_card, verify_card
+from transom.obfuscation.client import load_client
+from transom.obfuscation.gguf_writer import shortened, write_gguf
+from transom.obfuscation.keys import token_map
+from transom.serving.gateway.obfuscated import Substitution
+from transom.serving.tokenizer import ChatTokenizer, load_tokenizer
 
-if TYPE_CHECKING:
-    from transom.serving.gateway.obfuscated import Substitution
-    from transom.serving.tokenizer import ChatTokenizer
-
-PANEL = "Modes obfuscated, words+obfuscated"
 MODES = ("obfuscated", "words+obfuscated")
-_VERDICTS = {
+VERDICTS = {
     None: "not audited: assume that it is not private against a host that has the base model",
     False: "not private against a host that has the base model",
     True: "no attack tried on it recovered it, with the base model at hand",
@@ -37,15 +38,13 @@ _VERDICTS = {
 class ObfuscatedOptions:
     """What `transom obfuscate` left for the client."""
 
-    key: Annotated[Path | None, Setting("Key file from transom obfuscate.", panel=PANEL)] = None
-    client: Annotated[Path | None, Setting("The client's folder; KEY.client by default.", panel=PANEL)] = None
-    card: Annotated[
-        Path | None,
-        Setting("The checkpoint's card, or its folder; the client folder's by default.", panel=PANEL),
-    ] = None
-    passphrase_file: Annotated[
-        Path | None, Setting("File whose first line opens the key file.", panel=PANEL)
-    ] = None
+    PANEL: ClassVar[str] = "Modes obfuscated, words+obfuscated"
+    key: Annotated[Path | None, "Key file from transom obfuscate."] = None
+    client: Annotated[Path | None, "The client's folder; KEY.client by default."] = None
+    card: Annotated[Path | None, "The checkpoint's card, or its folder; the client folder's by default."] = (
+        None
+    )
+    passphrase_file: Annotated[Path | None, "File whose first line opens the key file."] = None
 
     def check(self, mode: str) -> None:
         """Raises MisconfiguredError if one is given in vain."""
@@ -63,19 +62,11 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
     client folder and card are not one checkpoint's, or the card was edited; CheckpointError,
     MissingExtraError.
     """
-    from transom.obfuscation.card import CARD_FILE, read_card
-    from transom.obfuscation.client import load_client
-    from transom.obfuscation.keyfile import load_key, read_passphrase
-    from transom.obfuscation.keys import token_map
-    from transom.serving.gateway.obfuscated import Substitution
-    from transom.serving.tokenizer import load_tokenizer
-
     if options.key is None:
         raise MisconfiguredError(
             f"modes {' and '.join(MODES)} need --key FILE, which transom obfuscate wrote"
         )
-    passphrase = read_passphrase(options.passphrase_file) if options.passphrase_file else None
-    key = load_key(options.key, passphrase)
+    key = read_key(options.key, options.passphrase_file)
     folder = options.client or client_folder(options.key)
     client = load_client(folder)
     client.require_key(key)
@@ -85,7 +76,7 @@ def open_key(options: ObfuscatedOptions) -> tuple[Substitution, ChatTokenizer]:
         private = read_card(card, key).private_against_base_model
     tokenizer = load_tokenizer(folder)
     tokenizer.eos_ids = tuple(sorted({*tokenizer.eos_ids, *client.stop_ids}))
-    typer.echo(f"checkpoint {key.source[:12]}, {_VERDICTS[private]}", err=True)
+    typer.echo(f"checkpoint {key.source[:12]}, {VERDICTS[private]}", err=True)
     return Substitution(token_map(key.secret, key.vocabulary), private), tokenizer
 
 
@@ -96,15 +87,12 @@ def client_folder(key: Path) -> Path:
 
 def obfuscate_gguf(
     folder: Annotated[Path, typer.Argument(help="An obfuscated folder, from transom obfuscate.")],
-    out: Annotated[Path, typer.Option(help="The GGUF file; it must not exist.")],
+    out: Annotated[Path, "The GGUF file; it must not exist."],
     kind: Annotated[
         Literal["f16", "q8_0", "f32"], typer.Option("--type", help="q8_0 needs a hidden size of 32s.")
     ] = "f16",
 ) -> None:
     """Write an obfuscated folder as a GGUF file for llama.cpp; a vocabulary of placeholders goes with it."""
-    from transom.obfuscation.card import verify_card
-    from transom.obfuscation.gguf_writer import shortened, write_gguf
-
     verify_card(folder)
     write_gguf(folder, out, kind)
     if told := shortened(folder):

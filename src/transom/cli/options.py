@@ -14,32 +14,35 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, ClassVar
 
 import typer
 
 from transom.config import Setting
+from transom.enclave.source import BOOT_PCRS, EvidenceSource, Name, source_of
 from transom.errors import LedgerError, MisconfiguredError
+from transom.files import Reread
+from transom.net.listen import Tls, require_loopback
+from transom.privacy.claims import Claims
+from transom.privacy.kinds import Recogniser
+from transom.privacy.ledger import Ledger
+from transom.privacy.lists import load_lists
 from transom.privacy.mechanisms import IN_GROUP
-
-if TYPE_CHECKING:
-    from transom.enclave.source import EvidenceSource
-    from transom.net.listen import Tls
-    from transom.privacy.ledger import Ledger
-    from transom.privacy.policy import Policy
-    from transom.privacy.sanitize import Sanitizer
+from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
+from transom.privacy.presets import DEFAULT_PRESET, Preset, with_preset
+from transom.privacy.sanitize import Sanitizer
 
 GATEWAY_CAP = 1000.0
-ADDRESS, EVIDENCE, WORDS = "Address", "Evidence of this machine", "Words"
+ADDRESS, WORDS = "Address", "Words"
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on one line of standard output.")]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A directory, a .gguf file, a hub name or 'smollm2'.")
 ]
-CERTIFICATE = typer.Option(help="Certificate (chain) to serve TLS with, PEM.")
-CERTIFICATE_KEY = typer.Option(help="The certificate's private key, PEM.")
-OWNER_FOLDER = typer.Option(help="The owner's folder of keys; packing makes it.")
-EVIDENCE_POLICY = typer.Option(help="Evidence policy (YAML): whom to trust.")
+CERTIFICATE = "Certificate (chain) to serve TLS with, PEM."
+CERTIFICATE_KEY = "The certificate's private key, PEM."
+OWNER_FOLDER = "The owner's folder of keys; packing makes it."
+EVIDENCE_POLICY = "Evidence policy (YAML): whom to trust."
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,6 @@ class Bind(Address):
 
     def check(self) -> None:
         """Raises MisconfiguredError for an address beyond loopback that was not asked for."""
-        from transom.net.listen import require_loopback
-
         require_loopback(self.host, allow_remote=self.allow_remote)
 
 
@@ -67,20 +68,14 @@ class Bind(Address):
 class EvidenceOptions:
     """Where evidence of this machine comes from."""
 
-    evidence: Annotated[
-        Literal["auto", "gramine", "tsm", "tpm2", "insecure-dev"],
-        Setting("Where evidence comes from", panel=EVIDENCE),
-    ] = "auto"
-    tpm_tcti: Annotated[str, Setting("The TPM's address, as tpm2-tools write it.", panel=EVIDENCE)] = ""
-    tpm_key: Annotated[str, Setting("Attestation key: handle or context file.", panel=EVIDENCE)] = ""
-    tpm_pcrs: Annotated[
-        str, Setting("PCRs to quote, as sha256:0,7 (default: those of the boot).", panel=EVIDENCE)
-    ] = ""
+    PANEL: ClassVar[str] = "Evidence of this machine"
+    evidence: Annotated[Name, "Where evidence comes from"] = "auto"
+    tpm_tcti: Annotated[str, "The TPM's address, as tpm2-tools write it."] = ""
+    tpm_key: Annotated[str, "Attestation key: handle or context file."] = ""
+    tpm_pcrs: Annotated[str, "PCRs to quote, as sha256:0,7 (default: those of the boot)."] = ""
 
     def source(self) -> EvidenceSource:
         """Raises MisconfiguredError where nothing is there to give evidence."""
-        from transom.enclave.source import BOOT_PCRS, source_of
-
         return source_of(
             self.evidence,
             tcti=self.tpm_tcti or None,
@@ -94,24 +89,17 @@ class PolicyOptions:
     """A word policy and changes to it."""
 
     preset: Annotated[
-        Literal["entities", "sensitive", "words"] | None,
-        Setting(
-            "What is protected: names and numbers (entities), besides them sensitive and rare words "
-            "(sensitive), all words (words, and what a policy of your own says). One of"
-        ),
+        Preset | None,
+        "What is protected. One of",
     ] = None
-    policy: Annotated[Path | None, Setting("Word policy; the English one by default.")] = None
+    policy: Annotated[Path | None, Setting("Word policy; the English one by default.", panel=WORDS)] = None
     overlay: Annotated[Path | None, Setting("YAML file with `kinds:` and `mechanism:`.", panel=WORDS)] = None
     rule: Annotated[
-        tuple[str, ...],
-        Setting("kind=pass, kind=placeholder or word=EPSILON; repeatable.", panel=WORDS),
+        tuple[str, ...], Setting("kind=pass, kind=placeholder or word=EPSILON; repeatable.", panel=WORDS)
     ] = ()
 
     def load(self) -> Policy:
         """Raises PolicyError."""
-        from transom.privacy.policy import load_overlay, load_policy, parse_rule
-        from transom.privacy.presets import DEFAULT_PRESET, with_preset
-
         extra = {} if self.overlay is None else load_overlay(self.overlay)
         preset = self.preset or extra.get("preset") or (DEFAULT_PRESET if self.policy is None else "words")
         policy = with_preset(load_policy(self.policy), preset)
@@ -128,19 +116,49 @@ class WordOptions(PolicyOptions):
     mechanism: Annotated[
         str, Setting(f"Overrides the policy's: {', '.join(IN_GROUP)}, custext+.", panel=WORDS)
     ] = ""
+    lists: Annotated[
+        Path | None,
+        Setting("Your own lists (YAML): names, terms, patterns, what is allowed, public text.", panel=WORDS),
+    ] = None
+    recogniser: Annotated[
+        tuple[str, ...],
+        Setting("Who else looks for names: presidio[:MODEL] or module:object; repeatable.", panel=WORDS),
+    ] = ()
+
+    def claims(self) -> Claims:
+        """What the lists and recognisers find. Raises MisconfiguredError."""
+        lists = None
+        if self.lists is not None:
+            lists = Reread(self.lists, load_lists, also=lambda read: read.files)
+        return Claims(lists, {name: recogniser_of(name) for name in self.recogniser})
 
     def sanitizer(self) -> Sanitizer:
         """Raises PolicyError, MisconfiguredError."""
-        from transom.privacy.sanitize import Sanitizer
+        return Sanitizer(self.load(), self.mechanism or None, self.epsilon, claims=self.claims())
 
-        return Sanitizer(self.load(), self.mechanism or None, self.epsilon)
+
+def recogniser_of(name: str) -> Recogniser:
+    """Presidio, of `presidio[:MODEL]`, or the object at `module:object`. Raises MisconfiguredError."""
+    library, _, model = name.partition(":")
+    if library == "presidio":
+        from transom.privacy.presidio import DEFAULT_MODEL, Presidio
+
+        return Presidio(model or DEFAULT_MODEL)
+    from transom.audit.attack import load_object
+
+    found = load_object(name)
+    if isinstance(found, type) or not callable(getattr(found, "find", None)):
+        what = "a class; name an object made of it" if isinstance(found, type) else "without find(text)"
+        raise MisconfiguredError(f"the recogniser {name} is {what}")
+    recogniser: Recogniser = found
+    return recogniser
 
 
 @dataclass(frozen=True)
 class NamedLedger:
     """A ledger that is charged where one is named."""
 
-    ledger: Annotated[Path | None, Setting("Ledger file to charge.")] = None
+    ledger: Annotated[Path | None, "Ledger file to charge."] = None
     cap: Annotated[float | None, Setting("Cap on an account's total epsilon.", least=0)] = None
 
     def check(self) -> None:
@@ -152,15 +170,15 @@ class NamedLedger:
 
     def open(self, cap: float = math.inf) -> Ledger | None:
         """The ledger, capped at `cap` where no cap is given. Raises LedgerError."""
-        return _opened(self.ledger, cap if self.cap is None else self.cap) if self.ledger else None
+        return Ledger(self.ledger, cap if self.cap is None else self.cap) if self.ledger else None
 
 
 @dataclass(frozen=True)
 class LedgerOptions(NamedLedger):
     """A ledger that is charged unless it is refused."""
 
-    ledger: Annotated[Path | None, Setting("Ledger file; by default one in your state folder.")] = None
-    no_ledger: Annotated[bool, Setting("Neither record nor cap what is spent.")] = False
+    ledger: Annotated[Path | None, "Ledger file; by default one in your state folder."] = None
+    no_ledger: Annotated[bool, "Neither record nor cap what is spent."] = False
 
     def check(self) -> None:
         """Raises MisconfiguredError for options that contradict each other."""
@@ -175,8 +193,7 @@ class LedgerOptions(NamedLedger):
         """The ledger that is named, or the one in the user's state folder. Raises LedgerError."""
         if self.no_ledger:
             return None
-        path = self.ledger or default_ledger()
-        return _opened(path, cap if self.cap is None else self.cap)
+        return NamedLedger(self.ledger or default_ledger(), self.cap).open(cap)
 
 
 def default_ledger() -> Path:
@@ -193,16 +210,8 @@ def default_ledger() -> Path:
     return folder / "ledger.sqlite"
 
 
-def _opened(path: Path, cap: float) -> Ledger:
-    from transom.privacy.ledger import Ledger
-
-    return Ledger(path, cap)
-
-
 def tls_of(certificate: Path | None, key: Path | None) -> Tls | None:
     """The TLS of a server, None where neither is given. Raises MisconfiguredError for one of them alone."""
-    from transom.net.listen import Tls
-
     if (certificate is None) != (key is None):
         raise MisconfiguredError("--tls-cert and --tls-key go together; one of them is missing")
     return Tls(certificate, key) if certificate and key else None

@@ -16,12 +16,18 @@ from typer.core import TyperGroup
 from transom.cli.app import App
 from transom.cli.options import EVIDENCE_POLICY, OWNER_FOLDER, Json, ModelArgument
 from transom.cli.output import answer, plain_console, progress
+from transom.config import Setting, to_plain
 from transom.enclave.bundle import EXTRACTION_SHARE, leftovers, pack, verify_bundle
 from transom.enclave.manifest import Manifest
 from transom.enclave.owner import Owner, load_owner_key
 from transom.enclave.policy import load_evidence_policy
 from transom.files import require_writable
 from transom.privacy.policy import load_policy
+
+SHOWN = (
+    *("path", "bundle", "model", "production", "rows", "width", "dtype", "shards", "size_bytes"),
+    *("policy_sha256", "rules", "server_pins", "extraction_share", "created", "manifest_sha256"),
+)
 
 
 class _MakeByDefault(TyperGroup):
@@ -32,32 +38,29 @@ class _MakeByDefault(TyperGroup):
         return super().parse_args(ctx, args if known else ["make", *args])
 
 
-app = App(cls=_MakeByDefault, no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Pack a model into an enclave bundle, or verify one. `make` may be left out: `transom pack MODEL`."""
+app = App(
+    cls=_MakeByDefault,
+    no_args_is_help=True,
+    help="Pack a model into an enclave bundle, or verify one. `make` may be left out: `transom pack MODEL`.",
+)
 
 
 @app.command()
 def make(
     source: ModelArgument,
-    out: Annotated[Path, typer.Option(help="The bundle's folder; it must not exist.")],
+    out: Annotated[Path, "The bundle's folder; it must not exist."],
     owner: Annotated[Path, OWNER_FOLDER],
     production: Annotated[
         bool, typer.Option("--production", help="Open only for attested hardware; needs --evidence-policy.")
     ] = False,
     evidence_policy: Annotated[Path | None, EVIDENCE_POLICY] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="Word policy that the enclave must run; the English one by default.")
+        Path | None, "Word policy that the enclave must run; the English one by default."
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's published name.")] = None,
-    server_pin: Annotated[
-        list[str] | None, typer.Option(help="Public key of the engine, sha256//BASE64; repeatable.")
-    ] = None,
+    name: Annotated[str | None, "The model's published name."] = None,
+    server_pin: Annotated[list[str] | None, "Public key of the engine, sha256//BASE64; repeatable."] = None,
     extraction_share: Annotated[
-        float, typer.Option(help="Share of the rows that a gateway may use within a day.", min=0, max=1)
+        float, Setting("Share of the rows that a gateway may use within a day.", least=0, most=1)
     ] = EXTRACTION_SHARE,
     as_json: Json = False,
 ) -> None:
@@ -96,7 +99,7 @@ def key(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or its client half.")],
-    owner_key: Annotated[Path, typer.Option(help="The owner's public key, owner.pub.")],
+    owner_key: Annotated[Path, "The owner's public key, owner.pub."],
     as_json: Json = False,
 ) -> None:
     """Check a bundle's signature and every file's hash; the data key is not needed."""
@@ -104,23 +107,13 @@ def verify(
 
 
 def _show(manifest: Manifest, path: Path, as_json: bool) -> None:
-    record: dict[str, Any] = {
+    told = to_plain(manifest) | {
         "path": str(path),
-        "bundle": manifest.bundle,
-        "model": manifest.model,
-        "production": manifest.production,
-        "rows": manifest.rows,
-        "width": manifest.width,
-        "dtype": manifest.dtype,
         "shards": len(manifest.shards),
         "size_bytes": sum(shard.size_bytes for shard in manifest.shards),
-        "policy_sha256": manifest.policy_sha256,
-        "rules": [rule.to_json() for rule in manifest.rules],
-        "server_pins": list(manifest.server_pins),
-        "extraction_share": manifest.extraction_share,
-        "created": manifest.created,
         "manifest_sha256": manifest.sha256,
     }
+    record = {name: told[name] for name in SHOWN}
     kinds = ", ".join(sorted({rule.kind for rule in manifest.rules})) or "nobody yet (no evidence policy)"
     text = (
         f"{path}: {manifest.model}, bundle {manifest.bundle} "

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -44,14 +45,6 @@ MAX_NONCES = 4096
 MAX_JUDGED = 4  # at a time: fewer than there are threads, so that slow evidence does not keep the log waiting
 BODY_TIMEOUT_S = 10.0
 _log = logging.getLogger("transom.enclave.broker")
-
-
-class _RefusedError(Exception):
-    """An answer that is no: its status and reason."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -106,13 +99,9 @@ class Broker:
         self.log.append(attempt)
         _log.log(
             logging.INFO if attempt.decision == "released" else logging.WARNING,
-            "key %s bundle=%s kind=%s trust=%s measurement=%s reason=%s",
-            attempt.decision,
-            attempt.bundle,
-            attempt.kind,
-            attempt.trust,
-            attempt.measurement or "-",
-            attempt.reason,
+            "key %(decision)s bundle=%(bundle)s kind=%(kind)s trust=%(trust)s measurement=%(measurement)s "
+            "reason=%(reason)s",
+            vars(replace(attempt, measurement=attempt.measurement or "-")),
         )
 
 
@@ -175,7 +164,8 @@ def create_broker(
     async def released(request: Request) -> Response:
         seen = Attempt()
         try:
-            question = _question(broker, await _body(request))
+            question = Question(**_read(await _body(request), release.RELEASE))
+            _known(broker, question.bundle)
             nonces.take(question.nonce, question.bundle)
             seen = replace(seen, bundle=question.bundle, kind=_kind(question))
             async with judging:
@@ -197,12 +187,6 @@ def create_broker(
     )
 
 
-def _question(broker: Broker, body: bytes) -> Question:
-    question = Question(**_read(body, release.RELEASE))
-    _known(broker, question.bundle)
-    return question
-
-
 def _kind(question: Question) -> str:
     kind = question.evidence.get("kind")
     if not isinstance(kind, str) or kind not in PARTS:
@@ -214,8 +198,8 @@ def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
     async def guarded(request: Request) -> Response:
         try:
             return await handler(request)
-        except _RefusedError as error:
-            return _json({"error": str(error)}, status=error.status)
+        except HTTPException as error:
+            return _json({"error": error.detail}, status=error.status_code)
         except EvidenceError as error:
             return _json({"error": release.short(str(error))}, status=403)
         except Exception as error:  # not the asker's business: the reason may name the owner's files
@@ -227,12 +211,14 @@ def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
 
 def _reason(error: Exception) -> str:
     """For the log: the text of an error of ours, and only the type of any other, which may hold content."""
-    return str(error) if isinstance(error, TransomError | _RefusedError) else type(error).__name__
+    if isinstance(error, HTTPException):
+        return error.detail
+    return str(error) if isinstance(error, TransomError) else type(error).__name__
 
 
 async def _body(request: Request) -> bytes:
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        raise _RefusedError(415, "the body must be application/json")
+        raise HTTPException(415, "the body must be application/json")
     declared = request.headers.get("content-length", "0")
     body = bytearray()
     try:
@@ -245,22 +231,22 @@ async def _body(request: Request) -> bytes:
                 else:
                     return bytes(body)
     except TimeoutError:
-        raise _RefusedError(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+        raise HTTPException(408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
     except ClientDisconnect:
-        raise _RefusedError(400, "the client left before its request was complete") from None
-    raise _RefusedError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        raise HTTPException(400, "the client left before its request was complete") from None
+    raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 def _read(body: bytes, fields: release.Fields) -> dict[str, Any]:
     try:
         return release.read_message(body, fields)
     except MessageError as error:
-        raise _RefusedError(400, f"not a request: {error}") from None
+        raise HTTPException(400, f"not a request: {error}") from None
 
 
 def _known(broker: Broker, bundle: str) -> None:
     if bundle not in broker.bundles:
-        raise _RefusedError(404, "this broker holds no key for that bundle")
+        raise HTTPException(404, "this broker holds no key for that bundle")
 
 
 def _json(value: Mapping[str, Any], *, status: int = 200, trust: str = "none") -> Response:

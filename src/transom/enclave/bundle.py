@@ -43,8 +43,8 @@ from transom.enclave.manifest import (
 from transom.enclave.owner import DATA_KEY_BYTES, Owner
 from transom.enclave.policy import Rule
 from transom.enclave.table import associated_data, seal
-from transom.errors import BundleError, CheckpointError, MisconfiguredError
-from transom.files import file_sha256, sync
+from transom.errors import BundleError, CheckpointError, MisconfiguredError, system_errors
+from transom.files import sync
 from transom.net.pin import parse_pin
 
 if TYPE_CHECKING:
@@ -153,10 +153,8 @@ def copy_files(bundle: str | Path, manifest: Manifest, into: Path) -> None:
     """Copy the tokenizer's files, each checked against the manifest as it is copied. Raises BundleError."""
     folder = client_folder(bundle)
     for name, sha256 in manifest.files.items():
-        try:
+        with system_errors(f"cannot read {folder / name}", "fetch it again", BundleError):
             data = (folder / name).read_bytes()
-        except OSError as error:
-            raise BundleError(f"cannot read {folder / name} ({error.strerror}); fetch it again") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise BundleError(f"{folder / name} is not the file the owner signed; fetch the bundle again")
         (into / name).write_bytes(data)
@@ -250,7 +248,6 @@ def _publish(partial: Path, out: Path, manifest: Manifest, owner: Owner, key: by
 
 
 def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except MisconfiguredError as error:
-        raise BundleError(f"{error}, or fetch the bundle again") from None
+    todo = "restore it, or fetch the bundle again"
+    with system_errors(f"cannot read {path}", todo, BundleError), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,8 @@ from transom.enclave import release
 from transom.enclave.evidence import NONCE_BYTES, TRUST, Trust, enclave_fields, report_data
 from transom.enclave.release import Binding, MessageError
 from transom.errors import BrokerError, EvidenceError
-from transom.net.ask import JsonClient, LongAnswerError
+from transom.net.ask import JsonClient
+from transom.net.http import LongAnswerError
 from transom.net.urls import split_url
 
 if TYPE_CHECKING:
@@ -65,18 +66,18 @@ async def obtain_key(
     private, hpke_public = release.new_key()
     client = JsonClient(url.rstrip("/"), pin=ssl, timeout_s=timeout_s, limit_bytes=_MAX_ANSWER_BYTES)
     async with aclosing(client):
-        given = await _post(client, release.CHALLENGE_PATH, {"bundle": manifest.bundle}, timeout_s)
-        nonce = _fields(given, _CHALLENGED)["nonce"]
+        named = {"bundle": manifest.bundle}
+        nonce = (await _post(client, release.CHALLENGE_PATH, named, _CHALLENGED, timeout_s))["nonce"]
         bound = report_data(source.kind, *enclave_fields(nonce, hpke_public, policy_sha256))
         evidence = await asyncio.to_thread(source.collect, bound)
         ask = {
-            "bundle": manifest.bundle,
+            **named,
             "nonce": release.base64_of(nonce),
             "hpke_public": release.base64_of(hpke_public),
             "policy_sha256": policy_sha256,
             "evidence": evidence.to_json(),
         }
-        answer = _fields(await _post(client, release.RELEASE_PATH, ask, timeout_s), _RELEASED)
+        answer = await _post(client, release.RELEASE_PATH, ask, _RELEASED, timeout_s)
     binding = Binding(nonce, hpke_public, answer["measurement"], manifest.sha256)
     data_key = release.open_sealed(answer["sealed"], answer["signature"], private, binding, owner_key)
     return Released(data_key, binding.measurement, TRUST[evidence.kind])
@@ -99,8 +100,10 @@ def _allowed(
         )
 
 
-async def _post(client: JsonClient, path: str, ask: Mapping[str, Any], timeout_s: float) -> tuple[int, bytes]:
-    """Status (no redirect) and body. Raises BrokerError for all else."""
+async def _post(
+    client: JsonClient, path: str, ask: Mapping[str, Any], fields: release.Fields, timeout_s: float
+) -> dict[str, Any]:
+    """The fields of an answer. Raises EvidenceError for a refusal, BrokerError for all else."""
     try:
         status, body = await client.post(path, ask)
     except EvidenceError:
@@ -118,11 +121,6 @@ async def _post(client: JsonClient, path: str, ask: Mapping[str, Any], timeout_s
         ) from None
     if 300 <= status < 400:
         raise BrokerError(f"the key broker answered a redirect ({status}), which is not followed")
-    return status, body
-
-
-def _fields(answer: tuple[int, bytes], fields: release.Fields) -> dict[str, Any]:
-    status, body = answer
     try:
         if status == 200:
             return release.read_message(body, fields)

@@ -58,7 +58,10 @@ def write_server_half(found: Source, folder: Path) -> None:
     beside = {str(path.relative_to(found.path)) for one in _BESIDE for path in found.path.glob(one)}
     for name in sorted(beside | set(weight_files(found.path))):
         (folder / name).parent.mkdir(exist_ok=True)
-        _link(found.path / name, folder / name)
+        try:
+            os.link((found.path / name).resolve(), folder / name)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(found.path / name, folder / name)
 
 
 def locate_embedding(folder: Path) -> EmbeddingFile:
@@ -88,13 +91,6 @@ def _embedding(path: Path, name: str, entry: dict[str, Any], data_start: int) ->
     if len(shape) != 2 or min(shape) < 1 or end - begin != shape[0] * shape[1] * ITEM_BYTES[dtype]:
         raise CheckpointError(f"{name} in {path} has an impossible shape; download it again")
     return EmbeddingFile(path, data_start + begin, shape[0], shape[1], cast(TableDtype, dtype))
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
 
 
 def _convert(found: Source, folder: Path) -> None:

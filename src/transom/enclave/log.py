@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from transom.config import load_json
 from transom.enclave.evidence import Trust, digest
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, system_errors
 from transom.files import sync
 
 Decision = Literal["released", "refused"]
@@ -59,50 +59,36 @@ class ReleaseLog:
     def __init__(self, path: str | Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.path, self._now = Path(path), now
         if not self.path.exists():
-            _make(self.path)
+            with system_errors(f"cannot make the release log {self.path}"):
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))
+                sync(self.path.parent)
         self._head = log_head(self.path)
 
     def append(self, attempt: Attempt) -> Head:
         """Write and sync one entry; the log's new head. Raises MisconfiguredError, with nothing written."""
-        try:
-            with self.path.open("r+b", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                size_bytes = os.fstat(file.fileno()).st_size
-                if size_bytes < self._head.size_bytes:
-                    raise _broken(self.path, self._head.entries, "it is gone; the file was cut")
-                file.seek(self._head.size_bytes)
-                head = _follow(self.path, self._head, file.read())  # what other processes wrote since
-                line, after = self._line(head, attempt)
-                _write(file.fileno(), line, size_bytes)
-                self._head = after
-        except OSError as error:
-            raise MisconfiguredError(
-                f"cannot write the release log {self.path} ({error.strerror}); no key is released without it"
-            ) from None
+        refused = system_errors(f"cannot write the release log {self.path}", "no key is released without it")
+        with refused, self.path.open("r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size_bytes = os.fstat(file.fileno()).st_size
+            if size_bytes < self._head.size_bytes:
+                raise _broken(self.path, self._head.entries, "it is gone; the file was cut")
+            file.seek(self._head.size_bytes)
+            head = _follow(self.path, self._head, file.read())  # what other processes wrote since
+            time = self._now().astimezone(UTC).isoformat(timespec="milliseconds")
+            entry = {"seq": head.entries + 1, "time": time, **asdict(attempt), "previous": head.sha256}
+            sha256 = _hash(entry)
+            line = _dump({**entry, "hash": sha256}) + b"\n"
+            _write(file.fileno(), line, size_bytes)
+            self._head = Head(head.entries + 1, sha256, head.size_bytes + len(line))
         return self._head
-
-    def _line(self, head: Head, attempt: Attempt) -> tuple[bytes, Head]:
-        time = self._now().astimezone(UTC).isoformat(timespec="milliseconds")
-        entry = {"seq": head.entries + 1, "time": time, **asdict(attempt), "previous": head.sha256}
-        sha256 = _hash(entry)
-        line = _dump({**entry, "hash": sha256}) + b"\n"
-        return line, Head(head.entries + 1, sha256, head.size_bytes + len(line))
-
-
-def verify_log(path: str | Path) -> int:
-    """The number of entries. Raises MisconfiguredError, which names the first line that breaks the chain."""
-    return log_head(path).entries
 
 
 def log_head(path: str | Path) -> Head:
-    """Verify a whole log and return its end. Raises MisconfiguredError as `verify_log`."""
+    """Verify a whole log and return its end. Raises MisconfiguredError, which names the first broken line."""
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            return _follow(path, Head(), file.read())
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read the release log {path} ({error.strerror})") from None
+    with system_errors(f"cannot read the release log {path}"), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return _follow(path, Head(), file.read())
 
 
 def _follow(path: Path, head: Head, data: bytes) -> Head:
@@ -135,14 +121,6 @@ def _write(descriptor: int, line: bytes, size_bytes: int) -> None:
     except OSError:
         os.ftruncate(descriptor, size_bytes)
         raise
-
-
-def _make(path: Path) -> None:
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        sync(path.parent)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot make the release log {path} ({error.strerror})") from None
 
 
 def _hash(entry: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from transom.config import Setting, from_plain, load_json, to_plain
 from transom.enclave.evidence import digest
 from transom.enclave.policy import Rule
-from transom.errors import BundleError
+from transom.errors import BundleError, system_errors
 from transom.files import read_bounded
 from transom.net.pin import parse_pin
 
@@ -171,19 +171,18 @@ def load_manifest(folder: str | Path, owner_key: Ed25519PublicKey) -> Manifest:
     return manifest
 
 
-def is_model_name(name: object) -> bool:
+def is_model_name(name: str) -> bool:
     """Whether `name` may be published as a model's name."""
-    return isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()
+    return 0 < len(name) <= 200 and name.isprintable()
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:
     try:
-        return read_bounded(path, limit_bytes)
-    except OSError as error:
-        raise BundleError(f"cannot read {path} ({error.strerror}); give a bundle made by pack") from None
+        with system_errors(f"cannot read {path}", "give a bundle made by pack", BundleError):
+            return read_bounded(path, limit_bytes)
     except ValueError:
         raise BundleError(f"{path} has more than {limit_bytes} bytes; fetch the bundle again") from None
 
 
-def _is_plain(name: object) -> bool:
-    return isinstance(name, str) and Path(name).name == name and name not in ("", ".", "..")
+def _is_plain(name: str) -> bool:
+    return Path(name).name == name and name not in ("", ".", "..")

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transom.errors import BundleError, MisconfiguredError, extra
+from transom.errors import BundleError, MisconfiguredError, extra, system_errors
 from transom.files import read_private, write_new, write_once
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class Owner:
             _make_key(self.folder)
         self._key = _private_key(path)
         if create and not (self.folder / "owner.pub").exists():
-            write_once(self.folder / "owner.pub", _public_pem(self._key.public_key()))
+            from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+            public = self.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            write_once(self.folder / "owner.pub", public)
 
     @property
     def public_key(self) -> Ed25519PublicKey:
@@ -102,12 +105,6 @@ def _make_key(folder: Path) -> None:
     write_once(folder / "signing.key", private, mode=0o600)
 
 
-def _public_pem(key: Ed25519PublicKey) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
 def _private_key(path: Path) -> Ed25519PrivateKey:
     with extra("enclave", "cryptography"):
         from cryptography.exceptions import UnsupportedAlgorithm
@@ -123,7 +120,5 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with system_errors(f"cannot make the folder {folder}"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot make the folder {folder} ({error.strerror})") from None

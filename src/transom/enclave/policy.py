@@ -24,11 +24,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
-from transom.config import Setting, from_plain, read_config, to_plain
+from transom.config import Setting, read_config
 from transom.enclave.evidence import Claims, Kind
-from transom.errors import EvidenceError, MisconfiguredError
+from transom.errors import EvidenceError, system_errors
 
 REQUIRED: Mapping[Kind, tuple[frozenset[str], ...]] = {  # a rule names at least one of these sets
     "sgx": (frozenset({"mrenclave"}), frozenset({"mrsigner", "isvprodid"})),
@@ -91,10 +91,6 @@ class Rule:
         }
         return replace(self, registers=registers, min_tcb=self.min_tcb.lower())
 
-    def to_json(self) -> dict[str, Any]:
-        """The rule as it stands in a policy file or a manifest."""
-        return to_plain(self)  # type: ignore[no-any-return]
-
 
 @dataclass(frozen=True)
 class _Dcap:
@@ -136,9 +132,7 @@ class EvidencePolicy:
 def accept(rules: Sequence[Rule], claims: Claims) -> Rule:
     """The first rule that accepts the claims. Raises EvidenceError, with every rule's objection."""
     objections = []
-    for rule in rules:
-        if rule.kind != claims.kind:
-            continue
+    for rule in [one for one in rules if one.kind == claims.kind]:
         objection = rule.objection(claims)
         if objection is None:
             return rule
@@ -162,16 +156,8 @@ def load_evidence_policy(path: str | Path) -> EvidencePolicy:
     )
 
 
-def parse_rules(value: object) -> tuple[Rule, ...]:
-    """Rules from a list of JSON or YAML objects. Raises MisconfiguredError."""
-    read = from_plain(_File, {"allow": value}, "the rules cannot be used")
-    return tuple(rule.normal() for rule in read.allow)
-
-
 def _revocations(path: Path | None) -> bytes | None:
     if path is None:
         return None
-    try:
+    with system_errors(f"cannot read snp.crl {path.name!r}"):
         return path.read_bytes()
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read snp.crl {path.name!r} ({error.strerror})") from None

@@ -69,23 +69,15 @@ class Binding:
     @property
     def info(self) -> bytes:
         """HPKE's `info`: a key sealed for another question, attester or manifest does not open."""
-        return digest(
-            "transom/release/v1",
-            self.nonce,
-            bytes.fromhex(self.measurement),
-            bytes.fromhex(self.manifest_sha256),
-        )
+        return self._digest("transom/release/v1")
 
     def signed(self, sealed: bytes) -> bytes:
         """The bytes the owner signs."""
-        return digest(
-            "transom/release-signature/v1",
-            self.nonce,
-            self.hpke_public,
-            sealed,
-            bytes.fromhex(self.measurement),
-            bytes.fromhex(self.manifest_sha256),
-        )
+        return self._digest("transom/release-signature/v1", self.hpke_public, sealed)
+
+    def _digest(self, domain: str, *fields: bytes) -> bytes:
+        named = bytes.fromhex(self.measurement), bytes.fromhex(self.manifest_sha256)
+        return digest(domain, self.nonce, *fields, *named)
 
 
 def new_key() -> tuple[X25519PrivateKey, bytes]:

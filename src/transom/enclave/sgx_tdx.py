@@ -31,21 +31,11 @@ FETCH_TIMEOUT_S = 20.0
 _SGX_DEBUG = 1 << 1  # of ATTRIBUTES, little-endian
 _TDX_DEBUG = 0xFF  # of td_attributes, little-endian: any bit of the byte "TD under debug"
 _TDX_MIGRATABLE = 1 << 29
-_TDX_REGISTERS = {
-    "mrtd": "mr_td",
-    "rtmr0": "rt_mr0",
-    "rtmr1": "rt_mr1",
-    "rtmr2": "rt_mr2",
-    "rtmr3": "rt_mr3",
-    "mrconfigid": "mr_config_id",
-    "mrowner": "mr_owner",
-    "mrownerconfig": "mr_owner_config",
-    "mrseam": "mr_seam",
-    "mrsignerseam": "mr_signer_seam",
-    "tee_tcb_svn": "tee_tcb_svn",
-    "td_attributes": "td_attributes",
-    "xfam": "xfam",
-}
+_TDX_MEASURED = (  # rules write these names without underscores, as Intel does
+    *("mr_td", "rt_mr0", "rt_mr1", "rt_mr2", "rt_mr3", "mr_config_id", "mr_owner", "mr_owner_config"),
+    *("mr_seam", "mr_signer_seam"),
+)
+_TDX_NAMED = ("tee_tcb_svn", "td_attributes", "xfam")
 
 
 def claims(evidence: Evidence, policy: EvidencePolicy, now: datetime) -> Claims:
@@ -97,7 +87,8 @@ def _tdx(report: dict[str, Any], status: str, advisories: tuple[str, ...]) -> Cl
         raise EvidenceError("the TDX guest can be migrated, so its memory could be moved elsewhere")
     return Claims(
         kind="tdx",
-        registers={name: fields[source] for name, source in _TDX_REGISTERS.items()},
+        registers={name: fields[name] for name in _TDX_NAMED}
+        | {name.replace("_", ""): fields[name] for name in _TDX_MEASURED},
         tcb=bytes.fromhex(fields["tee_tcb_svn"]),
         report_data=bytes.fromhex(fields["report_data"]),
         debug=bool(_bits(fields["td_attributes"]) & _TDX_DEBUG),

@@ -66,9 +66,7 @@ class Report:
 def claims(evidence: Evidence, policy: EvidencePolicy, now: datetime) -> Claims:
     """What the report says, once format, signature and chain hold at `now`. Raises EvidenceError."""
     report = parse(evidence.parts["report"])
-    vcek = _certificate(evidence, "vcek", now)
-    ask = _certificate(evidence, "ask", now)
-    ark = _certificate(evidence, "ark", now)
+    vcek, ask, ark = (_certificate(evidence, name, now) for name in ("vcek", "ask", "ark"))
     _check_root(ark, policy)
     _check_issued(ask, ark, "ASK", "ARK")
     _check_issued(vcek, ask, "VCEK", "ASK")
@@ -225,8 +223,7 @@ def _check_signature(report: Report, vcek: Certificate) -> None:
     key = vcek.public_key()
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
         raise EvidenceError("the VCEK holds no P-384 key")
-    r = _number(report.raw, _SIGNED_BYTES, _NUMBER_BYTES)
-    s = _number(report.raw, _SIGNED_BYTES + _NUMBER_BYTES, _NUMBER_BYTES)
+    r, s = (_number(report.raw, _SIGNED_BYTES + at, _NUMBER_BYTES) for at in (0, _NUMBER_BYTES))
     try:
         key.verify(encode_dss_signature(r, s), report.raw[:_SIGNED_BYTES], ECDSA(SHA384()))
     except InvalidSignature:
@@ -235,7 +232,10 @@ def _check_signature(report: Report, vcek: Certificate) -> None:
 
 def _check_platform(report: Report, vcek: Certificate) -> None:
     """The VCEK was made for the chip and the TCB version that the report names."""
-    values = _extensions(vcek)
+    from cryptography.x509 import UnrecognizedExtension
+
+    found = [one.value for one in vcek.extensions]
+    values = {one.oid.dotted_string: one.value for one in found if isinstance(one, UnrecognizedExtension)}
     turin = _OID + "3.9" in values
     if report.family is not None and (report.family == _TURIN_FAMILY) != turin:
         raise EvidenceError(f"the VCEK is for another processor than the report's family {report.family:#x}")
@@ -249,13 +249,6 @@ def _check_platform(report: Report, vcek: Certificate) -> None:
         raise EvidenceError(
             f"the VCEK is for the TCB {levels.hex()}, the report claims {report.reported_tcb.hex()}"
         )
-
-
-def _extensions(vcek: Certificate) -> dict[str, bytes]:
-    from cryptography.x509 import UnrecognizedExtension
-
-    found = [one.value for one in vcek.extensions]
-    return {one.oid.dotted_string: one.value for one in found if isinstance(one, UnrecognizedExtension)}
 
 
 def _level(value: bytes) -> int:

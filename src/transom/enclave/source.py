@@ -28,12 +28,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from transom.enclave.evidence import Evidence, Kind
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, system_errors
 
-NAMES = ("auto", "gramine", "tsm", "tpm2", "insecure-dev")
+Name = Literal["auto", "gramine", "tsm", "tpm2", "insecure-dev"]
 GRAMINE = Path("/dev/attestation")
 TSM = Path("/sys/kernel/config/tsm/report")
 BOOT_PCRS = "sha256:0,1,2,3,4,5,6,7,8,9,11,14"  # firmware, boot loader, secure boot, kernel, owner's keys
@@ -187,14 +187,12 @@ class Tpm2Source:
 
 
 def source_of(
-    name: str, *, tcti: str | None = None, tpm_key: str | None = None, pcrs: str = BOOT_PCRS
+    name: Name, *, tcti: str | None = None, tpm_key: str | None = None, pcrs: str = BOOT_PCRS
 ) -> EvidenceSource:
     """The source of that name; `auto` is Gramine, configfs-tsm, or a TPM if a key is given, never a fake.
 
-    Raises MisconfiguredError for an unknown name, and where nothing is there to give evidence.
+    Raises MisconfiguredError where nothing is there to give evidence.
     """
-    if name not in NAMES:
-        raise MisconfiguredError(f"evidence comes from one of {', '.join(NAMES)}; got {name!r}")
     if name == "insecure-dev":
         return InsecureDevEvidence()
     if name == "gramine" or (name == "auto" and GRAMINE.exists()):
@@ -238,13 +236,11 @@ def certificates_of(table: bytes) -> dict[str, bytes]:
 def _entry(root: Path) -> Iterator[Path]:
     """A report entry of our own, so that nobody else's options are in it; the kernel fills the directory."""
     entry = root / f"transom-{secrets.token_hex(8)}"
-    try:
+    with system_errors(
+        f"cannot make an entry in {root}",
+        "it takes root in a TDX or SEV-SNP guest with Linux 6.7 or later and configfs mounted",
+    ):
         entry.mkdir()
-    except OSError as error:
-        raise MisconfiguredError(
-            f"cannot make an entry in {root} ({error.strerror}); it takes root in a TDX or SEV-SNP guest "
-            "with Linux 6.7 or later and configfs mounted"
-        ) from None
     try:
         yield entry
     finally:
@@ -253,21 +249,13 @@ def _entry(root: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with system_errors(f"cannot read {path}"):
         return path.read_bytes()
-    except OSError as error:
-        raise MisconfiguredError(f"cannot read {path} ({error.strerror})") from None
 
 
 def _write(path: Path, data: bytes) -> None:
     """One write to a file that is there; a pseudo-file takes its value whole."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY)
-        try:
-            written = os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise MisconfiguredError(f"cannot write {path} ({error.strerror})") from None
+    with system_errors(f"cannot write {path}"), os.fdopen(os.open(path, os.O_WRONLY), "wb", 0) as file:
+        written = file.write(data)
     if written != len(data):
         raise MisconfiguredError(f"{path} took {written} of {len(data)} bytes")

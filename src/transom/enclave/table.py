@@ -22,7 +22,7 @@ import numpy as np
 
 from transom.enclave.manifest import ITEM_BYTES, NONCE_BYTES, Manifest, client_folder
 from transom.enclave.owner import DATA_KEY_BYTES
-from transom.errors import BundleError
+from transom.errors import BundleError, system_errors
 
 _NUMPY: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
@@ -115,11 +115,8 @@ def _open_shard(path: Path, manifest: Manifest, index: int, key: bytes, target: 
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     shard = manifest.shards[index]
-    try:
-        with path.open("rb") as file:
-            raw = memoryview(file.read(shard.size_bytes + 1))
-    except OSError as error:
-        raise BundleError(f"cannot read {path} ({error.strerror}); fetch the bundle again") from None
+    with system_errors(f"cannot read {path}", "fetch the bundle again", BundleError), path.open("rb") as file:
+        raw = memoryview(file.read(shard.size_bytes + 1))
     if len(raw) != shard.size_bytes or hashlib.sha256(raw).hexdigest() != shard.sha256:
         raise BundleError(f"{path} is not the file the owner signed; fetch the bundle again")
     data = associated_data(manifest, index)

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from transom.net.pin import KeyPin
 
 
-class LongAnswerError(ValueError):
-    """An answer was longer than was to be read."""
-
-
 class JsonClient:
     """Posts JSON to one base URL, which must have been checked. Used from one event loop.
 
@@ -38,29 +34,22 @@ class JsonClient:
         any_certificate: bool = False,
     ) -> None:
         self._site = Site(url, connect_s=timeout_s, any_certificate=any_certificate)
-        self._pin, self._timeout_s, self._limit_bytes = pin, timeout_s, limit_bytes
+        self._pin = pin
+        self._timeout_s = timeout_s
+        self._limit_bytes = limit_bytes
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         """Status and body. Raises TimeoutError and other OSErrors, EvidenceError (another key than the
         pin's), LongAnswerError, and ValueError for what is no HTTP or is compressed."""
         request = self._site.request("POST", path, json.dumps(body).encode())
-        connections = self._site.connections()
         async with asyncio.timeout(self._timeout_s):
-            answer = await connections.ask(request, self._pin)
+            answer = await self._site.ask(request, self._pin)
             try:
                 if answer.headers.get("content-encoding", "identity").lower() != "identity":
                     raise ValueError("compressed, though plain was asked for")
-                return answer.status, await self._body(answer.read)
+                return answer.status, await answer.whole(self._limit_bytes)
             finally:
-                connections.release(answer, self._pin)
-
-    async def _body(self, read: Any) -> bytes:
-        body = b""
-        while piece := await read():
-            body += piece
-            if len(body) > self._limit_bytes:
-                raise LongAnswerError(f"longer than {self._limit_bytes} bytes")
-        return body
+                self._site.release(answer)
 
     async def aclose(self) -> None:
         """Close idle connections, and let the event loop close their sockets."""

@@ -113,7 +113,9 @@ class Door(HttpToolsProtocol):
 
     def _expect(self) -> None:
         """From now on a request is due."""
-        self._since_s, self._came_bytes, self._in_head = self.loop.time(), 0, True
+        self._since_s = self.loop.time()
+        self._came_bytes = 0
+        self._in_head = True
         self._alarm = self.loop.call_later(self._timeout_s, self._late)
 
     def _late(self) -> None:

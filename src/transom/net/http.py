@@ -17,6 +17,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -35,48 +36,43 @@ class BrokenError(OSError):
     """The connection ended before its answer did."""
 
 
-class Answer:
-    """The head of a response, and its body piece by piece. Give it back with `release`, read or not."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-        self.status = 0
-        self.headers: dict[str, str] = {}
-
-    async def read(self) -> bytes:
-        """The next bytes of the body; none at its end. Raises BrokenError; ValueError if it is no HTTP."""
-        return await self._connection.read()
+class LongAnswerError(ValueError):
+    """An answer was longer than was to be read."""
 
 
-class _Connection(asyncio.Protocol):
-    """One connection; `complete` when the latest answer has come whole, `closed` when it serves no other."""
+class Answer(asyncio.Protocol):
+    """A connection, and the answer that came on it last: its head, and its body piece by piece.
 
-    def __init__(self) -> None:
+    Give it back with `Site.release`, read or not. `complete`: the answer has come whole; `closed`: no other
+    will come.
+    """
+
+    def __init__(self, pin: KeyPin | None) -> None:
+        self.pin = pin
         self.complete, self.closed = True, False
         self.touched = False  # a byte came since the request went out
         self._paused = False
         self._transport: Any = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._came = asyncio.Event()  # something to look at: bytes, or the end
 
     def send(self, request: bytes) -> None:
         """Send a request; its answer follows."""
         self.complete = self.touched = False
         self._parser: Any = httptools.HttpResponseParser(self)
-        self._answer = Answer(self)
+        self.status, self.headers = 0, dict[str, str]()
         self._pieces: deque[bytes] = deque()
         self._waiting_bytes = self._head_bytes = 0
         self._headed = self._delimited = False
         self._error: Exception | None = BrokenError() if self.closed else None
         self._transport.write(request)
 
-    async def head(self) -> Answer:
-        """The answer, once its head has come."""
+    async def head(self) -> None:
+        """Wait for the head of the answer."""
         while not self._headed:
             await self._more()
-        return self._answer
 
     async def read(self) -> bytes:
-        """See `Answer.read`."""
+        """The next bytes of the body; none at its end. Raises BrokenError; ValueError if it is no HTTP."""
         while not self._pieces:
             if self.complete:
                 return b""
@@ -88,6 +84,15 @@ class _Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return pieces
 
+    async def whole(self, limit_bytes: int) -> bytes:
+        """The rest of the body. Raises LongAnswerError beyond the limit, and what `read` raises."""
+        body = bytearray()
+        while piece := await self.read():
+            body += piece
+            if len(body) > limit_bytes:
+                raise LongAnswerError(f"longer than {limit_bytes} bytes")
+        return bytes(body)
+
     def close(self) -> None:
         """End the connection, whatever state it is in."""
         self.closed = True
@@ -97,15 +102,8 @@ class _Connection(asyncio.Protocol):
     async def _more(self) -> None:
         if self._error is not None:
             raise self._error
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._came.clear()
+        await self._came.wait()
 
     # What asyncio calls
 
@@ -128,7 +126,7 @@ class _Connection(asyncio.Protocol):
         if self._waiting_bytes > _WAITING_BYTES and not (self._paused or self.closed):
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
+        self._came.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -138,7 +136,7 @@ class _Connection(asyncio.Protocol):
             self.complete = True  # a body of no stated length ends with its connection
         elif self._error is None:
             self._error = BrokenError()
-        self._wake()
+        self._came.set()
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
@@ -151,15 +149,15 @@ class _Connection(asyncio.Protocol):
             raise ValueError
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._answer.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        status, headers = self._parser.get_status_code(), self._answer.headers
-        if status < 200:  # an interim answer; the real one follows
-            headers.clear()
+        self.status = self._parser.get_status_code()
+        if self.status < 200:  # an interim answer; the real one follows
+            self.headers.clear()
             return
-        self._answer.status, self._headed = status, True
-        self._delimited = "content-length" in headers or "transfer-encoding" in headers
+        self._headed = True
+        self._delimited = "content-length" in self.headers or "transfer-encoding" in self.headers
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
@@ -171,45 +169,55 @@ class _Connection(asyncio.Protocol):
             self.closed = self.closed or not self._parser.should_keep_alive()
 
 
-class Connections:
-    """The connections to one address, kept for the next request. Used from one event loop.
+class Site:
+    """One base URL (checked before): its requests as bytes, its connections in the running event loop.
 
-    `connect_s` bounds the opening of one. Raises OSError where none is to be had, BrokenError, ValueError for
-    what is no HTTP, and EvidenceError for another key than the pin's.
+    `headers` are lines of every request, each ended by CRLF. `connect_s` bounds the opening of a connection.
+    Raises OSError where none is to be had, BrokenError, ValueError for what is no HTTP, and EvidenceError for
+    another key than the pin's.
     """
 
     def __init__(
-        self, host: str, port: int, *, tls: bool, connect_s: float, any_certificate: bool = False
+        self, url: str, headers: str = "", *, connect_s: float, any_certificate: bool = False
     ) -> None:
-        self._host, self._port, self._connect_s = host, port, connect_s
+        parts = urlsplit(url)
+        self._path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}{_HEADERS}"
+        tls = parts.scheme == "https"
+        self._host = str(parts.hostname)
+        self._port = parts.port or (443 if tls else 80)
+        self._connect_s = connect_s
         self._tls = (_unchecked() if any_certificate else ssl.create_default_context()) if tls else None
-        self._idle: dict[int, list[tuple[KeyPin | None, _Connection]]] = {}
+        self._idle: list[Answer] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def request(self, method: str, path: str, data: bytes | None = None) -> bytes:
+        """A whole request; `data` is JSON."""
+        length = b"" if data is None else b"Content-Length: %d\r\n" % len(data)
+        return f"{method} {self._path}{path}{self._head}".encode() + length + b"\r\n" + (data or b"")
 
     async def ask(self, request: bytes, pin: KeyPin | None) -> Answer:
         """Send a whole request; the head of its answer."""
         kept = self._kept(pin)
         if kept is not None:
             try:
-                return await self._asked(kept, request)
+                return await _asked(kept, request)
             except BrokenError:
                 if kept.touched:
                     raise
-        return await self._asked(await self._opened(pin), request)
+        return await _asked(await self._opened(pin), request)
 
-    def release(self, answer: Answer, pin: KeyPin | None) -> None:
+    def release(self, answer: Answer) -> None:
         """Done with an answer: its connection is kept if all of it was read, and closed otherwise."""
-        connection = answer._connection
-        if connection.complete and not connection.closed:
-            self._idle.setdefault(id(pin), []).append((pin, connection))
+        if answer.complete and not answer.closed:
+            self._idle.append(answer)
         else:
-            connection.close()
+            answer.close()
 
     def close(self) -> None:
-        """Close the kept connections."""
-        for kept in self._idle.values():
-            for _, connection in kept:
-                connection.close()
-        self._idle.clear()
+        """Close idle connections; new ones are opened when the site is used again."""
+        while self._idle:
+            self._idle.pop().close()
 
     async def reach(self) -> None:
         """Open a connection and close it again."""
@@ -223,30 +231,22 @@ class Connections:
             )
             return await start_connection(infos, happy_eyeballs_delay=0.25)
 
-    async def _asked(self, connection: _Connection, request: bytes) -> Answer:
-        try:
-            connection.send(request)
-            return await connection.head()
-        except BaseException:
-            connection.close()
-            raise
+    def _kept(self, pin: KeyPin | None) -> Answer | None:
+        loop, self._loop = self._loop, asyncio.get_running_loop()
+        self._idle = [one for one in self._idle if self._loop is loop and not one.closed]
+        kept = next((one for one in reversed(self._idle) if one.pin is pin), None)
+        if kept is not None:
+            self._idle.remove(kept)
+        return kept
 
-    def _kept(self, pin: KeyPin | None) -> _Connection | None:
-        kept = self._idle.get(id(pin), [])
-        while kept:
-            _, connection = kept.pop()
-            if not connection.closed:
-                return connection
-        return None
-
-    async def _opened(self, pin: KeyPin | None) -> _Connection:
+    async def _opened(self, pin: KeyPin | None) -> Answer:
         context = self._tls
         if context is not None and pin is not None:  # the pin stands in for names and authorities
             context = _unchecked()
         sock = await self._socket()
         async with asyncio.timeout(self._connect_s):
             transport, connection = await asyncio.get_running_loop().create_connection(
-                _Connection, sock=sock, ssl=context, server_hostname=self._host if context else None
+                partial(Answer, pin), sock=sock, ssl=context, server_hostname=self._host if context else None
             )
         if pin is not None:
             tls = transport.get_extra_info("ssl_object")
@@ -258,51 +258,18 @@ class Connections:
         return connection
 
 
+async def _asked(connection: Answer, request: bytes) -> Answer:
+    try:
+        connection.send(request)
+        await connection.head()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _unchecked() -> ssl.SSLContext:
     """TLS to whoever answers: a pin, or what is fetched itself, says whether to believe it."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
-
-
-class Site:
-    """One base URL (checked before): its requests as bytes, its connections in the running event loop.
-
-    `headers` are lines of every request, each ended by CRLF. See `Connections` for the rest.
-    """
-
-    def __init__(
-        self, url: str, headers: str = "", *, connect_s: float, any_certificate: bool = False
-    ) -> None:
-        parts = urlsplit(url)
-        self._path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
-        self._head = f" HTTP/1.1\r\nHost: {parts.netloc}\r\n{headers}{_HEADERS}"
-        tls = parts.scheme == "https"
-        self._address = str(parts.hostname), parts.port or (443 if tls else 80)
-        self._tls, self._connect_s, self._any_certificate = tls, connect_s, any_certificate
-        self._opened: Connections | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def request(self, method: str, path: str, data: bytes | None = None) -> bytes:
-        """A whole request; `data` is JSON."""
-        length = b"" if data is None else b"Content-Length: %d\r\n" % len(data)
-        return f"{method} {self._path}{path}{self._head}".encode() + length + b"\r\n" + (data or b"")
-
-    def connections(self) -> Connections:
-        """Those of the running event loop."""
-        loop = asyncio.get_running_loop()
-        if self._opened is None or self._loop is not loop:
-            self._opened = Connections(
-                *self._address,
-                tls=self._tls,
-                connect_s=self._connect_s,
-                any_certificate=self._any_certificate,
-            )
-            self._loop = loop
-        return self._opened
-
-    def close(self) -> None:
-        """Close idle connections; new ones are opened when the site is used again."""
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()

@@ -83,7 +83,7 @@ _STREET = re.compile(r"(?<=\#[ ])[CDUEWVNOBrJ](?:[ ][CDUEWVNOBrJ]){0,2}(?![ ]?[a
 _HEAD = re.compile(r"B(?=[ ]f[ ][NO])")
 _JOINED = re.compile(
     r"""
-    (?:I[.]?[ ]?)*(?:(?:p[ ]){2,}|(?<=[tg][ ])p[ ]|(?<=t[.][ ])p[ ])?[NO](?:
+    (?:(?<!I)(?<!I[. ])(?<!I[.][ ])(?:I[.]?[ ]?)++)?(?:(?:p[ ]){2,4}|(?<=[tg][ ])p[ ]|(?<=t[.][ ])p[ ])?[NO](?:
         [ ](?:I[.]?[ ])*(?:p[.]?[ ])*[NO]
         | -[NO] | [ ]?&[ ]?[NO] | [ ][+][ ]O | q[ ]O | (?<=O)[ ]f[ ](?:z[ ])?[NO]
         | [ ]I(?:[.](?![ ]*[\n¶]|\Z))?(?![A-Za-z])
@@ -95,7 +95,7 @@ _JOINED = re.compile(
 _LABELLED = re.compile(
     r"""
     [A-Za-z]:[ ][NO](?:,[ ][NOJKUCWD])*(?=[\n¶]|\Z)  # Skills: Word, Excel
-    | (?P<cells>(?<![^\n¶])\|[^\n¶]*(?=\n\|[ :|-]*-[ :|-]*(?:\n|\Z)))  # the head of a table
+    | (?P<cells>(?<![^\n¶])\|[^\n¶]*(?=\n\|[ :|]*-[ :|-]*+(?:\n|\Z)))  # the head of a table
     """,
     re.VERBOSE,
 )
@@ -113,7 +113,7 @@ class Names:
         self._policy = policy
         named = frozenset(word for word in policy.names if policy.listed.get(word) == "dictionary")
         closed = nw.NAMESAKES if policy.listed else frozenset()
-        self.namesakes = policy.namesakes | named | (closed & policy.kind_of.keys())
+        self.namesakes = (policy.namesakes | named | (closed & policy.kind_of.keys())) - nw.ACRONYMS
         kinds = ("word", *(kind for kind, (base, _) in SUBKINDS.items() if base in ("word", "rare")))
         self._drawn = frozenset(kind for kind in kinds if policy.rule(kind) != "pass")
 
@@ -133,6 +133,8 @@ class Names:
 
     def _code(self, token: Token) -> str:
         kind, lookup = token.kind, token.lookup
+        if token.claimed:
+            return "0"
         if kind == "space":
             lines = token.text.count("\n")
             return " " if not lines else "\n" if lines == 1 else "¶"

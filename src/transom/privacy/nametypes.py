@@ -7,8 +7,8 @@ In this order, for a stretch of tokens that `transom.privacy.names` has joined:
 - person by title, greeting, label (`Patient:`), initial, or before `, M.`;
 - the public lists' type of one of its words, a person's first;
 - place after a number or a place and a comma, before a date that ends the line, and after `in near at`;
-- person in a signature, before what people do, before or behind a person with `and` or, at the head of a
-  line, a comma, and when two or more words are all namesakes or all unknown;
+- person in a signature, before what people do, after `my sister`, beside a person with `and` or, at the
+  head of a line, a comma, and when two or more words are all namesakes or all unknown;
 - what another stretch with one of its words is.
 
 Threat model: that of `names`; the type of a hidden name is disclosed. A type can be wrong (a village that is
@@ -114,8 +114,12 @@ class Types:
             return "place"
         if self._begins_a_cell(one) and (_DATED.match(text, one.stop) or after[:2] == " #"):
             return "place"
-        if before.endswith("b ") and tokens[one.start - 2].lookup in nw.PLACED:
-            return "place"
+        preceding = tokens[one.start - 2] if before.endswith(" ") and one.start > 1 else None
+        if preceding and preceding.kind not in self._drawn:
+            if preceding.lookup in nw.PLACED:
+                return "place"
+            if preceding.lookup in nw.RELATIONS:
+                return "person"
         if after[:2] in (" v", " s", " m"):
             return "person"
         words = [token.lookup for token in tokens[one.start : one.stop] if token.lookup]

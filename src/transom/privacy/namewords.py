@@ -127,11 +127,16 @@ STREETS = _words(
     "terrace way crescent walk park mews yard grove green view acre acres gate gata gatan vej weg allee "
     "platz strasse straße str gasse gracht straat laan plein quay parade boulevard blvd"
 )
-STREET_ENDS = tuple(
-    "gate straße strasse straat gracht gatan gata vegen vägen gasse weg laan plein platz allee".split()
-)
+STREET_ENDS = (
+    "gate", "straße", "strasse", "straat", "gracht", "gatan", "gata", "vegen", "vägen", "gasse", "weg",
+    "laan", "plein", "platz", "allee",
+)  # fmt: skip
 STREET_HEADS = _words("calle via rue avenida rua ulica ul plaza piazza place paseo unter")
 PARTS = STREETS | BODIES | {"castle", "cross", "bridge", "island", "bay", "point", "head", "end"}
+RELATIONS = _words(
+    "brother sister son daughter wife husband mother father mum dad friend neighbour neighbor boss "
+    "colleague partner boyfriend girlfriend fiancé fiancée grandson granddaughter teacher doctor lawyer"
+)
 PLACED = _words("in near at")  # before a place
 PERSON_LABELS = _words(
     "from to cc bcc name patient attn client tenant passenger witness customer contact author signed "
@@ -156,7 +161,7 @@ _LETTERS = (
     "application statement account policy case claim letter message mail copy draft urgent confidential "
     "private personal information attachment enclosed"
 )
-_ACRONYMS = (
+ACRONYMS = _words(
     "api asap atm bbc cd cet csv css cv diy dna dob doc dvd eta eu faq fyi gb gdp gmt gp gps hr html "
     "http https iban id imho ip iq isbn it json jpeg jpg kpi lcd led llm mb mba ml mp mri nb nlp pc pdf "
     "phd pin pm png po pr pto qr ram rip rna rsvp sim sms sos sql ssl suv tba tbc tbd tv ui uk un url "
@@ -167,6 +172,6 @@ _PROGRAMS = (
     "english word excel powerpoint outlook windows linux python java javascript markdown latex unicode"
 )
 # Words whose capital is custom and says nothing: they stay what they are, unless a name stands beside them.
-CUSTOMARY = _words(f"{_DAYS} {_LETTERS} {_ACRONYMS} {_PROGRAMS}") | SHOWN_TITLES | frozenset(
+CUSTOMARY = ACRONYMS | _words(f"{_DAYS} {_LETTERS} {_PROGRAMS}") | SHOWN_TITLES | frozenset(
     f"{day}s" for day in _words(_DAYS)
 )  # fmt: skip

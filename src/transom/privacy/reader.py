@@ -15,6 +15,7 @@ Source: own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -27,6 +28,7 @@ from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex
 
 _MARKER = "\ue000"  # stands for a span while the text around it is read; a symbol to the lexer
+_MARKERS = re.compile(f"({_MARKER})")
 
 
 class Reader:
@@ -38,13 +40,18 @@ class Reader:
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
         if not spans:
-            return self._read(text)
+            return self._names.read([self._placed(token) for token in lex(text, self._words)])
         outside, claims = _cut(text, spans)
-        claim = iter(claims)
-        return [(token.text == _MARKER and next(claim)) or token for token in self._read(outside)]
-
-    def _read(self, text: str) -> list[Token]:
-        return self._names.read([self._placed(token) for token in lex(text, self._words)])
+        tokens, claim = [], iter(claims)
+        for token in lex(outside, self._words):
+            if _MARKER not in token.text:
+                tokens.append(self._placed(token))
+                continue
+            for piece in _MARKERS.split(token.text):  # of symbols side by side, or an address's end
+                found = next(claim) if piece == _MARKER else None
+                if piece:
+                    tokens.append(found or token._replace(text=piece))
+        return self._names.read(tokens)
 
     def _placed(self, token: Token) -> Token:
         if token.kind != "word":
@@ -106,6 +113,6 @@ def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
         claims += [None] * parts[-1].count(_MARKER)
         if span.start < span.end:
             parts.append(_MARKER)
-            claims.append(Token(span.kind, text[span.start : span.end]))
+            claims.append(Token(span.kind, text[span.start : span.end], claimed=True))
         end = span.end
     return "".join(parts), claims

@@ -93,19 +93,15 @@ def _legend(run: list[Finding], gate: float | None) -> str:
 
 
 def _axis(name: str, top: float) -> str:
+    anchors = ("start", *["middle"] * (_STEPS - 1), "end")
     ticks = "".join(
-        f'<text x="{_at(at / _STEPS)}" y="14" text-anchor="{_anchor(at)}">'
-        f"{_tick(name, top * at / _STEPS)}</text>"
-        for at in range(_STEPS + 1)
+        f'<text x="{_at(at / _STEPS)}" y="14" text-anchor="{anchor}">{_tick(name, top * at / _STEPS)}</text>'
+        for at, anchor in enumerate(anchors)
     )
     return (
         '<div class="row axis" aria-hidden="true"><span></span>'
         f'<svg height="20">{ticks}</svg><span></span></div>'
     )
-
-
-def _anchor(at: int) -> str:
-    return "start" if at == 0 else "end" if at == _STEPS else "middle"
 
 
 def _tick(name: str, value: float) -> str:
@@ -139,8 +135,7 @@ def _panel(task: str, points: list[FrontierPoint], labels: list[str]) -> str:
         ]
         for at, point in enumerate(line):
             first = at % 2 == 0 and point.recovery < 0.93 * area.right  # in turn; the last on the left
-            name = "" if point.setting in named else _name(point, area, first=first)
-            drawn.append(_point(point, area, number, name))
+            drawn.append(_point(point, area, number, first=first, named=point.setting not in named))
         named |= {point.setting for point in line}
         parts.append(f'<g class="series s{number % _TONES}">{"".join(drawn)}</g>')
     spoken = "; ".join(
@@ -195,16 +190,11 @@ def _frame(area: _Area) -> str:
     return "".join(parts)
 
 
-def _name(point: FrontierPoint, area: _Area, *, first: bool) -> str:
-    """A setting's name below its point on the right, or above on the left: beside a line that rises."""
+def _point(point: FrontierPoint, area: _Area, number: int, *, first: bool, named: bool) -> str:
+    """A cross, its marker, and its name, below on the right or above on the left of a line that rises."""
+    x, y = area.x(point.recovery), area.y(point.utility)
     place = 'dx="8" dy="16" text-anchor="start"' if first else 'dx="-8" dy="-8" text-anchor="end"'
-    x, y = area.x(point.recovery), area.y(point.utility)
-    return f'<text x="{x}" y="{y}" {place}>{escape(point.setting)}</text>'
-
-
-def _point(point: FrontierPoint, area: _Area, number: int, name: str) -> str:
-    """A cross, its marker, and a name where no other line gave it."""
-    x, y = area.x(point.recovery), area.y(point.utility)
+    name = f'<text x="{x}" y="{y}" {place}>{escape(point.setting)}</text>' if named else ""
     return (
         f'<line class="reach" x1="{x}" x2="{x}" y1="{area.y(point.utility_low)}" '
         f'y2="{area.y(point.utility_high)}"/>'

@@ -12,49 +12,39 @@ from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
-from transom.report.finding import Attack, Example, Finding, not_run
+from transom.report.finding import Example, Finding, not_run
 from transom.report.metrics import metric
 
 _WORDS = ("name", "metric", "setting", "note", "reason")
 _FIGURES = ("value", "low", "high", "baseline", "cost_s")
 
 
-def checked(attack: Attack, returned: object) -> Finding:
-    """The finding with plain numbers, or "not run" with what is wrong about it."""
+def checked(name: str, metric: str, returned: object) -> Finding:
+    """The finding with plain numbers, or one so called that was "not run", with what is wrong about it."""
     if not isinstance(returned, Finding):
         wrong = f"it returned a {type(returned).__name__}, not a Finding"
     elif not (wrong := _ill_typed(vars(returned))):
-        figures: dict[str, Any] = {name: _plain(getattr(returned, name)) for name in _FIGURES}
+        given = {one: getattr(returned, one) for one in _FIGURES}
+        figures: dict[str, Any] = {one: float(it) for one, it in given.items() if it is not None}
         found = replace(returned, **figures, n=int(returned.n))
         if not (wrong := _impossible(found)):
             return found
-    return not_run(attack.NAME, attack.METRIC, wrong)
+    return not_run(name, metric, wrong)
 
 
 def _ill_typed(fields: dict[str, Any]) -> str:
     """The first field of a wrong type, in words."""
-    for name in _WORDS:
-        if not isinstance(fields[name], str):
-            return f"its {name} is of type {type(fields[name]).__name__}, not str"
-    for name in _FIGURES:
-        if fields[name] is not None and not _is(fields[name], Real):
-            return f"its {name} is of type {type(fields[name]).__name__}, not a number"
-    if not _is(fields["n"], Integral):
-        return f"its n is of type {type(fields['n']).__name__}, not int"
+    kinds = ((_WORDS, str, "str"), (_FIGURES, Real | None, "a number"), (("n",), Integral, "int"))
+    for names, kind, said in kinds:
+        for name in names:
+            if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
+                return f"its {name} is of type {type(fields[name]).__name__}, not {said}"
     examples = fields["examples"]
     if not isinstance(examples, tuple) or not all(isinstance(one, Example) for one in examples):
         return "its examples are not a tuple of Example"
     if not all(isinstance(text, str) for one in examples for text in vars(one).values()):
         return "its examples do not hold three texts each"
     return ""
-
-
-def _is(number: object, kind: type) -> bool:
-    return isinstance(number, kind) and not isinstance(number, bool)
-
-
-def _plain(figure: Any) -> float | None:
-    return None if figure is None else float(figure)
 
 
 def _impossible(found: Finding) -> str:

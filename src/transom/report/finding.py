@@ -92,29 +92,11 @@ class Bound:
 
 
 def measured(
-    name: str,
-    metric: str,
-    value: float,
-    interval: tuple[float, float],
-    *,
-    baseline: float,
-    n: int,
-    note: str = "",
-    examples: tuple[Example, ...] = (),
+    name: str, metric: str, value: float, interval: tuple[float, float], *, baseline: float, **fields: Any
 ) -> Finding:
-    """A finding that ran; what it cost is measured by who runs it."""
+    """A finding that ran, with further `fields` of it; what it cost is measured by who runs it."""
     low, high = interval
-    return Finding(
-        name=name,
-        metric=metric,
-        value=value,
-        low=low,
-        high=high,
-        baseline=baseline,
-        n=n,
-        note=note,
-        examples=examples,
-    )
+    return Finding(name=name, metric=metric, value=value, low=low, high=high, baseline=baseline, **fields)
 
 
 def share(
@@ -126,23 +108,14 @@ def share(
 
 
 def clustered(
-    name: str,
-    metric: str,
-    hit_N: Bools,
-    sizes: Sequence[int],
-    *,
-    baseline: float,
-    note: str = "",
-    examples: tuple[Example, ...] = (),
+    name: str, metric: str, hit_N: Bools, sizes: Sequence[int], *, baseline: float, **fields: Any
 ) -> Finding:
     """The share of tokens hit, in texts of so many tokens each (none empty): texts are independent, tokens
     of one text are not."""
     sizes_S = np.array(sizes)
     hits_S = np.add.reduceat(hit_N.astype(np.int64), np.cumsum(sizes_S) - sizes_S)
     interval, value = clustered_interval(hits_S, sizes_S), float(hit_N.mean())
-    return measured(
-        name, metric, value, interval, baseline=baseline, n=len(hit_N), note=note, examples=examples
-    )
+    return measured(name, metric, value, interval, baseline=baseline, n=len(hit_N), **fields)
 
 
 def not_run(name: str, metric: str, reason: str) -> Finding:

@@ -1,7 +1,5 @@
 """A report as one HTML page: no script, no external resource, light and dark, narrow, wide and on paper.
 
-Order: the verdict, recovery of each attack, the frontier where there is one, the findings, examples, what the
-audit does not prove, settings and cost.
 Threat model: names, notes and audited text may hold anything; the template escapes all of it, and the page's
 own policy forbids it to run or to load anything. The page shows audited text: it is for the auditor's eyes.
 Does not protect against: who the auditor gives it to.
@@ -100,7 +98,6 @@ def _settings(report: Report) -> Iterable[tuple[str, object]]:
 
 
 def _plain(value: object) -> str:
-    """A setting as people write it."""
     if value is None:
         return "none"
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)

@@ -119,15 +119,10 @@ class Report:
     def details(self) -> tuple[str, ...]:
         """What the headline rests on: the strongest attack beside guessing, at each setting; or what was
         missing."""
-        return (*self._unreached, *self._rests_on)
-
-    @property
-    def _unreached(self) -> tuple[str, ...]:
-        """What was left out for want of time, in a sentence."""
-        count = unreached(self.findings)
-        if not count:
-            return ()
-        return (f"{count} of {len(self.findings)} attacks were not run for want of time; {RAISE_BUDGET}.",)
+        if not (count := unreached(self.findings)):
+            return self._rests_on
+        unrun = f"{count} of {len(self.findings)} attacks were not run for want of time; {RAISE_BUDGET}."
+        return (unrun, *self._rests_on)
 
     @property
     def _rests_on(self) -> tuple[str, ...]:
@@ -170,7 +165,6 @@ class Report:
 
     @property
     def _swept(self) -> str:
-        """The headline of several settings."""
         beaten = {found.setting for found in self._gated if found.above_chance}
         shown = [found for found in self._by_setting if found.setting in beaten]
         if not shown:
@@ -226,7 +220,6 @@ def _outcome(found: Finding) -> str:
 
 
 def _reached(found: Finding) -> str:
-    """Value, interval and guessing."""
     guessing = "" if found.baseline is None else f"; guessing {figure(found.metric, found.baseline)}"
     return (
         f"{figure(found.metric, found.value or 0.0)} {found.metric} (95 % interval {span(found)}){guessing}"

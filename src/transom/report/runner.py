@@ -78,7 +78,7 @@ def _one(attack: Attack, given: tuple[object, object, object], share_s: float, l
     try:
         with _stopped_after(limit_s), redirect_stdout(sys.stderr):
             returned = attack.attack(*given, share_s)
-        found = checked(attack, returned)
+        found = checked(attack.NAME, attack.METRIC, returned)
     except _OverrunError:
         took_s = time.monotonic() - started
         reason = f"it was stopped after {took_s:.3g} s of a share of {share_s:.3g} s; {RAISE_BUDGET}"

@@ -1,7 +1,6 @@
 """A report as SARIF 2.1.0, for tools that collect findings. Holds names and figures, no audited text.
 
-A rule is an attack. A result is an error above the gate, a warning above chance, else a note; an attack that
-was not run is a notification of the invocation.
+A rule is an attack; one that was not run is a notification of the invocation.
 Threat model: the file may be uploaded to a code host, so examples stay out. Does not hide
 names, figures, the target's name and the reasons of what was not run.
 Source: OASIS, Static Analysis Results Interchange Format 2.1.0, sections 3.20, 3.27, 3.58.

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from transom.config import load_json
 from transom.errors import MisconfiguredError
 from transom.report.checked import checked
-from transom.report.finding import Bound, Finding
 from transom.report.report import Frontier, Report
 
 
@@ -28,29 +26,16 @@ def read_report(text: str | bytes, name: str) -> Report:
         record = load_json(text)
         if not isinstance(record, dict) or not isinstance(record.get("target"), dict):
             raise MisconfiguredError(f"{name} holds no report; give what transom audit ... --json printed")
-        made: dict[str, Any] = {part: record.get(part) for part in ("kind", "gate", "created", "cost_s")}
-        report = TypeAdapter(Report).validate_python(
-            {
-                **made,
-                "target": record["target"],
-                "findings": record.get("findings"),
-                "frontier": record.get("frontier") and {"points": record["frontier"]},
-            }
-        )
+        parts, points = ("kind", "target", "findings", "gate", "created", "cost_s"), record.get("frontier")
+        made = {part: record.get(part) for part in parts} | {"frontier": points and {"points": points}}
+        report = TypeAdapter(Report).validate_python(made)
     except ValidationError as error:  # its text holds the values
         place = ".".join(map(str, error.errors(include_input=False)[0]["loc"]))
         raise MisconfiguredError(f"{name} holds no report that can be read: see its {place}") from None
     except ValueError as error:
         raise MisconfiguredError(f"{name} holds no JSON that can be read ({error})") from None
-    return replace(report, findings=tuple(map(_believed, report.findings)))
-
-
-def _believed(found: Finding) -> Finding:
-    return replace(checked(Bound(found.name, found.metric, _never), found), setting=found.setting)
-
-
-def _never(*_: object) -> Finding:
-    raise AssertionError
+    believed = (replace(checked(one.name, one.metric, one), setting=one.setting) for one in report.findings)
+    return replace(report, findings=tuple(believed))
 
 
 def together(reports: Mapping[str, Report]) -> Report:

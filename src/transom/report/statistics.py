@@ -47,21 +47,21 @@ def bounds(hits: Any, n: Any, tail: float) -> tuple[Floats, Floats]:
     return low, np.where(hits < n, beta.ppf(1 - tail, hits + 1, n - hits), 1.0)
 
 
-def mean_interval(score_N: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
+def mean_interval(score_N: Floats) -> tuple[float, float]:
     """The two-sided interval of a mean of scores in [0, 1]. Raises MisconfiguredError."""
     if not len(score_N) or not np.all((score_N >= 0) & (score_N <= 1)):
         raise MisconfiguredError(f"need one score or more, all in [0, 1], got {len(score_N)}")
     if np.isin(score_N, (0.0, 1.0)).all():
-        return interval(int(score_N.sum()), len(score_N), confidence)
+        return interval(int(score_N.sum()), len(score_N))
     if len(score_N) == 1:
         return 0.0, 1.0
     from scipy.stats import t
 
-    reach = t.ppf((1 + confidence) / 2, len(score_N) - 1) * score_N.std(ddof=1) / len(score_N) ** 0.5
+    reach = t.ppf((1 + CONFIDENCE) / 2, len(score_N) - 1) * score_N.std(ddof=1) / len(score_N) ** 0.5
     return max(0.0, float(score_N.mean() - reach)), min(1.0, float(score_N.mean() + reach))
 
 
-def clustered_interval(hits_S: Ints, sizes_S: Ints, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def clustered_interval(hits_S: Ints, sizes_S: Ints) -> tuple[float, float]:
     """Interval for the share hits / sizes of a source whose texts are independent and whose tokens are not.
 
     Clopper-Pearson with the effective number of tokens, p (1 - p) / variance of the ratio estimator; where
@@ -73,22 +73,11 @@ def clustered_interval(hits_S: Ints, sizes_S: Ints, *, confidence: float = CONFI
     share = hits_S.sum() / total
     variance = ((hits_S - share * sizes_S) ** 2).sum() * texts / max(1, texts - 1) / total**2
     effective = min(total, share * (1 - share) / variance) if variance > 0 else texts
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     if variance > 0 and texts > 1:  # few clusters know their own spread badly
         effective *= (t.ppf(tail, total - 1) / t.ppf(tail, texts - 1)) ** 2
     low, high = bounds(share * effective, effective, tail)
     return float(low), float(high)
-
-
-def bleu4(references: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]]) -> float:
-    """Corpus BLEU-4 in [0, 1], brevity penalty included; 0 when some n-gram order has no match.
-
-    >>> bleu4([(1, 2, 3, 4, 5)], [(1, 2, 3, 4, 5)])
-    1.0
-    >>> bleu4([(1, 2, 3, 4, 5)], [(1, 2, 4, 3, 5)])
-    0.0
-    """
-    return bleu4_of(bleu_counts(references, guesses))
 
 
 def bleu_counts(references: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]]) -> Ints:
@@ -104,7 +93,13 @@ def bleu_counts(references: Sequence[Sequence[int]], guesses: Sequence[Sequence[
 
 
 def bleu4_of(counts: Ints | Floats) -> float:
-    """BLEU-4 of texts whose `bleu_counts` are given."""
+    """Corpus BLEU-4 in [0, 1] of texts whose `bleu_counts` are given, brevity penalty included.
+
+    >>> bleu4_of(bleu_counts([(1, 2, 3, 4, 5)], [(1, 2, 3, 4, 5)]))
+    1.0
+    >>> bleu4_of(bleu_counts([(1, 2, 3, 4, 5)], [(1, 2, 4, 3, 5)]))  # no four in a row
+    0.0
+    """
     return float(_bleu4(counts.sum(axis=0)))
 
 
@@ -117,11 +112,11 @@ def _bleu4(totals: Ints | Floats) -> Floats:
     return np.where(matches.all(axis=-1), precision, 0.0)
 
 
-def bleu_interval(counts: Ints, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def bleu_interval(counts: Ints) -> tuple[float, float]:
     """Percentile bootstrap over texts, with one more text of mean length: not read at all for the low end,
     read wholly for the high one. A plain bootstrap knows no n-grams that no text happened to match."""
     draws = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), 400)
-    sums, tail = draws @ counts, (1 - confidence) / 2
+    sums, tail = draws @ counts, (1 - CONFIDENCE) / 2
     unread, read = counts.mean(axis=0), counts.mean(axis=0)
     unread[0:8:2], read[0:8:2] = 0, read[1:8:2]
     ends = zip((unread, read), (tail, 1 - tail), strict=True)

@@ -18,7 +18,7 @@ Shapes: T tokens, F features of a token.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -66,11 +66,9 @@ class Watcher(Protocol):
 
     def hear(self, heard: Heard) -> Mapping[str, Any] | None:
         """Take a piece; what is said of it at once in a stream, if anything."""
-        ...
 
     def close(self) -> Note:
         """What is said of the whole answer."""
-        ...
 
 
 class Annotator(Protocol):
@@ -86,27 +84,22 @@ class Annotator(Protocol):
 
     def watch(self, asked: Asked) -> Watcher:
         """A watcher for one answer to this request, which is not sent yet."""
-        ...
 
 
+@dataclass(eq=False)
 class CountAnnotator:
     """A public fake: counts the tokens, characters and features that it hears, and can be told to fail.
 
     It raises `failure` in the piece that brings token number `fail_at`, or where it closes if there is none.
     """
 
-    def __init__(
-        self,
-        name: str = "count",
-        *,
-        features: bool = False,
-        required: bool = False,
-        failure: Exception | None = None,
-        fail_at: int | None = None,
-    ) -> None:
-        self.name, self.features, self.required = name, features, required
-        self.failure, self.fail_at = failure, fail_at
-        self.asked: list[Asked] = []
+    name: str = "count"
+    _: KW_ONLY
+    features: bool = False
+    required: bool = False
+    failure: Exception | None = None
+    fail_at: int | None = None
+    asked: list[Asked] = field(default_factory=list, init=False)
 
     def watch(self, asked: Asked) -> _Count:
         """See `Annotator`."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from transom.enclave.evidence import NONCE_BYTES, Evidence, engine_fields, repor
 from transom.errors import MisconfiguredError, RefusedError
 from transom.net.pin import spki_sha256 as spki_sha256_of
 from transom.net.pin import x509
+from transom.serving.dialect import invalid
 from transom.serving.engines.server import JsonEndpoint
 from transom.serving.engines.wire import send_json
 
@@ -87,12 +87,8 @@ def spki_of(certificate: Path) -> bytes:
 def _nonce(body: dict[str, Any]) -> bytes:
     try:
         nonce = base64.b64decode(body["nonce"], validate=True) if set(body) == {"nonce"} else b""
-    except (TypeError, ValueError, binascii.Error):
+    except (TypeError, ValueError):
         nonce = b""
     if len(nonce) != NONCE_BYTES:
-        raise RefusedError(
-            f"send one field, nonce, base64 of {NONCE_BYTES} random bytes",
-            param="nonce",
-            code="invalid_value",
-        )
+        raise invalid("nonce", f"send one field, nonce, base64 of {NONCE_BYTES} random bytes")
     return nonce

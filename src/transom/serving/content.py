@@ -50,8 +50,11 @@ class Run:
         self, mark: str = "\U0010ffff", roles: Sequence[str] = (), skeletons: Sequence[str] = (),
         owners: Sequence[int] = (), exact: Sequence[int | None] = (),
     ) -> None:  # fmt: skip
-        self.mark, self.roles, self.skeletons = mark, roles, skeletons
-        self.owners, self.exact = list(owners), list(exact) or [None] * len(owners)
+        self.mark = mark
+        self.roles = roles
+        self.skeletons = skeletons
+        self.owners = list(owners)
+        self.exact = list(exact) or [None] * len(owners)
         self.first_unknown = len(self.owners)  # numbers from here on are of texts made by slicing
         self.slices: dict[int, tuple[Content, str, int]] = {}  # what is known of some of these
         self.asked: set[Question] = set()

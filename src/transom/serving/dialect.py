@@ -51,12 +51,24 @@ class StreamOptions(Strict):
     include_usage: bool = False
 
 
+def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """The token counts of one request."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def invalid(param: str | None, message: str) -> RefusedError:
+    """For a known field of a value that it cannot have."""
+    return RefusedError(message, param=param, code="invalid_value")
+
+
 def refuse_too_many(n: int, prompts: int, limit: int = CHOICES) -> None:
     """Raises RefusedError when `prompts` times `n` are more choices than one request may have."""
     if n * prompts > limit:
-        raise RefusedError(
-            f"n asks for {n * prompts} choices in all, more than {limit}", param="n", code="invalid_value"
-        )
+        raise invalid("n", f"n asks for {n * prompts} choices in all, more than {limit}")
 
 
 def refusal(
@@ -73,4 +85,4 @@ def refusal(
         near = difflib.get_close_matches(names[-1], model.model_fields, 1) if len(names) == 1 else []
         hint = f"; did you mean {near[0]}?" if near else "; remove it"
         return RefusedError(f"unknown parameter{hint}", param=param, code="unknown_parameter")
-    return RefusedError(f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
+    return invalid(param, f"{param or 'the body'}: {first['msg']}")

@@ -156,19 +156,7 @@ def _refusing(name: str) -> Any:
 
 
 _WRITTEN = ("__str__", "__repr__", "__format__")
-for _name in (
-    *(
-        *_WRITTEN,
-        "__hash__",
-        "__index__",
-        "__int__",
-        "__float__",
-        "__neg__",
-        "__pos__",
-        "__abs__",
-        "__invert__",
-    ),
-    *("__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__", "__floordiv__", "__rfloordiv__"),
-    *("__mod__", "__rmod__", "__pow__", "__rpow__", "__round__", "__trunc__", "__divmod__", "__call__"),
-):
+_UNFIT_FOR = "hash index int float neg pos abs invert round trunc divmod call"
+_UNFIT_FOR += " rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow"
+for _name in (*_WRITTEN, *(f"__{name}__" for name in _UNFIT_FOR.split())):
     setattr(Length, _name, _refusing(_name))

@@ -46,50 +46,15 @@ _DEAR = {"title": 128, "indent": 16, "tojson": 4, "capitalize": 2}
 
 # Filters that are right for content, by the places where it may stand; others take anything else only.
 _ON_CONTENT = {"trim": {0}, "string": {0}, "replace": {1, 3}, "default": {0, 1}, "d": {0, 1}}
-_FILTERS = frozenset(
-    [
-        *(
-            "abs",
-            "attr",
-            "capitalize",
-            "count",
-            "d",
-            "default",
-            "dictsort",
-            "first",
-            "float",
-            "groupby",
-            "indent",
-        ),
-        *(
-            "int",
-            "items",
-            "join",
-            "last",
-            "length",
-            "list",
-            "lower",
-            "map",
-            "max",
-            "min",
-            "reject",
-            "rejectattr",
-        ),
-        *("replace", "reverse", "select", "selectattr", "sort", "string", "sum", "title", "tojson", "trim"),
-        *("unique", "upper"),
-    ]
-)
+_FILTERS = {*_THROUGH, *_DEAR, *_ON_CONTENT, "abs", "attr", "count", "first", "float", "int", "items"}
+_FILTERS |= {"last", "length", "lower", "rejectattr", "selectattr", "upper"}
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "lteq": operator.le, "gt": operator.gt,
     "gteq": operator.ge, "in": lambda item, all_: item in all_, "notin": lambda item, all_: item not in all_,
 }  # fmt: skip
 _COMPARING_TESTS = frozenset(["eq", "equalto", "==", "ne", "!=", "in"])
-_TYPE_TESTS = frozenset(
-    [
-        *("string", "iterable", "sequence", "mapping", "number", "integer", "float", "boolean", "none"),
-        *("defined", "undefined", "callable", "true", "false"),
-    ]
-)
+_TYPE_TESTS = {"string", "iterable", "sequence", "mapping", "number", "integer", "float", "boolean", "none"}
+_TYPE_TESTS |= {"defined", "undefined", "callable", "true", "false"}
 
 
 class _Generation(Extension):
@@ -103,7 +68,6 @@ class _Generation(Extension):
         return nodes.CallBlock(self.call_method("written"), [], [], body).set_lineno(line)
 
     def written(self, caller: Callable[[], str]) -> str:
-        """What is between the tags."""
         return caller()
 
 
@@ -308,17 +272,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _filter(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         places = _ON_CONTENT.get(name, set())
+        counts = name in ("length", "count")
 
         @wraps(plain)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             if name not in _FILTERS:
                 raise WorkError(f"it uses the filter {name}, which is not supported")
             for place, arg in [*enumerate(args), *((-1, value) for value in kwargs.values())]:
-                if (
-                    isinstance(arg, Content)
-                    and name in ("length", "count")
-                    and (len(args), kwargs) == (1, {})
-                ):
+                if isinstance(arg, Content) and counts and (len(args), kwargs) == (1, {}):
                     return Length(self.run, arg)
                 if isinstance(arg, Length) or (isinstance(arg, Content) and place not in places):
                     self.run.refuse(_text_of(arg), f"`{name}`")

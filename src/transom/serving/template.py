@@ -65,7 +65,7 @@ class _Outcome:
     asked: frozenset[Question] = frozenset()
     times: tuple[tuple[str, str], ...] = ()
     lost: int | None = None
-    error: tuple[str, str | None, str] | None = None
+    error: RefusedError | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class ChatTemplate:
         self._environment = Sandbox()
         try:
             tree = self._environment.parse(source)
-            self.literals = _literals(tree)
+            written = [node.data for node in tree.find_all(nodes.TemplateData)]
+            written += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+            self.literals = "\0".join(written)  # whatever they are used for
             self._template = self._environment.compiled(tree)
         except Exception as error:  # also recursion without end, and whatever a constant expression raises
             message = f"the chat template does not parse: {type(error).__name__}: {error}"
@@ -117,7 +119,8 @@ class ChatTemplate:
         safe = [self._cut(role, text, safe=True) for role, text in messages]
         if safe == seen:
             return outcome, seen
-        roles, wanted = [role for role, _ in messages], _rendered(outcome, seen).text
+        roles = [role for role, _ in messages]
+        wanted = _rendered(outcome, seen).text
         for cuts in (safe, *self._trimmed(roles, outcome, seen, safe)):
             other = self._outcome(roles, cuts)
             if not other.error and _rendered(other, cuts).text == wanted:
@@ -172,7 +175,6 @@ class ChatTemplate:
         return isinstance(part, str) and any(control in part for control in self._controls)
 
     def _why(self, role: str, text: str) -> str:
-        """The message for a text that would steer the template, with the template's own words."""
         words = [str(word) for word in self._words.get(role, ()) if isinstance(word, str) and word in text]
         named = sorted({repr(word) for word in words if word.strip() and word in self.literals})
         if named:
@@ -181,7 +183,6 @@ class ChatTemplate:
         return f"the chat template would render the conversation by {what}; change that"
 
     def _settled(self, messages: Messages) -> tuple[_Outcome, list[_Cut]]:
-        """With every word that is looked for on the way seen by the template."""
         roles = [role for role, _ in messages]
         for _ in range(_ROUNDS):
             cuts = [self._cut(role, text) for role, text in messages]
@@ -190,10 +191,9 @@ class ChatTemplate:
             if not any(role in new and _holds(text, new[role]) for role, text in messages):
                 break
         else:
-            outcome = _Outcome((), error=(_TOO_MANY, "messages", "refused"))
+            outcome = _Outcome((), error=RefusedError(_TOO_MANY, param="messages"))
         if outcome.error:
-            message, param, code = outcome.error
-            raise RefusedError(message, param=param, code=code)
+            raise outcome.error
         return outcome, cuts
 
     def _learn(self, asked: frozenset[Question]) -> dict[str, set[str | int]]:
@@ -236,12 +236,11 @@ class ChatTemplate:
         return outcome
 
     def _rendering(self, roles: Sequence[str], cuts: Sequence[_Cut]) -> _Outcome:
-        """Run the template on stand-ins."""
         mark = "".join(chr(0x100000 + secrets.randbelow(0xFFF0)) for _ in range(8))
         hidden = [(i, part) for i, cut in enumerate(cuts) for part in cut.shape if not isinstance(part, str)]
         owners = [i for i, _ in hidden]
         if len(owners) > _PARTS:
-            return _Outcome((), error=(_TOO_MANY, "messages", "refused"))
+            return _Outcome((), error=RefusedError(_TOO_MANY, param="messages"))
         numbers = iter(range(len(owners)))
         skeletons = [
             "".join(part if isinstance(part, str) else mark + spelled(next(numbers)) for part in cut.shape)
@@ -272,26 +271,21 @@ _DROPS = "the chat template leaves this message's content out; nothing was sent"
 _TOO_MANY = "the chat template looks for too many words in these messages; shorten the conversation"
 
 
-def _reason(error: Exception, run: Run) -> tuple[str, str | None, str]:
-    """The message, field and code of a refusal."""
+def _reason(error: Exception, run: Run) -> RefusedError:
     if isinstance(error, OpaqueError):
         message = (
             f"the chat template uses {run.operation or 'a slice'} on this message's content, which it may "
             "not read for that; nothing was sent"
         )
-        return message, f"messages[{run.opaque or 0}].content", "template_alters_content"
+        param = f"messages[{run.opaque or 0}].content"
+        return RefusedError(message, param=param, code="template_alters_content")
     if isinstance(error, RejectedError):
-        return f"the chat template rejects this conversation: {error}", "messages", "refused"
-    if isinstance(error, WorkError):
-        return f"the chat template cannot be used for this conversation: {error}", "messages", "refused"
-    return f"the chat template fails on these roles ({type(error).__name__})", "messages", "refused"
-
-
-def _literals(tree: nodes.Template) -> str:
-    """All text that is written in a template, whatever it is used for."""
-    data = [node.data for node in tree.find_all(nodes.TemplateData)]
-    constants = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
-    return "\0".join([*data, *constants])
+        message = f"the chat template rejects this conversation: {error}"
+    elif isinstance(error, WorkError):
+        message = f"the chat template cannot be used for this conversation: {error}"
+    else:
+        message = f"the chat template fails on these roles ({type(error).__name__})"
+    return RefusedError(message, param="messages")
 
 
 def _rendered(outcome: _Outcome, cuts: Sequence[_Cut]) -> Rendered:

@@ -29,7 +29,7 @@ from transom.checkpoint.source import find
 from transom.checkpoint.tokenizer import guarded, tokenizer_of
 from transom.errors import CheckpointError, RefusedError, ReplaceableError
 from transom.serving.detokenizer import Detokenizer, TokenBytes
-from transom.serving.template import ChatTemplate, Rendered
+from transom.serving.template import ChatTemplate, Messages, Rendered
 
 _PLANS = 128
 _PROBE = "Hello, world! 1234 don't\n\n\té 世界 🙂 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"
@@ -68,19 +68,13 @@ class ChatTokenizer:
         eos_ids: Sequence[int] = (),
     ) -> None:
         with guarded(lambda: CheckpointError(_BROKEN)):
-            self._set(tokenizer, chat_template, dict(specials or {}), eos_ids)
+            self._whole = (
+                tokenizer if tokenizer.padding is tokenizer.truncation is None else _unbounded(tokenizer)
+            )
+            self._read(chat_template, dict(specials or {}), eos_ids)
             self._probe()
 
-    def _set(
-        self,
-        tokenizer: Tokenizer,
-        chat_template: str | None,
-        specials: dict[str, str],
-        eos_ids: Sequence[int],
-    ) -> None:
-        self._whole = (
-            tokenizer if tokenizer.padding is tokenizer.truncation is None else _unbounded(tokenizer)
-        )
+    def _read(self, chat_template: str | None, specials: dict[str, str], eos_ids: Sequence[int]) -> None:
         added = sorted(self._whole.get_added_tokens_decoder().items())
         special = [token.content for _, token in added if token.special]
         self._template = ChatTemplate(chat_template, specials, special) if chat_template else None
@@ -112,7 +106,7 @@ class ChatTokenizer:
         """Whether conversations can be rendered."""
         return self._template is not None
 
-    def check_chat(self, messages: Sequence[tuple[str, str]]) -> None:
+    def check_chat(self, messages: Messages) -> None:
         """Raises as `encode_chat` does where the template is the reason."""
         self._render(messages)
 
@@ -121,7 +115,7 @@ class ChatTokenizer:
         ids = self._encode(text, [(text, "prompt")])
         return Encoded(text, (*self._before, *ids, *self._after))
 
-    def encode_chat(self, messages: Sequence[tuple[str, str]]) -> Encoded:
+    def encode_chat(self, messages: Messages) -> Encoded:
         """Ids of a conversation of (role, content), the answer's opening included.
 
         Raises `RefusedError` if the template rejects the conversation, drops or alters a content field, or
@@ -129,7 +123,7 @@ class ChatTokenizer:
         """
         rendered = self._render(messages)
         plan = self._planned(rendered.pieces)
-        text = "".join([rendered.hidden[part] if isinstance(part, int) else part for part in plan.pieces])
+        text = Rendered(plan.pieces, rendered.hidden).text
         ids = self._encode(text, [(text, f"messages[{i}].content") for i, (_, text) in enumerate(messages)])
         return Encoded(rendered.text, (*plan.head_ids, *ids, *plan.tail_ids))
 
@@ -141,7 +135,7 @@ class ChatTokenizer:
         """A fresh incremental decoder for one answer."""
         return Detokenizer(self._whole, self._bytes)
 
-    def _render(self, messages: Sequence[tuple[str, str]]) -> Rendered:
+    def _render(self, messages: Messages) -> Rendered:
         if self._template is None:
             raise ReplaceableError(
                 "this model has no chat template; use /v1/completions instead, or serve a directory with a "
@@ -149,7 +143,7 @@ class ChatTokenizer:
             )
         return self._template.render(messages)
 
-    def _encode(self, text: str, contents: Sequence[tuple[str, str]]) -> list[int]:
+    def _encode(self, text: str, contents: Messages) -> list[int]:
         """Ids of a text whose control tokens are spelled in secret."""
         ids = self._ids_of(text, contents[0][1])
         known = self._ids.get
@@ -161,7 +155,7 @@ class ChatTokenizer:
         with guarded(lambda: refusal):
             return list(self._content.encode(text, add_special_tokens=False).ids)
 
-    def _refuse_controls(self, ids: Sequence[int], contents: Sequence[tuple[str, str]]) -> None:
+    def _refuse_controls(self, ids: Sequence[int], contents: Messages) -> None:
         """Raise if there is one that the text spells in the vocabulary's own words."""
         if self._control_ids.isdisjoint(ids):
             return
@@ -175,7 +169,7 @@ class ChatTokenizer:
 
     def _plan(self, pieces: tuple[str | int, ...]) -> _Plan:
         """With the ids of what comes before and after all content, up to the nearest control tokens."""
-        named = [part if isinstance(part, int) else self._control.sub(self._secret, part) for part in pieces]
+        named = [part if isinstance(part, int) else self._named(part) for part in pieces]
         first, last = str(pieces[0]), str(pieces[-1])
         ends = [found.end() for found in self._control.finditer(first)]
         starts = [found.start() for found in self._control.finditer(last)]
@@ -184,13 +178,11 @@ class ChatTokenizer:
         head, tail = first[: ends[-1]], last[starts[0] :]
         named[0] = first[ends[-1] :]
         named[-1] = last[: starts[0]]
-        head_ids, tail_ids = (
-            self._encode(self._control.sub(self._secret, end), [(end, "messages")]) for end in (head, tail)
-        )
-        return _Plan(tuple(named), tuple(head_ids), tuple(tail_ids))
+        ends_ids = (tuple(self._encode(self._named(end), [(end, "messages")])) for end in (head, tail))
+        return _Plan(tuple(named), *ends_ids)
 
-    def _secret(self, found: re.Match[str]) -> str:
-        return self._names[found[0]]
+    def _named(self, text: str) -> str:
+        return self._control.sub(lambda found: self._names[found[0]], text)
 
 
 def load_tokenizer(source: str | Path) -> ChatTokenizer:
@@ -210,7 +202,6 @@ def _is_control(token: AddedToken, written: str) -> bool:
 
 
 def _unbounded(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that neither pads nor truncates."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.no_padding()
     copy.no_truncation()

@@ -3,10 +3,8 @@
 The obfuscated embedding is the public one (with noise), its rows permuted and its space mapped by a matrix.
 Whitening leaves a rotation. The covariance of the whitened rows, each weighted with its squared length, is
 turned along with the cloud and does not see the order of rows: its eigenvectors are the same axes in both
-clouds. Axes are assigned by the quantiles of their coordinates, with known tokens (if any) as further
-coordinates. Noise mixes axes of close eigenvalues, so rows are first named by the few axes that stand out;
-then the rows that are named most surely give the rotation (Procrustes), and so on in turn. The noise level
-is the one under which the public cloud shows the same eigenvalues.
+clouds. Noise mixes axes of close eigenvalues, so rows are first named by the few axes that stand out; then
+the rows that are named most surely give the rotation (Procrustes), and so on in turn.
 
 Threat model: the host, with the public base model; it stands on the embedding alone, so re-growing layers
 does not stop it. Seeded when `Knowledge.known` is not empty.

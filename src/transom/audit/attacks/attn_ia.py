@@ -3,14 +3,11 @@
 (W~_e W~_q)(W~_e W~_k)^T equals the public score matrix, rows and columns permuted by tau (positions left
 out): rotations, scales and permutations of pairs cancel between query and key. Of each token and head the
 attack takes what does not depend on the order of the other tokens: the score with itself, and mean and
-spread of its scores with all tokens, as a query and as a key. Heads are permuted too; they are assigned by
-the quantiles of these figures over the vocabulary. Layers add up as long as time is left.
+spread of its scores with all tokens, as a query and as a key. Heads are permuted too.
 
 Threat model: the host, with the public base model and no traffic.
-Does not survive noise on the embedding that is larger than the differences between tokens in these few
-figures.
-Source: Lin et al., arXiv 2603.01499, name the attack after invariants of attention; this is our reading of
-it.
+Does not survive noise on the embedding larger than the differences between tokens in these few figures.
+Source: Lin et al., arXiv 2603.01499, name the attack after invariants of attention; our reading of it.
 
 Shapes: V vocabulary, D width, H query heads, G key-value heads, K head width, I invariants (5).
 """
@@ -61,18 +58,10 @@ def invariants(weights: Weights, layer: int) -> Floats:
     found = []
     for query_DK, key_DK in heads(weights, layer):
         q_VK, k_VK = weights.embedding_VD @ query_DK, weights.embedding_VD @ key_DK
-        found.append(
-            np.stack(
-                [
-                    np.einsum("vk,vk->v", q_VK, k_VK),
-                    q_VK @ k_VK.mean(0),
-                    _spread(q_VK, k_VK),
-                    k_VK @ q_VK.mean(0),
-                    _spread(k_VK, q_VK),
-                ],
-                axis=1,
-            )
-        )
+        figures = [np.einsum("vk,vk->v", q_VK, k_VK)]
+        for own_VK, other_VK in ((q_VK, k_VK), (k_VK, q_VK)):
+            figures += [own_VK @ other_VK.mean(0), _spread(own_VK, other_VK)]
+        found.append(np.stack(figures, axis=1))
     return np.stack(found)
 
 

@@ -1,7 +1,6 @@
 """Repeated queries: the same text sanitised again and again, and the product of what all outputs say.
 
-Every draw costs its epsilon again; this attack shows what that sum means. The finding's value is recovery
-from all observations, the note gives it for fewer.
+Every draw costs its epsilon again; this attack shows what that sum means.
 
 Threat model: as in `words`; in addition the host sees several independent sanitisations of one text and knows
 that they are. A memo (`transom.privacy.memo`) keeps a session from sending them. Does not prove anything

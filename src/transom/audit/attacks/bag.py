@@ -56,12 +56,12 @@ class Bag:
         return tuple(tuple(self.words_U[ranked_U[:count].numpy()].tolist()) for ranked_U, count in pairs)
 
 
-def train(encoder: Encoder, texts: Texts, budget_s: float, *, seed: int = 0) -> Bag:
+def train(encoder: Encoder, texts: Texts, budget_s: float) -> Bag:
     """Embed what texts three quarters of `budget_s` allow, train in the rest; at least a little of both."""
     import torch
 
     started = time.monotonic()
-    order = np.random.default_rng(seed).permutation(len(texts))
+    order = np.random.default_rng(0).permutation(len(texts))
     texts = tuple(texts[number] for number in order)
     made: list[torch.Tensor] = []
     while sum(map(len, made)) < len(texts):
@@ -85,9 +85,8 @@ def _fitted(values_ND: torch.Tensor, texts: Texts, words_U: Ints, stop: float) -
     import torch
 
     linear = torch.nn.Linear(values_ND.shape[1], len(words_U))
-    counts_U = np.bincount(
-        np.searchsorted(words_U, [word for text in texts for word in set(text)]), minlength=len(words_U)
-    )
+    places = np.searchsorted(words_U, [word for text in texts for word in set(text)])
+    counts_U = np.bincount(places, minlength=len(words_U))
     share_U = torch.from_numpy(counts_U / len(texts)).float()
     linear.bias.data = share_U.clamp(1e-5, 0.99).logit()
     linear.weight.data.zero_()

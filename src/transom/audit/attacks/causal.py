@@ -2,7 +2,6 @@
 
 The posteriors of `contextual` say how likely each candidate is at its place, and the model how well a whole
 reading reads; with which power it counts is set on sentences of the attacker's own, sanitised by itself.
-Without such text the posteriors are those of exact Bayes, and the power is a fixed one.
 The model reads all in lower case but for the start of a sentence, and for a placeholder, whose spelling it
 has never met, a stand-in of its kind. A long text is read in parts, each behind what was read before.
 The baseline is the same attacker without the outputs: model, context, groups and everything that passes.

@@ -1,7 +1,6 @@
 """IMA and ISA mounted on an obfuscated checkpoint: the host reads the states of ids that it is sent.
 
-IMA reads rows of the obfuscated embedding, trained on rows that the attacker obfuscates with keys of its
-own; ISA reads the first block's states of texts of eight sampled tokens, two of them known.
+ISA's texts are of eight sampled tokens, two of them known.
 
 Threat model: see `ima` and `isa`; the host knows the method and its settings. Does not protect anything.
 Source: Lin et al., arXiv 2603.01499.
@@ -11,6 +10,7 @@ Shapes: B texts, T tokens, D width, W obfuscated width, S sampled ids.
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,13 +42,11 @@ def invert(
     base_VD = torch.from_numpy(knowledge.base.embedding_VD)
     settings = settings or settings_of(target, knowledge)
     noise = 0.0 if settings is None else settings.alpha_e * float(base_VD.std())
-    keys = _own_keys(base_VD.shape[1], settings)
-    turn = iter(range(10**9))
+    keys = cycle(_own_keys(base_VD.shape[1], settings))
 
     def states_of(ids_BT: Ints) -> torch.Tensor:
         rows_BTD = base_VD[torch.from_numpy(ids_BT)]
-        key_DW: torch.Tensor = keys[next(turn) % len(keys)]
-        return (rows_BTD + noise * torch.randn_like(rows_BTD)) @ key_DW
+        return (rows_BTD + noise * torch.randn_like(rows_BTD)) @ next(keys)
 
     plain_BT, observed_BT = _texts(data.plain_S), _texts(data.obfuscated_S)
     public = np.random.default_rng(1).choice(data.plain_S, (_PUBLIC_TEXTS, _TOKENS))

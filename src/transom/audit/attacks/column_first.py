@@ -2,11 +2,8 @@
 
 In Y = W~_e W~_gate the keys cancel (P Q = I); what hides the tokens is noise on the embedding, a
 permutation of the columns (neurons) and tau on the rows. A column's distribution over the vocabulary does
-not depend on tau, so 199 quantiles of each column name its neuron among the public columns (Hungarian
-assignment). The noise widens each column; its level shows in the total variance, and the attacker adds as
-much noise of its own to the public embedding before it takes quantiles. Rows are then matched by cosine;
-the surest rows give better columns, and after a few rounds the columns are undone by least squares and the
-nearest embedding is taken.
+not depend on tau, so its quantiles name its neuron among the public columns. Rows are then matched by
+cosine, and the surest of them give better columns.
 
 Threat model: the host, with the public base model and no traffic. Adaptive: not an attack of the paper.
 Does not reach models whose neurons have no public counterpart (re-grown layers).
@@ -41,25 +38,23 @@ class Neurons:
     base_DN: Floats
 
 
-def attack(
-    target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0, *, layer: int = 0
-) -> Finding:
-    """The share of sampled ids named rightly from the gate of one layer."""
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+    """The share of sampled ids named rightly from the gate of the first layer."""
     until = time.monotonic() + budget_s
     if gap := misfit(NAME, target, knowledge, "gate"):
         return gap
-    sides = neurons(target, knowledge, layer)
+    sides = neurons(target, knowledge)
     columns_N = assign(*column_quantiles(sides))
     rows = anchors(data.obfuscated_S, target.weights.vocabulary)
     columns_N = refine(sides, rows, columns_N, until=until)
     guess_S = name_rows(sides, data.obfuscated_S, columns_N)[0]
-    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note=f"layer {layer}")
+    return scored(NAME, guess_S, data, candidates=knowledge.base.vocabulary, note="layer 0")
 
 
-def neurons(target: Target, knowledge: Knowledge, layer: int) -> Neurons:
-    """Both sides of layer `layer`'s gate; `misfit` has shown that there is one."""
+def neurons(target: Target, knowledge: Knowledge) -> Neurons:
+    """Both sides of the first layer's gate; `misfit` has shown that there is one."""
     there, here = target.weights, knowledge.base
-    gates = part(there, layer, "gate"), part(here, layer, "gate")
+    gates = part(there, 0, "gate"), part(here, 0, "gate")
     return Neurons(there.embedding_VD, gates[0], here.embedding_VD, gates[1])
 
 

@@ -1,8 +1,7 @@
 """Contextual Bayes: the posterior over a whole sentence, under a language model and the exact channel.
 
-The prior of a sentence is a trigram model of the attacker's own text. At each place the likeliest candidate
-by its posterior marginal is named, which maximises the expected recovery. How much the model counts against
-the words' own frequencies is set on sentences of the attacker's own, sanitised by itself.
+The prior of a sentence is a trigram model of the attacker's own text (`language`). How much the model counts
+against the words' own frequencies is set on sentences of the attacker's own, sanitised by itself.
 The baseline is the same attacker without the outputs: context, groups and everything that passes.
 
 Threat model: as in `words`. Does not prove anything about attackers with more text or a larger model.

@@ -1,12 +1,10 @@
 """Sorted-output fingerprint: a token is what the model says after it, in order of probability.
 
-After a prompt of one token the sorted next-token distribution does not depend on tau. Of its logits those at
-some hundreds of ranks are kept (dense at both ends, where tokens differ most), shifted and scaled to mean 0
-and power 1. Each obfuscated token is named after the public token with the nearest fingerprint.
+After a prompt of one token the sorted next-token distribution does not depend on tau. Each obfuscated token
+is named after the public token whose standardised logits, at some hundreds of ranks, are nearest.
 
 Keys change fingerprints a little, because one constant stands for each norm. An attacker that knows the
-method obfuscates the public model with keys of its own, sees which directions such keys move fingerprints
-in, and weighs those down (the within-class covariance of Fisher's discriminant).
+method sees in which directions keys of its own do, and weighs those down.
 
 Threat model: the host, with the public base model, that runs both; no traffic.
 Does not survive noise in the output head (0.05 of its spread is enough).

@@ -6,8 +6,7 @@ columns forgive; a token is then its row of bands, compared by cosine.
 
 Threat model: the host, with the public base model and no traffic.
 Does not survive noise that reorders columns by more than a band: there column-first matching is the attack.
-Source: Lin et al., arXiv 2603.01499, name the attack after invariants of the gate; this is our reading of
-it.
+Source: Lin et al., arXiv 2603.01499, name the attack after invariants of the gate; our reading of it.
 
 Shapes: V vocabulary, D width, N neurons, W bands.
 """
@@ -29,7 +28,7 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
     """The share of sampled ids named rightly; takes seconds, so `budget_s` is not consulted."""
     if gap := misfit(NAME, target, knowledge, "gate"):
         return gap
-    sides = neurons(target, knowledge, 0)
+    sides = neurons(target, knowledge)
     banded_DW = _bands(sides.target_VD, sides.target_DN)
     public_DW = _bands(sides.base_VD, sides.base_DN)
     rows_SW = unit(sides.target_VD[data.obfuscated_S] @ banded_DW)

@@ -2,8 +2,7 @@
 
 The keys cancel in W~_e W~_h, so that its entries are those of the public product under tau. Known tokens give
 features of all others (what follows them, what they follow); the surest names double the known ones, round
-after round. Last, a linear map from the obfuscated tables to the public ones is fitted on the surest half,
-and every row is named by it.
+after round. Last, a linear map between the tables is fitted on the surest half.
 
 Threat model: the host, with the public base model, that recognises a few tokens in the traffic (those of the
 chat template). It stands whatever is done to the layers. Adaptive: not an attack of the paper.

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transom.audit.attacks.states import METRIC, States, descend, recovery, require_hidden
-from transom.errors import MisconfiguredError
 from transom.report.finding import Finding, not_run
 from transom.report.statistics import Ints
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "ima"
-_HEADS, _LEARNING_RATE, _BATCH = 4, 2e-3, 32
+_WIDTH, _HEADS, _LEARNING_RATE, _BATCH = 128, 4, 2e-3, 32
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,11 @@ def attack(
     budget_s: float,
     *,
     steps: int = 1000,
-    width: int = 128,
-    seed: int = 0,
 ) -> Finding:
     """Share of tokens read; `data` are the plain ids [B, T]. Trains for `steps` steps or `budget_s`."""
     import torch
 
     started = time.monotonic()
-    if width % _HEADS:
-        raise MisconfiguredError(f"width must be a multiple of {_HEADS}, got {width}")
     observed_BTD = require_hidden(target)
     candidates_C = np.unique(knowledge.public_ids)
     example = knowledge.states_of(knowledge.public_ids[:_BATCH]).float()
@@ -65,38 +60,36 @@ def attack(
             f"simulated states are {example.shape[-1]} wide, observed ones {observed_BTD.shape[-1]}",
         )
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        inverter = _inverter(example, len(candidates_C), width)
-        taken = _train(inverter, knowledge, candidates_C, steps, started + budget_s, seed)
+        torch.manual_seed(0)
+        inverter = _inverter(example, len(candidates_C))
+        taken = _train(inverter, knowledge, candidates_C, steps, started + budget_s)
     with torch.no_grad():
         guess_BT = candidates_C[inverter(observed_BTD).argmax(-1).numpy()]
     note = f"{taken} steps on {len(knowledge.public_ids)} public texts, {len(candidates_C)} candidates"
     return recovery(NAME, guess_BT, data, note=note)
 
 
-def _inverter(example_BTD: torch.Tensor, candidates: int, width: int) -> Any:
+def _inverter(example_BTD: torch.Tensor, candidates: int) -> Any:
     """A network [B, T, D] -> [B, T, C], which standardises states as the simulated ones are spread."""
     from torch import nn
 
     flat = example_BTD.flatten(0, 1)
-    scale = nn.Linear(flat.shape[1], width)
+    scale = nn.Linear(flat.shape[1], _WIDTH)
     with_spread = flat.std(0) + 1e-6
     scale.weight.data /= with_spread
     scale.bias.data -= scale.weight.data @ flat.mean(0)
     block = nn.TransformerEncoderLayer(
-        width, _HEADS, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+        _WIDTH, _HEADS, 2 * _WIDTH, dropout=0.0, batch_first=True, norm_first=True
     )
     blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
-    return nn.Sequential(scale, blocks, nn.LayerNorm(width), nn.Linear(width, candidates))
+    return nn.Sequential(scale, blocks, nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, candidates))
 
 
-def _train(
-    inverter: Any, knowledge: Simulator, candidates_C: Ints, steps: int, stop: float, seed: int
-) -> int:
+def _train(inverter: Any, knowledge: Simulator, candidates_C: Ints, steps: int, stop: float) -> int:
     """Train in place; the number of steps taken, at least one."""
     import torch
 
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     optimiser = torch.optim.AdamW(inverter.parameters(), lr=_LEARNING_RATE, weight_decay=0.01)
 
     def loss() -> torch.Tensor:

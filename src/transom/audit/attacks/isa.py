@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,7 +58,6 @@ def attack(
     steps: int = 400,
     nearest_tokens: int = 64,
     prefix: int = 0,
-    seed: int = 0,
 ) -> Finding:
     """Share of tokens read; `knowledge` is the public model (transformers, causal), `data` plain ids [B, T].
 
@@ -79,69 +79,63 @@ def attack(
         def see(x_BTD: torch.Tensor) -> torch.Tensor:
             return look(run(x_BTD))
 
-        x_BTD, taken = _descend(see, goal, base_VD, known, data.shape[1], steps, started + budget_s / 2, seed)
+        sought = _Sought(see, goal, base_VD, known)
+        x_BTD, taken = sought.descend(data.shape[1], steps, started + budget_s / 2)
         with torch.no_grad():
-            guess_BT = _search(see, goal, base_VD, known, x_BTD, nearest_tokens, started + budget_s)
+            guess_BT = sought.search(x_BTD, nearest_tokens, started + budget_s)
     note = f"{taken} steps, {nearest_tokens} tokens a position, layer {target.layer}, {prefix} tokens known"
     return recovery(name, guess_BT[:, prefix:].numpy(), data[:, prefix:], note=note)
 
 
-def _descend(
-    see: See,
-    goal: torch.Tensor,
-    base_VD: torch.Tensor,
-    known: torch.Tensor,
-    tokens: int,
-    steps: int,
-    stop: float,
-    seed: int,
-) -> tuple[torch.Tensor, int]:
-    """(embeddings [B, T, D] whose observation is near `goal`, steps taken: at least one)."""
-    import torch
+@dataclass(frozen=True)
+class _Sought:
+    """Texts whose observation is `goal`; of each, the first ids are `known`."""
 
-    spread, draw = base_VD.std(), torch.Generator().manual_seed(seed)
-    free = (len(known), tokens - known.shape[1], base_VD.shape[1])
-    x = (base_VD.mean(0) + 0.1 * spread * torch.randn(*free, generator=draw)).requires_grad_(True)
-    optimiser = torch.optim.Adam([x], lr=float(_LEARNING_RATE * spread))
+    see: See
+    goal: torch.Tensor
+    base_VD: torch.Tensor
+    known: torch.Tensor
 
-    def loss() -> torch.Tensor:
-        return (see(torch.cat([base_VD[known], x], 1)) - goal).square().mean() / (goal.var() + 1e-12)
+    def descend(self, tokens: int, steps: int, stop: float) -> tuple[torch.Tensor, int]:
+        """(embeddings [B, T, D] whose observation is near the goal, steps taken: at least one)."""
+        import torch
 
-    taken = descend(optimiser, loss, steps, stop)
-    return torch.cat([base_VD[known], x.detach()], 1), taken
+        base_VD, fixed = self.base_VD, self.base_VD[self.known]
+        spread, draw = base_VD.std(), torch.Generator().manual_seed(0)
+        free = (len(fixed), tokens - fixed.shape[1], base_VD.shape[1])
+        x = (base_VD.mean(0) + 0.1 * spread * torch.randn(*free, generator=draw)).requires_grad_(True)
+        optimiser = torch.optim.Adam([x], lr=float(_LEARNING_RATE * spread))
 
+        def loss() -> torch.Tensor:
+            away = self.see(torch.cat([fixed, x], 1)) - self.goal
+            return away.square().mean() / (self.goal.var() + 1e-12)
 
-def _search(
-    see: See,
-    goal: torch.Tensor,
-    base_VD: torch.Tensor,
-    known: torch.Tensor,
-    x_BTD: torch.Tensor,
-    count: int,
-    stop: float,
-) -> torch.Tensor:
-    """Ids [B, T]: left to right, the candidate whose row of the observation is nearest to the goal's.
+        taken = descend(optimiser, loss, steps, stop)
+        return torch.cat([fixed, x.detach()], 1), taken
 
-    After `stop` the nearest tokens stand.
-    """
-    import torch
+    def search(self, x_BTD: torch.Tensor, count: int, stop: float) -> torch.Tensor:
+        """Ids [B, T]: left to right, the candidate whose row of the observation is nearest to the goal's.
 
-    away_BTV = torch.cdist(x_BTD.flatten(0, 1), base_VD).view(*x_BTD.shape[:2], -1)
-    candidates_BTK = away_BTV.topk(min(count, len(base_VD)), largest=False).indices
-    guess_BT = candidates_BTK[..., 0]
-    guess_BT[:, : known.shape[1]] = known
-    for place in range(known.shape[1], x_BTD.shape[1]):
-        if time.monotonic() > stop:
-            break
-        ids_BK = candidates_BTK[:, place]
-        before = base_VD[guess_BT[:, None, :place].expand(-1, ids_BK.shape[1], -1)]
-        trial = torch.cat([before, base_VD[ids_BK][:, :, None]], 2).flatten(0, 1)
-        row = torch.cat([see(part)[..., -1, :] for part in torch.split(trial, _BLOCK)])
-        row = row.view(*ids_BK.shape, *row.shape[1:])
-        wanted = goal[:, None, ..., place, : row.shape[-1]]
-        best = (row - wanted).square().flatten(2).sum(-1).argmin(1)
-        guess_BT[:, place] = ids_BK[torch.arange(len(best)), best]
-    return guess_BT
+        After `stop` the nearest tokens stand.
+        """
+        import torch
+
+        away_BTV = torch.cdist(x_BTD.flatten(0, 1), self.base_VD).view(*x_BTD.shape[:2], -1)
+        candidates_BTK = away_BTV.topk(min(count, len(self.base_VD)), largest=False).indices
+        guess_BT = candidates_BTK[..., 0]
+        guess_BT[:, : self.known.shape[1]] = self.known
+        for place in range(self.known.shape[1], x_BTD.shape[1]):
+            if time.monotonic() > stop:
+                break
+            ids_BK = candidates_BTK[:, place]
+            before = self.base_VD[guess_BT[:, None, :place].expand(-1, ids_BK.shape[1], -1)]
+            trial = torch.cat([before, self.base_VD[ids_BK][:, :, None]], 2).flatten(0, 1)
+            row = torch.cat([self.see(part)[..., -1, :] for part in torch.split(trial, _BLOCK)])
+            row = row.view(*ids_BK.shape, *row.shape[1:])
+            wanted = self.goal[:, None, ..., place, : row.shape[-1]]
+            best = (row - wanted).square().flatten(2).sum(-1).argmin(1)
+            guess_BT[:, place] = ids_BK[torch.arange(len(best)), best]
+        return guess_BT
 
 
 def observe(model: Any, ids_BT: Ints, layer: int) -> States:

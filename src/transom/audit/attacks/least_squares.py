@@ -48,7 +48,7 @@ def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float =
     if known < base_VD.shape[1]:
         if gap := misfit(NAME, target, knowledge, "gate"):
             return gap
-        sides = neurons(target, knowledge, 0)
+        sides = neurons(target, knowledge)
         obfuscated_K, plain_K = _multiply(
             sides, obfuscated_K, plain_K, anchors(data.obfuscated_S, len(base_VD)), until=until
         )

@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,18 @@ def listen(target: Adapter | Path, knowledge: Base, data: Candidates, budget_s: 
     """
     stop, model = time.monotonic() + budget_s, knowledge.model
     adapter = target if isinstance(target, Adapter) else read_adapter(target)
-    queue = sorted(
-        ((place, member, text) for member, side in ((True, data.members), (False, data.others))
-         for place, text in enumerate(side)), key=lambda one: one[:2],
-    )  # fmt: skip
+    turns = zip_longest(data.others, data.members)
+    queue = [(member, text) for turn in turns for member, text in enumerate(turn) if text is not None]
     found: dict[str, tuple[list[float], list[float]]] = {"ratio": ([], []), "min-k": ([], [])}
     for start in range(0, len(queue), _BLOCK):
         if time.monotonic() > stop:
             break
         block = queue[start : start + _BLOCK]
-        texts = [text for _, _, text in block]
+        texts = [text for _, text in block]
         plain = token_logs(model, texts, knowledge.start_id)
         with applied(model, adapter):
             tuned = token_logs(model, texts, knowledge.start_id)
-        for (_, member, _), before, after in zip(block, plain, tuned, strict=True):
+        for (member, _), before, after in zip(block, plain, tuned, strict=True):
             found["ratio"][member].append(after.mean() - before.mean())
             found["min-k"][member].append(np.sort(after)[: max(1, round(_MIN_K * len(after)))].mean())
     return {name: Scores(np.array(yes), np.array(no), len(queue)) for name, (no, yes) in found.items()}

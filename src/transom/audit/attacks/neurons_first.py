@@ -2,9 +2,8 @@
 
 In W~_down W~_gate the keys cancel, and no noise was ever added: what is left is the public product, rows and
 columns permuted and rows rescaled. The sorted magnitudes of its rows name every neuron. Once these are known,
-(W_e + N) and (W_h + M) are read exactly, and naming a token is decoding a Gaussian channel with two looks:
-nearest neighbours in the metric of the noise, whose size shows in how much more the tables vary than the
-public ones. No attack on the tables can do better.
+(W_e + N) and (W_h + M) are read exactly, and naming a token is decoding a Gaussian channel with two looks.
+No attack on the tables can do better.
 
 Threat model: the host, with the public base model and no traffic. Adaptive: not an attack of the paper.
 Does not reach a layer whose neurons have no public counterpart (re-grown), nor tables under so much noise
@@ -41,24 +40,22 @@ class Neurons:
     scale_N: Floats
 
 
-def attack(
-    target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0, *, layer: int = 0
-) -> Finding:
-    """The share of sampled ids that both tables together name rightly, read by the neurons of one layer.
+def attack(target: Target, knowledge: Knowledge, data: Sample, budget_s: float = 600.0) -> Finding:
+    """The share of sampled ids that both tables together name rightly, by the neurons of layer 0.
 
     `budget_s` is not used: two products, two matchings and one decoding.
     """
     if gap := misfit(NAME, target, knowledge, "gate", "down"):
         return gap
     base = knowledge.base
-    if (count := len(_dense(base, layer)[0].T)) > _MOST:
+    if (count := part(base, 0, "gate").shape[1]) > _MOST:
         return not_run(NAME, METRIC, f"its layer has {count} neurons, more than the {_MOST} that are tried")
-    found = neurons(target.weights, base, layer, layer)
-    looks = tables(target.weights, base, found, layer)
+    found = neurons(target.weights, base, 0, 0)
+    looks = tables(target.weights, base, found, 0)
     clean = (base.embedding_VD, base.head_DV.T)
     noise = [_excess(look_VD, table_VD) for look_VD, table_VD in zip(looks, clean, strict=True)]
     guess_S = decode([look_VD[data.obfuscated_S] for look_VD in looks], clean, noise)
-    return scored(NAME, guess_S, data, candidates=base.vocabulary, note=f"layer {layer}")
+    return scored(NAME, guess_S, data, candidates=base.vocabulary, note="layer 0")
 
 
 def neurons(target: Weights, base: Weights, layer: int, reader: int) -> Neurons:
@@ -66,7 +63,7 @@ def neurons(target: Weights, base: Weights, layer: int, reader: int) -> Neurons:
 
     Rows are brought to length 1 and signs dropped, because each neuron's output has an unknown scale.
     """
-    there_NN, here_NN = (_dense(side, layer)[1] @ _dense(side, reader)[0] for side in (target, base))
+    there_NN, here_NN = (part(side, layer, "down") @ part(side, reader, "gate") for side in (target, base))
     unit_there, unit_here = unit(there_NN), unit(here_NN)
     places_N = assign(_sorted(unit_there), _sorted(unit_here))
     columns_N = assign(_sorted(unit_there.T), _sorted(unit_here.T))
@@ -79,7 +76,8 @@ def tables(
     target: Weights, base: Weights, found: Neurons, layer: int, rows_S: Ints | slice = slice(None)
 ) -> tuple[Floats, Floats]:
     """(W_e + N, W_h + M) [S, D] of obfuscated ids, as far as the neurons of `layer` are right."""
-    (gate_WN, down_NW), (gate_DN, down_ND) = _dense(target, layer), _dense(base, layer)
+    gate_WN, gate_DN = (part(side, layer, "gate") for side in (target, base))
+    down_NW, down_ND = (part(side, layer, "down") for side in (target, base))
     undo_WD = gate_WN[:, found.places_N] @ np.linalg.pinv(gate_DN)
     written_DW = np.linalg.pinv(down_ND) @ (down_NW[found.places_N] / found.scale_N[:, None])
     return target.embedding_VD[rows_S] @ undo_WD, (written_DW @ target.head_DV[:, rows_S]).T
@@ -104,11 +102,6 @@ def decode(looks: Sequence[Floats], clean: Sequence[Floats], noise: Sequence[Cov
         guess_S[nearer_S] = start + away_SC.argmin(1)[nearer_S]
         best_S = np.minimum(best_S, away_SC.min(1))
     return guess_S
-
-
-def _dense(weights: Weights, layer: int) -> tuple[Floats, Floats]:
-    """Gate [D, N] and down [N, D]."""
-    return part(weights, layer, "gate"), part(weights, layer, "down")
 
 
 def _sorted(rows_NM: Floats) -> Floats:

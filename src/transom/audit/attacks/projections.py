@@ -3,8 +3,7 @@
 One part of the learning samples fits the scores, the other picks the score and the threshold with the best
 certificate. Scores: the difference of means whitened by the pooled covariance (the best there is for Gaussian
 noise), distance from one mean less distance from the other (the best for noise that falls with a distance),
-the coordinate in which the means differ most, the norm and the most extreme coordinate in both directions,
-and whether an output is finite at all.
+single coordinates, the norm, and whether an output is finite at all.
 
 Threat model: as of the epsilon distinguisher, which uses these. Does not find: what no such score shows, as
 two noises of one covariance and different shape.

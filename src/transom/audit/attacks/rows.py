@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Literal, get_args
 
 from transom.audit.attacks.states import METRIC, recovered
@@ -59,12 +60,12 @@ class Noise:
         """Of rows at that distance, up to a constant. Needs a scale."""
         if self.scale is None:
             raise MisconfiguredError("a likelihood needs the noise's scale; estimate it with fitted()")
-        return distance.square() / (-2 * self.scale**2) if self._squares else distance / -self.scale
+        return distance.square() / (-2 * self.scale**2) if self.squares else distance / -self.scale
 
     def fitted(self, distances_N: torch.Tensor, width: int) -> Noise:
         """With the scale that is likeliest for rows so far from where they came from."""
-        mean = distances_N.double().square().mean().sqrt() if self._squares else distances_N.double().mean()
-        scale = float(mean) / (width**0.5 if self._squares else width)
+        mean = distances_N.double().square().mean().sqrt() if self.squares else distances_N.double().mean()
+        scale = float(mean) / (width**0.5 if self.squares else width)
         return replace(self, scale=max(scale, 1e-9))
 
     def variance(self, width: int) -> float:
@@ -73,7 +74,8 @@ class Noise:
         return scale**2 * {"laplace": 2.0, "norm": width + 1.0}.get(self.law, 1.0)
 
     @property
-    def _squares(self) -> bool:
+    def squares(self) -> bool:
+        """Whether the likelihood falls with the distance's square."""
         return self.law in ("gaussian", "none")
 
     def clipped(self, table_VD: torch.Tensor) -> torch.Tensor:
@@ -98,12 +100,11 @@ class Noise:
         normal_TD = torch.randn(rows_TD.shape, generator=generator)
         if self.law == "gaussian":
             return rows_TD + self.scale * normal_TD
+        logs_TD = (1 - torch.rand(rows_TD.shape, generator=generator)).log()  # of what is above 0
         if self.law == "laplace":
-            uniform_TD = 1 - torch.rand(rows_TD.shape, generator=generator)  # above 0
-            return rows_TD + normal_TD.sign() * uniform_TD.log() * self.scale
+            return rows_TD + normal_TD.sign() * logs_TD * self.scale
         # A length from the Gamma law of shape D is D exponential steps; the direction is uniform.
-        uniform_TD = 1 - torch.rand(rows_TD.shape, generator=generator)
-        lengths_T1 = -self.scale * uniform_TD.log().sum(1, keepdim=True)
+        lengths_T1 = -self.scale * logs_TD.sum(1, keepdim=True)
         moved_TD: torch.Tensor = rows_TD + lengths_T1 * normal_TD / normal_TD.norm(dim=1, keepdim=True)
         return moved_TD
 
@@ -130,20 +131,17 @@ class Truth:
 
 def misfit(name: str, target: Rows, table_VD: torch.Tensor, data: Truth) -> Finding | None:
     """A finding "not run" where rows, table and truth do not belong together or are no numbers."""
-    import torch
-
     lengths = [len(text) for text in data.texts]
     if not target.texts or not all(lengths):
         return not_run(name, METRIC, f"no rows to read: {len(target.texts)} texts, {sum(lengths)} tokens")
     if [len(rows) for rows in target.texts] != lengths:
         rows = sum(len(rows) for rows in target.texts)
-        return not_run(
-            name, METRIC, f"{rows} rows in {len(target.texts)} texts, the truth has {sum(lengths)} "
-            f"tokens in {len(lengths)} texts; is it the same text and tokenizer?"
-        )  # fmt: skip
+        held = f"{rows} rows in {len(target.texts)} texts, the truth has {sum(lengths)} tokens"
+        reason = f"{held} in {len(lengths)} texts; is it the same text and tokenizer?"
+        return not_run(name, METRIC, reason)
     if (width := target.texts[0].shape[1]) != table_VD.shape[1]:
         return not_run(name, METRIC, f"rows are {width} wide, the public table {table_VD.shape[1]}")
-    if not all(bool(torch.isfinite(rows).all()) for rows in target.texts):
+    if not all(bool(rows.isfinite().all()) for rows in target.texts):
         return not_run(name, METRIC, "some rows are not finite")
     return None
 
@@ -164,7 +162,7 @@ def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
     width, noise = table_VD.shape[1], noise.fitted(away_NV.min(1).values, table_VD.shape[1])
     for _ in range(5):
         weight_NV = noise.log_likelihood(away_NV).softmax(1)
-        power = 2 if noise.law in ("gaussian", "none") else 1
+        power = 2 if noise.squares else 1
         expected_N = (weight_NV * away_NV**power).sum(1) ** (1 / power)
         noise = noise.fitted(expected_N, width)
     return Rows(target.texts, noise)
@@ -172,18 +170,14 @@ def estimated(target: Rows, table_VD: torch.Tensor) -> Rows:
 
 def score(name: str, guesses: Texts, data: Truth, seen: Texts | None = None, *, note: str) -> Finding:
     """`states.recovered`, with examples; `seen` are the ids that stand in them for what was seen."""
-    shown = examples(guesses, data, lambda number, decode: decode((seen or guesses)[number]))
+    shown = examples(guesses, data, seen or guesses)
     return recovered(name, guesses, data.texts, note=note, examples=shown)
 
 
-def examples(
-    guesses: Texts, data: Truth, seen: Callable[[int, Callable[[Sequence[int]], str]], str]
-) -> tuple[Example, ...]:
-    """The first few readings beside the truth; `seen` words what was observed of the text of that number."""
+def examples(guesses: Texts, data: Truth, seen: Texts | str) -> tuple[Example, ...]:
+    """The first few readings beside the truth; `seen` is what was observed, as ids or in words for all."""
     if data.decode is None:
         return ()
-    first = enumerate(zip(data.texts[:MAX_EXAMPLES], guesses, strict=False))
-    return tuple(
-        Example(data.decode(plain), seen(number, data.decode), data.decode(guess))
-        for number, (plain, guess) in first
-    )
+    observed = repeat(seen) if isinstance(seen, str) else map(data.decode, seen)
+    texts = zip(map(data.decode, data.texts), observed, map(data.decode, guesses), strict=False)
+    return tuple(Example(*three) for three in islice(texts, min(MAX_EXAMPLES, len(guesses))))

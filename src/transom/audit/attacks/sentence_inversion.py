@@ -171,20 +171,13 @@ class Hunt:
         if fresh:
             likeness = (self.knowledge.encoder.embed(tuple(fresh)) @ self.goal_D).tolist()
             for text, like in zip(fresh, likeness, strict=True):
-                log_prob = self.language.log_of((*text, self.end))
+                log_prob = self.language.log_of((*text, self.knowledge.encoder.ends[1]))
                 self.scores[text] = like + self.weight * log_prob + _BELIEF * self._log_odds(text)
 
     def _log_odds(self, text: Text) -> float:
         """The bag's log-odds of the words in the text, each counted once, none beyond reason."""
-        import torch
-
         places = np.searchsorted(self.words.words_U, sorted(set(text)))
-        return float(self.log_odds_U[torch.from_numpy(places)].clamp(-6, 2).sum())
-
-    @property
-    def end(self) -> int:
-        """The id that ends a text in the language."""
-        return self.knowledge.encoder.ends[1]
+        return float(self.log_odds_U[places.tolist()].clamp(-6, 2).sum())
 
     def _edits(self, text: Text, effort: int) -> Iterator[Edit]:
         """Changes of one token; more with more `effort`."""
@@ -208,7 +201,7 @@ class Hunt:
         """Insertions of likely words that the language expects between their neighbours."""
         likely = self.log_odds_U.topk(min(_WORDS, len(self.log_odds_U)))
         pairs = [(float(odds), int(self.words.words_U[i])) for odds, i in zip(*likely, strict=True)]
-        framed = (self.language.start_id, *text, self.end)
+        framed = (self.language.start_id, *text, self.knowledge.encoder.ends[1])
         for place, (before, after) in enumerate(pairwise(framed)):
             fits = [
                 (odds + self.language.log(before, word) + self.language.log(word, after), word)

@@ -14,7 +14,6 @@ Shapes: N sentences, B texts, T tokens, D width, E width of the encoder's table,
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from transom.audit.attacks.rows import NO_NOISE, Noise, Truth, examples
 from transom.audit.attacks.traffic import Texts
 from transom.audit.batches import by_length, padded
 from transom.checkpoint.walk import walk
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import MisconfiguredError, extra
 from transom.report.finding import Finding, measured, not_run
 from transom.report.statistics import Ints, clustered_interval
 
@@ -60,18 +59,14 @@ class Encoder:
         import torch
 
         made_BD = torch.empty(len(texts), self.width)
-        for numbers in by_length(texts, _BATCH):
-            with torch.inference_mode():
-                made_BD[numbers] = self._embed_batch([texts[number] for number in numbers])
-        return made_BD
-
-    def _embed_batch(self, texts: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        import torch
-
         before, after = self.ends
-        ids_BT, seen_BT = padded([(before, *text, after) for text in texts])
-        states_BTD = self.model(input_ids=ids_BT, attention_mask=seen_BT)[0].float()
-        return torch.nn.functional.normalize((states_BTD * seen_BT[..., None]).sum(1), dim=1)
+        for numbers in by_length(texts, _BATCH):
+            ids_BT, seen_BT = padded([(before, *texts[number], after) for number in numbers])
+            with torch.inference_mode():
+                states_BTD = self.model(input_ids=ids_BT, attention_mask=seen_BT)[0].float()
+            sums_BD = (states_BTD * seen_BT[..., None]).sum(1)
+            made_BD[numbers] = torch.nn.functional.normalize(sums_BD, dim=1)
+        return made_BD
 
     def pull(self, text: tuple[int, ...], goal_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How the likeness to `goal_D` moves with each token's embedding [T, E], and those embeddings."""
@@ -148,7 +143,7 @@ def score(name: str, guesses: Texts, data: Truth, *, note: str) -> Finding:
         baseline=_dealt(guesses, data.texts),
         n=len(guesses),
         note=f"{note}; precision {shared / max(1, guessed):.2f}, recall {shared / there:.2f}",
-        examples=examples(guesses, data, lambda _number, _decode: "an embedding"),
+        examples=examples(guesses, data, "an embedding"),
     )
 
 
@@ -164,10 +159,8 @@ def _dealt(guesses: Texts, plain: Texts) -> float:
 
 def computes_in_bfloat16() -> bool:
     """Whether this processor does, several times faster than in float32. Raises MissingExtraError."""
-    try:
+    with extra("models", "torch"):
         import torch
-    except ImportError:
-        raise MissingExtraError("models", "torch") from None
 
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # since torch 2.7
     return bool(capabilities is not None and capabilities().get("avx512_bf16"))

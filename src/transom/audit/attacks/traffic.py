@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from transom.config import load_json
+from transom.data.rows import decoded, opened
 from transom.errors import MisconfiguredError
 from transom.report.statistics import Ints
 
@@ -33,7 +34,16 @@ class Traffic:
     vocabulary: int
 
     def __post_init__(self) -> None:
-        _check(self.texts, self.vocabulary, "traffic")
+        if not self.texts or not all(self.texts):
+            raise MisconfiguredError(
+                f"traffic needs at least one text and no empty ones, got {len(self.texts)} texts"
+            )
+        low, high = min(map(min, self.texts)), max(map(max, self.texts))
+        if low < 0 or high >= self.vocabulary:
+            raise MisconfiguredError(
+                f"traffic holds ids from {low} to {high}, outside the vocabulary of {self.vocabulary}; "
+                "is it another model's?"
+            )
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,7 @@ class Prior:
 
 def reveal(texts: Texts, tau_V: Ints) -> Texts:
     """The plain texts behind observed `texts`, where tau_V[plain id] is the observed id."""
-    plain_V = np.argsort(tau_V)
-    return tuple(tuple(int(plain_V[token]) for token in text) for text in texts)
+    return conceal(texts, np.argsort(tau_V))
 
 
 def conceal(texts: Texts, tau_V: Ints) -> Texts:
@@ -72,33 +81,16 @@ def conceal(texts: Texts, tau_V: Ints) -> Texts:
 def read_traffic(path: Path, vocabulary: int) -> Traffic:
     """Traffic from a file with one JSON list of ids a line. Raises MisconfiguredError, with the line."""
     texts = []
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            ids = load_json(line)
-        except ValueError:
-            ids = None
-        if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-            raise MisconfiguredError(f"{path}, line {number}: not a JSON list of token ids")
-        texts.append(tuple(ids))
-    return Traffic(tuple(text for text in texts if text), vocabulary)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text("utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path} cannot be read as UTF-8 text ({type(error).__name__})") from None
-
-
-def _check(texts: Texts, vocabulary: int, what: str) -> None:
-    if not texts or not all(texts):
-        raise MisconfiguredError(f"{what} needs at least one text and no empty ones, got {len(texts)} texts")
-    low, high = min(map(min, texts)), max(map(max, texts))
-    if low < 0 or high >= vocabulary:
-        raise MisconfiguredError(
-            f"{what} holds ids from {low} to {high}, outside the vocabulary of {vocabulary}; "
-            "is it another model's?"
-        )
+    with opened(path) as file:
+        for number, line in enumerate(decoded(file, str(path)), 1):
+            try:
+                ids = load_json(line) if line.strip() else []
+            except ValueError:
+                ids = None
+            if not isinstance(ids, list) or not all(type(token) is int for token in ids):
+                raise MisconfiguredError(f"{path}, line {number}: not a JSON list of token ids")
+            texts.append(tuple(ids))
+    return Traffic(tuple(filter(None, texts)), vocabulary)
 
 
 def flat(texts: Texts) -> Ints:

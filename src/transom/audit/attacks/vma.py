@@ -7,9 +7,8 @@ Columns of E Wup and Wdown Wh are brought to the same power first, since the met
 
 Threat model: the host, with the public base model and no traffic.
 Does not survive noise on the embedding: order statistics of all columns lie too close together.
-Source: Lin et al., arXiv 2603.01499, vocabulary-matching attack. Ours: voting, and 256 order statistics a
-row.
-Products as wide as the vocabulary use a random subset of 512 columns beyond 4,096 tokens.
+Source: Lin et al., arXiv 2603.01499, vocabulary-matching attack. Ours: voting, some order statistics a row,
+and a random subset of columns of a product that is as wide as a large vocabulary.
 
 Shapes: V vocabulary, D width, N columns, S sampled ids, K head width, Q order statistics.
 """

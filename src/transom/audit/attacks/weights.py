@@ -38,7 +38,15 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 METRIC = "ttrsr"  # share of sampled obfuscated ids whose plain id is named rightly
-_EXPERTS = {"gate": ("gate_proj", "w1"), "up": ("up_proj", "w3"), "down": ("down_proj", "w2")}
+_MLP = r"(mlp|block_sparse_moe)\."
+_PARTS = {  # what the matrices of a layer are called, and the norm before them
+    "query": (r"self_attn\.q_proj", "input_layernorm"),
+    "key": (r"self_attn\.k_proj", "input_layernorm"),
+    "gate": (_MLP + r"(\w+\.)*(gate_proj|w1)", "post_attention_layernorm"),
+    "up": (_MLP + r"(\w+\.)*(up_proj|w3)", "post_attention_layernorm"),
+    "down": (_MLP + r"(\w+\.)*(down_proj|w2)", None),
+    "router": (_MLP + "gate", "post_attention_layernorm"),
+}
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,7 @@ def sample(tau_V: Ints, count: int, *, seed: int = 0) -> Sample:
 
 def part(weights: Weights, layer: int, name: str) -> Floats:
     """A matrix of a layer; `misfit` has shown that there is one."""
-    found: Floats | None = getattr(weights.layers[layer], name)
-    if found is None:
-        raise AssertionError("call misfit first")
+    found: Floats = getattr(weights.layers[layer], name)
     return found
 
 
@@ -173,33 +179,14 @@ def from_state(
 
 
 def _layer(state: Mapping[str, torch.Tensor], prefix: str) -> Layer:
-    before_attention = state.get(prefix + "input_layernorm.weight")
-    before_mlp = state.get(prefix + "post_attention_layernorm.weight")
-    routers = [name for name in ("mlp.gate.weight", "block_sparse_moe.gate.weight") if prefix + name in state]
-
-    def matrix(name: str, norm: torch.Tensor | None) -> Floats | None:
-        found = state.get(prefix + name)
-        return None if found is None else _fold(norm, _plain(found).T)
-
-    gate, up, down = (_neurons(state, prefix, part) for part in ("gate", "up", "down"))
-    return Layer(
-        query=matrix("self_attn.q_proj.weight", before_attention),
-        key=matrix("self_attn.k_proj.weight", before_attention),
-        gate=None if gate is None else _fold(before_mlp, gate.T),
-        up=None if up is None else _fold(before_mlp, up.T),
-        down=down,
-        router=matrix(routers[0], before_mlp) if routers else None,
-    )
-
-
-def _neurons(state: Mapping[str, torch.Tensor], prefix: str, part: str) -> Floats | None:
-    """All experts' rows one below the other: gate and up [N, D], and down as [N, D] too."""
-    names = "|".join(_EXPERTS[part])
-    pattern = re.compile(re.escape(prefix) + rf"(mlp|block_sparse_moe)\.(\w+\.)*({names})\.weight")
-    found = [_plain(state[name]) for name in sorted(state) if pattern.fullmatch(name)]
-    if not found:
-        return None
-    return np.concatenate([matrix.T if part == "down" else matrix for matrix in found])
+    names = sorted(name.removeprefix(prefix) for name in state if name.startswith(prefix))
+    parts: dict[str, Floats | None] = {}
+    for part, (pattern, norm) in _PARTS.items():
+        own = [name for name in names if re.fullmatch(pattern + r"\.weight", name)]
+        found = [_plain(state[prefix + name]).T for name in own]
+        matrix = np.concatenate(found, axis=int(part != "down")) if found else None
+        parts[part] = matrix if matrix is None else _fold(state.get(f"{prefix}{norm}.weight"), matrix)
+    return Layer(**parts)
 
 
 def _fold(norm: torch.Tensor | None, matrix_DX: Floats) -> Floats:

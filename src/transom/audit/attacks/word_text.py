@@ -8,7 +8,7 @@ Legend: V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -48,16 +48,12 @@ def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
     kinds = [kind for kind in ("word", *SUBKINDS) if not isinstance(policy.rule(kind), str)]
     sanitizer = Sanitizer(policy.with_rules(dict.fromkeys(kinds, "placeholder")))  # nothing need be drawn
     ids = policy.word_ids
-    return tuple(
-        tuple(_own(piece, kinds, ids) for piece in _pieces(sanitizer, line)) for line in lines if line.strip()
-    )
 
+    def own(piece: Piece) -> Token:
+        word = ids[spelling(piece.source.lower(), ids)] if piece.kind in kinds else -1
+        return _token(piece, policy.words, word, piece.output)
 
-def _own(piece: Piece, kinds: Sequence[str], ids: Mapping[str, int]) -> Token:
-    if piece.kind in kinds:
-        word = spelling(piece.source.lower(), ids)
-        return Token("drawn", word, ids[word])
-    return _undrawn(piece, piece.output)
+    return tuple(tuple(map(own, _pieces(sanitizer, line))) for line in lines if line.strip())
 
 
 def observe(sanitizer: Sanitizer, lines: Iterable[str]) -> tuple[Sentences, Sentences]:
@@ -78,13 +74,9 @@ def _pieces(sanitizer: Sanitizer, line: str) -> list[Piece]:
 
 
 def _token(piece: Piece, words: Sequence[str], word: int, text: str) -> Token:
-    return Token("drawn", words[word], word) if word >= 0 else _undrawn(piece, text)
-
-
-def _undrawn(piece: Piece, text: str) -> Token:
-    if piece.action == "placeholder":
-        return Token("placeholder", text)
-    return Token("passed", text.lower())
+    if word >= 0:
+        return Token("drawn", words[word], word)
+    return Token("placeholder", text) if piece.action == "placeholder" else Token("passed", text.lower())
 
 
 def sanitised(plain: Sentences, mechanism: WordMechanism, words: Sequence[str]) -> Sentences:

@@ -18,7 +18,6 @@ O distinct outputs, B rows of a block.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
@@ -162,9 +161,6 @@ def mounted(
     return target, WordKnowledge(mechanism, prior_V, rest, trial, trial_seen), WordData(plain)
 
 
-# ------------------------------------------------------------------------------------------------- channels
-
-
 def read_channel(
     words: Sequence[str], mechanism: WordMechanism, outputs: Iterable[int], prior_V: Floats
 ) -> Channel:
@@ -196,7 +192,7 @@ def _over_vocabulary(
 
     Optimum and chance are those among tokens that are not visibly kept (SANTEXT+ keeps some).
     """
-    best = _Best(np.zeros((len(outputs), 0)), np.zeros((len(outputs), 0), dtype=np.int64))
+    best = (np.zeros((len(outputs), 0)), np.zeros((len(outputs), 0), dtype=np.int64))
     peak_V, block_s, rows_s = np.zeros(len(prior_V)), [], []
     inputs = np.flatnonzero(prior_V)
     for first, weights_BV in mechanism.rows(inputs):
@@ -220,10 +216,7 @@ def _over_vocabulary(
 
 
 def _by_rows(words: Sequence[str], mechanism: WordMechanism, outputs: list[int], prior_V: Floats) -> Channel:
-    """The same of any mechanism, row after row. An output that no row has says nothing.
-
-    Raises MisconfiguredError for a row that is no distribution over the words.
-    """
+    """The same of any mechanism, row after row. An output that no row has says nothing."""
     peak_V = np.zeros(len(words))
     best: dict[int, list[tuple[float, int]]] = {output: [] for output in outputs}
     for word in np.flatnonzero(prior_V).tolist():
@@ -254,23 +247,14 @@ def _check_row(outputs_K: Ints, weights_K: NDArray[Any], words: int) -> None:
         )
 
 
-class _Best(NamedTuple):
-    """For each output its best candidates so far: prior times likelihood, and the words [O, K]."""
-
-    joint_OK: Floats
-    words_OK: Ints
-
-
-def _merged(best: _Best, joint_OB: Floats, rows_B: Ints) -> _Best:
-    joint_OK = np.concatenate([best.joint_OK, joint_OB], axis=1)
-    words_OK = np.concatenate([best.words_OK, np.broadcast_to(rows_B, joint_OB.shape)], axis=1)
+def _merged(best: tuple[Floats, Ints], joint_OB: Floats, rows_B: Ints) -> tuple[Floats, Ints]:
+    """(prior times likelihood [O, K], words [O, K]) of the best candidates so far."""
+    more = (joint_OB, np.broadcast_to(rows_B, joint_OB.shape))
+    joint_OK, words_OK = (np.concatenate(pair, axis=1) for pair in zip(best, more, strict=True))
     if joint_OK.shape[1] <= MAX_CANDIDATES:
-        return _Best(joint_OK, words_OK)
+        return joint_OK, words_OK
     chosen_OK = np.argpartition(-joint_OK, MAX_CANDIDATES - 1, axis=1)[:, :MAX_CANDIDATES]
-    return _Best(np.take_along_axis(joint_OK, chosen_OK, 1), np.take_along_axis(words_OK, chosen_OK, 1))
-
-
-# -------------------------------------------------------------------------------------------------- scoring
+    return np.take_along_axis(joint_OK, chosen_OK, 1), np.take_along_axis(words_OK, chosen_OK, 1)
 
 
 def scored(
@@ -279,19 +263,17 @@ def scored(
     data: WordData,
     guesses_N: Sequence[str],
     *,
-    started: float | None = None,
     note: str = "",
     baseline: float | None = None,
 ) -> Finding:
-    """The finding for one guess a drawn token. `baseline` is the prior's guess unless given; the cost counts
-    from `started` (of the monotonic clock), or is measured by who runs the attack.
+    """The finding for one guess a drawn token. `baseline` is the prior's guess unless given.
 
     Raises MisconfiguredError when target, data and guesses do not belong together or nothing is drawn.
     """
     hit_N = right(target, data, guesses_N)
     if baseline is None:
         baseline = float(right(target, data, blind(target)).mean())
-    found = clustered(
+    return clustered(
         name,
         METRIC,
         hit_N,
@@ -300,7 +282,6 @@ def scored(
         note="; ".join(filter(None, (note, _over_all(target, int(hit_N.sum()))))),
         examples=_examples(target, data, guesses_N),
     )
-    return found if started is None else replace(found, cost_s=round(time.monotonic() - started, 3))
 
 
 def first(target: WordTarget, data: WordData, count: int) -> tuple[WordTarget, WordData]:

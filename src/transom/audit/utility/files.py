@@ -27,35 +27,26 @@ _MOST_CHARS = 1200  # of a document: about 300 tokens
 TRUE_OR_FALSE = "Is this true or false? {}\nAnswer:"
 
 
-def read_task(place: str, model: Answerer, *, items: int | None = None, seed: int = 0) -> Task:
+def read_task(place: str, model: Answerer, *, items: int | None = None) -> Task:
     """The task at `kind:file`, with at most `items` items chosen at random. Raises MisconfiguredError."""
     kind, _, name = place.partition(":")
     if kind not in _READERS or not name:
         raise MisconfiguredError(
             f"{place!r} is no task; write {', '.join(f'{one}:FILE' for one in _READERS)}"
         )
-    rows = _rows(Path(name))
-    order = np.random.default_rng(seed).permutation(len(rows))
+    rows = read_rows(Path(name))
+    if len(rows) < 3:
+        raise MisconfiguredError(f"{name} holds {len(rows)} rows; a task needs three or more")
+    shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     try:
-        return _READERS[kind](
-            [rows[i] for i in order], items or _ITEMS[kind], model, f"{kind} {Path(name).stem}"
-        )
+        return _READERS[kind](shuffled, items or _ITEMS[kind], model, f"{kind} {Path(name).stem}")
     except (KeyError, ValueError, AttributeError):
         raise MisconfiguredError(
             f"{name} lacks a column or value that {kind} needs; see its columns"
         ) from None
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The file's rows by column. Raises MisconfiguredError."""
-    rows = read_rows(path)
-    if len(rows) < 3:
-        raise MisconfiguredError(f"{path} holds {len(rows)} rows; a task needs three or more")
-    return rows
-
-
-def _classify(rows: list[dict[str, str]], items: int, model: Answerer, name: str) -> Task:
-    del model
+def _classify(rows: list[dict[str, str]], items: int, _model: Answerer, name: str) -> Task:
     labels = sorted({row["label"] for row in rows})
     pairs = tuple((row["sentence"], labels.index(row["label"])) for row in rows[: 2 * items])
     cut = -(-len(pairs) // 2)
@@ -66,8 +57,7 @@ def _summarize(rows: list[dict[str, str]], items: int, model: Answerer, name: st
     return Summarise(tuple(row["document"][:_MOST_CHARS] for row in rows[:items]), model, name)
 
 
-def _answers(rows: list[dict[str, str]], items: int, model: Answerer, name: str) -> Task:
-    del model
+def _answers(rows: list[dict[str, str]], items: int, _model: Answerer, name: str) -> Task:
     if "statement" in rows[0]:
         return Answers(tuple(map(statement, rows[:items])), name, TRUE_OR_FALSE, calibrated=True)
     return Answers(tuple(map(multiple_choice, rows[:items])), name)

@@ -1,8 +1,7 @@
 """The frontier: what an attack recovers against what the protected text is still good for.
 
 Each text is protected once a setting and the same protected text goes to every model, so modes differ by
-the model alone. Intervals are over items: exact (Clopper and Pearson) when every score is 0 or 1, else
-Student's t on the mean. They hold for fresh items and fresh draws; a classifier's training set is fixed.
+the model alone. Intervals hold for fresh items and fresh draws; a classifier's training set is fixed.
 
 Threat model: none of its own. The recovery beside words+obfuscated is that of words alone: a host which owns
 the base model is counted as one that undid the obfuscation.

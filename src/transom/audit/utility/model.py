@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.audit.attacks import own_keys
-from transom.audit.batches import by_length
+from transom.audit.batches import by_length, padded
 from transom.errors import MisconfiguredError
 from transom.obfuscation.calibrate import TEXT
 from transom.obfuscation.keys import Settings
@@ -87,21 +87,20 @@ class Answerer:
     def _generate(self, rows: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
         import torch
 
-        width = max(map(len, rows))
-        ids_BT = self._tensor([[*[0] * (width - len(row)), *row] for row in rows])
-        mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]).to(ids_BT.device)
+        before_BT, mask_BT = (side_BT.flip(1) for side_BT in padded([row[::-1] for row in rows]))
+        ids_BT = self._tensor(before_BT)
         stops = [int(self.hidden_V[i]) for i in self.tokenizer.eos_ids]
         with torch.inference_mode():
             out_BT = self.model.generate(
                 input_ids=ids_BT,
-                attention_mask=mask_BT,
+                attention_mask=mask_BT.to(ids_BT.device),
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 eos_token_id=stops or None,
                 pad_token_id=stops[0] if stops else 0,
             )
         plain_V = np.argsort(self.hidden_V)
-        return [self._decode(plain_V[row]) for row in out_BT[:, width:].cpu().numpy()]
+        return [self._decode(plain_V[row]) for row in out_BT[:, ids_BT.shape[1] :].cpu().numpy()]
 
     def _decode(self, ids_T: NDArray[np.int64]) -> str:
         ids = ids_T.tolist()
@@ -122,10 +121,8 @@ class Answerer:
         """The model below its head, on rows of plain ids, padded on the right."""
         import torch
 
-        width = max(map(len, rows))
-        ids_BT = self._tensor([[*row, *[0] * (width - len(row))] for row in rows])
         with torch.inference_mode():
-            return self.model.base_model(input_ids=ids_BT, **options)
+            return self.model.base_model(input_ids=self._tensor(padded(rows)[0]), **options)
 
     def _log_probabilities(self, state_D: Any) -> Any:
         """log P [..., V] by the model's own ids after states [..., D]."""
@@ -134,10 +131,10 @@ class Answerer:
         with torch.inference_mode():
             return self.model.get_output_embeddings()(state_D).log_softmax(-1)
 
-    def _tensor(self, rows: Sequence[Sequence[int]]) -> Any:
+    def _tensor(self, plain_BT: Any) -> Any:
         import torch
 
-        return torch.from_numpy(self.hidden_V[np.array(rows)]).to(self.model.device)
+        return torch.from_numpy(self.hidden_V[plain_BT.numpy()]).to(self.model.device)
 
 
 def load_answerer(source: str | Path, *, device: str = "cpu") -> Answerer:

@@ -15,17 +15,13 @@ from transom.privacy.placeholders import Placeholders
 from transom.privacy.sanitize import Sanitizer
 
 
-def _same(text: str) -> str:
-    return text
-
-
 @dataclass(frozen=True)
 class Protected:
     """A text as it leaves. `restore` undoes placeholders in an answer, `hide` puts them into another text."""
 
     text: str = field(repr=False)
-    restore: Callable[[str], str] = field(default=_same, repr=False)
-    hide: Callable[[str], str] = field(default=_same, repr=False)
+    restore: Callable[[str], str] = field(default=str, repr=False)
+    hide: Callable[[str], str] = field(default=str, repr=False)
 
 
 Protect = Callable[[str], Protected]

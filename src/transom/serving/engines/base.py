@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
+Ids = tuple[int, ...]
+Json = dict[str, Any]
 FinishReason = Literal["stop", "length", "content_filter"]
 
 
@@ -28,7 +30,7 @@ class Call:
     (its card says so), 0 not to be told. None leaves the choice to the engine.
     """
 
-    prompts: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    prompts: tuple[Ids, ...] = field(default=(), repr=False)
     embeds: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
     messages: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     max_tokens: int
@@ -38,7 +40,7 @@ class Call:
     seed: int | None = None
     logprobs: int | None = None
     features: int = 0
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: Ids = ()
     stream: bool = False
     tenant: str = ""
 
@@ -65,7 +67,7 @@ class Delta:
     """
 
     index: int
-    ids: tuple[int, ...] = ()
+    ids: Ids = ()
     text: str = ""
     scores: tuple[TokenScore, ...] = ()
     finish_reason: FinishReason | None = None
@@ -80,27 +82,22 @@ class Engine(Protocol):
     @property
     def takes(self) -> Literal["ids", "text"]:
         """Whether calls carry token ids or messages."""
-        ...
 
     @property
     def takes_embeds(self) -> bool:
         """Whether calls may carry embeddings in place of token ids."""
-        ...
 
     async def probe(self) -> EngineCard:
         """Which model is served, and how much fits; asked before each request, before its words are drawn.
 
         Raises EngineError, also where it is seen that nothing listens any more.
         """
-        ...
 
     def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """Pieces of all choices as they come; for a call that does not stream, one piece a choice."""
-        ...
 
     async def close(self) -> None:
         """Close idle connections; the client opens new ones when used again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

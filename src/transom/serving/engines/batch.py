@@ -60,7 +60,9 @@ class Batch:
     @torch.inference_mode()
     def join(self, row: Row) -> None:
         """Prefill a row and emit its first step; it stays in the batch unless that was its last."""
-        cache = _new_cache()
+        from transformers import DynamicCache
+
+        cache = DynamicCache()  # its layers keep every position, as the mask does the sliding of windows
         row.length = row.job.prompt_tokens
         answer = self._forward([row], **self._prompt(row.job), past_key_values=cache, logits_to_keep=1)
         if self._advance([row], *answer):
@@ -167,15 +169,7 @@ def _logprobs(logits_V: Tensor, row: Row) -> tuple[TokenLogprob, ...]:
     return (TokenLogprob(logprobs_V[row.last_id].item(), top),)
 
 
-def _new_cache() -> Any:
-    """A cache whose layers keep every position, even for sliding windows: the mask does the sliding."""
-    from transformers import DynamicCache
-
-    return DynamicCache()
-
-
 def _merged(cache: Any, newcomer: Any) -> Any:
-    """The cache of the batch with one more row, both padded on the left to the longer."""
     width = max(cache.get_seq_length(), newcomer.get_seq_length())
     for layer, other in zip(cache.layers, newcomer.layers, strict=True):
         layer.keys = torch.cat([_widened(layer.keys, width), _widened(other.keys, width)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from transom.errors import EngineDownError, EngineGarbageError
@@ -58,14 +58,25 @@ class Silence:
 
 @dataclass
 class Meter:
-    """Holds the pieces of one answer to what was asked for; `unfinished` are the choices still open."""
+    """Holds the pieces of one answer to what was asked for; `unfinished` are the choices still open.
+
+    `event_bytes` bounds an event of a stream, `answer_bytes` the whole of one (`http` caps that), and
+    `plain_bytes` an answer that comes in one piece.
+    """
 
     call: Call
     choices: int
-    unfinished: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
+        call = self.call
+        tokens = self.choices * call.max_tokens
+        prompt_bytes = _PROMPT_TOKEN_BYTES * call.n * sum(map(len, call.prompts))
+        beside_bytes = _ALTERNATIVE_BYTES * (call.logprobs or 0) + _FEATURE_BYTES * call.features
+        self.event_bytes = _EVENT_BYTES + prompt_bytes
+        self.answer_bytes = self.event_bytes + tokens * (_TOKEN_BYTES + beside_bytes)
+        self.plain_bytes = _PLAIN_BYTES + prompt_bytes + tokens * (_PLAIN_TOKEN_BYTES + beside_bytes)
         self.unfinished = set(range(self.choices))
+        self._most_chars = TOKEN_CHARS * call.max_tokens + SLACK_CHARS
         self._tokens = [0] * self.choices
         self._chars = [0] * self.choices
 
@@ -91,34 +102,3 @@ class Meter:
         """Raises EngineDownError for an answer that was left unfinished."""
         if self.unfinished:
             raise EngineDownError("the engine's stream ended before the answer did")
-
-    @property
-    def event_bytes(self) -> int:
-        """The largest event of a stream."""
-        return _EVENT_BYTES + _PROMPT_TOKEN_BYTES * self._prompt_tokens
-
-    @property
-    def plain_bytes(self) -> int:
-        """The whole of an answer that comes in one piece."""
-        token_bytes = _PLAIN_TOKEN_BYTES + self._asked_bytes
-        prompt_bytes = _PROMPT_TOKEN_BYTES * self._prompt_tokens
-        return _PLAIN_BYTES + prompt_bytes + self.choices * self.call.max_tokens * token_bytes
-
-    @property
-    def answer_bytes(self) -> int:
-        """The whole answer, whatever is in it; `http` caps that."""
-        token_bytes = _TOKEN_BYTES + self._asked_bytes
-        return self.event_bytes + self.choices * self.call.max_tokens * token_bytes
-
-    @property
-    def _asked_bytes(self) -> int:
-        """Beside a token: its alternatives and the features of its states."""
-        return _ALTERNATIVE_BYTES * (self.call.logprobs or 0) + _FEATURE_BYTES * self.call.features
-
-    @property
-    def _prompt_tokens(self) -> int:
-        return self.call.n * sum(map(len, self.call.prompts))
-
-    @property
-    def _most_chars(self) -> int:
-        return TOKEN_CHARS * self.call.max_tokens + SLACK_CHARS

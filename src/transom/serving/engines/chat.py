@@ -10,15 +10,11 @@ Source: OpenAI API reference, chat completions.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
-from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
-from transom.serving.engines.bounds import Meter
+from transom.serving.engines.base import Call, Delta, EngineCard, Json, TokenScore
 from transom.serving.engines.checks import count, finish_reason, logprob, text
 from transom.serving.engines.client import read_card
 from transom.serving.engines.http import Common, HttpEngine
@@ -34,6 +30,7 @@ class ChatEngine(HttpEngine):
     reports no usage counts 0 tokens.
     """
 
+    _path = "/v1/chat/completions"
     takes: Final = "text"
     takes_embeds: Final = False
 
@@ -46,16 +43,30 @@ class ChatEngine(HttpEngine):
             self._card = EngineCard(self._model)
 
     async def _ask_card(self) -> EngineCard:
-        return read_card(await self._http.get("/v1/models"), None)
+        return read_card(await self._get("/v1/models"), None)
 
-    async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
-        """See `Engine.generate`."""
-        body = _body(call, (self._card or await self.probe()).model, self._limit_field)
-        whole, chunk = (partial(read, alternatives=call.logprobs) for read in (_whole, _chunk))
-        path = "/v1/chat/completions"
-        async with aclosing(self._http.answer(path, body, Meter(call, call.n), whole, chunk)) as deltas:
-            async for delta in deltas:
-                yield delta
+    def _body(self, call: Call, card: EngineCard) -> Json:
+        return {
+            "model": card.model,
+            "messages": [{"role": role, "content": text} for role, text in call.messages],
+            self._limit_field: call.max_tokens,
+            "temperature": call.temperature,
+            "top_p": call.top_p,
+            "seed": call.seed,
+            "stream": call.stream,
+            "n": call.n if call.n > 1 else None,
+            "stream_options": {"include_usage": True} if call.stream else None,
+            "logprobs": None if call.logprobs is None else True,
+            "top_logprobs": call.logprobs,
+        }
+
+    def _deltas(self, answer: Json, call: Call) -> list[Delta]:
+        usage = _usage(answer.get("usage"))
+        if not call.stream:
+            return [_delta(one, one["message"], call.logprobs, usage) for one in answer["choices"]]
+        choices = answer.get("choices") or []
+        deltas = [_delta(one, one.get("delta") or {}, call.logprobs, None) for one in choices]
+        return deltas if usage is None else [*deltas, Delta(0, usage=usage)]
 
 
 def read_key(path: str | Path | None) -> str | None:
@@ -73,40 +84,9 @@ def read_key(path: str | Path | None) -> str | None:
     return key
 
 
-def _body(call: Call, model: str, limit_field: str) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": role, "content": text} for role, text in call.messages],
-        limit_field: call.max_tokens,
-        "temperature": call.temperature,
-        "top_p": call.top_p,
-        "seed": call.seed,
-        "stream": call.stream,
-    }
-    if call.n > 1:
-        body["n"] = call.n
-    if call.stream:
-        body["stream_options"] = {"include_usage": True}
-    if call.logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": call.logprobs}
-    return body
-
-
-def _whole(answer: dict[str, Any], alternatives: int | None) -> list[Delta]:
-    usage = _usage(answer.get("usage"))
-    return [_delta(one, one["message"], alternatives, usage) for one in answer["choices"]]
-
-
-def _chunk(event: dict[str, Any], alternatives: int | None) -> list[Delta]:
-    deltas = [_delta(one, one.get("delta") or {}, alternatives, None) for one in event.get("choices") or []]
-    if event.get("usage"):
-        deltas.append(Delta(0, usage=_usage(event["usage"])))
-    return deltas
-
-
 def _delta(
-    choice: dict[str, Any],
-    message: dict[str, Any],
+    choice: Json,
+    message: Json,
     alternatives: int | None,
     usage: tuple[int, int] | None,
 ) -> Delta:
@@ -125,7 +105,7 @@ def _delta(
     )
 
 
-def _score(entry: dict[str, Any], alternatives: int) -> TokenScore:
+def _score(entry: Json, alternatives: int) -> TokenScore:
     top = entry.get("top_logprobs") or []
     if len(top) > alternatives + 1:
         raise EngineGarbageError("the engine scored more alternatives than were asked for")
@@ -133,7 +113,7 @@ def _score(entry: dict[str, Any], alternatives: int) -> TokenScore:
     return TokenScore(text(entry["token"]), logprob(entry["logprob"]), ranked)
 
 
-def _usage(usage: dict[str, Any] | None) -> tuple[int, int] | None:
+def _usage(usage: Json | None) -> tuple[int, int] | None:
     """The token counts, where both are there; proxies of other dialects name them otherwise."""
     counts = (usage or {}).get("prompt_tokens"), (usage or {}).get("completion_tokens")
     return None if None in counts else (count(counts[0]), count(counts[1]))

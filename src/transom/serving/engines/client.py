@@ -15,15 +15,11 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from functools import partial
 from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.dialect import FEATURES
-from transom.serving.engines.base import Call, Delta, EngineCard, TokenScore
-from transom.serving.engines.bounds import Meter
+from transom.serving.engines.base import Call, Delta, EngineCard, Ids, Json, TokenScore
 from transom.serving.engines.checks import (
     count,
     features,
@@ -55,33 +51,25 @@ class IdsEngine(HttpEngine):
 
     async def _ask_card(self) -> EngineCard:
         if self._vllm:
-            check_vllm_version(await self._http.get("/version"))
-        return read_card(await self._http.get("/v1/models"), self._model)
+            check_vllm_version(await self._get("/version"))
+        return read_card(await self._get("/v1/models"), self._model)
 
-    async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
-        """See `Engine.generate`. Raises MisconfiguredError for embeddings that do not fit the model."""
-        card = self._card or await self.probe()
+    def _body(self, call: Call, card: EngineCard) -> Json:
+        """Raises MisconfiguredError for embeddings that do not fit the model."""
         for embeds_TD in call.embeds:
             if card.width not in (None, embeds_TD.shape[1]):
                 raise MisconfiguredError(
                     f"the embeddings have width {embeds_TD.shape[1]}, the engine's model {card.width}; "
                     "is it the model the bundle was cut from? Nothing was sent"
                 )
-        meter = Meter(call, len(call.embeds or call.prompts) * call.n)
-        whole, chunk = (partial(read, call=call) for read in (_whole, _chunk))
-        body = self._body(call, card.model)
-        async with aclosing(self._http.answer("/v1/completions", body, meter, whole, chunk)) as deltas:
-            async for delta in deltas:
-                yield delta
-
-    def _body(self, call: Call, model: str) -> dict[str, Any]:
         as_text = as_torch_save if self._vllm else as_safetensors
         prompts: list[Any] = [as_text(one) for one in call.embeds] or list(call.prompts)
         n = call.n
         if call.temperature == 0:  # vLLM refuses n > 1 where all would be equal; the indices stay the same
             prompts, n = [prompt for prompt in prompts for _ in range(n)], 1
-        body: dict[str, Any] = {
-            "model": model,
+        salt = hmac.new(self._salt_key, call.tenant.encode(), hashlib.sha256)
+        return {
+            "model": card.model,
             "prompt_embeds" if call.embeds else "prompt": prompts[0] if len(prompts) == 1 else prompts,
             "max_tokens": call.max_tokens,
             "temperature": call.temperature,
@@ -91,16 +79,15 @@ class IdsEngine(HttpEngine):
             "stop_token_ids": call.stop_ids or None,
             "stream": call.stream,
             "return_token_ids": True,
+            "n": n if n > 1 else None,
+            "return_state_features": True if call.features else None,
+            "return_tokens_as_token_ids": None if call.logprobs is None else True,
+            "cache_salt": salt.hexdigest() if self._vllm else None,
         }
-        if n > 1:
-            body["n"] = n
-        if call.features:
-            body["return_state_features"] = True
-        if call.logprobs is not None:
-            body["return_tokens_as_token_ids"] = True
-        if self._vllm:
-            body["cache_salt"] = hmac.new(self._salt_key, call.tenant.encode(), hashlib.sha256).hexdigest()
-        return body
+
+    def _deltas(self, answer: Json, call: Call) -> list[Delta]:
+        choices = answer.get("choices") or [] if call.stream else answer["choices"]
+        return [_delta(choice, call) for choice in choices]
 
 
 def check_vllm_version(answer: object) -> None:
@@ -136,31 +123,24 @@ def read_card(models: object, wanted: str | None) -> EngineCard:
         raise garbage(error) from None
 
 
-def _whole(answer: dict[str, Any], call: Call) -> list[Delta]:
-    return [_delta(choice, call) for choice in answer["choices"]]
-
-
-def _chunk(event: dict[str, Any], call: Call) -> list[Delta]:
-    return [_delta(choice, call) for choice in event.get("choices") or []]
-
-
-def _delta(choice: dict[str, Any], call: Call) -> Delta:
+def _delta(choice: Json, call: Call) -> Delta:
     reason = finish_reason(choice.get("finish_reason"))
     ids = token_ids(choice.get("token_ids") or [] if reason else choice.get("token_ids"))
     scores = () if call.logprobs is None else _scores(choice.get("logprobs"), ids, call.logprobs)
-    told = features(choice.get("state_features"), len(ids), call.features) if call.features and ids else None
+    told = None
+    if call.features and ids:
+        told = features(choice.get("state_features"), len(ids), call.features)
     return Delta(count(choice["index"]), ids, scores=scores, finish_reason=reason, features_TF=told)
 
 
-def _scores(
-    logprobs: dict[str, Any] | None, ids: tuple[int, ...], alternatives: int
-) -> tuple[TokenScore, ...]:
+def _scores(logprobs: Json | None, ids: Ids, alternatives: int) -> tuple[TokenScore, ...]:
     """One score an id. Where the tokens beside the scores are named by their ids, they must be these."""
     if not ids:
         return ()
     if not logprobs:
         raise EngineGarbageError("the engine sent no log-probabilities, which were asked for")
-    values, names = logprobs["token_logprobs"], logprobs.get("tokens") or [None] * len(ids)
+    values = logprobs["token_logprobs"]
+    names = logprobs.get("tokens") or [None] * len(ids)
     tops = logprobs.get("top_logprobs") or [None] * len(ids)
     if not len(values) == len(tops) == len(names) == len(ids):
         raise EngineGarbageError("the engine's log-probabilities do not match its tokens")
@@ -176,7 +156,7 @@ def _scores(
     )
 
 
-def _top(top: dict[str, Any], alternatives: int) -> tuple[tuple[int, float], ...]:
+def _top(top: Json, alternatives: int) -> tuple[tuple[int, float], ...]:
     """The alternatives; vLLM adds the token itself where it is none of them."""
     if len(top) > alternatives + 1:
         raise EngineGarbageError("the engine scored more alternatives than were asked for")

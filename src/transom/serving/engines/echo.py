@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Send
 
-from transom.errors import RefusedError
-from transom.serving.dialect import Limits
+from transom.serving.dialect import Limits, invalid, usage_of
 from transom.serving.engines.job import Job, Step, TokenLogprob
 from transom.serving.engines.server import JsonEndpoint, create_engine_app
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+@dataclass(kw_only=True, eq=False)
 class EchoEngine:
     """A generator without a model.
 
@@ -40,26 +41,17 @@ class EchoEngine:
     it tells features of states that it does not have: of the id i the numbers i, i + 1, ... modulo 97.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str = "echo",
-        tokenizer: Tokenizer | None = None,
-        vocabulary_size: int = 2**31,
-        context_tokens: int = 2**17,
-        embedding_size: int | None = None,
-        feature_size: int = 0,
-        first_token_s: float = 0.0,
-        token_s: float = 0.0,
-        chunk_tokens: int = 1,
-        record: bool = True,
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.vocabulary_size, self.context_tokens = vocabulary_size, context_tokens
-        self.embedding_size, self.feature_size = embedding_size, feature_size
-        self.first_token_s, self.token_s, self.chunk_tokens = first_token_s, token_s, chunk_tokens
-        self.record = record
-        self.seen: list[bytes] = []
+    model: str = "echo"
+    tokenizer: Tokenizer | None = None
+    vocabulary_size: int = 2**31
+    context_tokens: int = 2**17
+    embedding_size: int | None = None
+    feature_size: int = 0
+    first_token_s: float = 0.0
+    token_s: float = 0.0
+    chunk_tokens: int = 1
+    record: bool = True
+    seen: list[bytes] = field(default_factory=list, init=False, repr=False)
 
     def app(self, limits: Limits | None = None) -> Starlette:
         """The engine server over this echo, with `/v1/chat/completions` besides."""
@@ -94,27 +86,21 @@ class EchoEngine:
         await asyncio.sleep(self.first_token_s)
         head = {"id": "chatcmpl-echo", "created": int(time.time()), "model": self.model}
         words = [piece for piece in text.replace(" ", "\x00 ").split("\x00") if piece] or [""]
-        usage = {"prompt_tokens": len(words), "completion_tokens": len(words), "total_tokens": 2 * len(words)}
-        if body.get("stream"):
-            await self._chat_stream(head, words, usage, body, send)
+        usage = usage_of(len(words), len(words))
+        if not body.get("stream"):
+            whole = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            choices = [{"index": i, **whole} for i in range(body.get("n") or 1)]
+            await send_json(send, head | {"object": "chat.completion", "choices": choices, "usage": usage})
             return
-        choices = [
-            {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-            for i in range(body.get("n") or 1)
-        ]
-        await send_json(send, head | {"object": "chat.completion", "choices": choices, "usage": usage})
-
-    async def _chat_stream(
-        self, head: dict[str, Any], words: list[str], usage: dict[str, int], body: dict[str, Any], send: Send
-    ) -> None:
-        head = head | {"object": "chat.completion.chunk"}
+        head |= {"object": "chat.completion.chunk"}
         await send_event_start(send)
-        for position, word in enumerate(words):
-            if position and self.token_s:
+        for position, word in enumerate([*words, None]):
+            if position and word is not None and self.token_s:
                 await asyncio.sleep(self.token_s)
-            delta = {"content": word} if position else {"role": "assistant", "content": word}
-            await send_event(send, head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-        await send_event(send, head | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            delta = {} if position else {"role": "assistant"}
+            delta |= {} if word is None else {"content": word}
+            choice = {"index": 0, "delta": delta, "finish_reason": "stop" if word is None else None}
+            await send_event(send, head | {"choices": [choice]})
         if (body.get("stream_options") or {}).get("include_usage"):
             await send_event(send, head | {"choices": [], "usage": usage})
         await send(SSE_DONE)
@@ -133,10 +119,8 @@ def _features(ids: tuple[int, ...], size: int) -> np.ndarray:
 def _last_user_text(body: dict[str, Any]) -> str:
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise RefusedError("messages must be a list of objects", param="messages", code="invalid_value")
+        raise invalid("messages", "messages must be a list of objects")
     contents = [message.get("content") for message in messages if message.get("role") == "user"]
     if not contents or not isinstance(contents[-1], str):
-        raise RefusedError(
-            "messages must hold a user message of text", param="messages", code="invalid_value"
-        )
+        raise invalid("messages", "messages must hold a user message of text")
     return contents[-1]

@@ -15,7 +15,6 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.load import Checkpoint
@@ -74,9 +73,7 @@ class EmbeddedEngine:
     def __enter__(self) -> EmbeddedEngine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -161,7 +158,6 @@ def _failure_of(work: Callable[[], None]) -> EngineError | None:
 
 
 def _eos_ids(checkpoint: Checkpoint) -> frozenset[int]:
-    """The ids that end an answer, by the generation settings, the model's configuration and the tokenizer."""
     found: set[int] = set()
     for settings in (checkpoint.model.generation_config, checkpoint.model.config):
         ids = getattr(settings, "eos_token_id", None)

@@ -24,13 +24,15 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from transom.config import load_json
 from transom.enclave.evidence import NONCE_BYTES, Claims, Evidence, Trust, engine_fields, report_data
 from transom.enclave.policy import EvidencePolicy
 from transom.enclave.verify import verify
 from transom.errors import EvidenceError
-from transom.net.ask import JsonClient, LongAnswerError
+from transom.net.ask import JsonClient
+from transom.net.http import LongAnswerError
 from transom.net.pin import KeyPin
 from transom.net.urls import split_url
 
@@ -65,13 +67,15 @@ class EvidenceGuard:
     ) -> None:
         split_url(url, "the URL that evidence is fetched from")
         self._url = url.rstrip("/")
-        self._policy, self._allow_insecure_dev, self._keys = policy, allow_insecure_dev, keys
+        self._policy = policy
+        self._allow_insecure_dev = allow_insecure_dev
+        self._keys = keys
         self._timeout_s = timeout_s
         self._clock = clock
         self._pin: KeyPin | None = None
         self._expires_s = float("-inf")
-        self._asking: asyncio.Lock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        # One renewal at a time; a lock belongs to one event loop, the guard does not.
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self.claims: Claims | None = None
 
     async def ready(self) -> KeyPin:
@@ -79,7 +83,7 @@ class EvidenceGuard:
 
         Raises EvidenceError when there is no evidence or it does not convince.
         """
-        async with self._lock():
+        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if self._pin is None or self._clock() >= self._expires_s:
                 await self._renew()
             assert self._pin is not None  # noqa: S101  just made
@@ -87,7 +91,8 @@ class EvidenceGuard:
 
     async def _renew(self) -> None:
         old, self._pin, self.claims = self._pin, None, None
-        nonce, asked_s = secrets.token_bytes(NONCE_BYTES), self._clock()
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        asked_s = self._clock()
         evidence, spki_sha256 = _parse(await self._fetch(nonce))
         if evidence.kind == "insecure-dev" and not self._allow_insecure_dev:
             raise EvidenceError(
@@ -99,7 +104,8 @@ class EvidenceGuard:
         claims = await asyncio.to_thread(verify, evidence, self._policy, expected)
         same_key = old is not None and old.fingerprint == spki_sha256
         self._pin = old if same_key else KeyPin(spki_sha256)
-        self.claims, self._expires_s = claims, asked_s + self._policy.max_age_s
+        self.claims = claims
+        self._expires_s = asked_s + self._policy.max_age_s
         level = logging.WARNING if claims.trust == "none" else logging.INFO
         _log.log(level, "engine evidence accepted, trust=%s measurement=%s", claims.trust, claims.measurement)
 
@@ -136,16 +142,8 @@ class EvidenceGuard:
             )
         return body
 
-    def _lock(self) -> asyncio.Lock:
-        """One renewal at a time; a lock belongs to one event loop, the guard does not."""
-        loop = asyncio.get_running_loop()
-        if self._asking is None or self._loop is not loop:
-            self._asking, self._loop = asyncio.Lock(), loop
-        return self._asking
-
 
 def _parse(data: bytes) -> tuple[Evidence, bytes]:
-    """Evidence, and SHA-256 of the SubjectPublicKeyInfo it is said to be for."""
     try:
         value: Any = load_json(data)
         evidence, spki_sha256 = value["evidence"], base64.b64decode(value["spki_sha256"], validate=True)

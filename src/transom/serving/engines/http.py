@@ -13,7 +13,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -25,9 +25,9 @@ from transom.errors import (
     EngineTimeoutError,
     MisconfiguredError,
 )
-from transom.net.http import Answer, BrokenError, Site
+from transom.net.http import Answer, BrokenError, LongAnswerError, Site
 from transom.net.urls import check_url
-from transom.serving.engines.base import Delta, EngineCard
+from transom.serving.engines.base import Call, Delta, EngineCard, Json
 from transom.serving.engines.bounds import Meter, Silence
 from transom.serving.engines.checks import garbage, loads
 from transom.serving.engines.refusal import refusal
@@ -41,9 +41,8 @@ _PLAIN_BYTES = 16 << 20  # parsed in one go, while others wait
 _CARD_BYTES = 4 << 20
 _TAIL_S = 1.0  # for the token counts that may follow the last piece
 _TURN_BYTES = 4096
+_TOTAL_S = 3600.0  # of a stream
 _FRESH_S = 5.0  # for so long after an answer an engine is taken to be there
-
-Parse = Callable[[Any], list[Delta]]
 
 
 class Guard(Protocol):
@@ -51,7 +50,6 @@ class Guard(Protocol):
 
     async def ready(self) -> KeyPin:
         """The pin for the next request, asked before each. Raises EvidenceError; then nothing is sent."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -65,64 +63,60 @@ class Pinned:
         return self.pin
 
 
-class EngineHttp:
-    """JSON over HTTP to one base URL, with every failure turned into an EngineError or an EvidenceError.
+class Common(TypedDict, total=False):
+    """What every client of an engine takes beside the URL."""
 
-    `timeout_s` bounds the engine's silence: until all headers are there, then between two pieces of an answer
-    (comments, pings and empty pieces are none), or until a plain answer is whole. `total_s` bounds it all.
+    model: str | None
+    api_key: str | None
+    timeout_s: float
+    guard: Guard | None
+
+
+class HttpEngine:
+    """What the clients share: JSON over HTTP to one base URL, and a card that is asked for once.
+
+    `model` is the name to ask for (None: the first that the engine lists). `timeout_s` bounds the engine's
+    silence: until all headers are there, then between two pieces of an answer (comments, pings and empty
+    pieces are none), or until a plain answer is whole. A `guard` names the TLS key that the engine must hold.
+    Every failure becomes an EngineError or an EvidenceError.
     """
+
+    _path = "/v1/completions"
 
     def __init__(
         self,
         url: str,
         *,
+        model: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 120.0,
-        total_s: float = 3600.0,
         guard: Guard | None = None,
     ) -> None:
-        self.url = check_url(url, pinned=guard is not None)
-        self._guard = guard
+        self._url = check_url(url, pinned=guard is not None)
         if api_key and not (api_key.isascii() and api_key.isprintable()):
             raise MisconfiguredError("the engine's API key must be printable ASCII characters")
         key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._site = Site(self.url, key, connect_s=min(10.0, timeout_s))
-        self._timeout_s, self._total_s = timeout_s, total_s
+        self._site = Site(self._url, key, connect_s=min(10.0, timeout_s))
+        self._model = model
+        self._guard = guard
+        self._timeout_s = timeout_s
+        self._card: EngineCard | None = None
         self._answered_s = -math.inf
 
-    async def reach(self) -> None:
-        """Raises EngineDownError where nothing listens, and EvidenceError; asked before words are drawn.
+    async def probe(self) -> EngineCard:
+        """See `Engine.probe`. Raises MisconfiguredError too, for an engine that is too old."""
+        if self._card is None:
+            self._card = await self._ask_card()
+        else:
+            await self._reach()
+        return self._card
 
-        An engine that answered within the last seconds is not asked. Nothing is sent: a connection is opened,
-        and closed again.
-        """
-        if self._guard is not None:
-            await self._guard.ready()
-        if time.monotonic() - self._answered_s < _FRESH_S:
-            return
-        try:
-            await self._site.connections().reach()
-        except OSError as error:  # TimeoutError is one
-            raise self._down(error) from None
-        self._answered_s = time.monotonic()
-
-    async def get(self, path: str) -> Any:
-        """The JSON at `path`."""
-        return await self._whole("GET", path, None, _CARD_BYTES)
-
-    async def post(self, path: str, body: Mapping[str, Any], limit_bytes: int = _PLAIN_BYTES) -> Any:
-        """The JSON answer to a JSON body."""
-        return await self._whole("POST", path, _dump(body), min(limit_bytes, _PLAIN_BYTES, _ANSWER_BYTES))
-
-    async def answer(
-        self, path: str, body: Mapping[str, Any], meter: Meter, whole: Parse, chunk: Parse
-    ) -> AsyncGenerator[Delta, None]:
-        """The pieces of an answer, each of its choices brought to its end, or an EngineError.
-
-        `whole` reads an answer in one piece, `chunk` an event, as `body["stream"]` has asked for.
-        """
-        if not body["stream"]:
-            deltas = _parsed(whole, await self.post(path, body, meter.plain_bytes))
+    async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
+        """See `Engine.generate`. Each choice is brought to its end, or an EngineError raised."""
+        body = self._body(call, self._card or await self.probe())
+        meter = Meter(call, max(1, len(call.embeds or call.prompts)) * call.n)
+        if not call.stream:
+            deltas = self._parsed(await self._post(self._path, body, meter.plain_bytes), call)
             if sorted(delta.index for delta in deltas) != list(range(meter.choices)):
                 raise EngineGarbageError(
                     f"the engine answered {len(deltas)} choices, {meter.choices} were asked for"
@@ -133,7 +127,7 @@ class EngineHttp:
                 meter.take(delta)
                 yield delta
             return
-        async with aclosing(self._stream(path, body, meter, chunk)) as pieces:
+        async with aclosing(self._stream(body, call, meter)) as pieces:
             try:
                 async for delta in pieces:
                     yield delta
@@ -142,14 +136,58 @@ class EngineHttp:
                     raise
         meter.close()
 
-    async def _stream(
-        self, path: str, body: Mapping[str, Any], meter: Meter, chunk: Parse
-    ) -> AsyncGenerator[Delta, None]:
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        self._site.close()
+
+    # What a dialect says
+
+    async def _ask_card(self) -> EngineCard:
+        raise NotImplementedError
+
+    def _body(self, call: Call, card: EngineCard) -> Json:
+        raise NotImplementedError
+
+    def _deltas(self, answer: Json, call: Call) -> list[Delta]:
+        """The pieces in an answer, or in an event of a stream where `call` asks for one."""
+        raise NotImplementedError
+
+    # What all have in common
+
+    async def _reach(self) -> None:
+        """Raises EngineDownError where nothing listens, and EvidenceError; asked before words are drawn.
+
+        An engine that answered within the last seconds is not asked. Nothing is sent: a connection is opened,
+        and closed again.
+        """
+        if self._guard is not None:
+            await self._guard.ready()
+        if time.monotonic() - self._answered_s < _FRESH_S:
+            return
+        try:
+            await self._site.reach()
+        except OSError as error:  # TimeoutError is one
+            raise self._down(error) from None
+        self._answered_s = time.monotonic()
+
+    async def _get(self, path: str) -> Any:
+        return await self._whole("GET", path, None, _CARD_BYTES)
+
+    async def _post(self, path: str, body: Mapping[str, Any], limit_bytes: int = _PLAIN_BYTES) -> Any:
+        return await self._whole("POST", path, _dump(body), min(limit_bytes, _PLAIN_BYTES))
+
+    def _parsed(self, answer: Any, call: Call) -> list[Delta]:
+        try:
+            return self._deltas(answer, call)
+        except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+            raise garbage(error) from None
+
+    async def _stream(self, body: Mapping[str, Any], call: Call, meter: Meter) -> AsyncGenerator[Delta, None]:
         """The pieces of a stream; once every choice has ended, what follows is waited for but briefly."""
         silence = Silence(self._timeout_s)
-        async with aclosing(self._events(path, body, meter, silence)) as events:
+        async with aclosing(self._events(body, meter, silence)) as events:
             async for event in events:
-                for delta in _parsed(chunk, event):
+                for delta in self._parsed(event, call):
                     if meter.take(delta):
                         silence.broken()
                     yield delta
@@ -157,12 +195,12 @@ class EngineHttp:
                     silence.limit_s = min(silence.limit_s, _TAIL_S)
 
     async def _events(
-        self, path: str, body: Mapping[str, Any], meter: Meter, silence: Silence
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        self, body: Mapping[str, Any], meter: Meter, silence: Silence
+    ) -> AsyncGenerator[Json, None]:
         """The server-sent events that answer a JSON body, until `[DONE]` or the end of the stream."""
         parser, size_bytes = EventParser(meter.event_bytes), 0
-        async with self._request("POST", path, _dump(body)) as response:
-            ends_s = time.monotonic() + self._total_s
+        async with self._request("POST", self._path, _dump(body)) as response:
+            ends_s = time.monotonic() + _TOTAL_S
             while chunk := await silence.wait(response.read()):
                 if time.monotonic() > ends_s:
                     raise TimeoutError
@@ -178,17 +216,13 @@ class EngineHttp:
                     if start + _TURN_BYTES < len(chunk):
                         await asyncio.sleep(0)  # a fast stream leaves room for others
 
-    async def close(self) -> None:
-        """Close idle connections."""
-        self._site.close()
-
     @asynccontextmanager
     async def _request(self, method: str, path: str, data: bytes | None) -> AsyncGenerator[Answer, None]:
         pin = await self._guard.ready() if self._guard is not None else None
-        connections, response = self._site.connections(), None
+        response = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await connections.ask(self._site.request(method, path, data), pin)
+                response = await self._site.ask(self._site.request(method, path, data), pin)
             self._answered_s = time.monotonic()
             if response.status != 200:
                 raise refusal(response.status, response.headers.get("retry-after", ""))
@@ -208,84 +242,30 @@ class EngineHttp:
             raise EngineGarbageError(f"the engine's answer is not HTTP as expected ({error})") from None
         finally:
             if response is not None:
-                connections.release(response, pin)
+                self._site.release(response)
 
     def _down(self, error: Exception) -> EngineDownError:
         self._answered_s = -math.inf
         name = type(error).__name__
-        return EngineDownError(f"no connection to the engine at {self.url} ({name}); is it running?")
+        return EngineDownError(f"no connection to the engine at {self._url} ({name}); is it running?")
 
     async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
         """An answer in one piece; it must be there within the timeout after its headers."""
-        size_bytes, chunks = 0, []
         async with self._request(method, path, data) as response, asyncio.timeout(self._timeout_s):
-            while chunk := await response.read():
-                size_bytes += len(chunk)
-                if size_bytes > limit_bytes:
-                    raise EngineGarbageError(
-                        f"the engine's answer is larger than {limit_bytes} bytes; it was cut off"
-                    )
-                chunks.append(chunk)
-        return loads(b"".join(chunks))
-
-
-class Common(TypedDict, total=False):
-    """What every client of an engine takes beside the URL."""
-
-    model: str | None
-    api_key: str | None
-    timeout_s: float
-    guard: Guard | None
-
-
-class HttpEngine:
-    """What the clients share: one address, and a card that is asked for once.
-
-    `model` is the name to ask for (None: the first that the engine lists). A `guard` names the TLS key that
-    the engine must hold.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        api_key: str | None = None,
-        timeout_s: float = 120.0,
-        guard: Guard | None = None,
-    ) -> None:
-        self._http = EngineHttp(url, api_key=api_key, timeout_s=timeout_s, guard=guard)
-        self._model = model
-        self._card: EngineCard | None = None
-
-    async def probe(self) -> EngineCard:
-        """See `Engine.probe`. Raises MisconfiguredError too, for an engine that is too old."""
-        if self._card is None:
-            self._card = await self._ask_card()
-        else:
-            await self._http.reach()
-        return self._card
-
-    async def _ask_card(self) -> EngineCard:
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """See `Engine.close`."""
-        await self._http.close()
-
-
-def _parsed(parse: Parse, answer: Any) -> list[Delta]:
-    try:
-        return parse(answer)
-    except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
-        raise garbage(error) from None
+            try:
+                body = await response.whole(limit_bytes)
+            except LongAnswerError:
+                raise EngineGarbageError(
+                    f"the engine's answer is larger than {limit_bytes} bytes; it was cut off"
+                ) from None
+        return loads(body)
 
 
 def _dump(body: Mapping[str, Any]) -> bytes:
     return json.dumps({key: value for key, value in body.items() if value is not None}).encode()
 
 
-def _event(data: bytes) -> dict[str, Any]:
+def _event(data: bytes) -> Json:
     event = loads(data)
     if not isinstance(event, dict):
         raise EngineGarbageError("an event of the engine's stream is not an object")

@@ -83,7 +83,6 @@ class StateWatch(Protocol):
         `spans` are the rows' positions so far and how many of these are the prompt's. Shorter rows are padded
         on the left.
         """
-        ...
 
 
 class Generator(Protocol):
@@ -99,4 +98,3 @@ class Generator(Protocol):
 
     def generate(self, job: Job) -> AsyncGenerator[Step, None]:
         """Yield at least one step, the last with a finish reason. Closing the generator cancels the job."""
-        ...

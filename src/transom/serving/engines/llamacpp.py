@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError
-from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, Ids, Json, TokenScore
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
@@ -39,9 +39,8 @@ class LlamaCppEngine(HttpEngine):
     takes_embeds: Final = False
 
     async def _ask_card(self) -> EngineCard:
-        """The card, with the context of one slot where the server tells it."""
-        card = read_card(await self._http.get("/v1/models"), self._model)
-        props = await self._http.get("/props")
+        card = read_card(await self._get("/v1/models"), self._model)
+        props = await self._get("/props")
         try:
             context = count(props["default_generation_settings"]["n_ctx"], least=1)
         except (TypeError, KeyError) as error:
@@ -62,14 +61,12 @@ class LlamaCppEngine(HttpEngine):
             if not call.stream:
                 yield _joined(pieces)
 
-    async def _piece(
-        self, call: Call, prompt: tuple[int, ...], before: tuple[int, ...], index: int, meter: Meter
-    ) -> Delta:
+    async def _piece(self, call: Call, prompt: Ids, before: Ids, index: int, meter: Meter) -> Delta:
         """The next ids of an answer of which `before` is there."""
         length = 1 if call.logprobs is not None else min(max(1, len(before)), _PIECE_TOKENS)
         length = min(length, call.max_tokens - len(before))
         body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length}
-        answer = await self._http.post("/completion", body, meter.plain_bytes)
+        answer = await self._post("/completion", body, meter.plain_bytes)
         try:
             ids, reason = _ids(answer, length, length + len(before) == call.max_tokens)
             scores: tuple[TokenScore, ...] = ()
@@ -84,10 +81,9 @@ class LlamaCppEngine(HttpEngine):
         meter.take(delta)
         return delta
 
-    async def _forced(self, call: Call, body: dict[str, Any], token: int) -> TokenScore:
-        """The score of a token that ends inside a character."""
+    async def _forced(self, call: Call, body: Json, token: int) -> TokenScore:
         force = {"logit_bias": [[stop, _FORCE] for stop in call.stop_ids[:1]], "n_probs": _RANKED}
-        answer = await self._http.post("/completion", body | force)
+        answer = await self._post("/completion", body | force)
         for entry in answer.get("completion_probabilities") or []:
             for one in entry["top_logprobs"]:
                 if one["id"] == token:
@@ -97,7 +93,7 @@ class LlamaCppEngine(HttpEngine):
         )
 
 
-def _body(call: Call, prompt: tuple[int, ...], position: int, choice: int) -> dict[str, Any]:
+def _body(call: Call, prompt: Ids, position: int, choice: int) -> Json:
     return {
         "prompt": prompt,
         "temperature": call.temperature,
@@ -117,7 +113,7 @@ def _seed(seed: int, choice: int, position: int) -> int:
     return (seed + choice + position * _STRIDE) % (2**32 - 1)  # the largest means: at random
 
 
-def _ids(answer: Any, length: int, last: bool) -> tuple[tuple[int, ...], FinishReason | None]:
+def _ids(answer: Any, length: int, last: bool) -> tuple[Ids, FinishReason | None]:
     """The ids of a piece of at most `length`, all of those sampled, and whether they end the answer."""
     ids = token_ids(answer["tokens"])
     if not 1 <= len(ids) <= length or count(answer["tokens_predicted"]) != len(ids):
@@ -129,7 +125,7 @@ def _ids(answer: Any, length: int, last: bool) -> tuple[tuple[int, ...], FinishR
     return ids, "length" if last or len(ids) < length else None
 
 
-def _score(answer: dict[str, Any], token: int, alternatives: int) -> TokenScore | None:
+def _score(answer: Json, token: int, alternatives: int) -> TokenScore | None:
     """The score of the one token of a piece; None where the server left it out."""
     entries = answer.get("completion_probabilities") or []
     if not entries:
@@ -139,7 +135,7 @@ def _score(answer: dict[str, Any], token: int, alternatives: int) -> TokenScore 
     return TokenScore(token, logprob(entries[0]["logprob"]), _top(entries[0], alternatives))
 
 
-def _top(entry: dict[str, Any], alternatives: int) -> tuple[tuple[int | str, float], ...]:
+def _top(entry: Json, alternatives: int) -> tuple[tuple[int | str, float], ...]:
     top = entry.get("top_logprobs") or []
     return tuple((count(one["id"]), logprob(one["logprob"])) for one in top[:alternatives])
 

@@ -10,7 +10,6 @@ Shapes: T tokens, D model width.
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -183,7 +182,7 @@ def _embeds(encoded: str, generator: Generator) -> np.ndarray:
         raise _bad("prompt_embeds", "is not taken by this engine; send prompt ids")
     try:
         data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise _bad("prompt_embeds", "is not valid base64") from None
     if is_pickle_or_zip(data):
         raise _bad("prompt_embeds", "is a pickle or torch.save; send safetensors", 415, "unsupported_media")

@@ -23,8 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from transom.errors import EngineError, MisconfiguredError, RefusedError, TransomError
-from transom.serving.dialect import Limits
+from transom.errors import EngineError, MisconfiguredError, TransomError
+from transom.serving.dialect import Limits, usage_of
+from transom.serving.engines.base import Json
 from transom.serving.engines.embeds import packed_floats
 from transom.serving.engines.job import Generator, Job, Step
 from transom.serving.engines.request import Work, parse_completion
@@ -33,6 +34,7 @@ from transom.serving.engines.wire import (
     Failure,
     answered,
     envelope,
+    no_such_route,
     parse_json_object,
     read_body,
     require_json,
@@ -45,7 +47,7 @@ from transom.serving.engines.wire import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Answer = Callable[[dict[str, Any], Send], Any]
+Answer = Callable[[Json, Send], Any]
 
 
 def create_engine_app(
@@ -62,17 +64,15 @@ def create_engine_app(
             f"the engine tells {generator.feature_size} features a token; at most {limits.features} are sent"
         )
 
-    async def answer(body: dict[str, Any], send: Send) -> None:
+    async def answer(body: Json, send: Send) -> None:
         work = parse_completion(body, generator, limits)
         await (_stream if work.asked.stream else _complete)(generator, work, send)
 
     async def models(_request: Request) -> Response:
-        card: dict[str, Any] = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
+        card: Json = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
         card["max_model_len"] = generator.context_tokens
-        if generator.embedding_size is not None:
-            card["hidden_size"] = generator.embedding_size
-        if generator.feature_size:
-            card["state_features"] = generator.feature_size
+        told = {"hidden_size": generator.embedding_size, "state_features": generator.feature_size or None}
+        card |= {name: size for name, size in told.items() if size is not None}
         return JSONResponse({"object": "list", "data": [card]})
 
     async def healthz(_request: Request) -> Response:
@@ -84,14 +84,7 @@ def create_engine_app(
         Route("/healthz", healthz),
         *extra_routes,
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
-    refusal = RefusedError(f"{error.detail}; see /v1/models", status=error.status_code, code="no_such_route")
-    body, status = envelope(refusal)
-    return JSONResponse(body, status_code=status, headers=error.headers)
+    return Starlette(routes=routes, exception_handlers={HTTPException: no_such_route("/v1/models")})
 
 
 class JsonEndpoint:
@@ -100,7 +93,9 @@ class JsonEndpoint:
     def __init__(
         self, answer: Answer, limit_bytes: int, on_body: Callable[[bytes], None] | None = None
     ) -> None:
-        self._answer, self._limit_bytes, self._on_body = answer, limit_bytes, on_body
+        self._answer = answer
+        self._limit_bytes = limit_bytes
+        self._on_body = on_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def work(send: Send) -> None:
@@ -117,11 +112,10 @@ class JsonEndpoint:
 
 def _failure(error: Exception) -> Failure:
     known = error if isinstance(error, TransomError) else EngineError("the engine failed on this job")
-    return *envelope(known), ()
+    return *envelope(known), {}
 
 
 async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
-    """The steps of all jobs with the index of their choice, as they come."""
     if len(jobs) == 1:
         async with aclosing(generator.generate(jobs[0])) as steps:
             async for step in steps:
@@ -156,20 +150,19 @@ async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tu
 
 
 class _Choice:
-    """Renders one choice's steps as the JSON of the dialect."""
-
     def __init__(self, index: int, work: Work, tokenizer: Tokenizer | None) -> None:
-        self.index, self._asked, self._tokenizer = index, work.asked, tokenizer
+        self.index = index
+        self._asked = work.asked
+        self._tokenizer = tokenizer
         self._decoder: Any = None
         if tokenizer is not None:
             from tokenizers.decoders import DecodeStream
 
             self._decoder = DecodeStream(skip_special_tokens=True)
 
-    def render(self, step: Step) -> dict[str, Any]:
-        """The choice object for the ids of a step; for a whole answer, of all its steps joined."""
+    def render(self, step: Step) -> Json:
         shown = step.ids[:-1] if step.finish_reason == "stop" else step.ids
-        choice: dict[str, Any] = {
+        choice: Json = {
             "index": self.index,
             "text": self._text(shown),
             "logprobs": self._logprobs(step) if step.logprobs else None,
@@ -191,7 +184,7 @@ class _Choice:
             return f"token_id:{token_id}"
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
-    def _logprobs(self, step: Step) -> dict[str, Any]:
+    def _logprobs(self, step: Step) -> Json:
         return {
             "tokens": [self._name(i) for i in step.ids],
             "token_logprobs": [entry.logprob for entry in step.logprobs],
@@ -202,16 +195,10 @@ class _Choice:
 _serial = count()
 
 
-def _head(generator: Generator) -> dict[str, Any]:
+def _head(generator: Generator) -> Json:
     created = time.time()
     identity = f"cmpl-{int(created)}-{next(_serial)}"
     return {"id": identity, "object": "text_completion", "created": int(created), "model": generator.model}
-
-
-def _usage(work: Work, completion_tokens: int) -> dict[str, int]:
-    total = work.prompt_tokens + completion_tokens
-    counts = {"prompt_tokens": work.prompt_tokens, "completion_tokens": completion_tokens}
-    return counts | {"total_tokens": total}
 
 
 def _joined(steps: list[Step]) -> Step:
@@ -228,7 +215,7 @@ async def _complete(generator: Generator, work: Work, send: Send) -> None:
             collected[index].append(step)
     whole = [_joined(steps_of_choice) for steps_of_choice in collected]
     choices = [_Choice(i, work, generator.tokenizer).render(step) for i, step in enumerate(whole)]
-    usage = _usage(work, sum(len(step.ids) for step in whole))
+    usage = usage_of(work.prompt_tokens, sum(len(step.ids) for step in whole))
     await send_json(send, _head(generator) | {"choices": choices, "usage": usage})
 
 
@@ -244,5 +231,7 @@ async def _stream(generator: Generator, work: Work, send: Send) -> None:
             completion_tokens += len(step.ids)
             await send_event(send, head | {"choices": [choices[index].render(step)]})
     if work.asked.stream_options.include_usage:
-        await send_event(send, head | {"choices": [], "usage": _usage(work, completion_tokens)})
+        await send_event(
+            send, head | {"choices": [], "usage": usage_of(work.prompt_tokens, completion_tokens)}
+        )
     await send(SSE_DONE)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from transom.config import load_json
@@ -30,7 +33,7 @@ def is_pickle_or_zip(data: bytes) -> bool:
     return data.startswith(_PICKLE_OR_ZIP)
 
 
-Failure = tuple[object, int, Iterable[tuple[bytes, bytes]]]
+Failure = tuple[object, int, Mapping[str, str]]  # the JSON of an error, its status and headers
 
 
 async def answered(
@@ -38,8 +41,7 @@ async def answered(
 ) -> int:
     """Let `work` answer; the status of that, 499 if the client left.
 
-    An error becomes what `failure` makes of it (value, status, headers): JSON, or in mid-stream an event
-    without [DONE].
+    An error becomes what `failure` makes of it: JSON, or in mid-stream an event without [DONE].
     """
     status = 0  # of the response begun; 0 before
 
@@ -75,24 +77,21 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     Raises RefusedError (413) when it is longer, before more of it is read, and ClientGoneError.
     """
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    size_bytes, chunks = 0, []
-    more = True
-    while more:
-        if max(size_bytes, int(declared) if declared.isdigit() else 0) > limit_bytes:
-            raise RefusedError(
-                f"the request body is larger than {limit_bytes} bytes; send a shorter prompt",
-                status=413,
-                code="request_too_large",
-            )
+    least_bytes = int(declared) if declared.isdigit() else 0
+    body, more = bytearray(), True
+    while more and max(len(body), least_bytes) <= limit_bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError("the client left before its request was complete")
-        chunks.append(message.get("body", b""))
-        size_bytes += len(chunks[-1])
+        body += message.get("body", b"")
         more = message.get("more_body", False)
-        if not more and size_bytes > limit_bytes:
-            more = True  # let the check above refuse it
-    return b"".join(chunks)
+    if max(len(body), least_bytes) > limit_bytes:
+        raise RefusedError(
+            f"the request body is larger than {limit_bytes} bytes; send a shorter prompt",
+            status=413,
+            code="request_too_large",
+        )
+    return bytes(body)
 
 
 @asynccontextmanager
@@ -165,12 +164,13 @@ async def send_event(send: Send, value: object, *, last: bool = False) -> None:
 
 
 async def send_json(
-    send: Send, value: object, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()
+    send: Send, value: object, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> None:
     """One complete JSON response."""
     body = dump(value)
-    own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+    own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    others = [(name.encode(), text.encode()) for name, text in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": own + others})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -182,3 +182,16 @@ def envelope(error: TransomError) -> tuple[dict[str, Any], int]:
         status, param, code = error.http_status, None, error.code
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": str(error), "type": kind, "param": param, "code": code}}, status
+
+
+def no_such_route(where: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What answers a path or method that is none; `where` says which there are."""
+
+    async def refuse(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
+        message = f"{error.detail}; see {where}"
+        refusal = RefusedError(message, status=error.status_code, code="no_such_route")
+        value, status = envelope(refusal)
+        return JSONResponse(value, status_code=status, headers=error.headers)
+
+    return refuse

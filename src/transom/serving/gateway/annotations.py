@@ -60,13 +60,13 @@ class Annotations:
         said = {one.name: one.hear(delta.index, heard) for one in self._each}
         return {name: one for name, one in said.items() if one is not None}
 
-    def close(self) -> tuple[dict[str, Any], list[tuple[bytes, bytes]]]:
+    def close(self) -> tuple[dict[str, Any], dict[str, str]]:
         """What is said of each whole answer, by annotator, and the headers. Raises what withholds it."""
         said = {one.name: [one.close(index) for index in range(one.choices)] for one in self._each}
-        headers = []
-        for name, notes in said.items():
-            if text := ", ".join(note.header for note in notes if note.header):
-                headers.append((f"x-transom-{name}".encode(), text.encode()))
+        texts = {
+            name: ", ".join(note.header for note in notes if note.header) for name, notes in said.items()
+        }
+        headers = {f"x-transom-{name}": text for name, text in texts.items() if text}
         return {name: [dict(note.field) for note in notes] for name, notes in said.items()}, headers
 
 
@@ -74,7 +74,9 @@ class _Guarded:
     """One annotator, of which nothing but RefusedError is believed untested."""
 
     def __init__(self, annotator: Annotator, asked: Asked, choices: int, features: int) -> None:
-        self.name, self.choices, self._required = annotator.name, choices, annotator.required
+        self.name = annotator.name
+        self.choices = choices
+        self._required = annotator.required
         self._failed: dict[int, str] = {}
         self._watchers: list[Watcher | None] = []
         for index in range(choices):

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from traceback import walk_tb
 from typing import Any
 
 from starlette.applications import Starlette
@@ -33,11 +34,13 @@ from transom.errors import EngineBusyError, MisconfiguredError, NotYetError, Ref
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.annotate import Annotator
+from transom.serving.dialect import invalid
 from transom.serving.engines.base import Engine
 from transom.serving.engines.wire import (
     Failure,
     answered,
     envelope,
+    no_such_route,
     read_body,
     require_json,
     send_json,
@@ -51,7 +54,7 @@ from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.exchange import prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
-from transom.serving.gateway.requests import ChatRequest, CompletionRequest, parse
+from transom.serving.gateway.requests import AnyRequest, ChatRequest, CompletionRequest, parse
 from transom.serving.gateway.schema import openapi
 from transom.serving.gateway.words import Veil
 from transom.serving.tokenizer import ChatTokenizer
@@ -80,14 +83,13 @@ def create_gateway(
     enclave's own trust stand in every response header. `annotators` say what they make of each answer.
     Raises MisconfiguredError for a combination that could not protect what its mode promises.
     """
-    _check_parts(config, engine, tokenizer, sanitizer, enclave, substitution)
     check_annotators(annotators)
     veil = Veil(sanitizer, retry_s=60 * config.retry_minutes) if sanitizer is not None else None
     charger = Charger(ledger) if ledger is not None else None
     gateway = Gateway(
         config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution, tuple(annotators)
     )
-    pages = _Pages(gateway)
+    _check_parts(gateway)
     own = None if enclave is None else enclave.trust
     trusts = own is not None or engine_trust is not None
 
@@ -107,51 +109,40 @@ def create_gateway(
     return Starlette(
         routes=[
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()),
-            Route("/v1/responses", pages.responses, methods=["POST"]),
-            Route("/v1/models", pages.models),
-            Route("/healthz", pages.healthz),
-            Route("/metrics", pages.metrics),
-            Route("/openapi.json", pages.openapi),
+            *_pages(gateway),
         ],
         middleware=[
             *([Middleware(_Trust, own, engine_trust)] if trusts else []),
             *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
             Middleware(_Direct, endpoints),
         ],
-        exception_handlers={HTTPException: _http_error, TransomError: _error},
+        exception_handlers={HTTPException: no_such_route("/openapi.json"), TransomError: _error},
         lifespan=lifespan,
     )
 
 
-def _check_parts(
-    config: GatewayConfig,
-    engine: Engine,
-    tokenizer: ChatTokenizer | None,
-    sanitizer: Sanitizer | None,
-    enclave: Enclave | None,
-    substitution: Substitution | None,
-) -> None:
-    """Raises MisconfiguredError for parts that do not go with the mode or with each other."""
+def _check_parts(gateway: Gateway) -> None:
+    mode = gateway.config.mode
+    substitution = gateway.substitution
+    tokenizer = gateway.tokenizer
     parts = {
-        "sanitizer": (sanitizer, config.mode not in ("plain", "obfuscated")),
-        "bundle": (enclave, config.mode == "enclave"),
-        "key": (substitution, config.mode in ("obfuscated", "words+obfuscated")),
+        "sanitizer": (gateway.veil, mode not in ("plain", "obfuscated")),
+        "bundle": (gateway.enclave, mode == "enclave"),
+        "key": (substitution, mode in ("obfuscated", "words+obfuscated")),
     }
     for name, (part, wanted) in parts.items():
         if (part is not None) != wanted:
-            raise MisconfiguredError(
-                f"mode {config.mode!r} and the {name} do not go together; give both or none"
-            )
-    if enclave is not None and not engine.takes_embeds:
+            raise MisconfiguredError(f"mode {mode!r} and the {name} do not go together; give both or none")
+    if gateway.enclave is not None and not gateway.engine.takes_embeds:
         raise MisconfiguredError(
             "mode 'enclave' needs an engine that takes embeddings: the embedded engine, or vLLM"
         )
-    if substitution is not None and engine.takes != "ids":
+    if substitution is not None and gateway.engine.takes != "ids":
         raise MisconfiguredError(
-            f"mode {config.mode!r} needs an engine that takes token ids: the embedded engine, vLLM or "
+            f"mode {mode!r} needs an engine that takes token ids: the embedded engine, vLLM or "
             "llama.cpp; a chat endpoint would be sent text"
         )
-    if engine.takes == "ids" and tokenizer is None:
+    if gateway.engine.takes == "ids" and tokenizer is None:
         raise MisconfiguredError("this engine takes token ids: give the model's tokenizer")
     if substitution is not None and tokenizer is not None and tokenizer.vocab_size > substitution.vocabulary:
         raise MisconfiguredError(
@@ -161,8 +152,6 @@ def _check_parts(
 
 
 class _Trust:
-    """Writes into every response header what the evidence of this gateway and of its engine can prove."""
-
     def __init__(self, app: ASGIApp, own: Trust | None, engines: Callable[[], Trust] | None) -> None:
         self._app, self._own, self._engines = app, own, engines
 
@@ -224,8 +213,10 @@ class _Direct:
 class _Endpoint:
     """A generation endpoint as raw ASGI: it stops the engine when the client leaves."""
 
-    def __init__(self, gateway: Gateway, name: str, model: type[ChatRequest | CompletionRequest]) -> None:
-        self._gateway, self._name, self._model = gateway, name, model
+    def __init__(self, gateway: Gateway, name: str, model: type[AnyRequest]) -> None:
+        self._gateway = gateway
+        self._name = name
+        self._model = model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = await answered(send, partial(self._answer, scope, receive), _failure)
@@ -245,37 +236,39 @@ class _Endpoint:
             await (exchange.stream if request.stream else exchange.complete)(send)
 
 
-class _Pages:
-    """The small endpoints."""
+def _pages(gateway: Gateway) -> list[Route]:
+    schema = openapi()
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._schema = openapi()
+    def identified(request: Request) -> None:
+        gateway.config.account(request.headers.get("authorization", ""))
 
-    async def models(self, request: Request) -> Response:
-        """The one published model."""
-        self._gateway.config.account(request.headers.get("authorization", ""))
-        name = self._gateway.config.model or (await self._gateway.engine.probe()).model
+    async def models(request: Request) -> Response:
+        identified(request)
+        name = gateway.config.model or (await gateway.engine.probe()).model
         card = {"id": name, "object": "model", "created": 0, "owned_by": "transom"}
         return JSONResponse({"object": "list", "data": [card]})
 
-    async def healthz(self, _request: Request) -> Response:
-        """Alive; says nothing of the engine."""
-        return JSONResponse({"status": "ok", "mode": self._gateway.config.mode})
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"status": "ok", "mode": gateway.config.mode})  # and nothing of the engine
 
-    async def metrics(self, request: Request) -> Response:
-        """Prometheus counters."""
-        self._gateway.config.account(request.headers.get("authorization", ""))
-        return PlainTextResponse(self._gateway.metrics.render(), media_type="text/plain; version=0.0.4")
+    async def metrics(request: Request) -> Response:
+        identified(request)
+        return PlainTextResponse(gateway.metrics.render(), media_type="text/plain; version=0.0.4")
 
-    async def openapi(self, _request: Request) -> Response:
-        """The published schema."""
-        return JSONResponse(self._schema)
+    async def published(_request: Request) -> Response:
+        return JSONResponse(schema)
 
-    async def responses(self, request: Request) -> Response:
-        """The one documented refusal of the newer API."""
-        self._gateway.config.account(request.headers.get("authorization", ""))
+    async def responses(request: Request) -> Response:
+        identified(request)
         raise NotYetError("/v1/responses is not supported; use /v1/chat/completions")
+
+    return [
+        Route("/v1/responses", responses, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/healthz", healthz),
+        Route("/metrics", metrics),
+        Route("/openapi.json", published),
+    ]
 
 
 def _caller(config: GatewayConfig, headers: Mapping[bytes, str]) -> Caller:
@@ -283,7 +276,7 @@ def _caller(config: GatewayConfig, headers: Mapping[bytes, str]) -> Caller:
     session = headers.get(b"x-transom-session") or None
     if session is not None and len(session) > _SESSION_CHARS:
         message = f"a session name has at most {_SESSION_CHARS} characters, got {len(session)}"
-        raise RefusedError(message, param="X-Transom-Session", code="invalid_value")
+        raise invalid("X-Transom-Session", message)
     if session is not None:
         session = f"{len(account)}:{account}:{session}"  # one account cannot name another's session
     return Caller(account, session, headers.get(b"x-transom-show-host") == "1")
@@ -293,10 +286,9 @@ def known(error: Exception) -> TransomError:
     """`error` itself if it is ours; else a bare internal error, logged by type and place alone."""
     if isinstance(error, TransomError):
         return error
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f"{place.tb_frame.f_code.co_name}:{place.tb_lineno}" if place else "?"
+    where = "?"
+    for frame, line in walk_tb(error.__traceback__):
+        where = f"{frame.f_code.co_name}:{line}"
     _log.error("internal error %s in %s", type(error).__name__, where)
     return TransomError("the gateway failed on this request; its log names the place")
 
@@ -304,7 +296,7 @@ def known(error: Exception) -> TransomError:
 def _failure(error: Exception) -> Failure:
     ours = known(error)
     value, status = envelope(ours)
-    return value, status, [(name.encode(), text.encode()) for name, text in _advice(ours, status).items()]
+    return value, status, _advice(ours, status)
 
 
 def _advice(error: TransomError, status: int) -> dict[str, str]:
@@ -318,15 +310,5 @@ def _advice(error: TransomError, status: int) -> dict[str, str]:
 
 
 async def _error(_request: Request, error: Exception) -> Response:
-    ours = known(error)
-    value, status = envelope(ours)
-    return JSONResponse(value, status_code=status, headers=_advice(ours, status))
-
-
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  starlette calls this for no other
-    refusal = RefusedError(
-        f"{error.detail}; see /openapi.json", status=error.status_code, code="no_such_route"
-    )
-    value, status = envelope(refusal)
-    return JSONResponse(value, status_code=status, headers=error.headers)
+    value, status, headers = _failure(error)
+    return JSONResponse(value, status_code=status, headers=headers)

@@ -42,11 +42,9 @@ class Charger:
             outcomes: list[float | LedgerSpentError] | list[LedgerError]
             try:
                 outcomes = await asyncio.to_thread(self._ledger.charge_many, charges)
-            except LedgerError as error:
-                outcomes = [error] * len(batch)
             except Exception as error:  # whatever it was, nobody may send on it
-                failure = LedgerError(f"the privacy ledger failed ({type(error).__name__}); nothing was sent")
-                outcomes = [failure] * len(batch)
+                failed = f"the privacy ledger failed ({type(error).__name__}); nothing was sent"
+                outcomes = [error if isinstance(error, LedgerError) else LedgerError(failed)] * len(batch)
             for (_, _, future), outcome in zip(batch, outcomes, strict=True):
                 if future.done():
                     continue

@@ -11,13 +11,13 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.types import Send
 
 from transom.errors import EngineGarbageError
 from transom.serving.annotate import Annotator
-from transom.serving.engines.base import Call, Engine
+from transom.serving.dialect import usage_of
+from transom.serving.engines.base import Call, Engine, Ids, Json
 from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
 from transom.serving.gateway.annotations import Annotations
 from transom.serving.gateway.answer import ANSWER_CHARS, Choice, Piece
@@ -26,8 +26,8 @@ from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
-from transom.serving.gateway.requests import ChatRequest, CompletionRequest
-from transom.serving.gateway.respond import Writer, usage_of
+from transom.serving.gateway.requests import AnyRequest
+from transom.serving.gateway.respond import Writer
 from transom.serving.gateway.words import Veil, Veiled
 from transom.serving.tokenizer import ChatTokenizer
 
@@ -66,11 +66,11 @@ class Exchange:
 
     gateway: Gateway
     caller: Caller
-    request: ChatRequest | CompletionRequest
+    request: AnyRequest
     call: Call
     choices: list[Choice]
     writer: Writer
-    prompts: Sequence[tuple[int, ...]] = field(repr=False)
+    prompts: Sequence[Ids] = field(repr=False)
     host_saw: Sequence[str] = field(repr=False)
     host_can_read: Sequence[str] = field(default=(), repr=False)  # once it has undone a permutation
     veiled: Veiled | None = None
@@ -117,13 +117,14 @@ class Exchange:
             await send_event(send, last)
         await send(SSE_DONE)
 
-    async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece, dict[str, Any] | None], None]:
+    async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece, Json | None], None]:
         """The pieces of all choices, and what is said of each.
 
         Leaving early, or when every choice has ended, cancels the engine.
         """
         unfinished, chars = len(self.choices), 0
-        substitution, annotations = self.gateway.substitution, self.annotations
+        substitution = self.gateway.substitution
+        annotations = self.annotations
         with self.gateway.metrics.step("engine"):
             async with aclosing(self.gateway.engine.generate(self.call)) as deltas:
                 async for delta in deltas:
@@ -147,7 +148,7 @@ class Exchange:
         if unfinished:
             raise EngineGarbageError("the engine ended without finishing every choice")
 
-    def _finish(self) -> tuple[dict[str, Any] | None, list[tuple[bytes, bytes]]]:
+    def _finish(self) -> tuple[Json | None, dict[str, str]]:
         """Count, annotate, remember the answers, and describe what the host saw if asked; with headers.
 
         An answer that is withheld is not remembered: nobody will resend it.
@@ -156,16 +157,16 @@ class Exchange:
         if usage is not None:
             gateway.metrics.tokens("prompt", usage["prompt_tokens"])
             gateway.metrics.tokens("completion", usage["completion_tokens"])
-        notes, headers = self.annotations.close() if self.annotations else (None, [])
-        if gateway.veil is not None and self.veiled is not None and isinstance(self.request, ChatRequest):
+        notes, headers = self.annotations.close() if self.annotations else (None, {})
+        if gateway.veil is not None and self.veiled is not None and self.request.chat:
             for answer in self.choices:
                 gateway.veil.remember(self.veiled, answer.text, answer.host_text)
         shown = self._shown() if self.caller.show_host else None
         return (shown if notes is None else (shown or {}) | {"annotations": notes}), headers
 
-    def _shown(self) -> dict[str, Any]:
+    def _shown(self) -> Json:
         ids = [list(prompt) for prompt in self.prompts]
-        shown: dict[str, Any] = {
+        shown: Json = {
             "mode": self.gateway.config.mode,
             "host_saw": "\n".join(self.host_saw),
             "host_token_ids": ids[0] if len(ids) == 1 else ids,

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _MOST = 2**40  # no single request comes near it
 _HELP = {
@@ -48,9 +50,15 @@ class Metrics:
         """Set the extraction meter's reading."""
         self._values["transom_embedded_rows", ""] = distinct
 
-    def step(self, name: str) -> _Step:
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
         """Time a step: text, tokenize, embed, ledger, engine."""
-        return _Step(self, f'{{step="{name}"}}')
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add("transom_step_seconds_total", f'{{step="{name}"}}', time.perf_counter() - start_s)
+            self._add("transom_step_runs_total", f'{{step="{name}"}}', 1)
 
     def render(self) -> str:
         """The exposition text."""
@@ -62,19 +70,3 @@ class Metrics:
                 f"{key}{labels} {value}" for (key, labels), value in self._values.items() if key == name
             ]
         return "\n".join(lines) + "\n"
-
-
-class _Step:
-    """Times what it encloses."""
-
-    __slots__ = ("_label", "_metrics", "_start_s")
-
-    def __init__(self, metrics: Metrics, label: str) -> None:
-        self._metrics, self._label = metrics, label
-
-    def __enter__(self) -> None:
-        self._start_s = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._metrics._add("transom_step_seconds_total", self._label, time.perf_counter() - self._start_s)
-        self._metrics._add("transom_step_runs_total", self._label, 1)

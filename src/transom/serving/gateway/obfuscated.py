@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.privacy.guarantee import Guarantee
-from transom.serving.engines.base import Call, Delta, TokenScore
+from transom.serving.engines.base import Call, Delta, Ids, TokenScore
 
 
 class Substitution:
@@ -41,11 +41,11 @@ class Substitution:
         self.vocabulary = len(hidden_V)
         self._private = private_against_base_model
 
-    def hide(self, ids: Sequence[int]) -> tuple[int, ...]:
+    def hide(self, ids: Sequence[int]) -> Ids:
         """Plain ids as the host knows them."""
         return tuple(self._hide[i] for i in ids)
 
-    def reveal(self, ids: Sequence[int]) -> tuple[int, ...]:
+    def reveal(self, ids: Sequence[int]) -> Ids:
         """The host's ids as plain ones. Raises EngineGarbageError for an id outside the vocabulary."""
         return tuple(map(self._plain, ids))
 

@@ -9,7 +9,7 @@ Source: OpenAI API reference, chat completions and completions.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -36,6 +36,7 @@ REFUSED_BECAUSE = {
     "web_search_options": "web search would send content elsewhere; it is not supported",
     "suffix": "suffix is not supported by these engines",
 }
+Fields = list[tuple[str, str]]
 Choices = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 Dropped = Annotated[Any, Field(description="Accepted and dropped: never sent to the engine.")]
@@ -68,11 +69,6 @@ class Message(Strict):
     def text(self) -> str:
         """The content as one string."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-    @property
-    def template_role(self) -> str:
-        """The role as chat templates know it."""
-        return "system" if self.role == "developer" else self.role
 
 
 class StreamOptions(dialect.StreamOptions):
@@ -124,6 +120,9 @@ class Sampling(Strict):
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
+    chat: ClassVar = True
+    content: ClassVar = "messages"
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
@@ -147,6 +146,12 @@ class ChatRequest(Sampling):
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def fields(self) -> Fields:
+        """The messages as (role, text), with the roles that chat templates know."""
+        roles = ["system" if one.role == "developer" else one.role for one in self.messages]
+        return [(role, one.text) for role, one in zip(roles, self.messages, strict=True)]
+
+    @property
     def alternatives(self) -> int | None:
         """How many alternatives a token are asked for; None without log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -154,6 +159,9 @@ class ChatRequest(Sampling):
 
 class CompletionRequest(Sampling):
     """POST /v1/completions."""
+
+    chat: ClassVar = False
+    content: ClassVar = "prompt"
 
     prompt: (
         str
@@ -178,6 +186,12 @@ class CompletionRequest(Sampling):
         return self.max_tokens
 
     @property
+    def fields(self) -> Fields | None:
+        """The prompts as (user, text); None for token ids."""
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return [("user", str(text)) for text in prompts] if isinstance(prompts[0], str) else None
+
+    @property
     def alternatives(self) -> int | None:
         """How many alternatives a token are asked for; None without log-probabilities."""
         return self.logprobs
@@ -197,14 +211,10 @@ def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
     except ValueError:
         raise RefusedError("an object of the body names a member twice", code="invalid_json") from None
     if request.stream_options is not None and not request.stream:
-        raise RefusedError(
-            "stream_options goes with stream: true", param="stream_options", code="invalid_value"
-        )
+        raise dialect.invalid("stream_options", "stream_options goes with stream: true")
     if isinstance(request, ChatRequest):
         if request.top_logprobs is not None and not request.logprobs:
-            raise RefusedError(
-                "top_logprobs goes with logprobs: true", param="top_logprobs", code="invalid_value"
-            )
+            raise dialect.invalid("top_logprobs", "top_logprobs goes with logprobs: true")
         if not any(message.text for message in request.messages):
             raise RefusedError("every message is empty; send text", param="messages", code="empty_prompt")
     elif request.prompt == "" or (isinstance(request.prompt, list) and "" in request.prompt):
@@ -218,16 +228,16 @@ def _refusal(error: ValidationError, model: type[AnyRequest], size_bytes: int) -
     first = error.errors(include_url=False, include_context=False)[0]  # its input is not told
     if first["type"] == "json_invalid":
         return RefusedError(f"the body ({size_bytes} bytes) is not valid JSON in UTF-8", code="invalid_json")
-    param, names = _param(first["loc"]), [part for part in first["loc"] if isinstance(part, str)]
+    param = _param(first["loc"])
+    names = [part for part in first["loc"] if isinstance(part, str)]
     of_content = names[:2] == ["messages", "content"]
     if of_content and first["input"] in (None, []):
-        message = "content is null or empty; give a text, or leave the message out"
-        return RefusedError(message, param=param, code="invalid_value")
+        return dialect.invalid(param, "content is null or empty; give a text, or leave the message out")
     if of_content and not REFUSED_BECAUSE.keys() & names:
-        return RefusedError(f"content must be text. {_NOT_TEXT}", param=param, code="invalid_value")
+        return dialect.invalid(param, f"content must be text. {_NOT_TEXT}")
     if names[:2] == ["messages", "role"]:
         message = "role must be system, developer, user or assistant; tool messages are not supported yet"
-        return RefusedError(message, param=param, code="invalid_value")
+        return dialect.invalid(param, message)
     return dialect.refusal(error, model, REFUSED_BECAUSE, param)
 
 

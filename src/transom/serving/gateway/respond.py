@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from transom.serving.engines.base import TokenScore
+from transom.serving.engines.base import Json, TokenScore
 from transom.serving.gateway.answer import Choice, Piece
 from transom.serving.tokenizer import ChatTokenizer
 
@@ -32,62 +33,43 @@ class Writer:
         self._opened: set[int] = set()
         self._offsets: dict[int, int] = {}
 
-    def whole(self, choices: Sequence[Choice], usage: dict[str, int] | None) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], usage: dict[str, int] | None) -> Json:
         """The response object of a request that does not stream."""
-        kind = "chat.completion" if self.chat else "text_completion"
-        written = [self._choice(choice) for choice in choices]
-        return {**self._head, "object": kind, "choices": written, "usage": usage}
+        head = {"role": "assistant"}
+        written = [
+            self._choice(choice.index, choice, "message", head | {"content": choice.text, "refusal": None})
+            for choice in choices
+        ]
+        return self._object("", written, usage=usage)
 
-    def chunk(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def chunk(self, choice: Choice, piece: Piece) -> Json:
         """One chunk of a stream."""
-        return self._chunk([self._delta(choice, piece)])
-
-    def closing(self, usage: dict[str, int] | None, extra: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The chunk after the last choice, if there is anything to say in it."""
-        if usage is None and extra is None:
-            return None
-        chunk = self._chunk([])
-        if usage is not None:
-            chunk["usage"] = usage
-        if extra is not None:
-            chunk["transom"] = extra
-        return chunk
-
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        kind = "chat.completion.chunk" if self.chat else "text_completion"
-        return {**self._head, "object": kind, "choices": choices}
-
-    def _choice(self, choice: Choice) -> dict[str, Any]:
-        written: dict[str, Any] = {
-            "index": choice.index,
-            "logprobs": self._scores(choice.index, choice.scores),
-            "finish_reason": choice.finish_reason,
-        }
-        if self.chat:
-            written["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
-        else:
-            written["text"] = choice.text
-        return written
-
-    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
-        written: dict[str, Any] = {
-            "index": choice.index,
-            "logprobs": self._scores(choice.index, piece.scores),
-            "finish_reason": piece.finish_reason,
-        }
-        if not self.chat:
-            written["text"] = piece.text
-            return written
-        delta: dict[str, Any] = {}
-        if choice.index not in self._opened:
-            self._opened.add(choice.index)
-            delta["role"] = "assistant"
-        if piece.text or "role" in delta:
+        delta = {} if choice.index in self._opened else {"role": "assistant"}
+        self._opened.add(choice.index)
+        if piece.text or delta:
             delta["content"] = piece.text
-        written["delta"] = delta
-        return written
+        return self._object(".chunk", [self._choice(choice.index, piece, "delta", delta)])
 
-    def _scores(self, index: int, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
+    def closing(self, usage: dict[str, int] | None, extra: Json | None) -> Json | None:
+        """The chunk after the last choice, if there is anything to say in it."""
+        said = {"usage": usage, "transom": extra}
+        more = {name: value for name, value in said.items() if value is not None}
+        return self._object(".chunk", [], **more) if more else None
+
+    def _object(self, part: str, choices: list[Json], **more: Any) -> Json:
+        kind = "chat.completion" + part if self.chat else "text_completion"
+        return {**self._head, "object": kind, "choices": choices, **more}
+
+    def _choice(self, index: int, said: Choice | Piece, name: str, in_chat: Mapping[str, Any]) -> Json:
+        """What a choice says: in a chat under this name and in this form, else as its text."""
+        return {
+            "index": index,
+            "logprobs": self._scores(index, said.scores),
+            "finish_reason": said.finish_reason,
+            **({name: in_chat} if self.chat else {"text": said.text}),
+        }
+
+    def _scores(self, index: int, scores: Sequence[TokenScore]) -> Json | None:
         if not self.logprobs:
             return None
         if self.chat:
@@ -97,11 +79,8 @@ class Writer:
             ]
             return {"content": entries, "refusal": None}
         texts = [self._text(score.token) for score in scores]
-        offsets, at = [], self._offsets.get(index, 0)
-        for text in texts:
-            offsets.append(at)
-            at += len(text)
-        self._offsets[index] = at
+        offsets = list(accumulate(map(len, texts), initial=self._offsets.get(index, 0)))
+        self._offsets[index] = offsets.pop()
         return {
             "tokens": texts,
             "token_logprobs": [score.logprob for score in scores],
@@ -109,7 +88,7 @@ class Writer:
             "text_offset": offsets,
         }
 
-    def _entry(self, token: int | str, logprob: float) -> dict[str, Any]:
+    def _entry(self, token: int | str, logprob: float) -> Json:
         text = self._text(token)
         encoded = None if "\ufffd" in text else list(text.encode("utf-8", "surrogatepass"))
         return {"token": text, "logprob": logprob, "bytes": encoded}
@@ -118,12 +97,3 @@ class Writer:
         if isinstance(token, str) or self.tokenizer is None:
             return str(token)
         return self.tokenizer.token_text(token)
-
-
-def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """The token counts of one request."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from transom.privacy.guarantee import Guarantee
@@ -34,11 +35,17 @@ from transom.privacy.sanitize import Sanitized, Sanitizer
 LONG_CHARS, LONG_MESSAGES = 4_000, 40  # beyond these the work leaves the event loop
 REPEATS = "that a request repeats an earlier one of the same account, within the retry window"
 _RETRY_PLACES = 400_000
+_Result = TypeVar("_Result")
 
 
 def is_long(fields: Sequence[tuple[str, str]]) -> bool:
     """Whether work whose time grows with these (role, text) pairs should leave the event loop."""
     return len(fields) > LONG_MESSAGES or sum([len(text) for _, text in fields]) > LONG_CHARS
+
+
+async def aside(fields: Sequence[tuple[str, str]], work: Callable[[], _Result]) -> _Result:
+    """Do work whose time grows with the fields; in a thread if they are long, as others wait for answers."""
+    return await asyncio.to_thread(work) if is_long(fields) else work()
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,9 @@ class Veil:
     """
 
     def __init__(self, sanitizer: Sanitizer, memo: PlaceMemo | None = None, retry_s: float = 600.0) -> None:
-        self.sanitizer, self._memo, self.retry_s = sanitizer, memo or PlaceMemo(), retry_s
+        self.sanitizer = sanitizer
+        self._memo = memo or PlaceMemo()
+        self.retry_s = retry_s
         self._retries = PlaceMemo(_RETRY_PLACES, lifetime_s=retry_s)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -87,9 +96,7 @@ class Veil:
 
         `repeat` is the name from `repeatable`; it is for requests without a session.
         """
-        if is_long(texts):
-            return await asyncio.to_thread(self._cover, texts, account, session, repeat)
-        return self._cover(texts, account, session, repeat)
+        return await aside(texts, partial(self._cover, texts, account, session, repeat))
 
     def _cover(
         self, texts: Sequence[tuple[str, str]], account: str, session: str | None, repeat: str | None
