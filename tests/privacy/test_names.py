@@ -1,4 +1,4 @@
-"""Names under the shipped policy: sentences with the stretches that must go, and sentences that name nobody."""
+"""Names under the shipped policy: sentences with what must go, and sentences that name nobody."""
 
 from __future__ import annotations
 
