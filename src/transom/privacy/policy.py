@@ -333,10 +333,9 @@ def _listed(
         problems.append(f"{len(entries) - len(found)} listed words occur twice")
     if inside := [word for word, kind in found.items() if word in words and kind not in _IN_VOCABULARY]:
         problems.append(f"{len(inside)} drawn words are listed as names or dictionary: {inside[0]!r}")
-    odd = (
-        word for word in found if len(word) < 2 or not (word.isascii() and word.isalpha() and word.islower())
-    )
-    wrong = [*(found.keys() & (passing | CLOSED_FORMS)), *(word for word in odd if not is_plain_word(word))]
+    closed = found.keys() & (passing | CLOSED_FORMS)
+    odd = [word for word in found if not (word.isascii() and word.isalpha() and word.islower())]
+    wrong = [*closed, *(word for word in found if len(word) < 2), *(w for w in odd if not is_plain_word(w))]
     if wrong:
         problems.append(f"{len(wrong)} listed words pass, are closed or no single words: {wrong[0][:40]!r}")
     return found, problems

@@ -29,6 +29,7 @@ import numpy as np
 
 from transom.privacy.channel import Floats
 from transom.privacy.claims import Claims
+from transom.privacy.forms import pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -41,7 +42,8 @@ from transom.privacy.text import Token, with_case
 
 DISCLOSES = (
     "the group and the rule of each drawn word, its place and its case pattern",
-    "the kind and place of each placeholder, and which placeholders of a conversation hold equal values",
+    "the kind and place of each placeholder, which placeholders of a conversation hold equal values or forms "
+    "of one entity (names of a person, spellings of a number or address), and which form each is",
     "pass words, punctuation, white space and the number of words",
     "with a session: whether a place was edited since the last request",
 )
@@ -288,9 +290,8 @@ class Sanitizer:
                 word_id = ids.get(token.lookup, -1)
                 parts.append((kind, token, word_id < 0, word_id))
             else:
-                hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
-                parts.append((kind, token, hide, -1))
-        return parts
+                parts.append((kind, token, kind in hidden, -1))
+        return _closed(parts)
 
     def _outputs(self, parts: list[_Part], placeholders: Placeholders, released: Iterable[int]) -> list[str]:
         """What each token becomes; `released` are the word ids for those that are drawn, in order."""
@@ -385,6 +386,18 @@ def _price(mechanism: WordMechanism) -> float:
     """
     promise = mechanism.guarantee()
     return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
+
+
+def _closed(parts: list[_Part]) -> list[_Part]:
+    """Hide what passes and reads as a placeholder, alone or put together; not the program's own text."""
+    while True:
+        shown = ["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts]
+        found = [index for index in pieces_of_forms(shown) if parts[index][0] != "public"]
+        if not found:
+            return parts
+        parts = parts.copy()  # and once more: what stood beside it may read as a placeholder now
+        for index in found:
+            parts[index] = ("identifier", parts[index][1], True, -1)
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:

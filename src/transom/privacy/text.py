@@ -14,7 +14,8 @@ The tokens, end to end, are the normalised text. The rules:
   on since until`.
 - *identifier*: URL, host or file name (labels joined by dots, none but the first in title case: `end.The` is
   two sentences), path, e-mail address, `@handle`, `#tag`, letters mixed with digits or underscores, capitals
-  beside digits (`52 CV 9323`, `AB 123`, `SW1A 1AA`), and user text that looks like a placeholder.
+  beside digits (`52 CV 9323`, `AB 123`, `SW1A 1AA`), and user text that looks like a placeholder
+  (`transom.privacy.forms`), wherever it stands.
 - *word*: letters, also with inner apostrophes. Contractions part as in the Penn treebank: `do` `n't`, `it`
   `'s`, so running and tokenised text read alike; `ca n't`, `wo n't` are looked up as `can`, `will`, and a
   spelling with `-ise` that is unknown as that with `-ize`. A hyphen parts.
@@ -47,6 +48,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from transom.privacy import forms
 from transom.privacy.capitals import (
     BOUND,
     FREE,
@@ -78,7 +80,6 @@ __all__ = [
     "CLITICS",
     "CLOSED_FORMS",
     "PASSING_PUNCTUATION",
-    "PLACEHOLDER_LABELS",
     "Case",
     "Token",
     "Words",
@@ -90,20 +91,20 @@ __all__ = [
     "with_case",
 ]  # fmt: skip
 
-PLACEHOLDER_LABELS = ("NAME", "NUMBER", "TERM", "ID", "TEXT", "SYMBOL", "WORD", "QUOTE")
+_FORM = "\0"  # stands for text that looks like a placeholder: no normalised text holds it
 # `plain` is the common case of a word, with the space after it. Possessive quantifiers and look-behinds keep
 # a part that failed to end well from being tried again at each of its places: crafted text would take
 # quadratic time. What is left is a run, which is protected all the same.
 _L = "A-Za-zéÉ"
 _CLITIC = rf"'(?i:s|re|ve|ll|d|m)(?![{_L}0-9_'])"
 _LABEL = rf"[{_L}0-9_-]++(?:(?!{_CLITIC}(?!\.[{_L}]))'[{_L}]++)*+"
-_END = rf"[^ \n<>\"]*[{_L}0-9¦¤/]"
+_END = rf"[^ \n<>\"\0]*[{_L}0-9¦¤/]"
 _TOKEN = re.compile(
     rf"""
     (?P<plain>(?<![{_L}]')[A-Za-z]++(?=[ \n,;!?)]|\.[ \n]|\.?\Z))[ ]?
     |(?P<space>[ \n]+)
     |(?P<identifier>
-        \[(?:{"|".join(PLACEHOLDER_LABELS)})_[0-9]+\]
+        \0
         |(?:(?<![{_L}]')[{_L}]++(?:'[{_L}]++)*+://|[Ww]{{3}}\.){_END}
         |(?<![{_L}0-9._%+-])(?<![{_L}0-9._%+-]')  # e-mail address
             [{_L}0-9._%+-]++(?:'[{_L}0-9._%+-]++)*+@[{_L}0-9][{_L}0-9.-]*(?<=[{_L}0-9])
@@ -203,7 +204,14 @@ def lex(text: str, words: Words | None = None) -> list[Token]:
     >>> [(token.kind, token.text) for token in lex("Don't pay $5.")][:5]
     [('word', 'Do'), ('word', "n't"), ('space', ' '), ('word', 'pay'), ('space', ' ')]
     """
-    tokens, codes = _cut(normalise(text), Words() if words is None else words)
+    clean = normalise(text)
+    found = forms.find(clean)
+    tokens, codes = _cut(
+        forms.FORM.sub(_FORM, clean) if found else clean, Words() if words is None else words
+    )
+    if found:
+        written = iter(found)
+        tokens = [one._replace(text=next(written)) if one.text == _FORM else one for one in tokens]
     _undo_contractions(tokens, codes)
     return _join(tokens, codes)
 
