@@ -196,6 +196,9 @@ def build(
     names: Annotated[
         list[Path] | None, typer.Option(help="Census list of names to replace always; repeatable.")
     ] = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of public lists, for kinds of words (docs/words.md).")
+    ] = None,
     epsilon: Annotated[float, typer.Option(help="Default epsilon a word.")] = 4.0,
     notice: Annotated[list[str] | None, typer.Option(help="Licence notice to carry; repeatable.")] = None,
     as_json: Json = False,
@@ -215,6 +218,7 @@ def build(
             wordnet=wordnet,
             polarity=polarity,
             names=names or [],
+            lists=lists,
             epsilon=epsilon,
             notices=notice or [],
             progress=meter.reach,

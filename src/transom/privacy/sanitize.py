@@ -275,8 +275,9 @@ class Sanitizer:
         parts: list[_Part] = []
         for token in self._reader.read(text, spans):
             kind = token.kind
-            if kind in drawn:
-                parts.append((kind, token, False, ids[token.lookup]))
+            if kind in drawn:  # a listed word may be of a drawn kind and in no group
+                word_id = ids.get(token.lookup, -1)
+                parts.append((kind, token, word_id < 0, word_id))
             else:
                 parts.append((kind, token, kind in hidden, -1))
         return _closed(parts)
