@@ -21,7 +21,7 @@ from functools import cached_property
 from transom.errors import MisconfiguredError
 from transom.privacy.capitals import BOUND, CONTINUED, FREE
 from transom.privacy.characters import MARKERS, normalise
-from transom.privacy.closed import DAYS, HOMOGRAPHS
+from transom.privacy.closed import DAYS, HOMOGRAPHS, is_closed
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
 from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.numbers import PUBLIC_ALONE
@@ -70,9 +70,7 @@ class Reader:
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
-        if policy.words_pass and (
-            lookup in DAYS or (len(lookup) == 1 and token.case == "lower" and lookup.isascii())
-        ):
+        if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
             return "stop"
         if lookup in policy.names or (known and SUBKINDS.get(known, ("",))[0] == "name"):
             return known if known and known not in ("word", "uncommon") else "name"

@@ -219,8 +219,6 @@ def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
                 token = token._replace(marked=True)
                 if code == "M" or (code == "u" and len(token.text) <= _FEW):
                     code = _MARKED[code]
-            elif code == "L":
-                code = "x"
             place = BOUND
         elif group == "space":
             token, code, place = Token("space", masked), " ", place if masked == " " else FREE
