@@ -285,7 +285,7 @@ def test_the_common_options_of_the_gateway_fit_a_screen(
     end = next(number for number, line in enumerate(lines, 1) if line.startswith("╰"))
     assert end <= 24
     common = "\n".join(lines[:end])
-    for name in ("config", "mode", "engine", "tokenizer", "policy", "epsilon", "ledger", "cap", "port"):
+    for name in ("config", "mode", "engine", "tokenizer", "preset", "epsilon", "ledger", "cap", "port"):
         assert f"--{name} " in common
     panels = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
     assert len(panels) == len(set(panels)) > 5
@@ -351,7 +351,7 @@ def test_option_names_mean_one_thing() -> None:
                 meanings.setdefault(name, set()).add(str(parameter.metavar))
     for name in ("--budget", "--cap", "--engine", "--out", "--column", "--ledger", "--prior", "--policy"):
         assert len(meanings[name]) == 1, (name, meanings[name])
-    assert not {"-o", "--output", "--output-dir", "--field", "--ask"} & set(meanings)
+    assert not {"-o", "--output", "--output-dir", "--ask"} & set(meanings)
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)

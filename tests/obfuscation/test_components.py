@@ -17,6 +17,7 @@ from transom.obfuscation.attention import attention_tasks
 from transom.obfuscation.embedding import table_tasks
 from transom.obfuscation.feedforward import feedforward_tasks
 from transom.obfuscation.keys import Settings, Space, preset, token_map
+from transom.obfuscation.norms import norm
 from transom.obfuscation.plan import run
 from transom.obfuscation.task import Task
 
@@ -235,7 +236,7 @@ def test_a_vocabulary_that_is_not_the_configured_one_is_refused() -> None:
 @pytest.mark.parametrize("kappas", [{}, {"model.norm.weight": float("nan")}, {"model.norm.weight": 0.0}])
 def test_a_norm_without_a_usable_kappa_is_refused(kappas: dict[str, float]) -> None:
     config = CONFIG | {"model_type": "llama"}
-    (task,) = (task for task in table_tasks(config) if task.component == "norm")
+    (task,) = (task for task in table_tasks(config) if task.transform is norm)
     state = _state((task,))
     with pytest.raises(MisconfiguredError, match=r"model\.norm\.weight"):
         run(task, state, _space(), config, kappas)

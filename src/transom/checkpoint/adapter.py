@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.families import family_of
-from transom.checkpoint.source import read_json
-from transom.errors import CheckpointError, MissingExtraError, NotYetError
+from transom.checkpoint.source import damaged, read_json
+from transom.errors import CheckpointError, NotYetError, extra
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+Factors = dict[str, tuple["torch.Tensor", "torch.Tensor"]]
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _ENDS = (".lora_A.weight", ".lora_B.weight")
@@ -43,16 +44,24 @@ _PLAIN_STARTS = (None, True, False, "gaussian")  # the others (pissa, olora, ...
 class Adapter:
     """A and B by the name of their layer in the base model, and what their product is multiplied by."""
 
-    factors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    factors: Factors
     scale: float
 
 
 def read_adapter(folder: str | Path) -> Adapter:
     """The adapter in `folder`. Raises CheckpointError (absent, broken, a pickle), NotYetError (not LoRA)."""
     folder = Path(folder)
-    config = read_json(folder / "adapter_config.json")
+    config = _lora_config(folder)
     scale = _scale(folder, config)
     return Adapter(_pairs(folder / _WEIGHTS, _tensors(folder), config["r"]), scale)
+
+
+def _lora_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
+        kind = f"{config.get('peft_type')!r} with bias {config.get('bias')!r}"
+        raise NotYetError(f"{folder} is an adapter of type {kind}; known: LORA with bias 'none'")
+    return config
 
 
 def _tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -71,23 +80,17 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _scale(folder: Path, config: dict[str, Any]) -> float:
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        kind = f"{config.get('peft_type')!r} with bias {config.get('bias')!r}"
-        raise NotYetError(f"{folder} is an adapter of type {kind}; known: LORA with bias 'none'")
     if used := [name for name in _UNKNOWN if config.get(name)]:
         raise NotYetError(
             f"{folder} uses {', '.join(used)}, which is not known here; merge it with peft first"
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CheckpointError(f"{folder}: r must be a positive integer and lora_alpha a number; restore it")
+        raise damaged(f"{folder}: r must be a positive integer and lora_alpha a number")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _pairs(
-    file: Path, tensors: dict[str, torch.Tensor], rank: int
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The two factors by layer, every tensor used and of the rank that the configuration names."""
+def _pairs(file: Path, tensors: dict[str, torch.Tensor], rank: int) -> Factors:
     if unknown := sorted(name for name in tensors if not name.endswith(_ENDS)):
         raise NotYetError(f"{file} holds {unknown[0]!r}; known are the factors of linear layers only")
     layers = {name.removesuffix(end) for name in tensors for end in _ENDS if name.endswith(end)}
@@ -95,10 +98,10 @@ def _pairs(
     for layer in sorted(layers):
         a_RD, b_OR = (tensors.get(layer + end) for end in _ENDS)
         if a_RD is None or b_OR is None or a_RD.ndim != 2 or b_OR.ndim != 2:
-            raise CheckpointError(f"{file}: {layer!r} lacks one of its two factors; restore it")
+            raise damaged(f"{file}: {layer!r} lacks one of its two factors")
         if not a_RD.shape[0] == b_OR.shape[1] == rank:
             shapes = f"{tuple(a_RD.shape)} and {tuple(b_OR.shape)}"
-            raise CheckpointError(f"{file}: {layer!r} has factors {shapes}, not of rank {rank}; restore it")
+            raise damaged(f"{file}: {layer!r} has factors {shapes}, not of rank {rank}")
         if not (a_RD.isfinite().all() and b_OR.isfinite().all()):
             raise CheckpointError(f"{file}: {layer!r} holds values that are not finite")
         pairs[layer.removeprefix(_PREFIX)] = (a_RD.float(), b_OR.float())
@@ -125,10 +128,7 @@ def applied(model: Any, adapter: Adapter) -> Iterator[None]:
 def _weight(model: Any, name: str, a_RD: torch.Tensor, b_OR: torch.Tensor) -> Any:
     from torch import nn
 
-    try:
-        layer = model.get_submodule(name)
-    except AttributeError:
-        layer = None
+    layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, nn.Linear):
         raise CheckpointError(f"the base model has no linear layer {name!r}; is it this adapter's base?")
     wanted = (b_OR.shape[0], a_RD.shape[1])
@@ -153,11 +153,9 @@ def attach(
     already there), MissingExtraError.
     """
     folder = Path(folder)
-    try:
+    with extra("models", "peft and torch"):
         import peft
         import torch
-    except ImportError:
-        raise MissingExtraError("models", "peft and torch") from None
     _check_beyond(folder, {field.name for field in fields(peft.LoraConfig)})
     if hasattr(model, "peft_config"):
         raise NotYetError("the model has an adapter already; detach it first")
@@ -194,10 +192,7 @@ def detach(model: PreTrainedModel) -> None:
 
 
 def _check_beyond(folder: Path, known: set[str]) -> None:
-    config = read_json(folder / "adapter_config.json")
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        kind = f"{config.get('peft_type')!r} with bias {config.get('bias')!r}"
-        raise NotYetError(f"{folder} is an adapter of type {kind}; known: LORA with bias 'none'")
+    config = _lora_config(folder)
     if config.get("init_lora_weights") not in _PLAIN_STARTS:
         raise NotYetError(
             f"{folder} started from {str(config['init_lora_weights'])[:40]!r}, which changes the base model; "
@@ -211,7 +206,6 @@ def _check_beyond(folder: Path, known: set[str]) -> None:
 def _renumbered(
     model: Any, file: Path, tensors: Mapping[str, torch.Tensor], first_layer: int | None
 ) -> dict[str, torch.Tensor]:
-    """The tensors by their names in the model, those of layers that it does not have left out."""
     if strange := [name for name in tensors if not name.startswith(_PREFIX)]:
         raise CheckpointError(f"{file} holds {strange[0]!r}, which is not named as peft names its tensors")
     named = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
@@ -232,7 +226,6 @@ def _renumbered(
 
 
 def _check_same(file: Path, ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
-    """The file has what the layers want, each of its shape and finite. Raises CheckpointError."""
     if differing := sorted(ours.keys() ^ theirs.keys()):
         where = "the file alone has" if differing[0] in ours else "the file lacks"
         raise CheckpointError(

@@ -40,11 +40,7 @@ class Front:
         hidden_BTD: Tensor = self.parts.embedding(ids_BT)
         if self.blocks == 0:
             return hidden_BTD
-        if not self.parts.family.causal:
-            _refuse_cache(cache)
-            hidden_BTD = self.parts.trunk.embeddings(inputs_embeds=hidden_BTD)  # type: ignore[operator]
-            return _run_bert(self.parts, hidden_BTD, attention_mask_BS, 0, self.blocks)
-        return _run_llama(self.parts, hidden_BTD, attention_mask_BS, 0, self.blocks, cache)
+        return _run(self.parts, hidden_BTD, attention_mask_BS, 0, self.blocks, cache)
 
 
 @dataclass(frozen=True)
@@ -62,27 +58,13 @@ class Back:
     ) -> Tensor:
         """The whole model's output: logits [B, T, V] of a language model, [B, V] of a classifier, or the last
         hidden states [B, T, D] of a model without a head. The mask must be the front's."""
-        if not self.parts.family.causal:
-            _refuse_cache(cache)
-            return self._bert(hidden_BTD, attention_mask_BS)
-        blocks = len(self.parts.blocks)
-        hidden_BTD = _run_llama(self.parts, hidden_BTD, attention_mask_BS, self.start, blocks, cache)
-        normed_BTD: Tensor = self.parts.final_norm(hidden_BTD)  # type: ignore[misc]
-        return normed_BTD if self.parts.head is None else self._head(normed_BTD)
-
-    def _bert(self, hidden_BTD: Tensor, attention_mask_BT: Tensor | None) -> Tensor:
-        trunk: Any = self.parts.trunk
-        if self.start == 0:
-            hidden_BTD = trunk.embeddings(inputs_embeds=hidden_BTD)
-        hidden_BTD = _run_bert(self.parts, hidden_BTD, attention_mask_BT, self.start, len(self.parts.blocks))
-        if self.parts.head is None:
-            return hidden_BTD
-        pooled = hidden_BTD if trunk.pooler is None else trunk.pooler(hidden_BTD)
-        dropout: Any = getattr(self.parts.model, "dropout", None)
-        return self._head(pooled if dropout is None else dropout(pooled))
-
-    def _head(self, hidden: Tensor) -> Tensor:
-        output: Tensor = self.parts.head(hidden)  # type: ignore[misc]
+        parts: Any = self.parts
+        hidden_BTD = _run(parts, hidden_BTD, attention_mask_BS, self.start, len(parts.blocks), cache)
+        output: Tensor = hidden_BTD if parts.final_norm is None else parts.final_norm(hidden_BTD)
+        if parts.head is not None:
+            steps = (getattr(parts.trunk, "pooler", None), getattr(parts.model, "dropout", None), parts.head)
+            for step in steps:
+                output = output if step is None else step(output)
         return output
 
 
@@ -118,15 +100,28 @@ class _Shifted:
         return self.cache.update(keys, values, layer_idx - self.start, *more, **named)
 
 
-def _refuse_cache(cache: Any) -> None:
-    if cache is not None:
-        raise MisconfiguredError("only a causal model continues a text; run this one without a cache")
-
-
-def _run_llama(
+def _run(
     parts: Walk, hidden_BTD: Tensor, mask_BS: Tensor | None, start: int, stop: int, cache: Any
 ) -> Tensor:
-    """Blocks start..stop under causal attention, as the model's own forward pass runs them."""
+    from transformers.masking_utils import create_bidirectional_mask
+
+    if parts.family.causal:
+        return _run_causal(parts, hidden_BTD, mask_BS, start, stop, cache)
+    if cache is not None:
+        raise MisconfiguredError("only a causal model continues a text; run this one without a cache")
+    if start == 0:
+        hidden_BTD = parts.trunk.embeddings(inputs_embeds=hidden_BTD)  # type: ignore[operator]
+    mask = create_bidirectional_mask(
+        config=parts.model.config, inputs_embeds=hidden_BTD, attention_mask=mask_BS
+    )
+    for block in parts.blocks[start:stop]:
+        hidden_BTD = block.module(hidden_BTD, attention_mask=mask)
+    return hidden_BTD
+
+
+def _run_causal(
+    parts: Walk, hidden_BTD: Tensor, mask_BS: Tensor | None, start: int, stop: int, cache: Any
+) -> Tensor:
     import torch
     from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
@@ -164,14 +159,3 @@ def _attention_kinds(parts: Walk) -> list[str]:
         alike = "full_attention" if config.sliding_window is None else "sliding_attention"
         return [alike] * len(parts.blocks)
     return list(getattr(config, "layer_types", None) or ["full_attention"] * len(parts.blocks))
-
-
-def _run_bert(parts: Walk, hidden_BTD: Tensor, mask_BT: Tensor | None, start: int, stop: int) -> Tensor:
-    from transformers.masking_utils import create_bidirectional_mask
-
-    mask = create_bidirectional_mask(
-        config=parts.model.config, inputs_embeds=hidden_BTD, attention_mask=mask_BT
-    )
-    for block in parts.blocks[start:stop]:
-        hidden_BTD = block.module(hidden_BTD, attention_mask=mask)
-    return hidden_BTD

@@ -12,9 +12,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from transom.checkpoint.source import read_json
+from transom.checkpoint.source import damaged, read_json
 from transom.checkpoint.structure import check_ids
-from transom.errors import CheckpointError
 
 GENERATION_FILE = "generation_config.json"
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_length")
@@ -32,7 +31,7 @@ def generation_settings(folder: Path, vocabulary: int | None) -> dict[str, Any]:
     for name in SAMPLING:
         value = settings.get(name)
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise CheckpointError(f"{file}: {name} is {str(value)[:80]!r}; it must be a number; restore it")
+            raise damaged(f"{file}: {name} is {str(value)[:80]!r}; it must be a number")
     if vocabulary is None:
         return settings
     pad = settings.get("pad_token_id")

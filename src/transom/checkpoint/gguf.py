@@ -10,6 +10,7 @@ a tokenizer's hundred thousand strings, which is what the gateway's cold start w
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import struct
@@ -38,6 +39,11 @@ _MAX_HEAD_BYTES, _MAX_SIDE, _MAX_ALIGNMENT, _MAX_ROPE = 2**28, 2**40, 2**16, 2**
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
+def broken(what: str) -> CheckpointError:
+    """The error for what a download spoils."""
+    return CheckpointError(f"{what}; download it again")
+
+
 @dataclass(frozen=True)
 class GgufTensor:
     """Where a tensor lies: `shape` as stored (fastest first), ggml `type_id`, offset in the file `part`."""
@@ -52,10 +58,7 @@ class GgufTensor:
     def size_bytes(self) -> int:
         """What its values take in the file."""
         _, block, block_bytes = TYPES[self.type_id]
-        elements = 1
-        for side in self.shape:
-            elements *= side
-        return elements // block * block_bytes
+        return math.prod(self.shape) // block * block_bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def read_gguf_head(path: Path) -> GgufHead:
     if count == 1:
         return head
     if not _is_whole(count, 0, 100_000) or not _is_whole(head.metadata.get("split.no"), 0, 100_000):
-        raise CheckpointError(f"{path} says that it is split, and not into how many parts; download it again")
+        raise broken(f"{path} says that it is split, and not into how many parts")
     return head if count == 0 else _joined(path, head, count)
 
 
@@ -91,9 +94,7 @@ def _read_one(path: Path) -> GgufHead:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
     except (struct.error, ValueError, KeyError, OverflowError) as error:
         why = f": {error}" if type(error) is _BrokenError else ""
-        raise CheckpointError(
-            f"{path} is not a whole GGUF file ({path.stat().st_size} bytes){why}; download it again"
-        ) from None
+        raise broken(f"{path} is not a whole GGUF file ({path.stat().st_size} bytes){why}") from None
 
 
 class _BrokenError(ValueError):
@@ -234,7 +235,6 @@ def _aligned(at: int, alignment: int) -> int:
 
 
 def _rope_values(tensor: GgufTensor, data: mmap.mmap) -> tuple[float, ...]:
-    """The values of a tensor that rescales positions, none for any other."""
     if tensor.name not in ROPE_TENSORS or tensor.type_id != 0 or tensor.size_bytes > 4 * _MAX_ROPE:
         return ()
     return struct.unpack_from(f"<{tensor.size_bytes // 4}f", data, tensor.offset_bytes)
@@ -245,7 +245,6 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 
 
 def _joined(path: Path, first: GgufHead, count: int) -> GgufHead:
-    """The head of a model in several files, given the first, with the tensors of all."""
     named = _PART.fullmatch(path.name)
     if not named or int(named[3]) != count:
         raise CheckpointError(
@@ -257,9 +256,7 @@ def _joined(path: Path, first: GgufHead, count: int) -> GgufHead:
         raise CheckpointError(f"{path.name} is not the first of {count} parts of a model; give {paths[0]}")
     missing = [other.name for other in paths if not other.is_file()]
     if missing:
-        raise CheckpointError(
-            f"{path} lacks {len(missing)} of its parts, first {missing[0]}; download it again"
-        )
+        raise broken(f"{path} lacks {len(missing)} of its parts, first {missing[0]}")
     heads = [first, *(_read_one(other) for other in paths[1:])]
     for i, head in enumerate(heads):
         _check_part(paths[i], head, i, first)
@@ -277,7 +274,7 @@ def _check_part(path: Path, head: GgufHead, number: int, first: GgufHead) -> Non
     )  # fmt: skip
     other = [k for k, v in head.metadata.items() if k != "split.no" and first.metadata.get(k, v) != v]
     if wrong or other:
-        raise CheckpointError(f"{path} does not belong to the parts beside it; download it again")
+        raise broken(f"{path} does not belong to the parts beside it")
     foreign = [key for key in head.metadata if key not in first.metadata]
     if foreign:
         raise NotYetError(f"{path} describes the model anew ({foreign[0][:64]!r}), and is not the first part")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transom.checkpoint.families import FAMILIES
-from transom.checkpoint.gguf import ROPE_TENSORS, TYPES, GgufHead, GgufTensor
+from transom.checkpoint.gguf import ROPE_TENSORS, TYPES, GgufHead, GgufTensor, broken
 from transom.checkpoint.gguf_families import ARCHITECTURES, Settings
 from transom.checkpoint.gguf_keys import Keys, check_general, token_ids
 from transom.checkpoint.gguf_models import Row
@@ -39,9 +39,8 @@ class Part:
 
 @dataclass(frozen=True)
 class GgufModel:
-    """The class of a head in transformers, its settings, and the parts of each weight by its name there."""
+    """The settings of a head's class in transformers, and the parts of each weight by its name there."""
 
-    class_name: str
     settings: Mapping[str, Any]
     weights: Mapping[str, tuple[Part, ...]]
 
@@ -52,10 +51,10 @@ def gguf_config(head: GgufHead) -> Settings:
     Raises NotYetError (an architecture, key, tensor or scaling that is not read, by name), CheckpointError
     (values that no model has, missing tensors, wrong shapes), MissingExtraError.
     """
-    from transom.checkpoint.resolve import flattened
+    from transom.checkpoint.resolve import causal_class, flattened
 
-    model = gguf_model(head)
-    return flattened(class_config(model)) | {"architectures": [model.class_name]}
+    config = class_config(gguf_model(head))
+    return flattened(config) | {"architectures": [causal_class(config.model_type)]}
 
 
 def class_config(model: GgufModel) -> Any:
@@ -66,8 +65,9 @@ def class_config(model: GgufModel) -> Any:
     try:
         return transformers.CONFIG_MAPPING[model.settings["model_type"]](**model.settings)
     except (KeyError, TypeError, ValueError) as error:
+        kind = model.settings["model_type"]
         raise NotYetError(
-            f"the installed transformers does not take this {model.class_name} ({type(error).__name__})"
+            f"the installed transformers does not take this {kind!r} ({type(error).__name__})"
         ) from error
 
 
@@ -89,14 +89,14 @@ def _model(head: GgufHead) -> GgufModel:
         )
     check_general(head)
     keys = Keys(head, architecture)
-    class_name, settings, sizes = ARCHITECTURES[architecture](keys, head)
+    settings, sizes = ARCHITECTURES[architecture](keys, head)
     settings |= token_ids(head, settings["vocab_size"]) | {"dtype": "float32"}
     keys.finish()
-    return GgufModel(class_name, settings, _weights(head, settings, sizes))
+    return GgufModel(settings, _weights(head, settings, sizes))
 
 
 def _weights(head: GgufHead, settings: Settings, sizes: Mapping[str, int]) -> dict[str, tuple[Part, ...]]:
-    """The parts of every weight. Raises for tensors missing, unknown, or of another shape or type."""
+    """The parts of every weight. Raises for tensors of another shape or type."""
     found = {tensor.name: tensor for tensor in head.tensors}
     placed = list(_placed(settings, sizes))
     _check_names(found, placed, settings["model_type"], sizes)
@@ -112,7 +112,7 @@ def _weights(head: GgufHead, settings: Settings, sizes: Mapping[str, int]) -> di
 def _check_names(
     found: Mapping[str, GgufTensor], placed: list[Placed], kind: str, sizes: Mapping[str, int]
 ) -> None:
-    """Raises for tensors without a place and places without a tensor. Biases are in all layers or none."""
+    """Raises where the two differ. Biases are in all layers or none."""
     known = {stored for stored, _, _ in placed} | {name for name in ROPE_TENSORS if sizes.get(name)}
     unread = [name for name in found if name not in known]
     if unread:
@@ -123,11 +123,10 @@ def _check_names(
     somewhere = {row.stored for stored, _, row in placed if stored in found}
     for stored, _, row in placed:
         if stored not in found and (row.absent != "zeros" or row.stored in somewhere):
-            raise CheckpointError(f"the GGUF lacks the tensor {stored!r}; download it again")
+            raise broken(f"the GGUF lacks the tensor {stored!r}")
 
 
 def _placed(settings: Settings, sizes: Mapping[str, int]) -> Iterator[Placed]:
-    """The names in the file and in transformers of each row, layer by layer."""
     facts = {**settings, **sizes}
     rows = FAMILIES[settings["model_type"]].rows
     for row in rows:

@@ -10,27 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _ENDS = (
-    *(
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|im_end|>",
-        "<|end|>",
-        "<|return|>",
-        "<|call|>",
-        "<|flush|>",
-        "<|calls|>",
-    ),
-    *(
-        "<end_of_turn>",
-        "<|endoftext|>",
-        "<|end_of_text|>",
-        "</s>",
-        "<EOT>",
-        "_<EOT>",
-        "[EOT]",
-        "[EOS]",
-        "[e~[",
-    ),
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>"),
+    *("<|calls|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<EOT>", "_<EOT>"),
+    *("[EOT]", "[EOS]", "[e~["),
     *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>"),
 )
 # Fill-in-the-middle roles by the names of their keys. The first three end nothing.

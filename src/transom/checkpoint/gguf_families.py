@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from transom.checkpoint.families import FAMILIES
-from transom.checkpoint.gguf import GgufHead
+from transom.checkpoint.gguf import GgufHead, broken
 from transom.checkpoint.gguf_keys import Keys
 from transom.checkpoint.gguf_rope import rope_parameters
-from transom.errors import CheckpointError, NotYetError
+from transom.errors import NotYetError
 
 Settings = dict[str, Any]
 _FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
-Described = tuple[str, Settings, dict[str, int]]  # class, its settings, sizes by the letters of `gguf_models`
+Described = tuple[Settings, dict[str, int]]  # of a class, and sizes by the letters of `gguf_models`
+_SQUARE = ("qwen2", "qwen2_moe", "phi3")  # classes that have no width of their own for heads
 
 
-def _base(keys: Keys, head: GgufHead, *, partial: bool = False) -> tuple[Settings, dict[str, int]]:
-    """What every architecture with heads of one width has, and the sizes that shapes are made of."""
+def _base(keys: Keys, head: GgufHead, *, some: bool = False) -> tuple[Settings, dict[str, int]]:
+    """What all with heads of one width have, and sizes. With `some`, a part of a head may be rotated."""
     width, heads = keys.whole("embedding_length"), keys.whole("attention.head_count", high=2**16)
     groups = keys.whole("attention.head_count_kv", heads, high=2**16)
     head_width = keys.whole("attention.key_length", width // heads, high=2**16)
@@ -32,10 +34,10 @@ def _base(keys: Keys, head: GgufHead, *, partial: bool = False) -> tuple[Setting
     value_width = keys.whole("attention.value_length", width // heads, high=2**16)
     if value_width != head_width:
         raise NotYetError(f"keys of width {head_width} with values of width {value_width} are not read")
-    if heads % groups or rotated % 2 or rotated > head_width or (rotated != head_width and not partial):
-        raise CheckpointError(
+    if heads % groups or rotated % 2 or rotated > head_width or (rotated != head_width and not some):
+        raise broken(
             f"the GGUF has {heads} heads of {head_width}, {rotated} of them rotated, on {groups} key-value "
-            "heads, which no model of its architecture has; download it again"
+            "heads, which no model of its architecture has"
         )
     settings, sizes = _outer(keys, head, width)
     settings |= {
@@ -52,10 +54,10 @@ def _outer(keys: Keys, head: GgufHead, width: int) -> tuple[Settings, dict[str, 
     """What has nothing to do with heads."""
     names = {tensor.name: tensor.shape for tensor in head.tensors}
     if "token_embd.weight" not in names:
-        raise CheckpointError("the GGUF lacks the tensor 'token_embd.weight'; download it again")
+        raise broken("the GGUF lacks the tensor 'token_embd.weight'")
     rows = names["token_embd.weight"][-1]
     if keys.get("vocab_size", rows) != rows:
-        raise CheckpointError(f"the GGUF says another vocab_size than its {rows} rows; download it again")
+        raise broken(f"the GGUF says another vocab_size than its {rows} rows")
     keys.require("attention.causal", True)
     keys.require("pooling_type", 0)
     keys.require("tensor_data_layout", "Meta AI original pth")  # a remark of old converters
@@ -98,13 +100,14 @@ def _experts(keys: Keys, width: int) -> tuple[int, int, dict[str, int]]:
     return count, keys.whole("expert_used_count", high=count), {"E": count, "I": width}
 
 
-def _square(settings: Settings) -> Settings:
-    """For classes that have no width of their own for heads. Raises NotYetError."""
-    if settings["head_dim"] * settings["num_attention_heads"] != settings["hidden_size"]:
+def _described(kind: str, settings: Settings, sizes: dict[str, int]) -> Described:
+    """With what the class takes, and files of the architecture cannot say otherwise. Raises NotYetError."""
+    heads, width = settings["num_attention_heads"], settings["hidden_size"]
+    if kind in _SQUARE and settings.pop("head_dim") * heads != width:
         raise NotYetError(
             "heads that do not make the width of the model together are not read for this architecture"
         )
-    return {name: value for name, value in settings.items() if name != "head_dim"}
+    return settings | {"model_type": kind, **FAMILIES[kind].gguf_fixed}, sizes
 
 
 def _has(head: GgufHead, pattern: str) -> bool:
@@ -119,70 +122,36 @@ def _llama(keys: Keys, head: GgufHead) -> Described:
     if keys.get("expert_count"):
         return _mixtral(keys, settings, sizes)
     _no_experts(keys)
-    settings |= {
-        "model_type": "llama",
-        "attention_bias": _has(head, r"attn_(q|k|v|output)\.bias"),
-        "mlp_bias": _has(head, r"ffn_(gate|up|down)\.bias"),
-    }
-    return "LlamaForCausalLM", settings, sizes
+    settings["attention_bias"] = _has(head, r"attn_(q|k|v|output)\.bias")
+    settings["mlp_bias"] = _has(head, r"ffn_(gate|up|down)\.bias")
+    return _described("llama", settings, sizes)
 
 
 def _mixtral(keys: Keys, settings: Settings, sizes: dict[str, int]) -> Described:
     keys.require("expert_feed_forward_length", settings["intermediate_size"])
     keys.require("expert_weights_norm", True)
     count, used, further = _experts(keys, settings["intermediate_size"])
-    settings |= {"num_local_experts": count, "num_experts_per_tok": used} | _fixed("mixtral")
-    return "MixtralForCausalLM", settings, sizes | further
+    settings |= {"num_local_experts": count, "num_experts_per_tok": used}
+    return _described("mixtral", settings, sizes | further)
 
 
-def _fixed(kind: str) -> Settings:
-    """What the class takes, and files of the architecture cannot say otherwise."""
-    return {"model_type": kind, **FAMILIES[kind].gguf_fixed}
-
-
-def _qwen2(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _dense(keys, head)
-    return "Qwen2ForCausalLM", _square(settings) | _fixed("qwen2"), sizes
-
-
-def _qwen2_moe(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _base(keys, head)
-    _no_window(keys, settings)
-    keys.require("expert_weights_norm", False)
-    shared = keys.whole("expert_shared_feed_forward_length")
-    settings |= {"shared_expert_intermediate_size": shared} | _qwen_experts(keys, sizes)
-    return "Qwen2MoeForCausalLM", _square(settings) | _fixed("qwen2_moe"), sizes | {"S": shared}
-
-
-def _qwen3(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _dense(keys, head)
-    return "Qwen3ForCausalLM", settings | _fixed("qwen3"), sizes
-
-
-def _qwen3_moe(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _base(keys, head)
-    _no_window(keys, settings)
-    keys.require("expert_weights_norm", True)
-    return "Qwen3MoeForCausalLM", settings | _qwen_experts(keys, sizes) | _fixed("qwen3_moe"), sizes
-
-
-def _qwen_experts(keys: Keys, sizes: dict[str, int]) -> Settings:
-    """The settings of the experts, whose sizes are added to `sizes`."""
-    count, used, further = _experts(keys, keys.whole("expert_feed_forward_length"))
-    sizes |= further
-    return {"num_experts": count, "num_experts_per_tok": used, "moe_intermediate_size": further["I"]}
-
-
-def _gemma(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _dense(keys, head)
-    return "GemmaForCausalLM", settings | _fixed("gemma"), sizes
-
-
-def _dense(keys: Keys, head: GgufHead) -> tuple[Settings, dict[str, int]]:
+def _dense(keys: Keys, head: GgufHead, kind: str) -> Described:
     settings, sizes = _base(keys, head)
     _no_window(keys, settings)
     _no_experts(keys)
-    return settings, sizes
+    return _described(kind, settings, sizes)
+
+
+def _qwen_mixture(keys: Keys, head: GgufHead, kind: str) -> Described:
+    settings, sizes = _base(keys, head)
+    _no_window(keys, settings)
+    keys.require("expert_weights_norm", FAMILIES[kind].gguf_fixed["norm_topk_prob"])
+    count, used, further = _experts(keys, keys.whole("expert_feed_forward_length"))
+    settings |= {"num_experts": count, "num_experts_per_tok": used, "moe_intermediate_size": further["I"]}
+    if kind == "qwen2_moe":
+        further["S"] = keys.whole("expert_shared_feed_forward_length")
+        settings["shared_expert_intermediate_size"] = further["S"]
+    return _described(kind, settings, sizes | further)
 
 
 def _query_scale(settings: Settings, largest: int) -> int:
@@ -197,14 +166,13 @@ def _gemma2(keys: Keys, head: GgufHead) -> Described:
     _no_experts(keys)
     keys.require("attention.sliding_window_pattern", 2)
     settings |= {
-        "model_type": "gemma2",
         "tie_word_embeddings": True,
         "sliding_window": keys.whole("attention.sliding_window", 4096),
         "attn_logit_softcapping": keys.real("attn_logit_softcapping", 50.0),
         "final_logit_softcapping": keys.real("final_logit_softcapping", 30.0),
         "query_pre_attn_scalar": _query_scale(settings, 46),
     }
-    return "Gemma2ForCausalLM", settings, sizes
+    return _described("gemma2", settings, sizes)
 
 
 def _gemma3(keys: Keys, head: GgufHead) -> Described:
@@ -215,7 +183,6 @@ def _gemma3(keys: Keys, head: GgufHead) -> Described:
     window = keys.whole("attention.sliding_window", 0, low=0)
     layers = range(1, settings["num_hidden_layers"] + 1)
     settings |= {
-        "model_type": "gemma3_text",
         "sliding_window": window or 4096,
         "layer_types": ["sliding_attention" if window and i % period else "full_attention" for i in layers],
         "rope_parameters": {"full_attention": settings["rope_parameters"], "sliding_attention": local},
@@ -223,23 +190,22 @@ def _gemma3(keys: Keys, head: GgufHead) -> Described:
         else None,
         "query_pre_attn_scalar": _query_scale(settings, 62),
     }  # fmt: skip
-    return "Gemma3ForCausalLM", settings, sizes
+    return _described("gemma3_text", settings, sizes)
 
 
 def _phi3(keys: Keys, head: GgufHead) -> Described:
-    settings, sizes = _base(keys, head, partial=True)
+    settings, sizes = _base(keys, head, some=True)
     _no_experts(keys)
     rope = settings["rope_parameters"]
     rotated = keys.whole("rope.dimension_count", settings["head_dim"])
     rope["partial_rotary_factor"] = rotated / settings["head_dim"]
     context = settings["max_position_embeddings"]
-    settings = _square(settings) | {
-        "model_type": "phi3",
+    settings |= {
         # llama.cpp has switched the window off for now; within it the answers are the same.
         "sliding_window": _window(keys, context),
         "original_max_position_embeddings": rope.get("original_max_position_embeddings", context),
     }
-    return "Phi3ForCausalLM", settings, sizes | dict.fromkeys(_FACTORS, 1)
+    return _described("phi3", settings, sizes | dict.fromkeys(_FACTORS, 1))
 
 
 def _deepseek(keys: Keys, head: GgufHead) -> Described:
@@ -255,7 +221,7 @@ def _deepseek(keys: Keys, head: GgufHead) -> Described:
     settings["rope_parameters"] = _latent_rope(keys, head, further["p"], context)
     sizes |= further | {"E": settings["n_routed_experts"], "I": settings["moe_intermediate_size"]}
     sizes |= {"S": sizes["I"] * settings["n_shared_experts"], "sigmoid": int(sigmoid == 2)}
-    return f"DeepseekV{3 if sigmoid == 2 else 2}ForCausalLM", settings, sizes
+    return _described(f"deepseek_v{3 if sigmoid == 2 else 2}", settings, sizes)
 
 
 def _latent_attention(keys: Keys, head: GgufHead, width: int, heads: int) -> tuple[Settings, dict[str, int]]:
@@ -268,7 +234,7 @@ def _latent_attention(keys: Keys, head: GgufHead, width: int, heads: int) -> tup
     stored = [keys.whole("attention.head_count_kv", heads)]
     stored += [keys.whole(f"attention.{x}_length", width // heads) for x in ("key", "value")]
     if stored != ([1, rank + position, rank] if parted else [heads, key, value]):
-        raise CheckpointError(f"the GGUF has the latent sizes {stored}, which do not fit; download it again")
+        raise broken(f"the GGUF has the latent sizes {stored}, which do not fit")
     query_rank = keys.whole("attention.q_lora_rank") if _has(head, r"attn_q_a\.weight") else 0
     keys.require("attention.q_lora_rank", query_rank)
     plain = key - position
@@ -292,7 +258,6 @@ def _latent_experts(keys: Keys, sigmoid: bool, layers: int) -> Settings:
     count = keys.whole("expert_count", high=2**12)
     groups = keys.whole("expert_group_count", 1, low=0) or 1
     settings: Settings = {
-        "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
         "n_routed_experts": count,
         "num_experts_per_tok": keys.whole("expert_used_count", high=count),
         "moe_intermediate_size": keys.whole("expert_feed_forward_length"),
@@ -304,7 +269,7 @@ def _latent_experts(keys: Keys, sigmoid: bool, layers: int) -> Settings:
     if sigmoid:
         used = keys.whole("expert_group_used_count", 0, low=0) or int(groups == 1)
         if count % groups or not 1 <= used <= groups:
-            raise CheckpointError(f"the GGUF has {count} experts in {groups} groups; download it again")
+            raise broken(f"the GGUF has {count} experts in {groups} groups")
         return settings | {"n_group": groups, "topk_group": used, "num_nextn_predict_layers": 0}
     keys.require("expert_group_used_count", 0, 1)
     if groups != 1 or settings["norm_topk_prob"]:
@@ -331,11 +296,11 @@ def _latent_rope(keys: Keys, head: GgufHead, width: int, context: int) -> Settin
 
 ARCHITECTURES: dict[str, Callable[[Keys, GgufHead], Described]] = {
     "llama": _llama,
-    "qwen2": _qwen2,
-    "qwen2moe": _qwen2_moe,
-    "qwen3": _qwen3,
-    "qwen3moe": _qwen3_moe,
-    "gemma": _gemma,
+    "qwen2": partial(_dense, kind="qwen2"),
+    "qwen2moe": partial(_qwen_mixture, kind="qwen2_moe"),
+    "qwen3": partial(_dense, kind="qwen3"),
+    "qwen3moe": partial(_qwen_mixture, kind="qwen3_moe"),
+    "gemma": partial(_dense, kind="gemma"),
     "gemma2": _gemma2,
     "gemma3": _gemma3,
     "phi3": _phi3,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from transom.checkpoint.gguf import GgufHead
+from transom.checkpoint.gguf import GgufHead, broken
 from transom.errors import CheckpointError, NotYetError
 
 MOST = 2**31 - 1
@@ -51,7 +51,7 @@ class Keys:
                 raise NotYetError(f"{self._prefix}{name} differs from layer to layer, which is not read")
             value = value[0]
         if value is None:
-            raise CheckpointError(f"the GGUF lacks the key {self._prefix}{name}; download it again")
+            raise broken(f"the GGUF lacks the key {self._prefix}{name}")
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self._impossible(name, value)
         return value
@@ -60,7 +60,7 @@ class Keys:
         """A finite number above `low`, as the shortest decimal that is the stored float32."""
         value = self.get(name, default)
         if value is None:
-            raise CheckpointError(f"the GGUF lacks the key {self._prefix}{name}; download it again")
+            raise broken(f"the GGUF lacks the key {self._prefix}{name}")
         if not isinstance(value, float) or not math.isfinite(value) or value <= low:
             raise self._impossible(name, value)
         return float(str(np.float32(value)))
@@ -94,9 +94,7 @@ class Keys:
                 )
 
     def _impossible(self, name: str, value: Any) -> CheckpointError:
-        return CheckpointError(
-            f"{self._prefix}{name} is {_shown(value)}, which no model has; download it again"
-        )
+        return broken(f"{self._prefix}{name} is {_shown(value)}, which no model has")
 
 
 def _shown(value: Any) -> str:
@@ -120,9 +118,7 @@ def token_ids(head: GgufHead, vocabulary: int) -> dict[str, Any]:
     data = head.metadata
     tokens = data.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list) and len(tokens) != vocabulary:
-        raise CheckpointError(
-            f"the GGUF has {len(tokens)} tokens and an embedding of {vocabulary} rows; download it again"
-        )
+        raise broken(f"the GGUF has {len(tokens)} tokens and an embedding of {vocabulary} rows")
 
     def known(role: str) -> int | None:
         value = data.get(f"tokenizer.ggml.{role}_token_id")

@@ -12,7 +12,7 @@ without position, k with it, p position, v value width; J = A k, R = r + p, B = 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ _SHARED = (
     Row("ffn_down_shexp.weight", "mlp.shared_expert.down_proj.weight", "D S"),
 )
 _FOUR_NORMS = (
-    Row("post_attention_norm.weight", "post_attention_layernorm.weight", "D", "less one"),
-    Row("ffn_norm.weight", "pre_feedforward_layernorm.weight", "D", "less one"),
-    Row("post_ffw_norm.weight", "post_feedforward_layernorm.weight", "D", "less one"),
+    Row("post_attention_norm.weight", "post_attention_layernorm.weight", "D"),
+    Row("ffn_norm.weight", "pre_feedforward_layernorm.weight", "D"),
+    Row("post_ffw_norm.weight", "post_feedforward_layernorm.weight", "D"),
 )
 _PHI = (
     Row("attn_norm.weight", "input_layernorm.weight", "D"),
@@ -118,8 +118,8 @@ _LATENT = (
     Row("attn_kv_b.weight", "self_attn.kv_b_proj.weight", "B r", "", "not parted"),
     Row("attn_output.weight", "self_attn.o_proj.weight", "D O"),
     Row("ffn_norm.weight", "post_attention_layernorm.weight", "D"),
-    *(Row(row.stored, row.target, row.shape, "", "dense") for row in _DENSE),
-    *(Row(row.stored, row.target, row.shape, "", "sparse") for row in _EXPERTS),
+    *(replace(row, only="dense") for row in _DENSE),
+    *(replace(row, only="sparse") for row in _EXPERTS),
     Row("exp_probs_b.bias", "mlp.gate.e_score_correction_bias", "E", "", "correction", "zeros"),
     Row("ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight", "S D", "", "sparse"),
     Row("ffn_up_shexp.weight", "mlp.shared_experts.up_proj.weight", "S D", "", "sparse"),
@@ -129,12 +129,7 @@ _LATENT = (
 
 def _less_one(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     """Gemma's norms multiply by one more than their weight; the file has the sum."""
-    return tuple(
-        Row(row.stored, row.target, row.shape, "less one", row.only, row.absent, row.outer)
-        if "norm" in row.stored
-        else row
-        for row in rows
-    )
+    return tuple(replace(row, form="less one") if "norm" in row.stored else row for row in rows)
 
 
 LLAMA = _OUTER + _swap(_ATTENTION, *_PAIRS) + _DENSE + _LLAMA_BIASES
@@ -143,8 +138,8 @@ QWEN2 = _OUTER + _ATTENTION + _QWEN_BIASES + _DENSE
 QWEN2_MOE = _OUTER + _ATTENTION + _QWEN_BIASES + _EXPERTS + _SHARED
 QWEN3 = _OUTER + _ATTENTION + _HEAD_NORMS + _DENSE
 QWEN3_MOE = _OUTER + _ATTENTION + _HEAD_NORMS + _EXPERTS
-GEMMA = _less_one(_OUTER + _ATTENTION) + _DENSE
-GEMMA2 = _swap(GEMMA, *_FOUR_NORMS)
+GEMMA = _less_one(_OUTER + _ATTENTION + _DENSE)
+GEMMA2 = _less_one(_swap(GEMMA, *_FOUR_NORMS))
 GEMMA3 = GEMMA2 + _less_one(_HEAD_NORMS)
 PHI3 = _OUTER + _PHI
 DEEPSEEK = _OUTER + _LATENT

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.gguf import GgufHead, read_gguf_head
+from transom.checkpoint.gguf import GgufHead, broken, read_gguf_head
 from transom.checkpoint.gguf_ends import CONTROL_TEXTS, FILL_ROLES, end_ids
 from transom.checkpoint.gguf_splits import SPLIT_RULES, SplitRule
 from transom.checkpoint.tokenizer import TokenizerFiles
@@ -56,12 +56,11 @@ def gguf_tokenizer(path: Path) -> TokenizerFiles:
     keys = _Keys(path, head.metadata)
     kind = keys.get("model", str)
     if kind not in ("gpt2", "llama"):
-        raise NotYetError(
-            f"{path}: the GGUF tokenizer {kind!r} is not read yet; give a directory with tokenizer.json"
-        )
+        raise keys.unread(f"the GGUF tokenizer {kind!r} is not read yet")
     keys.check_names()
     rule = _rule(keys) if kind == "gpt2" else SplitRule((), add_bos=True, bos_id=1)
-    vocabulary = _vocabulary(keys, rule, {"eos": 11} if kind == "gpt2" else {"eos": 2, "unknown": 0})
+    defaults = {"eos": 11} if kind == "gpt2" else {"eos": 2, "unknown": 0}
+    vocabulary = _vocabulary(keys, defaults | {"bos": rule.bos_id})
     _check_embedding(path, head, len(vocabulary.tokens))
     tokenizer = _byte_level(keys, vocabulary, rule) if kind == "gpt2" else _sentence_piece(keys, vocabulary)
     _add_tokens(tokenizer, vocabulary, keys)
@@ -111,23 +110,22 @@ class _Keys:
     def check_names(self) -> None:
         """Raises NotYetError for a key that asks for what is not done here."""
         known = {_PREFIX + name for name in _USED | _WITHOUT_INFLUENCE} | _ELSEWHERE
+        known |= {_PREFIX + name for name in _OFF_ONLY if not self._metadata.get(_PREFIX + name)}
         asked = [
             key
-            for key, value in self._metadata.items()
-            if key.startswith("tokenizer.")
-            and key not in known
-            and not key.startswith("tokenizer.chat_template.")
-            and not (key.removeprefix(_PREFIX) in _OFF_ONLY and not value)
+            for key in self._metadata.keys() - known
+            if key.startswith("tokenizer.") and not key.startswith("tokenizer.chat_template.")
         ]
         if asked:
-            raise NotYetError(
-                f"{self.path}: {', '.join(sorted(asked))} would change the tokenizer and is not read yet; "
-                "give a directory with tokenizer.json"
-            )
+            raise self.unread(f"{', '.join(sorted(asked))} would change the tokenizer and is not read yet")
 
     def broken(self, name: str, what: str) -> CheckpointError:
         """The error that says what is wrong with a key."""
-        return CheckpointError(f"{self.path}: {self._full(name)} {what}; download it again")
+        return broken(f"{self.path}: {self._full(name)} {what}")
+
+    def unread(self, what: str) -> NotYetError:
+        """The error that says what is not done here."""
+        return NotYetError(f"{self.path}: {what}; give a directory with tokenizer.json")
 
     def _full(self, name: str) -> str:
         return name if name.startswith(("tokenizer.", "general.")) else _PREFIX + name
@@ -136,14 +134,11 @@ class _Keys:
 def _rule(keys: _Keys) -> SplitRule:
     name = keys.get("pre", str, "") or "default"
     if name not in SPLIT_RULES:
-        raise NotYetError(
-            f"{keys.path}: the GGUF pre-tokenisation rule {name!r} is not known; "
-            "give a directory with tokenizer.json"
-        )
+        raise keys.unread(f"the GGUF pre-tokenisation rule {name!r} is not known")
     return SPLIT_RULES[name]
 
 
-def _vocabulary(keys: _Keys, rule: SplitRule, defaults: dict[str, int]) -> _Vocabulary:
+def _vocabulary(keys: _Keys, defaults: Mapping[str, int | None]) -> _Vocabulary:
     texts = keys.listed("tokens", (str,))
     if not texts:
         raise keys.broken("tokens", "is missing or empty")
@@ -154,9 +149,7 @@ def _vocabulary(keys: _Keys, rule: SplitRule, defaults: dict[str, int]) -> _Voca
     ids = {text: i for i, text in enumerate(tokens)}
     if len(ids) != len(tokens):
         raise keys.broken("tokens", f"repeats {len(tokens) - len(ids)} pieces")
-    roles = {
-        role: i for role, i in (defaults | {"bos": rule.bos_id}).items() if i is not None and i < len(ids)
-    }
+    roles = {role: i for role, i in defaults.items() if i is not None and i < len(ids)}
     for role in (*_ROLES, *FILL_ROLES):
         token_id = keys.get(f"{role}_token_id", int)
         if token_id is not None:
@@ -179,9 +172,9 @@ def _retyped(types: list[int], ids: dict[str, int], roles: dict[str, int]) -> li
 def _check_embedding(path: Path, head: GgufHead, tokens: int) -> None:
     for tensor in head.tensors:
         if tensor.name == "token_embd.weight" and tensor.shape[-1] != tokens:
-            raise CheckpointError(
+            raise broken(
                 f"{path}: the vocabulary has {tokens} tokens, the embedding {tensor.shape[-1]} rows: they "
-                "belong to different models; download it again"
+                "belong to different models"
             )
 
 
@@ -258,16 +251,10 @@ def _merges(keys: _Keys, vocabulary: _Vocabulary) -> list[tuple[str, str]]:
         if len(merges) == count:
             continue
         if scores[i] == last:
-            raise NotYetError(
-                f"{keys.path}: pieces share a score, so which is merged first depends on the text; give a "
-                "directory with tokenizer.json"
-            )
+            raise keys.unread("pieces share a score, so which is merged first depends on the text")
         last = scores[i]
     if not pieces.issuperset("".join(pieces)):
-        raise NotYetError(
-            f"{keys.path}: pieces hold characters that are no pieces themselves; "
-            "give a directory with tokenizer.json"
-        )
+        raise keys.unread("pieces hold characters that are no pieces themselves")
     return merges
 
 
@@ -301,26 +288,22 @@ def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary, keys: _Keys) -> N
 
 
 def _add_ends(tokenizer: Tokenizer, vocabulary: _Vocabulary, keys: _Keys, bos: bool) -> None:
-    """What stands before and after a text by itself."""
     from tokenizers.processors import TemplateProcessing
 
-    wanted = {"bos": keys.get("add_bos_token", bool, bos), "eos": keys.get("add_eos_token", bool, False)}
-    for role in (role for role, on in wanted.items() if on and role not in vocabulary.roles):
-        raise keys.broken(f"add_{role}_token", f"is set, and no {role}_token_id is")
-    ends = [
-        {"id": role, "ids": [vocabulary.roles[role]], "tokens": [vocabulary.tokens[vocabulary.roles[role]]]}
-        for role, on in wanted.items()
-        if on
-    ]
+    before = ["bos"] if keys.get("add_bos_token", bool, bos) else []
+    after = ["eos"] if keys.get("add_eos_token", bool, False) else []
+    ends = []
+    for role in before + after:
+        if role not in vocabulary.roles:
+            raise keys.broken(f"add_{role}_token", f"is set, and no {role}_token_id is")
+        token_id = vocabulary.roles[role]
+        ends.append({"id": role, "ids": [token_id], "tokens": [vocabulary.tokens[token_id]]})
     if ends:
-        single = [*(["bos"] if wanted["bos"] else []), "$A", *(["eos"] if wanted["eos"] else [])]
+        single = [*before, "$A", *after]
         tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=ends)
 
 
 def _specials(vocabulary: _Vocabulary) -> dict[str, str]:
     names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-    return {
-        name: vocabulary.tokens[vocabulary.roles[role]]
-        for role, name in names.items()
-        if role in vocabulary.roles
-    }
+    roles = {name: vocabulary.roles.get(role) for role, name in names.items()}
+    return {name: vocabulary.tokens[i] for name, i in roles.items() if i is not None}

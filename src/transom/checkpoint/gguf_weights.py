@@ -34,7 +34,7 @@ def gguf_weights(head: GgufHead, model: GgufModel | None = None) -> Iterator[tup
     files = [np.memmap(path, mode="r") for path in head.paths]
     width = model.settings.get("head_dim") or 1
     for name, parts in model.weights.items():
-        values = [_changed(_read(files, part), part.form, width) for part in parts]
+        values = [_FORMS[part.form](_read(files, part), width) for part in parts]
         whole = values[0] if len(values) == 1 else np.concatenate(values, axis=-2)
         if name.endswith("kv_b_proj.weight"):
             whole = whole.reshape(-1, whole.shape[-1])  # [A, n + v, r] to [A (n + v), r]
@@ -57,10 +57,6 @@ def _dequantized(file: np.memmap, tensor: GgufTensor) -> Values:
     return values.reshape(shape)
 
 
-def _changed(values: Values, form: str, width: int) -> Values:
-    return _FORMS[form](values, width) if form else values
-
-
 def _halves_apart(weight: Values, width: int) -> Values:
     """Rows [H, K/2, 2] of interleaved pairs to [H, 2, K/2]; a bias is a weight of one column."""
     pairs = weight.reshape(-1, width // 2, 2, *weight.shape[1:])
@@ -68,6 +64,7 @@ def _halves_apart(weight: Values, width: int) -> Values:
 
 
 _FORMS: dict[str, Callable[[Values, int], Values]] = {
+    "": lambda weight, _: weight,
     "pairs": _halves_apart,
     "less one": lambda weight, _: weight - np.float32(1),
     "row": lambda weight, _: weight[None],

@@ -63,11 +63,14 @@ def load(
     check(found)
     if found.kind == "gguf":
         gguf_model(read_gguf_head(found.path))  # may be refused, and costs less than the libraries
-    transformers, torch = libraries()
-    _check_device(torch, dtype, device)
-    tokenizer = _tokenizer(found)  # which may be refused and costs less than the weights
+    _transformers, torch = libraries()
+    if dtype not in get_args(Dtype):
+        raise MisconfiguredError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+    check_device(device)
+    has_tokenizer = found.kind == "gguf" or (found.path / "tokenizer.json").exists()
+    tokenizer = tokenizer_of(found) if has_tokenizer else None  # may be refused, costs less than the weights
     try:
-        model = _read(found, transformers, torch, getattr(torch, dtype), task, num_labels)
+        model = _read(found, getattr(torch, dtype), task, num_labels)
     except (CheckpointError, NotYetError):
         raise
     except Exception as error:
@@ -85,9 +88,10 @@ def load(
     return Checkpoint(model.to(device).eval(), tokenizer, found)
 
 
-def _check_device(torch: Any, dtype: str, device: str) -> None:
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise MisconfiguredError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
+def check_device(device: str) -> None:
+    """Raises MisconfiguredError unless torch can hold a tensor there."""
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
@@ -113,13 +117,11 @@ def _leave_gradients(model: Any, patterns: Collection[str]) -> None:
             parameter.requires_grad_(True)
 
 
-def _read(
-    found: Source, transformers: Any, torch: Any, dtype: Any, task: Task | None, num_labels: int | None
-) -> Any:
+def _read(found: Source, dtype: Any, task: Task | None, num_labels: int | None) -> Any:
     if found.kind == "gguf":
         if task not in (None, "causal-lm"):
             raise NotYetError(f"a GGUF is read as causal-lm only, not as {task}; give its source model")
-        return _read_gguf(found.path, transformers, torch, dtype)
+        return _read_gguf(found.path, *libraries(), dtype)
     tensors = stored_tensors(found.path)
     config = model_config(found, tensors)
     if num_labels is not None:
@@ -149,23 +151,18 @@ def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
     described = gguf_model(head)
     config = class_config(described)
     with no_init_weights():
-        model = getattr(transformers, described.class_name)._from_config(config, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    class_name = type(model).__name__
     wanted = model.state_dict()
     if config.tie_word_embeddings:
         del wanted["lm_head.weight"]
     if wanted.keys() != described.weights.keys():
         differing = sorted(wanted.keys() ^ described.weights.keys())
-        raise NotYetError(f"{described.class_name} has not the weights of {path}, such as {differing[0]!r}")
+        raise NotYetError(f"{class_name} has not the weights of {path}, such as {differing[0]!r}")
     with torch.no_grad():
         for name, values in gguf_weights(head, described):
             if values.shape != wanted[name].shape:
-                raise NotYetError(f"{path}: {described.class_name} has another shape for {name!r}")
+                raise NotYetError(f"{path}: {class_name} has another shape for {name!r}")
             wanted[name].copy_(values)
     model.tie_weights()
     return model
-
-
-def _tokenizer(found: Source) -> TokenizerFiles | None:
-    if found.kind == "directory" and not (found.path / "tokenizer.json").exists():
-        return None
-    return tokenizer_of(found)

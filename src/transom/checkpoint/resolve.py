@@ -14,16 +14,15 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transom.checkpoint.families import CHECKED, family_of
 from transom.checkpoint.gguf import read_gguf_head
-from transom.checkpoint.source import Source, Stored, read_json, stored_tensors
+from transom.checkpoint.source import Source, Stored, damaged, read_json, stored_tensors
 from transom.checkpoint.spare import is_spare
 from transom.checkpoint.structure import check_structure, check_values
-from transom.errors import CheckpointError, MissingExtraError, NotYetError
+from transom.errors import CheckpointError, NotYetError, extra
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
 _SIDES = (
@@ -48,11 +47,9 @@ _NOT_THE_MODELS = (
 
 def libraries() -> tuple[Any, Any]:
     """(transformers, torch), the former silent. Raises MissingExtraError."""
-    try:
+    with extra("models", "torch and transformers"):
         import torch
         import transformers
-    except ImportError:
-        raise MissingExtraError("models", "torch and transformers") from None
     transformers.utils.logging.set_verbosity(logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return transformers, torch
@@ -83,8 +80,8 @@ def flattened(config: Any) -> dict[str, Any]:
     record = config.to_dict()
     known = {field.name for field in dataclasses.fields(config)} | set(config.attribute_map.values())
     known |= {"model_type", "head_dim", "dtype", "quantization_config", "tie_word_embeddings"}
-    known |= {"moe_layer_freq", "scoring_func", "topk_method"}  # other engines' DeepSeek asks for them
-    known |= {"num_nextn_predict_layers"}
+    # Other engines' DeepSeek asks for these.
+    known |= {"moe_layer_freq", "scoring_func", "topk_method", "num_nextn_predict_layers"}
     flat = {name: value for name, value in record.items() if name in known and name not in _NOT_THE_MODELS}
     if flat.get("quantization_config") is None:
         flat.pop("quantization_config", None)
@@ -108,7 +105,7 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
     raw = read_json(file)
     kind = raw.get("model_type")
     if not isinstance(kind, str):
-        raise CheckpointError(f"{file} names no model_type; restore it")
+        raise damaged(f"{file} names no model_type")
     if kind not in transformers.CONFIG_MAPPING:
         raise NotYetError(f"{file}: the installed transformers does not know the model_type {kind[:80]!r}")
     check_values(file, raw)
@@ -119,7 +116,7 @@ def model_config(source: Source, tensors: Mapping[str, Stored]) -> Any:
         setattr(config, f"_{name}_implementation_internal", None)
     if getattr(config, "quantization_config", None) == {}:
         del config.quantization_config
-    config.architectures = _architectures(config, transformers)
+    config.architectures = _architectures(config)
     if config.pad_token_id == -1:  # engines take it for none
         config.pad_token_id = None
     check_structure(file, raw, flattened(config))
@@ -142,9 +139,9 @@ def model_class(source: Source, config: Any) -> Any:
         )
     own: Any = found
     if own.config_class is not type(config):
-        raise CheckpointError(
+        raise damaged(
             f"{source.path}/config.json says model_type {config.model_type!r}, whose class is not that of "
-            f"the architecture {names[0]!r}; restore it"
+            f"the architecture {names[0]!r}"
         )
     return own
 
@@ -191,17 +188,15 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored], wanted
         ) from error
     if wanted is not None:
         trunk = f"{wanted.base_model_prefix}."
-        for what, names in info.items():
-            if what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-                info[what] = {name for name in names if _is_of(trunk, name)}
-    spare = partial(
-        is_spare,
-        kind=config.model_type,
-        trunk=model.base_model_prefix,
-        modules={name for name, _module in model.named_modules()},
-    )
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            info[what] = {name for name in info[what] if _is_of(trunk, name)}
+    made = {"trunk": model.base_model_prefix, "modules": dict(model.named_modules())}
     shapes = {name: stored.shape for name, stored in tensors.items()}  # a fused tensor has none in the file
-    unread = {name for name in info["unexpected_keys"] if not spare(name, shapes.get(name, (0,)))}
+    unread = {
+        name
+        for name in info["unexpected_keys"]
+        if not is_spare(name, shapes.get(name, (0,)), kind=config.model_type, **made)
+    }
     _check_info(source.path, config, info, unread)
 
 
@@ -216,11 +211,16 @@ def is_tied(config: Any, tensors: Mapping[str, Stored]) -> bool:
     return bool(getattr(config, "tie_word_embeddings", False)) and "lm_head.weight" not in tensors
 
 
-def _architectures(config: Any, transformers: Any) -> list[str] | None:
-    """The class's name: by its present name, and where a decoder names none, that of its language model."""
+def causal_class(kind: str) -> str:
+    """The name of a model_type's class of language models. Raises MissingExtraError."""
+    transformers, _torch = libraries()
+    return str(transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind])
+
+
+def _architectures(config: Any) -> list[str] | None:
     names = config.architectures
     if not names and config.model_type in CHECKED:
-        return [transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
+        return [causal_class(config.model_type)]
     return [_OLD_NAMES.get(name, name) for name in names] if names else names
 
 
@@ -244,9 +244,9 @@ def _as_class(folder: Path, transformers: Any) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # each class has its own ways of refusing
         told = " ".join(str(error).split())[:200]
-        raise CheckpointError(
+        raise damaged(
             f"{folder / 'config.json'} is not a configuration that transformers takes "
-            f"({type(error).__name__}: {told}); restore it"
+            f"({type(error).__name__}: {told})"
         ) from None
 
 
@@ -255,12 +255,11 @@ def _check_info(folder: Path, config: Any, info: Mapping[str, Any], unread: set[
     spare = {name for name in unread if not name.startswith(further)}
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise CheckpointError(f"{folder} lacks {len(missing)} tensors, first {missing[0]!r}; restore it")
+        raise damaged(f"{folder} lacks {len(missing)} tensors, first {missing[0]!r}")
     if info["mismatched_keys"]:
         name, had, wanted = sorted(info["mismatched_keys"], key=str)[0]
-        raise CheckpointError(
-            f"{folder}: {name!r} has the shape {list(had)}, and config.json asks for {list(wanted)}; "
-            "restore it"
+        raise damaged(
+            f"{folder}: {name!r} has the shape {list(had)}, and config.json asks for {list(wanted)}"
         )
     if spare:
         raise CheckpointError(

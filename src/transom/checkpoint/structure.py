@@ -10,12 +10,13 @@ Source: the configuration and model classes of transformers, and what vLLM and l
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from transom.checkpoint.families import Rules, family_of
-from transom.errors import CheckpointError, NotYetError
+from transom.checkpoint.source import damaged
+from transom.errors import NotYetError
 
 _SIZES = (  # integers from 1
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -27,7 +28,7 @@ _PARTS = (  # 0 says that a model has no such part; the decoders of `FAMILIES` w
     "num_experts_per_tok", "n_group", "topk_group", "kv_lora_rank", "q_lora_rank",
 )  # fmt: skip
 _COUNTS = (
-    "first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers", "max_window_layers",
+    *_PARTS, "first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers", "max_window_layers",
     "type_vocab_size",
 )  # fmt: skip
 _FLAGS = (
@@ -36,6 +37,14 @@ _FLAGS = (
 )  # fmt: skip
 _NUMBERS = ("rms_norm_eps", "routed_scaling_factor", "rope_theta", "partial_rotary_factor")
 _MOST = 2**31 - 1
+_KINDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (_SIZES, lambda value: type(value) is int and 1 <= value <= _MOST, f"an integer from 1 to {_MOST}"),
+    (_COUNTS, lambda value: type(value) is int and 0 <= value <= _MOST, f"an integer from 0 to {_MOST}"),
+    (_FLAGS, lambda value: type(value) is bool, "true or false"),
+    (_NUMBERS, lambda value: type(value) in (int, float) and value >= 0, "a number that is not negative"),
+    (("architectures",), lambda value: type(value) is list and list(map(type, value)) == [str],
+     "a list of one name"),
+)  # fmt: skip
 _BESIDE = ("quantization_config",)  # says how weights are stored, which whoever reads them checks
 # Values of names outside a class that change nothing. Any other value would have to be computed with.
 _NONE, _NO, _ONE = (None,), (None, False), (None, 1, 1.0)
@@ -70,20 +79,11 @@ def quantised_by(raw: Mapping[str, Any]) -> str | None:
 def check_values(file: Path, raw: Mapping[str, Any]) -> None:
     """The types and bounds of sizes, before a class is given them. Raises CheckpointError."""
     if not _is_finite(raw):
-        raise CheckpointError(f"{file} holds a number that is not finite; restore it")
-    for names, low in ((_SIZES, 1), (_PARTS + _COUNTS, 0)):
+        raise damaged(f"{file} holds a number that is not finite")
+    for names, is_right, wanted in _KINDS:
         for name in names:
-            value = raw.get(name)
-            if value is not None and (type(value) is not int or not low <= value <= _MOST):
-                _refuse(file, name, value, f"an integer from {low} to {_MOST}")
-    for name in _FLAGS:
-        if raw.get(name) is not None and type(raw[name]) is not bool:
-            _refuse(file, name, raw[name], "true or false")
-    for name in _NUMBERS:
-        value = raw.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-            _refuse(file, name, value, "a number that is not negative")
-    _check_architectures(file, raw)
+            if raw.get(name) is not None and not is_right(raw[name]):
+                _refuse(file, name, raw[name], wanted)
 
 
 def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -107,7 +107,8 @@ def check_structure(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any
     _check_heads(file, config)
     _check_windows(file, raw, config)
     _check_rotary(file, config)
-    _check_ids(file, config)
+    for name in sorted(name for name in config if name.endswith("_token_id")):
+        check_ids(file, name, config[name], config["vocab_size"])
 
 
 def _is_understood(name: str, value: Any, config: Mapping[str, Any], values: Rules) -> bool:
@@ -127,14 +128,6 @@ def _is_unused(name: str, raw: Mapping[str, Any], config: Mapping[str, Any]) -> 
     rope, longest = config.get("rope_parameters"), config["max_position_embeddings"]
     stretched = isinstance(rope, dict) and rope.get("rope_type", "default") not in ("default", "llama3")
     return not stretched and type(raw[name]) is int and raw[name] >= longest
-
-
-def _check_architectures(file: Path, raw: Mapping[str, Any]) -> None:
-    names = raw.get("architectures")
-    if names is not None and (
-        not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str)
-    ):
-        _refuse(file, "architectures", names, "a list of one name")
 
 
 def _check_norm(file: Path, raw: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -215,29 +208,19 @@ def _check_rotary(file: Path, config: Mapping[str, Any]) -> None:
         raise NotYetError(f"{file}: a partial rotary embedding (factor {partial}) is not computed with yet")
 
 
-def _check_ids(file: Path, config: Mapping[str, Any]) -> None:
-    for name in sorted(name for name in config if name.endswith("_token_id")):
-        check_ids(file, name, config[name], config["vocab_size"])
-
-
 def check_ids(file: Path, name: str, value: Any, vocabulary: int) -> None:
     """Raises CheckpointError unless a special id, or each of a list, is one of the vocabulary's."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for one in ids:
         if type(one) is not int or not 0 <= one < vocabulary:
-            raise CheckpointError(
-                f"{file}: {name} is {str(value)[:80]}; the vocabulary has {vocabulary} ids; restore it"
-            )
+            raise damaged(f"{file}: {name} is {str(value)[:80]}; the vocabulary has {vocabulary} ids")
 
 
 def _refuse(file: Path, name: str, value: Any, wanted: str) -> NoReturn:
-    raise CheckpointError(f"{file}: {name} is {str(value)[:80]!r}; it must be {wanted}; restore it")
+    raise damaged(f"{file}: {name} is {str(value)[:80]!r}; it must be {wanted}")
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether no number in a JSON value is infinite or NaN."""
-    if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
+    if isinstance(value, dict | list):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)

@@ -21,13 +21,7 @@ _CORPUS = [
     "Ein Fuchs läuft über den Hof. Où est la gare? ¿Dónde está?",
 ]
 _CHAT_SPECIALS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>"}
-_BERT_SPECIALS = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+_BERT_SPECIALS = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -49,9 +43,8 @@ def tiny_llama(folder: Path, *, architecture: str = "Llama", seed: int = 0, **co
     transformers, _torch = libraries()
     tokenizer = _byte_level(_CHAT_SPECIALS)
     ids = {f"{role}_id": tokenizer.token_to_id(text) for role, text in _CHAT_SPECIALS.items()}
-    options = (
-        _SMALL | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256} | ids | config
-    )
+    options = _SMALL | {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+    options |= ids | config
     options["vocab_size"] = tokenizer.get_vocab_size()
     settings = getattr(transformers, f"{architecture}Config")(**options)
     _save(getattr(transformers, f"{architecture}ForCausalLM"), settings, seed, folder)
@@ -75,9 +68,7 @@ def _save(model_class: Any, config: Any, seed: int, folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(config)
-        for (
-            parameter
-        ) in model.parameters():  # wider than the default, so that answers depend on their prompts
+        for parameter in model.parameters():  # wider than usual: answers must depend on their prompts
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.2)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.source import Source, find, read_json
+from transom.checkpoint.source import Source, damaged, find, read_json
 from transom.errors import CheckpointError, TransomError
 from transom.files import write_file
 
@@ -66,9 +66,7 @@ def export_tokenizer(path: str | Path) -> TokenizerFiles:
 
 def tokenizer_of(source: Source) -> TokenizerFiles:
     """As `export_tokenizer`, for a source already found."""
-    with guarded(
-        lambda: CheckpointError(f"{source.path}: its tokenizer is not one this version reads; restore it")
-    ):
+    with guarded(lambda: damaged(f"{source.path}: its tokenizer is not one this version reads")):
         if source.kind == "gguf":
             from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
 
@@ -82,7 +80,7 @@ def _from_directory(folder: Path) -> TokenizerFiles:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; save the tokenizer in its fast format beside the model")
-    with guarded(lambda: CheckpointError(f"{file} is not a tokenizer this version reads; restore it")):
+    with guarded(lambda: damaged(f"{file} is not a tokenizer this version reads")):
         tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -133,14 +131,10 @@ def _eos_ids(folder: Path, known: int) -> list[int]:
 
     `known` is the tokenizer's number of ids; a model may have more. Raises CheckpointError.
     """
-    model = _json(folder / "config.json")
-    size = model.get("vocab_size")
+    size = _json(folder / "config.json").get("vocab_size")
     known = max(known, size if type(size) is int else 0)
-    for file, record in (
-        ("generation_config.json", _json(folder / "generation_config.json")),
-        ("config.json", model),
-    ):
-        value = record.get("eos_token_id")
+    for file in ("generation_config.json", "config.json"):
+        value = _json(folder / file).get("eos_token_id")
         if value is None:
             continue
         ids = value if isinstance(value, list) else [value]
@@ -174,7 +168,7 @@ def _text(file: Path) -> str:
     try:
         return file.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{file} is not UTF-8 text; restore it") from error
+        raise damaged(f"{file} is not UTF-8 text") from error
 
 
 def _specials(config: dict[str, Any]) -> dict[str, str]:

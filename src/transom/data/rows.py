@@ -122,11 +122,7 @@ def read_rows(source: Path) -> list[dict[str, str]]:
     Raises MisconfiguredError, and MissingExtraError for Parquet.
     """
     form = form_of(source)
-    if form is Format.text:
-        raise MisconfiguredError(
-            f"{source} has no columns; give a .csv, .tsv, .jsonl, .json or .parquet file"
-        )
-    if form in (Format.jsonl, Format.json, Format.parquet):
+    if form not in (Format.csv, Format.tsv):
         return [_spelled(row) for row in _objects(source, form)]
     with opened(source) as file:
         found = table(decoded(file, str(source)), form)
@@ -146,10 +142,6 @@ def read_column(source: Path, column: str) -> tuple[str, ...]:
             found = table(decoded(file, str(source)), form, header=not column.isdecimal())
             index = found.index(column)
             return tuple(row[index] for row in found.rows)
-    if form is Format.text:
-        raise MisconfiguredError(
-            f"{source} has no columns; give a .csv, .tsv, .jsonl, .json or .parquet file"
-        )
     cells = [row.get(column) for row in _objects(source, form, column)]
     for number, cell in enumerate(cells, 1):
         if not isinstance(cell, str):
@@ -180,15 +172,10 @@ def read_texts(source: Path, column: str | None = None) -> tuple[str, ...]:
 def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(CELL_LIMIT_CHARS)
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise MisconfiguredError(f"line {reader.line_num} is not valid CSV ({error})") from error
-        if row:
-            yield row
+    try:
+        yield from filter(None, reader)
+    except csv.Error as error:
+        raise MisconfiguredError(f"line {reader.line_num} is not valid CSV ({error})") from error
 
 
 def _of_width(rows: Iterator[list[str]], width: int, start: int) -> Iterator[list[str]]:
@@ -200,6 +187,8 @@ def _of_width(rows: Iterator[list[str]], width: int, start: int) -> Iterator[lis
 
 def _objects(source: Path, form: Format, column: str | None = None) -> Iterator[dict[str, Any]]:
     """Rows of JSON or Parquet with their typed values; of Parquet only `column`, if one is named."""
+    if form is Format.text:
+        raise MisconfiguredError(f"{source} has no columns; give a .csv, .tsv, .jsonl, .json or .parquet")
     if form is Format.parquet:
         yield from _parquet(source, column)
         return

@@ -19,8 +19,8 @@ Hugging Face's layout pairs (i, i + m) and stores [out, in].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,13 +29,14 @@ from numpy.typing import NDArray
 from transom.checkpoint.families import FAMILIES
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.task import Config, Context, Task, attention_label, linear_task
+from transom.obfuscation.task import Config, Context, Made, Task, attention_label, linear_task
 from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WORST_CONDITION = 4.0
+Change = Callable[["Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -182,76 +183,69 @@ def attention_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     own = f"model.layers.{layer}.self_attn"
     before = f"model.layers.{layer}.input_layernorm.weight"
     tasks = [
-        linear_task(f"{own}.{letter}_proj", f"attention.{name}", layer, before, bias=into_bias)
-        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"))
+        linear_task(f"{own}.{letter}_proj", transform, layer, before, bias=into_bias)
+        for letter, transform in (("q", query), ("k", key), ("v", value))
     ]
-    out = linear_task(f"{own}.o_proj", "attention.output", layer, bias=into_bias)
-    tasks.append(
-        Task(out.outputs, out.outputs[:1], out.component, layer) if family.projection_biases else out
-    )
+    out = linear_task(f"{own}.o_proj", output, layer, bias=into_bias)
+    tasks.append(replace(out, sources=out.outputs[:1]) if family.projection_biases else out)
     if family.head_norms:
         names = [f"{own}.{letter}_norm.weight" for letter in "qk"]
-        tasks += [Task((name,), (name,), "attention.head_norm", layer) for name in names]
+        tasks += [Task((name,), (name,), head_norm, layer) for name in names]
     return tuple(tasks)
 
 
-def query(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def query(context: Context, *sources: Tensor) -> Made:
     """The queries' projection [A * k, w], and its bias."""
-    keys = _keys(task, context)
-    return _into(task, tensors, context, keys.query_Gkk, keys.head_order_A)
+    keys = _keys(context)
+    return reading(context, lambda rows: mix(rows, keys.query_Gkk, keys.head_order_A), *sources)
 
 
-def key(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def key(context: Context, *sources: Tensor) -> Made:
     """The keys' projection [G * k, w], and its bias."""
-    keys = _keys(task, context)
-    return _into(task, tensors, context, keys.key_Gkk, keys.group_order_G)
+    keys = _keys(context)
+    return reading(context, lambda rows: mix(rows, keys.key_Gkk, keys.group_order_G), *sources)
 
 
-def value(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def value(context: Context, *sources: Tensor) -> Made:
     """The values' projection [G * k, w], and its bias."""
-    matrices_Gkk = value_matrices(context.space, context.config, task.layer)
-    return _into(task, tensors, context, matrices_Gkk, _keys(task, context).group_order_G)
+    matrices_Gkk = value_matrices(context.space, context.config, context.task.layer)
+    return reading(context, lambda rows: mix(rows, matrices_Gkk, _keys(context).group_order_G), *sources)
 
 
-def output(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def output(context: Context, weight_dn: Tensor, *biases_d: Tensor) -> Made:
     """The projection back [w, A * k]; its bias, or zeros where only the obfuscated model has one."""
     import torch
 
-    weight_dn = tensors[task.sources[0]]
-    key_dw = context.space.key(attention_label(task.layer), wide(weight_dn[:0]))
-    matrices_Gkk = torch.from_numpy(value_matrices(context.space, context.config, task.layer))
+    matrices_Gkk = torch.from_numpy(value_matrices(context.space, context.config, context.task.layer))
     undo_Gkk = torch.linalg.inv(matrices_Gkk).transpose(1, 2).numpy()
-    mixed_dn = mix(weight_dn.T, undo_Gkk, _keys(task, context).head_order_A).T
-    made = [writes(mixed_dn, key_dw, dtype=weight_dn.dtype)]
-    if len(task.outputs) > 1:
-        bias_d = tensors[task.sources[1]] if len(task.sources) > 1 else weight_dn.new_zeros(context.space.d)
-        made.append((wide(bias_d) @ key_dw).to(bias_d.dtype))
-    return dict(zip(task.outputs, made, strict=True))
+    order_A = _keys(context).head_order_A
+    if len(context.task.outputs) > 1 and not biases_d:
+        biases_d = (weight_dn.new_zeros(context.space.d),)
+    return writing(context, lambda weight_nd: mix(weight_nd, undo_Gkk, order_A), weight_dn, *biases_d)
 
 
-def head_norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def head_norm(context: Context, weight_k: Tensor) -> Made:
     """The weight [k] of a norm over each head, in the heads' new order of dimensions."""
     import torch
 
-    order_k = torch.from_numpy(_keys(task, context).norm_order_k)
-    return {task.outputs[0]: tensors[task.sources[0]][order_k]}
+    return (weight_k[torch.from_numpy(_keys(context).norm_order_k)],)
 
 
-def _keys(task: Task, context: Context) -> HeadKeys:
+def reading(context: Context, change: Change, *sources: Tensor) -> Made:
+    """A projection that reads the stream as [n, w], its rows and its bias changed first."""
+    weight_nd, norm_d, *biases_n = sources
+    inverse_wd = context.space.inverse(attention_label(context.task.layer), wide(weight_nd[:0]))
+    made = reads(change(weight_nd), inverse_wd, norm_d=norm_d, dtype=weight_nd.dtype)
+    return (made, *(change(bias_n).to(bias_n.dtype) for bias_n in biases_n))
+
+
+def writing(context: Context, change: Change, weight_dn: Tensor, *biases_d: Tensor) -> Made:
+    """A projection that writes to the stream as [w, n], its columns changed first; and its bias."""
+    key_dw = context.space.key(attention_label(context.task.layer), wide(weight_dn[:0]))
+    made = writes(change(weight_dn.T).T, key_dw, dtype=weight_dn.dtype)
+    return (made, *((wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in biases_d))
+
+
+def _keys(context: Context) -> HeadKeys:
     head_norms = FAMILIES[context.config["model_type"]].head_norms
-    return head_keys(context.space, context.config, task.layer, head_norms=head_norms)
-
-
-def _into(
-    task: Task,
-    tensors: Mapping[str, Tensor],
-    context: Context,
-    matrices_Gkk: NDArray[np.float64],
-    order: NDArray[np.int64],
-) -> dict[str, Tensor]:
-    weight_nd, norm_d, *bias = (tensors[name] for name in task.sources)
-    inverse_wd = context.space.inverse(attention_label(task.layer), wide(weight_nd[:0]))
-    mixed_nd = mix(weight_nd, matrices_Gkk, order)
-    made = [reads(mixed_nd, inverse_wd, norm_d=norm_d, dtype=weight_nd.dtype)]
-    made += [mix(bias_n, matrices_Gkk, order).to(bias_n.dtype) for bias_n in bias]
-    return dict(zip(task.outputs, made, strict=True))
+    return head_keys(context.space, context.config, context.task.layer, head_norms=head_norms)

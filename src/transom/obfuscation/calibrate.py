@@ -60,11 +60,11 @@ def calibrate(model: Any, ids_BT: Tensor, space: Space) -> dict[str, float]:
 
 
 def measure(model: Any, ids_BT: Tensor, space: Space) -> dict[str, Ratio]:
-    """The ratio at each norm of a plain transformers decoder, run once on the ids."""
+    """The ratio at each norm of a plain transformers decoder, or its trunk, run once on the ids."""
     import torch
 
     ratios: dict[str, Ratio] = {}
-    shared_dw = space.shared().to(model.device, torch.float32)
+    shared_dw = space.shared().to(ids_BT.device, torch.float32)
     layers, epsilon = model.config.num_hidden_layers, model.config.rms_norm_eps
     labels = {"attention_out": attention_label, "mlp_out": feedforward_label}
     now: dict[str, Tensor] = {}  # the stream x [B, T, d], and the running sum of y_i G_i [B, T, r]

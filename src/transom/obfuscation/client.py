@@ -116,9 +116,8 @@ def host_files(found: Source, config: Mapping[str, Any], tau_V: np.ndarray) -> d
         mapped = [int(tau_V[one]) for one in _ids(value)]
         if mapped:
             generation[name] = mapped if isinstance(value, list) else mapped[0]
-    tokens = {"eos_token": generation.get("eos_token_id"), "bos_token": generation.get("bos_token_id")}
-    tokens["pad_token"] = generation.get("pad_token_id")
-    named = {role: f"<{_ids(value)[0]}>" for role, value in tokens.items() if value is not None}
+    tokens = {role: _ids(generation.get(f"{role}_id")) for role in ("eos_token", "bos_token", "pad_token")}
+    named = {role: f"<{ids[0]}>" for role, ids in tokens.items() if ids}
     record = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **named}
     return {
         "tokenizer.json": placeholder_tokenizer(len(tau_V)).encode(),

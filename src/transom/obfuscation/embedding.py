@@ -10,13 +10,13 @@ Legend: V vocabulary, d plain width, w obfuscated width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from transom.errors import CheckpointError
 from transom.obfuscation.keys import token_map
-from transom.obfuscation.norms import PIECE, not_finite, reads, wide
-from transom.obfuscation.task import Config, Context, Task
+from transom.obfuscation.norms import PIECE, norm, not_finite, reads, wide
+from transom.obfuscation.task import Config, Context, Made, Task
 from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
@@ -30,27 +30,25 @@ def table_tasks(config: Config) -> tuple[Task, ...]:
     table, last = "model.embed_tokens.weight", "model.norm.weight"
     plain_head = table if config.get("tie_word_embeddings") else "lm_head.weight"
     return (
-        Task((table,), (table,), "embedding"),
-        Task((last,), (last,), "norm"),
-        Task(("lm_head.weight",), (plain_head, last), "head"),
+        Task((table,), (table,), embedding, local=True),
+        Task((last,), (last,), norm),
+        Task(("lm_head.weight",), (plain_head, last), head, local=True),
     )
 
 
-def embedding(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def embedding(context: Context, table_Vd: Tensor) -> Made:
     """The embedding [V, w]: row tau(v) is the noisy row of v times the key."""
-    table_Vd = tensors[task.sources[0]]
     key_dw = context.space.key("embedding", wide(table_Vd[:0]))
     noise = _noise(context, "embedding", context.space.settings.alpha_e, table_Vd)
-    return {task.outputs[0]: reads(table_Vd, key_dw.T, order_n=_order(table_Vd, context), noise=noise)}
+    return (reads(table_Vd, key_dw.T, order_n=_order(table_Vd, context), noise=noise),)
 
 
-def head(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def head(context: Context, table_Vd: Tensor, norm_d: Tensor) -> Made:
     """The head [V, w], from the table [V, d] (the embedding, when tied) and the last norm's weight [d]."""
-    table_Vd, norm_d = (tensors[name] for name in task.sources)
     inverse_wd = context.space.inverse("head", wide(table_Vd[:0]))
     noise = _noise(context, "head", context.space.settings.alpha_h, table_Vd)
     order_V = _order(table_Vd, context)
-    return {task.outputs[0]: reads(table_Vd, inverse_wd, norm_d=norm_d, order_n=order_V, noise=noise)}
+    return (reads(table_Vd, inverse_wd, norm_d=norm_d, order_n=order_V, noise=noise),)
 
 
 def _order(table_Vd: Tensor, context: Context) -> Tensor:

@@ -12,15 +12,17 @@ Legend: d plain width, w obfuscated width, n inner neurons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from transom.obfuscation.keys import Space
 from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.task import Config, Context, Task, feedforward_label, linear_task
+from transom.obfuscation.task import Config, Context, Made, Task, feedforward_label, linear_task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Label = Callable[[Context], str]
 
 
 def inner_keys(space: Space, label: str, n: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,48 +40,39 @@ def feedforward_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     own, bias = f"model.layers.{layer}.mlp", bool(config.get("mlp_bias"))
     before = f"model.layers.{layer}.post_attention_layernorm.weight"
     return (
-        linear_task(f"{own}.gate_proj", "feedforward.gate", layer, before, bias=bias),
-        linear_task(f"{own}.up_proj", "feedforward.up", layer, before, bias=bias),
-        linear_task(f"{own}.down_proj", "feedforward.down", layer, bias=bias),
+        linear_task(f"{own}.gate_proj", inwards, layer, before, bias=bias),
+        linear_task(f"{own}.up_proj", up, layer, before, bias=bias),
+        linear_task(f"{own}.down_proj", outwards, layer, bias=bias),
     )
 
 
-def gate(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
-    """The gate [n, w], and its bias if it has one."""
-    return inwards(task, tensors, context, feedforward_label(task.layer), scaled=False)
+def own_label(context: Context) -> str:
+    """The label of a layer's inner keys."""
+    return feedforward_label(context.task.layer)
 
 
-def up(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
-    """The linear branch [n, w], and its bias if it has one."""
-    return inwards(task, tensors, context, feedforward_label(task.layer), scaled=True)
-
-
-def down(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
-    """The way back [w, n], and its bias if it has one."""
-    return outwards(task, tensors, context, feedforward_label(task.layer))
-
-
-def inwards(
-    task: Task, tensors: Mapping[str, Tensor], context: Context, label: str, *, scaled: bool
-) -> dict[str, Tensor]:
+def inwards(context: Context, *sources: Tensor, label: Label = own_label, scaled: bool = False) -> Made:
     """What reads the stream [n, w], its neurons under the keys of `label`; and its bias if it has one."""
-    weight_nd, norm_d, *bias = (tensors[name] for name in task.sources)
+    weight_nd, norm_d, *biases_n = sources
     like = wide(weight_nd[:0])
-    order_n, scale_n = inner_keys(context.space, label, weight_nd.shape[0], like)
+    order_n, scale_n = inner_keys(context.space, label(context), weight_nd.shape[0], like)
     if not scaled:
         scale_n = scale_n.new_ones(scale_n.shape)
-    inverse_wd = context.space.inverse(feedforward_label(task.layer), like)
-    made = [reads(weight_nd, inverse_wd, norm_d=norm_d, order_n=order_n, scale_n=scale_n)]
-    made += [(wide(bias_n)[order_n] * scale_n.to(like)).to(bias_n.dtype) for bias_n in bias]
-    return dict(zip(task.outputs, made, strict=True))
+    inverse_wd = context.space.inverse(own_label(context), like)
+    made = reads(weight_nd, inverse_wd, norm_d=norm_d, order_n=order_n, scale_n=scale_n)
+    biases = ((wide(bias_n)[order_n] * scale_n.to(like)).to(bias_n.dtype) for bias_n in biases_n)
+    return (made, *biases)
 
 
-def outwards(task: Task, tensors: Mapping[str, Tensor], context: Context, label: str) -> dict[str, Tensor]:
+def outwards(context: Context, weight_dn: Tensor, *biases_d: Tensor, label: Label = own_label) -> Made:
     """What writes to the stream [w, n], its neurons under the keys of `label`; and its bias if it has one."""
-    weight_dn, *bias = (tensors[name] for name in task.sources)
     like = wide(weight_dn[:0])
-    order_n, scale_n = inner_keys(context.space, label, weight_dn.shape[1], like)
-    key_dw = context.space.key(feedforward_label(task.layer), like)
-    made = [writes(weight_dn, key_dw, order_n=order_n, scale_n=1 / scale_n)]
-    made += [(wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in bias]
-    return dict(zip(task.outputs, made, strict=True))
+    order_n, scale_n = inner_keys(context.space, label(context), weight_dn.shape[1], like)
+    key_dw = context.space.key(own_label(context), like)
+    made = writes(weight_dn, key_dw, order_n=order_n, scale_n=1 / scale_n)
+    return (made, *((wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in biases_d))
+
+
+def up(context: Context, *sources: Tensor) -> Made:
+    """The linear branch [n, w], and its bias if it has one."""
+    return inwards(context, *sources, scaled=True)

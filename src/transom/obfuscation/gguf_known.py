@@ -29,7 +29,7 @@ _YARN = {
     "beta_slow": (None, 1),
     "truncate": (None, True),
 }
-_ROPES: dict[str, dict[str, tuple[Any, ...] | None]] = {
+_ROPES: dict[str, Rules] = {
     "default": {},
     "linear": {"factor": None},
     "llama3": dict.fromkeys(
@@ -106,13 +106,8 @@ def _rope(config: Mapping[str, Any], family: Family) -> Iterator[str]:
         yield "positions are rescaled by 'llama3', for which this architecture has no tensor"
     if kind == "linear" and latent:
         yield "positions are rescaled by 'linear' before latent attention"
-    rules = {
-        "rope_type": None,
-        "type": None,
-        "rope_theta": None,
-        "partial_rotary_factor": (1.0,),
-        **_ROPES[kind],
-    }
+    rules: Rules = dict.fromkeys(("rope_type", "type", "rope_theta"))
+    rules |= {"partial_rotary_factor": (1.0,), **_ROPES[kind]}
     yield from (f"of rope_parameters {problem}" for problem in _by_key(rope, rules))
     for name in ("rope_theta", *(name for name, rule in _ROPES[kind].items() if rule is None)):
         if "mscale" not in name and not _positive(rope.get(name)):

@@ -13,6 +13,7 @@ Shapes: E experts, H heads, K head width.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -23,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from transom.checkpoint.families import FAMILIES
+from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf_rope import llama3_divisors
 from transom.checkpoint.resolve import resolved_config
-from transom.checkpoint.source import check, find, read_json
-from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError, NotYetError
+from transom.checkpoint.source import find
+from transom.errors import CheckpointError, MisconfiguredError, NotYetError, extra
 from transom.files import growing
 from transom.obfuscation import gguf_latent
 from transom.obfuscation.attention import groups, head_width
@@ -65,9 +67,7 @@ def write_gguf(folder: str | Path, out: str | Path, kind: str = "f16") -> Path:
     if os.path.lexists(out):
         raise MisconfiguredError(f"{out} exists; remove it or give another path")
     gguf = _library()
-    found = find(folder)
-    check(found)
-    config = resolved_config(found)
+    config = resolved_config(find(folder))
     require_known(config)
     tensors = list(_tensors(gguf, folder, config, kind))
     try:
@@ -103,8 +103,9 @@ def _write(
         _describe(gguf, writer, config, kind)
         _vocabulary(writer, config, ends)
         for tensor in tensors:
-            size_bytes, number = _size_bytes(gguf, tensor), _type(gguf, tensor)
-            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size_bytes, number)
+            kind_id = _type(gguf, tensor)
+            size_bytes = math.prod(gguf.quants.quant_shape_to_byte_shape(tensor.shape, kind_id))
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size_bytes, kind_id)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -117,11 +118,9 @@ def _write(
 
 
 def _library() -> Any:
-    try:
+    with extra("models", "gguf and torch"):
         import gguf
         import torch  # noqa: F401  reads bfloat16, which numpy does not know
-    except ImportError:
-        raise MissingExtraError("models", "gguf and torch") from None
     return gguf
 
 
@@ -137,9 +136,9 @@ def _is_latent(config: Mapping[str, Any]) -> bool:
 
 def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> Iterator[_Tensor]:
     """Every tensor of the folder in its order, experts of one layer and part together."""
-    names = gguf.get_tensor_name_map(
-        _architecture(gguf, config["model_type"]), int(config["num_hidden_layers"])
-    )
+    wanted = FAMILIES[config["model_type"]].gguf
+    architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
+    names = gguf.get_tensor_name_map(architecture, int(config["num_hidden_layers"]))
     found: dict[str, dict[int, tuple[str, Entry]]] = {}
     for name, entry in locate(folder).items():
         target, expert = _target(names, name)
@@ -158,11 +157,6 @@ def _tensors(gguf: Any, folder: Path, config: Mapping[str, Any], kind: str) -> I
         yield _Tensor(target, shape, sources, _heads(target, config), _kind(target, shape, kind))
 
 
-def _architecture(gguf: Any, model_type: str) -> Any:
-    wanted = FAMILIES[model_type].gguf
-    return next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == wanted)
-
-
 def _target(names: Any, name: str) -> tuple[str, int]:
     """The tensor's name in llama.cpp, and which expert it is (-1: none). Raises NotYetError."""
     expert = _EXPERT.search(name)
@@ -176,11 +170,8 @@ def _target(names: Any, name: str) -> tuple[str, int]:
 def _heads(target: str, config: Mapping[str, Any]) -> int:
     if FAMILIES[config["model_type"]].gguf != "llama":
         return 0
-    heads = int(config["num_attention_heads"])
-    part = target.split(".")[-2]
-    if part == "attn_k":
-        return groups(config)[0]
-    return heads if part == "attn_q" else 0
+    heads = {"attn_q": int(config["num_attention_heads"]), "attn_k": groups(config)[0]}
+    return heads.get(target.split(".")[-2], 0)
 
 
 def _kind(target: str, shape: tuple[int, ...], kind: str) -> str:
@@ -199,13 +190,7 @@ def _type(gguf: Any, tensor: _Tensor) -> Any:
     return gguf.GGMLQuantizationType[tensor.kind.upper()]
 
 
-def _size_bytes(gguf: Any, tensor: _Tensor) -> int:
-    block, block_bytes = gguf.GGML_QUANT_SIZES[_type(gguf, tensor)]
-    return int(np.prod(tensor.shape, dtype=np.int64)) // int(block) * int(block_bytes)
-
-
 def _encoded(gguf: Any, tensor: _Tensor) -> np.ndarray:
-    """The tensor's bytes, one source after the other."""
     parts = [_part(gguf, tensor, name, entry) for name, entry in tensor.sources]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -276,23 +261,14 @@ def _rope(gguf: Any, writer: Any, config: Mapping[str, Any]) -> None:
 
 def _ends(folder: Path, config: Mapping[str, Any]) -> list[int]:
     """The ids that end an answer: those of the generation settings, as in transformers, else the model's."""
-    path = folder / "generation_config.json"
-    ends = (read_json(path) if path.is_file() else {}).get("eos_token_id", config.get("eos_token_id"))
+    ends = generation_settings(folder, config["vocab_size"]).get("eos_token_id", config.get("eos_token_id"))
     ids = [] if ends is None else ends if isinstance(ends, list) else [ends]
     if not 1 <= len(ids) <= MOST_ENDS:
         raise NotYetError(
             f"no GGUF for a model with {len(ids)} ids that end an answer: llama.cpp has room for "
             f"{MOST_ENDS}, and without one takes id 11 for it; serve the folder with vLLM"
         )
-    return [_id("eos", token, config) for token in ids]
-
-
-def _id(role: str, token: object, config: Mapping[str, Any]) -> int:
-    if not isinstance(token, int) or not 0 <= token < config["vocab_size"]:
-        raise CheckpointError(
-            f"{role}_token_id holds {token!r:.40}, and there are {config['vocab_size']} ids; obfuscate again"
-        )
-    return int(token)
+    return ids
 
 
 def _vocabulary(writer: Any, config: Mapping[str, Any], ends: list[int]) -> None:
@@ -308,4 +284,4 @@ def _vocabulary(writer: Any, config: Mapping[str, Any], ends: list[int]) -> None
         writer.add_uint32(f"tokenizer.ggml.{part}_token_id", token)
     for role in ("bos", "pad"):
         if config.get(f"{role}_token_id") is not None:
-            getattr(writer, f"add_{role}_token_id")(_id(role, config[f"{role}_token_id"], config))
+            getattr(writer, f"add_{role}_token_id")(config[f"{role}_token_id"])

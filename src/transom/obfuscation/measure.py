@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.load import load
@@ -30,21 +29,9 @@ from transom.obfuscation.plan import norm_names, plan
 from transom.obfuscation.shards import Entry, read_tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _LOADED_WHOLE_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True)
-class _Streamed:
-    """A decoder without its head, as far as `calibrate` looks at one."""
-
-    model: Any
-    config: Any
-    device: str = "cpu"
-
-    def __call__(self, input_ids: Tensor, use_cache: bool) -> Any:
-        return self.model(input_ids=input_ids, use_cache=use_cache)
 
 
 def measure_kappas(plain: Plain, space: Space, entries: Mapping[str, Entry]) -> dict[str, float]:
@@ -77,12 +64,11 @@ def _measured(plain: Plain, space: Space, entries: Mapping[str, Entry]) -> dict[
     ids_BT = torch.tensor([ids])
     if plain.loaded is not None:
         return calibrate(plain.loaded.model, ids_BT, space)
-    model = _empty_model(plain)
-    trunk = model.model
+    trunk = _empty_model(plain).model
     if all(f"model.{name}" in entries for name, _ in trunk.named_parameters()):
         for name, module in trunk.named_modules():
             _load_when_run(module, f"model.{name}", entries)
-        return calibrate(_Streamed(trunk, model.config), ids_BT[:, : tokens_beside(space.d)], space)
+        return calibrate(trunk, ids_BT[:, : tokens_beside(space.d)], space)
     small = sum(entry.size_fp32_bytes for entry in entries.values()) <= _LOADED_WHOLE_BYTES
     if small and not any(entry.scale for entry in entries.values()):
         return calibrate(load(plain.found.path).model, ids_BT, space)
@@ -106,7 +92,6 @@ def _empty_model(plain: Plain) -> Any:
 
 
 def _load_when_run(module: nn.Module, prefix: str, entries: Mapping[str, Entry]) -> None:
-    """Fill a module's own parameters before it runs, and empty them after."""
     from torch.nn import Parameter
 
     empty = dict(module.named_parameters(recurse=False))

@@ -21,27 +21,28 @@ Hugging Face stores [out, in].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.obfuscation.attention import mild_matrices, mix, pair_matrices, pair_orders
-from transom.obfuscation.norms import reads, wide, writes
-from transom.obfuscation.task import Config, Context, Task, Transform, attention_label, linear_task
+from transom.obfuscation.attention import mild_matrices, mix, pair_matrices, pair_orders, reading, writing
+from transom.obfuscation.norms import reads, wide
+from transom.obfuscation.task import Config, Context, Made, Task, Transform, attention_label, linear_task
+from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
-def rotary_keys(context: Context, layer: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rotary_keys(context: Context) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """R H Zb for queries, R H^-1 Zb for the key [p, p], for rows x M, in the checkpoint's layout of pairs."""
-    space, config, label = context.space, context.config, attention_label(layer)
-    m = config["qk_rope_head_dim"] // 2
-    angle_1m = 2 * np.pi * space.stream(f"{label}/R").uniform((1, m))
-    scale_1m = 4.0 ** (space.stream(f"{label}/H").uniform((1, m)) - 0.5)
-    order_1m = pair_orders(space, config, label, 1, m)
+    config, m = context.config, context.config["qk_rope_head_dim"] // 2
+    angle_1m = 2 * np.pi * _stream(context, "R").uniform((1, m))
+    scale_1m = 4.0 ** (_stream(context, "H").uniform((1, m)) - 0.5)
+    order_1m = pair_orders(context.space, config, attention_label(context.task.layer), 1, m)
     place_p = np.arange(2 * m)
     if config["model_type"] == "deepseek_v2" or config.get("rope_interleave", True):
         place_p = place_p.reshape(2, m).T.reshape(-1)
@@ -51,21 +52,19 @@ def rotary_keys(context: Context, layer: int) -> tuple[NDArray[np.float64], NDAr
     return query_pp, key_pp
 
 
-def head_order(context: Context, layer: int) -> NDArray[np.int64]:
+def head_order(context: Context) -> NDArray[np.int64]:
     """The plain head at each place [A]."""
-    return context.space.stream(f"{attention_label(layer)}/head order").permutation(_heads(context))
+    return _stream(context, "head order").permutation(_heads(context))
 
 
-def nope_keys(context: Context, layer: int) -> NDArray[np.float64]:
+def nope_keys(context: Context) -> NDArray[np.float64]:
     """M [A, n, n], heads in the plain order."""
-    stream = context.space.stream(f"{attention_label(layer)}/M")
-    return mild_matrices(stream, _heads(context), context.config["qk_nope_head_dim"])
+    return mild_matrices(_stream(context, "M"), _heads(context), context.config["qk_nope_head_dim"])
 
 
-def value_keys(context: Context, layer: int) -> NDArray[np.float64]:
+def value_keys(context: Context) -> NDArray[np.float64]:
     """U [A, v, v], heads in the plain order."""
-    stream = context.space.stream(f"{attention_label(layer)}/U")
-    return mild_matrices(stream, _heads(context), context.config["v_head_dim"])
+    return mild_matrices(_stream(context, "U"), _heads(context), context.config["v_head_dim"])
 
 
 def latent_tasks(config: Config, layer: int) -> tuple[Task, ...]:
@@ -73,74 +72,68 @@ def latent_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     own, before = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.input_layernorm.weight"
     with_bias = bool(config.get("attention_bias"))
 
-    def task(name: str, component: str, *norm: str, bias: bool = False) -> Task:
-        return linear_task(f"{own}.{name}", f"mla.{component}", layer, *norm, bias=bias)
+    def task(name: str, transform: Transform, *norm: str, bias: bool = False) -> Task:
+        return linear_task(f"{own}.{name}", transform, layer, *norm, bias=bias)
 
     inner = {part: f"{own}.{part}_a_layernorm.weight" for part in ("q", "kv")}
     tasks = [
-        task("kv_a_proj_with_mqa", "latent", before, bias=with_bias),
-        task("kv_a_layernorm", "inner_norm"),
-        task("kv_b_proj", "expand", inner["kv"]),
-        task("o_proj", "output", bias=with_bias),
+        task("kv_a_proj_with_mqa", latent, before, bias=with_bias),
+        task("kv_a_layernorm", inner_norm),
+        task("kv_b_proj", expand, inner["kv"]),
+        task("o_proj", output, bias=with_bias),
     ]
     if config.get("q_lora_rank") is None:
-        return (task("q_proj", "query", before), *tasks)
+        return (task("q_proj", query, before), *tasks)
     tasks += [
-        task("q_a_proj", "query_latent", before, bias=with_bias),
-        task("q_a_layernorm", "inner_norm"),
-        task("q_b_proj", "query_expand", inner["q"]),
+        task("q_a_proj", query_latent, before, bias=with_bias),
+        task("q_a_layernorm", inner_norm),
+        task("q_b_proj", query_expand, inner["q"]),
     ]
     return tuple(tasks)
 
 
-def query(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def query(context: Context, *sources: Tensor) -> Made:
     """The queries straight from the stream [A * (n + p), w], in models without a latent query."""
-    weight_od, norm_d = (tensors[name] for name in task.sources)
-    inverse_wd = context.space.inverse(attention_label(task.layer), wide(weight_od[:0]))
-    mixed_od = _mixed_queries(weight_od, task, context)
-    return {task.outputs[0]: reads(mixed_od, inverse_wd, norm_d=norm_d, dtype=weight_od.dtype)}
+    return reading(context, partial(_mixed_queries, context), *sources)
 
 
-def query_latent(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def query_latent(context: Context, *sources: Tensor) -> Made:
     """The latent query [r, w], and its bias."""
-    turn_rr = _turn(task, context, "query", tensors[task.sources[0]].shape[0])
-    return _into(task, tensors, context, turn_rr)
+    return _into(context, _turn(context, "query", sources[0].shape[0]), *sources)
 
 
-def latent(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def latent(context: Context, *sources: Tensor) -> Made:
     """The latent key-value and the rotary key [r + p, w], and their bias."""
-    turn_rr = _turn(task, context, "key", context.config["kv_lora_rank"])
-    _, key_pp = rotary_keys(context, task.layer)
-    return _into(task, tensors, context, _diagonal(turn_rr[None], key_pp[None])[0])
+    turn_rr, (_, key_pp) = _turn(context, "key", context.config["kv_lora_rank"]), rotary_keys(context)
+    return _into(context, _diagonal(turn_rr[None], key_pp[None])[0], *sources)
 
 
-def query_expand(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def query_expand(context: Context, weight_or: Tensor, norm_r: Tensor) -> Made:
     """The queries from their latent vector [A * (n + p), r]."""
-    return _out_of(task, tensors, context, "query", _mixed_queries(tensors[task.sources[0]], task, context))
+    return _out_of(context, "query", _mixed_queries(context, weight_or), norm_r, weight_or.dtype)
 
 
-def expand(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def expand(context: Context, weight_or: Tensor, norm_r: Tensor) -> Made:
     """Keys without position and values from their latent vector [A * (n + v), r]."""
-    both = _diagonal(_undone(nope_keys(context, task.layer)), value_keys(context, task.layer))
-    mixed_or = mix(tensors[task.sources[0]], both, head_order(context, task.layer))
-    return _out_of(task, tensors, context, "key", mixed_or)
+    both = _diagonal(_undone(nope_keys(context)), value_keys(context))
+    mixed_or = mix(weight_or, both, head_order(context))
+    return _out_of(context, "key", mixed_or, norm_r, weight_or.dtype)
 
 
-def output(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def output(context: Context, *sources: Tensor) -> Made:
     """The projection back [w, A * v], and its bias."""
-    weight_do, *bias = (tensors[name] for name in task.sources)
-    key_dw = context.space.key(attention_label(task.layer), wide(weight_do[:0]))
-    undo_Avv = _undone(value_keys(context, task.layer))
-    mixed_do = mix(weight_do.T, undo_Avv, head_order(context, task.layer)).T
-    made = [writes(mixed_do, key_dw, dtype=weight_do.dtype)]
-    made += [(wide(bias_d) @ key_dw).to(bias_d.dtype) for bias_d in bias]
-    return dict(zip(task.outputs, made, strict=True))
+    undo_Avv = _undone(value_keys(context))
+    return writing(context, lambda rows: mix(rows, undo_Avv, head_order(context)), *sources)
 
 
-def inner_norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def inner_norm(context: Context, weight_r: Tensor) -> Made:
     """The weight [r] of a norm over a latent vector: ones."""
     del context
-    return {task.outputs[0]: tensors[task.sources[0]].new_ones(tensors[task.sources[0]].shape)}
+    return (weight_r.new_ones(weight_r.shape),)
+
+
+def _stream(context: Context, use: str) -> Stream:
+    return context.space.stream(f"{attention_label(context.task.layer)}/{use}")
 
 
 def _heads(context: Context) -> int:
@@ -152,9 +145,9 @@ def _undone(matrices_Akk: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.inv(matrices_Akk).transpose(0, 2, 1), np.float64)
 
 
-def _turn(task: Task, context: Context, part: str, rank: int) -> NDArray[np.float64]:
+def _turn(context: Context, part: str, rank: int) -> NDArray[np.float64]:
     """The orthogonal matrix of a latent vector."""
-    return context.space.stream(f"{attention_label(task.layer)}/{part} latent").orthogonal(rank)
+    return _stream(context, f"{part} latent").orthogonal(rank)
 
 
 def _diagonal(first_Aaa: NDArray[np.float64], second_Abb: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -165,44 +158,22 @@ def _diagonal(first_Aaa: NDArray[np.float64], second_Abb: NDArray[np.float64]) -
     return both
 
 
-def _mixed_queries(weight: Tensor, task: Task, context: Context) -> Tensor:
-    query_pp, _ = rotary_keys(context, task.layer)
+def _mixed_queries(context: Context, weight: Tensor) -> Tensor:
+    query_pp, _ = rotary_keys(context)
     rotary_App = np.broadcast_to(query_pp, (_heads(context), *query_pp.shape))
-    both = _diagonal(nope_keys(context, task.layer), rotary_App)
-    return mix(weight, both, head_order(context, task.layer))
+    return mix(weight, _diagonal(nope_keys(context), rotary_App), head_order(context))
 
 
-def _into(
-    task: Task, tensors: Mapping[str, Tensor], context: Context, matrix_rr: NDArray[np.float64]
-) -> dict[str, Tensor]:
-    """A layer that reads the stream, its outputs times one matrix."""
+def _into(context: Context, matrix_rr: NDArray[np.float64], *sources: Tensor) -> Made:
     import torch
 
-    weight_rd, norm_d, *bias = (tensors[name] for name in task.sources)
-    inverse_wd = context.space.inverse(attention_label(task.layer), wide(weight_rd[:0]))
-    matrix = torch.from_numpy(matrix_rr).to(inverse_wd)
-    made = [reads(matrix.T @ wide(weight_rd), inverse_wd, norm_d=norm_d, dtype=weight_rd.dtype)]
-    made += [(matrix.T @ wide(bias_r)).to(bias_r.dtype) for bias_r in bias]
-    return dict(zip(task.outputs, made, strict=True))
+    matrix = torch.from_numpy(matrix_rr.T)
+    return reading(context, lambda rows: matrix.to(wide(rows)) @ wide(rows), *sources)
 
 
-def _out_of(
-    task: Task, tensors: Mapping[str, Tensor], context: Context, part: str, mixed_or: Tensor
-) -> dict[str, Tensor]:
+def _out_of(context: Context, part: str, mixed_or: Tensor, norm_r: Tensor, dtype: torch.dtype) -> Made:
     """A layer that reads a latent vector, whose norm's weight it takes in."""
     import torch
 
-    turn_rr = torch.from_numpy(_turn(task, context, part, mixed_or.shape[1])).to(mixed_or)
-    norm_r, dtype = tensors[task.sources[1]], tensors[task.sources[0]].dtype
-    return {task.outputs[0]: reads(mixed_or, turn_rr.T, norm_d=norm_r, dtype=dtype)}
-
-
-COMPONENTS: dict[str, Transform] = {
-    "mla.query": query,
-    "mla.query_latent": query_latent,
-    "mla.query_expand": query_expand,
-    "mla.latent": latent,
-    "mla.expand": expand,
-    "mla.output": output,
-    "mla.inner_norm": inner_norm,
-}
+    turn_rr = torch.from_numpy(_turn(context, part, mixed_or.shape[1])).to(mixed_or)
+    return (reads(mixed_or, turn_rr.T, norm_d=norm_r, dtype=dtype),)

@@ -18,7 +18,8 @@ Legend: d plain width, w obfuscated width, n inner neurons, X experts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,9 +27,9 @@ from numpy.typing import NDArray
 
 from transom.checkpoint.families import FAMILIES, Experts
 from transom.errors import CheckpointError
-from transom.obfuscation.feedforward import inwards, outwards
+from transom.obfuscation.feedforward import inwards, outwards, own_label
 from transom.obfuscation.norms import reads, wide
-from transom.obfuscation.task import Config, Context, Task, Transform, feedforward_label
+from transom.obfuscation.task import Config, Context, Made, Task, feedforward_label
 from transom.privacy.stream import Stream
 
 if TYPE_CHECKING:
@@ -71,17 +72,21 @@ def mixture_tasks(config: Config, layer: int) -> tuple[Task, ...]:
     known = FAMILIES[config["model_type"]].experts or Experts()
     own = f"model.layers.{layer}.{known.part}"
     before = f"model.layers.{layer}.post_attention_layernorm.weight"
-    router, bias = f"{own}.gate.weight", f"{own}.gate.e_score_correction_bias"
-    tasks = [Task((router,), (router, before), "moe.router", layer)]
+    scores, correction = f"{own}.gate.weight", f"{own}.gate.e_score_correction_bias"
+    tasks = [Task((scores,), (scores, before), router, layer)]
     if known.correction:
-        tasks.append(Task((bias,), (bias,), "moe.bias", layer))
+        tasks.append(Task((correction,), (correction,), bias, layer, local=True))
     experts = [f"{own}.experts.{place}" for place in range(expert_count(config))]
     experts += [f"{own}.shared_experts"] if config.get("n_shared_experts") else []
     for expert in experts:
-        for part in ("gate", "up", "down"):
-            weight = f"{expert}.{getattr(known, part)}.weight"
-            sources = (weight,) if part == "down" else (weight, before)
-            tasks.append(Task((weight,), sources, f"moe.{part}", layer))
+        local = "shared" not in expert
+        for part, transform, *norm in (
+            (known.gate, gate, before),
+            (known.up, up, before),
+            (known.down, down),
+        ):
+            weight = f"{expert}.{part}.weight"
+            tasks.append(Task((weight,), (weight, *norm), transform, layer, local))
     return tuple(tasks)
 
 
@@ -100,62 +105,52 @@ def place_experts(tasks: Iterable[Task], config: Config, secret: bytes) -> tuple
             name = task.outputs[0]
             plain = orders[task.layer][int(match[1])]
             source = f"{name[: match.start(1)]}{plain}{name[match.end(1) :]}"
-            task = Task(task.outputs, (source, *task.sources[1:]), task.component, task.layer)
+            task = replace(task, sources=(source, *task.sources[1:]))
         placed.append(task)
     return tuple(placed)
 
 
-def router(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def router(context: Context, weight_Xd: Tensor, norm_d: Tensor) -> Made:
     """The router [X, w]."""
-    weight_Xd, norm_d = (tensors[name] for name in task.sources)
-    inverse_wd = context.space.inverse(feedforward_label(task.layer), wide(weight_Xd[:0]))
-    order_X = _order(task, context).to(weight_Xd.device)
-    return {task.outputs[0]: reads(weight_Xd, inverse_wd, norm_d=norm_d, order_n=order_X)}
+    inverse_wd = context.space.inverse(own_label(context), wide(weight_Xd[:0]))
+    order_X = _order(context).to(weight_Xd.device)
+    return (reads(weight_Xd, inverse_wd, norm_d=norm_d, order_n=order_X),)
 
 
-def bias(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def bias(context: Context, bias_X: Tensor) -> Made:
     """What is added to the scores [X] for the choice alone."""
-    bias_X = tensors[task.sources[0]]
-    return {task.outputs[0]: bias_X[_order(task, context).to(bias_X.device)]}
+    return (bias_X[_order(context).to(bias_X.device)],)
 
 
-def gate(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def gate(context: Context, *sources: Tensor) -> Made:
     """An expert's gate [n, w]."""
-    return inwards(task, tensors, context, _label(task, context), scaled=False)
+    return inwards(context, *sources, label=_label)
 
 
-def up(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def up(context: Context, *sources: Tensor) -> Made:
     """An expert's linear branch [n, w]."""
-    return inwards(task, tensors, context, _label(task, context), scaled=True)
+    return inwards(context, *sources, label=_label, scaled=True)
 
 
-def down(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def down(context: Context, *sources: Tensor) -> Made:
     """An expert's way back [w, n]."""
-    return outwards(task, tensors, context, _label(task, context))
+    return outwards(context, *sources, label=_label)
 
 
-def _order(task: Task, context: Context) -> Tensor:
+def _order(context: Context) -> Tensor:
     import torch
 
-    return torch.from_numpy(expert_order(context.space.secret, context.config, task.layer))
+    return torch.from_numpy(expert_order(context.space.secret, context.config, context.task.layer))
 
 
-def _label(task: Task, context: Context) -> str:
+def _label(context: Context) -> str:
     """The label of an expert's inner keys. A task that the secret did not place would write a wrong model."""
-    place, plain = _EXPERT.search(task.outputs[0]), _EXPERT.search(task.sources[0])
+    (name, *_), (source, *_) = context.task.outputs, context.task.sources
+    place, plain = _EXPERT.search(name), _EXPERT.search(source)
     if place is None or plain is None:
-        return f"{feedforward_label(task.layer)}/shared"
-    if int(_order(task, context)[int(place[1])]) != int(plain[1]):
+        return f"{own_label(context)}/shared"
+    if int(_order(context)[int(place[1])]) != int(plain[1]):
         raise CheckpointError(
-            f"{task.outputs[0]} would be made from another expert than the secret's; plan with the secret"
+            f"{name} would be made from another expert than the secret's; plan with the secret"
         )
-    return f"{feedforward_label(task.layer)}/experts.{plain[1]}"
-
-
-COMPONENTS: dict[str, Transform] = {
-    "moe.router": router,
-    "moe.bias": bias,
-    "moe.gate": gate,
-    "moe.up": up,
-    "moe.down": down,
-}
+    return f"{own_label(context)}/experts.{plain[1]}"

@@ -12,11 +12,11 @@ Legend: d plain width, w obfuscated width, n the other dimension of a weight. Hu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from transom.errors import MisconfiguredError
-from transom.obfuscation.task import Context, Task
+from transom.obfuscation.task import Context, Made, Task
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 PIECE = 256
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in the dtype products run in: float64 stays, everything else becomes float32."""
+def wide(tensor: Tensor, *, own: bool = False) -> Tensor:
+    """The tensor in the dtype products run in: float64 stays, everything else becomes float32. In memory of
+    its `own` it can be scaled in place."""
     import torch
 
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+    return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32, copy=own)
 
 
 def reads(
@@ -50,7 +51,7 @@ def reads(
     output_nw = weight_nd.new_empty((n, inverse_wd.shape[0]), dtype=dtype or weight_nd.dtype)
     for start in range(0, n, PIECE):
         rows = slice(start, start + PIECE)
-        piece = _own(weight_nd[rows]) if order_n is None else wide(weight_nd[order_n[rows]])
+        piece = wide(weight_nd[rows if order_n is None else order_n[rows]], own=True)
         if noise is not None:
             piece += next(noise)
         if scale_n is not None:
@@ -74,7 +75,7 @@ def writes(
     output_wn = weight_dn.new_empty((key_dw.shape[1], n), dtype=dtype or weight_dn.dtype)
     for start in range(0, n, PIECE):
         columns = slice(start, start + PIECE)
-        piece = _own(weight_dn[:, columns]) if order_n is None else wide(weight_dn[:, order_n[columns]])
+        piece = wide(weight_dn[:, columns if order_n is None else order_n[columns]], own=True)
         if scale_n is not None:
             piece *= scale_n[columns].to(piece)
         output_wn[:, columns] = key_dw.T @ piece
@@ -93,21 +94,16 @@ def not_finite(tensor: Tensor) -> tuple[int, ...] | None:
     return None
 
 
-def _own(piece: Tensor) -> Tensor:
-    """As `wide`, in memory of its own, which can be scaled in place."""
-    return wide(piece).clone() if wide(piece[:0]).dtype == piece.dtype else wide(piece)
-
-
 def norm_tasks(layer: int) -> tuple[Task, ...]:
     """The two norms of a layer."""
     names = [f"model.layers.{layer}.{name}_layernorm.weight" for name in ("input", "post_attention")]
-    return tuple(Task((name,), (name,), "norm", layer) for name in names)
+    return tuple(Task((name,), (name,), norm, layer) for name in names)
 
 
-def norm(task: Task, tensors: Mapping[str, Tensor], context: Context) -> dict[str, Tensor]:
+def norm(context: Context, weight_d: Tensor) -> Made:
     """The norm's weight [w]: kappa everywhere. Raises MisconfiguredError without a usable kappa."""
-    (name,) = task.outputs
+    (name,) = context.task.outputs
     kappa = context.kappas.get(name, 0.0)
     if not 0 < kappa < float("inf"):
         raise MisconfiguredError(f"{name} has no positive kappa; calibrate on this checkpoint")
-    return {name: tensors[name].new_full((context.space.width,), kappa)}
+    return (weight_d.new_full((context.space.width,), kappa),)

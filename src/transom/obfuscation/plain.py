@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def open_source(source: str | Path) -> Plain:
         head = read_gguf_head(found.path)
         require_planned(gguf_model(head).settings)  # before a library is imported for what has no plan,
         config = _planned(gguf_config(head))  # and gigabytes of it are dequantised
-        return Plain(found, config, _gguf_fingerprint(head.paths), load(found.path))
+        return Plain(found, config, _fingerprint(head.paths), load(found.path))
     raw = read_json(found.path / "config.json")
     require_planned(raw)
     method = quantised_by(raw)
@@ -73,7 +73,8 @@ def open_source(source: str | Path) -> Plain:
     planned = _planned(resolved_config(found))
     generation_settings(found.path, planned["vocab_size"])
     left_out = further_tokens(locate(found.path), planned)
-    return Plain(found, planned, _fingerprint(found.path), left_out=tuple(left_out))
+    files = [found.path / name for name in ("config.json", *weight_files(found.path))]
+    return Plain(found, planned, _fingerprint(files), left_out=tuple(left_out))
 
 
 def _planned(config: dict[str, Any]) -> dict[str, Any]:
@@ -87,14 +88,8 @@ def _planned(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _gguf_fingerprint(paths: tuple[Path, ...]) -> str:
-    return file_sha256(paths[0]) if len(paths) == 1 else _joint(paths)
-
-
-def _fingerprint(folder: Path) -> str:
-    return _joint([folder / name for name in ["config.json", *weight_files(folder)]])
-
-
-def _joint(paths: Iterable[Path]) -> str:
+def _fingerprint(paths: Sequence[Path]) -> str:
+    if len(paths) == 1:
+        return file_sha256(paths[0])
     record = {path.name: file_sha256(path) for path in paths}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

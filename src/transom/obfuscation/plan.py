@@ -20,7 +20,7 @@ from transom.checkpoint.resolve import further_layers
 from transom.errors import CheckpointError, MisconfiguredError, NeverError, NotYetError
 from transom.obfuscation import attention, embedding, feedforward, mla, moe, norms
 from transom.obfuscation.keys import Settings, Space
-from transom.obfuscation.task import Config, Context, Planner, Task, Transform
+from transom.obfuscation.task import Config, Context, Planner, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,27 +28,10 @@ if TYPE_CHECKING:
 # What the obfuscated width must be divisible by, beside the number of heads: blocks of quantised formats.
 MULTIPLES = {"transformers": 1, "vllm": 1, "llama.cpp": 32, "group-128": 128, "llama.cpp-k": 256}
 _RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")
-# A number that is not finite stays in its row (of a token, of an expert), as it does in the plain model.
-_ROW_BY_ROW = ("embedding", "head", "moe.gate", "moe.up", "moe.down", "moe.bias")
 _NOT_THE_HOSTS = ("auto_map", "_name_or_path", "quantization_config")
 
 
 ATTENTION: dict[str, Planner] = {"heads": attention.attention_tasks, "latent": mla.latent_tasks}
-COMPONENTS: dict[str, Transform] = {
-    "embedding": embedding.embedding,
-    "head": embedding.head,
-    "norm": norms.norm,
-    "attention.query": attention.query,
-    "attention.key": attention.key,
-    "attention.value": attention.value,
-    "attention.output": attention.output,
-    "attention.head_norm": attention.head_norm,
-    "feedforward.gate": feedforward.gate,
-    "feedforward.up": feedforward.up,
-    "feedforward.down": feedforward.down,
-    **moe.COMPONENTS,
-    **mla.COMPONENTS,
-}
 
 
 def plan(config: Config, settings: Settings, secret: bytes | None = None) -> tuple[Task, ...]:
@@ -90,7 +73,6 @@ def _has_window(config: Config) -> bool:
 
 
 def _refuse(config: Config) -> NoReturn:
-    """An architecture without a plan: never, where the method has nothing to offer it, or not yet."""
     kind, known = config.get("model_type"), ", ".join(sorted(CHECKED))
     if any(f"{sense}_config" in config for sense in ("vision", "audio")):
         raise NeverError(
@@ -125,11 +107,15 @@ def run(
     for name in task.sources:
         place = norms.not_finite(tensors[name])
         finite = finite and place is None
-        local = task.component in _ROW_BY_ROW and name == task.sources[0] and "shared_experts" not in name
-        if place is not None and not local:
-            _refuse_not_finite(name, place)
+        if place is not None and not (task.local and name == task.sources[0]):
+            raise CheckpointError(
+                f"{name} holds a number that is not finite at {list(place)}, which spoils every answer; "
+                "restore the checkpoint"
+            )
     with torch.no_grad():
-        made = COMPONENTS[task.component](task, tensors, Context(space, config, kappas))
+        sources = (tensors[name] for name in task.sources)
+        outputs = task.transform(Context(task, space, config, kappas), *sources)
+    made = dict(zip(task.outputs, outputs, strict=True))
     for name, tensor in made.items():
         if finite and norms.not_finite(tensor) is not None:
             raise CheckpointError(
@@ -137,13 +123,6 @@ def run(
                 "save the checkpoint as bfloat16 or float32"
             )
     return made
-
-
-def _refuse_not_finite(name: str, place: tuple[int, ...]) -> NoReturn:
-    raise CheckpointError(
-        f"{name} holds a number that is not finite at {list(place)}, which spoils every answer; "
-        "restore the checkpoint"
-    )
 
 
 def obfuscate_state(
@@ -160,7 +139,7 @@ def obfuscate_state(
 
 def norm_names(tasks: Iterable[Task]) -> tuple[str, ...]:
     """The norms that want a kappa."""
-    return tuple(task.outputs[0] for task in tasks if task.component == "norm")
+    return tuple(task.outputs[0] for task in tasks if task.transform is norms.norm)
 
 
 def check_names(tasks: Iterable[Task], names: Iterable[str], config: Config) -> None:

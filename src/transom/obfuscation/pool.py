@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import read_safetensors_head
-from transom.errors import MisconfiguredError, MissingExtraError
+from transom.errors import MisconfiguredError, extra
 from transom.files import file_sha256, whole, write_file
 from transom.obfuscation.keys import Settings, Space
 from transom.obfuscation.memory import Shared, share
@@ -34,15 +34,15 @@ from transom.obfuscation.shards import Entry, Shard, read_tensor, write_safetens
 if TYPE_CHECKING:
     from torch import Tensor
 
+PROGRESS = "progress"  # the folder of those records
 _PEAK_SHARE = 2.5  # of the largest tensor in float32; what idle workers keep must find room beside
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs to write any shard into `folder`, and the records of finished ones into `done`."""
+    """What a worker needs to write any shard into `folder`, and the records of finished ones below it."""
 
     folder: Path
-    done: Path
     entries: Mapping[str, Entry]
     config: Mapping[str, Any]
     settings: Settings
@@ -65,7 +65,7 @@ class Worker:
             with one_thread():
                 write_safetensors(partial, names, self._tensors(shard))
             record = {"sha256": file_sha256(partial), "tensors": list(read_safetensors_head(partial)[0])}
-        write_file(self._work.done / f"{shard.file}.json", json.dumps(record).encode())
+        write_file(self._work.folder / PROGRESS / f"{shard.file}.json", json.dumps(record).encode())
         return shard.file
 
     def _tensors(self, shard: Shard) -> Iterator[tuple[str, Tensor]]:
@@ -148,10 +148,8 @@ def write_all_ray(work: Work, shards: Sequence[Shard], address: str) -> Iterator
 
     Raises MissingExtraError, MisconfiguredError (no cluster at `address`).
     """
-    try:
+    with extra("cluster", "ray"):
         import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise MissingExtraError("cluster", "ray") from None
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:

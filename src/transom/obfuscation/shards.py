@@ -10,6 +10,7 @@ Source: the safetensors format.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,20 +23,16 @@ from transom.obfuscation.task import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1}
+_FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FLOATS["F8_E4M3"] = "float8_e4m3fn"
 _SCALES, _BLOCK = "_scale_inv", 128  # of 8-bit floats: one scale for each block of 128 x 128
 _HEADER_ITEM_BYTES = 160  # dtype, shape and offsets of one tensor, at their longest
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Stored):
     """Where a source tensor lies. `scale` [rows / 128, columns / 128] belongs to one of 8-bit floats."""
 
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset_bytes: int
-    size_bytes: int
     scale: Entry | None = None
 
     @property
@@ -46,7 +43,7 @@ class Entry:
     @property
     def size_fp32_bytes(self) -> int:
         """Bytes it would have in float32."""
-        return 4 * self.size_bytes // ITEM_BYTES[self.dtype]
+        return 4 * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,8 @@ def locate(folder: Path) -> dict[str, Entry]:
     Raises CheckpointError, NotYetError (a dtype, or 8-bit floats scaled otherwise than DeepSeek's).
     """
     entries = {name: _entry(name, stored) for name, stored in stored_tensors(folder).items()}
-    return {
-        name: _scaled(name, entry, entries) for name, entry in entries.items() if not name.endswith(_SCALES)
-    }
+    names = [name for name in entries if not name.endswith(_SCALES)]
+    return {name: _scaled(name, entries[name], entries) for name in names}
 
 
 def read_tensor(entry: Entry) -> Tensor:
@@ -87,9 +83,7 @@ def read_tensor(entry: Entry) -> Tensor:
 def _read(entry: Entry) -> Tensor:
     import torch
 
-    dtype = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    dtype["F8_E4M3"] = torch.float8_e4m3fn
-    tensor = torch.empty(entry.shape, dtype=dtype[entry.dtype])
+    tensor = torch.empty(entry.shape, dtype=getattr(torch, _FLOATS[entry.dtype]))
     with entry.path.open("rb") as file:
         file.seek(entry.offset_bytes)
         if file.readinto(_bytes_of(tensor)) != entry.size_bytes:
@@ -109,17 +103,15 @@ def plan_shards(tasks: Sequence[Task], entries: Mapping[str, Entry], shard_bytes
         groups[-1].append(task)
         room_bytes -= size_bytes
     names = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
-    return tuple(
-        Shard(name, tuple(group), _peak_bytes(group, entries))
-        for name, group in zip(names, groups, strict=True)
-    )
+    made = zip(names, groups, strict=True)
+    return tuple(Shard(name, tuple(group), _peak_bytes(group, entries)) for name, group in made)
 
 
 def write_safetensors(path: Path, names: Iterable[str], tensors: Iterator[tuple[str, Tensor]]) -> None:
     """Write the tensors as they come. `names` are those to leave room for. Raises OSError."""
     import torch
 
-    spelled = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    spelled = {getattr(torch, name): kind for kind, name in _FLOATS.items()}
     room_bytes = -(-sum(_HEADER_ITEM_BYTES + len(json.dumps(name)) for name in names) // 8) * 8
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     with path.open("wb") as file:
@@ -143,12 +135,12 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def _entry(name: str, stored: Stored) -> Entry:
-    if stored.dtype not in ITEM_BYTES:
+    if stored.dtype not in _FLOATS:
         raise NotYetError(
-            f"{name} in {stored.path} is stored as {stored.dtype}; {', '.join(ITEM_BYTES)} are read. "
+            f"{name} in {stored.path} is stored as {stored.dtype}; {', '.join(_FLOATS)} are read. "
             "Give the checkpoint before it was quantised"
         )
-    return Entry(stored.path, stored.dtype, stored.shape, stored.offset_bytes, stored.size_bytes)
+    return Entry(**vars(stored))
 
 
 def _scaled(name: str, entry: Entry, entries: Mapping[str, Entry]) -> Entry:

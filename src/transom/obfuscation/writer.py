@@ -24,12 +24,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transom.checkpoint.load import check_device
 from transom.checkpoint.source import INDEX_FILE, read_json
 from transom.errors import MisconfiguredError
-from transom.files import file_sha256, sync, write_file
+from transom.files import file_sha256, sync, whole
 from transom.obfuscation.card import CARD_FILE, Card, verify_card, write_card
 from transom.obfuscation.client import host_files
 from transom.obfuscation.keyfile import KeyFile
@@ -37,12 +39,21 @@ from transom.obfuscation.keys import Space, token_map
 from transom.obfuscation.measure import measure_kappas
 from transom.obfuscation.plain import Plain, open_source
 from transom.obfuscation.plan import check_names, plan, target_config
-from transom.obfuscation.pool import Work, give_back_memory, make_space, write_all, write_all_ray
+from transom.obfuscation.pool import PROGRESS, Work, give_back_memory, make_space, write_all, write_all_ray
 from transom.obfuscation.shards import Entry, Shard, locate, plan_shards
 
 _SHARD_BYTES, _MOST_SHARDS = 64 * 2**20, 400
-_PROGRESS = "progress"
 _STATE_FILE = "state.json"
+Kappas = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A source under a key, and the folder that is worked in."""
+
+    plain: Plain
+    key: KeyFile
+    partial: Path
 
 
 def obfuscate(
@@ -72,75 +83,58 @@ def obfuscate(
     out = Path(out)
     key.require_source(plain.fingerprint)
     refuse_taken(out, resume)
-    _check_place(workers, device)
+    if workers < 1:
+        raise MisconfiguredError(f"workers must be at least 1, got {workers}")
+    check_device(device)
     try:
-        with _partial_folder(out, resume) as partial:
-            card = _finished(partial, plain, key)
+        with _partial_folder(out) as partial:
+            run = _Run(plain, key, partial)
+            card = _finished(run)
             if card is None:
-                rest = _rest(plain, key)
-                entries, shards = _planned_shards(plain, partial, key, shard_bytes)
-                work, space = _work(plain, partial, key, entries, shards, kappas, device)
+                rest = _rest(run)
+                entries, shards = _planned_shards(run, shard_bytes)
+                work, space = _work(run, entries, shards, kappas, device)
                 left = [shard for shard in shards if not _is_done(partial, shard)]
-                names = (
-                    write_all(work, left, workers if device == "cpu" else 1, space)
-                    if cluster is None
-                    else write_all_ray(work, left, cluster)
-                )
-                _follow(names, len(shards), len(left), progress)
-                card = _write_rest(partial, plain, key, shards, rest)
+                if cluster is None:
+                    names = write_all(work, left, workers if device == "cpu" else 1, space)
+                else:
+                    names = write_all_ray(work, left, cluster)
+                for number, _ in enumerate(names, len(shards) - len(left) + 1):
+                    if progress:
+                        progress(number / len(shards))
+                card = _write_rest(run, shards, rest)
             _publish(partial, out)
             return card
     except OSError as error:
         raise _cannot_write(out, error) from None
 
 
-def _planned_shards(
-    plain: Plain, partial: Path, key: KeyFile, shard_bytes: int | None
-) -> tuple[dict[str, Entry], tuple[Shard, ...]]:
-    """The source's tensors, and the files that will be made of them."""
-    entries = locate(_directory_of(plain, partial))
-    tasks = plan(plain.config, key.settings, key.secret)
-    check_names(tasks, entries, plain.config)
+def _planned_shards(run: _Run, shard_bytes: int | None) -> tuple[dict[str, Entry], tuple[Shard, ...]]:
+    entries = locate(_directory_of(run))
+    tasks = plan(run.plain.config, run.key.settings, run.key.secret)
+    check_names(tasks, entries, run.plain.config)
     size_bytes = sum(entry.size_bytes for entry in entries.values())
     return entries, plan_shards(tasks, entries, shard_bytes or max(_SHARD_BYTES, size_bytes // _MOST_SHARDS))
 
 
 def _work(
-    plain: Plain,
-    partial: Path,
-    key: KeyFile,
-    entries: Mapping[str, Entry],
-    shards: tuple[Shard, ...],
-    kappas: Mapping[str, float] | None,
-    device: str,
+    run: _Run, entries: Mapping[str, Entry], shards: tuple[Shard, ...], kappas: Kappas | None, device: str
 ) -> tuple[Work, Space]:
     """What workers need. The norms' weights are those of the run that is resumed, given, or measured now."""
-    measured = _resumed(partial, plain, key, shards)
-    space = make_space(key.secret, plain.config, key.settings, entries)
+    measured, config, key = _resumed(run, shards), run.plain.config, run.key
+    space = make_space(key.secret, config, key.settings, entries)
     if measured is None:
-        measured = measure_kappas(plain, space, entries) if kappas is None else kappas
-        state = _state(plain, key, shards) | {"kappas": dict(measured)}
-        _put(partial / _PROGRESS / _STATE_FILE, json.dumps(state).encode())
+        measured = measure_kappas(run.plain, space, entries) if kappas is None else kappas
+        state = _state(run, shards) | {"kappas": dict(measured)}
+        _put(run.partial / PROGRESS / _STATE_FILE, json.dumps(state).encode())
     give_back_memory()
-    work = Work(
-        folder=partial,
-        done=partial / _PROGRESS,
-        entries=entries,
-        config=plain.config,
-        settings=key.settings,
-        kappas=measured,
-        device=device,
-        secret=key.secret,
-    )
-    return work, space
+    return Work(run.partial, entries, config, key.settings, measured, device, key.secret), space
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Write a file of the working folder. Raises OSError: that folder may be gone when the error is told."""
-    try:
-        write_file(path, data)
-    except MisconfiguredError as error:
-        raise error.__context__ or error from None
+    """Write a file of the working folder, which may be gone when the error is told. Raises OSError."""
+    with whole(path, mode=0o644) as draft:
+        draft.write_bytes(data)
 
 
 def _cannot_write(out: Path, error: OSError) -> MisconfiguredError:
@@ -149,17 +143,6 @@ def _cannot_write(out: Path, error: OSError) -> MisconfiguredError:
     return MisconfiguredError(
         f"cannot write {out} ({error.strerror}); free the disk or choose another folder{done}"
     )
-
-
-def _check_place(workers: int, device: str) -> None:
-    import torch
-
-    if workers < 1:
-        raise MisconfiguredError(f"workers must be at least 1, got {workers}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise MisconfiguredError(f"device {device!r} is not usable here; use cpu") from None
 
 
 def partial_path(out: Path) -> Path:
@@ -179,11 +162,11 @@ def refuse_taken(out: Path, resume: bool) -> None:
 
 
 @contextmanager
-def _partial_folder(out: Path, resume: bool) -> Iterator[Path]:
+def _partial_folder(out: Path) -> Iterator[Path]:
     """The working folder, for this process alone. It is removed when a run fails before its first shard."""
     partial = partial_path(out)
-    (partial / _PROGRESS).mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial / _PROGRESS, os.O_RDONLY | os.O_DIRECTORY)
+    (partial / PROGRESS).mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial / PROGRESS, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for rest in partial.glob("*.tmp"):
@@ -199,46 +182,44 @@ def _partial_folder(out: Path, resume: bool) -> Iterator[Path]:
         os.close(lock)
 
 
-def _directory_of(plain: Plain, partial: Path) -> Path:
+def _directory_of(run: _Run) -> Path:
     """A folder of safetensors: the source itself, or a GGUF's dequantised weights, until the end."""
-    if plain.loaded is None:
-        return plain.found.path
-    folder, draft = partial / _PROGRESS / "plain", partial / _PROGRESS / "plain.draft"
+    if run.plain.loaded is None:
+        return run.plain.found.path
+    folder, draft = run.partial / PROGRESS / "plain", run.partial / PROGRESS / "plain.draft"
     if not folder.exists():
         from safetensors import SafetensorError
 
         shutil.rmtree(draft, ignore_errors=True)
         try:
-            plain.loaded.model.save_pretrained(draft)
+            run.plain.loaded.model.save_pretrained(draft)
         except SafetensorError as error:
             raise OSError(0, f"the dequantised weights could not be written: {error}") from None
         draft.rename(folder)
     return folder
 
 
-def _resumed(
-    partial: Path, plain: Plain, key: KeyFile, shards: tuple[Shard, ...]
-) -> Mapping[str, float] | None:
+def _resumed(run: _Run, shards: tuple[Shard, ...]) -> Kappas | None:
     """The norms' weights of the run that is resumed, which must be this very one; None for a new run."""
-    path = partial / _PROGRESS / _STATE_FILE
+    path = run.partial / PROGRESS / _STATE_FILE
     if not path.exists():  # nor may there be records, then
         for record in path.parent.glob("model-*"):
             record.unlink()
         return None
     before = read_json(path)
-    measured: Mapping[str, float] = before.pop("kappas", {})
-    if before != _state(plain, key, shards):
+    measured: Kappas = before.pop("kappas", {})
+    if before != _state(run, shards):
         raise MisconfiguredError(
-            f"{partial} belongs to a run with another source, key or settings; delete it and start anew"
+            f"{run.partial} belongs to a run with another source, key or settings; delete it and start anew"
         )
     return measured
 
 
-def _state(plain: Plain, key: KeyFile, shards: tuple[Shard, ...]) -> dict[str, Any]:
+def _state(run: _Run, shards: tuple[Shard, ...]) -> dict[str, Any]:
     return {
-        "source": plain.fingerprint,
-        "public_key": key.public_key,
-        "settings": dataclasses.asdict(key.settings),
+        "source": run.plain.fingerprint,
+        "public_key": run.key.public_key,
+        "settings": dataclasses.asdict(run.key.settings),
         "shards": [shard.file for shard in shards],
     }
 
@@ -249,27 +230,20 @@ def _is_done(partial: Path, shard: Shard) -> bool:
 
 
 def _record(partial: Path, shard: Shard) -> Path:
-    return partial / _PROGRESS / f"{shard.file}.json"
+    return partial / PROGRESS / f"{shard.file}.json"
 
 
-def _follow(names: Iterator[str], count: int, left: int, progress: Callable[[float], None] | None) -> None:
-    for number, _ in enumerate(names, count - left + 1):
-        if progress:
-            progress(number / count)
-
-
-def _rest(plain: Plain, key: KeyFile) -> dict[str, bytes]:
+def _rest(run: _Run) -> dict[str, bytes]:
     """The files beside the weights and their index, made before a tensor is read: they may be refused."""
-    tau_V = token_map(key.secret, plain.vocabulary)
-    config = target_config(plain.config, key.settings, tau_V)
-    files = host_files(plain.found, plain.config, tau_V)
+    tau_V = token_map(run.key.secret, run.plain.vocabulary)
+    config = target_config(run.plain.config, run.key.settings, tau_V)
+    files = host_files(run.plain.found, run.plain.config, tau_V)
     return files | {"config.json": json.dumps(config, indent=2).encode()}
 
 
-def _write_rest(
-    partial: Path, plain: Plain, key: KeyFile, shards: tuple[Shard, ...], rest: Mapping[str, bytes]
-) -> Card:
+def _write_rest(run: _Run, shards: tuple[Shard, ...], rest: Mapping[str, bytes]) -> Card:
     """Everything beside the weights, none of which takes long enough to be resumed; at last the card."""
+    plain, key, partial = run.plain, run.key, run.partial
     records = {shard.file: read_json(_record(partial, shard)) for shard in shards}
     weight_map = {name: file for file, record in records.items() for name in record["tensors"]}
     total_bytes = sum((partial / shard.file).stat().st_size for shard in shards)
@@ -293,23 +267,20 @@ def _write_rest(
     return card
 
 
-def _finished(partial: Path, plain: Plain, key: KeyFile) -> Card | None:
+def _finished(run: _Run) -> Card | None:
     """The card of a run that was killed between signing it, which is its last step, and moving the folder."""
-    if not (partial / CARD_FILE).exists():
+    if not (run.partial / CARD_FILE).exists():
         return None
     try:
-        card = verify_card(partial, key, beside=(_PROGRESS,))
+        card = verify_card(run.partial, run.key, beside=(PROGRESS,))
     except MisconfiguredError:
         return None
-    return (
-        card
-        if (card.source, card.settings) == (plain.fingerprint, dataclasses.asdict(key.settings))
-        else None
-    )
+    wanted = (run.plain.fingerprint, dataclasses.asdict(run.key.settings))
+    return card if (card.source, card.settings) == wanted else None
 
 
 def _publish(partial: Path, out: Path) -> None:
-    shutil.rmtree(partial / _PROGRESS)
+    shutil.rmtree(partial / PROGRESS)
     sync(partial)
     partial.rename(out)
     sync(out.parent)

@@ -5,7 +5,7 @@
 - `sensitive`: besides, words of sensitive fields become placeholders of their field, and words outside the
   most frequent ones are drawn; frequent ordinary words pass.
 - `words`: every word of the vocabulary is drawn, as the policy file says; only pass words, instruction words
-  and punctuation pass.
+  (unless the file has a rule for them) and punctuation pass.
 
 Threat model: that of `transom.privacy.sanitize`. Does not protect: what a preset lets pass, and so what
 ordinary words say together: a letter that names nobody may still be about one person alone.
@@ -39,10 +39,11 @@ _RULES: dict[str, dict[str, Rule]] = {
 
 
 def with_preset(policy: Policy, preset: str) -> Policy:
-    """`policy` under a preset's rules in place of its own; `words` is what the policy file says.
+    """`policy` under a preset's rules; those of `words` are the policy file's.
 
     Raises PolicyError for a preset that is not known.
     """
     if preset not in PRESETS:
         raise PolicyError(unknown("preset", preset, PRESETS))
-    return replace(policy, rules=_RULES.get(preset, policy.rules), preset=preset)
+    rules = _RULES.get(preset, {"instruction": "pass", **policy.rules})
+    return replace(policy, rules=rules, preset=preset)

@@ -15,7 +15,7 @@ Source: own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from transom.errors import MisconfiguredError
@@ -27,8 +27,6 @@ from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
-
-_MARKERS = frozenset(MARKERS)
 
 
 class Reader:
@@ -48,10 +46,7 @@ class Reader:
             counting(tokens)
             if ends_C is not None:
                 tokens = as_typed(tokens, outside, ends_C, self._shown)
-        if not claims:
-            return tokens
-        claim = iter(claims)
-        return [(next(claim) if token.text in _MARKERS else None) or token for token in tokens]
+        return list(_claimed(tokens, claims)) if claims else tokens
 
     def _tokens(self, clean: str) -> list[Token]:
         return [self._placed(token) for token in lex_clean(clean, self._words)]
@@ -108,9 +103,22 @@ def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
         claims += [None] * sum(map(parts[-1].count, MARKERS))
         if span.start < span.end:
             parts.append(MARKERS[_place_behind(text[span.start : span.end], span.kind)])
-            claims.append(Token(span.kind, text[span.start : span.end]))
+            claims.append(Token(span.kind, text[span.start : span.end], claimed=True))
         end = span.end
     return "".join(parts), claims
+
+
+def _claimed(tokens: Iterable[Token], claims: Iterable[Token | None]) -> Iterator[Token]:
+    """The tokens with what is claimed in place of its markers; what was typed at a marker stays beside it."""
+    claim = iter(claims)
+    for token in tokens:
+        found = next(claim) if token.text[0] in MARKERS else None
+        if found is None:
+            yield token
+            continue
+        yield found
+        if len(token.text) > 1:
+            yield token._replace(text=token.text[1:])
 
 
 def _place_behind(text: str, kind: str) -> int:
