@@ -12,7 +12,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -41,10 +40,10 @@ ANSWER_TOKENS = 80
 QUESTIONS = (
     "Write a short thank-you letter to Marguerite Okafor, who gave $4,815 to our cancer clinic.",
     "Write a short letter to my bank. Ask them to block the card 4111 1111 1111 1111, because it was stolen.",
-    "THIRD",
+    "Write a short letter to a customer: our new phone number is 555-014-2277.",
 )
 # What must not reach the engine under any preset, one of each question at least (tests/cli/test_demo.py).
-PRIVATE = (("Marguerite", "Okafor", "4,815"), ("4111 1111",), ("THIRD",))
+PRIVATE = (("Marguerite", "Okafor", "4,815"), ("4111 1111",), ("555-014", "2277"))
 
 
 def demo(
@@ -66,7 +65,7 @@ def demo(
         answers.append(exchange)
         console.print(render(exchange))
     took_s = round(time.monotonic() - started_s, 1)
-    choice = presets(QUESTIONS[0], words)
+    choice = presets(QUESTIONS[0])
     console.print(_choice(QUESTIONS[0], choice))
     console.print(f"{len(answers)} answers in {took_s} s. A model this small answers as well as it can.")
     console.print("Next: transom chat --show-host, or docs/serving.md for a gateway before your own model.")
@@ -88,10 +87,10 @@ def exchanges(sanitizer: Sanitizer, on_body: Callable[[bytes], None] | None = No
             yield ask(client, [{"role": "user", "content": question}], max_tokens=ANSWER_TOKENS)
 
 
-def presets(question: str, words: WordOptions) -> dict[str, str]:
+def presets(question: str) -> dict[str, str]:
     """What a host would see of a question under each preset; nothing is sent, and nothing charged."""
     return {
-        name: replace(words, preset=name).sanitizer().sanitize(question, placeholders=Placeholders()).text
+        name: WordOptions(preset=name).sanitizer().sanitize(question, placeholders=Placeholders()).text
         for name in PRESETS
     }
 

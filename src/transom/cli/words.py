@@ -228,10 +228,10 @@ def restore(
     """
     _check_json(out, as_json)
     found = open_map(map_from, read_key(key), sanitised)
-    restore_file(source, out, found, selection_of(found, column or (), field or ()))
+    texts = restore_file(source, out, found, selection_of(found, column or (), field or ()))
     where = "" if out is None else f" to {out}, which is private again"
-    record = {"records": found.records, "out": None if out is None else str(out)}
-    answer(record, f"restored {found.records} records{where}", as_json=as_json, remark=True)
+    record = {"texts": texts, "out": None if out is None else str(out)}
+    answer(record, f"restored {texts} texts{where}", as_json=as_json, remark=True)
 
 
 def _check_json(out: Path | None, as_json: bool) -> None:
