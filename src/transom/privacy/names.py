@@ -38,7 +38,7 @@ from collections.abc import Iterator, Sequence
 
 from transom.privacy import namewords as nw
 from transom.privacy.closed import ABBREVIATIONS
-from transom.privacy.kinds import SUBKINDS
+from transom.privacy.kinds import SUBKINDS, base_of
 from transom.privacy.nametypes import Stretch, Types
 from transom.privacy.policy import Policy
 from transom.privacy.text import Token
@@ -141,7 +141,7 @@ class Names:
         if kind == "punct":
             return token.text if token.text != "#" else "*"
         if not lookup:
-            return "#" if kind in ("number", "identifier") else "0"
+            return "#" if base_of(kind) in ("number", "identifier") or kind == "place" else "0"
         if lookup in ABBREVIATIONS and lookup in nw.TITLES:
             return "t"
         hidden = kind in self._drawn

@@ -21,14 +21,16 @@ from functools import cached_property
 from transom.errors import MisconfiguredError
 from transom.privacy.capitals import BOUND, CONTINUED, FREE
 from transom.privacy.characters import MARKERS, normalise
-from transom.privacy.closed import ABBREVIATIONS, DAYS, HOMOGRAPHS, is_closed
-from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
+from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS, DAYS, HOMOGRAPHS, is_closed
+from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
+
+_GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
 
 
 class Reader:
@@ -51,7 +53,16 @@ class Reader:
         return list(_claimed(tokens, claims)) if claims else tokens
 
     def _tokens(self, clean: str) -> list[Token]:
-        return self._names.read([self._placed(token) for token in lex_clean(clean, self._words)])
+        tokens = [self._placed(token) for token in lex_clean(clean, self._words)]
+        for at in range(len(tokens) - 2):  # `by April Weaver`
+            month = tokens[at]
+            if (
+                month.kind == "stop"
+                and month.text in _GIVEN_MONTHS
+                and base_of(tokens[at + 2].kind) == "name"
+            ):
+                tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
+        return self._names.read(tokens)
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
