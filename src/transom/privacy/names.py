@@ -115,6 +115,7 @@ class Names:
         closed = nw.NAMESAKES if policy.listed else frozenset()
         self.namesakes = (policy.namesakes | named | (closed & policy.kind_of.keys())) - nw.ACRONYMS
         kinds = ("word", *(kind for kind, (base, _) in SUBKINDS.items() if base in ("word", "rare")))
+        self._codes: dict[str, str] = {}  # of known words in lower case
         self._drawn = frozenset(kind for kind in kinds if policy.rule(kind) != "pass")
 
     def are_called(self, lookup: str) -> bool:
@@ -123,7 +124,13 @@ class Names:
 
     def read(self, tokens: list[Token]) -> list[Token]:
         """The tokens, each name one token of its type."""
-        codes = list(map(self._code, tokens))
+        known, code_of = self._codes, self._code
+        codes = [
+            " "
+            if token.text == " "
+            else (token.lookup == token.text and known.get(token.text)) or code_of(token)
+            for token in tokens
+        ]
         text = "".join(codes)
         if not _CANDIDATE.search(text):
             return tokens
@@ -152,7 +159,10 @@ class Names:
         if kind == "rare":
             return "r" if token.case == "upper" and len(lookup) > 1 else "x"
         if token.case == "lower":
-            return "w" if hidden else self._lower_code(lookup)
+            code = "w" if hidden else self._lower_code(lookup)
+            if lookup == token.text and kind != "foreign":  # a public word, so it may be kept
+                self._codes[lookup] = code
+            return code
         title = token.case == "title"
         if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
             return "A"

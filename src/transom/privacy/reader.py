@@ -38,6 +38,7 @@ class Reader:
 
     def __init__(self, policy: Policy) -> None:
         self._policy, self._names = policy, Names(policy)
+        self._kept: dict[str, Token] = {}  # known words in lower case, placed
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
@@ -53,7 +54,13 @@ class Reader:
         return list(_claimed(tokens, claims)) if claims else tokens
 
     def _tokens(self, clean: str) -> list[Token]:
-        tokens = [self._placed(token) for token in lex_clean(clean, self._words)]
+        kept, placed = self._kept, self._placed
+        tokens = [
+            token
+            if token.text == " "
+            else (token.lookup == token.text and kept.get(token.text)) or placed(token)
+            for token in lex_clean(clean, self._words)
+        ]
         for at in range(len(tokens) - 2):  # `by April Weaver`
             month = tokens[at]
             if (
@@ -73,7 +80,10 @@ class Reader:
             alone = token.kind in ("number", "date") and self._policy.words_pass
             return token._replace(kind="stop") if alone and token.text.lower() in PUBLIC_ALONE else token
         kind = self._kind(token)
-        return token if kind == "word" else token._replace(kind=kind)
+        placed = token if kind == "word" else token._replace(kind=kind)
+        if token.lookup == token.text and token.text in self._words.known:
+            self._kept[token.text] = placed
+        return placed
 
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy

@@ -64,7 +64,7 @@ from transom.privacy.capitals import (
 )
 from transom.privacy.characters import MARKERS, MASK, MASKED_MARKER, PASSING_PUNCTUATION, normalise
 from transom.privacy.closed import BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS
-from transom.privacy.numbers import CODES, OPEN_CODES, VALUE, code_of, kind_of_value, other_code
+from transom.privacy.numbers import CODES, OPEN_CODES, code_of, kind_of_value, other_code, values
 
 __all__ = [
     "CLITICS",
@@ -276,7 +276,7 @@ def _join(tokens: list[Token], codes: str) -> list[Token]:
     """Make one token of each value, with its kind; addresses get theirs too."""
     joined: list[Token] = []
     end = 0
-    for match in VALUE.finditer(codes):
+    for match in values(codes):
         joined += tokens[end : match.start()]
         end = match.end()
         text = "".join([token.text for token in tokens[match.start() : end]])
