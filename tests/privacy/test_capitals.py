@@ -53,8 +53,8 @@ def pieces(sanitizer: Sanitizer, text: str) -> list[Piece]:
 def kinds(sanitizer: Sanitizer, text: str) -> str:
     """The kinds, one letter each: (s)top, (w)ord, (n)ame, (r)are, number (#), (i)dentifier."""
     letters = {"number": "#"}
-    based = [base_of(piece.kind) for piece in pieces(sanitizer, text)]
-    return "".join(letters.get(kind, kind[0]) for kind in based)
+    bases = [base_of(piece.kind) for piece in pieces(sanitizer, text)]
+    return "".join(letters.get(base, base[0]) for base in bases)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Values: numbers, amounts, dates, times and codes that are written in several tokens, and the kind of each.
 
-The lexer gives every token a code of one character (`CODES`); a value is a match of `_VALUE` in the codes of a
-text, and becomes one token. Its kind follows from the pattern where a word says it (a month, a currency,
-o'clock), else from the value's own shape. Check digits sort values, they never let one pass.
+The lexer gives every token a code of one character (`CODES`); a value is a match of `_VALUE` in the codes
+of a text, and becomes one token. Its kind follows from the pattern where a word says it (a month, a
+currency, o'clock), else from the value's own shape. Check digits sort values, they never let one pass.
 
 *Open* words (currencies, ordinals, `half`, `past`, `pm` ...) are ordinary words. They are read with a value
 only under a policy that lets words pass: where words are drawn, what stands beside a number would tell which

@@ -158,6 +158,8 @@ def _claimed(tokens: Iterable[Token], claims: Iterable[Token | None]) -> Iterato
         yield found
         if len(token.text) > 1:
             yield token._replace(text=token.text[1:])
+    if next(claim, claims) is not claims:
+        raise RuntimeError("a span was lost in reading; nothing of this text may be used")
 
 
 def _place_behind(text: str, kind: str) -> int:
