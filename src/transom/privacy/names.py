@@ -74,6 +74,7 @@ _FOUND = re.compile(
     """,
     re.VERBOSE,
 )
+_MAYBE = re.compile("[CDUEJWVBrcAZI]")  # what `_FOUND` is asked of
 _ANY = "[CDUEWVNOBIrJ]"
 _SEGMENT = re.compile(rf"{_START}{_ANY}[.]?(?:[ ](?:p[ ])*{_ANY}[.]?){{0,3}}{_END}")
 _COMPANY = re.compile(
@@ -204,8 +205,11 @@ class Names:
         """Make N of the code of every word that is a name by what stands around it."""
         self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
-            for at in list(self._places(tokens, "".join(codes), zones)):
+            found = list(self._places(tokens, "".join(codes), zones))
+            for at in found:
                 codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] == "c" else "N"
+            if not found:
+                break
         self._agree(tokens, codes)
 
     def _unname(self, tokens: list[Token], codes: list[str]) -> None:
@@ -225,9 +229,9 @@ class Names:
                         tokens[at], codes[at] = token._replace(kind=kind), "K"
 
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
-        for match in _FOUND.finditer(text):
+        for match in _MAYBE.finditer(text):
             at = match.start()
-            if text[at] in "CDUEJWVBrcAZI" and self._stands(tokens, text, at):
+            if _FOUND.match(text, at) and self._stands(tokens, text, at):
                 yield at
         for match in _SEGMENT.finditer(text):
             if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
