@@ -29,7 +29,7 @@ import numpy as np
 
 from transom.privacy.channel import Floats
 from transom.privacy.claims import PUBLIC, Claims
-from transom.privacy.forms import pieces_of_forms
+from transom.privacy.forms import may_hold_form, pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -247,6 +247,8 @@ class Sanitizer:
         `placeholders`, one a text, may be shared by some of them.
         """
         holders = placeholders or [Placeholders() for _ in texts]
+        if not self._mechanisms:
+            return self._replaced(texts, holders)
         parts_of = [self._parts(text) for text in texts]
         drawn_of = [[part for part in parts if part[3] >= 0] for parts in parts_of]
         released = iter(self._draw([part for drawn in drawn_of for part in drawn]))
@@ -265,6 +267,37 @@ class Sanitizer:
             tuple(map(self._cost, drawn_of)),
             counts,
             replaced,
+        )
+
+    def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
+        """The batch where nothing is drawn: without what draws need, and one text at a time."""
+        results, hidden = [], self._hidden
+        visible = {*hidden, *CLAIMED}  # what needs no second look: counted below, or never replaced
+        counts, passed, replaced = Counter[str](), Counter[str](), Counter[str]()
+        for text, holder in zip(texts, holders, strict=True):
+            if may_hold_form(text) or not self.policy.words_pass:
+                parts = self._parts(text)
+                results.append("".join(self._outputs(parts, holder, ())))
+                counts.update([part[0] for part in parts])
+                replaced.update([part[0] for part in parts if part[2]])
+                continue
+            tokens = self._reader.read(text, self._claims.find(text))
+            results.append(
+                "".join(
+                    [
+                        holder.hide(token.kind, token.text)
+                        if token.kind in hidden or (token.claimed and token.kind not in CLAIMED)
+                        else token.text
+                        for token in tokens
+                    ]
+                )
+            )
+            passed.update([token.kind for token in tokens])
+            replaced.update([token.kind for token in tokens if token.claimed and token.kind not in visible])
+        replaced.update({kind: passed[kind] for kind in hidden})
+        zeros = (0,) * len(texts)
+        return Batch(
+            tuple(results), zeros, (0.0,) * len(texts), _ordered(counts + passed), _ordered(replaced)
         )
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
@@ -442,5 +475,8 @@ def _closed(parts: list[_Part]) -> list[_Part]:
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
-    counts = Counter([part[0] for part in parts])
-    return {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
+    return _ordered(Counter([part[0] for part in parts]))
+
+
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    return {kind: count for kind in (*KINDS, *SUBKINDS, *CLAIMED) if (count := counts.get(kind))}
