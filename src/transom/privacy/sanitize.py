@@ -122,6 +122,11 @@ class Sanitized:
         return tuple(pieces)
 
     @property
+    def recalled(self) -> int:
+        """The number of drawn words that were released before."""
+        return len(self._known)
+
+    @property
     def public(self) -> tuple[str, ...]:
         """The stretches that passed as public."""
         return tuple(token.text for kind, token, _, _ in self._parts if kind == PUBLIC)
