@@ -20,7 +20,8 @@ from .conftest import post
 from .test_words import host_text
 
 POLICY = load_policy().with_rules({"word": 1.0})
-FIRSTS = [POLICY.words[POLICY.partition.starts_G1[group]] for group in range(0, 240, 20)]  # no two in one group
+STARTS = POLICY.partition.starts_G1
+FIRSTS = [POLICY.words[STARTS[group]] for group in range(0, 240, 20)]  # no two in one group
 QUESTION = "Zyxwora, the " + " of the ".join(FIRSTS) + "?"
 
 
