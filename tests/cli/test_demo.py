@@ -128,7 +128,7 @@ def test_terminal_shows_both_sides(
     assert main.run(["demo", "--preset", "words"]) == 0
     shown = capsys.readouterr().out
     assert "attacker" in shown
-    for part in ("the host saw", "Marguerite", "[NAME_1]", "guarantee", "epsilon spent"):
+    for part in ("the host saw", "Marguerite", "[PERSON_1", "guarantee", "epsilon spent"):
         assert part in shown
 
 
