@@ -47,7 +47,7 @@ def test_json_holds_both_sides(gateway: str, capsys: pytest.CaptureFixture[str])
     assert chat("--gateway", gateway, QUESTION, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["question"] == QUESTION
-    assert "[NAME_1]" in shown["host_saw"]
+    assert "[PERSON_1" in shown["host_saw"]
     assert not any(secret in shown["host_saw"] for secret in SECRETS)
     assert shown["guarantee"]["epsilon"] == shown["epsilon_spent"] > 0
 
@@ -66,7 +66,7 @@ def test_without_show_host_the_answer_and_its_price(gateway: str, capsys: pytest
     shown = capsys.readouterr().out
     assert "SmolLM" in shown  # the echo of the template's own words
     assert "epsilon" in shown
-    assert "[NAME_1]" not in shown
+    assert "[PERSON_1" not in shown
 
 
 def test_question_from_standard_input(gateway: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_picture_holds_what_was_shown(gateway: str, tmp_path: Path) -> None:
     assert chat("--gateway", gateway, QUESTION, "--show-host", "--svg", str(picture)) == 0
     drawn = picture.read_text()
     assert drawn.startswith("<svg")
-    assert "[NAME_1]" in drawn
+    assert "[PERSON_1" in drawn
     assert "font-face" not in drawn
     assert "url(http" not in drawn
 

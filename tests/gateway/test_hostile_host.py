@@ -43,8 +43,8 @@ async def resent(
     "host",
     [
         "Candidates: Alice, Bob, Quentin, Zoe; 4814, 4815, 4816.",
-        "[NAME_1].\n" * 60,
-        "Dear [NAME_1], [NAME_9].",
+        "[PERSON_1].\n" * 60,
+        "Dear [PERSON_1], [NAME_9].",
     ],
 )
 async def test_an_answer_goes_back_in_the_hosts_own_words_at_no_cost(policy: Policy, host: str) -> None:
@@ -57,8 +57,8 @@ async def test_an_answer_goes_back_in_the_hosts_own_words_at_no_cost(policy: Pol
 
 @pytest.mark.parametrize("account", ["a", "b"])
 async def test_an_answer_that_is_not_recognised_is_hidden_whole(policy: Policy, account: str) -> None:
-    host = "Candidates: Alice, Bob, Quentin, Zoe; 4814, 4815, 4816. " + "[NAME_1].\n" * 60
-    edited = None if account == "b" else "Quentin it is. [NAME_1] 4815"
+    host = "Candidates: Alice, Bob, Quentin, Zoe; 4814, 4815, 4816. " + "[PERSON_1].\n" * 60
+    edited = None if account == "b" else "Quentin it is. [PERSON_1] 4815"
     veiled = await resent(Veil(Sanitizer(policy)), host, delivered=edited, account=account)
     assert veiled.texts[1] == "[QUOTE_1]"
     assert "Quentin" in veiled.placeholders.restore(veiled.texts[1])
@@ -81,7 +81,7 @@ async def test_candidates_in_an_answer_that_was_edited_are_never_singled_out(
     if shortened:
         early = [("user", "Hello."), ("assistant", "Hi."), ("user", question)]
         first = await veil.cover(early, "a", None)
-        veil.remember(first, first.placeholders.restore(CANDIDATES + "[NAME_1]"), CANDIDATES + "[NAME_1]")
+        veil.remember(first, first.placeholders.restore(CANDIDATES + "[PERSON_1]"), CANDIDATES + "[PERSON_1]")
         history = [("user", question), ("assistant", CANDIDATES + value), ("user", "Go on.")]
         veiled = await veil.cover(history, "a", None)
     else:
@@ -89,7 +89,9 @@ async def test_candidates_in_an_answer_that_was_edited_are_never_singled_out(
     assert veiled.texts[1] == "[QUOTE_1]"
 
 
-@pytest.mark.parametrize("host", [CANDIDATES, "[NAME_1] and [NAME_1]. " * 30, "Mr [NAME_1], [NUMBER_1]/12."])
+@pytest.mark.parametrize(
+    "host", [CANDIDATES, "[PERSON_1] and [PERSON_1]. " * 30, "Mr [PERSON_1], [NUMBER_1]/[MONEY_1]."]
+)
 async def test_where_all_are_said_to_be_examples_hidden_values_are_linked_with_nothing(
     policy: Policy, host: str
 ) -> None:
@@ -101,7 +103,7 @@ async def test_where_all_are_said_to_be_examples_hidden_values_are_linked_with_n
     veiled = await resent(Veil(sanitizer, own_examples=True), host, account="b", mark=mark)
     shown = re.findall(r"\[[A-Z]+_\d+\]", veiled.texts[1])
     assert shown == [f"[QUOTE_{number}]" for number in range(1, len(shown) + 1)]
-    assert len(shown) >= host.count("Quentin") + host.count("[NAME_1]")
+    assert len(shown) >= host.count("Quentin") + host.count("[PERSON_1]")
     assert "Quentin" not in veiled.texts[1]
     assert "4815" not in veiled.texts[1]
     answer = veiled.parts[1]
@@ -119,7 +121,7 @@ def quoted(veiled: Veiled) -> list[str]:
 @pytest.mark.parametrize("mark", [Mark(example=True), Mark(unnamed=True)])
 async def test_an_answer_that_is_recognised_is_never_an_example(policy: Policy, mark: Mark) -> None:
     veil = Veil(Sanitizer(policy))
-    host = CANDIDATES + "[NAME_1]."
+    host = CANDIDATES + "[PERSON_1]."
     first = await veil.cover([("user", QUESTION)], "a", None)
     shown = first.placeholders.restore(host)
     veil.remember(first, shown, host)
@@ -133,7 +135,7 @@ async def test_an_example_by_its_own_word_reads_like_the_users_text(policy: Poli
     pair = [("user", "Quentin Xyzzyq called."), ("assistant", "Caller: Quentin Xyzzyq"), ("user", "Zoe did.")]
     marks = [Mark(), Mark(example=True), Mark()]
     veiled = await Veil(Sanitizer(policy)).cover(pair, "a", None, marks=marks)
-    names = re.findall(r"\[NAME_\d+\]", veiled.texts[0])
+    names = re.findall(r"\[PERSON_\d+\]", veiled.texts[0])
     assert names
     assert all(name in veiled.texts[1] for name in names)
     assert "QUOTE" not in veiled.texts[1]

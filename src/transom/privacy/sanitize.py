@@ -122,6 +122,11 @@ class Sanitized:
         return tuple(pieces)
 
     @property
+    def recalled(self) -> int:
+        """The number of drawn words that were released before."""
+        return len(self._known)
+
+    @property
     def public(self) -> tuple[str, ...]:
         """The stretches that passed as public."""
         return tuple(token.text for kind, token, _, _ in self._parts if kind == PUBLIC)
@@ -272,8 +277,8 @@ class Sanitizer:
     def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
         """The batch where nothing is drawn: without what draws need, and one text at a time."""
         results, hidden = [], self._hidden
-        visible = {*hidden, *CLAIMED}  # what needs no second look: counted below, or never replaced
-        counts, passed, replaced = Counter[str](), Counter[str](), Counter[str]()
+        settled = {*hidden, *CLAIMED}  # told by the kind alone
+        counts, kinds, replaced = Counter[str](), Counter[str](), Counter[str]()
         for text, holder in zip(texts, holders, strict=True):
             if may_hold_form(text) or not self.policy.words_pass:
                 parts = self._parts(text)
@@ -292,13 +297,11 @@ class Sanitizer:
                     ]
                 )
             )
-            passed.update([token.kind for token in tokens])
-            replaced.update([token.kind for token in tokens if token.claimed and token.kind not in visible])
-        replaced.update({kind: passed[kind] for kind in hidden})
+            kinds.update([token.kind for token in tokens])
+            replaced.update([token.kind for token in tokens if token.claimed and token.kind not in settled])
+        replaced.update({kind: kinds[kind] for kind in hidden})
         zeros = (0,) * len(texts)
-        return Batch(
-            tuple(results), zeros, (0.0,) * len(texts), _ordered(counts + passed), _ordered(replaced)
-        )
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), _ordered(counts + kinds), _ordered(replaced))
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""

@@ -130,6 +130,7 @@ def veil_of(config: GatewayConfig, sanitizer: Sanitizer) -> Veil:
         retry_s=60 * config.retry_minutes,
         public=config.public,
         own_examples=config.examples == "own",
+        restore_words=config.restore_words,
     )
 
 

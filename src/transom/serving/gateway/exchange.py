@@ -74,7 +74,8 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
         gateway.metrics.embedded_rows(gateway.enclave.meter.distinct_rows)
     tokenizer = gateway.tokenizer if encoded else None
     hidden = veiled.placeholders if veiled else None
-    choices = [Choice(i, tokenizer, hidden, request.stops) for i in range(count)]
+    drawn = gateway.veil.drawn(veiled) if gateway.veil and veiled else {}
+    choices = [Choice(i, tokenizer, hidden, request.stops, drawn) for i in range(count)]
     writer = Writer(request.chat, way.published, gateway.tokenizer, request.alternatives is not None)
     return Exchange(
         gateway, caller, request, call, choices, writer, prompts, saw, can_read, veiled, total, annotations

@@ -26,15 +26,18 @@ Source: `transom.privacy.sanitize`; the retries are those of OpenAI's official c
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from transom.privacy.drawn_back import drawn_words
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import Span
 from transom.privacy.memo import PlaceMemo
@@ -46,6 +49,7 @@ LONG_CHARS, LONG_MESSAGES = 4_000, 40  # beyond these the work leaves the event 
 REPEATS = "that a request repeats an earlier one of the same account, within the retry window"
 OWN_EXAMPLES = "an assistant message that is no answer of this gateway is the caller's own, as it was told"
 NAMED_EXAMPLES = "assistant messages that are marked as examples are the caller's own"
+_WORD = re.compile("[A-Za-z]+")
 _RETRY_PLACES = 400_000
 _Result = TypeVar("_Result")
 
@@ -72,6 +76,7 @@ class Veiled:
     memo: PlaceMemo = field(repr=False)  # where its draws are kept once charged,
     name: str | None = field(repr=False)  # and under which name
     public: tuple[str, ...] = field(default=(), repr=False)  # the stretches that passed as public
+    answers: tuple[str, ...] = field(default=(), repr=False)  # and the host's own
     marks: tuple[Mark, ...] = field(default=(), repr=False)
     repeats: bool = False  # an earlier request, whose draws it reuses
 
@@ -91,6 +96,7 @@ class Veil:
 
     `retry_s` is how long a request without a session may be repeated at no cost; 0 switches that off.
     `public` are roles and `own_examples` is what the caller's marks say in general, for the guarantee.
+    `restore_words`: drawn words are put back in answers, so of two answers at a point none is recalled.
     """
 
     def __init__(
@@ -101,11 +107,13 @@ class Veil:
         *,
         public: Sequence[str] = (),
         own_examples: bool = False,
+        restore_words: bool = False,
     ) -> None:
         self.sanitizer = sanitizer
         self._memo = memo or PlaceMemo()
         self.retry_s = retry_s
         self._public, self._own_examples = tuple(dict.fromkeys(public)), own_examples
+        self.restore_words = restore_words
         self._retries = PlaceMemo(_RETRY_PLACES, lifetime_s=retry_s)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -145,6 +153,7 @@ class Veil:
     ) -> Veiled:
         placeholders, parts, covered = Placeholders(), [], []
         public: list[str] = []
+        answers: list[str] = []
         memo, name = (self._memo, session) if session is not None else (self._retries, repeat)
         repeats = session is None and repeat is not None and self._retries.knows(repeat)
         conversation = self._memo.link(b"", "account", account)
@@ -153,9 +162,10 @@ class Veil:
             said = role if mark == Mark() else f"{role} {mark!r}"
             conversation = self._memo.link(conversation, said, text)
             if role == "assistant":
-                own = self._memo.recall_answer(before, text)
+                own = self._memo.recall_answer(before, text, strict=self.restore_words)
                 if own is not None:
                     covered.append(own)
+                    answers.append(own)
                     continue
                 if not (mark.example or mark.unnamed):
                     covered.append(_quoted(text, mark.public, placeholders))
@@ -181,6 +191,7 @@ class Veil:
             memo,
             name,
             tuple(public),
+            tuple(answers),
             marks,
             repeats,
         )
@@ -192,6 +203,17 @@ class Veil:
     def remember(self, veiled: Veiled, delivered: str, host: str) -> None:
         """An answer to this request, so that it can be resent in the host's own words."""
         self._memo.remember_answer(veiled.conversation, delivered, host)
+
+    def drawn(self, veiled: Veiled) -> dict[str, str]:
+        """The words to put back in an answer, by the word that was sent; none unless that was asked for."""
+        if not (self.restore_words and any(part.drawn or part.recalled for part in veiled.parts)):
+            return {}
+        pieces = (piece for part in veiled.parts for piece in part.pieces)
+        way = ((piece.action, piece.output, piece.source) for piece in pieces)
+        by_themselves = (
+            word[0] for text in (*veiled.public, *veiled.answers) for word in _WORD.finditer(text)
+        )
+        return drawn_words(chain(way, (("pass", word, word) for word in by_themselves)))
 
     def guarantee(self, veiled: Veiled | None = None) -> Guarantee:
         """What one drawn word is promised, with what the retry window and the caller's marks disclose.
