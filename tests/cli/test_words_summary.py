@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from transom.cli import words as words_command
 
 TEXT = "Marguerite Okafor owes me 4815 dollars for the insulin, and the doctor knows it.\n"
-GERMAN = "Ich habe gestern meinen alten Wagen verkauft und nur wenig dafür bekommen.\n" * 2
+GERMAN = "Ich habe gestern meinen alten Wagen verkauft und nur wenig dafür bekommen.\n" * 3
 
 
 def said(path: Path, text: str, *arguments: str) -> str:
