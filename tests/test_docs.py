@@ -222,7 +222,7 @@ def test_examples_run_and_hide_the_name(example: Path, capsys: pytest.CaptureFix
     sent = next(
         line for line in capsys.readouterr().out.splitlines() if "leaves" in line or "received" in line
     )
-    assert "[NAME_1]" in sent
+    assert "[PERSON_1]" in sent
     assert "Marguerite" not in sent
     assert f"({example.name})" in (ROOT / "examples/README.md").read_text()
 

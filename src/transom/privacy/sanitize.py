@@ -321,7 +321,9 @@ class Sanitizer:
         passing = [
             kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
         ]
-        discloses = DISCLOSES + tuple(f"every {kind}, unchanged: the policy lets it pass" for kind in passing)
+        discloses = DISCLOSES + tuple(
+            f"every token of kind {kind}, unchanged: the policy lets it pass" for kind in passing
+        )
         discloses += self._claims.disclosed()
         if self.mechanism is None:
             return Guarantee(
