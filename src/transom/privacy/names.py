@@ -38,7 +38,7 @@ from collections.abc import Iterator, Sequence
 
 from transom.privacy import namewords as nw
 from transom.privacy.closed import ABBREVIATIONS
-from transom.privacy.kinds import SUBKINDS
+from transom.privacy.kinds import SUBKINDS, base_of
 from transom.privacy.nametypes import Stretch, Types
 from transom.privacy.policy import Policy
 from transom.privacy.text import Token
@@ -74,6 +74,7 @@ _FOUND = re.compile(
     """,
     re.VERBOSE,
 )
+_MAYBE = re.compile("[CDUEJWVBrcAZI]")  # what `_FOUND` is asked of
 _ANY = "[CDUEWVNOBIrJ]"
 _SEGMENT = re.compile(rf"{_START}{_ANY}[.]?(?:[ ](?:p[ ])*{_ANY}[.]?){{0,3}}{_END}")
 _COMPANY = re.compile(
@@ -116,6 +117,7 @@ class Names:
         closed = nw.NAMESAKES if policy.listed else frozenset()
         self.namesakes = (policy.namesakes | named | (closed & policy.kind_of.keys())) - nw.ACRONYMS
         kinds = ("word", *(kind for kind, (base, _) in SUBKINDS.items() if base in ("word", "rare")))
+        self._codes: dict[str, str] = {}  # of known words in lower case
         self._drawn = frozenset(kind for kind in kinds if policy.rule(kind) != "pass")
 
     def are_called(self, lookup: str) -> bool:
@@ -124,7 +126,13 @@ class Names:
 
     def read(self, tokens: list[Token]) -> list[Token]:
         """The tokens, each name one token of its type."""
-        codes = list(map(self._code, tokens))
+        known, code_of = self._codes, self._code
+        codes = [
+            " "
+            if token.text == " "
+            else (token.lookup == token.text and known.get(token.text)) or code_of(token)
+            for token in tokens
+        ]
         text = "".join(codes)
         if not _CANDIDATE.search(text):
             return tokens
@@ -142,7 +150,7 @@ class Names:
         if kind == "punct":
             return token.text if token.text != "#" else "*"
         if not lookup:
-            return "#" if kind in ("number", "identifier") else "0"
+            return "#" if base_of(kind) in ("number", "identifier") or kind == "place" else "0"
         if lookup in ABBREVIATIONS and lookup in nw.TITLES:
             return "t"
         hidden = kind in self._drawn
@@ -153,7 +161,10 @@ class Names:
         if kind == "rare":
             return "r" if token.case == "upper" and len(lookup) > 1 else "x"
         if token.case == "lower":
-            return "w" if hidden else self._lower_code(lookup)
+            code = "w" if hidden else self._lower_code(lookup)
+            if lookup == token.text and kind != "foreign":  # a public word, so it may be kept
+                self._codes[lookup] = code
+            return code
         title = token.case == "title"
         if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
             return "A"
@@ -194,8 +205,11 @@ class Names:
         """Make N of the code of every word that is a name by what stands around it."""
         self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
-            for at in list(self._places(tokens, "".join(codes), zones)):
+            found = list(self._places(tokens, "".join(codes), zones))
+            for at in found:
                 codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] == "c" else "N"
+            if not found:
+                break
         self._agree(tokens, codes)
 
     def _unname(self, tokens: list[Token], codes: list[str]) -> None:
@@ -215,9 +229,9 @@ class Names:
                         tokens[at], codes[at] = token._replace(kind=kind), "K"
 
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
-        for match in _FOUND.finditer(text):
+        for match in _MAYBE.finditer(text):
             at = match.start()
-            if text[at] in "CDUEJWVBrcAZI" and self._stands(tokens, text, at):
+            if _FOUND.match(text, at) and self._stands(tokens, text, at):
                 yield at
         for match in _SEGMENT.finditer(text):
             if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):

@@ -29,7 +29,7 @@ import numpy as np
 
 from transom.privacy.channel import Floats
 from transom.privacy.claims import PUBLIC, Claims
-from transom.privacy.forms import pieces_of_forms
+from transom.privacy.forms import may_hold_form, pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -243,6 +243,8 @@ class Sanitizer:
         `placeholders`, one a text, may be shared by some of them.
         """
         holders = placeholders or [Placeholders() for _ in texts]
+        if not self._mechanisms:
+            return self._replaced(texts, holders)
         parts_of = [self._parts(text) for text in texts]
         drawn_of = [[part for part in parts if part[3] >= 0] for parts in parts_of]
         released = iter(self._draw([part for drawn in drawn_of for part in drawn]))
@@ -254,6 +256,31 @@ class Sanitizer:
         for parts in parts_of:
             counts.update(_counted(parts))
         return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
+
+    def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
+        """The batch where nothing is drawn: without what draws need, and one text at a time."""
+        results, counts, hidden = [], Counter[str](), self._hidden
+        for text, holder in zip(texts, holders, strict=True):
+            if may_hold_form(text) or not self.policy.words_pass:
+                parts = self._parts(text)
+                results.append("".join(self._outputs(parts, holder, ())))
+                counts.update([part[0] for part in parts])
+                continue
+            tokens = self._reader.read(text, self._claims.find(text))
+            results.append(
+                "".join(
+                    [
+                        holder.hide(token.kind, token.text)
+                        if token.kind in hidden or (token.claimed and token.kind not in CLAIMED)
+                        else token.text
+                        for token in tokens
+                    ]
+                )
+            )
+            counts.update([token.kind for token in tokens])
+        zeros = (0,) * len(texts)
+        kinds = {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), kinds)
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
