@@ -23,7 +23,7 @@ from transom.privacy.policy import Policy, write_policy
 from transom.privacy.sanitize import Sanitized, Sanitizer
 from transom.privacy.text import CLOSED_FORMS, case_of, normalise, with_case
 
-REPLACED = re.compile(r"\[(?:NAME|NUMBER|TERM|ID|TEXT|SYMBOL|WORD)_[0-9]+\]")
+REPLACED = re.compile(r"\[(?:[A-Z]+)_[0-9]+(?:_[A-Z]+)?\]")
 ANIMALS, COLOURS = {"cat", "dog", "cow", "horse"}, {"red", "blue", "green"}
 PROMPT = (
     "The Red cat can't see Alice's DOG, and I paid $5 to a@b.de "

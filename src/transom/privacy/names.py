@@ -56,34 +56,44 @@ _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
 _FOUND = re.compile(
     rf"""
-      (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CDUEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
-    | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CDUEJW](?=-[NO])
-    | [CDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UEJ](?=[ ](?:I[.]?[ ])*[NOr]) | c(?=[ ]n)
-    | (?:(?<=[NO][ ])|(?<=I[.][ ])|(?<=I[ ]))[CDUEJ] | (?<=n[ ])c
-    | [CDUEJ](?=q)
-    | [CDUE](?=[ ][vsm]) | c(?=[ ]s)
-    | [CDUE](?=[ ][+][ ][NI]) | (?<=[N][ ][+][ ])[CDUEc] | c(?=[ ][+][ ]n) | (?<=n[ ][+][ ])c
-    | (?<=g[ ])(?:[CDUE]|c(?=[,!?\n¶]|\Z|[ ]y))
-    | {_START}[CDUE](?=[ ]\#)
-    | {_START}[CDUEJ](?=,[ ]N(?:[ ]I[.]?)?[ ]?(?:[|\n¶]|\Z))
-    | (?:(?<=[NOL],[ ])|(?<=L[.],[ ]))[CDUE]{_END}
-    | (?<=m[ ])c(?=[,.!?\n¶]|\Z|[ ][+bc]) | (?<=b[ ])c(?=[ ](?:c[ ])?S) | (?<=c[ ][+][ ])c(?=[ ]b)
-    | (?<=[bf][ ])[UE](?=[ ][bvs]|[.,!?\n¶]|\Z)
-    | (?<=[bf][ ])[UE](?=[ ][UJ](?:[.,\n¶]|\Z))
-    | {_SENTENCE}[CDUE](?=[ ]b[ ]z)
+    (?=[CTDUQEJWVBrceAZI])(?:
+      (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CTDUQEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
+    | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CTDUQEJW](?=-[NO])
+    | [CTDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UQEJ](?=[ ](?:I[.]?[ ])*[NOr]) | [ce](?=[ ]n)
+    | (?:(?<=[NO][ ])|(?<=I[.][ ])|(?<=I[ ]))[CTDUQEJ] | (?<=n[ ])[ce]
+    | [CTDUQEJ](?=q) | (?<!')[CTUQ](?='[ ][a-z])
+    | [CTDUQE](?=[ ][vsm]) | [ce](?=[ ]s)
+    | [CTDUQE](?=[ ]&[ ]N) | [CTDUQE](?=[ ][+][ ][NI]) | (?<=[N][ ][+][ ])[CTDUQEce] | [ce](?=[ ][+][ ]n)
+    | (?<=n[ ][+][ ])[ce]
+    | T(?=[,!?:]|[ ][+]) | (?:(?<=[+f][ ])|(?<=[ ]:[ ]))T
+    | (?<=g[ ])(?:[CTDUQE]|[ce](?=[,!?\n¶]|\Z|[ ]y))
+    | {_START}[CTDUQE](?=[ ]\#)
+    | {_START}[CTDUQEJ](?=,[ ]N(?:[ ]I[.]?)?[ ]?(?:[|\n¶]|\Z))
+    | (?:(?<=[NOL],[ ])|(?<=L[.],[ ]))[CTDUQE]{_END}
+    | (?<=m[ ])[ce](?=[,.!?\n¶]|\Z|[ ][+bc])
+    | (?<=b[ ])[ce](?=[ ](?:[ce][ ])?S) | (?<=[ce][ ][+][ ])[ce](?=[ ]b)
+    | (?:(?<![^\n¶<"])|(?<=[.!?,:;<"][ ])|(?<=[mbfvsgR+][ ]))e(?=[,.!?:;>"\n¶]|\Z|[ ][vsmb+y]) | e(?=[ ]y)
+    | (?:(?<=[mgR][ ])|(?<=[\n¶]v[ ])|(?<=\Av[ ]))e | (?<=R[ ])c(?=[ ][vs])
+    | (?<=[bf][ ])[UEQ](?=[ ][bvs]|[.,!?\n¶]|\Z)
+    | (?:(?<![^\n¶])|(?<=[.!?,:;][ ])|(?<=[mbfvsgR+V][ ]))Q(?=[,.!?:;\n¶]|\Z|[ ][vsmb+])
+    | [QU](?=[ ][QU][ ]?(?:[vsmb.,:;!?\n¶]|\Z)) | (?<=[mR][ ])[QU](?=[ ][QU]|[ ]?[.,:;!?\n¶]|\Z)
+    | (?<=[bf][ ])[UEQ](?=[ ][UQJ](?:[.,\n¶]|\Z))
+    | {_SENTENCE}[CTDUQE](?=[ ]b[ ]z)
+    )
     """,
     re.VERBOSE,
 )
-_ANY = "[CDUEWVNOBIrJ]"
+_ANY = "[CTDUQEWVNOBIrJ]"
 _SEGMENT = re.compile(rf"{_START}{_ANY}[.]?(?:[ ](?:p[ ])*{_ANY}[.]?){{0,3}}{_END}")
 _COMPANY = re.compile(
-    rf"(?:[NrCU]|(?<=b[ ])[VE]|{_START}[WVDE])(?:[ ][NOrCDUEWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
+    rf"(?:[NrCTUQ]|(?<=b[ ])[VE]|{_START}[WVDE])(?:[ ][NOrCTDUQEWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
 )
-_STREET = re.compile(r"(?<=\#[ ])[CDUEWVNOBrJ](?:[ ][CDUEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])")
+_STREET = re.compile(r"(?<=\#[ ])[CTDUQEWVNOBrJ](?:[ ][CTDUQEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])")
 _HEAD = re.compile(r"B(?=[ ]f[ ][NO])")
 _JOINED = re.compile(
     r"""
-    (?:(?<!I)(?<!I[. ])(?<!I[.][ ])(?:I[.]?[ ]?)++)?(?:(?:p[ ]){2,4}|(?<=[tg][ ])p[ ]|(?<=t[.][ ])p[ ])?[NO](?:
+    (?:(?<!I)(?<!I[. ])(?<!I[.][ ])(?:I[.]?[ ]?)++)?
+    (?:(?:p[ ]){2,4}|(?<=[tg][ ])p[ ]|(?<=t[.][ ])p[ ])?[NO](?:
         [ ](?:I[.]?[ ])*(?:p[.]?[ ])*[NO]
         | -[NO] | [ ]?&[ ]?[NO] | [ ][+][ ]O | q[ ]O | (?<=O)[ ]f[ ](?:z[ ])?[NO]
         | [ ]I(?:[.](?![ ]*[\n¶]|\Z))?(?![A-Za-z])
@@ -94,7 +104,7 @@ _JOINED = re.compile(
 )
 _LABELLED = re.compile(
     r"""
-    [A-Za-z]:[ ][NO](?:,[ ][NOJKUCWD])*(?=[\n¶]|\Z)  # Skills: Word, Excel
+    [A-Za-z]:[ ][NO](?:,[ ][NOJKUQCTWD])*(?=[\n¶]|\Z)  # Skills: Word, Excel
     | (?P<cells>(?<![^\n¶])\|[^\n¶]*(?=\n\|[ :|]*-[ :|-]*+(?:\n|\Z)))  # the head of a table
     """,
     re.VERBOSE,
@@ -159,7 +169,10 @@ class Names:
         if lookup in self.namesakes and not (lookup in nw.GREETINGS and not hidden):
             if lookup in nw.CUSTOMARY and not hidden:
                 return "J"
-            return ("D" if title else "E") if hidden else ("C" if title else "U")
+            if hidden:
+                return "D" if title else "E"
+            strong = lookup in nw.STRONG_WITH_CAPITAL
+            return ("T" if strong else "C") if title else ("Q" if strong else "U")
         if hidden:
             return "W" if title else "V"
         code = self._lower_code(lookup)
@@ -174,7 +187,7 @@ class Names:
     def _name_code(self, token: Token) -> str:
         lookup = token.lookup
         if token.case == "lower":
-            return "n" if token.kind == "person" else "o"
+            return "L" if lookup in nw.LEGAL else "n" if token.kind == "person" else "o"
         if len(lookup) == 1:
             return "I"
         if lookup in nw.CUSTOMARY and token.kind != "name":
@@ -186,15 +199,15 @@ class Names:
     def _lower_code(self, lookup: str) -> str:
         """Of a word that the host may read anyway."""
         if lookup in self.namesakes and lookup not in nw.GREETINGS:
-            return "c"
-        return _LOWER.get(lookup, "w")
+            return "e" if lookup in nw.STRONG else "c"
+        return _LOWER.get(lookup) or ("v" if lookup.endswith("ed") and len(lookup) > 4 else "w")
 
     def _find(self, tokens: list[Token], codes: list[str], zones: bytearray) -> None:
         """Make N of the code of every word that is a name by what stands around it."""
         self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
             for at in list(self._places(tokens, "".join(codes), zones)):
-                codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] == "c" else "N"
+                codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] in "ce" else "N"
         self._agree(tokens, codes)
 
     def _unname(self, tokens: list[Token], codes: list[str]) -> None:
@@ -216,40 +229,42 @@ class Names:
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
         for match in _FOUND.finditer(text):
             at = match.start()
-            if text[at] in "CDUEJWVBrcAZI" and self._stands(tokens, text, at):
+            if text[at] in "CTDUQEJWVBrceAZI" and self._stands(tokens, text, at):
                 yield at
         for match in _SEGMENT.finditer(text):
+            if text[match.start()] in "CTUQ" and zones[match.start()] == 2:
+                yield match.start()
             if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
-                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
+                yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")
         for pattern in (_COMPANY, _HEAD):
             for match in pattern.finditer(text):
-                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJK")
+                yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJK")
         for match in _STREET.finditer(text):
             last = tokens[match.end() - 1]
             if last.lookup in nw.STREETS and last.kind not in self._drawn:
-                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
+                yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")
 
     @staticmethod
     def _whole(tokens: Sequence[Token], match: re.Match[str]) -> bool:
         """Whether a line's words are all names; of those that are drawn there may be one, beside names."""
         found = set(match[0])
         drawn = match[0].count("D") + match[0].count("E")
-        if match[0][:2] == "N " and found <= set("NVUrJ ") and tokens[match.start()].kind == "person":
+        if match[0][:2] == "N " and found <= set("NVUQrJ ") and tokens[match.start()].kind == "person":
             return True  # HARRY GOLD
         if drawn:
             return drawn == 1 and found <= set("DENOI. p")
-        return found <= set("CUNOIJ. p") and not found <= set("IJ. p")
+        return found <= set("CTUQNOIJ. p") and not found <= set("IJ. p")
 
     def _stands(self, tokens: Sequence[Token], text: str, at: int) -> bool:
         """Whether a word that may do without an article is a name here all the same."""
         following, before = text[at + 1 : at + 3], text[max(0, at - 2) : at]
         lookup = tokens[at].lookup
-        if following in (" v", " +") and lookup in nw.MASS:
-            return following == " v" and tokens[at + 2].lookup not in nw.WEAKLY
+        if following in (" v", " m", " +") and lookup in nw.MASS:
+            return tokens[at + 2].lookup in nw.SPEAKS
         if before == "m " and lookup in nw.MASS:
             return False
         if before == "b " and lookup in nw.MASS:
-            return following == " U"
+            return following in (" U", " Q")
         return not (following == " b" and lookup.endswith("ing"))
 
     def _zones(self, tokens: Sequence[Token], text: str) -> bytearray:
@@ -272,7 +287,7 @@ class Names:
         """What is a name once is one at its other capitals, where the word would pass or is unknown."""
         names = {token.lookup for token, code in zip(tokens, codes, strict=True) if code == "N"}
         for at, code in enumerate(codes):
-            if code in "CUWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
+            if code in "CTUQWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
                 codes[at] = "N" if code != "x" else "o"
 
     def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> Iterator[Token]:
@@ -295,7 +310,9 @@ class Names:
         """Tokens outside names: a capital beside none is a letter, a company form a word."""
         for at in range(start, stop):
             token = tokens[at]
-            if token.kind in NAMES and (text[at] in "ItZz" or (text[at] == "L" and len(token.text) > 2)):
+            if token.kind in NAMES and (
+                text[at] in "ItZz" or (text[at] == "L" and (len(token.text) > 2 or token.text.islower()))
+            ):
                 token = token._replace(kind="stop")
             yield token
 
@@ -327,7 +344,8 @@ _LOWER = {
     **dict.fromkeys(nw.DOES, "v"), **dict.fromkeys(nw.SPEAKS, "s"), **dict.fromkeys(nw.BY | nw.PLACED, "b"),
     **dict.fromkeys(nw.PARTICLES - {"do", "as", "al", "le", "der", "den", "dem"}, "p"),
     **dict.fromkeys(nw.LEGAL - {"as", "co", "sa", "ag"}, "L"), **dict.fromkeys(nw.ADDRESSED, "y"),
-    **dict.fromkeys(nw.GREETINGS, "g"), "and": "+", "of": "f", "'s": "q", "the": "z", "a": "z",
-    **dict.fromkeys(nw.WEAKLY, "v"), **dict.fromkeys(nw.MEETS, "m"), **dict.fromkeys(nw.STATIONS, "S"),
+    **dict.fromkeys(nw.RELATIONS, "R"), **dict.fromkeys(nw.GREETINGS, "g"),
+    "and": "+", "of": "f", "'s": "q", "the": "z", "a": "z",
+    **dict.fromkeys(nw.MEETS, "m"), **dict.fromkeys(nw.STATIONS, "S"),
 }  # fmt: skip
-_CANDIDATE = re.compile("[CDUEJcWVBrNOIZAnot]")
+_CANDIDATE = re.compile("[CTDUQEJceWVBrNOIZAnot]")
