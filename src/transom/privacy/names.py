@@ -37,7 +37,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from transom.privacy import namewords as nw
-from transom.privacy.closed import ABBREVIATIONS
+from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS
 from transom.privacy.kinds import SUBKINDS
 from transom.privacy.nametypes import Stretch, Types
 from transom.privacy.policy import Policy
@@ -56,7 +56,7 @@ _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
 _FOUND = re.compile(
     rf"""
-    (?=[CTDUQEJWVBrceAZI])(?:
+    (?=[CTDUQEJWVBrceAZIM])(?:
       (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CTDUQEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
     | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CTDUQEJW](?=-[NO])
     | [CTDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UQEJ](?=[ ](?:I[.]?[ ])*[NOr]) | [ce](?=[ ]n)
@@ -65,7 +65,7 @@ _FOUND = re.compile(
     | [CTDUQE](?=[ ][vsm]) | [ce](?=[ ]s)
     | [CTDUQE](?=[ ]&[ ]N) | [CTDUQE](?=[ ][+][ ][NI]) | (?<=[N][ ][+][ ])[CTDUQEce] | [ce](?=[ ][+][ ]n)
     | (?<=n[ ][+][ ])[ce]
-    | T(?=[,!?:]|[ ][+]) | (?:(?<=[+f][ ])|(?<=[ ]:[ ]))T
+    | M(?=[ ](?:I[.]?[ ])*[NO]) | T(?=[,!?:]|[ ][+]) | (?:(?<=[+f][ ])|(?<=[ ]:[ ]))T
     | (?<=g[ ])(?:[CTDUQE]|[ce](?=[,!?\n¶]|\Z|[ ]y))
     | {_START}[CTDUQE](?=[ ]\#)
     | {_START}[CTDUQEJ](?=,[ ]N(?:[ ]I[.]?)?[ ]?(?:[|\n¶]|\Z))
@@ -151,7 +151,13 @@ class Names:
         if kind == "punct":
             return token.text if token.text != "#" else "*"
         if not lookup:
-            return "#" if kind in ("number", "identifier") else "0"
+            if (
+                kind in ("date", "stop")
+                and token.text.title() == token.text
+                and token.text.lower() in _MONTHS
+            ):
+                return "M"
+            return "#" if kind in ("number", "identifier", "place", "document") else "0"
         if lookup in ABBREVIATIONS and lookup in nw.TITLES:
             return "t"
         hidden = kind in self._drawn
@@ -229,7 +235,7 @@ class Names:
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
         for match in _FOUND.finditer(text):
             at = match.start()
-            if text[at] in "CTDUQEJWVBrceAZI" and self._stands(tokens, text, at):
+            if text[at] in "CTDUQEJWVBrceAZIM" and self._stands(tokens, text, at):
                 yield at
         for match in _SEGMENT.finditer(text):
             if text[match.start()] in "CTUQ" and zones[match.start()] == 2:
@@ -264,7 +270,7 @@ class Names:
         if before == "m " and lookup in nw.MASS:
             return False
         if before == "b " and lookup in nw.MASS:
-            return following in (" U", " Q")
+            return following in (" U", " Q", " S")
         return not (following == " b" and lookup.endswith("ing"))
 
     def _zones(self, tokens: Sequence[Token], text: str) -> bytearray:
@@ -340,6 +346,7 @@ class Names:
         return text[max(0, start - len(number) - 2) : start - len(number)] not in ("N ", "O ")
 
 
+_MONTHS = AMBIGUOUS_MONTHS - {"march", "jan", "mar"}
 _LOWER = {
     **dict.fromkeys(nw.DOES, "v"), **dict.fromkeys(nw.SPEAKS, "s"), **dict.fromkeys(nw.BY | nw.PLACED, "b"),
     **dict.fromkeys(nw.PARTICLES - {"do", "as", "al", "le", "der", "den", "dem"}, "p"),
