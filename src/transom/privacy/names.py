@@ -56,7 +56,7 @@ _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
 _FOUND = re.compile(
     rf"""
-    (?=[CTDUQEJWVBrceAZIM])(?:
+    (?=[CTDUQEJWVBrceAZIMdY])(?:
       (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CTDUQEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
     | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CTDUQEJW](?=-[NO])
     | [CTDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UQEJ](?=[ ](?:I[.]?[ ])*[NOr]) | [ce](?=[ ]n)
@@ -74,6 +74,10 @@ _FOUND = re.compile(
     | (?<=b[ ])[ce](?=[ ](?:[ce][ ])?S) | (?<=[ce][ ][+][ ])[ce](?=[ ]b)
     | (?:(?<![^\n¶<"])|(?<=[.!?,:;<"][ ])|(?<=[mbfvsgR+][ ]))e(?=[,.!?:;>"\n¶]|\Z|[ ][vsmb+y]) | e(?=[ ]y)
     | (?:(?<=[mgR][ ])|(?<=[\n¶]v[ ])|(?<=\Av[ ]))e | (?<=R[ ])c(?=[ ][vs])
+    | (?<=b[ ])[ce](?=[ ]) | (?<=,[ ])[ce](?=[ ]?[wdx]?(?:[\n¶]|\Z))
+    | (?<![^\n¶])(?:[ced](?=:)|[ce](?=[ ]v[ ]v))
+    | (?<=b[ ])Y(?=[,.\n¶]|\Z|[ ][b#vw]) | (?<=[NO]-)[CTDUQEJWVBr] | (?<=\#[ ])[CTDUQE]{_END}
+    | (?<=[NO]q[ ])[CTDUQEJWVB] | (?<=[bf][ ]r[ ])V(?=[\n¶,.]|\Z) | (?<=[Nr][ ]&[ ])[CTDUQEWV]
     | (?<=[bf][ ])[UEQ](?=[ ][bvs]|[.,!?\n¶]|\Z)
     | (?:(?<![^\n¶])|(?<=[.!?,:;][ ])|(?<=[mbfvsgR+V][ ]))Q(?=[,.!?:;\n¶]|\Z|[ ][vsmb+])
     | [QU](?=[ ][QU][ ]?(?:[vsmb.,:;!?\n¶]|\Z)) | (?<=[mR][ ])[QU](?=[ ][QU]|[ ]?[.,:;!?\n¶]|\Z)
@@ -88,7 +92,9 @@ _SEGMENT = re.compile(rf"{_START}{_ANY}[.]?(?:[ ](?:p[ ])*{_ANY}[.]?){{0,3}}{_EN
 _COMPANY = re.compile(
     rf"(?:[NrCTUQ]|(?<=b[ ])[VE]|{_START}[WVDE])(?:[ ][NOrCTDUQEWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
 )
-_STREET = re.compile(r"(?<=\#[ ])[CTDUQEWVNOBrJ](?:[ ][CTDUQEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])")
+_STREET = re.compile(
+    r"(?:(?<=\#[ ])|(?<=\#[ ]z[ ]))[CTDUQEWVNOBrJ](?:[ ][CTDUQEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])"
+)
 _HEAD = re.compile(r"B(?=[ ]f[ ][NO])")
 _JOINED = re.compile(
     r"""
@@ -110,6 +116,7 @@ _LABELLED = re.compile(
     re.VERBOSE,
 )
 _POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
+_NAMESAKE = re.compile("[CTUQ]")
 _LINE = re.compile(r"[^\n¶]+")
 _LONG_LINE = 8  # spaces that no line of an address has
 _CLOSING = 6  # tokens of a closing formula
@@ -158,7 +165,10 @@ class Names:
             ):
                 return "M"
             return "#" if kind in ("number", "identifier", "place", "document") else "0"
-        if lookup in ABBREVIATIONS and lookup in nw.TITLES:
+        if lookup in nw.TITLES and (
+            lookup in ABBREVIATIONS
+            or (lookup in nw.SHOWN_TITLES and kind == "stop" and token.case != "lower")
+        ):
             return "t"
         hidden = kind in self._drawn
         if lookup in nw.PARTICLES and token.case == "lower" and not hidden and kind != "stop":
@@ -168,7 +178,8 @@ class Names:
         if kind == "rare":
             return "r" if token.case == "upper" and len(lookup) > 1 else "x"
         if token.case == "lower":
-            return "w" if hidden else self._lower_code(lookup)
+            code = "w" if hidden else self._lower_code(lookup)
+            return "d" if code == "w" and kind == "dictionary" and not hidden else code
         title = token.case == "title"
         if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
             return "A"
@@ -185,7 +196,7 @@ class Names:
         if code != "w":
             return code
         if kind == "stop":
-            return "z"
+            return "Y" if token.marked and title and len(lookup) > 3 else "z"
         if lookup in nw.CUSTOMARY:
             return "K"
         return "B" if lookup in nw.BODIES or lookup in nw.HEADS else "W" if title else "V"
@@ -213,7 +224,7 @@ class Names:
         self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
             for at in list(self._places(tokens, "".join(codes), zones)):
-                codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] in "ce" else "N"
+                codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] in "ced" else "N"
         self._agree(tokens, codes)
 
     def _unname(self, tokens: list[Token], codes: list[str]) -> None:
@@ -235,8 +246,9 @@ class Names:
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
         for match in _FOUND.finditer(text):
             at = match.start()
-            if text[at] in "CTDUQEJWVBrceAZIM" and self._stands(tokens, text, at):
+            if text[at] in "CTDUQEJWVBrceAZIMdY" and self._stands(tokens, text, at):
                 yield at
+        yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
         for match in _SEGMENT.finditer(text):
             if text[match.start()] in "CTUQ" and zones[match.start()] == 2:
                 yield match.start()
@@ -267,8 +279,12 @@ class Names:
         lookup = tokens[at].lookup
         if following in (" v", " m", " +") and lookup in nw.MASS:
             return tokens[at + 2].lookup in nw.SPEAKS
-        if before == "m " and lookup in nw.MASS:
-            return False
+        if text[at] in "ce" and lookup in nw.MASS and before in ("m ", "b ", ", "):
+            return following == " S"
+        if before == "b " and text[at] in "ce" and following[:1] == " " and following != " S":
+            return tokens[at - 2].lookup in (("in", "near") if following[1] not in "bv" else _NOT_TO)
+        if before == "q ":
+            return lookup in nw.PARTS and tokens[at].kind not in self._drawn
         if before == "b " and lookup in nw.MASS:
             return following in (" U", " Q", " S")
         return not (following == " b" and lookup.endswith("ing"))
@@ -335,9 +351,11 @@ class Names:
         for number in ("# ", "#, "):
             if street and not gate and text.endswith(number, 0, start) and self._free(text, start, number):
                 return Stretch(start - len(number), stop)
+        if start > 1 and text[start - 1] == " " and tokens[start - 2].lookup in nw.STREET_HEADS:
+            start -= 2 * (tokens[start - 2].case == "lower" and tokens[start - 2].kind not in self._drawn)
         if gate:
             return Stretch(start, stop + 4)  # Karl Johans gate 192
-        street = street or first in nw.STREET_HEADS
+        street = street or first in nw.STREET_HEADS or tokens[start].lookup in nw.STREET_HEADS
         return Stretch(start, stop + 2 if street and after[:2] == " #" else stop)
 
     @staticmethod
@@ -346,6 +364,7 @@ class Names:
         return text[max(0, start - len(number) - 2) : start - len(number)] not in ("N ", "O ")
 
 
+_NOT_TO = (nw.BY | nw.PLACED) - {"to"}
 _MONTHS = AMBIGUOUS_MONTHS - {"march", "jan", "mar"}
 _LOWER = {
     **dict.fromkeys(nw.DOES, "v"), **dict.fromkeys(nw.SPEAKS, "s"), **dict.fromkeys(nw.BY | nw.PLACED, "b"),
@@ -355,4 +374,4 @@ _LOWER = {
     "and": "+", "of": "f", "'s": "q", "the": "z", "a": "z",
     **dict.fromkeys(nw.MEETS, "m"), **dict.fromkeys(nw.STATIONS, "S"),
 }  # fmt: skip
-_CANDIDATE = re.compile("[CTDUQEJceWVBrNOIZAnot]")
+_CANDIDATE = re.compile("[CTDUQEJceWVBrNOIZAnotdYM]")

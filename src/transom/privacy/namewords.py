@@ -159,7 +159,7 @@ STREET_ENDS = (
     "gate", "straße", "strasse", "straat", "gracht", "gatan", "gata", "vegen", "vägen", "gasse", "weg",
     "laan", "plein", "platz", "allee",
 )  # fmt: skip
-STREET_HEADS = _words("calle via rue avenida rua ulica ul plaza piazza place paseo unter")
+STREET_HEADS = _words("boulevard calle via rue avenida rua ulica ul plaza piazza place paseo unter")
 PARTS = STREETS | BODIES | {"castle", "cross", "bridge", "island", "bay", "point", "head", "end"}
 RELATIONS = _words(
     "brother sister son daughter wife husband mother father mum dad friend neighbour neighbor boss "

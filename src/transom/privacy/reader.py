@@ -74,7 +74,9 @@ class Reader:
         namesake = lookup in self._names.namesakes or (marked and self._names.are_called(lookup))
         if lookup in policy.names and not namesake and lookup not in CUSTOMARY:
             return "name"
-        if lookup in SHOWN_TITLES and lookup in ABBREVIATIONS:
+        if lookup in SHOWN_TITLES and (
+            lookup in ABBREVIATIONS or (marked and policy.rule(known or "dictionary") == "pass")
+        ):
             return "stop"
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
