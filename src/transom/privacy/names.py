@@ -7,7 +7,9 @@ place asks for a capital, in lines of capitals and in lower case. A namesake is 
 - beside a name or an initial: `Rose Miller`, `HARRY GOLD`, in lower case beside a person;
 - before `'s`, before what people do (`Mark said`), joined by `and` to a name, after a title or a greeting;
 - as the whole of a line or a table's cell, up to comma, bracket or number: signatures, addresses, lists;
-- in a line of capitals after a preposition, or as `SURNAME, GIVEN`.
+- in a line of capitals after a preposition or beside another namesake, or as `SURNAME, GIVEN`;
+- in lower case after who is met or asked, before `: ` at the head of a line, and after `in`; where it is
+  hardly anything but a person (`daisy`), wherever neither article nor adjective stands before it.
 
 Ordinary capitalised words are names before the end of a company (`Pinnacle Motors`, `AMBERLINE TRAVEL LTD`),
 with a street word behind a number, and as whole lines of an address: the first block of a text of several, or
@@ -24,8 +26,7 @@ No rule looks at a word that the policy draws: to its neighbours such a word is 
 is itself may depend on it (a namesake is hidden where another word of its group is drawn): that is of the
 rule of each drawn word, which is disclosed.
 
-Threat model: that of the lexer; capitals and lists are public. Not seen: namesakes in lower case without a
-person beside them; an ordinary word as a name at the head of a sentence; nicknames that are words; names
+Threat model: that of the lexer; capitals and lists are public. Not seen: other namesakes in lower case; an ordinary word as a name at the head of a sentence; nicknames that are words; names
 in a text of one line that hold neither a listed word nor a namesake; titles of works; several names in a
 row without punctuation are one.
 Source: own; the Penn treebank's notion of a name stretch (Marcus et al. 1993).
@@ -46,11 +47,13 @@ from transom.privacy.text import Token
 SUBNAMES = ("person", "place", "organisation")
 NAMES = frozenset({"name", "person", "place", "organisation"})
 
-# A code a token. Names: N, O with the last word or head of an organisation, in lower case n (person) and o;
-# I a single capital. Namesakes: C in title case, U in capitals, c; D and E where they are drawn, J where the
-# capital is custom too. Other words: W title case, V capitals, B with the last word of an organisation,
-# K custom, r unknown in capitals, w. Closed: t title, g greeting, v what people do, s also in lower case, b
-# preposition, f of, + and, p particle, L company form, q 's, y address. # number or code; else itself.
+# A code a token. Names: N, O with the last word or head of an organisation, Z custom (`Tel`), in lower case n
+# (person) and o; I a single capital, M a month that is a given name, too. Namesakes: C in title case, U in
+# capitals, c; T, Q and e where they are hardly anything else, D and E where they are drawn, J where the
+# capital is custom. Other words: W title case, V capitals, A of belief and origin, B with the last word of an
+# organisation, K custom, d of the dictionary alone, r unknown in capitals, w. Closed: t title, g greeting, v
+# what people do, s what only they do, m whom one meets, b preposition, f of, + and, p particle, L company
+# form, q 's, y address, R relation, S station, z and Y pass words. # number or code; else itself.
 _START = r"(?:(?<![^\n¶])|(?<=\|[ ])|(?<=[\n¶]-[ ])|(?<=\A-[ ]))"
 _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
@@ -351,8 +354,17 @@ class Names:
         for number in ("# ", "#, "):
             if street and not gate and text.endswith(number, 0, start) and self._free(text, start, number):
                 return Stretch(start - len(number), stop)
-        if start > 1 and text[start - 1] == " " and tokens[start - 2].lookup in nw.STREET_HEADS:
-            start -= 2 * (tokens[start - 2].case == "lower" and tokens[start - 2].kind not in self._drawn)
+        head = start
+        while head > 1 and start - head < 6 and tokens[head - 2].lookup in nw.PARTICLES:
+            head -= 2
+        before = tokens[head - 2] if head > 1 and text[head - 1] == " " else None
+        if (
+            before
+            and before.lookup in nw.STREET_HEADS
+            and before.kind not in self._drawn
+            and after[1:2] == "#"
+        ):
+            start = head - 2  # Via dei Mille 38
         if gate:
             return Stretch(start, stop + 4)  # Karl Johans gate 192
         street = street or first in nw.STREET_HEADS or tokens[start].lookup in nw.STREET_HEADS
