@@ -18,17 +18,17 @@ an unknown word in lower case too. Months, days, titles, `Re`, `Tel`, `PDF` and 
 their capital and pass; so do single letters that stand beside no name, and adjectives of origin and belief.
 
 Adjacent names are one token with their initials, particles, `&`, `of` after a head and company form; titles,
-`'s` and punctuation stay outside. A street takes its number in. Types, first that holds: organisation by its
-last word or head; place by street word or postcode; person by title, greeting or initial; the lists' type of
-its words; place after `in near at`; person after two namesakes or before what people do; else `name`.
+`'s` and punctuation stay outside. A street takes its number in. The types are those of
+`transom.privacy.nametypes`.
 
 No rule looks at a word that the policy draws: to its neighbours such a word is a capital or none. What a word
 is itself may depend on it (a namesake is hidden where another word of its group is drawn): that is of the
 rule of each drawn word, which is disclosed.
 
-Threat model: that of the lexer; capitals and lists are public. Not seen: other namesakes in lower case; an ordinary word as a name at the head of a sentence; nicknames that are words; names
-in a text of one line that hold neither a listed word nor a namesake; titles of works; several names in a
-row without punctuation are one.
+Threat model: that of the lexer; capitals and lists are public.
+Not seen: other namesakes in lower case; an ordinary word as a name at the head of a sentence; nicknames that
+are words; names of several common words (`Pity Me`) in lower case; names in a text of one line that hold
+neither a listed word nor a namesake; titles of works. Names in a row without punctuation are one.
 Source: own; the Penn treebank's notion of a name stretch (Marcus et al. 1993).
 """
 
