@@ -5,7 +5,8 @@ that type; pass words and contractions are *stop*, unless a capital that says "n
 `transom.privacy.text`) stands on one that may be an acronym or a name: of one or two letters (`US`, `IT`), or
 `can may who will`; any other word with such a capital is a *name*; words of the vocabulary and of the
 lists are of their public kind; other words are *foreign* when not ASCII, *name* when they begin with a
-capital, else *rare*.
+capital, else *rare*. What stands around them then makes names of further words, and one name of several
+tokens (`transom.privacy.names`); titles, and words whose capital is custom, keep it and pass where they may.
 No reading depends on which of the words that may be drawn stands somewhere.
 
 Threat model and what it does not protect: those of the lexer; spans come from whoever claims them and are
@@ -95,7 +96,9 @@ class Reader:
         namesake = lookup in self._names.namesakes or (marked and self._names.are_called(lookup))
         if lookup in policy.names and not namesake and lookup not in CUSTOMARY:
             return "name"
-        if lookup in SHOWN_TITLES and lookup in ABBREVIATIONS:
+        if lookup in SHOWN_TITLES and (
+            lookup in ABBREVIATIONS or (marked and policy.rule(known or "dictionary") == "pass")
+        ):
             return "stop"
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
