@@ -50,12 +50,9 @@ def report(
 
 def need(sources: Mapping[str, Path | None]) -> None:
     """End with a message that names every source that is missing."""
-    if gone := [
-        f"{what} ({path})" for what, path in sources.items() if path is not None and not path.exists()
-    ]:
-        sys.exit(
-            f"missing: {', '.join(gone)}. docs/words.md says where each source is from, with its SHA-256"
-        )
+    gone = [f"{what} ({path})" for what, path in sources.items() if path is not None and not path.exists()]
+    if gone:
+        sys.exit(f"missing: {', '.join(gone)}. docs/words.md says where each is from, with its SHA-256")
 
 
 def today(folder: str) -> Path | None:
