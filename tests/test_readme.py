@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from transom.net.listen import serve_in_thread
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.echo import EchoEngine
+from transom.serving.engines.job import Job, Step
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.tokenizer import load_tokenizer
@@ -21,10 +24,17 @@ from transom.serving.tokenizer import load_tokenizer
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
+class Parrot(EchoEngine):
+    """An echo that does not stop at the end-of-turn tokens of its own prompt."""
+
+    async def generate(self, job: Job) -> AsyncGenerator[Step, None]:
+        async for step in super().generate(replace(job, stop_ids=frozenset())):
+            yield step
+
+
 def section(head: str) -> str:
-    return re.split(r"^## ", README, flags=re.MULTILINE)[
-        1 + [part.split("\n")[0] for part in re.split(r"^## ", README, flags=re.MULTILINE)[1:]].index(head)
-    ]
+    parts = re.split(r"^## ", README, flags=re.MULTILINE)
+    return next(part for part in parts if part.startswith(f"{head}\n"))
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -61,7 +71,7 @@ def test_a_csv_goes_from_reviews_to_restored_answers(tmp_path: Path) -> None:
     assert "Okafor" not in (tmp_path / "safe.csv").read_text()
     gateway = GatewayConfig(mode="plain")
     with (
-        serve_in_thread(EchoEngine(model="echo").app()) as engine,
+        serve_in_thread(Parrot(model="smollm2").app()) as engine,
         serve_in_thread(create_gateway(gateway, IdsEngine(engine), load_tokenizer("smollm2"))) as url,
     ):
         script = blocks("python", text)[0]
