@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import typer
+
 from transom.config import attempt, load_json, to_plain
 from transom.errors import LedgerError, MisconfiguredError
 from transom.files import sync, write_file
@@ -129,6 +131,10 @@ def writing(target: Path | None, source: Path, settings: str, *, resume: bool) -
     except (KeyboardInterrupt, LedgerError):
         if not out.records:
             part.unlink()
+        elif state:
+            typer.echo(
+                f"{out.records} records are in {part}; --resume goes on, with the same options", err=True
+            )
         raise
     except BaseException:
         for path in (part, note):
