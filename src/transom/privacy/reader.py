@@ -15,6 +15,7 @@ Source: own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -25,6 +26,7 @@ from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex
 
 _MARKER = "\ue000"  # stands for a span while the text around it is read; a symbol to the lexer
+_MARKERS = re.compile(f"({_MARKER})")
 
 
 class Reader:
@@ -40,8 +42,13 @@ class Reader:
         outside, claims = _cut(text, spans)
         tokens, claim = [], iter(claims)
         for token in lex(outside, self._words):
-            found = next(claim) if token.text == _MARKER else None
-            tokens.append(found or self._placed(token))
+            if _MARKER not in token.text:
+                tokens.append(self._placed(token))
+                continue
+            for piece in _MARKERS.split(token.text):  # of symbols side by side, or an address's end
+                found = next(claim) if piece == _MARKER else None
+                if piece:
+                    tokens.append(found or token._replace(text=piece))
         return tokens
 
     def _placed(self, token: Token) -> Token:
@@ -89,6 +96,6 @@ def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
         claims += [None] * parts[-1].count(_MARKER)
         if span.start < span.end:
             parts.append(_MARKER)
-            claims.append(Token(span.kind, text[span.start : span.end]))
+            claims.append(Token(span.kind, text[span.start : span.end], claimed=True))
         end = span.end
     return "".join(parts), claims

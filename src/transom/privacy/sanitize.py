@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transom.privacy.channel import Floats
+from transom.privacy.claims import Claims
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -149,18 +150,24 @@ class BayesGuess:
 class Sanitizer:
     """A policy with a mechanism; `mechanism` (a name, or any `WordMechanism`) and `epsilon` override it.
 
-    When the policy replaces words by placeholders there is no mechanism and nothing is ever spent.
+    When the policy replaces words by placeholders there is no mechanism and nothing is ever spent. What
+    `claims` find in a text is public, allowed, or replaced by a placeholder whatever the policy's rules are.
     """
 
     def __init__(
-        self, policy: Policy, mechanism: str | WordMechanism | None = None, epsilon: float | None = None
+        self,
+        policy: Policy,
+        mechanism: str | WordMechanism | None = None,
+        epsilon: float | None = None,
+        *,
+        claims: Claims | None = None,
     ) -> None:
         if epsilon is not None:
             drawn = [kind for kind, rule in policy.rules.items() if not isinstance(rule, str)]
             policy = policy.with_rules(dict.fromkeys(drawn or ["word"], epsilon))
         if isinstance(mechanism, str):
             policy = policy.with_rules({}, mechanism)
-        self.policy, self._reader = policy, Reader(policy)
+        self.policy, self._reader, self._claims = policy, Reader(policy), claims or Claims()
         own = None if mechanism is None or isinstance(mechanism, str) else mechanism
         self._mechanisms, self._drawn_by = _mechanisms(policy, own)
         self.mechanism = self._mechanisms[0] if self._mechanisms else None
@@ -189,7 +196,8 @@ class Sanitizer:
     ) -> Sanitized:
         """Sanitise one message; `place` is its index in the conversation. With no session all is drawn.
 
-        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`).
+        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`), in place
+        of what the claims find.
 
         Nothing is charged or kept here: charge `epsilon`, then `memo.keep` in one call what is pending of all
         messages of the request, then send.
@@ -246,6 +254,7 @@ class Sanitizer:
             kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
         ]
         discloses = DISCLOSES + tuple(f"every {kind}, unchanged: the policy lets it pass" for kind in passing)
+        discloses += self._claims.disclosed()
         if self.mechanism is None:
             return Guarantee(
                 kind="pure-dp",
@@ -271,9 +280,11 @@ class Sanitizer:
     def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
         ids, hidden, drawn = self.policy.word_ids, self._hidden, self._drawn_by
         parts: list[_Part] = []
-        for token in self._reader.read(text, spans):
+        for token in self._reader.read(text, spans or self._claims.find(text)):
             kind = token.kind
-            if kind in drawn:  # a listed word may be of a drawn kind and in no group
+            if token.claimed:
+                parts.append((kind, token, kind not in CLAIMED, -1))
+            elif kind in drawn:  # a listed word may be of a drawn kind and in no group
                 word_id = ids.get(token.lookup, -1)
                 parts.append((kind, token, word_id < 0, word_id))
             else:

@@ -158,7 +158,8 @@ _PHRASE = re.compile(
 class Token(NamedTuple):
     """A piece of the normalised text.
 
-    `lookup` is what a vocabulary is asked for: lower case, contractions undone.
+    `lookup` is what a vocabulary is asked for: lower case, contractions undone. `claimed`: its kind is not
+    the lexer's word but somebody's claim.
     """
 
     kind: str
@@ -166,6 +167,7 @@ class Token(NamedTuple):
     lookup: str = ""
     case: Case = "lower"
     marked: bool = False
+    claimed: bool = False
 
 
 _SPACE = Token("space", " ")
