@@ -147,7 +147,7 @@ def sanitize_file(
     """
     check_file(source, target, selection, resume=resume)
     with opened(source) as file, _writing(target, source, f"{selection} {settings}", resume=resume) as out:
-        records = itertools.islice(_records(file, str(source), selection, advance), out.records, None)
+        records = itertools.islice(read_records(file, str(source), selection, advance), out.records, None)
         for chunk, done in _sanitised(make, _chunks(records), workers):
             if charge is not None and done.summary.epsilon:
                 charge(done.summary.epsilon)
@@ -156,9 +156,10 @@ def sanitize_file(
     return out.summary
 
 
-def _records(
+def read_records(
     file: BinaryIO, name: str, selection: Selection, advance: Callable[[int], object]
 ) -> Iterator[Record]:
+    """The records of an opened file; `advance` gets the bytes of each line. Raises MisconfiguredError."""
     lines, form = decoded(file, name, advance), selection.form
     if form in (Format.csv, Format.tsv):
         return _table_records(lines, selection)
