@@ -24,16 +24,16 @@ import numpy as np
 
 from transom.audit.exposure import NAMESAKE, Opinion, Word
 from transom.audit.rarity import Rarity
-from transom.audit.recovery import Attacker, recovery
+from transom.audit.recovery import NAME, Attacker, recovery
 from transom.privacy.kinds import base_of
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.sanitize import Sanitizer
 from transom.report.finding import Finding, measured, not_run
-from transom.report.metrics import KEPT, LIKENESS, READABLE
+from transom.report.metrics import KEPT, LIKENESS, READ, READABLE
 from transom.report.statistics import clustered_interval, mean_interval
 
 ANOTHER_LANGUAGE = 0.25  # share of unknown letters from which a text reads like another language
-_FEWEST_LETTERS = 40
+_FEWEST_LETTERS, _LONGEST_WORD = 40, 30
 _RARE = frozenset({"uncommon", "dictionary"})
 Words = tuple[Word, ...]
 
@@ -116,14 +116,23 @@ class Exposure:
 
 
 def expose(
-    preset: str, sanitizer: Sanitizer, texts: Sequence[str], opinion: Opinion, attacker: Attacker
+    preset: str,
+    sanitizer: Sanitizer,
+    texts: Sequence[str],
+    opinion: Opinion,
+    attacker: Attacker | None = None,
 ) -> Exposure:
-    """Sanitise `texts`, ask the second opinion, and let the attacker read. Raises MisconfiguredError."""
+    """Sanitise `texts`, ask the second opinion, and let the attacker, if any, read.
+
+    Raises MisconfiguredError.
+    """
     made = [sanitizer.sanitize(text, placeholders=Placeholders()) for text in texts]
     pieces = [one.pieces for one in made]
     words = tuple(tuple(opinion.words(text, some)) for text, some in zip(texts, pieces, strict=True))
     costs = tuple(one.epsilon for one in made)
-    return Exposure(preset, sanitizer, words, costs, recovery(sanitizer, pieces, attacker))
+    asked = not_run(NAME, READ, "no attacker was asked")
+    read = asked if attacker is None else recovery(sanitizer, pieces, attacker)
+    return Exposure(preset, sanitizer, words, costs, read)
 
 
 def _certain(word: Word) -> bool:
@@ -136,8 +145,8 @@ def unknown_share(texts: Iterable[Words]) -> float:
     known = unknown = 0
     for words in texts:
         for word in words:
-            letters = sum(map(str.isalpha, word.source))
-            if letters == len(word.source) and word.source == word.source.lower():
+            letters = min(len(word.source), _LONGEST_WORD)
+            if word.source.isalpha() and word.source == word.source.lower():
                 odd = word.kind == "rare" or base_of(word.kind) == "foreign"
                 known, unknown = known + letters * (not odd), unknown + letters * odd
     return unknown / (known + unknown) if known + unknown >= _FEWEST_LETTERS else 0.0

@@ -6,12 +6,13 @@ Source: own design.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from transom.audit.choice import ANOTHER_LANGUAGE, Exposure, unknown_share
-from transom.audit.exposure import Word
-from transom.report.comparison import MOST_SPOTS, Column, Comparison, Mark, Row, Spot
+from transom.audit.exposure import NAMESAKE, Word
+from transom.report.comparison import MOST_SPOTS, Column, Comparison, Fate, Mark, Row, Spot
 from transom.report.finding import Finding
 from transom.report.metrics import figure
 from transom.report.report import Frontier
@@ -28,7 +29,10 @@ def compare(exposures: Sequence[Exposure], texts: Sequence[Place], *, opinions: 
     return Comparison(
         tuple(_column(one, texts, shown) for one in exposures),
         tuple(chain(_exposed(exposures, opinions=opinions), _kept(exposures), _costs(exposures))),
-        tuple(_notes(exposures)),
+        (
+            *language_note(exposures),
+            *(f"{one.preset}: {one.read.note}" for one in exposures if one.read.note),
+        ),
     )
 
 
@@ -128,7 +132,8 @@ def _shares(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[str, ...], tuple[fl
 
 def _number(measure: str, exposures: Sequence[Exposure], value: Callable[[Exposure], float]) -> Row:
     values = tuple(map(value, exposures))
-    return Row(measure, tuple(f"{one:,.1f}" if 0 < one < 1e4 else f"{one:,.0f}" for one in values), values)
+    cells = tuple(f"{one:,.1f}" if 0 < one < 1e4 else f"{one:,.0f}" for one in values)
+    return Row(measure, cells, tuple(one if math.isfinite(one) else None for one in values))
 
 
 def _found(measure: str, exposures: Sequence[Exposure], finding: Callable[[Exposure], Finding]) -> Row:
@@ -140,7 +145,8 @@ def _share(value: float | None) -> str:
     return "-" if value is None else figure("", value)
 
 
-def _notes(exposures: Sequence[Exposure]) -> Iterator[str]:
+def language_note(exposures: Sequence[Exposure]) -> Iterator[str]:
+    """That the text reads like another language than the policy's, if it does."""
     unknown = max((unknown_share(one.texts) for one in exposures), default=0.0)
     if unknown >= ANOTHER_LANGUAGE:
         language = exposures[0].sanitizer.policy.language
@@ -148,7 +154,6 @@ def _notes(exposures: Sequence[Exposure]) -> Iterator[str]:
             f"{unknown:.0%} of the letters stand in words that neither vocabulary nor lists know: the text "
             f"reads like another language than the policy's ({language}), and its figures say little"
         )
-    yield from (f"{one.preset}: {one.read.note}" for one in exposures if one.read.note)
 
 
 def _column(one: Exposure, texts: Sequence[Place], shown: Sequence[int]) -> Column:
@@ -180,7 +185,8 @@ def _marks(text: str, words: Sequence[Word]) -> Iterator[Mark]:
             continue
         hidden = word.action == "placeholder"
         if word.readable:
-            mark = Mark("readable", text[word.start : word.end], word.private)
+            fate: Fate = "maybe" if word.private == NAMESAKE else "readable"
+            mark = Mark(fate, text[word.start : word.end], word.private)
         elif word.action == "pass":
             continue
         elif word.changed:

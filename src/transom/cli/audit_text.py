@@ -27,11 +27,10 @@ from transom.audit.utility.protect import words as protected
 from transom.checkpoint.source import DEFAULT_MODEL
 from transom.cli.audit_report import Options, auditing
 from transom.cli.audit_utility import UtilityModelOption, UtilityOption, measured, open_utility
-from transom.cli.options import ListOptions, PolicyFile
+from transom.cli.options import ListOptions, PolicyFile, sanitizer_under
 from transom.cli.texts import FileOptions
 from transom.data.rows import read_texts
 from transom.privacy.presets import PRESETS, Preset
-from transom.privacy.sanitize import Sanitizer
 from transom.report.finding import interrupted
 
 
@@ -40,7 +39,7 @@ def text(
     preset: Annotated[tuple[Preset, ...], "Preset; repeatable, all of them by default. One of"] = (),
     *,
     changes: PolicyFile,
-    claiming: ListOptions,
+    listing: ListOptions,
     where: FileOptions,
     epsilon: Annotated[
         float | None, typer.Option(help="Epsilon a drawn word; overrides the presets'.", min=0)
@@ -57,8 +56,8 @@ def text(
 ) -> None:
     """Choose a preset: what each leaves readable, changes without need, lets an attacker read, and keeps."""
     names = list(dict.fromkeys(preset or PRESETS))
-    sanitizers = {name: _sanitizer(changes, name, epsilon) for name in names}
-    claims, tasks = claiming.claims(), open_utility(utility, utility_model, None)
+    sanitizers = {name: sanitizer_under(changes, name, epsilon) for name in names}
+    claims, tasks = listing.claims(), open_utility(utility, utility_model, None)
     sample = where.sample(file)
     own = read_texts(prior, prior_column) if prior else ()
     model = None if language_model is None else causal.load_causal(language_model)
@@ -69,7 +68,7 @@ def text(
         "presets": ", ".join(names),
         "prior": f"{prior}, {len(own)} texts" if prior else "public word frequencies",
         "language model": language_model or "none",
-        "second opinion": "public lists" + (", your lists and recognisers" if claiming.given else ""),
+        "second opinion": "public lists" + (", your lists and recognisers" if listing.given else ""),
     }
     with auditing("text", record, (), options) as audit:
         exposures: list[Exposure] = []
@@ -83,7 +82,7 @@ def text(
             exposures.append(expose(name, sanitizers[name], texts, opinion, attacker))
             audit.left_s -= time.monotonic() - started
             audit.add(exposures[-1].findings())
-            audit.comparison = compare(exposures, sample.texts, opinions=claiming.given)
+            audit.comparison = compare(exposures, sample.texts, opinions=listing.given)
             settings.append(At(name, protected(sanitizers[name]), exposures[-1].read))
         audit.setting = ""
         audit.frontier, failed = measured(tasks, settings, quiet=options.json)
@@ -91,10 +90,3 @@ def text(
         audit.findings += failed
         if interrupted(failed):
             raise KeyboardInterrupt
-
-
-def _sanitizer(changes: PolicyFile, preset: str, epsilon: float | None) -> Sanitizer:
-    """One preset's; the epsilon is that of whatever it draws. Raises PolicyError."""
-    policy = changes.under(preset)
-    draws = any(not isinstance(rule, str) for rule in policy.rules.values())
-    return Sanitizer(policy, None, epsilon if draws else None)

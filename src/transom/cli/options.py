@@ -159,6 +159,18 @@ class WordOptions(ListOptions, PolicyOptions):
         return Sanitizer(self.load(), self.mechanism or None, self.epsilon, claims=self.claims())
 
 
+def sanitizer_under(
+    changes: PolicyFile, preset: str, epsilon: float | None = None, claims: Claims | None = None
+) -> Sanitizer:
+    """One preset's; an epsilon is for whatever it draws, and a preset that draws nothing stays so.
+
+    Raises PolicyError, MisconfiguredError.
+    """
+    policy = changes.under(preset)
+    draws = any(not isinstance(rule, str) for rule in policy.rules.values())
+    return Sanitizer(policy, None, epsilon if draws else None, claims=claims)
+
+
 def _rules(options: Iterable[str]) -> dict[str, Rule]:
     """The rule for each kind. Raises PolicyError for two that contradict each other."""
     rules: dict[str, Rule] = {}

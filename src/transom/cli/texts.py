@@ -41,9 +41,17 @@ class FileOptions:
     def sample(self, source: Path) -> Sample:
         """The file's texts. Raises MisconfiguredError, MissingExtraError."""
         form = form_of(source)
-        if form is Format.parquet:
-            if self.column is None or self.field is not None:
-                raise MisconfiguredError("a Parquet file needs --column, and no --field")
+        tabular, nested = (
+            form in (Format.csv, Format.tsv, Format.parquet),
+            form in (Format.json, Format.jsonl),
+        )
+        if tabular != (self.column is not None):
+            wrong = "has columns; name one with --column" if tabular else "has no columns; leave --column out"
+            raise MisconfiguredError(f"{source} {wrong}")
+        if nested != (self.field is not None):
+            wrong = "is JSON; name its texts with --field" if nested else "is no JSON; leave --field out"
+            raise MisconfiguredError(f"{source} {wrong}")
+        if form is Format.parquet and self.column is not None:
             return _sampled(source, enumerate(read_column(source, self.column), 1), self.limit)
         columns = () if self.column is None else (self.column,)
         fields = () if self.field is None else (self.field,)
@@ -106,7 +114,8 @@ def _sampled(source: Path, texts: Iterator[tuple[object, str]], limit: int) -> S
     if not held:
         what = f"holds {blank:,} texts, all of them blank" if blank else "is empty"
         raise MisconfiguredError(f"{source} {what}; there is nothing to look at")
-    chosen, size = [], 0
+    chosen: list[tuple[int, Text, bool]] = []
+    size = 0
     chance.shuffle(kept)
     for entry in kept:  # the first is taken, and then what fits
         size += len(entry[1].text)

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 from transom.report.metrics import figure
 
 MOST_SPOTS = 1000  # that a column lists; its row counts them all
-Fate = Literal["", "readable", "placeholder", "drawn", "needless"]
+Fate = Literal["", "readable", "maybe", "placeholder", "drawn", "needless"]
 FATES: Mapping[str, str] = {
     "readable": "private, and readable",
+    "maybe": "readable, and may be a name",
     "placeholder": "replaced by a placeholder",
     "drawn": "exchanged for another word",
     "needless": "changed without need",
