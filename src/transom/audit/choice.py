@@ -128,7 +128,7 @@ def expose(
     """
     made = [sanitizer.sanitize(text, placeholders=Placeholders()) for text in texts]
     pieces = [one.pieces for one in made]
-    words = tuple(tuple(opinion.words(text, some)) for text, some in zip(texts, pieces, strict=True))
+    words = tuple(opinion.words(text, some) for text, some in zip(texts, pieces, strict=True))
     costs = tuple(one.epsilon for one in made)
     asked = not_run(NAME, READ, "no attacker was asked")
     read = asked if attacker is None else recovery(sanitizer, pieces, attacker)

@@ -3,7 +3,8 @@
 A second opinion says of every word whether it is private, apart from what was done with it: names, numbers,
 identifiers, words that no public list knows, words of sensitive fields, whatever holds a digit, and what the
 user's own lists and recognisers claim. What is private and passes is *readable*. A common word with a capital
-that may be somebody's name (`Rose`, `Mark`) where the place asks for a capital is told apart, as `namesake`.
+that may be somebody's name (`Rose`, `Mark`) where the place asks for a capital is told apart, as `namesake`,
+unless the same text has it as a name elsewhere.
 *Ordinary* are words of the vocabulary and of the public lists that are nothing of that; an ordinary word that
 does not stand there any more was *changed*.
 
@@ -15,6 +16,7 @@ Source: own; kinds of `transom.privacy.kinds`.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Piece
 
 NAMESAKE = "namesake"
+_PART = re.compile(r"[^\W\d_]{2,}")
 _PRIVATE_BASES = frozenset({"name", "number", "identifier", "foreign"})
 _ORDINARY = frozenset({"word", "uncommon", "instruction", "dictionary"})
 _NAMES = frozenset(kind for kind, (base, _) in SUBKINDS.items() if base == "name")
@@ -74,8 +77,25 @@ class Opinion:
     policy: Policy = field(repr=False)
     claims: Claims = field(default_factory=Claims, repr=False)
 
-    def words(self, raw: str, pieces: Sequence[Piece]) -> Iterator[Word]:
-        """The words of a text whose way is `pieces`."""
+    def words(self, raw: str, pieces: Sequence[Piece]) -> tuple[Word, ...]:
+        """The words of a text whose way is `pieces`; what is hidden as a name in one place is one in others."""
+        found = tuple(self._words(raw, pieces))
+        names = {
+            part: word.private
+            for word in found
+            if word.action == "placeholder" and word.private and base_of(word.private) == "name"
+            for part in _PART.findall(word.source.lower())
+            if word.source[:1].isupper()
+        }
+        return tuple(
+            word._replace(private=kind, ordinary=False)
+            if word.action == "pass" and word.kind != "stop" and word.source[:1].isupper()
+            and (kind := names.get(word.source.lower()))
+            else word
+            for word in found
+        )  # fmt: skip
+
+    def _words(self, raw: str, pieces: Sequence[Piece]) -> Iterator[Word]:
         spans = self.claims.find(raw)
         starts = [span.start for span in spans]
         for piece, (start, end) in zip(pieces, places(raw, [one.source for one in pieces]), strict=True):

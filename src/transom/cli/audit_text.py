@@ -63,7 +63,7 @@ def text(
     model = None if language_model is None else causal.load_causal(language_model)
     first = sanitizers[names[0]].policy
     record = {
-        "target": f"{file}, {sample.told} texts",
+        "target": f"{file}, {sample.told}",
         "policy": first.name,
         "presets": ", ".join(names),
         "prior": f"{prior}, {len(own)} texts" if prior else "public word frequencies",

@@ -85,7 +85,7 @@ class Sample:
         )
         blank = f"; {self.blank:,} more are blank" if self.blank else ""
         cut = f"; {self.cut:,} cut at {LONGEST_CHARS:,} characters" if self.cut else ""
-        return f"{some}{cut}{blank}"
+        return f"{some} texts{cut}{blank}"
 
 
 def _numbered(source: Path, selection: Selection) -> Iterator[tuple[str, str]]:

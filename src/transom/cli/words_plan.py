@@ -28,7 +28,6 @@ from transom.cli.options import GATEWAY_CAP, Json, ListOptions, PolicyFile, sani
 from transom.cli.output import answer, progress
 from transom.cli.texts import FileOptions
 from transom.config import Setting
-from transom.errors import MisconfiguredError
 from transom.privacy.kinds import FIELDS
 from transom.privacy.presets import PRESETS
 
@@ -107,11 +106,6 @@ def plan(
     with progress("reading", len(PRESETS), quiet=as_json) as meter:
         for name in PRESETS:
             sanitizer = sanitizer_under(changes, name, epsilon, claims)
-            if not math.isfinite(sanitizer.word_epsilon):
-                raise MisconfiguredError(
-                    f"under {name} the mechanism {sanitizer.policy.mechanism} draws at a price that no "
-                    "ledger adds up; plan with an in-group one"
-                )
             exposures.append(expose(name, sanitizer, texts, Opinion(sanitizer.policy)))
             meter.advance(1)
     costs = [Cost.of(one) for one in exposures]
@@ -128,7 +122,7 @@ def plan(
         "reasons": notes,
     }
     if not as_json:
-        Console(highlight=False).print(_table(costs, questions, f"{file}: {sample.told} texts"))
+        Console(highlight=False).print(_table(costs, questions, f"{file}: {sample.told}"))
     answer(record, "\n".join(notes), as_json=as_json)
 
 

@@ -107,7 +107,6 @@ METRICS = (
         name=READ,
         meaning="the share of all tokens, weighted by how rare each is, that pass or are named rightly; "
         "guessing is what passes",
-        outcome="of the text can be read, by weight",
         gated=False,  # of a text whose ordinary words pass by choice
     ),
     Metric(
