@@ -127,6 +127,22 @@ def test_several_budgets_are_attacked_together(file: Path, policy: Path) -> None
     assert "drawn words by" in found["note"]
 
 
+def test_attacks_are_chosen_by_name(file: Path, policy: Path) -> None:
+    settings = (file, "--policy", policy, "--preset", "words")
+    for name in ("inversion", "bayes"):
+        notes = [one["note"] for one in report(*settings, "--attack", name)["findings"]]
+        assert any(f"drawn words by {name};" in note for note in notes)
+    refused(*settings, "--attack", "averaging", match="unknown attack")
+    refused(*settings, "--attack", "mine:Guess", match="audit words")
+
+
+def test_a_table_without_header_is_read_by_number(policy: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.tsv"
+    table.write_text("1\tthe cat\n2\tmy flu\n", "utf-8")
+    read = report(table, "--policy", policy, "--column", 2, "--no-header", "--preset", "entities")
+    assert [one["where"] for one in read["comparison"]["spots"]["entities"]["readable"]] == ["2:4"]
+
+
 def test_a_large_file_is_sampled_and_the_table_says_so(policy: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.csv"
     large.write_text("id,text\n" + "".join(f"{n},the cat has the flu\n" for n in range(500)), "utf-8")

@@ -78,7 +78,7 @@ class Opinion:
     claims: Claims = field(default_factory=Claims, repr=False)
 
     def words(self, raw: str, pieces: Sequence[Piece]) -> tuple[Word, ...]:
-        """The words of a text whose way is `pieces`; what is hidden as a name in one place is one in others."""
+        """The words of a text whose way is `pieces`; what it hides as a name is one wherever it stands."""
         found = tuple(self._words(raw, pieces))
         names = {
             part: word.private

@@ -28,22 +28,24 @@ from transom.audit.attacks.words import WordKnowledge, WordTarget
 from transom.audit.rarity import Rarity
 from transom.audit.words import case_of
 from transom.privacy.sanitize import Piece, Sanitizer
-from transom.report.finding import Finding, measured, not_run
+from transom.report.finding import Attack, Finding, measured, not_run
 from transom.report.metrics import READ
 from transom.report.statistics import clustered_interval
 
 _SILENT = frozenset({"space", "punct"})
 NAME = "an attacker"
+ATTACKS: tuple[Attack, ...] = (word_inversion, bayes, contextual, causal)  # on drawn words
 Texts = Sequence[Sequence[Piece]]
 
 
 @dataclass(frozen=True, eq=False)
 class Attacker:
-    """What one brings: lines of its own, a causal model, and how many seconds it takes."""
+    """What one brings: lines of its own, a causal model, seconds, and the names of the attacks it tries."""
 
     lines: tuple[str, ...] = field(default=(), repr=False)
     causal: Causal | None = field(default=None, repr=False)
     budget_s: float = 60.0
+    names: frozenset[str] = frozenset(attack.NAME for attack in ATTACKS)
 
 
 def recovery(sanitizer: Sanitizer, texts: Texts, attacker: Attacker) -> Finding:
@@ -104,6 +106,8 @@ def _strongest(
     knowledge = replace(case.knowledge, causal=attacker.causal)
     best, name, most, missing = [""] * len(truth), "", -1.0, []
     for tried, attack in _attacks(case.target, knowledge, attacker.budget_s):
+        if tried not in attacker.names:
+            continue
         try:
             named = attack()
         except TimeoutError:
@@ -112,7 +116,7 @@ def _strongest(
         reached = sum(w for w, guess, word in zip(weights, named, truth, strict=True) if guess == word)
         if reached > most:
             best, name, most = named, tried, reached
-    return best, [f"drawn words by {name}", *missing]
+    return best, [f"drawn words by {name or 'nobody'}", *missing]
 
 
 def _attacks(

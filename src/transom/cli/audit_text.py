@@ -17,11 +17,12 @@ from typing import Annotated
 
 import typer
 
+from transom.audit.attack import choose
 from transom.audit.attacks import causal
 from transom.audit.choice import Exposure, expose
 from transom.audit.choice_table import compare, with_utility
 from transom.audit.exposure import Opinion
-from transom.audit.recovery import Attacker
+from transom.audit.recovery import ATTACKS, Attacker
 from transom.audit.utility.frontier import Setting as At
 from transom.audit.utility.protect import words as protected
 from transom.checkpoint.source import DEFAULT_MODEL
@@ -30,6 +31,7 @@ from transom.cli.audit_utility import UtilityModelOption, UtilityOption, measure
 from transom.cli.options import ListOptions, PolicyFile, sanitizer_under
 from transom.cli.texts import FileOptions
 from transom.data.rows import read_texts
+from transom.errors import MisconfiguredError
 from transom.privacy.presets import PRESETS, Preset
 from transom.report.finding import interrupted
 
@@ -54,8 +56,14 @@ def text(
     utility_model: UtilityModelOption = "smollm2",
     options: Options,
 ) -> None:
-    """Choose a preset: what each leaves readable, changes without need, lets an attacker read, and keeps."""
+    """Choose a preset: what each leaves readable, changes without need, lets an attacker read, and keeps.
+
+    Your lists and recognisers are asked as a second opinion here, and not applied.
+    """
     names = list(dict.fromkeys(preset or PRESETS))
+    if own_attacks := [one for one in options.attack if ":" in one]:
+        raise MisconfiguredError(f"{own_attacks[0]} is an attack of your own; transom audit words runs it")
+    attacks = frozenset(attack.NAME for attack in choose(ATTACKS, options.attack))
     sanitizers = {name: sanitizer_under(changes, name, epsilon) for name in names}
     claims, tasks = listing.claims(), open_utility(utility, utility_model, None)
     sample = where.sample(file)
@@ -77,7 +85,7 @@ def text(
             audit.setting = name
             started = time.monotonic()
             opinion = Opinion(sanitizers[name].policy, claims)
-            attacker = Attacker(own, model, audit.left_s / (len(names) - number))
+            attacker = Attacker(own, model, audit.left_s / (len(names) - number), attacks)
             texts = [one.text for one in sample.texts]
             exposures.append(expose(name, sanitizers[name], texts, opinion, attacker))
             audit.left_s -= time.monotonic() - started
