@@ -41,7 +41,13 @@ _TEXT_LIMITS = (
 )
 
 _KINDS = {
-    "text": Kind("a text under presets", "What is left of the text", "Left is less.", "open", _TEXT_LIMITS),
+    "text": Kind(
+        "a text under presets",
+        "What is left of the text",
+        "Readable and read: left is better. Kept and alike: right is.",
+        "open",
+        _TEXT_LIMITS,
+    ),
     "words": Kind("sanitised words"),
     "adapter": Kind("a fine-tuned adapter"),
     "checkpoint": Kind("an obfuscated checkpoint"),
