@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,12 +21,14 @@ from transom.cli import words_plan
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
-from transom.cli.records import Selection, Summary, check_file, sanitize_file
-from transom.data.rows import Format, form_of
+from transom.cli.records import FileOptions, MapTo, check_file, sanitize_file
+from transom.cli.restored import restore_file, selection_of
+from transom.cli.resumable import Summary
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
 from transom.privacy.kinds import about
+from transom.privacy.mapfile import key_name, make_key, open_map, read_key
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
@@ -35,6 +37,7 @@ app = App(help="Sanitise words with differential privacy.", no_args_is_help=True
 app.command()(words_plan.plan)
 
 CURVE_GROUPS = 64
+FILES = FileOptions()
 
 
 @app.command()
@@ -47,35 +50,23 @@ def sanitize(
     ] = None,
     *,
     drawing: WordOptions,
-    form: Annotated[
-        Literal["text", "csv", "tsv", "jsonl", "json"] | None,
-        typer.Option("--format", help="By the file's ending when not given. One of"),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="CSV/TSV column to sanitise, by name or number from 1; repeatable."),
-    ] = None,
-    field: Annotated[
-        list[str] | None,
-        typer.Option(help="JSON field to sanitise, as text or messages[].content; repeatable."),
-    ] = None,
-    delimiter: Annotated[str, typer.Option(help="What parts a CSV file's columns.")] = ",",
-    header: Annotated[
-        bool | None,
-        typer.Option(help="The first CSV/TSV row names the columns; to be said where a column is a number."),
-    ] = None,
-    document: Annotated[
-        bool, typer.Option(help="A text file is one text with shared placeholders, not a text a line.")
-    ] = False,
+    files: FileOptions = FILES,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that sanitise.")] = 1,
     resume: Annotated[
         bool, typer.Option(help="Go on with a run that was stopped; what it wrote stays.")
     ] = False,
+    map_to: Annotated[
+        Path | None,
+        typer.Option("--map", help="File to write that brings the texts back, sealed with --key."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Key of the map; make one with `transom words key`.")
+    ] = None,
     charged: NamedLedger,
     account: Annotated[str, typer.Option(help="The ledger's account.")] = "words",
     as_json: Json = False,
 ) -> None:
-    """Sanitise text, CSV, TSV or JSON; the summary goes to standard error, what is not named stays unchanged.
+    """Sanitise text, CSV, TSV or JSON; what is not named stays unchanged, a summary goes to standard error.
 
     Nothing is sent, so nothing is charged unless a ledger is named. With --json the summary goes to standard
     output, and the text must go to --out.
@@ -86,18 +77,9 @@ def sanitize(
             "--json prints the summary on standard output; write the text with --out FILE"
         )
     sources = inputs or [Path("-")]
+    mapping = _map_to(map_to, key, sources, out)
     targets = _targets(sources, out, charged.ledger)
-    selections = [
-        Selection(
-            form_of(source) if form is None else Format(form),
-            tuple(column or ()),
-            tuple(field or ()),
-            header,
-            delimiter,
-            document,
-        )
-        for source in sources
-    ]
+    selections = list(map(files.selection, sources))
     for source, target, selection in zip(sources, targets, selections, strict=True):
         check_file(source, target, selection, resume=resume)
     sanitizer = drawing.sanitizer()
@@ -114,7 +96,8 @@ def sanitize(
                 advance=meter.advance,
                 workers=workers,
                 resume=resume,
-                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules}",
+                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules} {drawing.lists} {map_to}",
+                mapping=mapping,
             )
     if books is not None:
         books.close()
@@ -216,6 +199,46 @@ def build(
     record = {"path": str(out), **_policy_record(built)}
     text = f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}"
     answer(record, text, as_json=as_json)
+
+
+@app.command("key")
+def key_command(
+    path: Annotated[Path, typer.Argument(help="File to write, readable by you alone.")], as_json: Json = False
+) -> None:
+    """Make a key for map files: whoever has it and a map can restore what the map belongs to."""
+    make_key(path)
+    name = key_name(read_key(path))
+    answer(
+        {"key": str(path), "name": name}, f"wrote the key {name} to {path}; keep a backup", as_json=as_json
+    )
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="The sanitised file, or answers to it in its order.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; standard output by default.")] = None,
+    *,
+    map_from: Annotated[Path, typer.Option("--map", help="The map that was written with the file.")],
+    key: Annotated[Path, typer.Option(help="The map's key.")],
+    sanitised: Annotated[
+        Path | None, typer.Option(help="The sanitised file, to be sure that the map is for it.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Other columns than those sanitised.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="Other fields than those sanitised.")] = None,
+) -> None:
+    """Bring a sanitised file back to what it was; in answers, the values of placeholders."""
+    found = open_map(map_from, read_key(key), sanitised)
+    restore_file(source, out, found, selection_of(found, column or (), field or ()))
+
+
+def _map_to(path: Path | None, key: Path | None, sources: list[Path], out: Path | None) -> MapTo | None:
+    if path is None and key is None:
+        return None
+    if path is None or key is None or out is None or len(sources) != 1:
+        raise MisconfiguredError(
+            "--map FILE needs --key FILE, --out FILE and one input; give all, or neither"
+        )
+    return MapTo(path, read_key(key))
 
 
 def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:

@@ -35,9 +35,10 @@ from numpy.typing import NDArray
 from transom.config import Setting, attempt, listed, load_json, read_config
 from transom.errors import MisconfiguredError, PolicyError
 from transom.files import read_bounded, whole
-from transom.privacy.closed import is_closed
+from transom.privacy.closed import CLOSED_FORMS, is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.kinds import FIELDS, KINDS, Rule, rule_of, rule_problems, unknown
+from transom.privacy.numbers import OPEN_CODES
 from transom.privacy.partition import LARGEST_GROUP, Partition
 from transom.privacy.text import is_plain_word
 
@@ -115,6 +116,11 @@ class Policy:
         rule = self.rules["word"]
         return float(rule) if not isinstance(rule, str) else None
 
+    @cached_property
+    def words_pass(self) -> bool:
+        """Whether ordinary words pass: then layout is kept as typed, and open words are read with values."""
+        return self.rules["word"] == "pass"
+
     def rule(self, kind: str) -> Rule:
         """What happens to a kind: its own rule or that of its base."""
         return rule_of(self.rules, kind)
@@ -129,7 +135,11 @@ class Policy:
         """The kind of each word of the vocabulary and of each listed one; a namesake is a word here."""
         common = np.argsort(-self.prior_V, kind="stable")[:COMMON_WORDS]
         kinds = dict.fromkeys(self.words, "uncommon") | {self.words[i]: "word" for i in common}
-        return kinds | {word: kind for word, kind in self.listed.items() if kind != "namesake"}
+        kinds |= {word: kind for word, kind in self.listed.items() if kind != "namesake"}
+        kinds |= {word: "dictionary" for word in self.namesakes if word not in kinds}
+        # Words that steer the reading of values pass where words pass.
+        steering = (word for word in OPEN_CODES if word in self.word_ids)
+        return kinds | {word: "word" for word in steering if kinds[word] != "instruction"}
 
     @cached_property
     def namesakes(self) -> frozenset[str]:
@@ -333,7 +343,9 @@ def _listed(
         problems.append(f"{len(entries) - len(found)} listed words occur twice")
     if inside := [word for word, kind in found.items() if word in words and kind not in _IN_VOCABULARY]:
         problems.append(f"{len(inside)} drawn words are listed as names or dictionary: {inside[0]!r}")
-    wrong = [word for word in found if word in passing or is_closed(word) or not is_plain_word(word)]
+    closed = found.keys() & (passing | CLOSED_FORMS)
+    odd = [word for word in found if not (word.isascii() and word.isalpha() and word.islower())]
+    wrong = [*closed, *(word for word in found if len(word) < 2), *(w for w in odd if not is_plain_word(w))]
     if wrong:
         problems.append(f"{len(wrong)} listed words pass, are closed or no single words: {wrong[0][:40]!r}")
     return found, problems

@@ -5,7 +5,8 @@ that type; pass words and contractions are *stop*, unless a capital that says "n
 `transom.privacy.text`) stands on one that may be an acronym or a name: of one or two letters (`US`, `IT`), or
 `can may who will`; any other word with such a capital is a *name*; words of the vocabulary and of the
 lists are of their public kind; other words are *foreign* when not ASCII, *name* when they begin with a
-capital, else *rare*.
+capital, else *rare*. What stands around them then makes names of further words, and one name of several
+tokens (`transom.privacy.names`); titles, and words whose capital is custom, keep it and pass where they may.
 No reading depends on which of the words that may be drawn stands somewhere.
 
 Threat model and what it does not protect: those of the lexer; spans come from whoever claims them and are
@@ -15,71 +16,119 @@ Source: own.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from transom.errors import MisconfiguredError
-from transom.privacy.closed import HOMOGRAPHS
-from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
+from transom.privacy.capitals import BOUND, CONTINUED, FREE
+from transom.privacy.characters import MARKERS, normalise
+from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS, DAYS, HOMOGRAPHS, is_closed
+from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
+from transom.privacy.layout import aligned, as_typed, counting
+from transom.privacy.names import Names
+from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
+from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
-from transom.privacy.text import CLITICS, Token, Words, lex
+from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
-_MARKER = "\ue000"  # stands for a span while the text around it is read; a symbol to the lexer
-_MARKERS = re.compile(f"({_MARKER})")
+_GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
 
 
 class Reader:
     """Reads texts under a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self._policy, self._names = policy, Names(policy)
+        self._kept: dict[str, Token] = {}  # known words in lower case, placed
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
-        if not spans:
-            return [self._placed(token) for token in lex(text, self._words)]
-        outside, claims = _cut(text, spans)
-        tokens, claim = [], iter(claims)
-        for token in lex(outside, self._words):
-            if _MARKER not in token.text:
-                tokens.append(self._placed(token))
-                continue
-            for piece in _MARKERS.split(token.text):  # of symbols side by side, or an address's end
-                found = next(claim) if piece == _MARKER else None
-                if piece:
-                    tokens.append(found or token._replace(text=piece))
-        return tokens
+        outside, claims = _cut(text, spans) if spans else (text, [])
+        if not self._policy.words_pass:
+            tokens = self._tokens(normalise(outside))
+        else:
+            clean, ends_C = aligned(outside)
+            tokens = self._tokens(clean)
+            counting(tokens)
+            if ends_C is not None:
+                tokens = as_typed(tokens, outside, ends_C, self._shown)
+        return list(_claimed(tokens, claims)) if claims else tokens
+
+    def _tokens(self, clean: str) -> list[Token]:
+        kept, placed = self._kept, self._placed
+        tokens = [
+            token
+            if token.text == " "
+            else (token.lookup == token.text and kept.get(token.text)) or placed(token)
+            for token in lex_clean(clean, self._words)
+        ]
+        for at in range(len(tokens) - 2):  # `by April Weaver`
+            month = tokens[at]
+            if (
+                month.kind == "stop"
+                and month.text in _GIVEN_MONTHS
+                and base_of(tokens[at + 2].kind) == "name"
+            ):
+                tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
+        return self._names.read(tokens)
+
+    def _shown(self, kind: str) -> bool:
+        """Whether a token of this kind passes as it is."""
+        return kind in ("space", "punct") or self._policy.rule(kind) == "pass"
 
     def _placed(self, token: Token) -> Token:
         if token.kind != "word":
-            return token
+            alone = token.kind in ("number", "date") and self._policy.words_pass
+            return token._replace(kind="stop") if alone and token.text.lower() in PUBLIC_ALONE else token
         kind = self._kind(token)
-        return token if kind == "word" else token._replace(kind=kind)
+        placed = token if kind == "word" else token._replace(kind=kind)
+        if token.lookup == token.text and token.text in self._words.known:
+            self._kept[token.text] = placed
+        return placed
 
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
-        if lookup in policy.names or (known and SUBKINDS.get(known, ("",))[0] == "name"):
-            return known if known and known not in ("word", "uncommon") else "name"
+        if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
+            return "stop"
+        if known and SUBKINDS.get(known, ("",))[0] == "name":
+            return known
+        namesake = lookup in self._names.namesakes or (marked and self._names.are_called(lookup))
+        if lookup in policy.names and not namesake and lookup not in CUSTOMARY:
+            return "name"
+        if lookup in SHOWN_TITLES and (
+            lookup in ABBREVIATIONS or (marked and policy.rule(known or "dictionary") == "pass")
+        ):
+            return "stop"
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
-                return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
-            if marked:
+                short = len(lookup) < 3 and not self._customary(lookup, None)
+                return "name" if marked and (short or lookup in HOMOGRAPHS) else "stop"
+            if marked and (namesake or not self._customary(lookup, known)):
                 return "name"
-            if known:
-                return known
+            if known or namesake or lookup in CUSTOMARY:
+                return known or "dictionary"
         if not token.text.isascii():
             return "foreign"
         # A line in capitals says nothing about names: its unknown words are merely rare.
+        if len(token.text) == 1 and token.case == "lower":
+            return "dictionary"
         capital = token.case == "title" or (marked and token.text[0].isupper())
         return "name" if capital else "rare"
+
+    def _customary(self, lookup: str, known: str | None) -> bool:
+        """Whether a word has its capital by custom: `Monday`, `PDF`, and in an adjective `Catholic`."""
+        rule = self._policy.rule(known or "dictionary")
+        if known in ("origin", "religion", "politics"):
+            return isinstance(rule, str)
+        return rule == "pass" and lookup in CUSTOMARY
 
     @cached_property
     def _words(self) -> Words:
         """The words that pass and those that may be drawn."""
         policy = self._policy
-        return Words(policy.pass_words | policy.kind_of.keys())
+        known = policy.pass_words | policy.kind_of.keys() | self._names.namesakes
+        return Words(known, open_values=policy.words_pass)
 
 
 def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
@@ -93,9 +142,32 @@ def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
         if span.kind not in CLAIMED and span.kind not in SUBKINDS and span.kind not in KINDS:
             raise MisconfiguredError(f"a span is of the unknown kind {span.kind[:40]!r}")
         parts.append(text[end : span.start])
-        claims += [None] * parts[-1].count(_MARKER)
+        claims += [None] * sum(map(parts[-1].count, MARKERS))
         if span.start < span.end:
-            parts.append(_MARKER)
+            parts.append(MARKERS[_place_behind(text[span.start : span.end], span.kind)])
             claims.append(Token(span.kind, text[span.start : span.end], claimed=True))
         end = span.end
     return "".join(parts), claims
+
+
+def _claimed(tokens: Iterable[Token], claims: Iterable[Token | None]) -> Iterator[Token]:
+    """The tokens with what is claimed in place of its markers; what was typed at a marker stays beside it."""
+    claim = iter(claims)
+    for token in tokens:
+        found = next(claim) if token.text[0] in MARKERS else None
+        if found is None:
+            yield token
+            continue
+        yield found
+        if len(token.text) > 1:
+            yield token._replace(text=token.text[1:])
+    if next(claim, claims) is not claims:
+        raise RuntimeError("a span was lost in reading; nothing of this text may be used")
+
+
+def _place_behind(text: str, kind: str) -> int:
+    """What a capital says after a span: as after the last character of public text, else as after a name."""
+    last = text.rstrip(" ")[-1:]
+    if kind not in CLAIMED or (last and last not in ".!?\n\r:([—–•"):
+        return BOUND
+    return CONTINUED if last and last in ":([—–•" else FREE

@@ -23,12 +23,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from transom.privacy.channel import Floats
-from transom.privacy.claims import Claims
+from transom.privacy.claims import PUBLIC, Claims
+from transom.privacy.forms import may_hold_form, pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -41,7 +42,8 @@ from transom.privacy.text import Token, with_case
 
 DISCLOSES = (
     "the group and the rule of each drawn word, its place and its case pattern",
-    "the kind and place of each placeholder, and which placeholders of a conversation hold equal values",
+    "the kind and place of each placeholder, which placeholders of a conversation hold equal values or forms "
+    "of one entity (names of a person, spellings of a number or address), and which form each is",
     "pass words, punctuation, white space and the number of words",
     "with a session: whether a place was edited since the last request",
 )
@@ -67,6 +69,14 @@ class Piece(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Piece({self.kind}, {self.action}, {self.output!r})"
+
+
+class Hider(Protocol):
+    """Whoever makes placeholders."""
+
+    def hide(self, kind: str, value: str) -> str:
+        """The placeholder of a value."""
+        ...
 
 
 # A token with its kind, whether a placeholder replaces it, and its word id, -1 unless it is drawn. A bare
@@ -110,6 +120,16 @@ class Sanitized:
             released = self._fresh.get(i, self._known.get(i, -1))
             pieces.append(Piece(kind, action, output, token.text, word_id, released))
         return tuple(pieces)
+
+    @property
+    def recalled(self) -> int:
+        """The number of drawn words that were released before."""
+        return len(self._known)
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        """The stretches that passed as public."""
+        return tuple(token.text for kind, token, _, _ in self._parts if kind == PUBLIC)
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
@@ -198,7 +218,7 @@ class Sanitizer:
         self,
         text: str,
         *,
-        placeholders: Placeholders,
+        placeholders: Hider,
         memo: PlaceMemo | None = None,
         session: str | None = None,
         place: int = 0,
@@ -206,8 +226,8 @@ class Sanitizer:
     ) -> Sanitized:
         """Sanitise one message; `place` is its index in the conversation. With no session all is drawn.
 
-        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`), in place
-        of what the claims find.
+        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`); claims
+        are looked for between them.
 
         Nothing is charged or kept here: charge `epsilon`, then `memo.keep` in one call what is pending of all
         messages of the request, then send.
@@ -233,6 +253,8 @@ class Sanitizer:
         `placeholders`, one a text, may be shared by some of them.
         """
         holders = placeholders or [Placeholders() for _ in texts]
+        if not self._mechanisms:
+            return self._replaced(texts, holders)
         parts_of = [self._parts(text) for text in texts]
         drawn_of = [[part for part in parts if part[3] >= 0] for parts in parts_of]
         released = iter(self._draw([part for drawn in drawn_of for part in drawn]))
@@ -244,6 +266,31 @@ class Sanitizer:
         for parts in parts_of:
             counts.update(_counted(parts))
         return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
+
+    def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
+        """The batch where nothing is drawn: without what draws need, and one text at a time."""
+        results, counts, hidden = [], Counter[str](), self._hidden
+        for text, holder in zip(texts, holders, strict=True):
+            if may_hold_form(text) or not self.policy.words_pass:
+                parts = self._parts(text)
+                results.append("".join(self._outputs(parts, holder, ())))
+                counts.update([part[0] for part in parts])
+                continue
+            tokens = self._reader.read(text, self._claims.find(text))
+            results.append(
+                "".join(
+                    [
+                        holder.hide(token.kind, token.text)
+                        if token.kind in hidden or (token.claimed and token.kind not in CLAIMED)
+                        else token.text
+                        for token in tokens
+                    ]
+                )
+            )
+            counts.update([token.kind for token in tokens])
+        zeros = (0,) * len(texts)
+        kinds = {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), kinds)
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
@@ -290,7 +337,7 @@ class Sanitizer:
     def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
         ids, hidden, drawn = self.policy.word_ids, self._hidden, self._drawn_by
         parts: list[_Part] = []
-        for token in self._reader.read(text, spans or self._claims.find(text)):
+        for token in self._reader.read(text, self._claimed(text, spans)):
             kind = token.kind
             if token.claimed:
                 parts.append((kind, token, kind not in CLAIMED, -1))
@@ -298,11 +345,21 @@ class Sanitizer:
                 word_id = ids.get(token.lookup, -1)
                 parts.append((kind, token, word_id < 0, word_id))
             else:
-                hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
-                parts.append((kind, token, hide, -1))
-        return parts
+                parts.append((kind, token, kind in hidden, -1))
+        return _closed(parts)
 
-    def _outputs(self, parts: list[_Part], placeholders: Placeholders, released: Iterable[int]) -> list[str]:
+    def _claimed(self, text: str, spans: Sequence[Span]) -> Sequence[Span]:
+        """The given spans, and what the claims find in each stretch between them."""
+        if not spans:
+            return self._claims.find(text)
+        found, end = list(spans), 0
+        for span in (*sorted(spans), Span(len(text), len(text), PUBLIC)):
+            between = self._claims.find(text[end : span.start])
+            found += [Span(start + end, stop + end, kind) for start, stop, kind in between]
+            end = span.end
+        return found
+
+    def _outputs(self, parts: list[_Part], placeholders: Hider, released: Iterable[int]) -> list[str]:
         """What each token becomes; `released` are the word ids for those that are drawn, in order."""
         words, drawn = self.policy.words, iter(released)
         return [
@@ -395,6 +452,18 @@ def _price(mechanism: WordMechanism) -> float:
     """
     promise = mechanism.guarantee()
     return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
+
+
+def _closed(parts: list[_Part]) -> list[_Part]:
+    """Hide what passes and reads as a placeholder, alone or put together; not the program's own text."""
+    while True:
+        shown = ["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts]
+        found = [index for index in pieces_of_forms(shown) if parts[index][0] != "public"]
+        if not found:
+            return parts
+        parts = parts.copy()  # and once more: what stood beside it may read as a placeholder now
+        for index in found:
+            parts[index] = ("identifier", parts[index][1], True, -1)
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
