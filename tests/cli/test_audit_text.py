@@ -14,7 +14,7 @@ from transom.cli.main import app
 from transom.errors import CheckpointError, MisconfiguredError, PolicyError
 
 ALL = ("stop", "word", "number", "identifier", "name", "rare", "foreign", "symbol")
-TEXT = "Rose has the flu and owes 40 to Jane\n\nmy cat is red <a>&\n"
+TEXT = "Rose red the flu and owes 40 to Jane\n\nmy cat is red <a>&\n"
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +71,13 @@ def test_three_presets_stand_side_by_side(file: Path, policy: Path) -> None:
     assert found["epsilon a text, mean"] == {
         "entities": 0.0,
         "sensitive": 0.0,
-        "words": pytest.approx((2 + 2 + 2 + 2) / 2),  # rose flu | cat red
+        "words": pytest.approx((2 + 2 + 2 + 2 + 2) / 2),  # rose red flu | cat red
     }
     spots = read["comparison"]["spots"]
     places = [(one["where"], one["text"], one["kind"]) for one in spots["entities"]["readable"]]
     assert places == [("1:1", "Rose", "namesake"), ("1:14", "flu", "health")]
-    assert [one["where"] for one in spots["words"]["changed"]] in ([], ["3:4"], ["3:11"], ["3:4", "3:11"])
+    changed = {one["where"] for one in spots["words"]["changed"]}
+    assert changed <= {"1:6", "3:4", "3:11"}  # red | cat red, but where the draw kept the word
     assert "2 texts; 1 more are blank" in read["target"]["target"]
     by_name = {(one["name"], one["setting"]): one for one in read["findings"]}
     assert by_name["second opinion", "entities"]["n"] == 3
@@ -122,7 +123,7 @@ def test_lists_are_asked_and_not_applied(file: Path, policy: Path, tmp_path: Pat
 
 def test_several_budgets_are_attacked_together(file: Path, policy: Path) -> None:
     read = report(file, "--policy", policy, "--preset", "words", "--rule", "health=1", "--rule", "word=3")
-    assert rows(read)["epsilon a text, mean"] == {"words": pytest.approx((3 + 1 + 3 + 3) / 2)}
+    assert rows(read)["epsilon a text, mean"] == {"words": pytest.approx((3 + 3 + 1 + 3 + 3) / 2)}
     (found,) = (one for one in read["findings"] if one["name"] == "an attacker")
     assert "drawn words by" in found["note"]
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from transom.audit.places import places
+from transom.privacy.characters import normalise
 from transom.privacy.claims import Claims
 from transom.privacy.kinds import CLAIMED, FIELDS, SUBKINDS, Span, base_of
 from transom.privacy.policy import Policy
@@ -114,7 +115,7 @@ class Opinion:
             return "", False
         if span is not None:
             return span.kind, False
-        word, kind = piece.source.lower(), piece.kind
+        word, kind = normalise(piece.source).lower(), piece.kind
         known = self.policy.kind_of.get(word, "")
         if word in self.policy.namesakes and piece.source[:1].isupper():
             return (kind if kind in _NAMES or kind == "name" else NAMESAKE), False
