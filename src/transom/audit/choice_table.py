@@ -17,6 +17,10 @@ from transom.report.finding import Finding
 from transom.report.metrics import figure
 from transom.report.report import Frontier
 
+_BLIND = (
+    "the second opinion knows what public lists know, and counts nothing else: your own lists and "
+    "recognisers (--lists, --recogniser) see more"
+)
 SHOWN_TEXTS = 12
 SHOWN_CHARS = 1500  # of a text on the page
 LF = "\n"
@@ -31,6 +35,7 @@ def compare(exposures: Sequence[Exposure], texts: Sequence[Place], *, opinions: 
         tuple(chain(_exposed(exposures, opinions=opinions), _kept(exposures), _costs(exposures))),
         (
             *language_note(exposures),
+            *([] if opinions else [_BLIND]),
             *(f"{one.preset}: {one.read.note}" for one in exposures if one.read.note),
         ),
     )

@@ -119,7 +119,9 @@ class Opinion:
         known = self.policy.kind_of.get(word, "")
         if word in self.policy.namesakes and piece.source[:1].isupper():
             return (kind if kind in _NAMES or kind == "name" else NAMESAKE), False
-        if known in _NAMES or (word in self.policy.names and known in ("", "word", "uncommon")):
+        if kind != "stop" and (
+            known in _NAMES or (word in self.policy.names and known in ("", "word", "uncommon"))
+        ):
             return known if known in _NAMES else "name", False
         if kind in FIELDS or known in FIELDS:
             return kind if kind in FIELDS else known, False
