@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from transom.cli import words_plan
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
@@ -33,6 +34,7 @@ from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
 
 app = App(help="Sanitise words with differential privacy.", no_args_is_help=True)
+app.command()(words_plan.plan)
 
 CURVE_GROUPS = 64
 FILES = FileOptions()
