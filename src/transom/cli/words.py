@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from transom.cli import words_plan
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
@@ -33,6 +34,7 @@ from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy
 
 app = App(help="Sanitise words with differential privacy.", no_args_is_help=True)
+app.command()(words_plan.plan)
 
 CURVE_GROUPS = 64
 FILES = FileOptions()
@@ -295,7 +297,9 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
             f"  {kind:<13}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{about(kind)}"
         )
     if not figures:
-        console.print("words are replaced by placeholders: epsilon 0, nothing to compute")
+        console.print(
+            f"preset {policy.preset} draws no words: epsilon 0, nothing to compute; --preset words draws them"
+        )
         return
     table = Table("", *[f.mechanism for f in figures])
     rows: dict[str, Callable[[Explanation], str]] = {

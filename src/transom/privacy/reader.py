@@ -29,6 +29,7 @@ from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
+from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
@@ -89,6 +90,8 @@ class Reader:
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
+        if policy.words_pass and token.text in TECHNICAL:
+            return "stop"
         if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
             return "stop"
         if known and SUBKINDS.get(known, ("",))[0] == "name":

@@ -207,6 +207,16 @@ class Sanitizer:
         """The most that one fresh draw costs; 0 where nothing is drawn."""
         return max(map(_price, self._mechanisms), default=0.0)
 
+    @property
+    def mechanisms(self) -> tuple[WordMechanism, ...]:
+        """What draws, a mechanism for each epsilon."""
+        return tuple(self._mechanisms)
+
+    @property
+    def drawn_by(self) -> Mapping[str, int]:
+        """The place among `mechanisms` of what draws each kind that is drawn."""
+        return self._drawn_by
+
     def prepare(self) -> None:
         """Make now the tables that first draws would wait for, where all of them take a second or less."""
         for mechanism in self._mechanisms:
