@@ -298,7 +298,7 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
         )
     if not figures:
         console.print(
-            f"preset {policy.preset} draws no words: epsilon 0, nothing to compute; --preset words draws them"
+            f"preset {policy.preset} draws no words: epsilon 0, nothing to compute; try --preset words"
         )
         return
     table = Table("", *[f.mechanism for f in figures])
