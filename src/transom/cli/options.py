@@ -22,12 +22,11 @@ import typer
 from transom.config import Setting
 from transom.enclave.source import BOOT_PCRS, EvidenceSource, Name, source_of
 from transom.errors import LedgerError, MisconfiguredError, PolicyError
-from transom.files import Reread
 from transom.net.listen import Tls, require_loopback
 from transom.privacy.claims import Claims
 from transom.privacy.kinds import Recogniser, Rule
 from transom.privacy.ledger import Ledger
-from transom.privacy.lists import load_lists
+from transom.privacy.lists import watch_lists
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
 from transom.privacy.presets import DEFAULT_PRESET, Preset, with_preset
@@ -141,7 +140,7 @@ class ListOptions:
         """What the lists and recognisers find. Raises MisconfiguredError."""
         lists = None
         if self.lists is not None:
-            lists = Reread(self.lists, load_lists, also=lambda read: read.files)
+            lists = watch_lists(self.lists)
         return Claims(lists, {name: recogniser_of(name) for name in self.recogniser})
 
 

@@ -136,15 +136,24 @@ class Sanitized:
         """Tokens a kind."""
         return _counted(self._parts)
 
+    @cached_property
+    def replaced(self) -> Mapping[str, int]:
+        """Those of them that became placeholders."""
+        return _counted([part for part in self._parts if part[2]])
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Independent texts, sanitised together: with the fresh draws of each and their cost."""
+    """Independent texts, sanitised together: with the fresh draws of each and their cost.
+
+    `counts` are tokens a kind, `replaced` those of them that became placeholders.
+    """
 
     texts: tuple[str, ...]
     draws: tuple[int, ...]
     epsilons: tuple[float, ...]
     counts: Mapping[str, int]
+    replaced: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float:
@@ -263,18 +272,29 @@ class Sanitizer:
             for parts, drawn, holder in zip(parts_of, drawn_of, holders, strict=True)
         ]
         counts: Counter[str] = Counter()
+        replaced: Counter[str] = Counter()
         for parts in parts_of:
             counts.update(_counted(parts))
-        return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
+            replaced.update(_counted([part for part in parts if part[2]]))
+        return Batch(
+            tuple(results),
+            tuple(map(len, drawn_of)),
+            tuple(map(self._cost, drawn_of)),
+            counts,
+            replaced,
+        )
 
     def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
         """The batch where nothing is drawn: without what draws need, and one text at a time."""
-        results, counts, hidden = [], Counter[str](), self._hidden
+        results, hidden = [], self._hidden
+        settled = {*hidden, *CLAIMED}  # told by the kind alone
+        counts, kinds, replaced = Counter[str](), Counter[str](), Counter[str]()
         for text, holder in zip(texts, holders, strict=True):
             if may_hold_form(text) or not self.policy.words_pass:
                 parts = self._parts(text)
                 results.append("".join(self._outputs(parts, holder, ())))
                 counts.update([part[0] for part in parts])
+                replaced.update([part[0] for part in parts if part[2]])
                 continue
             tokens = self._reader.read(text, self._claims.find(text))
             results.append(
@@ -287,10 +307,11 @@ class Sanitizer:
                     ]
                 )
             )
-            counts.update([token.kind for token in tokens])
+            kinds.update([token.kind for token in tokens])
+            replaced.update([token.kind for token in tokens if token.claimed and token.kind not in settled])
+        replaced.update({kind: kinds[kind] for kind in hidden})
         zeros = (0,) * len(texts)
-        kinds = {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
-        return Batch(tuple(results), zeros, (0.0,) * len(texts), kinds)
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), _ordered(counts + kinds), _ordered(replaced))
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
@@ -310,7 +331,9 @@ class Sanitizer:
         passing = [
             kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
         ]
-        discloses = DISCLOSES + tuple(f"every {kind}, unchanged: the policy lets it pass" for kind in passing)
+        discloses = DISCLOSES + tuple(
+            f"every token of kind {kind}, unchanged: the policy lets it pass" for kind in passing
+        )
         discloses += self._claims.disclosed()
         if self.mechanism is None:
             return Guarantee(
@@ -467,5 +490,8 @@ def _closed(parts: list[_Part]) -> list[_Part]:
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
-    counts = Counter([part[0] for part in parts])
-    return {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
+    return _ordered(Counter([part[0] for part in parts]))
+
+
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    return {kind: count for kind in (*KINDS, *SUBKINDS, *CLAIMED) if (count := counts.get(kind))}
