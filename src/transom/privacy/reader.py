@@ -35,6 +35,10 @@ from transom.privacy.text import CLITICS, Token, Words, lex_clean
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
 
 
+# Prepositions of two letters: with one capital they are no acronym, and nobody's name.
+_BEFORE_ALL = frozenset({"as", "at", "by", "in", "of", "on", "to"})
+
+
 class Reader:
     """Reads texts under a policy."""
 
@@ -106,6 +110,7 @@ class Reader:
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
                 short = len(lookup) < 3 and not self._customary(lookup, None)
+                short = short and not (policy.words_pass and token.case == "title" and lookup in _BEFORE_ALL)
                 return "name" if marked and (short or lookup in HOMOGRAPHS) else "stop"
             if marked and (namesake or not self._customary(lookup, known)):
                 return "name"
