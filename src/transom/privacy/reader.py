@@ -27,6 +27,7 @@ from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
+from transom.privacy.phrasing import Phrasing
 from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
@@ -35,7 +36,7 @@ class Reader:
     """Reads texts under a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._names = policy, Names(policy)
+        self._policy, self._names, self._phrasing = policy, Names(policy), Phrasing(policy)
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
@@ -51,7 +52,8 @@ class Reader:
         return list(_claimed(tokens, claims)) if claims else tokens
 
     def _tokens(self, clean: str) -> list[Token]:
-        return self._names.read([self._placed(token) for token in lex_clean(clean, self._words)])
+        tokens = self._names.read([self._placed(token) for token in lex_clean(clean, self._words)])
+        return self._phrasing.read(tokens)
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "9b67e467da01ae4775eac7dbeaaa88f67d627155f6af41400960f69c49784614"
+ENGLISH_SHA256 = "93b50d57e8915d64ea2549cba5637ad1e6fc306f519071d48e353548f07481e7"

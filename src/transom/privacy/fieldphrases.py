@@ -1,0 +1,86 @@
+"""Phrases of the sensitive fields, the halves that they are made of, and words that only such phrases have.
+
+- Phrases are WordNet's collocations below a field's concepts (`seeds.ROOTS`), those of `halves.WHOLE`, and
+  the plurals of both; a hyphen in them is a blank.
+- Halves are the words of `halves.HALVES` with their inflections.
+- Modifiers are the nouns and adjectives, by WordNet's counts, among the words that may be drawn.
+- `parts`: words that are drawn seldom and of which at least half of WordNet's collocations are a field's
+  belong to the field themselves (`myocardial`): a word that may be drawn can be no part of a phrase.
+
+Threat model: none of its own; all of this is public. It does not protect anything by itself.
+Source: WordNet 3.0 (Fellbaum 1998).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from transom.privacy.fields import field_synsets
+from transom.privacy.halves import HALVES, WHOLE
+from transom.privacy.lexicon import WordNet
+from transom.privacy.packed import BIT_OF_FIELD, MODIFIER, MOST_WORDS
+from transom.privacy.seeds import FIELDS
+from transom.privacy.senses import Senses
+
+_HARMLESS = frozenset({"little potato", "piece of ass", "soil bank", "facts of life", "big brother"})
+_LEAST_SHARE = 0.5  # of a word's collocations
+
+
+def read_phrases(senses: Senses, lexicon: WordNet, words: Iterable[str], drawn: Collection[str]) -> dict[str, int]:
+    """Phrases, and halves among `words`, each with the bits of its fields; `drawn` may be modifiers."""
+    entries = {phrase: BIT_OF_FIELD[field] for phrase, field in field_phrases(senses).items()}
+    for word in words:
+        reading = lexicon.word_class(word)
+        forms = {word, reading[1] if reading else word}
+        bits = sum(BIT_OF_FIELD[field] for field in FIELDS if forms & HALVES[field])
+        if reading and word in drawn and reading[0].partition(".")[0] in ("noun", "adj"):
+            bits += MODIFIER
+        if bits and word.isascii() and word.isalpha():
+            entries[word] = bits
+    return entries
+
+
+def field_phrases(senses: Senses) -> dict[str, str]:
+    """Phrase to field; one that fits several is of the first."""
+    found: dict[str, str] = {}
+    for field in FIELDS:
+        spelled = (word for synset in field_synsets(senses, field) for word in senses.members[synset])
+        for phrase in (*WHOLE[field], *map(_plain, spelled)):
+            if _fits(phrase):
+                found.setdefault(phrase, field)
+    plurals = {plural: field for phrase, field in found.items() for plural in _plurals(phrase)}
+    return plurals | found
+
+
+def parts(senses: Senses, rare: Collection[str]) -> dict[str, str]:
+    """Those of `rare` that occur mostly in a field's phrases, with the field in which they do most."""
+    phrases = field_phrases(senses)
+    everywhere = Counter(word for lemma in map(_plain, senses.weights) if " " in lemma for word in lemma.split())
+    within: dict[str, Counter[str]] = {word: Counter() for word in rare}
+    for lemma in set(map(_plain, senses.weights)) & phrases.keys():
+        for word in lemma.split():
+            if word in within:
+                within[word][phrases[lemma]] += 1
+    most = {word: counts.most_common(1)[0] for word, counts in within.items() if counts}
+    return {word: field for word, (field, count) in most.items() if count >= _LEAST_SHARE * everywhere[word]}
+
+
+def _plain(spelled: str) -> str:
+    return spelled.lower().replace("_", " ").replace("-", " ")
+
+
+def _fits(phrase: str) -> bool:
+    words = phrase.split(" ")
+    return 1 < len(words) <= MOST_WORDS and phrase.isascii() and all(map(str.isalpha, words)) and (
+        phrase not in _HARMLESS
+    )  # fmt: skip
+
+
+def _plurals(phrase: str) -> Iterator[str]:
+    if phrase.endswith("y") and phrase[-2] not in "aeiou":
+        yield phrase[:-1] + "ies"
+    elif phrase.endswith(("s", "x", "ch", "sh")):
+        yield phrase + "es"
+    else:
+        yield phrase + "s"

@@ -1,0 +1,185 @@
+"""Hand-made seeds of phrases: words that two together say what neither says alone, and phrases no rule finds.
+
+`credit` is no secret and `rating` is none, `credit rating` is. `HALVES` are such words by field, each with its
+inflections; a word may be a half in several fields. `WHOLE` are phrases that stand in no dictionary.
+Threat model: none of its own; all of this is public. Does not protect: a list by hand has gaps.
+Source: written for this project; the fields are those of `transom.privacy.seeds`.
+"""
+
+from __future__ import annotations
+
+
+def _words(listed: str) -> frozenset[str]:
+    return frozenset(listed.split())
+
+
+HALVES: dict[str, frozenset[str]] = {
+    "health": _words(
+        """health heart blood brain lung liver kidney breast bowel skin bone spine spinal back knee hip ear
+        throat stomach chest prostate womb joint nerve nervous muscle muscular immune mental emotional chronic
+        acute severe terminal multiple learning eating sleep sleeping panic mood stress restless premature
+        nut peanut memory hearing speech vision visual sight weight hair alcohol drink drinking substance
+        gambling attention deficit irritable compulsive high low pressure sugar fatigue exhaustion personality
+        attack failure disease disorder syndrome condition pain problem illness infection virus positive test
+        scan transplant operation treatment therapy tablet pill medicine medication drug injection spray dose
+        blocker inhibitor loss impairment impaired difficulty disability breakdown dependence dependency abuse
+        habit misuse clinic nurse certificate pump monitor count donor patch episode relapse growth lump clot
+        cell replacement deficiency resistance intolerance reaction anonymous ward screening smear therapist
+        beta acid reflux valve rhythm bypass graft tumour cancer removal physical special needs thoughts"""
+    ),
+    "finance": _words(
+        """credit debit debt loan bank account card cash money financial payment pay salary income benefit
+        universal housing tax council rent mortgage bill rating score history notice default demand statutory
+        reminder judgment bailiff limit overdraft trust fund pension retirement redundancy severance sick
+        allowance grant voucher food relief hardship scheme settlement consolidation repayment payday interest
+        arrears balance saving deposit investment stock option bond portfolio estate inheritance offshore
+        claim compensation unemployment social security welfare charity means tested wage poor bad negative
+        equity betting creditor net worth bonus expense deduction maintenance frozen asset private fortune"""
+    ),
+    "religion": _words(
+        """church sunday sabbath friday school bible prayer meeting service study class worship mass holy
+        sacred spiritual faith belief believer convert conversion born again fast fasting bar bat first
+        confession midnight choir priest parish congregation head scarf headscarf veil retreat pilgrimage
+        mission missionary witness elder reverend deacon saint shrine festival feast ceremony vow lay
+        preacher scholar practising practicing lapsed observant reform orthodox charismatic"""
+    ),
+    "politics": _words(
+        """party labour labor green conservative liberal democratic national republican socialist left right
+        far hard wing trade union climate animal rights environmental peace nuclear independence gun
+        political election campaign council member membership supporter voter activist organiser organizer
+        candidate donor donation delegate volunteer steward leader strike march rally protest demonstration
+        movement branch canvasser view opinion leaning affiliation caucus leaflet reform progressive extreme
+        radical nationalist separatist grassroots sympathiser sympathizer lobby"""
+    ),
+    "origin": _words(
+        """mixed race ethnic minority black white brown native second generation born foreign speaking speaker
+        accent tongue language heritage descent background origin roots ancestry asylum seeking seeker
+        refugee migrant immigrant status visa permit residence settled illegal alien citizen dual nationality
+        passport traveller traveler skin colour color tribal tribe nation skinned"""
+    ),
+    "sexuality": _words(
+        """gender sex sexual sexuality orientation identity preference trans transition queen drag fluid
+        neutral binary dysfunction drive fertility sperm egg donor birth control coil porn adult film dating
+        massage escort worker strip club pride surgery reassignment hormone affair extramarital partner
+        marriage couple transmitted"""
+    ),
+    "crime": _words(
+        """car identity drug knife gun weapon sexual indecent public domestic violent petty grievous actual
+        bodily harm damage criminal common disorder exposure neglect cruelty money theft fraud assault
+        battery driving drunk drunken dangerous careless reckless disqualified carrying possession supply
+        dealing dealer offence offense offender record charge caution police bail sentence suspended
+        community service probation prison jail conviction warrant arrest curfew restraining order young
+        juvenile register registered breach peace contempt attempted conspiracy violence stolen goods false
+        imprisonment accounting insider trading handling threatening behaviour behavior burglary robbery
+        armed breaking entering illegal resisting obstruction evasion riot affray hacking revenge gang hate
+        crime child benefit tax court trial hearing"""
+    ),
+    "family": _words(
+        """family foster adoptive adopted adoption child parental maternity paternity leave custody visiting
+        rights battle dispute feud rift placement arranged forced marriage wedding agreement separation
+        divorce proceedings support maintenance broken home single lone mother father parent son daughter
+        step half sister brother twin birth biological surrogate love secret affair disowned estranged former
+        husband wife partner partnership domestic engagement pregnancy teenage unwanted relative guardian
+        kinship carer civil reunion custody twin fertility"""
+    ),
+}  # fmt: skip
+
+WHOLE: dict[str, frozenset[str]] = {
+    "health": frozenset(
+        {"special needs", "sick leave", "sick note", "learning difficulties", "eating disorder", "guide dog"}
+    ),
+    "finance": frozenset({"food stamps", "zero hours contract", "free school meals", "trust fund"}),
+    "religion": frozenset({"born again", "head covering", "sunday school", "bar mitzvah", "bat mitzvah"}),
+    "politics": frozenset({"left wing", "right wing", "far right", "far left", "pro life", "pro choice"}),
+    "origin": frozenset({"mixed race", "asylum seeking", "first nations", "leave to remain"}),
+    "sexuality": frozenset(
+        {"same sex", "one night stand", "two spirit", "drag queen", "drag king", "morning after pill",
+         "open relationship", "coming out", "came out", "non binary", "birth control"}
+    ),
+    "crime": frozenset({"carrying a knife", "drink driving", "breach of the peace", "community service"}),
+    "family": frozenset({"single mother", "single father", "single parent", "parental leave"}),
+}  # fmt: skip
+
+# Further words that say it alone, with their inflections.
+MORE: dict[str, frozenset[str]] = {
+    "health": _words(
+        """stutterer triage anaesthetic anesthetic sedation swelling limp lame bedwetting constipation constipated
+        diarrhoea diarrhea haemorrhoids hemorrhoids gout sciatica arthritic rheumatism rheumatoid osteoporosis
+        fibrosis cystic bifida shingles acne vertigo tinnitus glaucoma cataract cataracts conjunctivitis myopia
+        delirium burnout bulimic bingeing overdosed junkie drunkard amphetamine lsd nicotine pacemakers
+        defibrillator mammogram colposcopy laparoscopy metastatic tumorous polyp polyps nodules fibroids
+        menopausal caesarean cesarean epidural preeclampsia ectopic antenatal prenatal postnatal postpartum
+        lithium sertraline fluoxetine diazepam epipen ventolin antihistamine antihistamines betablocker codeine
+        naproxen levothyroxine ozempic hrt antiretrovirals aids immunocompromised autoimmune anaphylactic
+        braille prosthetic orthopaedic orthopedic physio chiropractor osteopath dietitian dietician psych
+        sanatorium palliative reflux angioplasty bypass dyspeptic dermatitis neuralgia neuropathy sepsis
+        jaundice anemic thrombosis embolism ischaemia ischemia arrhythmia tachycardia fibrillation sarcoma
+        myeloma neuroma glioma meningitis encephalitis hydrocephalus haemophilia hemophilia haemophiliac
+        colitis crohn diverticulitis appendicitis appendectomy gastritis pancreatitis nephritis cystitis
+        tonsillitis sinusitis laryngitis rhinitis tendonitis bursitis osteoarthritis fibromyalgia cretin
+        dyscalculia aphasia apraxia ataxia chorea agoraphobia agoraphobic claustrophobia claustrophobic
+        phobia phobic hypomania mania dissociative selfharm schizoaffective narcissist sociopath psychopath"""
+    ),
+    "finance": _words(
+        """overdue unpaid cashflow pawn pawned pawning subsistence pauper paupers indigence usury
+        repossessed garnished sequestration insolvencies overspent heirloom bequeathed bequeath probate legacies
+        trustee trustees endowment annuities royalties freeloader giro dole unwaged jobcentre jobseeker
+        jobseekers refinance refinanced refinancing subprime bailiffs severance payoff tuition bursary bursaries
+        superannuation bailout foodbank moneyed prosperous cashless prepaid taxpayer taxpayers untaxed"""
+    ),
+    "religion": _words(
+        """advent lent shiva menorah tefillin hanukah bris torahs hasidic haredi ultraorthodox kabbalah seder matzah
+        matzo iftar suhoor ummah sharia mullah ayatollah jumah puja darshan holi navratri dharma karma nirvana
+        nunnery friary abbot abbess friar deacon verger sacristan altar sacrament eucharist confessional
+        lutheranism calvinism methodism adventist evangelist evangelism pentecostalism mormonism amish mennonite
+        hutterite wicca wiccan druid paganism shaman shamanism rastafarian rastafarianism zoroastrian parsi
+        druze alawite ismaili ahmadi coptic maronite chaldean unitarian secularist nonbeliever unbeliever
+        freethinker theist deist proselyte blasphemy blasphemous heresy churchgoer churchgoers churchgoing
+        crucifix cassock vestry chaplain chaplaincy catechism christened kirtan langar turban kirpan mezuzah
+        convert converts"""
+    ),
+    "politics": _words(
+        """trotskyist leninist stalinist maoist bolshevik syndicalist brexiteer thatcherite antifascist suffragist
+        abolitionist secessionist unionism loyalist loyalists irredentist jingoist supremacist supremacists klan
+        klansman neofascist ukip pacifist pacifists pacifism strikebreaker striker demonstrator demonstrators
+        electioneering caucus caucuses councilwoman councilman alderman ideologue propagandist sympathiser
+        sympathizer revolutionary revolutionaries reformist progressive nonunion lockout walkout leafleting
+        placard placards picketer"""
+    ),
+    "origin": _words(
+        """quadroon creole afrikaner maori aborigine inuit eskimo metis sami lapp basque catalan breton cornish manx
+        flemish walloon sinti eurasian pakeha chicano chicana hispanics latinx cherokee navajo sioux apache hopi
+        cheyenne iroquois maasai kikuyu tutsi hutu oromo amhara berber assyrian kurd kurds turkmen uzbek kazakh
+        tajik kyrgyz mongolian tibetan hmong sinhalese gujarati marathi telugu malayali kashmiri pashtun balochi
+        sindhi hazara windrush diaspora expatriates emigre emigres repatriate deportee deportees overstayer
+        passportless tribeswoman complexion accented foreigners natives"""
+    ),
+    "sexuality": _words(
+        """sterile sterility vasectomy impotency frigid foreplay fellatio nymphomaniac sadomasochism sadomasochist
+        masochist masochism fetishist voyeur voyeurism exhibitionist exhibitionism cuckold mistress mistresses
+        concubine courtesan philanderer philandering womanizer womaniser adulterer adulteress affair affairs
+        bicurious demisexual aromantic genderfluid genderqueer agender androgynous hermaphrodite transitioned
+        transwoman transman deadname misgendered crossdressing lgb dyke lesbianism sapphic sodomite gigolo hooker
+        pimp whorehouse camgirl dysphoric pansexuality polygamist hpv genitalia truvada unprotected spermicide
+        iud"""
+    ),
+    "crime": _words(
+        """poaching poacher poachers thieving thievery pilfer pilfering pilfered housebreaking housebreaker carjacking
+        carjacked carjacker forger counterfeiter counterfeit embezzler blackmailer extortionist hoaxer swindler
+        swindled conman conmen phishing hacker hackers cyberstalking lewd lewdness soliciting pimping bigamy
+        bigamist patricide femicide genocide lynching lynched strangled strangling strangulation knifed brawl
+        brawling affray riot rioter rioting rioters looter joyrider breathalyser breathalysed breathalyzer asbo
+        borstal recidivist recidivism bailed remanded remand arraigned arraignment custodial fugitive fugitives
+        absconded abscond absconding moonshiner launderer pyromaniac vandalise graffiti slanderous libellous
+        perjurer evader dodger stowaway trafficked machete espionage treasonous misconduct misappropriate
+        malfeasance kickback kickbacks truancy truant"""
+    ),
+    "family": _words(
+        """feud feuding prenup prenuptial postnuptial disown disowned disowning disinherited disinherit jilted
+        elopement cohabitee cohabitation bastard lovechild fatherless motherless parentless stepsibling
+        quadruplets quintuplets adoptees birthmother wardship guardianship orphanage orphanages childcare
+        visitation betroth betrothal nuptials nuptial bridegroom matrimony matrimonial spousal widowhood
+        stillbirth childfree polyandry bigamous consanguinity kinsfolk relatives auntie aunty gramps
+        stepchildren stepparent stepparents coparent coparenting runaways estrangement"""
+    ),
+}  # fmt: skip
