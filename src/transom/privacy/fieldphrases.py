@@ -4,8 +4,8 @@
   the plurals of both; a hyphen in them is a blank.
 - Halves are the words of `halves.HALVES` with their inflections.
 - Modifiers are the nouns and adjectives, by WordNet's counts, among the words that may be drawn.
-- `parts`: words that are drawn seldom and of which at least half of WordNet's collocations are a field's
-  belong to the field themselves (`myocardial`): a word that may be drawn can be no part of a phrase.
+- `parts` are the seldom words of all of these: as a word that may be drawn can be no part of a phrase, they
+  are hidden where fields are.
 
 Threat model: none of its own; all of this is public. It does not protect anything by itself.
 Source: WordNet 3.0 (Fellbaum 1998).
@@ -13,21 +13,23 @@ Source: WordNet 3.0 (Fellbaum 1998).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 from transom.privacy.fields import field_synsets
-from transom.privacy.halves import HALVES, WHOLE
+from transom.privacy.halves import HALVES, PHRASE_ROOTS, WHOLE
 from transom.privacy.lexicon import WordNet
 from transom.privacy.packed import BIT_OF_FIELD, MODIFIER, MOST_WORDS
 from transom.privacy.seeds import FIELDS
 from transom.privacy.senses import Senses
 
-_HARMLESS = frozenset({"little potato", "piece of ass", "soil bank", "facts of life", "big brother"})
-_LEAST_SHARE = 0.5  # of a word's collocations
+_HARMLESS = frozenset(
+    {"little potato", "piece of ass", "soil bank", "facts of life", "big brother", "red tape", "coming out"}
+)
 
 
-def read_phrases(senses: Senses, lexicon: WordNet, words: Iterable[str], drawn: Collection[str]) -> dict[str, int]:
+def read_phrases(
+    senses: Senses, lexicon: WordNet, words: Iterable[str], drawn: Collection[str]
+) -> dict[str, int]:
     """Phrases, and halves among `words`, each with the bits of its fields; `drawn` may be modifiers."""
     entries = {phrase: BIT_OF_FIELD[field] for phrase, field in field_phrases(senses).items()}
     for word in words:
@@ -45,7 +47,8 @@ def field_phrases(senses: Senses) -> dict[str, str]:
     """Phrase to field; one that fits several is of the first."""
     found: dict[str, str] = {}
     for field in FIELDS:
-        spelled = (word for synset in field_synsets(senses, field) for word in senses.members[synset])
+        synsets = field_synsets(senses, field) | senses.subtree(PHRASE_ROOTS.get(field, ()))
+        spelled = (word for synset in sorted(synsets) for word in senses.members[synset])
         for phrase in (*WHOLE[field], *map(_plain, spelled)):
             if _fits(phrase):
                 found.setdefault(phrase, field)
@@ -53,17 +56,9 @@ def field_phrases(senses: Senses) -> dict[str, str]:
     return plurals | found
 
 
-def parts(senses: Senses, rare: Collection[str]) -> dict[str, str]:
-    """Those of `rare` that occur mostly in a field's phrases, with the field in which they do most."""
-    phrases = field_phrases(senses)
-    everywhere = Counter(word for lemma in map(_plain, senses.weights) if " " in lemma for word in lemma.split())
-    within: dict[str, Counter[str]] = {word: Counter() for word in rare}
-    for lemma in set(map(_plain, senses.weights)) & phrases.keys():
-        for word in lemma.split():
-            if word in within:
-                within[word][phrases[lemma]] += 1
-    most = {word: counts.most_common(1)[0] for word, counts in within.items() if counts}
-    return {word: field for word, (field, count) in most.items() if count >= _LEAST_SHARE * everywhere[word]}
+def parts(senses: Senses, seldom: Collection[str]) -> set[str]:
+    """Those of `seldom` that phrases are made of."""
+    return {word for phrase in field_phrases(senses) for word in phrase.split()} & set(seldom)
 
 
 def _plain(spelled: str) -> str:

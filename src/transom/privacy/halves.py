@@ -25,7 +25,10 @@ HALVES: dict[str, frozenset[str]] = {
         blocker inhibitor loss impairment impaired difficulty disability breakdown dependence dependency abuse
         habit misuse clinic nurse certificate pump monitor count donor patch episode relapse growth lump clot
         cell replacement deficiency resistance intolerance reaction anonymous ward screening smear therapist
-        beta acid reflux valve rhythm bypass graft tumour cancer removal physical special needs thoughts"""
+        beta acid reflux valve rhythm bypass graft tumour cancer removal physical special needs thoughts
+        stone hot cold iron vitamin valve stent gastric band dental gum tooth nose foot toe shoulder elbow neck
+        wrist ankle spine vein artery colon bladder hormone diet nutrition pregnancy birth sores sore blind sighted
+        impaired walking frame stick oxygen anger management trauma grief stage counselling rehabilitation needle"""
     ),
     "finance": _words(
         """credit debit debt loan bank account card cash money financial payment pay salary income benefit
@@ -34,14 +37,18 @@ HALVES: dict[str, frozenset[str]] = {
         allowance grant voucher food relief hardship scheme settlement consolidation repayment payday interest
         arrears balance saving deposit investment stock option bond portfolio estate inheritance offshore
         claim compensation unemployment social security welfare charity means tested wage poor bad negative
-        equity betting creditor net worth bonus expense deduction maintenance frozen asset private fortune"""
+        equity betting creditor net worth bonus expense deduction maintenance frozen asset private fortune
+        council court cut rise lost savings collector cheque check purchase contract minimum living zero winning
+        budget spending subsidy advance sharing lottery jackpot interest lump sum provident mis credit line union"""
     ),
     "religion": _words(
         """church sunday sabbath friday school bible prayer meeting service study class worship mass holy
         sacred spiritual faith belief believer convert conversion born again fast fasting bar bat first
         confession midnight choir priest parish congregation head scarf headscarf veil retreat pilgrimage
         mission missionary witness elder reverend deacon saint shrine festival feast ceremony vow lay
-        preacher scholar practising practicing lapsed observant reform orthodox charismatic"""
+        preacher scholar practising practicing lapsed observant reform orthodox charismatic
+        lent good ash palm midnight eve community elder baptised baptized pastor youth religious covering dietary
+        rule law fundamentalist beads retreat ministry minister temple reading house"""
     ),
     "politics": _words(
         """party labour labor green conservative liberal democratic national republican socialist left right
@@ -49,19 +56,25 @@ HALVES: dict[str, frozenset[str]] = {
         political election campaign council member membership supporter voter activist organiser organizer
         candidate donor donation delegate volunteer steward leader strike march rally protest demonstration
         movement branch canvasser view opinion leaning affiliation caucus leaflet reform progressive extreme
-        radical nationalist separatist grassroots sympathiser sympathizer lobby"""
+        radical nationalist separatist grassroots sympathiser sympathizer lobby
+        leaning rights action group activist militant marcher speaker agent official worker fundraiser committee
+        sit line picket coup regime prisoner exile"""
     ),
     "origin": _words(
         """mixed race ethnic minority black white brown native second generation born foreign speaking speaker
         accent tongue language heritage descent background origin roots ancestry asylum seeking seeker
         refugee migrant immigrant status visa permit residence settled illegal alien citizen dual nationality
-        passport traveller traveler skin colour color tribal tribe nation skinned"""
+        passport traveller traveler skin colour color tribal tribe nation skinned
+        arrival deportation camp card national law roots village east eastern west islander island minority
+        stateless claim indigenous first nations creed"""
     ),
     "sexuality": _words(
         """gender sex sexual sexuality orientation identity preference trans transition queen drag fluid
         neutral binary dysfunction drive fertility sperm egg donor birth control coil porn adult film dating
         massage escort worker strip club pride surgery reassignment hormone affair extramarital partner
-        marriage couple transmitted"""
+        marriage couple transmitted
+        dysphoria appearance change clinic app profile life partner libido swinging adult site video material
+        love triangle open cheating same transitioning puberty blocker agency"""
     ),
     "crime": _words(
         """car identity drug knife gun weapon sexual indecent public domestic violent petty grievous actual
@@ -72,7 +85,11 @@ HALVES: dict[str, frozenset[str]] = {
         juvenile register registered breach peace contempt attempted conspiracy violence stolen goods false
         imprisonment accounting insider trading handling threatening behaviour behavior burglary robbery
         armed breaking entering illegal resisting obstruction evasion riot affray hacking revenge gang hate
-        crime child benefit tax court trial hearing"""
+        crime child benefit tax court trial hearing
+        house shop street bicycle cycle dog fighting fight driver licence ban banned speeding theft shoplifting arson
+        fire setting file offending teenage mob organized organised ring racket mail wire evidence witness
+        intimidation intimidating tampering terrorist violent indecency malicious communication communications
+        emergency worker aggravated dodging fare ticket penalty points fined jury parking littering sale arms"""
     ),
     "family": _words(
         """family foster adoptive adopted adoption child parental maternity paternity leave custody visiting
@@ -80,25 +97,79 @@ HALVES: dict[str, frozenset[str]] = {
         divorce proceedings support maintenance broken home single lone mother father parent son daughter
         step half sister brother twin birth biological surrogate love secret affair disowned estranged former
         husband wife partner partnership domestic engagement pregnancy teenage unwanted relative guardian
-        kinship carer civil reunion custody twin fertility"""
+        kinship carer civil reunion custody twin fertility
+        row quarrel absent blended rights test contact joint sole shared care counselling therapy living apart
+        runaway teen teenage mother unmarried second trial empty nest shotgun honour kidnap minor legal guardian
+        household breakdown breakup split ex kin social services worker paternity egg donor ivf treatment"""
+    ),
+}  # fmt: skip
+
+# Concepts whose words of several parts are of a field, though their single words are not.
+PHRASE_ROOTS: dict[str, tuple[str, ...]] = {
+    "health": (
+        "physical_condition.n.1", "treatment.n.1", "medical_care.n.1", "health_professional.n.1",
+        "medical_examination.n.1", "dental_appliance.n.1", "fatigue.n.1", "bodily_process.n.1",
+    ),
+    "finance": (
+        "payment.n.1", "fund.n.1", "financial_condition.n.1", "credit.n.2", "financial_loss.n.1", "insurance.n.1",
+        "account.n.3", "financial_gain.n.1", "money.n.1", "social_welfare.n.1",
+    ),
+    "religion": ("religious_school.n.1", "spirituality.n.1", "religious_music.n.1"),
+    "politics": (
+        "political_movement.n.1", "demonstration.n.3", "strike.n.1", "reformer.n.1", "campaign.n.1",
+    ),
+    "sexuality": (
+        "sexual_desire.n.1", "sexual_relationship.n.1", "birth_control.n.1", "libertine.n.1", "lover.n.3",
+        "reproductive_organ.n.1", "sexual_love.n.1",
+    ),
+    "crime": (
+        "wrongdoing.n.2", "legal_proceeding.n.1", "punishment.n.1", "offender.n.1", "violence.n.1",
+        "legal_action.n.1", "killing.n.2", "confinement.n.3", "due_process.n.1", "fighting.n.1",
+    ),
+    "family": (
+        "family.n.1", "family.n.2", "kinship.n.2", "marital_status.n.1", "marital_relationship.n.1",
+        "wedding.n.1", "wedding.n.3", "leave.n.1", "charge.n.5",
     ),
 }  # fmt: skip
 
 WHOLE: dict[str, frozenset[str]] = {
-    "health": frozenset(
-        {"special needs", "sick leave", "sick note", "learning difficulties", "eating disorder", "guide dog"}
-    ),
-    "finance": frozenset({"food stamps", "zero hours contract", "free school meals", "trust fund"}),
-    "religion": frozenset({"born again", "head covering", "sunday school", "bar mitzvah", "bat mitzvah"}),
-    "politics": frozenset({"left wing", "right wing", "far right", "far left", "pro life", "pro choice"}),
-    "origin": frozenset({"mixed race", "asylum seeking", "first nations", "leave to remain"}),
-    "sexuality": frozenset(
-        {"same sex", "one night stand", "two spirit", "drag queen", "drag king", "morning after pill",
-         "open relationship", "coming out", "came out", "non binary", "birth control"}
-    ),
-    "crime": frozenset({"carrying a knife", "drink driving", "breach of the peace", "community service"}),
-    "family": frozenset({"single mother", "single father", "single parent", "parental leave"}),
-}  # fmt: skip
+    field: frozenset(phrase.strip() for phrase in " ".join(phrases.split()).split(","))
+    for field, phrases in {
+        "health": """special needs, sick leave, sick note, learning difficulties, eating disorder, guide dog, hearing aid,
+            walking frame, walking stick, oxygen tank, stair lift, memory loss, hair loss, weight loss, gastric band,
+            blood thinners, sleeping pills, sleep apnoea, slipped disc, bad back, frozen shoulder, long covid,
+            hot flushes, bed sores, pressure sores, low iron, colour blind, color blind, short sighted, long sighted,
+            glass eye, self harm, stage three, stage four, drinking problem, mental breakdown, special diet,
+            night sweats, brain fog, mood swings, suicidal thoughts, blood test, test results, water retention,
+            on the spectrum, hard of hearing, partially sighted, registered blind, day hospital, life support""",
+        "finance": """food stamps, zero hours contract, free school meals, trust fund, county court judgment, debt collector,
+            in arrears, in debt, hire purchase, second mortgage, minimum wage, bounced cheque, bounced check,
+            maxed out, final demand, means tested, food parcel, loan shark, negative equity, cash in hand, pay cut,
+            pay rise, living wage, credit score, credit union, rent arrears, in the red, on benefits, job loss,
+            offshore account, life savings, nest egg, broke, no savings, golden handshake, final notice""",
+        "religion": """born again, head covering, head scarf, sunday school, bar mitzvah, bat mitzvah, prayer mat, prayer beads,
+            first communion, midnight mass, bible study, call to prayer, meeting house, lay preacher""",
+        "politics": """left wing, right wing, far right, far left, hard left, hard right, pro life, pro choice, trade union,
+            shop steward, animal rights, civil rights, strike action, peace march, gun control, climate change,
+            picket line, free speech, direct action, civil disobedience""",
+        "origin": """mixed race, asylum seeking, first nations, leave to remain, second generation, first generation,
+            foreign born, work permit, green card, mother tongue, native speaker, dual nationality, refugee camp""",
+        "sexuality": """same sex, one night stand, two spirit, drag queen, drag king, morning after pill, open marriage,
+            open relationship, came out, non binary, birth control, sex life, sperm donor, egg donor, sperm count,
+            low libido, adult film, adult films, sugar daddy, gender fluid, gender neutral, sex worker, strip club,
+            dating app, civil partnership, top surgery, in the closet, love triangle, secret lover""",
+        "crime": """carrying a knife, drink driving, drunk driving, breach of the peace, community service, hit and run,
+            breaking and entering, receiving stolen goods, suspended sentence, penalty points, on remand, on bail,
+            on probation, on parole, behind bars, served time, previous convictions, spent conviction, money mule,
+            insider trading, tax evasion, street fight, bar fight, speeding ticket, driving ban, hate speech""",
+        "family": """single mother, single father, single parent, parental leave, custody battle, love child, arranged marriage,
+            forced marriage, shotgun wedding, trial separation, absent father, absent mother, second wife,
+            second husband, first wife, first husband, ex wife, ex husband, half brother, half sister, step son,
+            care order, broken home, runaway, out of wedlock, living apart, family feud, next of kin, only child,
+            in laws, mother in law, father in law, sister in law, brother in law, son in law, daughter in law,
+            foster care, in care, birth mother, birth father, birth parents, common law, broken engagement""",
+    }.items()
+}
 
 # Further words that say it alone, with their inflections.
 MORE: dict[str, frozenset[str]] = {

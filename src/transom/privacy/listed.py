@@ -103,10 +103,7 @@ def read_lists(
         )
     names = read_name_lists(folder)
     vectors = read_vectors(folder / VECTOR_FILE, _VECTORS)
-    lexicon, senses = read_wordnet(wordnet), read_senses(wordnet)
-    lists = word_lists(vocabulary, vectors, lexicon, senses, names)
-    words = sorted({*vocabulary, *lists, *FUNCTION_WORDS})
-    return lists, read_phrases(senses, lexicon, words, frozenset(vocabulary))
+    return word_lists(vocabulary, vectors, read_wordnet(wordnet), read_senses(wordnet), names)
 
 
 def read_name_lists(folder: Path) -> Names:
@@ -120,8 +117,8 @@ def read_name_lists(folder: Path) -> Names:
 
 def word_lists(
     vocabulary: Collection[str], vectors: Vectors, lexicon: WordNet, senses: Senses, names: Names
-) -> dict[str, str]:
-    """Word to kind for every word that has one, sorted; `vectors` in order of frequency."""
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Word to kind for every word that has one, and phrases; `vectors` in order of frequency."""
     lists = _Lists(frozenset(vocabulary), vectors, lexicon, senses, names)
     words = [
         word
@@ -129,10 +126,12 @@ def word_lists(
         if word.isalpha() and is_plain_word(word) and not is_closed(word) and word not in FUNCTION_WORDS
     ]
     fields = field_words(senses, lexicon, words, lists.called - lists.usual)
-    rare = lists.seldom() - HARMLESS
-    halves = {word: field for field in reversed(FIELDS) for word in HALVES[field] & rare}
-    fields = parts(senses, rare) | halves | fields
-    return {word: kind for word in words if (kind := lists.kind(word, fields))}
+    listed = {word: kind for word in words if (kind := lists.kind(word, fields))}
+    seldom = lists.seldom() - fields.keys() - INSTRUCTIONS
+    halves = {word for word in seldom if any(word in HALVES[field] for field in FIELDS)}
+    listed |= dict.fromkeys((parts(senses, seldom) | halves) - HARMLESS, "part")
+    everything = sorted({*vocabulary, *listed, *FUNCTION_WORDS})
+    return dict(sorted(listed.items())), read_phrases(senses, lexicon, everything, lists.drawn)
 
 
 _SINGLE = {
@@ -172,7 +171,7 @@ class _Lists:
     def seldom(self) -> frozenset[str]:
         """The words that are drawn and not among the most frequent ones."""
         common = sorted(self.drawn, key=lambda word: self.rank.get(word, _VECTORS))[:COMMON_WORDS]
-        return self.drawn - frozenset(common) - INSTRUCTIONS
+        return self.drawn - frozenset(common)
 
     def types(self, word: str) -> list[str]:
         """The types of name under which the public lists have the word."""

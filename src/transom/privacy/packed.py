@@ -24,7 +24,7 @@ from transom.privacy.text import is_plain_word
 MODIFIER = 1 << len(FIELDS)
 BIT_OF_FIELD = {field: 1 << number for number, field in enumerate(FIELDS)}
 MOST_WORDS = 5  # of a phrase
-_IN_VOCABULARY = frozenset({"instruction", "namesake", *FIELDS})  # what a word that is drawn may be listed as
+_IN_VOCABULARY = frozenset({"instruction", "namesake", "part", *FIELDS})  # what a word that is drawn may be listed as
 
 
 def packed(words: Iterable[str]) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from transom.privacy.kinds import FIELDS, SUBKINDS, base_of
+from transom.privacy.namewords import CLOSINGS, CUSTOMARY, GREETINGS
 from transom.privacy.packed import BIT_OF_FIELD, MODIFIER, MOST_WORDS
 from transom.privacy.policy import Policy
 from transom.privacy.text import Token
@@ -45,8 +46,9 @@ class Phrasing:
         self._fields = frozenset(field for field in FIELDS if hidden and policy.rule(field) == "placeholder")
         kinds = [kind for kind in ("word", *SUBKINDS) if base_of(kind) == "word"]
         self._drawn = frozenset(kind for kind in kinds if not isinstance(policy.rule(kind), str))
+        self._seldom = self._drawn | {"part"}
         self._open = frozenset({*kinds, "stop", "dictionary"})  # what may become part of a value
-        self._namesakes = policy.namesakes
+        self._namesakes = policy.namesakes - GREETINGS - CLOSINGS - CUSTOMARY
         enabled = MODIFIER + sum(BIT_OF_FIELD[field] for field in self._fields)
         self._bits_of: dict[str, int] = {}
         self._whole: dict[tuple[str, ...], str] = {}
@@ -80,9 +82,8 @@ class Phrasing:
         """A name where a capital stands on a word that is also one, or on a word that would be drawn."""
         if token.case == "lower" or token.claimed or token.kind not in self._open - {"stop", "instruction"}:
             return token
-        if token.kind in self._fields or not (token.kind in self._drawn or token.lookup in self._namesakes):
-            return token
-        return token._replace(kind="name")
+        named = token.lookup in self._namesakes and token.kind not in self._fields
+        return token._replace(kind="name") if named else token
 
     def _lookup(self, token: Token) -> str:
         """The word of a token, as far as a reading may depend on it."""
@@ -137,7 +138,7 @@ class Phrasing:
 
     def _follows(self, token: Token, bits: int, field: str) -> bool:
         """Whether a word behind one of a field is part of the value."""
-        return token.kind in self._drawn or bool(bits & BIT_OF_FIELD[field])
+        return token.kind in self._seldom or bool(bits & BIT_OF_FIELD[field])
 
     def _leads(self, token: Token, bits: int, field: str) -> bool:
         """Whether a word before one of a field is part of the value."""

@@ -48,7 +48,7 @@ COMMON_WORDS = 8_000  # the most frequent words of a vocabulary; the others are 
 _TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
 _LISTS = {"listed": "U8", "listed_kinds": "U8"}  # both or none
 _PHRASES = {"phrases": "U8", "phrase_fields": "U16"}  # the same
-LISTED = ("person", "place", "organisation", "namesake", "instruction", "dictionary", "ordinary", *FIELDS)
+LISTED = ("person", "place", "organisation", "namesake", "instruction", "dictionary", "ordinary", "part", *FIELDS)
 _Texts = Annotated[tuple[str, ...], Setting(wanted="be a list of text")]
 
 

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "93b50d57e8915d64ea2549cba5637ad1e6fc306f519071d48e353548f07481e7"
+ENGLISH_SHA256 = "e5ec663ce533456e4ae952a6a899d39188fd4cbb01fb8c7b7ddfe8d4f9ee79d8"
