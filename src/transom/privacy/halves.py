@@ -28,7 +28,8 @@ HALVES: dict[str, frozenset[str]] = {
         beta acid reflux valve rhythm bypass graft tumour cancer removal physical special needs thoughts
         stone hot cold iron vitamin valve stent gastric band dental gum tooth nose foot toe shoulder elbow neck
         wrist ankle spine vein artery colon bladder hormone diet nutrition pregnancy birth sores sore blind sighted
-        impaired walking frame stick oxygen anger management trauma grief stage counselling rehabilitation needle"""
+        impaired walking frame stick oxygen anger management trauma grief stage counselling rehabilitation needle
+        donation rod"""
     ),
     "finance": _words(
         """credit debit debt loan bank account card cash money financial payment pay salary income benefit
@@ -48,7 +49,9 @@ HALVES: dict[str, frozenset[str]] = {
         mission missionary witness elder reverend deacon saint shrine festival feast ceremony vow lay
         preacher scholar practising practicing lapsed observant reform orthodox charismatic
         lent good ash palm midnight eve community elder baptised baptized pastor youth religious covering dietary
-        rule law fundamentalist beads retreat ministry minister temple reading house"""
+        rule law fundamentalist beads retreat ministry minister temple reading house
+        council choir server ringer camp house healer faith practice confirmation evening practice committee
+        water washing atonement dues offering grace brethren army humanist vows calling orders sunday"""
     ),
     "politics": _words(
         """party labour labor green conservative liberal democratic national republican socialist left right
@@ -74,7 +77,8 @@ HALVES: dict[str, frozenset[str]] = {
         massage escort worker strip club pride surgery reassignment hormone affair extramarital partner
         marriage couple transmitted
         dysphoria appearance change clinic app profile life partner libido swinging adult site video material
-        love triangle open cheating same transitioning puberty blocker agency"""
+        love triangle open cheating transitioning puberty blocker agency
+        donation habit toy addict freezing night bar march app hook pill bathhouse parlour parlor"""
     ),
     "crime": _words(
         """car identity drug knife gun weapon sexual indecent public domestic violent petty grievous actual
@@ -86,10 +90,12 @@ HALVES: dict[str, frozenset[str]] = {
         imprisonment accounting insider trading handling threatening behaviour behavior burglary robbery
         armed breaking entering illegal resisting obstruction evasion riot affray hacking revenge gang hate
         crime child benefit tax court trial hearing
-        house shop street bicycle cycle dog fighting fight driver licence ban banned speeding theft shoplifting arson
+        house shop street bicycle cycle dog fighting fight driver ban banned speeding theft shoplifting arson
         fire setting file offending teenage mob organized organised ring racket mail wire evidence witness
         intimidation intimidating tampering terrorist violent indecency malicious communication communications
-        emergency worker aggravated dodging fare ticket penalty points fined jury parking littering sale arms"""
+        emergency worker aggravated dodging fare ticket penalty points fined jury parking littering sale arms
+        court fine fined tag electronic fake forged bike phone plea deal bargain betting rifle reform detention
+        tipping coursing touting mule threat"""
     ),
     "family": _words(
         """family foster adoptive adopted adoption child parental maternity paternity leave custody visiting
@@ -100,7 +106,8 @@ HALVES: dict[str, frozenset[str]] = {
         kinship carer civil reunion custody twin fertility
         row quarrel absent blended rights test contact joint sole shared care counselling therapy living apart
         runaway teen teenage mother unmarried second trial empty nest shotgun honour kidnap minor legal guardian
-        household breakdown breakup split ex kin social services worker paternity egg donor ivf treatment"""
+        household breakdown breakup split ex kin social services worker paternity egg donor ivf treatment
+        donation late dead access secret divorcing couple ring decree cot dna contested custody"""
     ),
 }  # fmt: skip
 
@@ -141,14 +148,22 @@ WHOLE: dict[str, frozenset[str]] = {
             hot flushes, bed sores, pressure sores, low iron, colour blind, color blind, short sighted, long sighted,
             glass eye, self harm, stage three, stage four, drinking problem, mental breakdown, special diet,
             night sweats, brain fog, mood swings, suicidal thoughts, blood test, test results, water retention,
-            on the spectrum, hard of hearing, partially sighted, registered blind, day hospital, life support""",
+            on the spectrum, hard of hearing, partially sighted, registered blind, day hospital, life support,
+            blood sugar, low mood, stomach bug, heart condition, weak heart, bad knee, bad hip, sick pay, day surgery,
+            disabled badge, blue badge, support worker, care home, home help, sign language, feeding tube, hip surgery""",
         "finance": """food stamps, zero hours contract, free school meals, trust fund, county court judgment, debt collector,
             in arrears, in debt, hire purchase, second mortgage, minimum wage, bounced cheque, bounced check,
             maxed out, final demand, means tested, food parcel, loan shark, negative equity, cash in hand, pay cut,
             pay rise, living wage, credit score, credit union, rent arrears, in the red, on benefits, job loss,
-            offshore account, life savings, nest egg, broke, no savings, golden handshake, final notice""",
+            offshore account, life savings, nest egg, broke, no savings, golden handshake, final notice,
+            pay day, money troubles, money worries, credit card debt, unpaid bills, unpaid rent, lost savings,
+            bank loan, payment plan, debt plan, missed payments, late payments, low income, housing benefit,
+            child benefit, tax credits, tax bill, winter fuel payment, council tax, pawn shop, sold the house""",
         "religion": """born again, head covering, head scarf, sunday school, bar mitzvah, bat mitzvah, prayer mat, prayer beads,
-            first communion, midnight mass, bible study, call to prayer, meeting house, lay preacher""",
+            first communion, midnight mass, bible study, call to prayer, meeting house, lay preacher,
+            parish council, choir practice, altar server, bell ringer, house group, faith healer, faith school,
+            speaking in tongues, lay reader, holy water, holy orders, day of atonement, prayer group, prayer room,
+            salvation army, left the church, confirmation class, vow of silence, meditation retreat""",
         "politics": """left wing, right wing, far right, far left, hard left, hard right, pro life, pro choice, trade union,
             shop steward, animal rights, civil rights, strike action, peace march, gun control, climate change,
             picket line, free speech, direct action, civil disobedience""",
@@ -157,17 +172,29 @@ WHOLE: dict[str, frozenset[str]] = {
         "sexuality": """same sex, one night stand, two spirit, drag queen, drag king, morning after pill, open marriage,
             open relationship, came out, non binary, birth control, sex life, sperm donor, egg donor, sperm count,
             low libido, adult film, adult films, sugar daddy, gender fluid, gender neutral, sex worker, strip club,
-            dating app, civil partnership, top surgery, in the closet, love triangle, secret lover""",
+            dating app, civil partnership, top surgery, in the closet, love triangle, secret lover,
+            trans man, trans woman, gay man, gay woman, gay couple, gay bar, bi man, bi woman, lesbian couple,
+            queer woman, queer man, slept with, sleeping with, cheated on, friends with benefits, top surgery, sex toy,
+            egg freezing, low sex drive, chosen name, puberty blockers, toy boy, sugar baby, rent boy, call girl,
+            lap dance, red light district, massage parlour, massage parlor, the pill, morning after, other woman,
+            period pain, holding hands with a man, nude photos, dating profile, dating site""",
         "crime": """carrying a knife, drink driving, drunk driving, breach of the peace, community service, hit and run,
             breaking and entering, receiving stolen goods, suspended sentence, penalty points, on remand, on bail,
             on probation, on parole, behind bars, served time, previous convictions, spent conviction, money mule,
-            insider trading, tax evasion, street fight, bar fight, speeding ticket, driving ban, hate speech""",
+            insider trading, tax evasion, street fight, bar fight, speeding ticket, driving ban, hate speech,
+            court date, ankle tag, electronic tag, house arrest, unpaid fine, fly tipping, hare coursing, fake id,
+            fake passport, death threat, bomb threat, plea deal, plea bargain, young offender, fare evasion,
+            court appearance, car theft, bike theft, police record, police caution, driving offence, drug dealing""",
         "family": """single mother, single father, single parent, parental leave, custody battle, love child, arranged marriage,
             forced marriage, shotgun wedding, trial separation, absent father, absent mother, second wife,
             second husband, first wife, first husband, ex wife, ex husband, half brother, half sister, step son,
             care order, broken home, runaway, out of wedlock, living apart, family feud, next of kin, only child,
             in laws, mother in law, father in law, sister in law, brother in law, son in law, daughter in law,
-            foster care, in care, birth mother, birth father, birth parents, common law, broken engagement""",
+            foster care, in care, birth mother, birth father, birth parents, common law, broken engagement,
+            gave up for adoption, given up for adoption, walked out, broke up, split up, black sheep, decree nisi,
+            decree absolute, late husband, late wife, due date, cot death, baby shower, empty nester, no contact,
+            unknown father, secret family, couples therapy, child in care, looked after child, live in partner,
+            domestic abuse, family secret, family trust, separated parents, lives apart, dna test, other family""",
     }.items()
 }
 
@@ -196,7 +223,8 @@ MORE: dict[str, frozenset[str]] = {
         repossessed garnished sequestration insolvencies overspent heirloom bequeathed bequeath probate legacies
         trustee trustees endowment annuities royalties freeloader giro dole unwaged jobcentre jobseeker
         jobseekers refinance refinanced refinancing subprime bailiffs severance payoff tuition bursary bursaries
-        superannuation bailout foodbank moneyed prosperous cashless prepaid taxpayer taxpayers untaxed"""
+        superannuation bailout foodbank moneyed prosperous cashless prepaid taxpayer taxpayers untaxed
+        maxed"""
     ),
     "religion": _words(
         """advent lent shiva menorah tefillin hanukah bris torahs hasidic haredi ultraorthodox kabbalah seder matzah
@@ -207,7 +235,8 @@ MORE: dict[str, frozenset[str]] = {
         druze alawite ismaili ahmadi coptic maronite chaldean unitarian secularist nonbeliever unbeliever
         freethinker theist deist proselyte blasphemy blasphemous heresy churchgoer churchgoers churchgoing
         crucifix cassock vestry chaplain chaplaincy catechism christened kirtan langar turban kirpan mezuzah
-        convert converts"""
+        convert converts
+        tithe tithes zakat churchwarden altar choirboy acolyte novitiate convents brethren salvation"""
     ),
     "politics": _words(
         """trotskyist leninist stalinist maoist bolshevik syndicalist brexiteer thatcherite antifascist suffragist
@@ -232,7 +261,9 @@ MORE: dict[str, frozenset[str]] = {
         bicurious demisexual aromantic genderfluid genderqueer agender androgynous hermaphrodite transitioned
         transwoman transman deadname misgendered crossdressing lgb dyke lesbianism sapphic sodomite gigolo hooker
         pimp whorehouse camgirl dysphoric pansexuality polygamist hpv genitalia truvada unprotected spermicide
-        iud"""
+        iud
+        hookup sexting bondage throuple estrogen oestrogen testosterone pronouns transmasculine transfeminine
+        poly kink swinging vaginismus grindr tinder cheated"""
     ),
     "crime": _words(
         """poaching poacher poachers thieving thievery pilfer pilfering pilfered housebreaking housebreaker carjacking
@@ -243,7 +274,8 @@ MORE: dict[str, frozenset[str]] = {
         borstal recidivist recidivism bailed remanded remand arraigned arraignment custodial fugitive fugitives
         absconded abscond absconding moonshiner launderer pyromaniac vandalise graffiti slanderous libellous
         perjurer evader dodger stowaway trafficked machete espionage treasonous misconduct misappropriate
-        malfeasance kickback kickbacks truancy truant"""
+        malfeasance kickback kickbacks truancy truant
+        flytipping touting ringleader getaway accomplice accomplices alibi forgeries"""
     ),
     "family": _words(
         """feud feuding prenup prenuptial postnuptial disown disowned disowning disinherited disinherit jilted
@@ -251,6 +283,7 @@ MORE: dict[str, frozenset[str]] = {
         quadruplets quintuplets adoptees birthmother wardship guardianship orphanage orphanages childcare
         visitation betroth betrothal nuptials nuptial bridegroom matrimony matrimonial spousal widowhood
         stillbirth childfree polyandry bigamous consanguinity kinsfolk relatives auntie aunty gramps
-        stepchildren stepparent stepparents coparent coparenting runaways estrangement"""
+        stepchildren stepparent stepparents coparent coparenting runaways estrangement
+        annulment annul annulled nisi stillborn coparented godchild remarriage breakup"""
     ),
 }  # fmt: skip

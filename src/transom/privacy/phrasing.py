@@ -33,6 +33,8 @@ FOLLOWERS = frozenset(
     "member members supporter supporters voter voters activist activists candidate candidates donor donors "
     "delegate delegates organiser organisers organizer organizers".split()
 )
+import os
+_LINKS = frozenset("a an the of to in at with".split())
 _TIGHT = frozenset({"", " ", "-"})  # what may stand between two words that are read together
 _LOOSE = _TIGHT | {"\n"}  # and between words of a phrase
 _NEVER_MODIFIED = frozenset({"family", "origin"})  # `young mother`, `new citizens`: the word alone says it
@@ -70,16 +72,22 @@ class Phrasing:
         """The tokens, each value of a sensitive field one token."""
         if not self._fields:
             return tokens
-        tokens = [self._capital(token) for token in tokens]
         stretch = _Stretch(tokens)
         fields = [token.kind if token.kind in self._fields else None for token in stretch.words]
         known = [self._lookup(token) for token in stretch.words]
-        joined = self._phrases(stretch, known, fields)
+        named = [word or self._name(token) for token, word in zip(stretch.words, known, strict=True)]
+        joined = self._phrases(stretch, named, fields)
+        if os.environ.get("LINK"): joined |= self._linked(stretch, known, fields)
         joined |= self._beside(stretch, known, fields)
-        return list(stretch.joined(fields, joined)) if any(fields) else tokens
+        found = list(stretch.joined(fields, joined)) if any(fields) else tokens
+        return [self._capital(token) for token in found]
 
     def _capital(self, token: Token) -> Token:
         """A name where a capital stands on a word that is also one, or on a word that would be drawn."""
+        X=os.environ.get("CAP","")
+        if "c" in X and token.kind in self._drawn and token.lookup in self._namesakes: return token._replace(kind="name")
+        if "i" in X and token.kind=="instruction" and token.marked and token.lookup in self._namesakes: return token._replace(kind="name")
+        if "u" in X and token.kind in self._drawn and token.case=="title": return token._replace(kind="name")
         if token.case == "lower" or token.claimed or token.kind not in self._open - {"stop", "instruction"}:
             return token
         named = token.lookup in self._namesakes and token.kind not in self._fields
@@ -87,8 +95,13 @@ class Phrasing:
 
     def _lookup(self, token: Token) -> str:
         """The word of a token, as far as a reading may depend on it."""
-        hidden = token.claimed or token.kind in self._drawn or token.kind not in self._open
-        return "" if hidden else token.lookup
+        if token.claimed or token.kind in self._drawn:
+            return ""
+        return token.lookup or token.text.lower() if token.kind in self._open else ""
+
+    def _name(self, token: Token) -> str:
+        """A name as a phrase may begin with one (`Good Friday`)."""
+        return token.text.lower() if base_of(token.kind) == "name" and not token.claimed else ""
 
     def _phrases(self, stretch: _Stretch, known: Sequence[str], fields: list[str | None]) -> set[int]:
         """Give every word of a listed phrase its field; which words are joined to the next one."""
@@ -107,6 +120,32 @@ class Phrasing:
                     fields[at:end] = [field] * length
                     joined.update(range(at, end - 1))
                     break
+        return joined
+
+    def _linked(self, stretch: _Stretch, known: Sequence[str], fields: list[str | None]) -> set[int]:
+        """Give a half before `of`, `to` or the like and a word of its field this field (`convert to Islam`)."""
+        joined: set[int] = set()
+        mode = os.environ["LINK"]
+        for at in range(len(known) - 2):
+            end = at + 1
+            while end < min(at + 3, len(known) - 1) and known[end] in _LINKS:
+                end += 1
+            bits = self._bits_of.get(known[at], 0)
+            field = fields[end]
+            tight = all(gap in _TIGHT for gap in stretch.gaps[at:end])
+            other = self._bits_of.get(known[end], 0)
+            if end > at + 1 and tight and not fields[at]:
+                if field and bits & BIT_OF_FIELD[field]:
+                    fields[at : end] = [field] * (end - at)
+                    joined.update(range(at, end))
+                elif "h" in mode and not field and bits & other & ~MODIFIER:
+                    field = next(f for f in FIELDS if bits & other & BIT_OF_FIELD[f])
+                    fields[at : end + 1] = [field] * (end - at + 1)
+                    joined.update(range(at, end))
+            elif "r" in mode and end > at + 1 and tight and fields[at] and not field and other & BIT_OF_FIELD[fields[at]]:
+                    field = fields[at]
+                    fields[at : end + 1] = [field] * (end - at + 1)
+                    joined.update(range(at, end))
         return joined
 
     def _beside(self, stretch: _Stretch, known: Sequence[str], fields: list[str | None]) -> set[int]:

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "e5ec663ce533456e4ae952a6a899d39188fd4cbb01fb8c7b7ddfe8d4f9ee79d8"
+ENGLISH_SHA256 = "9bb878d6820ff56bbc9dd607e32cd05aeea7d5147447fc2cd078c63cd2251e1a"
