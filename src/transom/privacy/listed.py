@@ -71,7 +71,7 @@ _FAMILY_NAMES = 20_000  # of the census, most frequent first
 _FIRST_NAMES = 1_000  # of each sex, most frequent first
 _NAMESAKES = 10_000  # family names up to this rank make a common word a namesake
 _VERY_FREQUENT = 3_000  # ranks of words that are namesakes of frequent names and large places alone
-_ORDINARY = 10_000  # ranks up to which a word of the dictionary, being no name, is as good as one that is drawn
+_ORDINARY = 10_000  # ranks up to which a word of the dictionary that is no name passes like a drawn one
 _ALONE = 0.99  # of the nearest centre, for a word that WordNet's texts never show as a common one
 _LARGE_PLACE = 100_000  # inhabitants from which the parts of a name count (`angeles`)
 

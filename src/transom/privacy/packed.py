@@ -1,9 +1,9 @@
 """Word lists as tensors of a policy file: one entry a line, each with its kind or with its fields.
 
 `listed` with `listed_kinds` are words with one kind each. `phrases` with `phrase_fields` are what
-`transom.privacy.phrasing` reads by: an entry of several words is a phrase of one field, an entry of one word a
-*half* of every field whose bit (in the order of `kinds.FIELDS`) is set, and with the bit `MODIFIER` a noun or
-adjective.
+`transom.privacy.phrasing` reads by: an entry of several words is a phrase of one field, an entry of one word
+a *half* of every field whose bit (in the order of `kinds.FIELDS`) is set, and with the bit `MODIFIER` a noun
+or adjective.
 Threat model: the file may come from anybody; whatever is not of this form is a problem, with its number.
 Does not protect anything by itself.
 Source: own.
@@ -24,7 +24,8 @@ from transom.privacy.text import is_plain_word
 MODIFIER = 1 << len(FIELDS)
 BIT_OF_FIELD = {field: 1 << number for number, field in enumerate(FIELDS)}
 MOST_WORDS = 5  # of a phrase
-_IN_VOCABULARY = frozenset({"instruction", "namesake", "part", *FIELDS})  # what a word that is drawn may be listed as
+# What a word that is drawn may be listed as.
+_IN_VOCABULARY = frozenset({"instruction", "namesake", "part", *FIELDS})
 
 
 def packed(words: Iterable[str]) -> NDArray[np.uint8]:
@@ -72,7 +73,7 @@ def read_phrases(tensors: Mapping[str, NDArray[Any]]) -> tuple[dict[str, int], l
     entries, decoded = unpacked(tensors["phrases"])
     bits = tensors["phrase_fields"].tolist()
     if not decoded or len(bits) != len(entries):
-        return {}, [f"phrases must be UTF-8, each with its fields: {len(entries)} phrases, {len(bits)} fields"]
+        return {}, [f"phrases must be UTF-8, each with fields: {len(entries)} phrases, {len(bits)} fields"]
     found = dict(zip(entries, bits, strict=True))
     if wrong := [entry for entry, bit in found.items() if not _is_entry(entry, bit)]:
         return {}, [f"{len(wrong)} phrases are malformed, the first is {wrong[0][:40]!r}"]

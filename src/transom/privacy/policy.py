@@ -4,9 +4,9 @@ The file is one safetensors file. Tensors: `words` (uint8, UTF-8, one a line, in
 by group), `starts` (int32 [G + 1]), `scores` (uint8, the groups' K x K tables end to end), `prior`
 (float32 [V], public frequency), `pass_words` (uint8, one a line), and, where there are lists, `listed`
 (uint8, one a line) with `listed_kinds` (uint8, places in the metadata's `listed`), and `phrases` with
-`phrase_fields` (`transom.privacy.packed`). Metadata: the key `policy` with a JSON object. The vocabulary holds the words that can be drawn and no others, so that groups,
-prior and printed figures are those of drawn words: a name of the policy's list or a closed form of the lexer
-in it is refused.
+`phrase_fields` (`transom.privacy.packed`). Metadata: the key `policy` with a JSON object. The vocabulary
+holds the words that can be drawn and no others, so that groups, prior and printed figures are those of drawn
+words: a name of the policy's list or a closed form of the lexer in it is refused.
 Kinds and rules are those of `transom.privacy.kinds`.
 Threat model: a policy file may come from anybody. It is parsed as safetensors and JSON only, bounded in
 size, checked completely before use, and can be pinned by SHA-256. Everything in it is public.
@@ -48,7 +48,10 @@ COMMON_WORDS = 8_000  # the most frequent words of a vocabulary; the others are 
 _TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
 _LISTS = {"listed": "U8", "listed_kinds": "U8"}  # both or none
 _PHRASES = {"phrases": "U8", "phrase_fields": "U16"}  # the same
-LISTED = ("person", "place", "organisation", "namesake", "instruction", "dictionary", "ordinary", "part", *FIELDS)
+LISTED = (
+    *("person", "place", "organisation", "namesake", "instruction", "dictionary", "ordinary", "part"),
+    *FIELDS,
+)
 _Texts = Annotated[tuple[str, ...], Setting(wanted="be a list of text")]
 
 
@@ -89,9 +92,10 @@ class Policy:
     `sha256` is the file's, before overlays. `words` are drawn, as inputs and as outputs, and no others are.
     `names` are of kind name in any case and position. `listed` gives public words a kind of `LISTED`: names
     of a known type, words of sensitive fields, instruction words, `namesake` (a common word that is also
-    somebody's name), `dictionary`, and `ordinary` (a frequent word that is in no group, of kind word).
-    `phrases`: phrases of fields and the halves they are made of, with the bits of their fields. `pass_share`: the public share of tokens that are pass
-    words, or None when the file does not say. `preset` names where the rules come from.
+    somebody's name), `part` (a seldom word that phrases are made of), `dictionary`, and `ordinary` (a
+    frequent word that is in no group, of kind word). `phrases`: phrases of fields and the halves they are
+    made of, with the bits of their fields. `pass_share`: the public share of tokens that are pass words, or
+    None when the file does not say. `preset` names where the rules come from.
     """
 
     name: str

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "9bb878d6820ff56bbc9dd607e32cd05aeea7d5147447fc2cd078c63cd2251e1a"
+ENGLISH_SHA256 = "0113c7df63b3383f68e53312949120ab06e75b22bb696f6a8ed96410f597c59d"
