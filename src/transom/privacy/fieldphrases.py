@@ -3,7 +3,7 @@
 - Phrases are WordNet's collocations below a field's concepts (`seeds.ROOTS`), those of `halves.WHOLE`, and
   the plurals of both; a hyphen in them is a blank.
 - Halves are the words of `halves.HALVES` with their inflections.
-- Modifiers are the nouns and adjectives, by WordNet's counts, among the words that may be drawn.
+- Modifiers are the nouns and adjectives, by WordNet's counts, among the most frequent words.
 - `parts` are the seldom words of all of these: as a word that may be drawn can be no part of a phrase, they
   are hidden where fields are.
 
@@ -28,15 +28,15 @@ _HARMLESS = frozenset(
 
 
 def read_phrases(
-    senses: Senses, lexicon: WordNet, words: Iterable[str], drawn: Collection[str]
+    senses: Senses, lexicon: WordNet, words: Iterable[str], common: Collection[str]
 ) -> dict[str, int]:
-    """Phrases, and halves among `words`, each with the bits of its fields; `drawn` may be modifiers."""
+    """Phrases, and halves among `words`, each with the bits of its fields; `common` may be modifiers."""
     entries = {phrase: BIT_OF_FIELD[field] for phrase, field in field_phrases(senses).items()}
     for word in words:
         reading = lexicon.word_class(word)
         forms = {word, reading[1] if reading else word}
         bits = sum(BIT_OF_FIELD[field] for field in FIELDS if forms & HALVES[field])
-        if reading and word in drawn and reading[0].partition(".")[0] in ("noun", "adj"):
+        if reading and word in common and reading[0].partition(".")[0] in ("noun", "adj"):
             bits += MODIFIER
         if bits and word.isascii() and word.isalpha():
             entries[word] = bits

@@ -131,7 +131,8 @@ def word_lists(
     halves = {word for word in seldom if any(word in HALVES[field] for field in FIELDS)}
     listed |= dict.fromkeys((parts(senses, seldom) | halves) - HARMLESS, "part")
     everything = sorted({*vocabulary, *listed, *FUNCTION_WORDS})
-    return dict(sorted(listed.items())), read_phrases(senses, lexicon, everything, lists.drawn)
+    common = lists.drawn - lists.seldom()
+    return dict(sorted(listed.items())), read_phrases(senses, lexicon, everything, common)
 
 
 _SINGLE = {

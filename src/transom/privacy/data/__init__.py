@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "0113c7df63b3383f68e53312949120ab06e75b22bb696f6a8ed96410f597c59d"
+ENGLISH_SHA256 = "abdb5fd66a4d3162500a544fdf1dc6f3fa89fc39449cb8d64b33c0f0a8775f47"
