@@ -217,15 +217,15 @@ WHOLE: dict[str, frozenset[str]] = {
 # Further words that say it alone, with their inflections.
 MORE: dict[str, frozenset[str]] = {
     "health": _words(
-        """stutterer triage anaesthetic anesthetic sedation swelling limp lame bedwetting constipation
-        constipated diarrhoea diarrhea haemorrhoids hemorrhoids gout sciatica arthritic rheumatism
-        rheumatoid osteoporosis fibrosis cystic bifida shingles acne vertigo tinnitus glaucoma cataract
-        cataracts conjunctivitis myopia delirium burnout bulimic bingeing overdosed junkie drunkard
-        amphetamine lsd nicotine pacemakers defibrillator mammogram colposcopy laparoscopy metastatic
-        tumorous polyp polyps nodules fibroids menopausal caesarean cesarean epidural preeclampsia ectopic
-        antenatal prenatal postnatal postpartum lithium sertraline fluoxetine diazepam epipen ventolin
-        antihistamine antihistamines betablocker codeine naproxen levothyroxine ozempic hrt antiretrovirals
-        aids immunocompromised autoimmune anaphylactic braille prosthetic orthopaedic orthopedic physio
+        """stutterer triage anaesthetic anesthetic sedation limp lame bedwetting constipation constipated
+        diarrhoea diarrhea haemorrhoids hemorrhoids gout sciatica arthritic rheumatism rheumatoid
+        osteoporosis fibrosis cystic bifida shingles acne vertigo tinnitus glaucoma cataract cataracts
+        conjunctivitis myopia delirium burnout bulimic bingeing overdosed junkie drunkard amphetamine lsd
+        nicotine pacemakers defibrillator mammogram colposcopy laparoscopy metastatic tumorous polyp polyps
+        nodules fibroids menopausal caesarean cesarean epidural preeclampsia ectopic antenatal prenatal
+        postnatal postpartum lithium sertraline fluoxetine diazepam epipen ventolin antihistamine
+        antihistamines betablocker codeine naproxen levothyroxine ozempic hrt antiretrovirals
+        immunocompromised autoimmune anaphylactic braille prosthetic orthopaedic orthopedic physio
         chiropractor osteopath dietitian dietician psych sanatorium palliative reflux angioplasty bypass
         dyspeptic dermatitis neuralgia neuropathy sepsis jaundice anemic thrombosis embolism ischaemia
         ischemia arrhythmia tachycardia fibrillation sarcoma myeloma neuroma glioma meningitis encephalitis
@@ -244,24 +244,24 @@ MORE: dict[str, frozenset[str]] = {
         taxpayers untaxed maxed"""
     ),
     "religion": _words(
-        """advent lent shiva menorah tefillin hanukah bris torahs hasidic haredi ultraorthodox kabbalah
-        seder matzah matzo iftar suhoor ummah sharia mullah ayatollah jumah puja darshan holi navratri
-        dharma karma nirvana nunnery friary abbot abbess friar deacon verger sacristan altar sacrament
-        eucharist confessional lutheranism calvinism methodism adventist evangelist evangelism
-        pentecostalism mormonism amish mennonite hutterite wicca wiccan druid paganism shaman shamanism
-        rastafarian rastafarianism zoroastrian parsi druze alawite ismaili ahmadi coptic maronite chaldean
-        unitarian secularist nonbeliever unbeliever freethinker theist deist proselyte blasphemy blasphemous
-        heresy churchgoer churchgoers churchgoing crucifix cassock vestry chaplain chaplaincy catechism
-        christened kirtan langar turban kirpan mezuzah convert converts tithe tithes zakat churchwarden
-        choirboy acolyte novitiate convents brethren salvation"""
+        """advent shiva menorah tefillin hanukah bris torahs hasidic haredi ultraorthodox kabbalah seder
+        matzah matzo iftar suhoor ummah sharia mullah ayatollah jumah puja darshan holi navratri dharma
+        karma nirvana nunnery friary abbot abbess friar deacon verger sacristan altar sacrament eucharist
+        confessional lutheranism calvinism methodism adventist evangelist evangelism pentecostalism
+        mormonism amish mennonite hutterite wicca wiccan druid paganism shaman shamanism rastafarian
+        rastafarianism zoroastrian parsi druze alawite ismaili ahmadi coptic maronite chaldean unitarian
+        secularist nonbeliever unbeliever freethinker theist deist proselyte blasphemy blasphemous heresy
+        churchgoer churchgoers churchgoing crucifix cassock vestry chaplain chaplaincy catechism christened
+        kirtan langar turban kirpan mezuzah converts tithe tithes zakat churchwarden choirboy acolyte
+        novitiate convents salvation"""
     ),
     "politics": _words(
         """trotskyist leninist stalinist maoist bolshevik syndicalist brexiteer thatcherite antifascist
         suffragist abolitionist secessionist unionism loyalist loyalists irredentist jingoist supremacist
         supremacists klan klansman neofascist ukip pacifist pacifists pacifism strikebreaker striker
         demonstrator demonstrators electioneering caucus caucuses councilwoman councilman alderman ideologue
-        propagandist sympathiser sympathizer revolutionary revolutionaries reformist progressive nonunion
-        lockout walkout leafleting placard placards picketer"""
+        propagandist sympathiser sympathizer revolutionary revolutionaries reformist nonunion lockout
+        walkout leafleting placard placards picketer"""
     ),
     "origin": _words(
         """quadroon creole afrikaner maori aborigine inuit eskimo metis sami lapp basque catalan breton
@@ -279,8 +279,7 @@ MORE: dict[str, frozenset[str]] = {
         hermaphrodite transitioned transwoman transman deadname misgendered crossdressing lgb dyke
         lesbianism sapphic sodomite gigolo hooker pimp whorehouse camgirl dysphoric pansexuality polygamist
         hpv genitalia truvada unprotected spermicide iud hookup sexting bondage throuple estrogen oestrogen
-        testosterone pronouns transmasculine transfeminine poly kink swinging vaginismus grindr tinder
-        cheated"""
+        testosterone transmasculine transfeminine poly kink swinging vaginismus grindr tinder cheated"""
     ),
     "crime": _words(
         """poaching poacher poachers thieving thievery pilfer pilfering pilfered housebreaking housebreaker

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "abdb5fd66a4d3162500a544fdf1dc6f3fa89fc39449cb8d64b33c0f0a8775f47"
+ENGLISH_SHA256 = "0331b8627a5a49c5635018f828cdf6f98bbdbe390a1bc5e172f14953829a1811"
