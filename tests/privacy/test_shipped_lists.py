@@ -57,12 +57,13 @@ ON = {
     "instruction": """write summarise summarize list translate compare explain headline json table bullet
         paragraph sentence email essay poem step code function question answer
         classify rewrite proofread tone style formal story recipe letter""",
-    "part": """acid adulterous""",
+    "part": """aortic bacterial calcium dietary hardship grassroots cheque collateral umbilical
+        plasma whooping vouchers compression""",
     "ordinary": """else cannot everybody others ought amid amongst whereas versus whenever oh ok hey""",
     "dictionary": """unsustainable tardy gullible smartphone wifi cardamom teapot
         headmistress sheepishly unconsciously tailors phonograph ordinal carburetor
         misfit shortcoming waffles sunroof washers superlative glean braids
-        clarinetist sorrowful hilt bumblebee sandal""",
+        clarinetist sorrowful bumblebees login hilt bumblebee sandal""",
 }  # fmt: skip
 # In no field: everyday words that are also a sense of one.
 HARMLESS = """cold cell patient house home pay price bank account rent cost service mass party

@@ -33,14 +33,19 @@ def read_phrases(
     """Phrases, and halves among `words`, each with the bits of its fields; `common` may be modifiers."""
     entries = {phrase: BIT_OF_FIELD[field] for phrase, field in field_phrases(senses).items()}
     for word in words:
-        reading = lexicon.word_class(word)
-        forms = {word, reading[1] if reading else word}
-        bits = sum(BIT_OF_FIELD[field] for field in FIELDS if forms & HALVES[field])
+        reading, bits = lexicon.word_class(word), half_bits(lexicon, word)
         if reading and word in common and reading[0].partition(".")[0] in ("noun", "adj"):
             bits += MODIFIER
         if bits and word.isascii() and word.isalpha():
             entries[word] = bits
     return entries
+
+
+def half_bits(lexicon: WordNet, word: str) -> int:
+    """The bits of the fields in which a word is a half, as it is or as a form of one."""
+    reading = lexicon.word_class(word)
+    forms = {word, reading[1] if reading else word}
+    return sum(BIT_OF_FIELD[field] for field in FIELDS if forms & HALVES[field])
 
 
 def field_phrases(senses: Senses) -> dict[str, str]:

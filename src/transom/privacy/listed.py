@@ -30,16 +30,14 @@ from numpy.typing import NDArray
 from transom.config import load_json
 from transom.errors import PolicyError
 from transom.privacy.closed import is_closed
-from transom.privacy.fieldphrases import parts, read_phrases
+from transom.privacy.fieldphrases import half_bits, parts, read_phrases
 from transom.privacy.fields import field_words
-from transom.privacy.halves import HALVES, MORE
+from transom.privacy.halves import MORE
 from transom.privacy.lexicon import FUNCTION_WORDS, Vectors, WordNet, read_vectors, read_wordnet
 from transom.privacy.policy import COMMON_WORDS
 from transom.privacy.seeds import (
     ADDED,
     EVERYDAY,
-    FIELDS,
-    HARMLESS,
     INSTRUCTIONS,
     NO_NAMES,
     ORDINARY,
@@ -128,8 +126,8 @@ def word_lists(
     fields = field_words(senses, lexicon, words, lists.called - lists.usual)
     listed = {word: kind for word in words if (kind := lists.kind(word, fields))}
     seldom = lists.seldom() - fields.keys() - INSTRUCTIONS
-    halves = {word for word in seldom if any(word in HALVES[field] for field in FIELDS)}
-    listed |= dict.fromkeys((parts(senses, seldom) | halves) - HARMLESS, "part")
+    halves = {word for word in seldom if half_bits(lexicon, word)}
+    listed |= dict.fromkeys(parts(senses, seldom) | halves, "part")
     everything = sorted({*vocabulary, *listed, *FUNCTION_WORDS})
     common = lists.drawn - lists.seldom()
     return dict(sorted(listed.items())), read_phrases(senses, lexicon, everything, common)

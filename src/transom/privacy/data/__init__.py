@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "0331b8627a5a49c5635018f828cdf6f98bbdbe390a1bc5e172f14953829a1811"
+ENGLISH_SHA256 = "d9ccf7a96f1db4d141d26e2b21293dce7d3ad4df8916eb09b4365837ce8b157f"
