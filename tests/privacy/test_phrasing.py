@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,13 +175,16 @@ def test_a_field_with_another_rule_is_left_alone() -> None:
     ],
 )
 def test_malformed_phrases_are_problems(entries: list[str], bits: list[int], problem: str) -> None:
-    tensors = {"phrases": packed(entries), "phrase_fields": np.array(bits, dtype=np.uint16)}
+    tensors: dict[str, Any] = {"phrases": packed(entries), "phrase_fields": np.array(bits, dtype=np.uint16)}
     _, problems = read_phrases(tensors)
     assert problem in " ".join(problems)
 
 
 def test_phrases_that_are_no_text_are_problems() -> None:
-    tensors = {"phrases": np.array([255], np.uint8), "phrase_fields": np.array([1], np.uint16)}
+    tensors: dict[str, Any] = {
+        "phrases": np.array([255], np.uint8),
+        "phrase_fields": np.array([1], np.uint16),
+    }
     assert read_phrases(tensors)[1]
     assert read_phrases({}) == ({}, [])
 
