@@ -185,7 +185,7 @@ class Names:
             code = "w" if hidden else self._lower_code(lookup)
             return "d" if code == "w" and kind == "dictionary" and not hidden else code
         title = token.case == "title"
-        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
+        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon", "part") and not hidden:
             return "A"
         if lookup in self.namesakes and not (lookup in nw.GREETINGS and not hidden):
             if lookup in nw.CUSTOMARY and not hidden:

@@ -26,7 +26,7 @@ LABEL_OF_KIND = {
     "number": "NUMBER", "date": "DATE", "time": "TIME", "money": "MONEY", "phone": "PHONE", "card": "CARD",
     "account": "ACCOUNT", "document": "DOCUMENT",
     "identifier": "ID", "email": "EMAIL", "url": "URL",
-    "rare": "TERM", "dictionary": "TERM", "foreign": "TEXT", "symbol": "SYMBOL",
+    "rare": "TERM", "dictionary": "TERM", "part": "TERM", "foreign": "TEXT", "symbol": "SYMBOL",
     "health": "HEALTH", "finance": "FINANCE", "religion": "RELIGION", "politics": "POLITICS",
     "origin": "ORIGIN", "sexuality": "SEXUALITY", "crime": "CRIME", "family": "FAMILY",
 }  # fmt: skip

@@ -28,13 +28,12 @@ from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
+from transom.privacy.phrasing import Phrasing
 from transom.privacy.policy import Policy
 from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
-
-
 # Prepositions of two letters: with one capital they are no acronym, and nobody's name.
 _BEFORE_ALL = frozenset({"as", "at", "by", "in", "of", "on", "to"})
 
@@ -43,7 +42,7 @@ class Reader:
     """Reads texts under a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._names = policy, Names(policy)
+        self._policy, self._names, self._phrasing = policy, Names(policy), Phrasing(policy)
         self._kept: dict[str, Token] = {}  # known words in lower case, placed
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
@@ -75,7 +74,7 @@ class Reader:
                 and base_of(tokens[at + 2].kind) == "name"
             ):
                 tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
-        return self._names.read(tokens)
+        return self._phrasing.read(self._names.read(tokens))
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
