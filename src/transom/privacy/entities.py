@@ -54,6 +54,7 @@ class Linker:
     """The entities of one conversation."""
 
     def __init__(self) -> None:
+        self.reserved: set[tuple[str, int]] = set()  # labels and numbers that are not to be given
         self._last_number: dict[str, int] = {}
         self._entity_of: dict[tuple[str, str], Entity] = {}
         self._persons: dict[str, list[Entity]] = {}  # by the words of their names and by the plural
@@ -77,7 +78,10 @@ class Linker:
         return entity.label, entity.number, suffix
 
     def _new(self, label: str, value: str) -> Entity:
-        number = self._last_number[label] = self._last_number.get(label, 0) + 1
+        number = self._last_number.get(label, 0) + 1
+        while (label, number) in self.reserved:
+            number += 1
+        self._last_number[label] = number
         entity = self._entity_of[label, key_of(label, value)] = Entity(label, number, {value: ""})
         return entity
 
