@@ -146,8 +146,9 @@ class Policy:
         kinds |= {word: "word" for word, kind in self.listed.items() if kind == "ordinary"}
         kinds |= {word: "dictionary" for word in self.namesakes if word not in kinds}
         # Words that steer the reading of values pass where words pass.
+        kept = "instruction" if self.rule("instruction") == "pass" else None
         steering = (word for word in OPEN_CODES if word in self.word_ids)
-        return kinds | {word: "word" for word in steering if kinds[word] != "instruction"}
+        return kinds | {word: "word" for word in steering if kinds[word] != kept}
 
     @cached_property
     def namesakes(self) -> frozenset[str]:

@@ -30,6 +30,7 @@ from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.phrasing import Phrasing
 from transom.privacy.policy import Policy
+from transom.privacy.spelled import spelled
 from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
@@ -49,11 +50,13 @@ class Reader:
         """Every token with its kind; a span is one token, as it is written."""
         outside, claims = _cut(text, spans) if spans else (text, [])
         if not self._policy.words_pass:
-            tokens = self._tokens(normalise(outside))
+            clean = normalise(outside)
+            tokens = spelled(self._tokens(clean), clean)
         else:
             clean, ends_C = aligned(outside)
             tokens = self._tokens(clean)
             counting(tokens)
+            tokens = spelled(tokens, clean)
             if ends_C is not None:
                 tokens = as_typed(tokens, outside, ends_C, self._shown)
         return list(_claimed(tokens, claims)) if claims else tokens
@@ -95,6 +98,8 @@ class Reader:
         known = policy.kind_of.get(lookup)
         if policy.words_pass and token.text in TECHNICAL:
             return "stop"
+        if len(lookup) == 1 and not (known or lookup.isascii() or lookup in policy.pass_words):
+            return "foreign"  # in many scripts a letter is a word
         if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
             return "stop"
         if known and SUBKINDS.get(known, ("",))[0] == "name":
