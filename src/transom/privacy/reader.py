@@ -35,6 +35,7 @@ from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
+_DOTTED = frozenset({"e.g", "i.e", "a.k.a", "n.b", "p.s", "P.S", "N.B"})  # to the lexer names of hosts
 # Prepositions of two letters: with one capital they are no acronym, and nobody's name.
 _BEFORE_ALL = frozenset({"as", "at", "by", "in", "of", "on", "to"})
 
@@ -84,6 +85,8 @@ class Reader:
         return kind in ("space", "punct") or self._policy.rule(kind) == "pass"
 
     def _placed(self, token: Token) -> Token:
+        if token.text in _DOTTED and self._policy.words_pass:
+            return token._replace(kind="stop")
         if token.kind != "word":
             alone = token.kind in ("number", "date") and self._policy.words_pass
             return token._replace(kind="stop") if alone and token.text.lower() in PUBLIC_ALONE else token
