@@ -20,13 +20,14 @@ from rich.table import Table
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
-from transom.cli.records import FileOptions, MapTo, check_file, sanitize_file
+from transom.cli.records import FileOptions, MapTo, check_file, check_records, sanitize_file
 from transom.cli.restored import restore_file, selection_of
-from transom.cli.resumable import Summary
+from transom.cli.resumable import Summary, spare
 from transom.errors import MisconfiguredError, MissingExtraError
-from transom.files import require_writable
+from transom.files import file_sha256, require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
 from transom.privacy.kinds import about
+from transom.privacy.lists import load_lists
 from transom.privacy.mapfile import key_name, make_key, open_map, read_key
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy
@@ -76,10 +77,17 @@ def sanitize(
         )
     sources = inputs or [Path("-")]
     mapping = _map_to(map_to, key, sources, out)
-    targets = _targets(sources, out, charged.ledger)
+    targets = _targets(sources, out)
+    kept = {"the key": key, "the ledger": charged.ledger, "the lists": drawing.lists,
+            "the policy": drawing.policy, "the overlay": drawing.overlay}  # fmt: skip
+    for source in sources:
+        spare(targets, {"the input": source, "the map": map_to, **kept})
+    spare([map_to], kept)
     selections = list(map(files.selection, sources))
     for source, target, selection in zip(sources, targets, selections, strict=True):
         check_file(source, target, selection, resume=resume)
+    for source, selection in zip(sources, selections, strict=True):
+        check_records(source, selection)
     sanitizer = drawing.sanitizer()
     books = charged.open()
     total = Summary()
@@ -94,7 +102,7 @@ def sanitize(
                 advance=meter.advance,
                 workers=workers,
                 resume=resume,
-                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules} {drawing.lists} {map_to}",
+                settings=_settings(drawing, sanitizer, mapping),
                 mapping=mapping,
             )
     if books is not None:
@@ -225,8 +233,19 @@ def restore(
     field: Annotated[list[str] | None, typer.Option(help="Other fields than those sanitised.")] = None,
 ) -> None:
     """Bring a sanitised file back to what it was; in answers, the values of placeholders."""
+    spare([out], {"the map": map_from, "the key": key, "the sanitised file": source})
     found = open_map(map_from, read_key(key), sanitised)
     restore_file(source, out, found, selection_of(found, column or (), field or ()))
+
+
+def _settings(drawing: WordOptions, sanitizer: Sanitizer, mapping: MapTo | None) -> str:
+    """What a run that goes on must share: options, policy, contents of lists, map and its key."""
+    policy = sanitizer.policy
+    lists = () if drawing.lists is None else (drawing.lists, *load_lists(drawing.lists).files)
+    map_name = mapping and f"{mapping.path.absolute()} {key_name(mapping.secret)}"
+    return (
+        f"{drawing} {policy.sha256} {policy.rules} {policy.mechanism} {[*map(file_sha256, lists)]} {map_name}"
+    )
 
 
 def _map_to(path: Path | None, key: Path | None, sources: list[Path], out: Path | None) -> MapTo | None:
@@ -239,16 +258,11 @@ def _map_to(path: Path | None, key: Path | None, sources: list[Path], out: Path 
     return MapTo(path, read_key(key))
 
 
-def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:
+def _targets(sources: list[Path], out: Path | None) -> list[Path | None]:
     if out is None and len(sources) > 1:
         raise MisconfiguredError(f"{len(sources)} inputs need --out FOLDER")
     folder = out is not None and (len(sources) > 1 or out.is_dir())
     targets = [out / source.name if out and folder else out for source in sources]
-    for source, target in zip(sources, targets, strict=True):
-        if target is not None and target.exists() and source.exists() and target.samefile(source):
-            raise MisconfiguredError(f"{target} is the input; it would be lost. Name another output")
-        if target is not None and ledger is not None and target.absolute() == ledger.absolute():
-            raise MisconfiguredError(f"{target} is the ledger; it would be lost. Name another output")
     if len(set(targets)) < len(targets):
         raise MisconfiguredError("two inputs have the same file name; in --out one would overwrite the other")
     return targets
