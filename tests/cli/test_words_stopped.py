@@ -264,3 +264,15 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         time.sleep(0.05)
     else:
         assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_table_of_one_column_asks_for_its_delimiter(folder: Path) -> None:
+    (folder / "in.csv").write_text("id;text\n1;Quentin\n")
+    with pytest.raises(MisconfiguredError, match="--delimiter"):
+        words("sanitize", folder / "in.csv", "--column", "text")
+
+
+def test_explaining_a_policy_that_draws_nothing_says_what_words_do() -> None:
+    told = CliRunner().invoke(words_command.app, ["explain", "--preset", "entities"]).stdout
+    assert "words pass, or are replaced by placeholders; none is drawn" in told
+    assert "instruction  pass" in told

@@ -317,10 +317,12 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
     console.print(f"{len(policy.words)} words in {policy.partition.groups} groups; pass words: {share}")
     for kind, rule in policy.rules.items():
         console.print(
-            f"  {kind:<11}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{about(kind)}"
+            f"  {kind:<13}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{about(kind)}"
         )
     if not figures:
-        console.print("words are replaced by placeholders: epsilon 0, nothing to compute")
+        passed = policy.rules.get("word") == "pass"
+        what = "pass, or are replaced" if passed else "are replaced"
+        console.print(f"words {what} by placeholders; none is drawn: epsilon 0, nothing to compute")
         return
     table = Table("", *[f.mechanism for f in figures])
     rows: dict[str, Callable[[Explanation], str]] = {
