@@ -92,9 +92,14 @@ def words(*arguments: object) -> None:
     "error", [KeyboardInterrupt(), RuntimeError("a worker died"), MisconfiguredError("the note: disk full")]
 )
 def test_whatever_stops_a_run_it_goes_on(
-    folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    folder: Path,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
 ) -> None:
     stop(folder, make, monkeypatch, 2, error)
+    assert "out.part; go on with --resume" in capsys.readouterr().err
     kept = (folder / "out.part").read_bytes()
     assert kept
     run(folder, make, resume=True)

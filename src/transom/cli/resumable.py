@@ -133,7 +133,7 @@ def writing(target: Path | None, source: Path, settings: str, *, resume: bool) -
             if not out.stays(error):
                 for path in (part, note):
                     path.unlink(missing_ok=True)
-            elif isinstance(error, KeyboardInterrupt | OSError):
+            else:
                 told = f"{out.records} records are in {part}; go on with --resume, or delete it"
                 plain_console(stderr=True).print(told)
             raise
