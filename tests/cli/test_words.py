@@ -530,3 +530,10 @@ def test_a_key_is_made_once_and_named(tmp_path: Path) -> None:
     assert path.read_text().find(json.loads(made.stdout)["name"]) < 0
     again = CliRunner().invoke(words_command.app, ["key", str(path)])
     assert isinstance(again.exception, MisconfiguredError)
+
+
+@pytest.mark.parametrize("option", [("--epsilon", "4"), ("--mechanism", "krr"), ("--mechanism", "zzz")])
+def test_a_preset_that_draws_nothing_takes_no_epsilon_and_no_mechanism(option: tuple[str, str]) -> None:
+    arguments = ["sanitize", *option]
+    refused = CliRunner().invoke(words_command.app, arguments, input=b"the cat", catch_exceptions=True)
+    assert f"{option[0]} would do nothing" in str(refusal(refused))

@@ -155,7 +155,14 @@ class WordOptions(ListOptions, PolicyOptions):
 
     def sanitizer(self) -> Sanitizer:
         """Raises PolicyError, MisconfiguredError."""
-        return Sanitizer(self.load(), self.mechanism or None, self.epsilon, claims=self.claims())
+        policy = self.load()
+        given = [f"--{name}" for name in ("epsilon", "mechanism") if getattr(self, name) not in (None, "")]
+        if given and policy.preset == "entities" and not policy.draws:
+            raise MisconfiguredError(
+                f"preset entities draws no words, so {' and '.join(given)} would do nothing; "
+                "choose --preset sensitive or words"
+            )
+        return Sanitizer(policy, self.mechanism or None, self.epsilon, claims=self.claims())
 
 
 def sanitizer_under(
@@ -166,8 +173,7 @@ def sanitizer_under(
     Raises PolicyError, MisconfiguredError.
     """
     policy = changes.under(preset)
-    draws = any(not isinstance(rule, str) for rule in policy.rules.values())
-    return Sanitizer(policy, None, epsilon if draws else None, claims=claims)
+    return Sanitizer(policy, None, epsilon if policy.draws else None, claims=claims)
 
 
 def _rules(options: Iterable[str]) -> dict[str, Rule]:

@@ -128,6 +128,11 @@ class Policy:
         """Whether ordinary words pass: then layout is kept as typed, and open words are read with values."""
         return self.rules["word"] == "pass"
 
+    @property
+    def draws(self) -> bool:
+        """Whether any kind has an epsilon."""
+        return any(not isinstance(rule, str) for rule in self.rules.values())
+
     def rule(self, kind: str) -> Rule:
         """What happens to a kind: its own rule or that of its base."""
         return rule_of(self.rules, kind)
