@@ -67,7 +67,8 @@ def test_three_presets_stand_side_by_side(file: Path, policy: Path) -> None:
         "sensitive": 0.0,
         "words": 0.0,
     }
-    assert found["capitals that may be names, readable"] == {"entities": 1.0, "sensitive": 1.0, "words": 0.0}
+    capitals = found["capitals that may be names, readable"]
+    assert capitals == {"entities": 1.0, "sensitive": None, "words": 0.0}  # sensitive takes `Rose` for a name
     assert found["epsilon a text, mean"] == {
         "entities": 0.0,
         "sensitive": 0.0,
