@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Literal
 
 from transom.privacy.closed import (
@@ -62,17 +62,25 @@ def spelling(word: str, known: Container[str]) -> str:
     return american if american in known else word
 
 
-def marks_name(clean: str, end: int, word: str, case: Case, place: int, line: str) -> bool:
-    """Whether the capital of `word`, which ends at `end` of the text, says "name" at this place and line."""
+def marks_name(
+    word: str, case: Case, place: int, line: Callable[[], str], behind: Callable[[], str]
+) -> bool:
+    """Whether the capital of `word` says "name" at this place.
+
+    `line` says how its line is read, `behind` what follows the word, the next word in full.
+    """
     lookup = word.lower()
-    if line == "shouting" or word == "I" or lookup in CLITICS:
+    if word == "I" or lookup in CLITICS:
         return False
-    if case != "title":
-        return True
-    following = match[1] if (match := _NEXT_WORD.match(clean, end)) else ""
+    if case == "title" and place == FREE and lookup not in NAMESAKES:
+        return False
+    reading = line()
+    if reading == "shouting" or case != "title":
+        return reading != "shouting"
+    following = match[1] if (match := _NEXT_WORD.match(behind())) else ""
     if lookup in NAMESAKES and following.lower() not in SUBJECTS:
         return True
-    if place == FREE or line == "heading":
+    if place == FREE or reading == "heading":
         return False
     return place == BOUND or following[:1] != following[:1].lower() or not following
 
@@ -100,18 +108,17 @@ class Lines:
     """How to read the capitals of each line: "shouting", "heading" or ""; asked from the start to the end."""
 
     def __init__(self, clean: str, known: Container[str]) -> None:
-        self._lines, self._known = iter(clean.split("\n")), known
-        self._end, self._reading = 0, ""
+        self._lines, self._known = clean.split("\n"), known
+        self._at = self._number = 0
+        self._readings: dict[int, str] = {}
 
-    def reading(self, start: int) -> str:
-        """The reading of the line that holds the character at `start`."""
-        line = None
-        while self._end <= start:
-            line = next(self._lines)
-            self._end += len(line) + 1
-        if line is not None:
-            self._reading = _reading(line, self._known)
-        return self._reading
+    def reading(self, codes: str, at: int) -> str:
+        """The reading of the line of the token `at`, whose codes tell the ends of lines."""
+        self._number += codes.count("\n", self._at, at) + 2 * codes.count("¶", self._at, at)
+        self._at = at
+        if self._number not in self._readings:
+            self._readings = {self._number: _reading(self._lines[self._number], self._known)}
+        return self._readings[self._number]
 
 
 def _reading(line: str, known: Container[str]) -> str:

@@ -33,6 +33,7 @@ _WHITE = re.compile(rf"[{_BLANKS}]*")
 _INVISIBLE = (
     r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 )
+_POINTERS = re.compile(r"#(?=..)|[A-Za-z+](?=[.)][ \n¶])", re.DOTALL)
 _LONGEST_POINTER = 8  # characters of `3.11.2`
 _BEFORE = re.compile(f"[{_INVISIBLE}]+")
 # What is normalised as one: plain characters, white space with what is dropped in it, a character with marks.
@@ -93,16 +94,16 @@ def _typed(token: Token, raw: str, shown: bool) -> Iterator[Token]:
     yield token._replace(text=raw) if same else Token("symbol", raw)
 
 
-def counting(tokens: list[Token]) -> None:
+def counting(tokens: list[Token], codes: str) -> None:
     """Let pass the numbers that only point: `page 3`, and items that count up from one, two or more of them.
 
     An item is a number of one or two digits, or at the start of a line one letter, then `.` or `)` and white
-    space.
+    space. `codes` are those of the tokens for names.
     """
     runs: list[list[int]] = []
-    for at in range(len(tokens) - 2):
-        text = tokens[at].text
-        if len(text) > _LONGEST_POINTER or tokens[at].kind in ("space", "punct"):
+    for match in _POINTERS.finditer(codes):
+        at = match.start()
+        if len(tokens[at].text) > _LONGEST_POINTER:
             continue
         if tokens[at].kind == "number" and at > 1 and tokens[at - 2].lookup in REFERENCES:
             tokens[at] = tokens[at]._replace(kind="punct")

@@ -42,7 +42,7 @@ from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS
 from transom.privacy.kinds import SUBKINDS, base_of
 from transom.privacy.nametypes import Stretch, Types
 from transom.privacy.policy import Policy
-from transom.privacy.text import Token
+from transom.privacy.text import Token, outline
 
 SUBNAMES = ("person", "place", "organisation")
 NAMES = frozenset({"name", "person", "place", "organisation"})
@@ -59,7 +59,7 @@ _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
 _FOUND = re.compile(
     rf"""
-    (?=[CTDUQEJWVBrceAZIMdY])(?:
+    (?:
       (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CTDUQEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
     | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CTDUQEJW](?=-[NO])
     | [CTDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UQEJ](?=[ ](?:I[.]?[ ])*[NOr]) | [ce](?=[ ]n)
@@ -119,7 +119,9 @@ _LABELLED = re.compile(
     re.VERBOSE,
 )
 _POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
-_NAMESAKE = re.compile("[CTUQ]")
+_NAMESAKE, _NAME = re.compile("[CTUQ]"), re.compile("N")
+_AGREEING, _APART = re.compile("[CTUQWVJrx]"), re.compile("[ItZzL]")
+_MAYBE = re.compile("[CTDUQEJWVBrceAZIMdY]")  # what `_FOUND` is asked of
 _LINE = re.compile(r"[^\n¶]+")
 _LONG_LINE = 8  # spaces that no line of an address has
 _CLOSING = 6  # tokens of a closing formula
@@ -141,25 +143,19 @@ class Names:
         """Whether a word is the plural of a namesake: `the Churches`."""
         return lookup.endswith("s") and (lookup[:-1] in self.namesakes or lookup[:-2] in self.namesakes)
 
-    def read(self, tokens: list[Token]) -> list[Token]:
-        """The tokens, each name one token of its type."""
-        codes = list(map(self._code, tokens))
-        text = "".join(codes)
+    def read(self, tokens: list[Token], text: str) -> tuple[list[Token], str]:
+        """The tokens, each name one token of its type; `text` are their codes, those after it come back."""
         if not _CANDIDATE.search(text):
-            return tokens
-        zones = self._zones(tokens, text)
+            return tokens, text
+        zones, codes = self._zones(tokens, text), list(text)
         self._find(tokens, codes, zones)
-        return list(self._join(tokens, codes, zones))
+        return self._join(tokens, codes, zones)
 
-    def _code(self, token: Token) -> str:
+    def code(self, token: Token) -> str:
+        """The code of a token."""
         kind, lookup = token.kind, token.lookup
-        if token.claimed:
-            return "0"
-        if kind == "space":
-            lines = token.text.count("\n")
-            return " " if not lines else "\n" if lines == 1 else "¶"
-        if kind == "punct":
-            return token.text if token.text != "#" else "*"
+        if kind in ("space", "punct"):
+            return outline(token)
         if not lookup:
             if (
                 kind in ("date", "stop")
@@ -247,9 +243,9 @@ class Names:
                         tokens[at], codes[at] = token._replace(kind=kind), "K"
 
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
-        for match in _FOUND.finditer(text):
+        for match in _MAYBE.finditer(text):
             at = match.start()
-            if text[at] in "CTDUQEJWVBrceAZIMdY" and self._stands(tokens, text, at):
+            if _FOUND.match(text, at) and self._stands(tokens, text, at):
                 yield at
         yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
         for match in _SEGMENT.finditer(text):
@@ -310,12 +306,14 @@ class Names:
 
     def _agree(self, tokens: Sequence[Token], codes: list[str]) -> None:
         """What is a name once is one at its other capitals, where the word would pass or is unknown."""
-        names = {token.lookup for token, code in zip(tokens, codes, strict=True) if code == "N"}
-        for at, code in enumerate(codes):
-            if code in "CTUQWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
-                codes[at] = "N" if code != "x" else "o"
+        text = "".join(codes)
+        names = {tokens[match.start()].lookup for match in _NAME.finditer(text)}
+        for match in _AGREEING.finditer(text) if names else ():
+            at = match.start()
+            if tokens[at].lookup in names and tokens[at].kind not in self._drawn:
+                codes[at] = "N" if text[at] != "x" else "o"
 
-    def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> Iterator[Token]:
+    def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> tuple[list[Token], str]:
         """One token for each stretch of names."""
         text = "".join(codes)
         stretches: list[Stretch] = []
@@ -324,22 +322,20 @@ class Names:
                 stretches.append(self._stretch(tokens, text, *match.span()))
         public = self.namesakes, self._policy.kind_of, self._drawn
         Types(tokens, text, zones, *public).type(stretches)
+        for match in _APART.finditer(text):  # outside names
+            token = tokens[match.start()]
+            # A capital beside no name is a letter, a company form a word.
+            if token.kind in NAMES and (match[0] != "L" or len(token.text) > 2 or token.text.islower()):
+                tokens[match.start()] = token._replace(kind="stop")
+        joined: list[Token] = []
+        parts: list[str] = []
         end = 0
         for one in stretches:
-            yield from self._apart(tokens, text, end, one.start)
-            yield Token(one.kind, "".join([token.text for token in tokens[one.start : one.stop]]))
+            joined += tokens[end : one.start]
+            joined.append(Token(one.kind, "".join([token.text for token in tokens[one.start : one.stop]])))
+            parts += (text[end : one.start], "N")
             end = one.stop
-        yield from self._apart(tokens, text, end, len(tokens))
-
-    def _apart(self, tokens: list[Token], text: str, start: int, stop: int) -> Iterator[Token]:
-        """Tokens outside names: a capital beside none is a letter, a company form a word."""
-        for at in range(start, stop):
-            token = tokens[at]
-            if token.kind in NAMES and (
-                text[at] in "ItZz" or (text[at] == "L" and (len(token.text) > 2 or token.text.islower()))
-            ):
-                token = token._replace(kind="stop")
-            yield token
+        return joined + tokens[end:], "".join([*parts, text[end:]])
 
     def _stretch(self, tokens: Sequence[Token], text: str, start: int, stop: int) -> Stretch:
         """A stretch of names with what stands beside it: a street's number, `St Mary's Road`."""

@@ -16,6 +16,7 @@ Source: own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
@@ -32,6 +33,7 @@ from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
+_MONTH = re.compile("[M0](?=..)", re.DOTALL)
 
 
 class Reader:
@@ -39,52 +41,47 @@ class Reader:
 
     def __init__(self, policy: Policy) -> None:
         self._policy, self._names = policy, Names(policy)
-        self._kept: dict[str, Token] = {}  # known words in lower case, placed
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
         outside, claims = _cut(text, spans) if spans else (text, [])
         if not self._policy.words_pass:
-            tokens = self._tokens(normalise(outside))
+            tokens, _ = self._tokens(normalise(outside))
         else:
             clean, ends_C = aligned(outside)
-            tokens = self._tokens(clean)
-            counting(tokens)
+            tokens, codes = self._tokens(clean)
+            counting(tokens, codes)
             if ends_C is not None:
                 tokens = as_typed(tokens, outside, ends_C, self._shown)
         return list(_claimed(tokens, claims)) if claims else tokens
 
-    def _tokens(self, clean: str) -> list[Token]:
-        kept, placed = self._kept, self._placed
-        tokens = [
-            token
-            if token.text == " "
-            else (token.lookup == token.text and kept.get(token.text)) or placed(token)
-            for token in lex_clean(clean, self._words)
-        ]
-        for at in range(len(tokens) - 2):  # `by April Weaver`
+    def _tokens(self, clean: str) -> tuple[list[Token], str]:
+        """The tokens, and a code for each."""
+        tokens, codes = lex_clean(clean, self._words)
+        for match in _MONTH.finditer(codes):  # `by April Weaver`
+            at = match.start()
             month = tokens[at]
-            if (
-                month.kind == "stop"
-                and month.text in _GIVEN_MONTHS
-                and base_of(tokens[at + 2].kind) == "name"
-            ):
+            given = month.kind == "stop" and month.text in _GIVEN_MONTHS
+            if given and base_of(tokens[at + 2].kind) == "name":
                 tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
-        return self._names.read(tokens)
+                codes = f"{codes[:at]}{self._names.code(tokens[at])}{codes[at + 1 :]}"
+        return self._names.read(tokens, codes)
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
         return kind in ("space", "punct") or self._policy.rule(kind) == "pass"
 
-    def _placed(self, token: Token) -> Token:
+    def _placed(self, token: Token) -> tuple[Token, str]:
+        """The token with its final kind, and its code for names."""
         if token.kind != "word":
             alone = token.kind in ("number", "date") and self._policy.words_pass
-            return token._replace(kind="stop") if alone and token.text.lower() in PUBLIC_ALONE else token
-        kind = self._kind(token)
-        placed = token if kind == "word" else token._replace(kind=kind)
-        if token.lookup == token.text and token.text in self._words.known:
-            self._kept[token.text] = placed
-        return placed
+            if alone and token.text.lower() in PUBLIC_ALONE:
+                token = token._replace(kind="stop")
+        else:
+            kind = self._kind(token)
+            if kind != "word":
+                token = token._replace(kind=kind)
+        return token, self._names.code(token)
 
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
@@ -128,7 +125,7 @@ class Reader:
         """The words that pass and those that may be drawn."""
         policy = self._policy
         known = policy.pass_words | policy.kind_of.keys() | self._names.namesakes
-        return Words(known, open_values=policy.words_pass)
+        return Words(known, open_values=policy.words_pass, place=self._placed)
 
 
 def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
