@@ -318,8 +318,12 @@ class Names:
         text = "".join(codes)
         stretches: list[Stretch] = []
         for match in _JOINED.finditer(text):
-            if not stretches or match.start() >= stretches[-1].stop:
-                stretches.append(self._stretch(tokens, text, *match.span()))
+            if stretches and match.start() < stretches[-1].stop:
+                continue
+            one = self._stretch(tokens, text, *match.span())
+            if stretches and one.start < stretches[-1].stop:  # its head was found as a name by itself
+                one.start = stretches.pop().start
+            stretches.append(one)
         public = self.namesakes, self._policy.kind_of, self._drawn
         Types(tokens, text, zones, *public).type(stretches)
         for match in _APART.finditer(text):  # outside names
