@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import Literal
 
 from transom.privacy.closed import (
@@ -62,25 +62,17 @@ def spelling(word: str, known: Container[str]) -> str:
     return american if american in known else word
 
 
-def marks_name(
-    word: str, case: Case, place: int, line: Callable[[], str], behind: Callable[[], str]
-) -> bool:
-    """Whether the capital of `word` says "name" at this place.
-
-    `line` says how its line is read, `behind` what follows the word, the next word in full.
-    """
+def marks_name(word: str, case: Case, place: int, line: str, behind: str) -> bool:
+    """Whether the capital of `word` says "name" at this place and line; `behind` holds the next word."""
     lookup = word.lower()
-    if word == "I" or lookup in CLITICS:
+    if line == "shouting" or word == "I" or lookup in CLITICS:
         return False
-    if case == "title" and place == FREE and lookup not in NAMESAKES:
-        return False
-    reading = line()
-    if reading == "shouting" or case != "title":
-        return reading != "shouting"
-    following = match[1] if (match := _NEXT_WORD.match(behind())) else ""
+    if case != "title" or (place == BOUND and not line and lookup not in NAMESAKES):
+        return True
+    following = match[1] if (match := _NEXT_WORD.match(behind)) else ""
     if lookup in NAMESAKES and following.lower() not in SUBJECTS:
         return True
-    if place == FREE or reading == "heading":
+    if place == FREE or line == "heading":
         return False
     return place == BOUND or following[:1] != following[:1].lower() or not following
 

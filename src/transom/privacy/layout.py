@@ -20,7 +20,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
-from transom.privacy.characters import normalise
+from transom.privacy.characters import is_normal, normalise
 from transom.privacy.numbers import REFERENCES
 from transom.privacy.text import Token
 
@@ -49,6 +49,8 @@ def aligned(text: str) -> tuple[str, list[int] | None]:
 
     Several characters that were made of one end where it begins, but for the last.
     """
+    if is_normal(text):
+        return text, None
     clean = normalise(text)
     if clean == text:
         return clean, None

@@ -121,7 +121,9 @@ _LABELLED = re.compile(
 _POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
 _NAMESAKE, _NAME = re.compile("[CTUQ]"), re.compile("N")
 _AGREEING, _APART = re.compile("[CTUQWVJrx]"), re.compile("[ItZzL]")
-_MAYBE = re.compile("[CTDUQEJWVBrceAZIMdY]")  # what `_FOUND` is asked of
+# What `_FOUND` is asked of, and where `_SEGMENT` is looked for.
+_MAYBE = re.compile(r"[CTDUQEJVBrceAZIMY]|W(?=-)|(?<=[tq&.] )W|(?<=-)W|d(?=:)")
+_STARTS = re.compile(r"(?:\A|[\n¶])(?:-[ ])?|\|[ ]")
 _LINE = re.compile(r"[^\n¶]+")
 _LONG_LINE = 8  # spaces that no line of an address has
 _CLOSING = 6  # tokens of a closing formula
@@ -222,8 +224,11 @@ class Names:
         """Make N of the code of every word that is a name by what stands around it."""
         self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
-            for at in list(self._places(tokens, "".join(codes), zones)):
+            found = list(self._places(tokens, "".join(codes), zones))
+            for at in found:
                 codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] in "ced" else "N"
+            if not found:
+                break
         self._agree(tokens, codes)
 
     def _unname(self, tokens: list[Token], codes: list[str]) -> None:
@@ -247,16 +252,20 @@ class Names:
             at = match.start()
             if _FOUND.match(text, at) and self._stands(tokens, text, at):
                 yield at
-        yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
-        for match in _SEGMENT.finditer(text):
+        if 1 in zones or 2 in zones:
+            yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
+        for start in _STARTS.finditer(text):
+            match = _SEGMENT.match(text, start.end())
+            if match is None:
+                continue
             if text[match.start()] in "CTUQ" and zones[match.start()] == 2:
                 yield match.start()
             if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
                 yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")
-        for pattern in (_COMPANY, _HEAD):
+        for pattern in (_COMPANY, _HEAD) if "B" in text or "O" in text else ():
             for match in pattern.finditer(text):
                 yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJK")
-        for match in _STREET.finditer(text):
+        for match in _STREET.finditer(text) if "#" in text else ():
             last = tokens[match.end() - 1]
             if last.lookup in nw.STREETS and last.kind not in self._drawn:
                 yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")

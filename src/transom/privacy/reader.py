@@ -33,7 +33,7 @@ from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
-_MONTH = re.compile("[M0](?=..)", re.DOTALL)
+_MONTH = re.compile("|".join(sorted(_GIVEN_MONTHS)))
 
 
 class Reader:
@@ -58,8 +58,7 @@ class Reader:
     def _tokens(self, clean: str) -> tuple[list[Token], str]:
         """The tokens, and a code for each."""
         tokens, codes = lex_clean(clean, self._words)
-        for match in _MONTH.finditer(codes):  # `by April Weaver`
-            at = match.start()
+        for at in range(len(tokens) - 2) if _MONTH.search(clean) else ():  # `by April Weaver`
             month = tokens[at]
             given = month.kind == "stop" and month.text in _GIVEN_MONTHS
             if given and base_of(tokens[at + 2].kind) == "name":

@@ -68,7 +68,7 @@ from transom.privacy.capitals import (
     with_case,
 )
 from transom.privacy.characters import MARKERS, MASK, MASKED_MARKER, PASSING_PUNCTUATION, normalise
-from transom.privacy.closed import BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS
+from transom.privacy.closed import BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS, NAMESAKES
 from transom.privacy.numbers import CODES, OPEN_CODES, code_of, kind_of_value, other_code, values
 
 __all__ = [
@@ -160,7 +160,11 @@ class Token(NamedTuple):
     claimed: bool = False
 
 
-_PUNCTUATION = {mark: Token("punct", mark) for mark in PASSING_PUNCTUATION}
+# With their codes for values and for names.
+_PUNCTUATION = {
+    mark: (Token("punct", mark), mark, mark if mark != "#" else "*") for mark in PASSING_PUNCTUATION
+}
+_SPACES = {" ": (Token("space", " "), " ", " "), "\n": (Token("space", "\n"), "|", "\n")}
 
 
 Reading = tuple[tuple[Token, ...], str, str]  # tokens, their codes for values, and for names
@@ -195,11 +199,17 @@ class Words(dict[str, Reading]):
         codes: list[str] = []
         shapes: list[str] = []
         for match in self._token.finditer(masked):
-            token, code = self._lexed(match.lastgroup or "", match[0], chunk[match.start() : match.end()])
-            if token.lookup and token.case != "lower":
-                shape = CAPITAL
+            group, text = match.lastgroup or "", match[0]
+            if group == "space":
+                token, code, shape = _SPACES.get(text) or (Token("space", text), "|", "¶")
+            elif group == "punct":
+                token, code, shape = _PUNCTUATION[text]
             else:
-                token, shape = self.place(token)
+                token, code = self._lexed(group, text, chunk[match.start() : match.end()])
+                if token.lookup and token.case != "lower":
+                    shape = CAPITAL
+                else:
+                    token, shape = self.place(token)
             tokens.append(token)
             codes.append(code)
             shapes.append(shape)
@@ -226,10 +236,6 @@ class Words(dict[str, Reading]):
             kind = "word" if text.isascii() or text.replace("'", "").isalpha() else "foreign"
             code = self._codes.get(lookup) or ("u" if case == "upper" else "L" if text.isupper() else "x")
             return Token(kind, text, spelling(lookup, self.known), case), code
-        if group == "space":
-            return Token("space", text), "|" if "\n" in text else " "
-        if group == "punct":
-            return _PUNCTUATION[text], text
         code = code_of(masked, run=group == "run") if group in ("number", "run") else other_code(masked)
         kind = _KINDS.get(code, group)
         token = Token(kind_of_value(kind, text) if group == "identifier" else kind, text)
@@ -249,10 +255,9 @@ class Words(dict[str, Reading]):
 def outline(token: Token) -> str:
     """The code for names of a token whose words are not looked at."""
     if token.kind == "space":
-        lines = token.text.count("\n")
-        return " " if not lines else "\n" if lines == 1 else "¶"
+        return token.text if token.text in _SPACES else "¶"
     if token.kind == "punct":
-        return token.text if token.text != "#" else "*"
+        return _PUNCTUATION[token.text][2]
     return "w" if token.lookup else "0"
 
 
@@ -304,28 +309,30 @@ def _undo_contractions(tokens: list[Token], codes: str, shapes: list[str], words
 
 def _mark(seen: str, tokens: list[Token], codes: str, shapes: list[str], words: Words) -> str:
     """Mark the capitals that say "name", and place their words; the codes for values after that."""
-    text, changed, lines = "".join(shapes), {}, Lines(seen, words.known)
+    text, changed, lines = "".join(shapes), list(codes), Lines(seen, words.known)
     for match in _CAPITALS.finditer(text):
         at = match.start()
-        token, code = tokens[at], codes[at]
-        marked = marks_name(
-            token.text,
-            token.case,
-            _place(tokens, at),
-            lambda at=at: lines.reading(text, at),
-            lambda at=at: "".join([one.text for one in tokens[at + 1 : at + _BEYOND]]),
-        )
+        token = tokens[at]
+        place = _place(tokens, at)
+        if place == FREE and token.case == "title" and token.lookup not in NAMESAKES:
+            tokens[at], shapes[at] = words.marked(token, marked=False)
+            continue
+        behind = "".join([one.text for one in tokens[at + 1 : at + _BEYOND]])
+        marked = marks_name(token.text, token.case, place, lines.reading(text, at), behind)
         if marked:
+            code = codes[at]
             if code == "M" or (code == "u" and len(token.text) <= _FEW):
                 changed[at] = _MARKED[code]
             if token.case == "upper" and token.kind == "word":  # the capitals of `DON'T` say nothing
                 marked = not _NOT_BEHIND.match(codes, at + 1)
         tokens[at], shapes[at] = words.marked(token, marked=marked)
-    return "".join([changed.get(at, code) for at, code in enumerate(codes)]) if changed else codes
+    return "".join(changed)
 
 
 def _place(tokens: Sequence[Token], end: int) -> int:
     """What a capital says at token `end`, by the marks since the last word or line."""
+    if end > 1 and tokens[end - 1].text == " " and tokens[end - 2].lookup:
+        return BOUND
     start = end
     while start and (tokens[start - 1].kind == "punct" or tokens[start - 1].text == " "):
         start -= 1
