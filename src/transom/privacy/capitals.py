@@ -67,7 +67,7 @@ def marks_name(word: str, case: Case, place: int, line: str, behind: str) -> boo
     lookup = word.lower()
     if line == "shouting" or word == "I" or lookup in CLITICS:
         return False
-    if case != "title" or (place == BOUND and not line and lookup not in NAMESAKES):
+    if case != "title":
         return True
     following = match[1] if (match := _NEXT_WORD.match(behind)) else ""
     if lookup in NAMESAKES and following.lower() not in SUBJECTS:
@@ -102,15 +102,16 @@ class Lines:
     def __init__(self, clean: str, known: Container[str]) -> None:
         self._lines, self._known = clean.split("\n"), known
         self._at = self._number = 0
-        self._readings: dict[int, str] = {}
+        self._reading: str | None = None
 
     def reading(self, codes: str, at: int) -> str:
         """The reading of the line of the token `at`, whose codes tell the ends of lines."""
-        self._number += codes.count("\n", self._at, at) + 2 * codes.count("¶", self._at, at)
+        lines = codes.count("\n", self._at, at) + 2 * codes.count("¶", self._at, at)
+        if lines or self._reading is None:
+            self._number += lines
+            self._reading = _reading(self._lines[self._number], self._known)
         self._at = at
-        if self._number not in self._readings:
-            self._readings = {self._number: _reading(self._lines[self._number], self._known)}
-        return self._readings[self._number]
+        return self._reading
 
 
 def _reading(line: str, known: Container[str]) -> str:

@@ -72,7 +72,7 @@ _CLEAN, MASK = _Clean(), _Mask()
 
 
 def is_normal(text: str) -> bool:
-    """Whether a text is plainly normalised already: printable ASCII, no two blanks, no blank beside a line's end."""
+    """Whether a text plainly is normalised: printable ASCII, neither two blanks nor one at a line's end."""
     return (
         text.isascii()
         and text.replace("\n", "").isprintable()

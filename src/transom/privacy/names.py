@@ -40,7 +40,7 @@ from collections.abc import Iterator, Sequence
 from transom.privacy import namewords as nw
 from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS
 from transom.privacy.kinds import SUBKINDS, base_of
-from transom.privacy.nametypes import Stretch, Types
+from transom.privacy.nametypes import Stretch, Types, zones_of
 from transom.privacy.policy import Policy
 from transom.privacy.text import Token, outline
 
@@ -120,14 +120,11 @@ _LABELLED = re.compile(
 )
 _POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
 _NAMESAKE, _NAME = re.compile("[CTUQ]"), re.compile("N")
+_BEGUN = re.compile("[NOnoIp]")  # with what `_JOINED` begins
 _AGREEING, _APART = re.compile("[CTUQWVJrx]"), re.compile("[ItZzL]")
 # What `_FOUND` is asked of, and where `_SEGMENT` is looked for.
 _MAYBE = re.compile(r"[CTDUQEJVBrceAZIMY]|W(?=-)|(?<=[tq&.] )W|(?<=-)W|d(?=:)")
 _STARTS = re.compile(r"(?:\A|[\n¶])(?:-[ ])?|\|[ ]")
-_LINE = re.compile(r"[^\n¶]+")
-_LONG_LINE = 8  # spaces that no line of an address has
-_CLOSING = 6  # tokens of a closing formula
-_SIGNATURE = 3  # lines that follow it
 
 
 class Names:
@@ -149,7 +146,7 @@ class Names:
         """The tokens, each name one token of its type; `text` are their codes, those after it come back."""
         if not _CANDIDATE.search(text):
             return tokens, text
-        zones, codes = self._zones(tokens, text), list(text)
+        zones, codes = zones_of(tokens, text, self._drawn), list(text)
         self._find(tokens, codes, zones)
         return self._join(tokens, codes, zones)
 
@@ -237,7 +234,7 @@ class Names:
         for match in _POSTSCRIPT.finditer(text):
             if tokens[match.start()].lookup == "p":
                 codes[match.start() : match.end()] = "z.z"
-        for match in _LABELLED.finditer(text):
+        for match in _LABELLED.finditer(text) if ": " in text or "|" in text else ():
             label = tokens[match.start()]
             if match["cells"] or (label.lookup in nw.PLAIN_LABELS and label.kind not in self._drawn):
                 for at in range(*match.span()):
@@ -254,10 +251,7 @@ class Names:
                 yield at
         if 1 in zones or 2 in zones:
             yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
-        for start in _STARTS.finditer(text):
-            match = _SEGMENT.match(text, start.end())
-            if match is None:
-                continue
+        for match in filter(None, (_SEGMENT.match(text, one.end()) for one in _STARTS.finditer(text))):
             if text[match.start()] in "CTUQ" and zones[match.start()] == 2:
                 yield match.start()
             if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
@@ -297,22 +291,6 @@ class Names:
             return following in (" U", " Q", " S")
         return not (following == " b" and lookup.endswith("ing"))
 
-    def _zones(self, tokens: Sequence[Token], text: str) -> bytearray:
-        """1 where lines are an address, 2 where a signature is to be expected, else 0."""
-        zones, left = bytearray(len(text)), 0
-        block = text.find("¶")
-        if block > 0 and all(line.count(" ") < _LONG_LINE for line in text[:block].split("\n")):
-            zones[:block] = b"\1" * block
-        for match in _LINE.finditer(text):
-            start, end = match.span()
-            if left:
-                zones[start:end] = bytes([1 + (left == _SIGNATURE)]) * (end - start)
-                left -= 1
-            for at in range(start, min(end, start + _CLOSING)):
-                if tokens[at].lookup in nw.CLOSINGS and tokens[at].kind not in self._drawn:
-                    zones[at:end], left = b"\2" * (end - at), _SIGNATURE
-        return zones
-
     def _agree(self, tokens: Sequence[Token], codes: list[str]) -> None:
         """What is a name once is one at its other capitals, where the word would pass or is unknown."""
         text = "".join(codes)
@@ -326,7 +304,12 @@ class Names:
         """One token for each stretch of names."""
         text = "".join(codes)
         stretches: list[Stretch] = []
-        for match in _JOINED.finditer(text):
+        end = 0
+        for begun in _BEGUN.finditer(text):
+            match = _JOINED.match(text, begun.start()) if begun.start() >= end else None
+            if match is None:
+                continue
+            end = match.end()
             if stretches and match.start() < stretches[-1].stop:
                 continue
             one = self._stretch(tokens, text, *match.span())

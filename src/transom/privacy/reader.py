@@ -16,7 +16,6 @@ Source: own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
@@ -33,7 +32,6 @@ from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
-_MONTH = re.compile("|".join(sorted(_GIVEN_MONTHS)))
 
 
 class Reader:
@@ -58,13 +56,18 @@ class Reader:
     def _tokens(self, clean: str) -> tuple[list[Token], str]:
         """The tokens, and a code for each."""
         tokens, codes = lex_clean(clean, self._words)
-        for at in range(len(tokens) - 2) if _MONTH.search(clean) else ():  # `by April Weaver`
-            month = tokens[at]
-            given = month.kind == "stop" and month.text in _GIVEN_MONTHS
+        if any(month in clean for month in _GIVEN_MONTHS):  # `by April Weaver`
+            codes = self._given(tokens, codes)
+        return self._names.read(tokens, codes)
+
+    def _given(self, tokens: list[Token], codes: str) -> str:
+        """Make a name of each month that passes before a name; the codes after that."""
+        for at, month in enumerate(tokens[:-2]):
+            given = month.text in _GIVEN_MONTHS and month.kind == "stop"
             if given and base_of(tokens[at + 2].kind) == "name":
                 tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
                 codes = f"{codes[:at]}{self._names.code(tokens[at])}{codes[at + 1 :]}"
-        return self._names.read(tokens, codes)
+        return codes
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
@@ -79,7 +82,7 @@ class Reader:
         else:
             kind = self._kind(token)
             if kind != "word":
-                token = token._replace(kind=kind)
+                token = Token(kind, *token[1:])
         return token, self._names.code(token)
 
     def _kind(self, token: Token) -> str:
@@ -114,10 +117,9 @@ class Reader:
 
     def _customary(self, lookup: str, known: str | None) -> bool:
         """Whether a word has its capital by custom: `Monday`, `PDF`, and in an adjective `Catholic`."""
-        rule = self._policy.rule(known or "dictionary")
         if known in ("origin", "religion", "politics"):
-            return isinstance(rule, str)
-        return rule == "pass" and lookup in CUSTOMARY
+            return isinstance(self._policy.rule(known), str)
+        return lookup in CUSTOMARY and self._policy.rule(known or "dictionary") == "pass"
 
     @cached_property
     def _words(self) -> Words:

@@ -254,33 +254,30 @@ class Sanitizer:
         ]
         counts: Counter[str] = Counter()
         for parts in parts_of:
-            counts.update(_counted(parts))
-        return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
+            counts.update([part[0] for part in parts])
+        costs = tuple(map(self._cost, drawn_of))
+        return Batch(tuple(results), tuple(map(len, drawn_of)), costs, _in_order(counts))
 
     def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
         """The batch where nothing is drawn: without what draws need, and one text at a time."""
         results, counts, hidden = [], Counter[str](), self._hidden
         for text, holder in zip(texts, holders, strict=True):
-            if may_hold_form(text) or not self.policy.words_pass:
+            claimed = self._claims.find(text)
+            if claimed or may_hold_form(text) or not self.policy.words_pass:
                 parts = self._parts(text)
                 results.append("".join(self._outputs(parts, holder, ())))
                 counts.update([part[0] for part in parts])
                 continue
-            tokens = self._reader.read(text, self._claims.find(text))
-            results.append(
-                "".join(
-                    [
-                        holder.hide(token.kind, token.text)
-                        if token.kind in hidden or (token.claimed and token.kind not in CLAIMED)
-                        else token.text
-                        for token in tokens
-                    ]
-                )
-            )
-            counts.update([token.kind for token in tokens])
+            tokens = self._reader.read(text)
+            outputs, kinds = [token.text for token in tokens], [token.kind for token in tokens]
+            counts.update(kinds)
+            if not hidden.isdisjoint(kinds):
+                for at, kind in enumerate(kinds):
+                    if kind in hidden:
+                        outputs[at] = holder.hide(kind, outputs[at])
+            results.append("".join(outputs))
         zeros = (0,) * len(texts)
-        kinds = {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
-        return Batch(tuple(results), zeros, (0.0,) * len(texts), kinds)
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), _in_order(counts))
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
@@ -325,18 +322,18 @@ class Sanitizer:
         )
 
     def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
-        ids, hidden, drawn = self.policy.word_ids, self._hidden, self._drawn_by
-        parts: list[_Part] = []
-        for token in self._reader.read(text, self._claimed(text, spans)):
-            kind = token.kind
-            if token.claimed:
-                parts.append((kind, token, kind not in CLAIMED, -1))
-            elif kind in drawn:  # a listed word may be of a drawn kind and in no group
-                word_id = ids.get(token.lookup, -1)
-                parts.append((kind, token, word_id < 0, word_id))
-            else:
-                parts.append((kind, token, kind in hidden, -1))
-        return _closed(parts)
+        ids, hidden, drawn = self.policy.word_ids.get, self._hidden, self._drawn_by
+        # A listed word may be of a drawn kind and in no group.
+        return _closed(
+            [
+                (token.kind, token, token.kind in hidden, -1)
+                if token.kind not in drawn and not token.claimed
+                else (token.kind, token, token.kind not in CLAIMED, -1)
+                if token.claimed
+                else (token.kind, token, (word_id := ids(token.lookup, -1)) < 0, word_id)
+                for token in self._reader.read(text, self._claimed(text, spans))
+            ]
+        )
 
     def _claimed(self, text: str, spans: Sequence[Span]) -> Sequence[Span]:
         """The given spans, and what the claims find in each stretch between them."""
@@ -368,6 +365,9 @@ class Sanitizer:
 
     def _draw(self, parts: Sequence[_Part]) -> list[int]:
         """A released word id for each part that is drawn; one call for each mechanism."""
+        if len(self._mechanisms) == 1:
+            ids_N = np.array([part[3] for part in parts], dtype=np.int64)
+            return list(self._mechanisms[0].sample(ids_N).tolist())
         released = [0] * len(parts)
         for number, mechanism in enumerate(self._mechanisms):
             at = [index for index, part in enumerate(parts) if self._drawn_by[part[0]] == number]
@@ -379,7 +379,7 @@ class Sanitizer:
 
     def _cost(self, drawn: Iterable[_Part]) -> float:
         """What these draws cost; a mechanism's price is asked for only where it draws."""
-        counts = Counter(self._drawn_by[part[0]] for part in drawn)
+        counts = Counter([self._drawn_by[part[0]] for part in drawn])
         return sum(count * _price(self._mechanisms[number]) for number, count in counts.items()) or 0.0
 
     def _recalled(
@@ -457,5 +457,9 @@ def _closed(parts: list[_Part]) -> list[_Part]:
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
-    counts = Counter([part[0] for part in parts])
-    return {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
+    return _in_order(Counter([part[0] for part in parts]))
+
+
+def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts that there are, without those of white space and punctuation."""
+    return {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts.get(kind)}

@@ -137,7 +137,8 @@ _TOKEN = tuple(
 _CHUNK = re.compile(r"[^ \n]+[ \n]*|[ \n]+")
 CAPITAL = "¿"  # the code of a word with a capital
 _CAPITALS = re.compile(CAPITAL)
-_MOST_KEPT = 200_000
+_MOST_KEPT, _MOST_BESIDE = 200_000, 5
+_BESIDE = frozenset(".,:;!?'\"()-")
 _WORDS = frozenset({"plain", "word", "clitic"})
 _BEYOND = 6  # tokens that hold the next word and what stands before it
 _KINDS = {"n": "number", "y": "number", "q": "number", "i": "identifier"}  # of a code
@@ -175,8 +176,8 @@ class Words(dict[str, Reading]):
 
     `place` gives a token its final kind and its code for names; a word with a capital waits for that with the
     code `CAPITAL`, until its neighbours are known. With `open_values` open words are read with the values
-    beside them (`transom.privacy.numbers`). Readings are kept for known words alone, each by itself, with a
-    mark or a contraction behind it, so that no text outlives its request here.
+    beside them (`transom.privacy.numbers`). Readings are kept for single known words alone, with the marks
+    and the contraction beside them, so that no text outlives its request here.
     """
 
     def __init__(
@@ -223,7 +224,8 @@ class Words(dict[str, Reading]):
         key = token.text, marked
         known = self._capitals.get(key)
         if known is None:
-            known = self.place(token._replace(marked=True) if marked else token)
+            kind, text, lookup, case, _, _ = token
+            known = self.place(Token(kind, text, lookup, case, marked))
             if self._is_known(token) and len(self._capitals) < _MOST_KEPT:
                 self._capitals[key] = known
         return known
@@ -245,11 +247,11 @@ class Words(dict[str, Reading]):
         return token.text.lower() in self.known and token.case != "mixed"
 
     def _is_public(self, tokens: tuple[Token, ...]) -> bool:
-        """Whether these are a known word, alone or with a mark or contraction behind it, or marks."""
-        first, *rest = tokens if tokens[-1].kind != "space" else tokens[:-1] or tokens
-        if first.kind not in ("punct", "space") and not self._is_known(first):
-            return False
-        return len(rest) < 2 and all(one.kind == "punct" or one.lookup in CLITICS for one in rest)
+        """Whether these are one known word or none, and little else than marks."""
+        others = [one for one in tokens if one.lookup not in CLITICS and one.text not in _BESIDE]
+        if others and others[-1].kind == "space":
+            others.pop()
+        return len(tokens) <= _MOST_BESIDE and len(others) < 2 and all(map(self._is_known, others))
 
 
 def outline(token: Token) -> str:
@@ -312,13 +314,15 @@ def _mark(seen: str, tokens: list[Token], codes: str, shapes: list[str], words: 
     text, changed, lines = "".join(shapes), list(codes), Lines(seen, words.known)
     for match in _CAPITALS.finditer(text):
         at = match.start()
-        token = tokens[at]
-        place = _place(tokens, at)
-        if place == FREE and token.case == "title" and token.lookup not in NAMESAKES:
-            tokens[at], shapes[at] = words.marked(token, marked=False)
-            continue
-        behind = "".join([one.text for one in tokens[at + 1 : at + _BEYOND]])
-        marked = marks_name(token.text, token.case, place, lines.reading(text, at), behind)
+        token, place = tokens[at], _place(tokens, at)
+        plain = token.case == "title" and token.lookup not in NAMESAKES
+        if plain and place == FREE:  # the common cases first
+            marked = False
+        elif not (line := lines.reading(text, at)) and plain and place == BOUND:
+            marked = token.text != "I"
+        else:
+            behind = "".join([one.text for one in tokens[at + 1 : at + _BEYOND]])
+            marked = marks_name(token.text, token.case, place, line, behind)
         if marked:
             code = codes[at]
             if code == "M" or (code == "u" and len(token.text) <= _FEW):
