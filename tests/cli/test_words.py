@@ -485,7 +485,9 @@ def test_what_was_stopped_goes_on(
     assert sorted(path.name for path in tmp_path.iterdir() if "part" in path.name) == []
 
 
-def test_ctrl_c_keeps_what_is_done(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("transom.cli.records.CHUNK_CHARS", 20)
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("the Ada\n" * 30)
@@ -501,6 +503,8 @@ def test_ctrl_c_keeps_what_is_done(policy: Policy, tmp_path: Path, monkeypatch: 
         sanitize_file(lambda: Sanitizer(policy), source, target, selection, advance=stop)
     kept = (tmp_path / "out.txt.part").read_text()
     assert 0 < kept.count("\n") < 30
+    assert f"{kept.count(chr(10))} records are in " in (said := capsys.readouterr().err)
+    assert "--resume" in said
     assert not target.exists()
     sanitize_file(lambda: Sanitizer(policy), source, target, selection, resume=True)
     assert target.read_text() == "the [NAME_1]\n" * 30

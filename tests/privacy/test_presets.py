@@ -151,10 +151,10 @@ def test_the_guarantee_names_what_passes(policy: Policy) -> None:
     told = {preset: Sanitizer(with_preset(policy, preset)).guarantee() for preset in PRESETS}
     assert told["entities"].epsilon == 0
     assert told["words"].epsilon == pytest.approx(1.0)
-    assert "every word, unchanged: the policy lets it pass" in told["entities"].discloses
-    assert "every health, unchanged: the policy lets it pass" in told["entities"].discloses
+    assert "every token of kind word, unchanged: the policy lets it pass" in told["entities"].discloses
+    assert "every token of kind health, unchanged: the policy lets it pass" in told["entities"].discloses
     assert not any("every health" in line for line in told["sensitive"].discloses)
-    assert "every instruction, unchanged: the policy lets it pass" in told["words"].discloses
+    assert "every token of kind instruction, unchanged: the policy lets it pass" in told["words"].discloses
     assert "same rule" in told["sensitive"].adjacency
 
 

@@ -292,6 +292,7 @@ def _done(sanitizer: Sanitizer, texts_of: Sequence[Sequence[str]]) -> Done:
             batch.epsilon,
             max(batch.epsilons, default=0.0),
             batch.counts,
+            batch.replaced,
         ),
         [],
     )
@@ -304,7 +305,7 @@ def _done_and_mapped(sanitizer: Sanitizer, texts_of: Sequence[Sequence[str]]) ->
         holders = Placeholders()
         made = [sanitizer.sanitize(text, placeholders=holders) for text in record]
         for one in made:
-            total += Summary(1, one.drawn, one.drawn, one.epsilon, one.epsilon, one.counts)
+            total += Summary(1, one.drawn, one.drawn, one.epsilon, one.epsilon, one.counts, one.replaced)
         texts.append([one.text for one in made])
         pieces = ([(piece.output, piece.source) for piece in one.pieces] for one in made)
         maps.append(RecordMap.of(pieces, holders.values))

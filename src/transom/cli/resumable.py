@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import typer
+
 from transom.config import attempt, load_json, to_plain
 from transom.errors import LedgerError, MisconfiguredError
 from transom.files import sync, write_file
@@ -27,7 +29,10 @@ from transom.files import sync, write_file
 
 @dataclass(frozen=True)
 class Summary:
-    """What was sanitised; `largest_draws` and `largest_epsilon` are those of one text."""
+    """What was sanitised; `largest_draws` and `largest_epsilon` are those of one text.
+
+    `counts` are tokens a kind, `replaced` those of them that became placeholders.
+    """
 
     texts: int = 0
     draws: int = 0
@@ -35,6 +40,7 @@ class Summary:
     epsilon: float = 0.0
     largest_epsilon: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
+    replaced: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Summary) -> Summary:
         return Summary(
@@ -44,6 +50,7 @@ class Summary:
             self.epsilon + other.epsilon,
             max(self.largest_epsilon, other.largest_epsilon),
             Counter(self.counts) + Counter(other.counts),
+            Counter(self.replaced) + Counter(other.replaced),
         )
 
 
@@ -124,6 +131,10 @@ def writing(target: Path | None, source: Path, settings: str, *, resume: bool) -
     except (KeyboardInterrupt, LedgerError):
         if not out.records:
             part.unlink()
+        elif state:
+            typer.echo(
+                f"{out.records} records are in {part}; --resume goes on, with the same options", err=True
+            )
         raise
     except BaseException:
         for path in (part, note):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +23,21 @@ from transom.privacy.kinds import SUBKINDS, base_of
 from transom.privacy.mechanisms import QUICK, build
 from transom.privacy.partition import PartitionedMechanism, WordMechanism
 from transom.privacy.policy import Policy
+
+
+@dataclass(frozen=True)
+class BayesGuess:
+    """What the exact Bayes attacker makes of a sanitised text's drawn words.
+
+    `guesses` pairs each released word with the guess, `recovered` of `words` are right; `success` is the
+    expected share given the released words, `chance` the share by naming each group's likeliest word unseen.
+    """
+
+    guesses: tuple[tuple[str, str], ...]
+    recovered: int
+    words: int
+    success: float
+    chance: float
 
 
 class Draws:
@@ -67,6 +83,18 @@ class Draws:
         """What a draw of each kind costs; a mechanism's price is asked for only where it draws."""
         counts = Counter([self.number_of[kind] for kind in kinds])
         return sum(count * _price(self.mechanisms[number]) for number, count in counts.items()) or 0.0
+
+    def attacked(self, drawn: Sequence[tuple[str, int, int]]) -> BayesGuess:
+        """The best guess for each drawn word, given as its kind, its id and the id of the released word."""
+        words = self._policy.words
+        guesses = [self.guess(kind, output_id) for kind, _, output_id in drawn]
+        return BayesGuess(
+            guesses=tuple((words[one[2]], words[q[0]]) for one, q in zip(drawn, guesses, strict=True)),
+            recovered=sum(one[1] == q[0] for one, q in zip(drawn, guesses, strict=True)),
+            words=len(drawn),
+            success=sum(q[1] for q in guesses) / max(1, len(drawn)),
+            chance=sum(q[2] for q in guesses) / max(1, len(drawn)),
+        )
 
     def guess(self, kind: str, output_id: int) -> tuple[int, float, float]:
         """(best guess, its probability, the probability of the likeliest word unseen) for a released word."""

@@ -38,10 +38,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from transom.privacy import namewords as nw
-from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS
+from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS, DAYS
 from transom.privacy.kinds import SUBKINDS, base_of
 from transom.privacy.nametypes import Stretch, Types, zones_of
 from transom.privacy.policy import Policy
+from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import Token, outline
 
 SUBNAMES = ("person", "place", "organisation")
@@ -194,7 +195,8 @@ class Names:
         if code != "w":
             return code
         if kind == "stop":
-            return "Y" if token.marked and title and len(lookup) > 3 else "z"
+            public = lookup in DAYS or token.text in TECHNICAL
+            return "Y" if token.marked and title and len(lookup) > 3 and not public else "z"
         if lookup in nw.CUSTOMARY:
             return "K"
         return "B" if lookup in nw.BODIES or lookup in nw.HEADS else "W" if title else "V"

@@ -29,9 +29,14 @@ from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
+from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
+
+
+# Prepositions of two letters: with one capital they are no acronym, and nobody's name.
+_BEFORE_ALL = frozenset({"as", "at", "by", "in", "of", "on", "to"})
 
 
 class Reader:
@@ -88,6 +93,8 @@ class Reader:
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
+        if policy.words_pass and token.text in TECHNICAL:
+            return "stop"
         if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
             return "stop"
         if known and SUBKINDS.get(known, ("",))[0] == "name":
@@ -102,6 +109,7 @@ class Reader:
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
                 short = len(lookup) < 3 and not self._customary(lookup, None)
+                short = short and not (policy.words_pass and token.case == "title" and lookup in _BEFORE_ALL)
                 return "name" if marked and (short or lookup in HOMOGRAPHS) else "stop"
             if marked and (namesake or not self._customary(lookup, known)):
                 return "name"

@@ -23,7 +23,7 @@ from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
 from transom.privacy.claims import PUBLIC, Claims
-from transom.privacy.draws import Draws
+from transom.privacy.draws import BayesGuess, Draws
 from transom.privacy.forms import may_hold_form, pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
@@ -130,35 +130,29 @@ class Sanitized:
         """Tokens a kind."""
         return _counted(self._parts)
 
+    @cached_property
+    def replaced(self) -> Mapping[str, int]:
+        """Those of them that became placeholders."""
+        return _counted([part for part in self._parts if part[2]])
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Independent texts, sanitised together: with the fresh draws of each and their cost."""
+    """Independent texts, sanitised together: with the fresh draws of each and their cost.
+
+    `counts` are tokens a kind, `replaced` those of them that became placeholders.
+    """
 
     texts: tuple[str, ...]
     draws: tuple[int, ...]
     epsilons: tuple[float, ...]
     counts: Mapping[str, int]
+    replaced: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float:
         """What all texts cost."""
         return sum(self.epsilons)
-
-
-@dataclass(frozen=True)
-class BayesGuess:
-    """What the exact Bayes attacker makes of a sanitised text's drawn words.
-
-    `guesses` pairs each released word with the guess, `recovered` of `words` are right; `success` is the
-    expected share given the released words, `chance` the share by naming each group's likeliest word unseen.
-    """
-
-    guesses: tuple[tuple[str, str], ...]
-    recovered: int
-    words: int
-    success: float
-    chance: float
 
 
 class Sanitizer:
@@ -190,6 +184,16 @@ class Sanitizer:
     def word_epsilon(self) -> float:
         """The most that one fresh draw costs; 0 where nothing is drawn."""
         return self._draws.epsilon
+
+    @property
+    def mechanisms(self) -> tuple[WordMechanism, ...]:
+        """What draws, a mechanism for each epsilon."""
+        return tuple(self._draws.mechanisms)
+
+    @property
+    def drawn_by(self) -> Mapping[str, int]:
+        """The place among `mechanisms` of what draws each kind that is drawn."""
+        return self._draws.number_of
 
     def prepare(self) -> None:
         """Make now the tables that first draws would wait for, where all of them take a second or less."""
@@ -247,51 +251,51 @@ class Sanitizer:
             for parts, drawn, holder in zip(parts_of, drawn_of, holders, strict=True)
         ]
         counts: Counter[str] = Counter()
+        replaced: Counter[str] = Counter()
         for parts in parts_of:
             counts.update([part[0] for part in parts])
+            replaced.update([part[0] for part in parts if part[2]])
         costs = tuple(map(self._draws.cost, kinds_of))
-        return Batch(tuple(results), tuple(map(len, drawn_of)), costs, _in_order(counts))
+        draws = tuple(map(len, drawn_of))
+        return Batch(tuple(results), draws, costs, _ordered(counts), _ordered(replaced))
 
     def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
         """The batch where nothing is drawn: without what draws need, and one text at a time."""
-        results, counts, hidden = [], Counter[str](), self._hidden
+        results, hidden = [], self._hidden
+        counts, read, replaced = Counter[str](), Counter[str](), Counter[str]()
         for text, holder in zip(texts, holders, strict=True):
             claimed = self._claims.find(text)
             if claimed or may_hold_form(text) or not self.policy.words_pass:
                 parts = self._parts(text)
                 results.append("".join(self._outputs(parts, holder, ())))
                 counts.update([part[0] for part in parts])
+                replaced.update([part[0] for part in parts if part[2]])
                 continue
             tokens = self._reader.read(text)
             outputs, kinds = [token.text for token in tokens], [token.kind for token in tokens]
-            counts.update(kinds)
+            read.update(kinds)
             if not hidden.isdisjoint(kinds):
                 for at, kind in enumerate(kinds):
                     if kind in hidden:
                         outputs[at] = holder.hide(kind, outputs[at])
             results.append("".join(outputs))
+        replaced.update({kind: read[kind] for kind in hidden})
         zeros = (0,) * len(texts)
-        return Batch(tuple(results), zeros, (0.0,) * len(texts), _in_order(counts))
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), _ordered(counts + read), _ordered(replaced))
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
-        drawn = [piece for piece in sanitized.pieces if piece.output_id >= 0]
-        posteriors = [self._draws.guess(piece.kind, piece.output_id) for piece in drawn]
-        words = self.policy.words
-        return BayesGuess(
-            guesses=tuple((words[p.output_id], words[q[0]]) for p, q in zip(drawn, posteriors, strict=True)),
-            recovered=sum(p.source_id == q[0] for p, q in zip(drawn, posteriors, strict=True)),
-            words=len(drawn),
-            success=sum(q[1] for q in posteriors) / max(1, len(drawn)),
-            chance=sum(q[2] for q in posteriors) / max(1, len(drawn)),
-        )
+        drawn = (piece for piece in sanitized.pieces if piece.output_id >= 0)
+        return self._draws.attacked([(one.kind, one.source_id, one.output_id) for one in drawn])
 
     def guarantee(self, sanitized: Sanitized | None = None) -> Guarantee:
         """What one drawn word is promised, or, given a sanitised text, that text: the sum of its draws."""
         passing = [
             kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
         ]
-        discloses = DISCLOSES + tuple(f"every {kind}, unchanged: the policy lets it pass" for kind in passing)
+        discloses = DISCLOSES + tuple(
+            f"every token of kind {kind}, unchanged: the policy lets it pass" for kind in passing
+        )
         discloses += self._claims.disclosed()
         if self.mechanism is None:
             return Guarantee(
@@ -387,9 +391,8 @@ def _closed(parts: list[_Part]) -> list[_Part]:
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
-    return _in_order(Counter([part[0] for part in parts]))
+    return _ordered(Counter([part[0] for part in parts]))
 
 
-def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
-    """The counts that there are, without those of white space and punctuation."""
-    return {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts.get(kind)}
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    return {kind: count for kind in (*KINDS, *SUBKINDS, *CLAIMED) if (count := counts.get(kind))}
