@@ -67,12 +67,13 @@ class Reader:
 
     def _given(self, tokens: list[Token], codes: str) -> str:
         """Make a name of each month that passes before a name; the codes after that."""
+        changed = list(codes)
         for at, month in enumerate(tokens[:-2]):
             given = month.text in _GIVEN_MONTHS and month.kind == "stop"
             if given and base_of(tokens[at + 2].kind) == "name":
                 tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
-                codes = f"{codes[:at]}{self._names.code(tokens[at])}{codes[at + 1 :]}"
-        return codes
+                changed[at] = self._names.code(tokens[at])
+        return "".join(changed)
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
