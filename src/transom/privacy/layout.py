@@ -34,11 +34,11 @@ _INVISIBLE = (
     r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 )
 _POINTERS = re.compile(r"#(?=..)|[A-Za-z+](?=[.)][ \n¶])", re.DOTALL)
+_FOUR_DIGITS = re.compile(r"\d{4}")  # of which nothing merely points
 _LONGEST_POINTER = 8  # characters of `3.11.2`
-_BEFORE = re.compile(f"[{_INVISIBLE}]+")
 # What is normalised as one: plain characters, white space with what is dropped in it, a character with marks.
 _CLUSTER = re.compile(
-    rf"(?P<plain>[!-~]+(?![{_INVISIBLE}\u0300-\u036f])| (?=[!-~]))|[\s{_INVISIBLE}]*\s[\s{_INVISIBLE}]*"
+    rf"(?P<plain>[!-~]+(?![{_INVISIBLE}\u0300-\u036f])| (?=[!-~]))|[\s{_INVISIBLE}]++"
     r"|.(?:[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe2f])*",
     re.DOTALL,
 )
@@ -89,9 +89,12 @@ def _typed(token: Token, raw: str, shown: bool) -> Iterator[Token]:
     if token.kind == "space":
         yield Token("space" if _WHITE.fullmatch(raw) else "symbol", raw)
         return
-    if match := _BEFORE.match(raw):
-        yield Token("symbol", match[0])
-        raw = raw[match.end() :]
+    seen = next((at for at, one in enumerate(raw) if normalise(one)), len(raw))
+    if seen:
+        yield Token("symbol", raw[:seen])
+        raw = raw[seen:]
+        if not raw:  # the token's own characters come with the next: `...` made of one
+            return
     same = not shown or unicodedata.normalize("NFC", raw.translate(_PLAIN)) == token.text or raw == "…"
     yield token._replace(text=raw) if same else Token("symbol", raw)
 
@@ -105,9 +108,11 @@ def counting(tokens: list[Token], codes: str) -> None:
     runs: list[list[int]] = []
     for match in _POINTERS.finditer(codes):
         at = match.start()
-        if len(tokens[at].text) > _LONGEST_POINTER:
+        text = tokens[at].text
+        if len(text) > _LONGEST_POINTER:
             continue
-        if tokens[at].kind == "number" and at > 1 and tokens[at - 2].lookup in REFERENCES:
+        small = not _FOUR_DIGITS.search(text)
+        if small and tokens[at].kind == "number" and at > 1 and tokens[at - 2].lookup in REFERENCES:
             tokens[at] = tokens[at]._replace(kind="punct")
         number = _item(tokens, at)
         if number is None:

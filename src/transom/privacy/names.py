@@ -83,7 +83,7 @@ _FOUND = re.compile(
     | (?<=b[ ])Y(?=[,.\n¶]|\Z|[ ][b#vw]) | (?<=[NO]-)[CTDUQEJWVBr] | (?<=\#[ ])[CTDUQE]{_END}
     | (?<=[NO]q[ ])[CTDUQEJWVB] | (?<=[bf][ ]r[ ])V(?=[\n¶,.]|\Z) | (?<=[Nr][ ]&[ ])[CTDUQEWV]
     | (?<=[bf][ ])[UEQ](?=[ ][bvs]|[.,!?\n¶]|\Z)
-    | (?:(?<![^\n¶])|(?<=[.!?,:;][ ])|(?<=[mbfvsgR+V][ ]))Q(?=[,.!?:;\n¶]|\Z|[ ][vsmb+])
+    | (?:(?<![^\n¶])|(?<=[.!?,:;][ ])|(?<=[mbfvsgR+VE][ ]))Q(?=[,.!?:;\n¶]|\Z|[ ][vsmb+])
     | [QU](?=[ ][QU][ ]?(?:[vsmb.,:;!?\n¶]|\Z)) | (?<=[mR][ ])[QU](?=[ ][QU]|[ ]?[.,:;!?\n¶]|\Z)
     | (?<=[bf][ ])[UEQ](?=[ ][UQJ](?:[.,\n¶]|\Z))
     | {_SENTENCE}[CTDUQE](?=[ ]b[ ]z)
@@ -180,7 +180,7 @@ class Names:
             code = "w" if hidden else self._lower_code(lookup)
             return "d" if code == "w" and kind == "dictionary" and not hidden else code
         title = token.case == "title"
-        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
+        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon", "part") and not hidden:
             return "A"
         if lookup in self.namesakes and not (lookup in nw.GREETINGS and not hidden):
             if lookup in nw.CUSTOMARY and not hidden:

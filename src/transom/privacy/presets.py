@@ -33,6 +33,7 @@ _RULES: dict[str, dict[str, Rule]] = {
         **_HIDDEN,
         "word": "pass",
         "uncommon": UNCOMMON_EPSILON,
+        "part": "placeholder",
         **dict.fromkeys(FIELDS, "placeholder"),
     },
 }

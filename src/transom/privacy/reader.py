@@ -28,13 +28,14 @@ from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
+from transom.privacy.phrasing import Phrasing
 from transom.privacy.policy import Policy
+from transom.privacy.spelled import spelled
 from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
-
-
+_DOTTED = frozenset({"e.g", "i.e", "a.k.a", "n.b", "p.s", "P.S", "N.B"})  # to the lexer names of hosts
 # Prepositions of two letters: with one capital they are no acronym, and nobody's name.
 _BEFORE_ALL = frozenset({"as", "at", "by", "in", "of", "on", "to"})
 
@@ -43,17 +44,19 @@ class Reader:
     """Reads texts under a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._names = policy, Names(policy)
+        self._policy, self._names, self._phrasing = policy, Names(policy), Phrasing(policy)
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
         outside, claims = _cut(text, spans) if spans else (text, [])
         if not self._policy.words_pass:
-            tokens, _ = self._tokens(normalise(outside))
+            clean = normalise(outside)
+            tokens = spelled(self._tokens(clean)[0], clean)
         else:
             clean, ends_C = aligned(outside)
             tokens, codes = self._tokens(clean)
             counting(tokens, codes)
+            tokens = spelled(tokens, clean)
             if ends_C is not None:
                 tokens = as_typed(tokens, outside, ends_C, self._shown)
         return list(_claimed(tokens, claims)) if claims else tokens
@@ -63,7 +66,9 @@ class Reader:
         tokens, codes = lex_clean(clean, self._words)
         if any(month in clean for month in _GIVEN_MONTHS):  # `by April Weaver`
             codes = self._given(tokens, codes)
-        return self._names.read(tokens, codes)
+        named, codes = self._names.read(tokens, codes)
+        tokens = self._phrasing.read(named)
+        return tokens, codes if tokens is named else "".join(map(self._names.code, tokens))
 
     def _given(self, tokens: list[Token], codes: str) -> str:
         """Make a name of each month that passes before a name; the codes after that."""
@@ -81,6 +86,9 @@ class Reader:
 
     def _placed(self, token: Token) -> tuple[Token, str]:
         """The token with its final kind, and its code for names."""
+        if token.text in _DOTTED and self._policy.words_pass:
+            token = token._replace(kind="stop")
+            return token, self._names.code(token)
         if token.kind != "word":
             alone = token.kind in ("number", "date") and self._policy.words_pass
             if alone and token.text.lower() in PUBLIC_ALONE:
@@ -96,6 +104,8 @@ class Reader:
         known = policy.kind_of.get(lookup)
         if policy.words_pass and token.text in TECHNICAL:
             return "stop"
+        if len(lookup) == 1 and not (known or lookup.isascii() or lookup in policy.pass_words):
+            return "foreign"  # in many scripts a letter is a word
         if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
             return "stop"
         if known and SUBKINDS.get(known, ("",))[0] == "name":
