@@ -326,8 +326,9 @@ def test_an_infinite_epsilon_is_told_and_refused_by_a_ledger(
     class Unbounded(Sanitizer):
         """A mechanism without a finite epsilon."""
 
-        def _cost(self, drawn: Any) -> float:
-            return float("inf")
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self._draws.cost = lambda kinds: float("inf")  # type: ignore[method-assign]
 
     body = {"model": "echo", "messages": [{"role": "user", "content": "green horses"}]}
     served = serve(config=WORDS, sanitizer=Unbounded(policy, epsilon=1.0))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hmac
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from typing import NamedTuple, Protocol
@@ -31,21 +31,9 @@ from transom.privacy.memo import Message, PlaceMemo
 from transom.privacy.partition import WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy
+from transom.privacy.promise import promise_of, promise_of_text
 from transom.privacy.reader import Reader
 from transom.privacy.text import Token, with_case
-
-DISCLOSES = (
-    "the group and the rule of each drawn word, its place and its case pattern",
-    "the kind and place of each placeholder, which placeholders of a conversation hold equal values or forms "
-    "of one entity (names of a person, spellings of a number or address), and which form each is",
-    "pass words, punctuation, white space and the number of words",
-    "with a session: whether a place was edited since the last request",
-)
-_ASSUMPTIONS = (
-    "words, groups, scores, frequencies and pass words are public and independent of the text",
-    "os.urandom is secure",
-    "each draw is released once; repeated draws add up",
-)
 
 
 class Piece(NamedTuple):
@@ -290,34 +278,11 @@ class Sanitizer:
 
     def guarantee(self, sanitized: Sanitized | None = None) -> Guarantee:
         """What one drawn word is promised, or, given a sanitised text, that text: the sum of its draws."""
-        passing = [
-            kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
-        ]
-        discloses = DISCLOSES + tuple(
-            f"every token of kind {kind}, unchanged: the policy lets it pass" for kind in passing
-        )
-        discloses += self._claims.disclosed()
-        if self.mechanism is None:
-            return Guarantee(
-                kind="pure-dp",
-                unit="one text",
-                adjacency="texts that differ in the replaced values alone, equal values staying equal",
-                epsilon=0.0,
-                discloses=discloses,
-                source="a placeholder is a function of what is disclosed",
-            )
-        word = max((one.guarantee() for one in self._draws.mechanisms), key=lambda one: one.epsilon or 0.0)
-        word = replace(word, adjacency=f"{word.adjacency} that are drawn by the same rule")
-        if sanitized is None:
-            return replace(word, assumptions=_ASSUMPTIONS, discloses=discloses)
-        return replace(
-            word,
-            unit=f"one text with {sanitized.drawn} fresh draws",
-            adjacency=f"texts that differ at these places; at each place: {word.adjacency}",
-            epsilon=sanitized.epsilon,
-            assumptions=_ASSUMPTIONS,
-            discloses=discloses,
-        )
+        draws = [one.guarantee() for one in self._draws.mechanisms]
+        promise = promise_of(self.policy, draws, self._claims.disclosed())
+        if sanitized is None or not draws:
+            return promise
+        return promise_of_text(promise, sanitized.drawn, sanitized.epsilon)
 
     def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
         ids, hidden, drawn = self.policy.word_ids.get, self._hidden, self._draws.number_of
