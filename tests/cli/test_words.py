@@ -25,6 +25,7 @@ from transom.privacy.channel import exact_epsilon
 from transom.privacy.explain import CURVE_EPSILONS, explain, subset
 from transom.privacy.kinds import KINDS
 from transom.privacy.ledger import Ledger
+from transom.privacy.mapfile import key_name, read_key
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import PartitionedMechanism
 from transom.privacy.policy import Policy, load_policy, write_policy
@@ -515,3 +516,13 @@ def test_a_note_that_cannot_be_read_or_is_not_ours_resumes_nothing(
     (tmp_path / "out.txt.part.json").write_text('{"source": [1, 2], "settings": "", "records": 0}'[:cut])
     with pytest.raises(MisconfiguredError, match="resume"):
         sanitize_file(lambda: Sanitizer(policy), source, target, Selection(Format.text), resume=True)
+
+
+def test_a_key_is_made_once_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    made = CliRunner().invoke(words_command.app, ["key", str(path), "--json"])
+    assert json.loads(made.stdout) == {"key": str(path), "name": key_name(read_key(path))}
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text().find(json.loads(made.stdout)["name"]) < 0
+    again = CliRunner().invoke(words_command.app, ["key", str(path)])
+    assert isinstance(again.exception, MisconfiguredError)

@@ -16,26 +16,26 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
-import os
 import signal
-import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from transom.config import attempt, load_json, to_plain
+from transom.cli.resumable import Output, Summary, writing
+from transom.config import to_plain
 from transom.data.fields import find_texts, parse_path, replaced
 from transom.data.rows import Format, decoded, opened, table
 from transom.errors import LedgerError, MisconfiguredError, NotYetError
-from transom.files import require_writable, sync, write_file
+from transom.files import require_writable
+from transom.privacy.mapfile import MapWriter
 from transom.privacy.placeholders import Placeholders
+from transom.privacy.recordmap import RecordMap
 from transom.privacy.sanitize import Sanitizer
 
 CHUNK_CHARS = 2**18
@@ -77,26 +77,11 @@ class Selection:
         return tuple(map(parse_path, self.fields))
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What was sanitised; `largest_draws` and `largest_epsilon` are those of one text."""
+class MapTo(NamedTuple):
+    """A file for what brings the texts back, and the key that seals it."""
 
-    texts: int = 0
-    draws: int = 0
-    largest_draws: int = 0
-    epsilon: float = 0.0
-    largest_epsilon: float = 0.0
-    counts: Mapping[str, int] = field(default_factory=dict)
-
-    def __add__(self, other: Summary) -> Summary:
-        return Summary(
-            self.texts + other.texts,
-            self.draws + other.draws,
-            max(self.largest_draws, other.largest_draws),
-            self.epsilon + other.epsilon,
-            max(self.largest_epsilon, other.largest_epsilon),
-            Counter(self.counts) + Counter(other.counts),
-        )
+    path: Path
+    secret: bytes
 
 
 class Record(NamedTuple):
@@ -111,6 +96,7 @@ class Done(NamedTuple):
 
     texts: list[list[str]]
     summary: Summary
+    maps: list[RecordMap]
 
 
 def check_file(source: Path, target: Path | None, selection: Selection, *, resume: bool = False) -> None:
@@ -137,6 +123,7 @@ def sanitize_file(
     workers: int = 1,
     resume: bool = False,
     settings: str = "",
+    mapping: MapTo | None = None,
 ) -> Summary:
     """Sanitise `source` (`-` is standard input) into `target` (None is standard output).
 
@@ -146,17 +133,43 @@ def sanitize_file(
     invalid UTF-8 (with the byte's offset), ragged rows, unknown columns or fields; LedgerError.
     """
     check_file(source, target, selection, resume=resume)
-    with opened(source) as file, _writing(target, source, f"{selection} {settings}", resume=resume) as out:
-        records = itertools.islice(_records(file, str(source), selection, advance), out.records, None)
-        for chunk, done in _sanitised(make, _chunks(records), workers):
+    with (
+        opened(source) as file,
+        writing(target, source, f"{selection} {settings}", resume=resume) as out,
+        _mapping(mapping, out) as maps,
+    ):
+        records = itertools.islice(read_records(file, str(source), selection, advance), out.records, None)
+        for chunk, done in _sanitised(make, _chunks(records), workers, mapped=maps is not None):
             if charge is not None and done.summary.epsilon:
                 charge(done.summary.epsilon)
             parts = [record.written(texts) for record, texts in zip(chunk, done.texts, strict=True)]
+            if maps is not None:
+                for one in done.maps:
+                    maps.add(one)
+                maps.flush()
             out.write("".join(parts), len(chunk), done.summary)
+        if maps is not None:
+            maps.close(out.sha256(), to_plain(selection))
     return out.summary
 
 
-def _records(
+@contextmanager
+def _mapping(to: MapTo | None, out: Output) -> Iterator[MapWriter | None]:
+    """Where maps go. What a run that was stopped has mapped and not written is mapped anew, and where nothing
+    stays of a run its map goes too."""
+    if to is None:
+        yield None
+        return
+    with MapWriter.resume(*to, out.records) if out.records else MapWriter(*to) as maps:
+        try:
+            yield maps
+        except BaseException as error:
+            if not (out.records and isinstance(error, KeyboardInterrupt | LedgerError)):
+                to.path.unlink()
+            raise
+
+
+def read_records(
     file: BinaryIO, name: str, selection: Selection, advance: Callable[[int], object]
 ) -> Iterator[Record]:
     lines, form = decoded(file, name, advance), selection.form
@@ -220,18 +233,19 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _sanitised(
-    make: Callable[[], Sanitizer], chunks: Iterator[list[Record]], workers: int
+    make: Callable[[], Sanitizer], chunks: Iterator[list[Record]], workers: int, *, mapped: bool
 ) -> Iterator[tuple[list[Record], Done]]:
     """Each chunk with what it becomes, in order; at most `_AHEAD` chunks a process are in hand."""
+    done = _done_and_mapped if mapped else _done
     if workers == 1:
         sanitizer = make()
-        yield from ((chunk, _done(sanitizer, _texts(chunk))) for chunk in chunks)
+        yield from ((chunk, done(sanitizer, _texts(chunk))) for chunk in chunks)
         return
     waiting: deque[tuple[list[Record], Future[Done]]] = deque()
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (make,)) as pool:
         try:
             for chunk in chunks:
-                waiting.append((chunk, pool.submit(_work, _texts(chunk))))
+                waiting.append((chunk, pool.submit(_work, done, _texts(chunk))))
                 if len(waiting) >= _AHEAD * workers:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -258,7 +272,22 @@ def _done(sanitizer: Sanitizer, texts_of: Sequence[Sequence[str]]) -> Done:
             max(batch.epsilons, default=0.0),
             batch.counts,
         ),
+        [],
     )
+
+
+def _done_and_mapped(sanitizer: Sanitizer, texts_of: Sequence[Sequence[str]]) -> Done:
+    """As `_done`, text by text, with what brings each record back."""
+    texts, maps, total = [], [], Summary()
+    for record in texts_of:
+        holders = Placeholders()
+        made = [sanitizer.sanitize(text, placeholders=holders) for text in record]
+        for one in made:
+            total += Summary(1, one.drawn, one.drawn, one.epsilon, one.epsilon, one.counts)
+        texts.append([one.text for one in made])
+        pieces = ([(piece.output, piece.source) for piece in one.pieces] for one in made)
+        maps.append(RecordMap.of(pieces, holders.values))
+    return Done(texts, total, maps)
 
 
 _sanitizer: Sanitizer | None = None  # a worker's own
@@ -270,97 +299,7 @@ def _begin(make: Callable[[], Sanitizer]) -> None:
     _sanitizer = make()
 
 
-def _work(texts_of: list[list[str]]) -> Done:
+def _work(done: Callable[[Sanitizer, list[list[str]]], Done], texts_of: list[list[str]]) -> Done:
     if _sanitizer is None:
         raise RuntimeError("a worker that did not begin")
-    return _done(_sanitizer, texts_of)
-
-
-@dataclass(frozen=True)
-class _Note:
-    """How far a file is."""
-
-    source: tuple[int, ...]  # size and time of the file that is read
-    settings: str
-    records: int
-    size_bytes: int
-    summary: Summary
-
-
-_About = tuple[tuple[int, ...], str]
-
-
-class _Output:
-    """Where records go; `records` of them are there already."""
-
-    def __init__(self, file: BinaryIO, note: Path | None = None, about: _About = ((), "")) -> None:
-        self._file, self._note, self._about = file, note, about
-        self.records, self.summary = 0, Summary()
-
-    def write(self, text: str, records: int, summary: Summary) -> None:
-        """Write so many records, and note it durably."""
-        self._file.write(text.encode())
-        self._file.flush()
-        self.records, self.summary = self.records + records, self.summary + summary
-        if self._note is not None:
-            os.fsync(self._file.fileno())
-            note = _Note(*self._about, self.records, self._file.tell(), self.summary)
-            write_file(self._note, json.dumps(to_plain(note)).encode(), mode=0o600)
-
-    def go_on(self, note: _Note) -> None:
-        """Begin where a note says that an earlier run stopped."""
-        self.records, self.summary = note.records, note.summary
-        self._file.truncate(note.size_bytes)
-        self._file.seek(note.size_bytes)
-
-
-@contextmanager
-def _writing(target: Path | None, source: Path, settings: str, *, resume: bool) -> Iterator[_Output]:
-    """Standard output, or a file that appears under its name only when complete."""
-    if target is None:
-        yield _Output(sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return
-    part, note = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
-    state = source.stat() if source.is_file() else None
-    about = (state.st_size, state.st_mtime_ns) if state else (), settings
-    earlier = _earlier(note, about) if resume else None
-    try:
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | (0 if resume else os.O_EXCL), 0o600), "r+b")
-    except FileExistsError:
-        raise MisconfiguredError(
-            f"{part} is there from a run that was stopped: go on with --resume, or delete it"
-        ) from None
-    except OSError as error:
-        raise MisconfiguredError(f"{target} cannot be written ({error.strerror})") from error
-    try:
-        with file:
-            out = _Output(file, note if state else None, about)
-            if earlier is not None:
-                out.go_on(earlier)
-            yield out
-            os.fsync(file.fileno())
-        part.replace(target)
-        sync(target.absolute().parent)
-    except (KeyboardInterrupt, LedgerError):
-        if not out.records:
-            part.unlink()
-        raise
-    except BaseException:
-        for path in (part, note):
-            path.unlink(missing_ok=True)
-        raise
-    note.unlink(missing_ok=True)
-
-
-def _earlier(note: Path, about: _About) -> _Note:
-    """The note of the run that goes on. Raises MisconfiguredError."""
-    with suppress(OSError, ValueError):
-        found, problems = attempt(_Note, load_json(note.read_text()))
-        if found is not None and not problems:
-            if (found.source, found.settings) == about:
-                return found
-            raise MisconfiguredError(
-                f"{note} is of another input or other options; resume with the same, or delete it"
-            )
-    raise MisconfiguredError(f"there is no note {note} to resume from; leave --resume out")
+    return done(_sanitizer, texts_of)

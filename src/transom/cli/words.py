@@ -20,12 +20,15 @@ from rich.table import Table
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
-from transom.cli.records import Selection, Summary, check_file, sanitize_file
+from transom.cli.records import MapTo, Selection, check_file, sanitize_file
+from transom.cli.restored import restore_file, selection_of
+from transom.cli.resumable import Summary
 from transom.data.rows import Format, form_of
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
 from transom.privacy.kinds import about
+from transom.privacy.mapfile import key_name, make_key, open_map, read_key
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
@@ -69,6 +72,13 @@ def sanitize(
     resume: Annotated[
         bool, typer.Option(help="Go on with a run that was stopped; what it wrote stays.")
     ] = False,
+    map_to: Annotated[
+        Path | None,
+        typer.Option("--map", help="File to write that brings the texts back, sealed with --key."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Key of the map; make one with `transom words key`.")
+    ] = None,
     charged: NamedLedger,
     account: Annotated[str, typer.Option(help="The ledger's account.")] = "words",
     as_json: Json = False,
@@ -84,6 +94,7 @@ def sanitize(
             "--json prints the summary on standard output; write the text with --out FILE"
         )
     sources = inputs or [Path("-")]
+    mapping = _map_to(map_to, key, sources, out)
     targets = _targets(sources, out, charged.ledger)
     selections = [
         Selection(
@@ -112,7 +123,8 @@ def sanitize(
                 advance=meter.advance,
                 workers=workers,
                 resume=resume,
-                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules}",
+                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules} {map_to}",
+                mapping=mapping,
             )
     if books is not None:
         books.close()
@@ -214,6 +226,46 @@ def build(
     record = {"path": str(out), **_policy_record(built)}
     text = f"{out}: {record['words']} words in {record['groups']} groups\nSHA-256 {built.sha256}"
     answer(record, text, as_json=as_json)
+
+
+@app.command("key")
+def key_command(
+    path: Annotated[Path, typer.Argument(help="File to write, readable by you alone.")], as_json: Json = False
+) -> None:
+    """Make a key for map files: whoever has it and a map can restore what the map belongs to."""
+    make_key(path)
+    name = key_name(read_key(path))
+    answer(
+        {"key": str(path), "name": name}, f"wrote the key {name} to {path}; keep a backup", as_json=as_json
+    )
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="The sanitised file, or answers to it in its order.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; standard output by default.")] = None,
+    *,
+    map_from: Annotated[Path, typer.Option("--map", help="The map that was written with the file.")],
+    key: Annotated[Path, typer.Option(help="The map's key.")],
+    sanitised: Annotated[
+        Path | None, typer.Option(help="The sanitised file, to be sure that the map is for it.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Other columns than those sanitised.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="Other fields than those sanitised.")] = None,
+) -> None:
+    """Bring a sanitised file back to what it was; in answers, the values of placeholders."""
+    found = open_map(map_from, read_key(key), sanitised)
+    restore_file(source, out, found, selection_of(found, column or (), field or ()))
+
+
+def _map_to(path: Path | None, key: Path | None, sources: list[Path], out: Path | None) -> MapTo | None:
+    if path is None and key is None:
+        return None
+    if path is None or key is None or out is None or len(sources) != 1:
+        raise MisconfiguredError(
+            "--map FILE needs --key FILE, --out FILE and one input; give all, or neither"
+        )
+    return MapTo(path, read_key(key))
 
 
 def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:

@@ -38,6 +38,7 @@ from transom.files import read_bounded, whole
 from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.kinds import FIELDS, KINDS, Rule, rule_of, rule_problems, unknown
+from transom.privacy.numbers import OPEN_CODES
 from transom.privacy.partition import LARGEST_GROUP, Partition
 from transom.privacy.text import is_plain_word
 
@@ -115,6 +116,11 @@ class Policy:
         rule = self.rules["word"]
         return float(rule) if not isinstance(rule, str) else None
 
+    @cached_property
+    def words_pass(self) -> bool:
+        """Whether ordinary words pass: then layout is kept as typed, and open words are read with values."""
+        return self.rules["word"] == "pass"
+
     def rule(self, kind: str) -> Rule:
         """What happens to a kind: its own rule or that of its base."""
         return rule_of(self.rules, kind)
@@ -129,7 +135,11 @@ class Policy:
         """The kind of each word of the vocabulary and of each listed one; a namesake is a word here."""
         common = np.argsort(-self.prior_V, kind="stable")[:COMMON_WORDS]
         kinds = dict.fromkeys(self.words, "uncommon") | {self.words[i]: "word" for i in common}
-        return kinds | {word: kind for word, kind in self.listed.items() if kind != "namesake"}
+        kinds |= {word: kind for word, kind in self.listed.items() if kind != "namesake"}
+        kinds |= {word: "dictionary" for word in self.namesakes if word not in kinds}
+        # Words that steer the reading of values pass where words pass.
+        steering = (word for word in OPEN_CODES if word in self.word_ids)
+        return kinds | {word: "word" for word in steering if kinds[word] != "instruction"}
 
     @cached_property
     def namesakes(self) -> frozenset[str]:

@@ -19,12 +19,16 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from transom.errors import MisconfiguredError
-from transom.privacy.closed import HOMOGRAPHS
+from transom.privacy.capitals import BOUND, CONTINUED, FREE
+from transom.privacy.characters import MARKERS, normalise
+from transom.privacy.closed import DAYS, HOMOGRAPHS
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
+from transom.privacy.layout import aligned, as_typed, counting
+from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
-from transom.privacy.text import CLITICS, Token, Words, lex
+from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
-_MARKER = "\ue000"  # stands for a span while the text around it is read; a symbol to the lexer
+_MARKERS = frozenset(MARKERS)
 
 
 class Reader:
@@ -35,24 +39,41 @@ class Reader:
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
-        if not spans:
-            return [self._placed(token) for token in lex(text, self._words)]
-        outside, claims = _cut(text, spans)
-        tokens, claim = [], iter(claims)
-        for token in lex(outside, self._words):
-            found = next(claim) if token.text == _MARKER else None
-            tokens.append(found or self._placed(token))
-        return tokens
+        outside, claims = _cut(text, spans) if spans else (text, [])
+        if not self._policy.words_pass:
+            tokens = self._tokens(normalise(outside))
+        else:
+            clean, ends_C = aligned(outside)
+            tokens = self._tokens(clean)
+            counting(tokens)
+            if ends_C is not None:
+                tokens = as_typed(tokens, outside, ends_C, self._shown)
+        if not claims:
+            return tokens
+        claim = iter(claims)
+        return [(next(claim) if token.text in _MARKERS else None) or token for token in tokens]
+
+    def _tokens(self, clean: str) -> list[Token]:
+        return [self._placed(token) for token in lex_clean(clean, self._words)]
+
+    def _shown(self, kind: str) -> bool:
+        """Whether a token of this kind passes as it is."""
+        return kind in ("space", "punct") or self._policy.rule(kind) == "pass"
 
     def _placed(self, token: Token) -> Token:
         if token.kind != "word":
-            return token
+            alone = token.kind in ("number", "date") and self._policy.words_pass
+            return token._replace(kind="stop") if alone and token.text.lower() in PUBLIC_ALONE else token
         kind = self._kind(token)
         return token if kind == "word" else token._replace(kind=kind)
 
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
+        if policy.words_pass and (
+            lookup in DAYS or (len(lookup) == 1 and token.case == "lower" and lookup.isascii())
+        ):
+            return "stop"
         if lookup in policy.names or (known and SUBKINDS.get(known, ("",))[0] == "name"):
             return known if known and known not in ("word", "uncommon") else "name"
         if token.case != "mixed":
@@ -72,7 +93,7 @@ class Reader:
     def _words(self) -> Words:
         """The words that pass and those that may be drawn."""
         policy = self._policy
-        return Words(policy.pass_words | policy.kind_of.keys())
+        return Words(policy.pass_words | policy.kind_of.keys(), open_values=policy.words_pass)
 
 
 def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
@@ -86,9 +107,17 @@ def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
         if span.kind not in CLAIMED and span.kind not in SUBKINDS and span.kind not in KINDS:
             raise MisconfiguredError(f"a span is of the unknown kind {span.kind[:40]!r}")
         parts.append(text[end : span.start])
-        claims += [None] * parts[-1].count(_MARKER)
+        claims += [None] * sum(map(parts[-1].count, MARKERS))
         if span.start < span.end:
-            parts.append(_MARKER)
+            parts.append(MARKERS[_place_behind(text[span.start : span.end], span.kind)])
             claims.append(Token(span.kind, text[span.start : span.end]))
         end = span.end
     return "".join(parts), claims
+
+
+def _place_behind(text: str, kind: str) -> int:
+    """What a capital says after a span: as after the last character of public text, else as after a name."""
+    last = text.rstrip(" ")[-1:]
+    if kind not in CLAIMED or (last and last not in ".!?\n\r:([—–•"):
+        return BOUND
+    return CONTINUED if last and last in ":([—–•" else FREE

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transom.privacy.channel import Floats
+from transom.privacy.forms import FORM, may_hold_form
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -40,7 +41,8 @@ from transom.privacy.text import Token, with_case
 
 DISCLOSES = (
     "the group and the rule of each drawn word, its place and its case pattern",
-    "the kind and place of each placeholder, and which placeholders of a conversation hold equal values",
+    "the kind and place of each placeholder, which placeholders of a conversation hold equal values or forms "
+    "of one entity (names of a person, spellings of a number or address), and which form each is",
     "pass words, punctuation, white space and the number of words",
     "with a session: whether a place was edited since the last request",
 )
@@ -277,9 +279,8 @@ class Sanitizer:
                 word_id = ids.get(token.lookup, -1)
                 parts.append((kind, token, word_id < 0, word_id))
             else:
-                hide = kind in hidden or (kind == "identifier" and token.text[0] == "[")
-                parts.append((kind, token, hide, -1))
-        return parts
+                parts.append((kind, token, kind in hidden, -1))
+        return _closed(parts)
 
     def _outputs(self, parts: list[_Part], placeholders: Placeholders, released: Iterable[int]) -> list[str]:
         """What each token becomes; `released` are the word ids for those that are drawn, in order."""
@@ -374,6 +375,20 @@ def _price(mechanism: WordMechanism) -> float:
     """
     promise = mechanism.guarantee()
     return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
+
+
+def _closed(parts: list[_Part]) -> list[_Part]:
+    """Hide what passes and reads as a placeholder, alone or put together; not the program's own text."""
+    text = "".join(["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts])
+    if not may_hold_form(text):
+        return parts
+    closed, end = list(parts), 0
+    spans = [match.span() for match in FORM.finditer(text)]
+    for index, (kind, token, hide, word_id) in enumerate(parts):
+        start, end = end, end + (1 if hide or word_id >= 0 else len(token.text))
+        if kind != "public" and any(start < span[1] and span[0] < end for span in spans):
+            closed[index] = ("identifier", token, True, -1)
+    return closed
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:

@@ -14,7 +14,8 @@ The tokens, end to end, are the normalised text. The rules:
   on since until`.
 - *identifier*: URL, host or file name (labels joined by dots, none but the first in title case: `end.The` is
   two sentences), path, e-mail address, `@handle`, `#tag`, letters mixed with digits or underscores, capitals
-  beside digits (`52 CV 9323`, `AB 123`, `SW1A 1AA`), and user text that looks like a placeholder.
+  beside digits (`52 CV 9323`, `AB 123`, `SW1A 1AA`), and user text that looks like a placeholder
+  (`transom.privacy.forms`), wherever it stands.
 - *word*: letters, also with inner apostrophes. Contractions part as in the Penn treebank: `do` `n't`, `it`
   `'s`, so running and tokenised text read alike; `ca n't`, `wo n't` are looked up as `can`, `will`, and a
   spelling with `-ise` that is unknown as that with `-ize`. A hyphen parts.
@@ -47,6 +48,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from transom.privacy import forms
 from transom.privacy.capitals import (
     BOUND,
     FREE,
@@ -60,25 +62,14 @@ from transom.privacy.capitals import (
     spelling,
     with_case,
 )
-from transom.privacy.characters import MASK, PASSING_PUNCTUATION, normalise
-from transom.privacy.closed import (
-    AMBIGUOUS_MONTHS,
-    BASES_BEFORE_NOT,
-    BEFORE_A_MONTH,
-    CLITICS,
-    CLOSED_FORMS,
-    MONTHS,
-    NUMBER_WORDS,
-    SCALES,
-    SMALL_WORDS,
-    SUBJECTS,
-)
+from transom.privacy.characters import MARKERS, MASK, MASKED_MARKER, PASSING_PUNCTUATION, normalise
+from transom.privacy.closed import BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS
+from transom.privacy.numbers import CODES, OPEN_CODES, VALUE, code_of, kind_of_value, other_code
 
 __all__ = [
     "CLITICS",
     "CLOSED_FORMS",
     "PASSING_PUNCTUATION",
-    "PLACEHOLDER_LABELS",
     "Case",
     "Token",
     "Words",
@@ -90,20 +81,26 @@ __all__ = [
     "with_case",
 ]  # fmt: skip
 
-PLACEHOLDER_LABELS = ("NAME", "NUMBER", "TERM", "ID", "TEXT", "SYMBOL", "WORD", "QUOTE")
+_FORM = "\0"  # stands for text that looks like a placeholder: no normalised text holds it
 # `plain` is the common case of a word, with the space after it. Possessive quantifiers and look-behinds keep
 # a part that failed to end well from being tried again at each of its places: crafted text would take
 # quadratic time. What is left is a run, which is protected all the same.
 _L = "A-Za-zéÉ"
 _CLITIC = rf"'(?i:s|re|ve|ll|d|m)(?![{_L}0-9_'])"
 _LABEL = rf"[{_L}0-9_-]++(?:(?!{_CLITIC}(?!\.[{_L}]))'[{_L}]++)*+"
-_END = rf"[^ \n<>\"]*[{_L}0-9¦¤/]"
-_TOKEN = re.compile(
-    rf"""
+_END = rf"[^ \n<>\"\0\x01]*[{_L}0-9¦¤/]"
+_HEX = "[0-9A-Fa-f]"
+_MACHINES = rf"""(?<![{_L}0-9_:.-])(?:{_HEX}{{2}}(?:(?::{_HEX}{{2}}){{5}}|(?:-{_HEX}{{2}}){{5}})
+    |{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}
+    |(?=(?:{_HEX}{{0,4}}:){{1,6}}:|(?:{_HEX}{{1,4}}:){{7}})(?=[a-fA-F:]{{0,30}}[0-9])(?:{_HEX}{{0,4}}:){{2,7}}{_HEX}{{0,4}}
+    )(?![{_L}0-9_:])|"""  # MAC address, UUID, IPv6 address: letters alone may stand in them
+_GRAMMAR = rf"""
     (?P<plain>(?<![{_L}]')[A-Za-z]++(?=[ \n,;!?)]|\.[ \n]|\.?\Z))[ ]?
     |(?P<space>[ \n]+)
     |(?P<identifier>
-        \[(?:{"|".join(PLACEHOLDER_LABELS)})_[0-9]+\]
+        MACHINES
+        \0
+        |(?<![{_L}0-9_.])[AaPp]\.[Mm]\.
         |(?:(?<![{_L}]')[{_L}]++(?:'[{_L}]++)*+://|[Ww]{{3}}\.){_END}
         |(?<![{_L}0-9._%+-])(?<![{_L}0-9._%+-]')  # e-mail address
             [{_L}0-9._%+-]++(?:'[{_L}0-9._%+-]++)*+@[{_L}0-9][{_L}0-9.-]*(?<=[{_L}0-9])
@@ -113,7 +110,10 @@ _TOKEN = re.compile(
         |(?<![{_L}0-9_.~])[.~]*+(?=/[{_L}0-9_.-]++(?:'[{_L}][{_L}0-9_.-]*+)*+/[{_L}0-9_.-]){_END}  # path
         |(?<![{_L}0-9_])[A-Za-z]:\\(?:{_END})?
     )
-    |(?P<number>[$¤]?(?<![0-9][.,:/'-])[0-9]++(?:[.,:/'-][0-9]++)*+
+    |(?P<number>
+        (?<![{_L}0-9_.-])[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:?[0-9]{{2}}(?::?[0-9]{{2}}(?:[.,][0-9]+)?)?
+            (?:Z|[+-][0-9]{{2}}(?::?[0-9]{{2}})?)?(?![{_L}0-9_])
+        |[$¤]?(?<![0-9][.,:/'-])[0-9]++(?:[.,:/'-][0-9]++)*+
         (?i:st|nd|rd|th|s|am|pm|k|m|bn|tn)?%?¤?(?![{_L}0-9_]))
     |(?P<clitic>(?:(?<=[{_L}])|(?!'[{_L}]++\.[{_L}])){_CLITIC})
     |(?P<word>(?<![{_L}]')(?:
@@ -122,37 +122,16 @@ _TOKEN = re.compile(
     ))
     |(?P<run>[{_L}0-9_]+)
     |(?P<punct>[!-/:-@\[-`{{-~–—•])
-    |(?P<symbol>.)¦*
-    """,
-    re.VERBOSE | re.DOTALL,
+    |(?P<symbol>\x01|.¦*)
+"""
+# Without and with open words: where words are drawn, no neighbour may be read by one.
+_TOKEN = tuple(
+    re.compile(_GRAMMAR.replace("MACHINES", one), re.VERBOSE | re.DOTALL) for one in ("", _MACHINES)
 )
 _WORDS = frozenset({"plain", "word", "clitic"})
-_KINDS = {"n": "number", "y": "number", "i": "identifier"}  # of a code
-
-# A code a token: `n` number, `y` of four digits, `w` in words, `h` hundred and up, `m` month, `M` month that
-# is another word too, `u` capitals, `U` few and marked, `i` letters with digits, `N` the word n't,
-# punctuation itself, `x` anything else.
-_FEW = 3
-_CODES = {
-    **dict.fromkeys(SMALL_WORDS | SUBJECTS, "x"), **dict.fromkeys(BEFORE_A_MONTH, "p"),
-    "n't": "N", "of": "o", "the": "t", "and": "a",
-    **dict.fromkeys(MONTHS, "m"), **dict.fromkeys(AMBIGUOUS_MONTHS, "M"),
-    **dict.fromkeys(NUMBER_WORDS, "w"), **dict.fromkeys(SCALES, "h"),
-}  # fmt: skip
+_KINDS = {"n": "number", "y": "number", "q": "number", "i": "identifier"}  # of a code
+_FEW, _MARKED = 3, {"u": "U", "M": "J"}  # what marked words of these codes, capitals if few, become
 _BEFORE_NOT = re.compile(r"[^ ](?= ?N)")
-_PHRASE = re.compile(
-    r"""
-    (?P<number>
-        [ny][ ](?:o[ ])?[mM]\.?(?:,?[ ]y)?  # 8th of may 1995
-        |[ny]-[mM](?:-[ny])?
-        |[mM](?:\.?[ ](?:t[ ])?[ny](?:,?[ ]y)?|,[ ]y)  # May 8th, 1995
-        |m|(?<=[po][ ])M
-        |[nywh](?:[ -][wh]|(?<=h)[ ]a[ ][wh])+|[wh]  # 5 million, two hundred and fifty
-    )
-    |(?P<identifier>[niy][ -][Uu][ -][niy]|U[ -][niy](?:[ -]U)?|i[ -]i)  # 52 CV 9323, AB 123 CD, SW1A 1AA
-    """,
-    re.VERBOSE,
-)
 
 
 class Token(NamedTuple):
@@ -175,18 +154,21 @@ _PUNCTUATION = {mark: Token("punct", mark) for mark in PASSING_PUNCTUATION}
 class Words(dict[str, tuple[Token, str, Case]]):
     """The words that pass and those that may be drawn, and how each is read: token, code and case pattern.
 
-    Readings are kept for these public words alone, so that no text outlives its request here.
+    With `open_values` open words are read with the values beside them (`transom.privacy.numbers`). Readings
+    are kept for these public words alone, so that no text outlives its request here.
     """
 
-    def __init__(self, known: Collection[str] = ()) -> None:
+    def __init__(self, known: Collection[str] = (), *, open_values: bool = False) -> None:
         super().__init__()
         self.known = frozenset(known)
+        self.open_values = open_values
+        self._codes = {**OPEN_CODES, **CODES} if open_values else CODES
 
     def __missing__(self, text: str) -> tuple[Token, str, Case]:
         lookup = text.lower()
         case: Case = "lower" if lookup == text else case_of(text)
         kind = "word" if text.isascii() or text.replace("'", "").isalpha() else "foreign"
-        code = _CODES.get(lookup, "u" if case == "upper" else "x")
+        code = self._codes.get(lookup) or ("u" if case == "upper" else "L" if text.isupper() else "x")
         reading = Token(kind, text, spelling(lookup, self.known), case), code, case
         if lookup in self.known and case != "mixed":
             self[text] = reading
@@ -201,7 +183,16 @@ def lex(text: str, words: Words | None = None) -> list[Token]:
     >>> [(token.kind, token.text) for token in lex("Don't pay $5.")][:5]
     [('word', 'Do'), ('word', "n't"), ('space', ' '), ('word', 'pay'), ('space', ' ')]
     """
-    tokens, codes = _cut(normalise(text), Words() if words is None else words)
+    return lex_clean(normalise(text), Words() if words is None else words)
+
+
+def lex_clean(clean: str, words: Words) -> list[Token]:
+    """The tokens of a text that is normalised already."""
+    found = forms.find(clean)
+    tokens, codes = _cut(forms.FORM.sub(_FORM, clean) if found else clean, words)
+    if found:
+        written = iter(found)
+        tokens = [one._replace(text=next(written)) if one.text == _FORM else one for one in tokens]
     _undo_contractions(tokens, codes)
     return _join(tokens, codes)
 
@@ -219,14 +210,17 @@ def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
     tokens: list[Token] = []
     codes: list[str] = []
     lines, place = Lines(clean, words.known), FREE
-    for match in _TOKEN.finditer(clean if clean.isascii() else clean.translate(MASK)):
+    for match in _TOKEN[words.open_values].finditer(clean if clean.isascii() else clean.translate(MASK)):
         group, masked = match.lastgroup or "", match[0]
         if group in _WORDS:
             start, end = match.span(group)
             token, code, case = words[clean[start:end]]
             if case != "lower" and marks_name(clean, end, token.text, case, place, lines.reading(start)):
                 token = token._replace(marked=True)
-                code = "U" if code == "u" and len(token.text) <= _FEW else code
+                if code == "M" or (code == "u" and len(token.text) <= _FEW):
+                    code = _MARKED[code]
+            elif code == "L":
+                code = "x"
             place = BOUND
         elif group == "space":
             token, code, place = Token("space", masked), " ", place if masked == " " else FREE
@@ -234,9 +228,13 @@ def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
             token, code, place = _PUNCTUATION[masked], masked, _place(masked, place, tokens)
         else:
             code, place = _code(group, masked), BOUND
-            token = Token(_KINDS.get(code, group), clean[match.start() : match.end()])
+            text = clean[match.start() : match.end()]
+            kind = _KINDS.get(code, group)
+            token = Token(kind_of_value(kind, text) if group == "identifier" else kind, text)
+            if masked == MASKED_MARKER:
+                place = MARKERS.index(text)
         tokens.append(token)
-        codes.append(code if masked != "\n" else "x")
+        codes.append("|" if "\n" in masked or masked == MASKED_MARKER else code)
         if group == "plain" and masked[-1] == " ":
             tokens.append(_SPACE)
             codes.append(" ")
@@ -245,9 +243,9 @@ def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
 
 def _code(group: str, masked: str) -> str:
     """The code of a token that is no word; a run of digits alone is a number."""
-    if group == "number" or (group == "run" and masked.isdigit()):
-        return "y" if len(masked) == 4 and masked.isdigit() else "n"
-    return "i" if group == "run" else "x"
+    if group in ("number", "run"):
+        return code_of(masked, run=group == "run")
+    return other_code(masked)
 
 
 def _place(mark: str, place: int, tokens: list[Token]) -> int:
@@ -275,13 +273,12 @@ def _undo_contractions(tokens: list[Token], codes: str) -> None:
 
 
 def _join(tokens: list[Token], codes: str) -> list[Token]:
-    """Make one token of each date, amount and code that is written in several."""
+    """Make one token of each value, with its kind; addresses get theirs too."""
     joined: list[Token] = []
     end = 0
-    for match in _PHRASE.finditer(codes):
+    for match in VALUE.finditer(codes):
         joined += tokens[end : match.start()]
         end = match.end()
-        joined.append(
-            Token(match.lastgroup or "", "".join([token.text for token in tokens[match.start() : end]]))
-        )
+        text = "".join([token.text for token in tokens[match.start() : end]])
+        joined.append(Token(kind_of_value(match.lastgroup or "", text), text))
     return joined + tokens[end:]
