@@ -1,0 +1,396 @@
+"""What a sanitised text is still good for, at equal success of the best attacker: presets beside other methods.
+
+    python benchmarks/vectors.py --glove glove.6B.50d.txt --out vectors.txt
+    TRANSOM_DATA=DIR python benchmarks/words_usable.py --embeddings vectors.txt [--quick] [--json]
+
+Tasks: SST-2 (872 sentences) and TREC's six question types (500 questions) by a linear classifier over frozen
+MiniLM, trained and tested on sanitised text; and 100 instructions of our own making (`_instructions.txt`),
+answered by the packaged SmolLM2 of 135M parameters, scored as ROUGE-L of the restored answer against its own
+answer to the plain instruction. That model is small: its own answers are often no use, so whether an answer
+can be used is read by hand, on 40 instructions answered by a larger model (`_usable_readings.py`).
+
+Methods are compared at equal recovery (`_usable_recovery.py`): the share of all tokens, weighted by their
+bits, that the best attack reads. A gain is the score of a setting minus that of another method, interpolated
+along that method's parameter to the same recovery, with a 95 % interval of a paired bootstrap over items and
+seeds; where the recoveries of a method do not reach the setting's, it is taken at its nearest and `overlaps`
+is false. Each outcome is kept in --cache, so that an interrupted run resumes; --worker shares the work. An
+empty cache is needed after a change of vectors; a change of the package's privacy code is seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import transom
+from _bench import RESULTS, parser, report, today
+from _usable_recovery import Recovery, Weights, recovery
+from _usable_ways import COMPARED, NEW_DEFAULT, Sent, Way, Ways, compared_ways, own_ways, plain
+from audit_utility import minilm
+from transom.audit.attacks.causal import load_causal
+from transom.audit.utility.model import Answerer, load_answerer
+from transom.audit.utility.tasks import fitted, rouge_l
+from transom.privacy.lexicon import read_vectors
+from transom.privacy.policy import load_policy
+from words_sst2 import Materials, Store, data_folder, tokens_of
+
+SEEDS = 3
+PRESETS = ("entities", "sensitive 4", "words 4")
+READINGS = RESULTS / "words_usable_readings.json"
+INSTRUCTIONS = Path(__file__).with_name("_instructions.txt")
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Training sentences a seed and the pool they come from; texts attacked; texts of the attacker's own."""
+
+    train: int = 4_000
+    pool: int = 5_000
+    test: int = 1_000
+    attacked: int = 60
+    own: int = 4_000
+    tokens: int = 64  # of an answer
+    seeds: int = SEEDS
+
+
+QUICK = Sizes(train=120, pool=150, test=60, attacked=6, own=150, tokens=8, seeds=1)
+
+
+# ---------------------------------------------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Texts to use, texts to attack, and text of the attacker's own."""
+
+    name: str
+    attacked: list[str] = field(repr=False)
+    own: list[str] = field(repr=False)
+    sizes: Sizes = field(repr=False)
+
+    @property
+    def floor(self) -> float:
+        """What somebody scores who reads nothing."""
+        raise NotImplementedError
+
+    def scores(self, way: Way, seed: int) -> Scores:
+        """The score [N] of each item."""
+        raise NotImplementedError
+
+    def counts(self) -> Counter[str]:
+        """Unigrams of the attacker's text."""
+        return Counter(token for text in self.own for token in tokens_of(text))
+
+
+@dataclass(frozen=True, eq=False)
+class Classify(Task):
+    """Sentences with labels; a seed takes a part of the training pool and sanitises all anew."""
+
+    train: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    test: list[tuple[str, int]] = field(default_factory=list, repr=False)
+
+    @property
+    def floor(self) -> float:
+        return max(Counter(label for _, label in self.test).values()) / len(self.test)
+
+    def scores(self, way: Way, seed: int) -> Scores:
+        order = np.random.default_rng(seed).permutation(len(self.train))[: self.sizes.train]
+        rows = [*(self.train[i] for i in order), *self.test]
+        features = _features(tuple(sent.text for sent in way.send([text for text, _ in rows])))
+        labels, cut = np.array([label for _, label in rows]), len(order)
+        return np.asarray(
+            fitted(features[:cut], labels[:cut])(features[cut:]) == labels[cut:], dtype=np.float64
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Instruct(Task):
+    """Instructions, and the model that answers them."""
+
+    model: str = "smollm2"
+    instructions: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def floor(self) -> float:
+        """What the answer to another instruction scores."""
+        pairs = zip(self.plain, (*self.plain[1:], self.plain[0]), strict=True)
+        return float(np.mean([rouge_l(other, one) for one, other in pairs]))
+
+    @cached_property
+    def answerer(self) -> Answerer:
+        return load_answerer(self.model)
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """The model's own answers to the plain instructions."""
+        return self.answerer.respond(self.instructions, self.sizes.tokens)
+
+    def scores(self, way: Way, seed: int) -> Scores:
+        answers = answered(self.answerer, way.send(self.instructions), self.sizes.tokens)
+        return np.array([rouge_l(*pair) for pair in zip(answers, self.plain, strict=True)])
+
+
+def answered(model: Answerer, sent: Sequence[Sent], tokens: int) -> list[str]:
+    """The answer to each text, restored."""
+    answers = model.respond([one.text for one in sent], tokens)
+    return [one.restore(answer) for one, answer in zip(sent, answers, strict=True)]
+
+
+_known: dict[str, NDArray[np.float64]] = {}
+
+
+def _features(texts: Sequence[str]) -> NDArray[np.float64]:
+    """MiniLM's embeddings; what was embedded before is remembered."""
+    new = sorted({text for text in texts if text not in _known}, key=len)
+    for start in range(0, len(new), 64):
+        batch = new[start : start + 64]
+        _known.update(zip(batch, minilm(batch), strict=True))
+    return np.stack([_known[text] for text in texts])
+
+
+def tasks(sizes: Sizes, quick: bool) -> list[Task]:
+    """The three tasks; without the packaged models' tasks under --quick, which fetches and answers nothing."""
+
+    def shuffled(rows: Sequence[Any]) -> list[Any]:
+        return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+
+    def classify(name: str, train: list[tuple[str, int]], test: list[tuple[str, int]]) -> Classify:
+        pool, test = shuffled(train)[: sizes.pool], shuffled(test)[: sizes.test]
+        own = [text for text, _ in shuffled(train)[-sizes.own :]]
+        return Classify(name, [text for text, _ in test[: sizes.attacked]], own, sizes, pool, test)
+
+    def rows(path: str, text: str, label: str) -> list[tuple[str, str]]:
+        with (data_folder() / path).open(encoding="utf-8", newline="") as file:
+            found = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            return [(row[text], row[label]) for row in found]
+
+    sst2 = [
+        [(text, int(label)) for text, label in rows(f"sst2/{part}.tsv", "sentence", "label")]
+        for part in ("train", "dev")
+    ]
+    questions = [rows(f"trec/{part}.tsv", "question", "label") for part in ("train", "test")]
+    types = sorted({label for _, label in questions[0]})
+    trec = [[(text, types.index(label)) for text, label in part] for part in questions]
+    made: list[Task] = [
+        classify("sst2", [row for row in sst2[0] if len(row[0].split()) >= 6], sst2[1]),
+        classify("trec", *trec),
+    ]
+    if not quick:
+        lines = (data_folder() / "xsum" / "xsum-1000.jsonl").read_text(encoding="utf-8").splitlines()
+        news = [line for row in lines for line in json.loads(row)["document"].split("\n") if line]
+        mine = shuffled(instructions())
+        own = [*mine[sizes.attacked :], *shuffled(news)[: sizes.own]]
+        made.append(
+            Instruct("instructions", mine[: sizes.attacked], own, sizes, instructions=instructions())
+        )
+    return made
+
+
+def instructions() -> list[str]:
+    """The instructions, in the file's order."""
+    return INSTRUCTIONS.read_text(encoding="utf-8").strip().split("\n\n")
+
+
+# ----------------------------------------------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row needs."""
+
+    store: Store
+    weights: Weights
+    causal: Any
+    code: str
+
+    def row(self, task: Task, name: str, make: Any) -> dict[str, Any]:
+        """One setting on one task: what it is good for, and what is read of it."""
+        held: list[Way] = []
+
+        def way() -> Way:
+            if not held:
+                held.append(make())
+            return held[0]
+
+        def figures() -> dict[str, Any]:
+            return asdict(self._recovery(task, way())) | {
+                "method": way().method,
+                "parameter": way().parameter,
+                "epsilon": way().epsilon if np.isfinite(way().epsilon) else "inf",
+            }
+
+        key = {"task": task.name, "name": name, "sizes": asdict(task.sizes), "code": self.code}
+        seeds = 1 if isinstance(task, Instruct) else task.sizes.seeds
+        found = self.store.get({**key, "what": "recovery"}, figures)
+        correct = [
+            self.store.get({**key, "seed": s}, lambda s=s: task.scores(way(), s).tolist())
+            for s in range(seeds)
+        ]
+        return {"task": task.name, "setting": name, **found, "correct": correct}
+
+    def _recovery(self, task: Task, way: Way) -> Recovery:
+        if way.method == "plain":
+            return Recovery(1.0, {"reading": 1.0}, 1.0, 1.0, 0, 0.0)
+        return recovery(way, way.send(task.attacked), way.send(task.own), self.weights, self.causal)
+
+
+# ---------------------------------------------------------------------------------------------------- gains
+
+
+def gain(ours: dict[str, Any], theirs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Our mean score minus theirs at our recovery, with its 95 % interval."""
+    line = sorted(theirs, key=lambda row: row["best"])
+    at = ours["best"]
+    below = [row for row in line if row["best"] <= at]
+    above = [row for row in line if row["best"] >= at]
+    one, other = (below or above[:1])[-1], (above or below[-1:])[0]
+    span = other["best"] - one["best"]
+    share = (at - one["best"]) / span if span > 0 else 0.0
+    theirs_SN = (1 - share) * np.array(one["correct"]) + share * np.array(other["correct"])
+    difference = np.array(ours["correct"]) - theirs_SN
+    rng, (seeds, items) = np.random.default_rng(0), difference.shape
+    draws = [
+        difference[rng.integers(0, seeds, seeds)][:, rng.integers(0, items, items)].mean()
+        for _ in range(2_000)
+    ]
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return {
+        "gain": float(difference.mean()),
+        "gain_low": float(low),
+        "gain_high": float(high),
+        "overlaps": bool(below and above),
+        "recovery": at,
+        "their_recovery": one["best"] + share * span,
+    }
+
+
+def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every preset against every compared method, task by task."""
+    found = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        here = [row for row in rows if row["task"] == task]
+        for ours in here:
+            for method in COMPARED:
+                theirs = [row for row in here if row["method"] == method]
+                if theirs and ours["method"] not in (*COMPARED, "plain", method):
+                    pair = {"task": task, "setting": ours["setting"], "against": method}
+                    found.append(pair | gain(ours, theirs))
+    return found
+
+
+def lowest(found: Sequence[dict[str, Any]], setting: str) -> dict[str, float]:
+    """The least `gain_low` of a setting on each task."""
+    low: dict[str, float] = {}
+    for pair in found:
+        if pair["setting"] == setting:
+            low[pair["task"]] = min(pair["gain_low"], low.get(pair["task"], np.inf))
+    return low
+
+
+def code() -> str:
+    """A hash of the package's privacy code: outcomes of other code are not these."""
+    files = sorted((Path(transom.__file__).parent / "privacy").rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def readings() -> dict[str, Any]:
+    """The stored readings by hand, summed up."""
+    if not READINGS.exists():
+        return {}
+    return dict(json.loads(READINGS.read_text(encoding="utf-8"))["summary"])
+
+
+def record_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The whole record: rows, gains, and the readings."""
+    found = gains(rows)
+    shown = [
+        {key: value for key, value in row.items() if key != "correct"}
+        | {"score": float(np.mean(row["correct"]))}
+        for row in rows
+    ]
+    low = {setting: lowest(found, setting) for setting in dict.fromkeys(pair["setting"] for pair in found)}
+    return {
+        "new_default": NEW_DEFAULT,
+        "rows": shown,
+        "gains": found,
+        "gain_low": low.get(NEW_DEFAULT, {}),
+        "min_gain_low": min(low.get(NEW_DEFAULT, {}).values(), default=None),
+        "min_gain_low_of": {setting: min(tasks.values()) for setting, tasks in low.items()},
+        **readings(),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    keys = ("task", "setting", "epsilon", "best", "passed", "score")
+    named = {"best": "recovery", "passed": "of it passed"}
+    return [{named.get(key, key): row[key] for key in keys} for row in rows]
+
+
+def main() -> None:
+    """Compute the rows, print the table, store the record."""
+    flags = parser(__doc__)
+    flags.add_argument("--embeddings", type=Path, help="word vectors, GloVe text format (needed in full)")
+    flags.add_argument("--cache", type=Path, default=Path("work/words_usable"), help="where outcomes are kept")
+    flags.add_argument("--tasks", nargs="+", default=["sst2", "trec", "instructions"])
+    flags.add_argument("--only", nargs="+", help="settings by name")
+    flags.add_argument("--worker", default="0/1", help="i/n: compute every n-th row only, to share the work")
+    args = flags.parse_args()
+    if not args.quick and args.embeddings is None:
+        sys.exit("a full run needs --embeddings")
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _rows(args, Path(folder))
+    if args.worker != "0/1":
+        print("this worker's rows are stored; run without --worker for the table", file=sys.stderr)
+        return
+    record = record_of(rows)
+    report("words_usable", record, table(record["rows"]), args)
+
+
+def _rows(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    sizes = QUICK if args.quick else Sizes()
+    policy, materials = load_policy(), None
+    frequent = [policy.words[i] for i in np.argsort(-policy.prior_V, kind="stable")]
+    frequent = [*sorted(policy.pass_words), *frequent]
+    if args.embeddings is not None:
+        vectors = read_vectors(args.embeddings, 400_000)
+        materials, frequent = Materials({True: policy}, vectors), list(vectors.words)
+    store = Store(folder / "cache" if args.quick else args.cache)
+    causal = None if args.quick else load_causal("smollm2")
+    bench = Bench(store, Weights(frequent), causal, code())
+    worker, workers = map(int, args.worker.split("/"))
+    source, rows = today(str(folder)), []
+    for task in tasks(sizes, args.quick):
+        if task.name not in args.tasks:
+            continue
+        ways: Ways = {"plain": plain, **own_ways(), **compared_ways(source, materials, task.counts())}
+        if args.quick:
+            ways = {name: make for name, make in ways.items() if name in ("plain", *PRESETS, "today 4")}
+        names = [name for name in ways if not args.only or name in args.only]
+        for name in names[worker::workers]:
+            started = time.monotonic()
+            rows.append(bench.row(task, name, ways[name]))
+            shown = table([rows[-1] | {"score": float(np.mean(rows[-1]["correct"]))}])
+            print(json.dumps(shown[0]), f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
