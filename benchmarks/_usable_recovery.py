@@ -141,7 +141,7 @@ class _Book:
         return tuple(
             Token("passed", unit.source)
             if unit.state == "passed"
-            else Token("drawn", "", self._number(unit.seen))
+            else Token("drawn", "x", self._number(unit.seen))
             for unit in sent.units
         )
 
