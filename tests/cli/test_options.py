@@ -285,7 +285,7 @@ def test_the_common_options_of_the_gateway_fit_a_screen(
     end = next(number for number, line in enumerate(lines, 1) if line.startswith("╰"))
     assert end <= 24
     common = "\n".join(lines[:end])
-    for name in ("config", "mode", "engine", "tokenizer", "policy", "epsilon", "ledger", "cap", "port"):
+    for name in ("config", "mode", "engine", "tokenizer", "preset", "epsilon", "ledger", "cap", "port"):
         assert f"--{name} " in common
     panels = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
     assert len(panels) == len(set(panels)) > 5

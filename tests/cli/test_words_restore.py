@@ -87,7 +87,7 @@ def test_answers_in_another_column_get_their_values(folder: Path) -> None:
     with mapped(folder, "csv", "--column", "text").open(newline="") as file:
         head, *rows = csv.reader(file)
     with (folder / "answers.csv").open("w", newline="") as file:
-        answers = [[*row, "[Name_1]'s answer, [NAME_9]"] for row in rows]
+        answers = [[*row, "[Person_1]'s answer, [PERSON_9]"] for row in rows]
         csv.writer(file).writerows([[*head, "answer"], *answers])
     back = folder / "back.csv"
     words(
@@ -96,8 +96,8 @@ def test_answers_in_another_column_get_their_values(folder: Path) -> None:
     )  # fmt: skip
     with back.open(newline="") as file:
         given = list(csv.reader(file))[1:]
-    assert given[0][2] == "Quentin's answer, [NAME_9?]"
-    assert given[4][2] == "[Name_1]'s answer, [NAME_9?]"
+    assert given[0][2] == "Quentin's answer, [PERSON_9?]"
+    assert given[4][2] == "[Person_1]'s answer, [PERSON_9?]"
     assert [row[1] for row in given] == [row[1] for row in rows]
 
 

@@ -49,7 +49,7 @@ async def test_an_answer_that_is_not_recognised_is_hidden_whole(policy: Policy, 
     veiled = await resent(Veil(Sanitizer(policy)), host, delivered=edited, account=account)
     assert veiled.texts[1] == "[QUOTE_1]"
     assert "Quentin" in veiled.placeholders.restore(veiled.texts[1])
-    assert "[NAME_1]" in veiled.texts[0]
+    assert "[PERSON_1]" in veiled.texts[0]
 
 
 async def test_equal_quotes_are_not_linked(policy: Policy) -> None:

@@ -150,7 +150,7 @@ def _option(name: str, kind: Any, note: Any) -> Any:
     if not isinstance(said, Setting):
         return note
     flag = f"--{name.replace('_', '-')}"
-    if kind is bool and not name.startswith(("no_", "json")):
+    if kind in (bool, bool | None) and not name.startswith(("no_", "json")):
         flag = f"{flag}/--no{flag[1:]}"
     panel = said.panel or None
     return typer.Option(flag, help=said.help, rich_help_panel=panel, min=said.least, max=said.most)

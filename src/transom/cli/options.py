@@ -21,8 +21,12 @@ import typer
 from transom.config import Setting
 from transom.enclave.source import BOOT_PCRS, EvidenceSource, Name, source_of
 from transom.errors import LedgerError, MisconfiguredError
+from transom.files import Reread
 from transom.net.listen import Tls, require_loopback
+from transom.privacy.claims import Claims
+from transom.privacy.kinds import Recogniser
 from transom.privacy.ledger import Ledger
+from transom.privacy.lists import load_lists
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
 from transom.privacy.presets import DEFAULT_PRESET, Preset, with_preset
@@ -112,10 +116,42 @@ class WordOptions(PolicyOptions):
     mechanism: Annotated[
         str, Setting(f"Overrides the policy's: {', '.join(IN_GROUP)}, custext+.", panel=WORDS)
     ] = ""
+    lists: Annotated[
+        Path | None,
+        Setting("Your own lists (YAML): names, terms, patterns, what is allowed, public text.", panel=WORDS),
+    ] = None
+    recogniser: Annotated[
+        tuple[str, ...],
+        Setting("Who else looks for names: presidio[:MODEL] or module:object; repeatable.", panel=WORDS),
+    ] = ()
+
+    def claims(self) -> Claims:
+        """What the lists and recognisers find. Raises MisconfiguredError."""
+        lists = None
+        if self.lists is not None:
+            lists = Reread(self.lists, load_lists, also=lambda read: read.files)
+        return Claims(lists, {name: recogniser_of(name) for name in self.recogniser})
 
     def sanitizer(self) -> Sanitizer:
         """Raises PolicyError, MisconfiguredError."""
-        return Sanitizer(self.load(), self.mechanism or None, self.epsilon)
+        return Sanitizer(self.load(), self.mechanism or None, self.epsilon, claims=self.claims())
+
+
+def recogniser_of(name: str) -> Recogniser:
+    """Presidio, of `presidio[:MODEL]`, or the object at `module:object`. Raises MisconfiguredError."""
+    library, _, model = name.partition(":")
+    if library == "presidio":
+        from transom.privacy.presidio import DEFAULT_MODEL, Presidio
+
+        return Presidio(model or DEFAULT_MODEL)
+    from transom.audit.attack import load_object
+
+    found = load_object(name)
+    if isinstance(found, type) or not callable(getattr(found, "find", None)):
+        what = "a class; name an object made of it" if isinstance(found, type) else "without find(text)"
+        raise MisconfiguredError(f"the recogniser {name} is {what}")
+    recogniser: Recogniser = found
+    return recogniser
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from transom.cli.resumable import Output, Summary, writing
 from transom.config import to_plain
 from transom.data.fields import find_texts, parse_path, replaced
-from transom.data.rows import Format, decoded, opened, table
+from transom.data.rows import Format, decoded, form_of, opened, table
 from transom.errors import LedgerError, MisconfiguredError, NotYetError
 from transom.files import require_writable
 from transom.privacy.mapfile import MapWriter
@@ -75,6 +75,27 @@ class Selection:
     def paths(self) -> tuple[tuple[str | None, ...], ...]:
         """The paths of the fields. Raises MisconfiguredError."""
         return tuple(map(parse_path, self.fields))
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What is read of files, and which texts."""
+
+    format: Annotated[
+        Literal["text", "csv", "tsv", "jsonl", "json"] | None, "By the file's ending when not given. One of"
+    ] = None
+    column: Annotated[tuple[str, ...], "CSV/TSV column, by name or number from 1; repeatable."] = ()
+    field: Annotated[tuple[str, ...], "JSON field, as text or messages[].content; repeatable."] = ()
+    delimiter: Annotated[str, "What parts the columns of a CSV file."] = ","
+    header: Annotated[
+        bool | None, "The first CSV/TSV row names the columns; to be said where a column is a number."
+    ] = None
+    document: Annotated[bool, "A text file is one text, not a text a line."] = False
+
+    def selection(self, source: Path) -> Selection:
+        """Which texts of this file."""
+        form = form_of(source) if self.format is None else Format(self.format)
+        return Selection(form, self.column, self.field, self.header, self.delimiter, self.document)
 
 
 class MapTo(NamedTuple):

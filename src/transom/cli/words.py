@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,10 +20,9 @@ from rich.table import Table
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
-from transom.cli.records import MapTo, Selection, check_file, sanitize_file
+from transom.cli.records import FileOptions, MapTo, check_file, sanitize_file
 from transom.cli.restored import restore_file, selection_of
 from transom.cli.resumable import Summary
-from transom.data.rows import Format, form_of
 from transom.errors import MisconfiguredError, MissingExtraError
 from transom.files import require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
@@ -36,6 +35,7 @@ from transom.privacy.sanitize import Sanitizer
 app = App(help="Sanitise words with differential privacy.", no_args_is_help=True)
 
 CURVE_GROUPS = 64
+FILES = FileOptions()
 
 
 @app.command()
@@ -48,26 +48,7 @@ def sanitize(
     ] = None,
     *,
     drawing: WordOptions,
-    form: Annotated[
-        Literal["text", "csv", "tsv", "jsonl", "json"] | None,
-        typer.Option("--format", help="By the file's ending when not given. One of"),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="CSV/TSV column to sanitise, by name or number from 1; repeatable."),
-    ] = None,
-    field: Annotated[
-        list[str] | None,
-        typer.Option(help="JSON field to sanitise, as text or messages[].content; repeatable."),
-    ] = None,
-    delimiter: Annotated[str, typer.Option(help="What parts a CSV file's columns.")] = ",",
-    header: Annotated[
-        bool | None,
-        typer.Option(help="The first CSV/TSV row names the columns; to be said where a column is a number."),
-    ] = None,
-    document: Annotated[
-        bool, typer.Option(help="A text file is one text with shared placeholders, not a text a line.")
-    ] = False,
+    files: FileOptions = FILES,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that sanitise.")] = 1,
     resume: Annotated[
         bool, typer.Option(help="Go on with a run that was stopped; what it wrote stays.")
@@ -83,7 +64,7 @@ def sanitize(
     account: Annotated[str, typer.Option(help="The ledger's account.")] = "words",
     as_json: Json = False,
 ) -> None:
-    """Sanitise text, CSV, TSV or JSON; the summary goes to standard error, what is not named stays unchanged.
+    """Sanitise text, CSV, TSV or JSON; what is not named stays unchanged, a summary goes to standard error.
 
     Nothing is sent, so nothing is charged unless a ledger is named. With --json the summary goes to standard
     output, and the text must go to --out.
@@ -96,17 +77,7 @@ def sanitize(
     sources = inputs or [Path("-")]
     mapping = _map_to(map_to, key, sources, out)
     targets = _targets(sources, out, charged.ledger)
-    selections = [
-        Selection(
-            form_of(source) if form is None else Format(form),
-            tuple(column or ()),
-            tuple(field or ()),
-            header,
-            delimiter,
-            document,
-        )
-        for source in sources
-    ]
+    selections = list(map(files.selection, sources))
     for source, target, selection in zip(sources, targets, selections, strict=True):
         check_file(source, target, selection, resume=resume)
     sanitizer = drawing.sanitizer()
@@ -123,7 +94,7 @@ def sanitize(
                 advance=meter.advance,
                 workers=workers,
                 resume=resume,
-                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules} {map_to}",
+                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules} {drawing.lists} {map_to}",
                 mapping=mapping,
             )
     if books is not None:

@@ -58,7 +58,7 @@ def find_texts(document: str, paths: Sequence[Path], where: str) -> list[Literal
         _require(value, path, path, where)
     wanted = frozenset(paths)
     return [
-        Literal(start, end, json.loads(document[start:end]))
+        Literal(start, end, load_json(document[start:end]))
         for path, start, end in _strings(document)
         if path in wanted
     ]
@@ -112,7 +112,7 @@ def _strings(document: str) -> Iterator[tuple[Path, int, int]]:
         elif piece == ",":
             name_next = not lists[-1]
         elif piece[0] == '"' and name_next:
-            path[-1], name_next = json.loads(piece), False
+            path[-1], name_next = load_json(piece), False
         elif piece[0] == '"':
             yield tuple(path), *match.span()
 

@@ -23,7 +23,8 @@ Source: the answers of small chat models to texts with placeholders; CommonMark 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 PLACEHOLDER_LABELS = (
@@ -115,6 +116,22 @@ def find(text: str) -> list[str]:
 def may_hold_form(text: str) -> bool:
     """Whether a text has one of the two characters that no form is without."""
     return "[" in text or "_" in text
+
+
+def pieces_of_forms(pieces: Sequence[str]) -> list[int]:
+    """Which pieces the forms of the text that they make, end to end, are part of."""
+    text = "".join(pieces)
+    if not may_hold_form(text):
+        return []
+    spans = deque(match.span() for match in FORM.finditer(text))
+    found, end = [], 0
+    for index, piece in enumerate(pieces if spans else ()):
+        start, end = end, end + len(piece)
+        while spans and spans[0][1] <= start:
+            spans.popleft()
+        if spans and spans[0][0] < end:
+            found.append(index)
+    return found
 
 
 def units(text: str) -> Iterator[str]:

@@ -37,7 +37,7 @@ _LONGEST_POINTER = 8  # characters of `3.11.2`
 _BEFORE = re.compile(f"[{_INVISIBLE}]+")
 # What is normalised as one: plain characters, white space with what is dropped in it, a character with marks.
 _CLUSTER = re.compile(
-    rf"(?P<plain>[!-~]+(?![{_INVISIBLE}\u0300-\u036f])|[!-~]| (?=[!-~]))|[\s{_INVISIBLE}]*\s[\s{_INVISIBLE}]*"
+    rf"(?P<plain>[!-~]+(?![{_INVISIBLE}\u0300-\u036f])| (?=[!-~]))|[\s{_INVISIBLE}]*\s[\s{_INVISIBLE}]*"
     r"|.(?:[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe2f])*",
     re.DOTALL,
 )

@@ -20,7 +20,6 @@ Shape suffixes: V words, E embedding, C classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.config import load_json
 from transom.errors import PolicyError
 from transom.privacy.closed import is_closed
 from transom.privacy.fields import field_words
@@ -47,13 +47,12 @@ _TYPES = ("person", "place", "organisation")
 _FREQUENT = 60_000  # ranks up to which a word without a list is typed by its vector
 _COMPOSED = 100_000  # ranks up to which it may be a word made of others
 _PART = 3  # letters of the shortest part
-_PREFIXES = tuple(
+_PREFIXES = (
     "un re non over under multi inter anti co pre sub semi mis out micro bio hydro eco cyber de dis counter "
-    "mega mini super ultra self mid post pro".split()
+    "mega mini super ultra self mid post pro"
 )
-_SUFFIXES = tuple(
-    "ship ness able ability less ful ity ing ed er ers like wise hood ism s ly ization isation ized "
-    "ised".split()
+_SUFFIXES = (
+    "ship ness able ability less ful ity ing ed er ers like wise hood ism s ly ization isation ized ised"
 )
 _SURE = 0.9  # of the nearest centre, for a word on no list
 _FAMILY_NAMES = 20_000  # of the census, most frequent first
@@ -204,8 +203,8 @@ class _Lists:
         cuts = range(_PART, len(word) - _PART + 1) if len(word) > 2 * _PART else ()
         if any(word[:cut] in self.whole and word[cut:] in self.whole for cut in cuts):
             return True
-        stems = [word.removeprefix(start) for start in _PREFIXES if word.startswith(start)]
-        for end in _SUFFIXES:
+        stems = [word.removeprefix(start) for start in _PREFIXES.split() if word.startswith(start)]
+        for end in _SUFFIXES.split():
             if word.endswith(end):
                 stems += [word.removesuffix(end), word.removesuffix(end) + "e"]
         return any(len(stem) > _PART and stem in self.usual for stem in stems)
@@ -285,7 +284,7 @@ def _places(folder: Path) -> tuple[dict[str, int], frozenset[str]]:
 
 def _entries(path: Path) -> Iterator[tuple[str, int]]:
     try:
-        records = json.loads(_text(path)).values()
+        records = load_json(_text(path)).values()
         # A state has no number of inhabitants there: it counts as large.
         yield from ((record["name"], int(record.get("population", _LARGE_PLACE))) for record in records)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -30,7 +30,7 @@ from transom.privacy.closed import (
 
 # `n` number, `y` that may be a year, `q` another of four digits, `w` in words, `5` five, ten or twenty, `h`
 # hundred and up, `m` month, `M` month that is another word too, `J` that marked, `u` capitals, `U` few and
-# marked, `L` one and marked, `i` letters with digits, `$` a sign of currency, `k` a.m., `N` the word n't, `|`
+# marked, `L` one, `i` letters with digits, `$` a sign of currency, `k` a.m., `N` the word n't, `|`
 # a line's end or a claimed stretch, punctuation itself, `x` anything else.
 CODES = {
     **dict.fromkeys(SMALL_WORDS | SUBJECTS, "x"), **dict.fromkeys(BEFORE_A_MONTH, "p"),
@@ -114,7 +114,7 @@ _PATTERN = rf"""
         {_ANY}(?:[ ]D[ ]{_ANY}){{0,4}}[ ]E[ ]{_ANY}(?:[ ]D[ ]{_ANY}){{1,4}}  # jane dot doe at example dot org
     )
     |(?P<date>
-        {_DAYS}\.?[ ](?:[od][ ])?[mMJF]\.?{_YEAR}?  # 8th of may 1995
+        {_DAYS}\.?[ ](?:[od][ ])?[mMJF](?:\.?{_YEAR})?  # 8th of may 1995
         |{_ORDINAL}[ ](?:o[ ](?:t[ ])?[mMJF]|[mJ]){_YEAR}?
         |[@](?:-[mMJF](?:-[@])?|/[mMJF](?:/[@])?|\.[mMJF](?:\.[@])?)
         |[mMJ](?:\.?[ ](?:t[ ])?{_DAYS}{_YEAR}?|,?[ ]y|[ ]?'[@])  # May 8th, 1995

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from transom.config import Setting, attempt, listed, load_json, read_config
 from transom.errors import MisconfiguredError, PolicyError
 from transom.files import read_bounded, whole
-from transom.privacy.closed import is_closed
+from transom.privacy.closed import CLOSED_FORMS, is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.kinds import FIELDS, KINDS, Rule, rule_of, rule_problems, unknown
 from transom.privacy.numbers import OPEN_CODES
@@ -343,7 +343,9 @@ def _listed(
         problems.append(f"{len(entries) - len(found)} listed words occur twice")
     if inside := [word for word, kind in found.items() if word in words and kind not in _IN_VOCABULARY]:
         problems.append(f"{len(inside)} drawn words are listed as names or dictionary: {inside[0]!r}")
-    wrong = [word for word in found if word in passing or is_closed(word) or not is_plain_word(word)]
+    closed = found.keys() & (passing | CLOSED_FORMS)
+    odd = [word for word in found if not (word.isascii() and word.isalpha() and word.islower())]
+    wrong = [*closed, *(word for word in found if len(word) < 2), *(w for w in odd if not is_plain_word(w))]
     if wrong:
         problems.append(f"{len(wrong)} listed words pass, are closed or no single words: {wrong[0][:40]!r}")
     return found, problems

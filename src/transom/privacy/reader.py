@@ -15,27 +15,27 @@ Source: own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 from transom.errors import MisconfiguredError
 from transom.privacy.capitals import BOUND, CONTINUED, FREE
 from transom.privacy.characters import MARKERS, normalise
-from transom.privacy.closed import DAYS, HOMOGRAPHS
+from transom.privacy.closed import ABBREVIATIONS, DAYS, HOMOGRAPHS, is_closed
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
 from transom.privacy.layout import aligned, as_typed, counting
+from transom.privacy.names import Names
+from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
-
-_MARKERS = frozenset(MARKERS)
 
 
 class Reader:
     """Reads texts under a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self._policy, self._names = policy, Names(policy)
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
@@ -48,13 +48,10 @@ class Reader:
             counting(tokens)
             if ends_C is not None:
                 tokens = as_typed(tokens, outside, ends_C, self._shown)
-        if not claims:
-            return tokens
-        claim = iter(claims)
-        return [(next(claim) if token.text in _MARKERS else None) or token for token in tokens]
+        return list(_claimed(tokens, claims)) if claims else tokens
 
     def _tokens(self, clean: str) -> list[Token]:
-        return [self._placed(token) for token in lex_clean(clean, self._words)]
+        return self._names.read([self._placed(token) for token in lex_clean(clean, self._words)])
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
@@ -70,30 +67,44 @@ class Reader:
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
-        if policy.words_pass and (
-            lookup in DAYS or (len(lookup) == 1 and token.case == "lower" and lookup.isascii())
-        ):
+        if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
             return "stop"
-        if lookup in policy.names or (known and SUBKINDS.get(known, ("",))[0] == "name"):
-            return known if known and known not in ("word", "uncommon") else "name"
+        if known and SUBKINDS.get(known, ("",))[0] == "name":
+            return known
+        namesake = lookup in self._names.namesakes or (marked and self._names.are_called(lookup))
+        if lookup in policy.names and not namesake and lookup not in CUSTOMARY:
+            return "name"
+        if lookup in SHOWN_TITLES and lookup in ABBREVIATIONS:
+            return "stop"
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
-                return "name" if marked and (len(lookup) < 3 or lookup in HOMOGRAPHS) else "stop"
-            if marked:
+                short = len(lookup) < 3 and not self._customary(lookup, None)
+                return "name" if marked and (short or lookup in HOMOGRAPHS) else "stop"
+            if marked and (namesake or not self._customary(lookup, known)):
                 return "name"
-            if known:
-                return known
+            if known or namesake or lookup in CUSTOMARY:
+                return known or "dictionary"
         if not token.text.isascii():
             return "foreign"
         # A line in capitals says nothing about names: its unknown words are merely rare.
+        if len(token.text) == 1 and token.case == "lower":
+            return "dictionary"
         capital = token.case == "title" or (marked and token.text[0].isupper())
         return "name" if capital else "rare"
+
+    def _customary(self, lookup: str, known: str | None) -> bool:
+        """Whether a word has its capital by custom: `Monday`, `PDF`, and in an adjective `Catholic`."""
+        rule = self._policy.rule(known or "dictionary")
+        if known in ("origin", "religion", "politics"):
+            return isinstance(rule, str)
+        return rule == "pass" and lookup in CUSTOMARY
 
     @cached_property
     def _words(self) -> Words:
         """The words that pass and those that may be drawn."""
         policy = self._policy
-        return Words(policy.pass_words | policy.kind_of.keys(), open_values=policy.words_pass)
+        known = policy.pass_words | policy.kind_of.keys() | self._names.namesakes
+        return Words(known, open_values=policy.words_pass)
 
 
 def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
@@ -110,9 +121,24 @@ def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:
         claims += [None] * sum(map(parts[-1].count, MARKERS))
         if span.start < span.end:
             parts.append(MARKERS[_place_behind(text[span.start : span.end], span.kind)])
-            claims.append(Token(span.kind, text[span.start : span.end]))
+            claims.append(Token(span.kind, text[span.start : span.end], claimed=True))
         end = span.end
     return "".join(parts), claims
+
+
+def _claimed(tokens: Iterable[Token], claims: Iterable[Token | None]) -> Iterator[Token]:
+    """The tokens with what is claimed in place of its markers; what was typed at a marker stays beside it."""
+    claim = iter(claims)
+    for token in tokens:
+        found = next(claim) if token.text[0] in MARKERS else None
+        if found is None:
+            yield token
+            continue
+        yield found
+        if len(token.text) > 1:
+            yield token._replace(text=token.text[1:])
+    if next(claim, claims) is not claims:
+        raise RuntimeError("a span was lost in reading; nothing of this text may be used")
 
 
 def _place_behind(text: str, kind: str) -> int:

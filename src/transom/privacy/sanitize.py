@@ -28,7 +28,8 @@ from typing import NamedTuple
 import numpy as np
 
 from transom.privacy.channel import Floats
-from transom.privacy.forms import FORM, may_hold_form
+from transom.privacy.claims import Claims
+from transom.privacy.forms import pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -151,18 +152,24 @@ class BayesGuess:
 class Sanitizer:
     """A policy with a mechanism; `mechanism` (a name, or any `WordMechanism`) and `epsilon` override it.
 
-    When the policy replaces words by placeholders there is no mechanism and nothing is ever spent.
+    When the policy replaces words by placeholders there is no mechanism and nothing is ever spent. What
+    `claims` find in a text is public, allowed, or replaced by a placeholder whatever the policy's rules are.
     """
 
     def __init__(
-        self, policy: Policy, mechanism: str | WordMechanism | None = None, epsilon: float | None = None
+        self,
+        policy: Policy,
+        mechanism: str | WordMechanism | None = None,
+        epsilon: float | None = None,
+        *,
+        claims: Claims | None = None,
     ) -> None:
         if epsilon is not None:
             drawn = [kind for kind, rule in policy.rules.items() if not isinstance(rule, str)]
             policy = policy.with_rules(dict.fromkeys(drawn or ["word"], epsilon))
         if isinstance(mechanism, str):
             policy = policy.with_rules({}, mechanism)
-        self.policy, self._reader = policy, Reader(policy)
+        self.policy, self._reader, self._claims = policy, Reader(policy), claims or Claims()
         own = None if mechanism is None or isinstance(mechanism, str) else mechanism
         self._mechanisms, self._drawn_by = _mechanisms(policy, own)
         self.mechanism = self._mechanisms[0] if self._mechanisms else None
@@ -191,7 +198,8 @@ class Sanitizer:
     ) -> Sanitized:
         """Sanitise one message; `place` is its index in the conversation. With no session all is drawn.
 
-        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`).
+        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`), in place
+        of what the claims find.
 
         Nothing is charged or kept here: charge `epsilon`, then `memo.keep` in one call what is pending of all
         messages of the request, then send.
@@ -248,6 +256,7 @@ class Sanitizer:
             kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
         ]
         discloses = DISCLOSES + tuple(f"every {kind}, unchanged: the policy lets it pass" for kind in passing)
+        discloses += self._claims.disclosed()
         if self.mechanism is None:
             return Guarantee(
                 kind="pure-dp",
@@ -273,9 +282,11 @@ class Sanitizer:
     def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
         ids, hidden, drawn = self.policy.word_ids, self._hidden, self._drawn_by
         parts: list[_Part] = []
-        for token in self._reader.read(text, spans):
+        for token in self._reader.read(text, spans or self._claims.find(text)):
             kind = token.kind
-            if kind in drawn:  # a listed word may be of a drawn kind and in no group
+            if token.claimed:
+                parts.append((kind, token, kind not in CLAIMED, -1))
+            elif kind in drawn:  # a listed word may be of a drawn kind and in no group
                 word_id = ids.get(token.lookup, -1)
                 parts.append((kind, token, word_id < 0, word_id))
             else:
@@ -379,16 +390,14 @@ def _price(mechanism: WordMechanism) -> float:
 
 def _closed(parts: list[_Part]) -> list[_Part]:
     """Hide what passes and reads as a placeholder, alone or put together; not the program's own text."""
-    text = "".join(["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts])
-    if not may_hold_form(text):
-        return parts
-    closed, end = list(parts), 0
-    spans = [match.span() for match in FORM.finditer(text)]
-    for index, (kind, token, hide, word_id) in enumerate(parts):
-        start, end = end, end + (1 if hide or word_id >= 0 else len(token.text))
-        if kind != "public" and any(start < span[1] and span[0] < end for span in spans):
-            closed[index] = ("identifier", token, True, -1)
-    return closed
+    while True:
+        shown = ["\0" if hide or word_id >= 0 else token.text for _, token, hide, word_id in parts]
+        found = [index for index in pieces_of_forms(shown) if parts[index][0] != "public"]
+        if not found:
+            return parts
+        parts = parts.copy()  # and once more: what stood beside it may read as a placeholder now
+        for index in found:
+            parts[index] = ("identifier", parts[index][1], True, -1)
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:

@@ -137,7 +137,8 @@ _BEFORE_NOT = re.compile(r"[^ ](?= ?N)")
 class Token(NamedTuple):
     """A piece of the normalised text.
 
-    `lookup` is what a vocabulary is asked for: lower case, contractions undone.
+    `lookup` is what a vocabulary is asked for: lower case, contractions undone. `claimed`: its kind is not
+    the lexer's word but somebody's claim.
     """
 
     kind: str
@@ -145,6 +146,7 @@ class Token(NamedTuple):
     lookup: str = ""
     case: Case = "lower"
     marked: bool = False
+    claimed: bool = False
 
 
 _SPACE = Token("space", " ")
@@ -219,8 +221,6 @@ def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
                 token = token._replace(marked=True)
                 if code == "M" or (code == "u" and len(token.text) <= _FEW):
                     code = _MARKED[code]
-            elif code == "L":
-                code = "x"
             place = BOUND
         elif group == "space":
             token, code, place = Token("space", masked), " ", place if masked == " " else FREE

@@ -1,0 +1,334 @@
+"""Names: which words are names by what stands around them, which tokens make one name, and of which type.
+
+The lexer marks capitals that say "name", the policy's lists know names that are nothing else. What is left
+are words that are names as well (*namesakes*: rose, mark, reading) and ordinary words in names, where the
+place asks for a capital, in lines of capitals and in lower case. A namesake is a name there
+
+- beside a name or an initial: `Rose Miller`, `HARRY GOLD`, in lower case beside a person;
+- before `'s`, before what people do (`Mark said`), joined by `and` to a name, after a title or a greeting;
+- as the whole of a line or a table's cell, up to comma, bracket or number: signatures, addresses, lists;
+- in a line of capitals after a preposition, or as `SURNAME, GIVEN`.
+
+Ordinary capitalised words are names before the end of a company (`Pinnacle Motors`, `AMBERLINE TRAVEL LTD`),
+with a street word behind a number, and as whole lines of an address: the first block of a text of several, or
+what follows a closing formula. A word that is a name once is one at its other capitals in the same text, and
+an unknown word in lower case too. Months, days, titles, `Re`, `Tel`, `PDF` and the like (`namewords`) keep
+their capital and pass; so do single letters that stand beside no name, and adjectives of origin and belief.
+
+Adjacent names are one token with their initials, particles, `&`, `of` after a head and company form; titles,
+`'s` and punctuation stay outside. A street takes its number in. Types, first that holds: organisation by its
+last word or head; place by street word or postcode; person by title, greeting or initial; the lists' type of
+its words; place after `in near at`; person after two namesakes or before what people do; else `name`.
+
+No rule looks at a word that the policy draws: to its neighbours such a word is a capital or none. What a word
+is itself may depend on it (a namesake is hidden where another word of its group is drawn): that is of the
+rule of each drawn word, which is disclosed.
+
+Threat model: that of the lexer; capitals and lists are public. Not seen: namesakes in lower case without a
+person beside them; an ordinary word as a name at the head of a sentence; nicknames that are words; names
+in a text of one line that hold neither a listed word nor a namesake; titles of works; several names in a
+row without punctuation are one.
+Source: own; the Penn treebank's notion of a name stretch (Marcus et al. 1993).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from transom.privacy import namewords as nw
+from transom.privacy.closed import ABBREVIATIONS
+from transom.privacy.kinds import SUBKINDS
+from transom.privacy.nametypes import Stretch, Types
+from transom.privacy.policy import Policy
+from transom.privacy.text import Token
+
+SUBNAMES = ("person", "place", "organisation")
+NAMES = frozenset({"name", "person", "place", "organisation"})
+
+# A code a token. Names: N, O with the last word or head of an organisation, in lower case n (person) and o;
+# I a single capital. Namesakes: C in title case, U in capitals, c; D and E where they are drawn, J where the
+# capital is custom too. Other words: W title case, V capitals, B with the last word of an organisation,
+# K custom, r unknown in capitals, w. Closed: t title, g greeting, v what people do, s also in lower case, b
+# preposition, f of, + and, p particle, L company form, q 's, y address. # number or code; else itself.
+_START = r"(?:(?<![^\n¶])|(?<=\|[ ])|(?<=[\n¶]-[ ])|(?<=\A-[ ]))"
+_END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
+_SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
+_FOUND = re.compile(
+    rf"""
+      (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CDUEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
+    | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CDUEJW](?=-[NO])
+    | [CDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UEJ](?=[ ](?:I[.]?[ ])*[NOr]) | c(?=[ ]n)
+    | (?:(?<=[NO][ ])|(?<=I[.][ ])|(?<=I[ ]))[CDUEJ] | (?<=n[ ])c
+    | [CDUEJ](?=q)
+    | [CDUE](?=[ ][vsm]) | c(?=[ ]s)
+    | [CDUE](?=[ ][+][ ][NI]) | (?<=[N][ ][+][ ])[CDUEc] | c(?=[ ][+][ ]n) | (?<=n[ ][+][ ])c
+    | (?<=g[ ])(?:[CDUE]|c(?=[,!?\n¶]|\Z|[ ]y))
+    | {_START}[CDUE](?=[ ]\#)
+    | {_START}[CDUEJ](?=,[ ]N(?:[ ]I[.]?)?[ ]?(?:[|\n¶]|\Z))
+    | (?:(?<=[NOL],[ ])|(?<=L[.],[ ]))[CDUE]{_END}
+    | (?<=m[ ])c(?=[,.!?\n¶]|\Z|[ ][+bc]) | (?<=b[ ])c(?=[ ](?:c[ ])?S) | (?<=c[ ][+][ ])c(?=[ ]b)
+    | (?<=[bf][ ])[UE](?=[ ][bvs]|[.,!?\n¶]|\Z)
+    | (?<=[bf][ ])[UE](?=[ ][UJ](?:[.,\n¶]|\Z))
+    | {_SENTENCE}[CDUE](?=[ ]b[ ]z)
+    """,
+    re.VERBOSE,
+)
+_ANY = "[CDUEWVNOBIrJ]"
+_SEGMENT = re.compile(rf"{_START}{_ANY}[.]?(?:[ ](?:p[ ])*{_ANY}[.]?){{0,3}}{_END}")
+_COMPANY = re.compile(
+    rf"(?:[NrCU]|(?<=b[ ])[VE]|{_START}[WVDE])(?:[ ][NOrCDUEWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
+)
+_STREET = re.compile(r"(?<=\#[ ])[CDUEWVNOBrJ](?:[ ][CDUEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])")
+_HEAD = re.compile(r"B(?=[ ]f[ ][NO])")
+_JOINED = re.compile(
+    r"""
+    (?:(?<!I)(?<!I[. ])(?<!I[.][ ])(?:I[.]?[ ]?)++)?
+    (?:(?:p[ ]){2,4}|(?<=[tg][ ])p[ ]|(?<=t[.][ ])p[ ])?[NO](?:
+        [ ](?:I[.]?[ ])*(?:p[.]?[ ])*[NO]
+        | -[NO] | [ ]?&[ ]?[NO] | [ ][+][ ]O | q[ ]O | (?<=O)[ ]f[ ](?:z[ ])?[NO]
+        | [ ]I(?:[.](?![ ]*[\n¶]|\Z))?(?![A-Za-z])
+    )*(?:,?[ ]L(?:[.](?=,|[ ]?[a-z]))?)?
+    | n(?:[ ][nN]|-n)* | o(?:[ ]o|-o)*
+    """,
+    re.VERBOSE,
+)
+_LABELLED = re.compile(
+    r"""
+    [A-Za-z]:[ ][NO](?:,[ ][NOJKUCWD])*(?=[\n¶]|\Z)  # Skills: Word, Excel
+    | (?P<cells>(?<![^\n¶])\|[^\n¶]*(?=\n\|[ :|]*-[ :|-]*+(?:\n|\Z)))  # the head of a table
+    """,
+    re.VERBOSE,
+)
+_POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
+_LINE = re.compile(r"[^\n¶]+")
+_LONG_LINE = 8  # spaces that no line of an address has
+_CLOSING = 6  # tokens of a closing formula
+_SIGNATURE = 3  # lines that follow it
+
+
+class Names:
+    """Finds, joins and types names under a policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        named = frozenset(word for word in policy.names if policy.listed.get(word) == "dictionary")
+        closed = nw.NAMESAKES if policy.listed else frozenset()
+        self.namesakes = (policy.namesakes | named | (closed & policy.kind_of.keys())) - nw.ACRONYMS
+        kinds = ("word", *(kind for kind, (base, _) in SUBKINDS.items() if base in ("word", "rare")))
+        self._drawn = frozenset(kind for kind in kinds if policy.rule(kind) != "pass")
+
+    def are_called(self, lookup: str) -> bool:
+        """Whether a word is the plural of a namesake: `the Churches`."""
+        return lookup.endswith("s") and (lookup[:-1] in self.namesakes or lookup[:-2] in self.namesakes)
+
+    def read(self, tokens: list[Token]) -> list[Token]:
+        """The tokens, each name one token of its type."""
+        codes = list(map(self._code, tokens))
+        text = "".join(codes)
+        if not _CANDIDATE.search(text):
+            return tokens
+        zones = self._zones(tokens, text)
+        self._find(tokens, codes, zones)
+        return list(self._join(tokens, codes, zones))
+
+    def _code(self, token: Token) -> str:
+        kind, lookup = token.kind, token.lookup
+        if token.claimed:
+            return "0"
+        if kind == "space":
+            lines = token.text.count("\n")
+            return " " if not lines else "\n" if lines == 1 else "¶"
+        if kind == "punct":
+            return token.text if token.text != "#" else "*"
+        if not lookup:
+            return "#" if kind in ("number", "identifier") else "0"
+        if lookup in ABBREVIATIONS and lookup in nw.TITLES:
+            return "t"
+        hidden = kind in self._drawn
+        if lookup in nw.PARTICLES and token.case == "lower" and not hidden and kind != "stop":
+            return "p"
+        if kind in NAMES or (kind == "foreign" and token.case != "lower"):
+            return self._name_code(token)
+        if kind == "rare":
+            return "r" if token.case == "upper" and len(lookup) > 1 else "x"
+        if token.case == "lower":
+            return "w" if hidden else self._lower_code(lookup)
+        title = token.case == "title"
+        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
+            return "A"
+        if lookup in self.namesakes and not (lookup in nw.GREETINGS and not hidden):
+            if lookup in nw.CUSTOMARY and not hidden:
+                return "J"
+            return ("D" if title else "E") if hidden else ("C" if title else "U")
+        if hidden:
+            return "W" if title else "V"
+        code = self._lower_code(lookup)
+        if code != "w":
+            return code
+        if kind == "stop":
+            return "z"
+        if lookup in nw.CUSTOMARY:
+            return "K"
+        return "B" if lookup in nw.BODIES or lookup in nw.HEADS else "W" if title else "V"
+
+    def _name_code(self, token: Token) -> str:
+        lookup = token.lookup
+        if token.case == "lower":
+            return "n" if token.kind == "person" else "o"
+        if len(lookup) == 1:
+            return "I"
+        if lookup in nw.CUSTOMARY and token.kind != "name":
+            return "Z"
+        if lookup in nw.LEGAL:
+            return "L"
+        return "O" if lookup in nw.BODIES or lookup in nw.HEADS else "N"
+
+    def _lower_code(self, lookup: str) -> str:
+        """Of a word that the host may read anyway."""
+        if lookup in self.namesakes and lookup not in nw.GREETINGS:
+            return "c"
+        return _LOWER.get(lookup, "w")
+
+    def _find(self, tokens: list[Token], codes: list[str], zones: bytearray) -> None:
+        """Make N of the code of every word that is a name by what stands around it."""
+        self._unname(tokens, codes)
+        for _ in range(2):  # a name found may make one of its neighbour
+            for at in list(self._places(tokens, "".join(codes), zones)):
+                codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] == "c" else "N"
+        self._agree(tokens, codes)
+
+    def _unname(self, tokens: list[Token], codes: list[str]) -> None:
+        """`P.S.`, a known word behind a label such as `Status:`, and in the head of a table, is no name."""
+        text = "".join(codes)
+        for match in _POSTSCRIPT.finditer(text):
+            if tokens[match.start()].lookup == "p":
+                codes[match.start() : match.end()] = "z.z"
+        for match in _LABELLED.finditer(text):
+            label = tokens[match.start()]
+            if match["cells"] or (label.lookup in nw.PLAIN_LABELS and label.kind not in self._drawn):
+                for at in range(*match.span()):
+                    token = tokens[at]
+                    kind = self._policy.kind_of.get(token.lookup, "")
+                    public = kind and kind not in SUBNAMES and kind not in self._drawn
+                    if codes[at] in "NO" and public and token.lookup not in self.namesakes:
+                        tokens[at], codes[at] = token._replace(kind=kind), "K"
+
+    def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
+        for match in _FOUND.finditer(text):
+            at = match.start()
+            if text[at] in "CDUEJWVBrcAZI" and self._stands(tokens, text, at):
+                yield at
+        for match in _SEGMENT.finditer(text):
+            if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
+                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
+        for pattern in (_COMPANY, _HEAD):
+            for match in pattern.finditer(text):
+                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJK")
+        for match in _STREET.finditer(text):
+            last = tokens[match.end() - 1]
+            if last.lookup in nw.STREETS and last.kind not in self._drawn:
+                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
+
+    @staticmethod
+    def _whole(tokens: Sequence[Token], match: re.Match[str]) -> bool:
+        """Whether a line's words are all names; of those that are drawn there may be one, beside names."""
+        found = set(match[0])
+        drawn = match[0].count("D") + match[0].count("E")
+        if match[0][:2] == "N " and found <= set("NVUrJ ") and tokens[match.start()].kind == "person":
+            return True  # HARRY GOLD
+        if drawn:
+            return drawn == 1 and found <= set("DENOI. p")
+        return found <= set("CUNOIJ. p") and not found <= set("IJ. p")
+
+    def _stands(self, tokens: Sequence[Token], text: str, at: int) -> bool:
+        """Whether a word that may do without an article is a name here all the same."""
+        following, before = text[at + 1 : at + 3], text[max(0, at - 2) : at]
+        lookup = tokens[at].lookup
+        if following in (" v", " +") and lookup in nw.MASS:
+            return following == " v" and tokens[at + 2].lookup not in nw.WEAKLY
+        if before == "m " and lookup in nw.MASS:
+            return False
+        if before == "b " and lookup in nw.MASS:
+            return following == " U"
+        return not (following == " b" and lookup.endswith("ing"))
+
+    def _zones(self, tokens: Sequence[Token], text: str) -> bytearray:
+        """1 where lines are an address, 2 where a signature is to be expected, else 0."""
+        zones, left = bytearray(len(text)), 0
+        block = text.find("¶")
+        if block > 0 and all(line.count(" ") < _LONG_LINE for line in text[:block].split("\n")):
+            zones[:block] = b"\1" * block
+        for match in _LINE.finditer(text):
+            start, end = match.span()
+            if left:
+                zones[start:end] = bytes([1 + (left == _SIGNATURE)]) * (end - start)
+                left -= 1
+            for at in range(start, min(end, start + _CLOSING)):
+                if tokens[at].lookup in nw.CLOSINGS and tokens[at].kind not in self._drawn:
+                    zones[at:end], left = b"\2" * (end - at), _SIGNATURE
+        return zones
+
+    def _agree(self, tokens: Sequence[Token], codes: list[str]) -> None:
+        """What is a name once is one at its other capitals, where the word would pass or is unknown."""
+        names = {token.lookup for token, code in zip(tokens, codes, strict=True) if code == "N"}
+        for at, code in enumerate(codes):
+            if code in "CUWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
+                codes[at] = "N" if code != "x" else "o"
+
+    def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> Iterator[Token]:
+        """One token for each stretch of names."""
+        text = "".join(codes)
+        stretches: list[Stretch] = []
+        for match in _JOINED.finditer(text):
+            if not stretches or match.start() >= stretches[-1].stop:
+                stretches.append(self._stretch(tokens, text, *match.span()))
+        public = self.namesakes, self._policy.kind_of, self._drawn
+        Types(tokens, text, zones, *public).type(stretches)
+        end = 0
+        for one in stretches:
+            yield from self._apart(tokens, text, end, one.start)
+            yield Token(one.kind, "".join([token.text for token in tokens[one.start : one.stop]]))
+            end = one.stop
+        yield from self._apart(tokens, text, end, len(tokens))
+
+    def _apart(self, tokens: list[Token], text: str, start: int, stop: int) -> Iterator[Token]:
+        """Tokens outside names: a capital beside none is a letter, a company form a word."""
+        for at in range(start, stop):
+            token = tokens[at]
+            if token.kind in NAMES and (text[at] in "ItZz" or (text[at] == "L" and len(token.text) > 2)):
+                token = token._replace(kind="stop")
+            yield token
+
+    def _stretch(self, tokens: Sequence[Token], text: str, start: int, stop: int) -> Stretch:
+        """A stretch of names with what stands beside it: a street's number, `St Mary's Road`."""
+        if text[start] not in "NO":
+            return Stretch(start, stop)
+        if text[stop : stop + 3] == "q N" and tokens[stop + 2].lookup in nw.PARTS:
+            stop += 3
+        last, first = tokens[stop - 1].lookup, tokens[start].lookup
+        after = text[stop : stop + 4]
+        gate = after[:1] == " " and after[2:] == " #" and tokens[stop + 1].lookup in nw.STREETS
+        street = gate or last in nw.STREETS or last.endswith(nw.STREET_ENDS)
+        for number in ("# ", "#, "):
+            if street and not gate and text.endswith(number, 0, start) and self._free(text, start, number):
+                return Stretch(start - len(number), stop)
+        if gate:
+            return Stretch(start, stop + 4)  # Karl Johans gate 192
+        street = street or first in nw.STREET_HEADS
+        return Stretch(start, stop + 2 if street and after[:2] == " #" else stop)
+
+    @staticmethod
+    def _free(text: str, start: int, number: str) -> bool:
+        """Whether the number before a street is not that of a street before it."""
+        return text[max(0, start - len(number) - 2) : start - len(number)] not in ("N ", "O ")
+
+
+_LOWER = {
+    **dict.fromkeys(nw.DOES, "v"), **dict.fromkeys(nw.SPEAKS, "s"), **dict.fromkeys(nw.BY | nw.PLACED, "b"),
+    **dict.fromkeys(nw.PARTICLES - {"do", "as", "al", "le", "der", "den", "dem"}, "p"),
+    **dict.fromkeys(nw.LEGAL - {"as", "co", "sa", "ag"}, "L"), **dict.fromkeys(nw.ADDRESSED, "y"),
+    **dict.fromkeys(nw.GREETINGS, "g"), "and": "+", "of": "f", "'s": "q", "the": "z", "a": "z",
+    **dict.fromkeys(nw.WEAKLY, "v"), **dict.fromkeys(nw.MEETS, "m"), **dict.fromkeys(nw.STATIONS, "S"),
+}  # fmt: skip
+_CANDIDATE = re.compile("[CDUEJcWVBrNOIZAnot]")
