@@ -24,14 +24,16 @@ import json
 import random
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from _bench import machine, today
-from _usable_ways import Way, Ways, compared_ways, own_ways, plain
-from transom.audit.utility.model import load_answerer
-from words_usable import NEW_DEFAULT, READINGS, answered, instructions
+from _usable_tasks import answered, instructions, quick_answerer
+from _usable_ways import NEW_DEFAULT, Ways, compared_ways, own_ways, plain
+from words_usable import READINGS
 
 READ = 40
 TOKENS = 100
@@ -50,22 +52,31 @@ def chosen() -> list[int]:
     return sorted(random.Random(14).sample(range(len(instructions())), READ))
 
 
-def sheet(model: str, folder: Path) -> None:
-    """Answer everything; keep who said what in `answers.json`, and show `sheet.txt` without it."""
-    answerer, texts = load_answerer(model), instructions()
-    picked, answers = chosen(), {}
+def answers_of(model: str, folder: Path) -> dict[str, list[str]]:
+    """The restored answers under each setting; a setting's file in the folder is not made again."""
+    texts, answers = instructions(), {}
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as source:
-        from collections import Counter
-
         ways: Ways = {"plain": plain, **own_ways(), **compared_ways(today(source), None, Counter())}
         for name in SETTINGS:
-            way: Way = ways[name]()
-            sent = way.send([texts[i] for i in picked])
-            answers[name] = answered(answerer, sent, TOKENS)
-            print(name, flush=True)
+            file = folder / f"{name}.json"
+            if not file.exists():
+                sent = ways[name]().send([texts[i] for i in chosen()])
+                file.write_text(json.dumps(answered(_answerer(model), sent, TOKENS)), encoding="utf-8")
+                print(name, flush=True)
+            answers[name] = json.loads(file.read_text(encoding="utf-8"))
+    return answers
+
+
+_answerer = cache(quick_answerer)
+
+
+def sheet(model: str, folder: Path) -> None:
+    """Answer everything; keep who said what in `answers.json`, and show `sheet.txt` without it."""
+    answers, texts = answers_of(model, folder), instructions()
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
-    for place, number in enumerate(picked):
+    for place, number in enumerate(chosen()):
         lines += [f"=== {texts[number]}", ""]
         said: dict[str, list[str]] = {}
         for name in SETTINGS:
@@ -75,7 +86,6 @@ def sheet(model: str, folder: Path) -> None:
         for answer, names in pairs:
             rows.append({"instruction": number, "answer": answer, "settings": names})
             lines += [f"--- {len(rows)}", answer, ""]
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "answers.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     (folder / "sheet.txt").write_text("\n".join(lines), encoding="utf-8")
 
@@ -110,9 +120,7 @@ def unblind(model: str, folder: Path) -> None:
 def main() -> None:
     """Run one of the two steps."""
     steps: dict[str, Callable[[str, Path], None]] = {"sheet": sheet, "unblind": unblind}
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("step", choices=steps)
     flags.add_argument("--model", default="smollm2", help="who answers")
     flags.add_argument("--folder", type=Path, default=Path("work/words_usable_readings"))

@@ -42,7 +42,7 @@ POWER = 1.0
 
 
 class Weights:
-    """-log2 of the public frequency of a word, by its rank among words of which the first is most frequent."""
+    """-log2 of the public frequency of a word, by its rank among words, the most frequent first."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._rank = {word: rank for rank, word in reversed(list(enumerate(words)))}
@@ -93,7 +93,9 @@ def recovery(
     )
 
 
-def _attacks(way: Way, attacked: Sequence[Sent], own: Sequence[Sent], weights: Weights, model: Any) -> Guesses:
+def _attacks(
+    way: Way, attacked: Sequence[Sent], own: Sequence[Sent], weights: Weights, model: Any
+) -> Guesses:
     """One guess of each attack for every token that does not pass."""
     target, knowledge = _Book(way, own, weights).mounted(attacked)
     mind = contextual.learned(target.channel, knowledge, time.monotonic() + LEARNING_S)
