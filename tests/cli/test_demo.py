@@ -12,6 +12,7 @@ import pytest
 from transom.checkpoint.tokenizer import export_tokenizer
 from transom.cli import demo, main
 from transom.cli.ask import Exchange
+from transom.cli.options import WordOptions
 from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
 from transom.serving.engines.job import Job, Step
@@ -24,13 +25,14 @@ def decode() -> Callable[[bytes], str]:
     return lambda body: str(tokenizer.decode(json.loads(body)["prompt"], skip_special_tokens=False))
 
 
-@pytest.fixture(scope="module")
-def run() -> tuple[list[Exchange], list[bytes]]:
+@pytest.fixture(scope="module", params=["entities", "words"])
+def run(request: pytest.FixtureRequest) -> tuple[list[Exchange], list[bytes]]:
     """The demonstration's exchanges, cut short, and every body that its engine received."""
     seen: list[bytes] = []
+    sanitizer = WordOptions(preset=request.param).sanitizer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "ANSWER_TOKENS", 12)
-        return list(demo.exchanges(on_body=seen.append)), seen
+        return list(demo.exchanges(sanitizer, on_body=seen.append)), seen
 
 
 class Parrot(EchoEngine):
@@ -89,20 +91,20 @@ def test_every_answer_is_real_and_accounted_for(run: tuple[list[Exchange], list[
     for exchange in exchanges:
         assert len(exchange.answer.split()) > 3
         assert exchange.guarantee is not None
-        assert exchange.guarantee["epsilon"] == exchange.epsilon_spent > 0
+        assert exchange.guarantee["epsilon"] == exchange.epsilon_spent
         total += exchange.epsilon_spent
         assert exchange.epsilon_total == pytest.approx(total)
         assert exchange.bayes is not None
         assert 0 <= exchange.bayes["recovered"] <= exchange.bayes["words"]
-        assert 0 < exchange.bayes["chance"] <= 1
-        assert 0 < exchange.bayes["success"] <= 1
+        for share in ("chance", "success"):
+            assert (0 < exchange.bayes[share] <= 1) == (exchange.epsilon_spent > 0)
 
 
 def test_placeholders_come_back_as_the_private_values(
     echo_for_the_model: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "ANSWER_TOKENS", 200)
-    answers = [exchange.answer for exchange in demo.exchanges()]
+    answers = [exchange.answer for exchange in demo.exchanges(WordOptions().sanitizer())]
     for secret, answer in zip(demo.PRIVATE, answers, strict=True):
         assert secret in answer  # an echo of the placeholder, restored on this side
 
@@ -122,8 +124,11 @@ def test_terminal_shows_both_sides(
     echo_for_the_model: list[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["demo"]) == 0
+    assert "attacker" not in capsys.readouterr().out  # of drawn words, of which there are none
+    assert main.run(["demo", "--preset", "words"]) == 0
     shown = capsys.readouterr().out
-    for part in ("the host saw", "Marguerite", "[NAME_1]", "guarantee", "epsilon spent", "attacker"):
+    assert "attacker" in shown
+    for part in ("the host saw", "Marguerite", "[PERSON_1", "guarantee", "epsilon spent"):
         assert part in shown
 
 

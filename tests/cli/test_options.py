@@ -181,7 +181,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def serve_words(*options: str) -> int:
     with serve_in_thread(EchoEngine(model="echo").app()) as url:
-        return main.run(["gateway", "--engine", url, "--port", "0", *options])
+        return main.run(["gateway", "--engine", url, "--port", "0", "--preset", "words", *options])
 
 
 def test_a_gateway_with_words_records_in_the_state_folder(
@@ -209,6 +209,7 @@ def test_a_gateway_with_words_records_in_the_state_folder(
         ["--no-ledger", "--cap", "5"],
         ["--no-ledger", "--ledger", "x"],
         ["--mode", "plain", "--cap", "5"],
+        ["--preset", "entities", "--cap", "5"],
     ):
         assert serve_words(*wrong) == MisconfiguredError.exit_code
 
@@ -224,6 +225,9 @@ def test_a_chat_records_where_gateways_do_and_words_sanitize_nowhere(
     capsys.readouterr()
     with serve_in_thread(EchoEngine(model="echo").app()) as url:
         line = ["chat", "My tired colleague", "--engine", url, "--max-tokens", "4", "--json"]
+        assert main.run([*line, "--cap", "5"]) == MisconfiguredError.exit_code  # by default nothing is drawn
+        line += ["--preset", "words"]
+        capsys.readouterr()
         assert main.run([*line, "--no-ledger"]) == 0
         assert json.loads(capsys.readouterr().out)["epsilon_total"] is None
         assert not path.exists()

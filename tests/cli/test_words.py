@@ -88,7 +88,7 @@ def test_standard_input_to_standard_output(words: Callable[..., Result], tmp_pat
     assert result.exit_code == 0
     first, second, third = target.read_text().split("\n")[:3]
     assert re.fullmatch(r"the (cat|dog|cow|horse) and the (cat|dog|cow|horse)", first)
-    assert second == "[NAME_1] [TERM_1] [NUMBER_1] [TERM_2] [ID_1] [SYMBOL_1]"
+    assert second == "[NAME_1] [TERM_1] [NUMBER_1] [TERM_2] [EMAIL_1] [SYMBOL_1]"
     assert third == ""
     record = summary(result)
     assert (record["texts"], record["draws"]) == (3, 2)

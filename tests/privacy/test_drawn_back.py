@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transom.privacy.drawn_back import drawn_words, restore_words
+from transom.privacy.drawn_back import WordsBack, drawn_words, restore_words
 from transom.privacy.forms import FORM
 
 DRAWN = {"cat": "fox", "city": "day", "sun": "person", "bus": "glass", "dog": "dog"}
@@ -70,3 +72,30 @@ def test_no_placeholder_is_made_or_unmade(text: str) -> None:
 def test_many_placeholders_are_read_in_one_pass() -> None:
     text = "[PERSON_1]" * 20_000
     assert restore_words(text, DRAWN) == text
+
+
+TEXTS = st.lists(
+    st.sampled_from(
+        ["cat", "Cats", "CAT", " ", "\n", ", ", ".", "[", "]", "\\", "_", "'", "1", "[PERSON_1]",
+         "[person 1 last]", "\\[NAME\\_2\\]", "NAME_3", "<", "&lt;", "sun's", "é", "[cat 1]", "x"]
+    ),
+    max_size=30,
+).map("".join)  # fmt: skip
+
+
+@given(TEXTS, st.lists(st.integers(0, 120), max_size=12))
+def test_in_a_stream_the_same_words_are_put_back(text: str, cuts: list[int]) -> None:
+    drawn = {"cat": "fox", "sun": "sky"}
+    ends = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    back = WordsBack(drawn)
+    given_back = [back.feed(text[start:end]) for start, end in pairwise(ends)] + [back.close()]
+    assert "".join(given_back) == restore_words(text, drawn)
+
+
+def test_a_stream_holds_back_a_bounded_tail() -> None:
+    back, sent = WordsBack({"cat": "fox"}), 0
+    for _ in range(2_000):
+        sent += len(back.feed("cat"))
+    assert 6_000 - sent <= 259
+    assert sent + len(back.close()) == 6_000
+    assert WordsBack({"cat": "fox"}).feed("a cat. ") == "a fox. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.privacy.test_numbers import pieces, sanitizer
 
@@ -30,6 +30,7 @@ def _loaded() -> None:
     sanitizer().sanitize("the", placeholders=Placeholders())
 
 
+@settings(deadline=None)
 @given(ANY_TEXT | TYPED)
 @example("\r")
 @example("a\u0301\u0323")
@@ -42,6 +43,7 @@ def test_a_restored_text_is_the_text(text: str) -> None:
     assert "".join(piece.source for piece in done.pieces) == text
 
 
+@settings(deadline=None)
 @given(ANY_TEXT | TYPED)
 def test_what_is_shown_is_plain_layout_or_a_public_word(text: str) -> None:
     """Nothing invisible is shown, nor a word in other characters than its own, composed or decomposed."""
@@ -52,6 +54,7 @@ def test_what_is_shown_is_plain_layout_or_a_public_word(text: str) -> None:
                 assert character in SHOWN or normalise(character) == character
 
 
+@settings(deadline=None)
 @given(TYPED)
 def test_every_normalised_character_has_its_place(text: str) -> None:
     clean, ends_C = aligned(text)
@@ -62,6 +65,7 @@ def test_every_normalised_character_has_its_place(text: str) -> None:
         assert ends_C[-1] <= len(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abcdeJ .,'\t\n\r\u00a0“”’…–é5", max_size=60))
 def test_alignment_normalises(text: str) -> None:
     assert aligned(text)[0] == normalise(text)

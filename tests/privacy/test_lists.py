@@ -61,7 +61,7 @@ def test_what_is_disclosed_is_counted_and_not_told(path: Path) -> None:
     told = " ".join(lists.disclosed())
     assert "people: 2, places: 1, terms: 2, patterns: 2" in told
     assert "allows (2)" in told
-    assert "templates (2)" in told
+    assert "templates (2, sha256 " in told
     assert "Miller" not in told + repr(lists)
     path.write_text("{}")
     assert list(load_lists(path).disclosed()) == []

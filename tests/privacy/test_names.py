@@ -80,7 +80,7 @@ def test_an_address_and_a_signature_may_hold_ordinary_words(sanitizer: Sanitizer
 _SLOTS = """
 Rose ROSE rose Mark Baker Long STEEL Jane jane Leith Motors MOTORS Table TABLE table Quokka Zyzzyva zyzzyva
 Street STREET J 14 Dr Mr said SAID and by BY of the Dear Regards Status in is IS Monday PDF Catholic bank Bank
-church cancer
+church cancer Unter den Via dei van de boulevard Voltaire Road gate & 3rd April
 """
 SLOTS = _SLOTS.split()
 BETWEEN = [" ", " ", " ", "\n", "\n\n", ", ", ". ", ": ", " | ", "'s ", "-", " & ", "; "]

@@ -6,7 +6,7 @@ from functools import cache
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transom.privacy.kinds import Span
@@ -226,6 +226,7 @@ PRIVATE = [
 CLAIMS = ["public", "person", "health"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(PRIVATE), st.sampled_from(PUBLIC), st.sampled_from(CLAIMS)), max_size=6

@@ -117,7 +117,7 @@ def test_listed_names_are_replaced_in_any_case_and_position(policy: Policy, text
         kinds = {piece.source.lower(): piece.kind for piece in safe.pieces}
         for name in policy.names & set(kinds):
             assert base_of(kinds[name]) == "name"
-        assert "[NAME_1]" in safe.text
+        assert "[PERSON_1]" in safe.text
 
 
 def drawn_in_a_sentence(sanitizer: Sanitizer, words: Iterable[str]) -> list[str]:

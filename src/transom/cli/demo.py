@@ -18,8 +18,9 @@ import typer
 from rich.console import Console
 
 from transom.cli.ask import Exchange, ask, connect, embedded_engine, render, require_openai, words_gateway
-from transom.cli.options import Json
+from transom.cli.options import Json, WordOptions
 from transom.privacy.ledger import Ledger
+from transom.privacy.sanitize import Sanitizer
 
 MODEL = "smollm2"
 ANSWER_TOKENS = 48
@@ -33,6 +34,8 @@ PRIVATE = ("Marguerite", "4815", "quokka")
 
 
 def demo(
+    *,
+    words: WordOptions,
     as_json: Json = False,
 ) -> None:
     """Ask a small real model three questions, and show what its host saw of them.
@@ -44,7 +47,7 @@ def demo(
     started_s = time.monotonic()
     answers = []
     console.print("Loading SmolLM2-135M-Instruct; two servers start on loopback ...")
-    for exchange in exchanges():
+    for exchange in exchanges(words.sanitizer()):
         answers.append(exchange)
         console.print(render(exchange))
     took_s = round(time.monotonic() - started_s, 1)
@@ -54,14 +57,14 @@ def demo(
         typer.echo(json.dumps({"answers": list(map(vars, answers)), "seconds": took_s}))
 
 
-def exchanges(on_body: Callable[[bytes], None] | None = None) -> Iterator[Exchange]:
+def exchanges(sanitizer: Sanitizer, on_body: Callable[[bytes], None] | None = None) -> Iterator[Exchange]:
     """The three exchanges, one by one. `on_body` sees every request body that the engine receives."""
     require_openai()
     with (
         tempfile.TemporaryDirectory(prefix="transom-demo-") as folder,
         Ledger(Path(folder) / "ledger.sqlite", cap_epsilon=math.inf) as ledger,
         embedded_engine(MODEL, on_body) as engine_url,
-        words_gateway(engine_url, MODEL, ledger) as gateway_url,
+        words_gateway(engine_url, MODEL, sanitizer, ledger) as gateway_url,
         connect(gateway_url) as client,
     ):
         for question in QUESTIONS:

@@ -196,6 +196,21 @@ class LedgerOptions(NamedLedger):
         return NamedLedger(self.ledger or default_ledger(), self.cap).open(cap)
 
 
+def ledger_for(sanitizer: Sanitizer, books: LedgerOptions, cap: float = math.inf) -> Ledger | None:
+    """The ledger that draws are charged to; none where nothing is ever drawn.
+
+    Raises LedgerError, and MisconfiguredError for a cap on nothing.
+    """
+    if sanitizer.mechanism is not None:
+        return books.open(cap)
+    if books.cap is not None:
+        raise MisconfiguredError(
+            f"--cap {books.cap:g}: preset {sanitizer.policy.preset} draws no words, so nothing is counted; "
+            "leave it out, or choose --preset words"
+        )
+    return None
+
+
 def default_ledger() -> Path:
     """Where spending is recorded if no file is named; its folder is made. Raises LedgerError."""
     named = Path(os.environ.get("XDG_STATE_HOME", ""))

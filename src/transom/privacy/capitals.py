@@ -31,7 +31,7 @@ FREE, CONTINUED, BOUND = 2, 1, 0
 PLACE_MARKS = frozenset(".!?\"')]:([—–•-")  # punctuation after which a capital may say something else
 
 _ENDING = r"'(?:s|re|ve|ll|d|m)(?![^\W_'])"
-_WORD = re.compile(rf"(?<![^\W\d_]')[^\W\d_]++(?:(?!{_ENDING})'[^\W\d_]++)*+", re.IGNORECASE)
+_WORD = re.compile(rf"(?<![^\W\d_]')(?<!\d)[^\W\d_]++(?:(?!{_ENDING})'[^\W\d_]++)*+", re.IGNORECASE)
 _NEXT_WORD = re.compile(rf"(?:n't|{_ENDING})? ({_WORD.pattern})", re.IGNORECASE)
 _NUMBER = re.compile(r"\d[\d.,:/'-]*")
 _ISE = re.compile(r"(?<=...)is(?=(?:e[drs]?|ers|ing|ations?)$)")

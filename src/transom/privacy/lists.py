@@ -21,6 +21,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -86,6 +87,7 @@ class Lists:
     counts: dict[str, int]
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = field(default=(), repr=False)
+    public_sha256: str = ""  # of the public texts, sorted, with a zero byte between them
 
     def find(self, text: str) -> Iterator[Span]:
         """Every claim on a whole message; they may overlap. Raises RefusedError: patterns take too long."""
@@ -100,7 +102,8 @@ class Lists:
         if allowed:
             yield f"the words and phrases that the caller allows ({allowed}), unchanged"
         if public:
-            yield f"the caller's public texts and templates ({public}), unchanged, and where each stands"
+            told = f"{public}, sha256 {self.public_sha256}"
+            yield f"the caller's public texts and templates ({told}), unchanged, and where each stands"
 
 
 def load_lists(path: str | Path) -> Lists:
@@ -124,6 +127,7 @@ def load_lists(path: str | Path) -> Lists:
         | {"patterns": len(kinds), "public": len(public)},
         (*(one for key in _KIND_OF_KEY if isinstance(one := getattr(read, key), Path)), *read.public_files),
         tuple(notes),
+        sha256("\0".join(sorted(public)).encode()).hexdigest(),
     )
 
 

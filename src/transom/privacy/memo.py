@@ -151,16 +151,19 @@ class PlaceMemo:
                 _, oldest = self._answers.popitem(last=False)
                 self._answers_weight -= sum(map(_answer_weight, oldest.values()))
 
-    def recall_answer(self, before: bytes, text_delivered: str) -> str | None:
+    def recall_answer(self, before: bytes, text_delivered: str, *, strict: bool = False) -> str | None:
         """The host's own words, if an answer is resent as it was delivered, after the same messages.
 
-        None also where another answer at that point might have been delivered as the same text.
+        None also where another answer at that point might have been delivered as the same text; `strict`: any
+        other, because words were put back in it.
         """
         digest = self._digest("answer", before.hex(), text_delivered)
         with self._lock:
             here = self._answers.get(before, {})
             own = here.get(digest)
-            if own is None or any(other != own and may_collide(own, other) for other in here.values()):
+            if own is None or any(
+                other != own and (strict or may_collide(own, other)) for other in here.values()
+            ):
                 return None
             self._answers.move_to_end(before)
             return own

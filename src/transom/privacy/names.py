@@ -7,7 +7,9 @@ place asks for a capital, in lines of capitals and in lower case. A namesake is 
 - beside a name or an initial: `Rose Miller`, `HARRY GOLD`, in lower case beside a person;
 - before `'s`, before what people do (`Mark said`), joined by `and` to a name, after a title or a greeting;
 - as the whole of a line or a table's cell, up to comma, bracket or number: signatures, addresses, lists;
-- in a line of capitals after a preposition, or as `SURNAME, GIVEN`.
+- in a line of capitals after a preposition or beside another namesake, or as `SURNAME, GIVEN`;
+- in lower case after who is met or asked, before `: ` at the head of a line, and after `in`; where it is
+  hardly anything but a person (`daisy`), wherever neither article nor adjective stands before it.
 
 Ordinary capitalised words are names before the end of a company (`Pinnacle Motors`, `AMBERLINE TRAVEL LTD`),
 with a street word behind a number, and as whole lines of an address: the first block of a text of several, or
@@ -16,18 +18,17 @@ an unknown word in lower case too. Months, days, titles, `Re`, `Tel`, `PDF` and 
 their capital and pass; so do single letters that stand beside no name, and adjectives of origin and belief.
 
 Adjacent names are one token with their initials, particles, `&`, `of` after a head and company form; titles,
-`'s` and punctuation stay outside. A street takes its number in. Types, first that holds: organisation by its
-last word or head; place by street word or postcode; person by title, greeting or initial; the lists' type of
-its words; place after `in near at`; person after two namesakes or before what people do; else `name`.
+`'s` and punctuation stay outside. A street takes its number in. The types are those of
+`transom.privacy.nametypes`.
 
 No rule looks at a word that the policy draws: to its neighbours such a word is a capital or none. What a word
 is itself may depend on it (a namesake is hidden where another word of its group is drawn): that is of the
 rule of each drawn word, which is disclosed.
 
-Threat model: that of the lexer; capitals and lists are public. Not seen: namesakes in lower case without a
-person beside them; an ordinary word as a name at the head of a sentence; nicknames that are words; names
-in a text of one line that hold neither a listed word nor a namesake; titles of works; several names in a
-row without punctuation are one.
+Threat model: that of the lexer; capitals and lists are public.
+Not seen: other namesakes in lower case; an ordinary word as a name at the head of a sentence; nicknames that
+are words; names of several common words (`Pity Me`) in lower case; names in a text of one line that hold
+neither a listed word nor a namesake; titles of works. Names in a row without punctuation are one.
 Source: own; the Penn treebank's notion of a name stretch (Marcus et al. 1993).
 """
 
@@ -37,8 +38,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from transom.privacy import namewords as nw
-from transom.privacy.closed import ABBREVIATIONS
-from transom.privacy.kinds import SUBKINDS
+from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS
+from transom.privacy.kinds import SUBKINDS, base_of
 from transom.privacy.nametypes import Stretch, Types
 from transom.privacy.policy import Policy
 from transom.privacy.text import Token
@@ -46,40 +47,57 @@ from transom.privacy.text import Token
 SUBNAMES = ("person", "place", "organisation")
 NAMES = frozenset({"name", "person", "place", "organisation"})
 
-# A code a token. Names: N, O with the last word or head of an organisation, in lower case n (person) and o;
-# I a single capital. Namesakes: C in title case, U in capitals, c; D and E where they are drawn, J where the
-# capital is custom too. Other words: W title case, V capitals, B with the last word of an organisation,
-# K custom, r unknown in capitals, w. Closed: t title, g greeting, v what people do, s also in lower case, b
-# preposition, f of, + and, p particle, L company form, q 's, y address. # number or code; else itself.
+# A code a token. Names: N, O with the last word or head of an organisation, Z custom (`Tel`), in lower case n
+# (person) and o; I a single capital, M a month that is a given name, too. Namesakes: C in title case, U in
+# capitals, c; T, Q and e where they are hardly anything else, D and E where they are drawn, J where the
+# capital is custom. Other words: W title case, V capitals, A of belief and origin, B with the last word of an
+# organisation, K custom, d of the dictionary alone, r unknown in capitals, w. Closed: t title, g greeting, v
+# what people do, s what only they do, m whom one meets, b preposition, f of, + and, p particle, L company
+# form, q 's, y address, R relation, S station, z and Y pass words. # number or code; else itself.
 _START = r"(?:(?<![^\n¶])|(?<=\|[ ])|(?<=[\n¶]-[ ])|(?<=\A-[ ]))"
 _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
 _FOUND = re.compile(
     rf"""
-      (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CDUEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
-    | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CDUEJW](?=-[NO])
-    | [CDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UEJ](?=[ ](?:I[.]?[ ])*[NOr]) | c(?=[ ]n)
-    | (?:(?<=[NO][ ])|(?<=I[.][ ])|(?<=I[ ]))[CDUEJ] | (?<=n[ ])c
-    | [CDUEJ](?=q)
-    | [CDUE](?=[ ][vsm]) | c(?=[ ]s)
-    | [CDUE](?=[ ][+][ ][NI]) | (?<=[N][ ][+][ ])[CDUEc] | c(?=[ ][+][ ]n) | (?<=n[ ][+][ ])c
-    | (?<=g[ ])(?:[CDUE]|c(?=[,!?\n¶]|\Z|[ ]y))
-    | {_START}[CDUE](?=[ ]\#)
-    | {_START}[CDUEJ](?=,[ ]N(?:[ ]I[.]?)?[ ]?(?:[|\n¶]|\Z))
-    | (?:(?<=[NOL],[ ])|(?<=L[.],[ ]))[CDUE]{_END}
-    | (?<=m[ ])c(?=[,.!?\n¶]|\Z|[ ][+bc]) | (?<=b[ ])c(?=[ ](?:c[ ])?S) | (?<=c[ ][+][ ])c(?=[ ]b)
-    | (?<=[bf][ ])[UE](?=[ ][bvs]|[.,!?\n¶]|\Z)
-    | (?<=[bf][ ])[UE](?=[ ][UJ](?:[.,\n¶]|\Z))
-    | {_SENTENCE}[CDUE](?=[ ]b[ ]z)
+    (?=[CTDUQEJWVBrceAZIMdY])(?:
+      (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CTDUQEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
+    | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CTDUQEJW](?=-[NO])
+    | [CTDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UQEJ](?=[ ](?:I[.]?[ ])*[NOr]) | [ce](?=[ ]n)
+    | (?:(?<=[NO][ ])|(?<=I[.][ ])|(?<=I[ ]))[CTDUQEJ] | (?<=n[ ])[ce]
+    | [CTDUQEJ](?=q) | (?<!')[CTUQ](?='[ ][a-z])
+    | [CTDUQE](?=[ ][vsm]) | [ce](?=[ ]s)
+    | [CTDUQE](?=[ ]&[ ]N) | [CTDUQE](?=[ ][+][ ][NI]) | (?<=[N][ ][+][ ])[CTDUQEce] | [ce](?=[ ][+][ ]n)
+    | (?<=n[ ][+][ ])[ce]
+    | M(?=[ ](?:I[.]?[ ])*[NO]) | T(?=[,!?:]|[ ][+]) | (?:(?<=[+f][ ])|(?<=[ ]:[ ]))T
+    | (?<=g[ ])(?:[CTDUQE]|[ce](?=[,!?\n¶]|\Z|[ ]y))
+    | {_START}[CTDUQE](?=[ ]\#)
+    | {_START}[CTDUQEJ](?=,[ ]N(?:[ ]I[.]?)?[ ]?(?:[|\n¶]|\Z))
+    | (?:(?<=[NOL],[ ])|(?<=L[.],[ ]))[CTDUQE]{_END}
+    | (?<=m[ ])[ce](?=[,.!?\n¶]|\Z|[ ][+bc])
+    | (?<=b[ ])[ce](?=[ ](?:[ce][ ])?S) | (?<=[ce][ ][+][ ])[ce](?=[ ]b)
+    | (?:(?<![^\n¶<"])|(?<=[.!?,:;<"][ ])|(?<=[mbfvsgR+][ ]))e(?=[,.!?:;>"\n¶]|\Z|[ ][vsmb+y]) | e(?=[ ]y)
+    | (?:(?<=[mgR][ ])|(?<=[\n¶]v[ ])|(?<=\Av[ ]))e | (?<=R[ ])c(?=[ ][vs])
+    | (?<=b[ ])[ce](?=[ ]) | (?<=,[ ])[ce](?=[ ]?[wdx]?(?:[\n¶]|\Z))
+    | (?<![^\n¶])(?:[ced](?=:)|[ce](?=[ ]v[ ]v))
+    | (?<=b[ ])Y(?=[,.\n¶]|\Z|[ ][b#vw]) | (?<=[NO]-)[CTDUQEJWVBr] | (?<=\#[ ])[CTDUQE]{_END}
+    | (?<=[NO]q[ ])[CTDUQEJWVB] | (?<=[bf][ ]r[ ])V(?=[\n¶,.]|\Z) | (?<=[Nr][ ]&[ ])[CTDUQEWV]
+    | (?<=[bf][ ])[UEQ](?=[ ][bvs]|[.,!?\n¶]|\Z)
+    | (?:(?<![^\n¶])|(?<=[.!?,:;][ ])|(?<=[mbfvsgR+V][ ]))Q(?=[,.!?:;\n¶]|\Z|[ ][vsmb+])
+    | [QU](?=[ ][QU][ ]?(?:[vsmb.,:;!?\n¶]|\Z)) | (?<=[mR][ ])[QU](?=[ ][QU]|[ ]?[.,:;!?\n¶]|\Z)
+    | (?<=[bf][ ])[UEQ](?=[ ][UQJ](?:[.,\n¶]|\Z))
+    | {_SENTENCE}[CTDUQE](?=[ ]b[ ]z)
+    )
     """,
     re.VERBOSE,
 )
-_ANY = "[CDUEWVNOBIrJ]"
+_ANY = "[CTDUQEWVNOBIrJ]"
 _SEGMENT = re.compile(rf"{_START}{_ANY}[.]?(?:[ ](?:p[ ])*{_ANY}[.]?){{0,3}}{_END}")
 _COMPANY = re.compile(
-    rf"(?:[NrCU]|(?<=b[ ])[VE]|{_START}[WVDE])(?:[ ][NOrCDUEWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
+    rf"(?:[NrCTUQ]|(?<=b[ ])[VE]|{_START}[WVDE])(?:[ ][NOrCTDUQEWVJK]){{0,2}}[ ][BO](?:[ ]L)?(?![A-Za-z])"
 )
-_STREET = re.compile(r"(?<=\#[ ])[CDUEWVNOBrJ](?:[ ][CDUEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])")
+_STREET = re.compile(
+    r"(?:(?<=\#[ ])|(?<=\#[ ]z[ ]))[CTDUQEWVNOBrJ](?:[ ][CTDUQEWVNOBrJ]){0,2}(?![ ]?[a-zA-Z])"
+)
 _HEAD = re.compile(r"B(?=[ ]f[ ][NO])")
 _JOINED = re.compile(
     r"""
@@ -95,12 +113,13 @@ _JOINED = re.compile(
 )
 _LABELLED = re.compile(
     r"""
-    [A-Za-z]:[ ][NO](?:,[ ][NOJKUCWD])*(?=[\n¶]|\Z)  # Skills: Word, Excel
+    [A-Za-z]:[ ][NO](?:,[ ][NOJKUQCTWD])*(?=[\n¶]|\Z)  # Skills: Word, Excel
     | (?P<cells>(?<![^\n¶])\|[^\n¶]*(?=\n\|[ :|]*-[ :|-]*+(?:\n|\Z)))  # the head of a table
     """,
     re.VERBOSE,
 )
 _POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
+_NAMESAKE = re.compile("[CTUQ]")
 _LINE = re.compile(r"[^\n¶]+")
 _LONG_LINE = 8  # spaces that no line of an address has
 _CLOSING = 6  # tokens of a closing formula
@@ -142,8 +161,17 @@ class Names:
         if kind == "punct":
             return token.text if token.text != "#" else "*"
         if not lookup:
-            return "#" if kind in ("number", "identifier") else "0"
-        if lookup in ABBREVIATIONS and lookup in nw.TITLES:
+            if (
+                kind in ("date", "stop")
+                and token.text.title() == token.text
+                and token.text.lower() in _MONTHS
+            ):
+                return "M"
+            return "#" if base_of(kind) in ("number", "identifier") or kind == "place" else "0"
+        if lookup in nw.TITLES and (
+            lookup in ABBREVIATIONS
+            or (lookup in nw.SHOWN_TITLES and kind == "stop" and token.case != "lower")
+        ):
             return "t"
         hidden = kind in self._drawn
         if lookup in nw.PARTICLES and token.case == "lower" and not hidden and kind != "stop":
@@ -153,21 +181,25 @@ class Names:
         if kind == "rare":
             return "r" if token.case == "upper" and len(lookup) > 1 else "x"
         if token.case == "lower":
-            return "w" if hidden else self._lower_code(lookup)
+            code = "w" if hidden else self._lower_code(lookup)
+            return "d" if code == "w" and kind == "dictionary" and not hidden else code
         title = token.case == "title"
         if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
             return "A"
         if lookup in self.namesakes and not (lookup in nw.GREETINGS and not hidden):
             if lookup in nw.CUSTOMARY and not hidden:
                 return "J"
-            return ("D" if title else "E") if hidden else ("C" if title else "U")
+            if hidden:
+                return "D" if title else "E"
+            strong = lookup in nw.STRONG_WITH_CAPITAL
+            return ("T" if strong else "C") if title else ("Q" if strong else "U")
         if hidden:
             return "W" if title else "V"
         code = self._lower_code(lookup)
         if code != "w":
             return code
         if kind == "stop":
-            return "z"
+            return "Y" if token.marked and title and len(lookup) > 3 else "z"
         if lookup in nw.CUSTOMARY:
             return "K"
         return "B" if lookup in nw.BODIES or lookup in nw.HEADS else "W" if title else "V"
@@ -175,7 +207,7 @@ class Names:
     def _name_code(self, token: Token) -> str:
         lookup = token.lookup
         if token.case == "lower":
-            return "n" if token.kind == "person" else "o"
+            return "L" if lookup in nw.LEGAL else "n" if token.kind == "person" else "o"
         if len(lookup) == 1:
             return "I"
         if lookup in nw.CUSTOMARY and token.kind != "name":
@@ -187,15 +219,15 @@ class Names:
     def _lower_code(self, lookup: str) -> str:
         """Of a word that the host may read anyway."""
         if lookup in self.namesakes and lookup not in nw.GREETINGS:
-            return "c"
-        return _LOWER.get(lookup, "w")
+            return "e" if lookup in nw.STRONG else "c"
+        return _LOWER.get(lookup) or ("v" if lookup.endswith("ed") and len(lookup) > 4 else "w")
 
     def _find(self, tokens: list[Token], codes: list[str], zones: bytearray) -> None:
         """Make N of the code of every word that is a name by what stands around it."""
         self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
             for at in list(self._places(tokens, "".join(codes), zones)):
-                codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] == "c" else "N"
+                codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] in "ced" else "N"
         self._agree(tokens, codes)
 
     def _unname(self, tokens: list[Token], codes: list[str]) -> None:
@@ -217,40 +249,47 @@ class Names:
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
         for match in _FOUND.finditer(text):
             at = match.start()
-            if text[at] in "CDUEJWVBrcAZI" and self._stands(tokens, text, at):
+            if text[at] in "CTDUQEJWVBrceAZIMdY" and self._stands(tokens, text, at):
                 yield at
+        yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
         for match in _SEGMENT.finditer(text):
+            if text[match.start()] in "CTUQ" and zones[match.start()] == 2:
+                yield match.start()
             if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
-                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
+                yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")
         for pattern in (_COMPANY, _HEAD):
             for match in pattern.finditer(text):
-                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJK")
+                yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJK")
         for match in _STREET.finditer(text):
             last = tokens[match.end() - 1]
             if last.lookup in nw.STREETS and last.kind not in self._drawn:
-                yield from (at for at in range(*match.span()) if text[at] in "CDUEWVBrJ")
+                yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")
 
     @staticmethod
     def _whole(tokens: Sequence[Token], match: re.Match[str]) -> bool:
         """Whether a line's words are all names; of those that are drawn there may be one, beside names."""
         found = set(match[0])
         drawn = match[0].count("D") + match[0].count("E")
-        if match[0][:2] == "N " and found <= set("NVUrJ ") and tokens[match.start()].kind == "person":
+        if match[0][:2] == "N " and found <= set("NVUQrJ ") and tokens[match.start()].kind == "person":
             return True  # HARRY GOLD
         if drawn:
             return drawn == 1 and found <= set("DENOI. p")
-        return found <= set("CUNOIJ. p") and not found <= set("IJ. p")
+        return found <= set("CTUQNOIJ. p") and not found <= set("IJ. p")
 
     def _stands(self, tokens: Sequence[Token], text: str, at: int) -> bool:
         """Whether a word that may do without an article is a name here all the same."""
         following, before = text[at + 1 : at + 3], text[max(0, at - 2) : at]
         lookup = tokens[at].lookup
-        if following in (" v", " +") and lookup in nw.MASS:
-            return following == " v" and tokens[at + 2].lookup not in nw.WEAKLY
-        if before == "m " and lookup in nw.MASS:
-            return False
+        if following in (" v", " m", " +") and lookup in nw.MASS:
+            return tokens[at + 2].lookup in nw.SPEAKS
+        if text[at] in "ce" and lookup in nw.MASS and before in ("m ", "b ", ", "):
+            return following == " S"
+        if before == "b " and text[at] in "ce" and following[:1] == " " and following != " S":
+            return tokens[at - 2].lookup in (("in", "near") if following[1] not in "bv" else _NOT_TO)
+        if before == "q ":
+            return lookup in nw.PARTS and tokens[at].kind not in self._drawn
         if before == "b " and lookup in nw.MASS:
-            return following == " U"
+            return following in (" U", " Q", " S")
         return not (following == " b" and lookup.endswith("ing"))
 
     def _zones(self, tokens: Sequence[Token], text: str) -> bytearray:
@@ -273,7 +312,7 @@ class Names:
         """What is a name once is one at its other capitals, where the word would pass or is unknown."""
         names = {token.lookup for token, code in zip(tokens, codes, strict=True) if code == "N"}
         for at, code in enumerate(codes):
-            if code in "CUWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
+            if code in "CTUQWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
                 codes[at] = "N" if code != "x" else "o"
 
     def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> Iterator[Token]:
@@ -281,8 +320,12 @@ class Names:
         text = "".join(codes)
         stretches: list[Stretch] = []
         for match in _JOINED.finditer(text):
-            if not stretches or match.start() >= stretches[-1].stop:
-                stretches.append(self._stretch(tokens, text, *match.span()))
+            if stretches and match.start() < stretches[-1].stop:
+                continue
+            one = self._stretch(tokens, text, *match.span())
+            if stretches and one.start < stretches[-1].stop:  # its head was found as a name by itself
+                one.start = stretches.pop().start
+            stretches.append(one)
         public = self.namesakes, self._policy.kind_of, self._drawn
         Types(tokens, text, zones, *public).type(stretches)
         end = 0
@@ -296,7 +339,9 @@ class Names:
         """Tokens outside names: a capital beside none is a letter, a company form a word."""
         for at in range(start, stop):
             token = tokens[at]
-            if token.kind in NAMES and (text[at] in "ItZz" or (text[at] == "L" and len(token.text) > 2)):
+            if token.kind in NAMES and (
+                text[at] in "ItZz" or (text[at] == "L" and (len(token.text) > 2 or token.text.islower()))
+            ):
                 token = token._replace(kind="stop")
             yield token
 
@@ -313,9 +358,20 @@ class Names:
         for number in ("# ", "#, "):
             if street and not gate and text.endswith(number, 0, start) and self._free(text, start, number):
                 return Stretch(start - len(number), stop)
+        head = start
+        while head > 1 and start - head < 6 and tokens[head - 2].lookup in nw.PARTICLES:
+            head -= 2
+        before = tokens[head - 2] if head > 1 and text[head - 1] == " " else None
+        if (
+            before
+            and before.lookup in nw.STREET_HEADS
+            and before.kind not in self._drawn
+            and after[1:2] == "#"
+        ):
+            start = head - 2  # Via dei Mille 38
         if gate:
             return Stretch(start, stop + 4)  # Karl Johans gate 192
-        street = street or first in nw.STREET_HEADS
+        street = street or first in nw.STREET_HEADS or tokens[start].lookup in nw.STREET_HEADS
         return Stretch(start, stop + 2 if street and after[:2] == " #" else stop)
 
     @staticmethod
@@ -324,11 +380,14 @@ class Names:
         return text[max(0, start - len(number) - 2) : start - len(number)] not in ("N ", "O ")
 
 
+_NOT_TO = (nw.BY | nw.PLACED) - {"to"}
+_MONTHS = AMBIGUOUS_MONTHS - {"march", "jan", "mar"}
 _LOWER = {
     **dict.fromkeys(nw.DOES, "v"), **dict.fromkeys(nw.SPEAKS, "s"), **dict.fromkeys(nw.BY | nw.PLACED, "b"),
     **dict.fromkeys(nw.PARTICLES - {"do", "as", "al", "le", "der", "den", "dem"}, "p"),
     **dict.fromkeys(nw.LEGAL - {"as", "co", "sa", "ag"}, "L"), **dict.fromkeys(nw.ADDRESSED, "y"),
-    **dict.fromkeys(nw.GREETINGS, "g"), "and": "+", "of": "f", "'s": "q", "the": "z", "a": "z",
-    **dict.fromkeys(nw.WEAKLY, "v"), **dict.fromkeys(nw.MEETS, "m"), **dict.fromkeys(nw.STATIONS, "S"),
+    **dict.fromkeys(nw.RELATIONS, "R"), **dict.fromkeys(nw.GREETINGS, "g"),
+    "and": "+", "of": "f", "'s": "q", "the": "z", "a": "z",
+    **dict.fromkeys(nw.MEETS, "m"), **dict.fromkeys(nw.STATIONS, "S"),
 }  # fmt: skip
-_CANDIDATE = re.compile("[CDUEJcWVBrNOIZAnot]")
+_CANDIDATE = re.compile("[CTDUQEJceWVBrNOIZAnotdYM]")

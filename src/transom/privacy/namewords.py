@@ -31,12 +31,20 @@ CLOSINGS = _words(
 # What people do, after a name that opens a sentence.
 DOES = _words(
     "said says told tells asked asks called calls wrote writes replied answered thinks thought knows "
-    "knew wants wanted lives lived works worked has had is was isn wasn will would can could does did "
-    "came comes went goes met meets left found moved owes owed paid pays promised agreed signed sent "
-    "sends and"
+    "knew wants wanted lives lived works worked has had is was are were isn wasn will would can could "
+    "does did came comes went goes met meets left leaves found finds moved owes owed paid pays promised "
+    "agreed agrees signed sent sends refuses refused gets got keeps kept owns owned runs ran takes "
+    "took gives gave brings brought makes made sees saw hears heard feels felt needs needed likes liked "
+    "hates hated hit hits stole steals fell drinks drank drives drove died dies passed married hurt won "
+    "lost teaches taught sold sells bought buys lent borrowed refers denies denied claims claimed lied "
+    "lies shouted laughed smiled cried spoke speaks sleeps slept stayed stays returned returns opened "
+    "assigned"
 )
-SPEAKS = _words("said says told asked wrote replied answered thinks owes promised")  # also in lower case
-WEAKLY = _words("is was has had will would can could does did")  # what things do, too
+# What only people do; also after a name in lower case.
+SPEAKS = _words(
+    "said says told asked wrote replied answered thinks owes promised laughed smiled shouted spoke refused "
+    "refuses denied denies lied taught teaches married"
+)
 # Namesakes that stand without an article where they are no name: after `by`, before `is`.
 MASS = _words(
     "hope faith love grace joy summer spring autumn winter dawn day night bath reading gold silver iron "
@@ -88,7 +96,27 @@ NAMESAKES = (
     )
     - MONTHS
 )
-MEETS = _words("saw met ask asked tell told text texted phone phoned visit visited")
+# Namesakes that, without article or adjective before them, are hardly ever anything but a person.
+STRONG = _words(
+    "amber angela archie barry becky belle bob bobby bonnie brady bud cary celeste charity chip "
+    "christian cliff crystal daisy dale dana dean destiny dexter dick dolly duke dusty dwight ernest "
+    "eve faye felicity fern finn flora floyd gale gary gene glen glenn gloria guy hank harry hazel "
+    "heath heather holly homer hunter iris ivy jack jade jasmine jasper jay jean jesse jim jimmy jo "
+    "joey joy june kay ken kenny kim kirk kitty kyle lance lee leo leslie lily lilly lucky luke lynn "
+    "marina marina marsh max maxim melody mercedes merry miles milo misty molly mona monica myrtle "
+    "nancy nelly norm norman opal oscar otis pansy patty pearl penny percy pete peter piper poppy raven "
+    "ray reed regina rex robin rod roger roman roxy ruby russ russell rusty sally sam sandy savannah "
+    "scarlet scott selma sherry sierra skye sonny stella sterling stu tabby tara teddy terry tim "
+    "timothy toby todd tom tommy tony tracy trinity troy tyler val vera veronica vic victor viola "
+    "violet virginia wally warren wayne wendy willow woody zoe"
+)
+# Of them that are verbs, too, or too frequent as words: in lower case only after a greeting or who is met.
+STRONG_WITH_CAPITAL = STRONG | _words(
+    "art autumn basil bill bliss clay cole coral curt dawn don drew faith forest frank ginger grace "
+    "grant hope mark mercy nick olive pat pierce prudence rich rob rose sage sky sue summer will wade "
+    "skip"
+)
+MEETS = _words("saw met meet ask asked tell told text texted phone phoned visit visited")
 STATIONS = _words("station airport hospital hotel castle beach pier harbour town village")
 # Labels before what names nobody.
 PLAIN_LABELS = _words(
@@ -131,7 +159,7 @@ STREET_ENDS = (
     "gate", "straße", "strasse", "straat", "gracht", "gatan", "gata", "vegen", "vägen", "gasse", "weg",
     "laan", "plein", "platz", "allee",
 )  # fmt: skip
-STREET_HEADS = _words("calle via rue avenida rua ulica ul plaza piazza place paseo unter")
+STREET_HEADS = _words("boulevard calle via rue avenida rua ulica ul plaza piazza place paseo unter")
 PARTS = STREETS | BODIES | {"castle", "cross", "bridge", "island", "bay", "point", "head", "end"}
 RELATIONS = _words(
     "brother sister son daughter wife husband mother father mum dad friend neighbour neighbor boss "

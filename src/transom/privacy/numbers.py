@@ -1,8 +1,8 @@
 """Values: numbers, amounts, dates, times and codes that are written in several tokens, and the kind of each.
 
-The lexer gives every token a code of one character (`CODES`); a value is a match of `VALUE` in the codes of a
-text, and becomes one token. Its kind follows from the pattern where a word says it (a month, a currency,
-o'clock), else from the value's own shape. Check digits sort values, they never let one pass.
+The lexer gives every token a code of one character (`CODES`); a value is a match of `_VALUE` in the codes
+of a text, and becomes one token. Its kind follows from the pattern where a word says it (a month, a
+currency, o'clock), else from the value's own shape. Check digits sort values, they never let one pass.
 
 *Open* words (currencies, ordinals, `half`, `past`, `pm` ...) are ordinary words. They are read with a value
 only under a policy that lets words pass: where words are drawn, what stands beside a number would tell which
@@ -17,6 +17,7 @@ Source: ISO 8601, 13616 (IBAN), 7812 (Luhn) and 3779 (VIN); postal and telephone
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from transom.privacy.closed import (
     AMBIGUOUS_MONTHS,
@@ -135,7 +136,8 @@ _PATTERN = rf"""
         |{_AMOUNT}
     )
 """
-VALUE = re.compile(_PATTERN.replace("@", "nyq"), re.VERBOSE)
+_VALUE = re.compile(_PATTERN.replace("@", "nyq"), re.VERBOSE)
+_BEGINNING = re.compile("[nyqiuULw5hmMJAHQCO$e+(]")  # of every value but an address that is spelled out
 
 _CURRENCY = re.compile(r"[$€£¥¢₹₽₩₪₫₺₴₦฿₱₿¤]")
 _TLD = (
@@ -190,6 +192,19 @@ _SHAPES = tuple(
 )
 _FEWEST_PHONE_DIGITS = 7
 _EITHER_CASE = frozenset({"email", "url", "time", "date", "money"})
+
+
+def values(codes: str) -> Iterator[re.Match[str]]:
+    """The values in the codes of a text, from left to right."""
+    if "D" in codes:
+        yield from _VALUE.finditer(codes)
+        return
+    end = 0
+    while found := _BEGINNING.search(codes, end):
+        match = _VALUE.match(codes, found.start())
+        end = match.end() if match else found.end()
+        if match:
+            yield match
 
 
 def code_of(masked: str, *, run: bool) -> str:

@@ -5,7 +5,8 @@ that type; pass words and contractions are *stop*, unless a capital that says "n
 `transom.privacy.text`) stands on one that may be an acronym or a name: of one or two letters (`US`, `IT`), or
 `can may who will`; any other word with such a capital is a *name*; words of the vocabulary and of the
 lists are of their public kind; other words are *foreign* when not ASCII, *name* when they begin with a
-capital, else *rare*.
+capital, else *rare*. What stands around them then makes names of further words, and one name of several
+tokens (`transom.privacy.names`); titles, and words whose capital is custom, keep it and pass where they may.
 No reading depends on which of the words that may be drawn stands somewhere.
 
 Threat model and what it does not protect: those of the lexer; spans come from whoever claims them and are
@@ -21,8 +22,8 @@ from functools import cached_property
 from transom.errors import MisconfiguredError
 from transom.privacy.capitals import BOUND, CONTINUED, FREE
 from transom.privacy.characters import MARKERS, normalise
-from transom.privacy.closed import ABBREVIATIONS, DAYS, HOMOGRAPHS, is_closed
-from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
+from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS, DAYS, HOMOGRAPHS, is_closed
+from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
@@ -30,12 +31,15 @@ from transom.privacy.numbers import PUBLIC_ALONE
 from transom.privacy.policy import Policy
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
+_GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
+
 
 class Reader:
     """Reads texts under a policy."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy, self._names = policy, Names(policy)
+        self._kept: dict[str, Token] = {}  # known words in lower case, placed
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
@@ -51,7 +55,22 @@ class Reader:
         return list(_claimed(tokens, claims)) if claims else tokens
 
     def _tokens(self, clean: str) -> list[Token]:
-        return self._names.read([self._placed(token) for token in lex_clean(clean, self._words)])
+        kept, placed = self._kept, self._placed
+        tokens = [
+            token
+            if token.text == " "
+            else (token.lookup == token.text and kept.get(token.text)) or placed(token)
+            for token in lex_clean(clean, self._words)
+        ]
+        for at in range(len(tokens) - 2):  # `by April Weaver`
+            month = tokens[at]
+            if (
+                month.kind == "stop"
+                and month.text in _GIVEN_MONTHS
+                and base_of(tokens[at + 2].kind) == "name"
+            ):
+                tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
+        return self._names.read(tokens)
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
@@ -62,7 +81,10 @@ class Reader:
             alone = token.kind in ("number", "date") and self._policy.words_pass
             return token._replace(kind="stop") if alone and token.text.lower() in PUBLIC_ALONE else token
         kind = self._kind(token)
-        return token if kind == "word" else token._replace(kind=kind)
+        placed = token if kind == "word" else token._replace(kind=kind)
+        if token.lookup == token.text and token.text in self._words.known:
+            self._kept[token.text] = placed
+        return placed
 
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
@@ -74,7 +96,9 @@ class Reader:
         namesake = lookup in self._names.namesakes or (marked and self._names.are_called(lookup))
         if lookup in policy.names and not namesake and lookup not in CUSTOMARY:
             return "name"
-        if lookup in SHOWN_TITLES and lookup in ABBREVIATIONS:
+        if lookup in SHOWN_TITLES and (
+            lookup in ABBREVIATIONS or (marked and policy.rule(known or "dictionary") == "pass")
+        ):
             return "stop"
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:

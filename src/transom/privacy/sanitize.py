@@ -23,13 +23,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from transom.privacy.channel import Floats
-from transom.privacy.claims import Claims
-from transom.privacy.forms import pieces_of_forms
+from transom.privacy.claims import PUBLIC, Claims
+from transom.privacy.forms import may_hold_form, pieces_of_forms
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
 from transom.privacy.mechanisms import QUICK, build
@@ -69,6 +69,14 @@ class Piece(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Piece({self.kind}, {self.action}, {self.output!r})"
+
+
+class Hider(Protocol):
+    """Whoever makes placeholders."""
+
+    def hide(self, kind: str, value: str) -> str:
+        """The placeholder of a value."""
+        ...
 
 
 # A token with its kind, whether a placeholder replaces it, and its word id, -1 unless it is drawn. A bare
@@ -112,6 +120,16 @@ class Sanitized:
             released = self._fresh.get(i, self._known.get(i, -1))
             pieces.append(Piece(kind, action, output, token.text, word_id, released))
         return tuple(pieces)
+
+    @property
+    def recalled(self) -> int:
+        """The number of drawn words that were released before."""
+        return len(self._known)
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        """The stretches that passed as public."""
+        return tuple(token.text for kind, token, _, _ in self._parts if kind == PUBLIC)
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
@@ -190,7 +208,7 @@ class Sanitizer:
         self,
         text: str,
         *,
-        placeholders: Placeholders,
+        placeholders: Hider,
         memo: PlaceMemo | None = None,
         session: str | None = None,
         place: int = 0,
@@ -198,8 +216,8 @@ class Sanitizer:
     ) -> Sanitized:
         """Sanitise one message; `place` is its index in the conversation. With no session all is drawn.
 
-        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`), in place
-        of what the claims find.
+        `spans` are stretches of the text whose kind is known already (see `transom.privacy.kinds`); claims
+        are looked for between them.
 
         Nothing is charged or kept here: charge `epsilon`, then `memo.keep` in one call what is pending of all
         messages of the request, then send.
@@ -225,6 +243,8 @@ class Sanitizer:
         `placeholders`, one a text, may be shared by some of them.
         """
         holders = placeholders or [Placeholders() for _ in texts]
+        if not self._mechanisms:
+            return self._replaced(texts, holders)
         parts_of = [self._parts(text) for text in texts]
         drawn_of = [[part for part in parts if part[3] >= 0] for parts in parts_of]
         released = iter(self._draw([part for drawn in drawn_of for part in drawn]))
@@ -236,6 +256,31 @@ class Sanitizer:
         for parts in parts_of:
             counts.update(_counted(parts))
         return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
+
+    def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
+        """The batch where nothing is drawn: without what draws need, and one text at a time."""
+        results, counts, hidden = [], Counter[str](), self._hidden
+        for text, holder in zip(texts, holders, strict=True):
+            if may_hold_form(text) or not self.policy.words_pass:
+                parts = self._parts(text)
+                results.append("".join(self._outputs(parts, holder, ())))
+                counts.update([part[0] for part in parts])
+                continue
+            tokens = self._reader.read(text, self._claims.find(text))
+            results.append(
+                "".join(
+                    [
+                        holder.hide(token.kind, token.text)
+                        if token.kind in hidden or (token.claimed and token.kind not in CLAIMED)
+                        else token.text
+                        for token in tokens
+                    ]
+                )
+            )
+            counts.update([token.kind for token in tokens])
+        zeros = (0,) * len(texts)
+        kinds = {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), kinds)
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
@@ -282,7 +327,7 @@ class Sanitizer:
     def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
         ids, hidden, drawn = self.policy.word_ids, self._hidden, self._drawn_by
         parts: list[_Part] = []
-        for token in self._reader.read(text, spans or self._claims.find(text)):
+        for token in self._reader.read(text, self._claimed(text, spans)):
             kind = token.kind
             if token.claimed:
                 parts.append((kind, token, kind not in CLAIMED, -1))
@@ -293,7 +338,18 @@ class Sanitizer:
                 parts.append((kind, token, kind in hidden, -1))
         return _closed(parts)
 
-    def _outputs(self, parts: list[_Part], placeholders: Placeholders, released: Iterable[int]) -> list[str]:
+    def _claimed(self, text: str, spans: Sequence[Span]) -> Sequence[Span]:
+        """The given spans, and what the claims find in each stretch between them."""
+        if not spans:
+            return self._claims.find(text)
+        found, end = list(spans), 0
+        for span in (*sorted(spans), Span(len(text), len(text), PUBLIC)):
+            between = self._claims.find(text[end : span.start])
+            found += [Span(start + end, stop + end, kind) for start, stop, kind in between]
+            end = span.end
+        return found
+
+    def _outputs(self, parts: list[_Part], placeholders: Hider, released: Iterable[int]) -> list[str]:
         """What each token becomes; `released` are the word ids for those that are drawn, in order."""
         words, drawn = self.policy.words, iter(released)
         return [

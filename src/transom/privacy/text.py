@@ -1,6 +1,7 @@
 """The lexer: text to tokens, with a stated rule for every character. Nothing passes that is not listed here.
 
-The tokens, end to end, are the normalised text. The rules:
+The tokens, end to end, are the normalised text; where words pass, `transom.privacy.layout` puts back what was
+typed. The rules:
 
 - *Normalised*: compatibility forms become plain ones (NFKC), except fractions, superscripts and circled
   digits, which keep their value as numbers. Control, format, zero-width, bidirectional and surrogate
@@ -9,13 +10,15 @@ The tokens, end to end, are the normalised text. The rules:
 - *space*, *punct* (ASCII punctuation and `–—•`): the only characters that may pass as they are.
 - *number*: digits of any script with separators, currency sign, per cent, `st nd rd th s am pm k m bn tn`;
   cardinal numbers in words (`one` too), and as one token what belongs together: `5 million`, `two hundred
-  and fifty`. Units stay words. Dates as one token: a month beside a day or year, `8th of may 1995`, `May 8`;
-  alone, a month that is nothing else, and `may march april june august jan mar` after `by during from in of
-  on since until`.
+  and fifty`, `+44 20 7946 0958`, `(030) 1234-567`. Dates as one token: a month beside a day or year, `8th of
+  may 1995`, `May 8`; alone, a month that is nothing else, and `may march april june august jan mar` after
+  `by during from in of on since until`. Where words pass, also what open words say: `half past nine`, `four
+  grand`, `third of May`; there small counts, months alone, days, `page 3` and the numbers of lists pass. The
+  kinds (date, time, money, phone, card, account, document) are given in `transom.privacy.numbers`.
 - *identifier*: URL, host or file name (labels joined by dots, none but the first in title case: `end.The` is
   two sentences), path, e-mail address, `@handle`, `#tag`, letters mixed with digits or underscores, capitals
-  beside digits (`52 CV 9323`, `AB 123`, `SW1A 1AA`), and user text that looks like a placeholder
-  (`transom.privacy.forms`), wherever it stands.
+  beside digits (`52 CV 9323`, `AB 123`, `DE89 3704 0044`), and user text that looks like a placeholder
+  (`transom.privacy.forms`), wherever it stands; a postcode (`SW1A 1AA`) is a *place*.
 - *word*: letters, also with inner apostrophes. Contractions part as in the Penn treebank: `do` `n't`, `it`
   `'s`, so running and tokenised text read alike; `ca n't`, `wo n't` are looked up as `can`, `will`, and a
   spelling with `-ise` that is unknown as that with `-ize`. A hyphen parts.
@@ -37,7 +40,8 @@ reading are closed (`transom.privacy.closed`), and other rules ask for shape alo
 
 Threat model: whatever the user typed is private and may be crafted. Does not protect anything by itself:
 it only finds the pieces, and never fails on content. Which kind a piece is becomes public.
-Not seen: a month without day, year or such a word (`this may`); ordinals in words are words (`the third of`);
+Not seen: a month without day, year or such a word (`this may`); where words are drawn, ordinals and
+currencies in words are words;
 names in lower case, in headings and in lines of capitals that are made of known words alone.
 Source: Unicode Standard Annex 15 (normalisation); Marcus et al. 1993, Penn treebank tokenisation.
 """
@@ -64,7 +68,7 @@ from transom.privacy.capitals import (
 )
 from transom.privacy.characters import MARKERS, MASK, MASKED_MARKER, PASSING_PUNCTUATION, normalise
 from transom.privacy.closed import BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS
-from transom.privacy.numbers import CODES, OPEN_CODES, VALUE, code_of, kind_of_value, other_code
+from transom.privacy.numbers import CODES, OPEN_CODES, code_of, kind_of_value, other_code, values
 
 __all__ = [
     "CLITICS",
@@ -276,7 +280,7 @@ def _join(tokens: list[Token], codes: str) -> list[Token]:
     """Make one token of each value, with its kind; addresses get theirs too."""
     joined: list[Token] = []
     end = 0
-    for match in VALUE.finditer(codes):
+    for match in values(codes):
         joined += tokens[end : match.start()]
         end = match.end()
         text = "".join([token.text for token in tokens[match.start() : end]])

@@ -24,6 +24,8 @@ from transom.config import Setting
 from transom.errors import MisconfiguredError, RefusedError
 from transom.files import Reread
 
+PUBLIC_ROLES = ("system", "developer")
+Examples = Literal["quote", "own"]
 Mode = Literal["plain", "words", "enclave", "obfuscated", "words+obfuscated"]
 ANONYMOUS = "default"
 CLIENTS = "Clients and their requests"  # a heading of the settings
@@ -60,11 +62,17 @@ class GatewayConfig(Limits):
     """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256,
     or is the file that does.
 
+    `public`: roles whose messages are the program's own. `examples`: assistant messages that are no answer of
+    this gateway are hidden whole (`quote`), or are the caller's own writing. `restore_words`: drawn words are
+    put back in answers.
     `max_prompt_chars` bounds what is sanitised in one request (400). `hosts`: the names, without port, that a
     `Host` or `Origin` header may hold (403 otherwise); None: any.
     """
 
     mode: Mode = "plain"
+    public: tuple[str, ...] = ()
+    examples: Examples = "quote"
+    restore_words: bool = False
     model: str | None = None
     key_digests: Mapping[str, bytes] | KeyFile = field(default_factory=dict, repr=False)
     max_prompt_chars: int = 1_000_000
