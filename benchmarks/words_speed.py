@@ -213,7 +213,7 @@ def of_files(megabytes: float, flat: float, rounds: int) -> dict[str, Any]:
 def flags() -> argparse.Namespace:
     """The command line."""
     known = parser(__doc__)
-    known.add_argument("--megabytes", type=float, help="of the file for two processes (40; quick 2)")
+    known.add_argument("--megabytes", type=float, help="of the file for two processes (10; quick 2)")
     known.add_argument("--flat", type=float, help="megabytes of the large file (1000; quick 10)")
     return known.parse_args()
 
@@ -232,7 +232,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     beside = beside_today(20 if args.quick else 200, 3 if args.quick else 7)
     files = of_files(
-        args.megabytes or (2 if args.quick else 40),
+        args.megabytes or (2 if args.quick else 10),
         args.flat or (10 if args.quick else 1000),
         1 if args.quick else 3,
     )
