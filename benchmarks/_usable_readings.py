@@ -43,6 +43,7 @@ SETTINGS = (
     "placeholders alone",
     "entities",
     "sensitive 4",
+    "sensitive hidden",
     "words 4",
 )
 
