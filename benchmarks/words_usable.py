@@ -1,7 +1,6 @@
 """What a sanitised text is still good for at equal success of the best attacker: presets and other methods.
 
-    python benchmarks/vectors.py --glove glove.6B.50d.txt --out vectors.txt
-    TRANSOM_DATA=DIR python benchmarks/words_usable.py --embeddings vectors.txt [--quick] [--json]
+    TRANSOM_DATA=DIR python benchmarks/words_usable.py --embeddings glove.6B.50d.txt [--quick] [--json]
 
 Tasks: SST-2 (872 sentences) and TREC's six question types (500 questions) by a linear classifier over frozen
 MiniLM, trained and tested on sanitised text; and 100 instructions of our own making (`_instructions.txt`),
@@ -9,11 +8,11 @@ answered by the packaged SmolLM2 of 135M parameters, scored as ROUGE-L of the re
 answer to the plain instruction. That model is small: its own answers are often no use, so whether an answer
 can be used is read by hand, on 40 instructions answered by a larger model (`_usable_readings.py`).
 
-Methods are compared at equal recovery (`_usable_recovery.py`): the share of all tokens, weighted by their
-bits, that the best attack reads. A gain is the score of a setting minus that of another method, interpolated
-along that method's parameter to the same recovery, with a 95 % interval of a paired bootstrap over items and
-seeds; where the recoveries of a method do not reach the setting's, it is taken at its nearest and `overlaps`
-is false. Each outcome is kept in --cache, so that an interrupted run resumes; --worker shares the work. An
+CUSTEXT+ and SANTEXT+ get the raw vectors, as in their papers. Methods are compared at equal recovery
+(`_usable_recovery.py`): the share of all tokens, weighted by their bits, that the best attack reads. A gain is
+the score of a setting minus that of another method, interpolated along that method's parameter to the same
+recovery, with a 95 % interval of a paired bootstrap over items and seeds; where the recoveries of a method do
+not reach the setting's, it is taken at its nearest and `overlaps` is false. Each outcome is kept in --cache, so that an interrupted run resumes; --worker shares the work. An
 empty cache is needed after a change of vectors or vocabulary; a change of the package's privacy code is seen.
 """
 
