@@ -9,11 +9,12 @@ answer to the plain instruction. That model is small: its own answers are often 
 can be used is read by hand, on 40 instructions answered by a larger model (`_usable_readings.py`).
 
 CUSTEXT+ and SANTEXT+ get the raw vectors, as in their papers. Methods are compared at equal recovery
-(`_usable_recovery.py`): the share of all tokens, weighted by their bits, that the best attack reads. A gain is
-the score of a setting minus that of another method, interpolated along that method's parameter to the same
-recovery, with a 95 % interval of a paired bootstrap over items and seeds; where the recoveries of a method do
-not reach the setting's, it is taken at its nearest and `overlaps` is false. Each outcome is kept in --cache, so that an interrupted run resumes; --worker shares the work. An
-empty cache is needed after a change of vectors or vocabulary; a change of the package's privacy code is seen.
+(`_usable_recovery.py`): the share of all tokens, weighted by their bits, that the best attack reads. A gain
+is the score of a setting minus that of another method, interpolated along that method's parameter to the
+same recovery, with a 95 % interval of a paired bootstrap over items and seeds; where the recoveries of a
+method do not reach the setting's, it is taken at its nearest and `overlaps` is false. Each outcome is kept
+in --cache, so that an interrupted run resumes; --worker shares the work. An empty cache is needed after a
+change of vectors or vocabulary; a change of the package's privacy code is seen.
 """
 
 from __future__ import annotations
