@@ -22,7 +22,7 @@ help:
 	@echo "make test       the test suite, with its coverage gate"
 	@echo "make check      ruff, mypy --strict, import-linter, documentation drift, then the test suite"
 	@echo "make bench      the benchmarks in their short form (needs wrk; installs LiteLLM and Presidio beside them)"
-	@echo "make docs       write docs/cli.md, docs/api.md and the picture docs/chat-show-host.svg anew"
+	@echo "make docs       write docs/cli.md, docs/api.md, the table of kinds and the picture docs/chat-show-host.svg anew"
 	@echo "make test-vllm  the opt-in test against a real vLLM on CPU, in an environment of its own (3.5 GB)"
 
 install: $(STAMP)

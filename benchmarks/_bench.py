@@ -48,6 +48,13 @@ def report(
         print(json.dumps(full))
 
 
+def need(sources: Mapping[str, Path | None]) -> None:
+    """End with a message that names every source that is missing."""
+    gone = [f"{what} ({path})" for what, path in sources.items() if path is not None and not path.exists()]
+    if gone:
+        sys.exit(f"missing: {', '.join(gone)}. docs/words.md says where each is from, with its SHA-256")
+
+
 def today(folder: str) -> Path | None:
     """The package as of commit TODAY; None outside a checkout with that commit."""
     packed = subprocess.run(

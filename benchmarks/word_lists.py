@@ -24,7 +24,7 @@ GEONAMES = (
 
 def with_lists(policy: Policy, folder: Path, wordnet: Path, out: Path) -> Policy:
     """`policy` with lists, written to `out`."""
-    lists = read_lists(folder, wordnet, policy.words)
+    lists, phrases = read_lists(folder, wordnet, policy.words)
     sources = dict.fromkeys([*policy.sources, *LIST_FILES])
     return write_policy(
         out,
@@ -43,6 +43,7 @@ def with_lists(policy: Policy, folder: Path, wordnet: Path, out: Path) -> Policy
         pass_share=policy.pass_share,
         names=policy.names,
         listed=lists,
+        phrases=phrases,
     )
 
 

@@ -44,6 +44,8 @@ class Reread(Generic[T]):
         before = _state(self.path)
         self._value = load(self.path)
         self._seen = before, self._others()
+        if self._seen[1]:  # which files there are is known now; what was read of them may be older
+            self._value = load(self.path)
         self._next_s = time.monotonic() + every_s
 
     def now(self) -> T:
@@ -53,7 +55,9 @@ class Reread(Generic[T]):
             seen = _state(self.path), self._others()
             if self._problem or seen != self._seen:
                 self._reload(changed=seen != self._seen)
-                self._seen = seen[0], self._others()
+                # As they were before they were read: what is written meanwhile is a change at the next look.
+                before = dict(seen[1])
+                self._seen = seen[0], tuple((path, before.get(path)) for path, _ in self._others())
         return self._value
 
     def _reload(self, *, changed: bool) -> None:
@@ -66,7 +70,7 @@ class Reread(Generic[T]):
         else:
             _log.warning("read %s again", self.path)
 
-    def _others(self) -> tuple[object, ...]:
+    def _others(self) -> tuple[tuple[Path, object], ...]:
         return tuple((path, _state(path)) for path in self._also(self._value))
 
 

@@ -204,6 +204,15 @@ def test_mechanisms_other_than_the_policys(files, policy, tmp_path):
     refused(files[0], "--policy", policy, "--mechanism", "no such")
 
 
+def test_several_budgets_are_attacked_together_or_refused_by_name(files, policy):
+    """Kinds of one policy file at two budgets; a metric mechanism has one."""
+    settings = (files[0], "--policy", policy, "--rule", "word=12", "--rule", "health=1")
+    (found,) = json.loads(audit(*settings, "--attack", "bayes", "--json"))["findings"]
+    assert (found["setting"], found["status"]) == ("epsilon 12 and 1", "run")
+    assert found["value"] > 0.9
+    refused(*settings, "--mechanism", "santext+")
+
+
 def test_a_policy_or_text_without_draws_is_refused(files, policy, tmp_path):
     nothing = tmp_path / "nothing.txt"
     nothing.write_text("the a is", "utf-8")

@@ -485,7 +485,9 @@ def test_what_was_stopped_goes_on(
     assert sorted(path.name for path in tmp_path.iterdir() if "part" in path.name) == []
 
 
-def test_ctrl_c_keeps_what_is_done(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("transom.cli.records.CHUNK_CHARS", 20)
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("the Ada\n" * 30)
@@ -501,6 +503,8 @@ def test_ctrl_c_keeps_what_is_done(policy: Policy, tmp_path: Path, monkeypatch: 
         sanitize_file(lambda: Sanitizer(policy), source, target, selection, advance=stop)
     kept = (tmp_path / "out.txt.part").read_text()
     assert 0 < kept.count("\n") < 30
+    assert f"{kept.count(chr(10))} records are in " in (said := capsys.readouterr().err)
+    assert "--resume" in said
     assert not target.exists()
     sanitize_file(lambda: Sanitizer(policy), source, target, selection, resume=True)
     assert target.read_text() == "the [NAME_1]\n" * 30
@@ -526,3 +530,10 @@ def test_a_key_is_made_once_and_named(tmp_path: Path) -> None:
     assert path.read_text().find(json.loads(made.stdout)["name"]) < 0
     again = CliRunner().invoke(words_command.app, ["key", str(path)])
     assert isinstance(again.exception, MisconfiguredError)
+
+
+@pytest.mark.parametrize("option", [("--epsilon", "4"), ("--mechanism", "krr"), ("--mechanism", "zzz")])
+def test_a_preset_that_draws_nothing_takes_no_epsilon_and_no_mechanism(option: tuple[str, str]) -> None:
+    arguments = ["sanitize", *option]
+    refused = CliRunner().invoke(words_command.app, arguments, input=b"the cat", catch_exceptions=True)
+    assert f"{option[0]} would do nothing" in str(refusal(refused))

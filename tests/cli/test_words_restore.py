@@ -151,3 +151,12 @@ def test_a_run_that_was_stopped_goes_on_with_its_map(folder: Path) -> None:
     back = folder / "back"
     words("restore", target, "--map", folder / "map", "--key", folder / "key", "--out", back)
     assert back.read_bytes() == source.read_bytes()
+
+
+def test_json_says_how_many_texts_came_back(folder: Path) -> None:
+    made, back = mapped(folder, "txt"), folder / "back"
+    sealed = ["--map", str(folder / "map"), "--key", str(folder / "key"), "--json"]
+    result = CliRunner().invoke(words_command.app, ["restore", str(made), *sealed, "--out", str(back)])
+    assert json.loads(result.stdout) == {"texts": 5, "out": str(back)}
+    refused = CliRunner().invoke(words_command.app, ["restore", str(made), *sealed])
+    assert isinstance(refused.exception, MisconfiguredError)

@@ -237,3 +237,27 @@ def test_attested_rules_stay_and_marks_need_a_sanitiser() -> None:
 async def test_where_all_examples_are_the_callers_own_the_guarantee_says_so(sanitizer: Sanitizer) -> None:
     assert OWN_EXAMPLES in Veil(sanitizer, own_examples=True).guarantee().assumptions
     assert OWN_EXAMPLES not in Veil(sanitizer).guarantee().assumptions
+
+
+@pytest.mark.parametrize(
+    "form", ["[Document 1]", "[PERSON_1]", "<PERSON_1>", "PERSON_2", r"\[QUOTE\_1\]", "[ID-1]"]
+)
+async def test_no_value_comes_back_where_an_answer_repeats_public_text(
+    sanitizer: Sanitizer, form: str
+) -> None:
+    """A prompt that numbers its sources: whoever cites one is not shown a passport number."""
+    veil = Veil(sanitizer)
+    messages = [
+        user(part(f"Passport AB1234567 of Quentin Xyzzyq and Ada Quuxly, for Bob Zyzzel. {form}")),
+        {"role": "assistant", "content": "I never said this to Quentin Xyzzyq."},
+        user(part("Why? "), part(f"Cite as {form}.", public=True)),
+    ]
+    veiled = await covered(veil, *messages)
+    held = veiled.placeholders
+    assert veiled.texts[-1].endswith(f"Cite as {form}.")
+    assert held.restore(f"It is {form}.") == f"It is {form}."
+    restored = held.restore(veiled.texts[0])
+    assert all(
+        value in restored for value in ("AB1234567", "Quentin Xyzzyq", "Ada Quuxly", "Bob Zyzzel", form)
+    )
+    assert held.restore(veiled.texts[1]) == messages[1]["content"]

@@ -174,6 +174,9 @@ Yours truly, {p:Prudence Best}
 """.strip().splitlines()
 
 HARMLESS = r"""
+Tell me: On the way home it rained.
+Note: In the end we moved.
+Answer: At the end of the day, we left.
 Please write a letter.
 Thanks for the help.
 Best regards,

@@ -15,7 +15,7 @@ from transom.privacy.kinds import base_of
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy, write_policy
 from transom.privacy.sanitize import Piece, Sanitizer
-from transom.privacy.text import CLOSED_FORMS, lex, with_case
+from transom.privacy.text import CLITICS, CLOSED_FORMS, lex, with_case
 
 DRAWN = (
     "long", "winter", "minister", "resigned", "film", "great", "effect", "rain", "harvests", "cv", "dollars",
@@ -214,7 +214,10 @@ def test_a_word_in_the_vocabulary_is_never_closed(sanitizer: Sanitizer, text: st
 
 def test_the_lexer_keeps_no_private_word(sanitizer: Sanitizer) -> None:
     pieces(sanitizer, "the Minister of zyzzyva MacWinter")
-    assert {text.lower() for text in sanitizer._reader._words} <= {*DRAWN, *PASSING}
+    kept = {token.text.lower() for reading in sanitizer._reader._words.values() for token in reading[0]}
+    marks = {text for text in kept if not text.strip(".,:;!?'\"()- \n")}
+    assert kept - marks <= {*DRAWN, *PASSING, *CLITICS}
+    assert {text.lower() for text, _ in sanitizer._reader._words._capitals} <= {*DRAWN, *PASSING}
 
 
 def test_without_known_words_there_is_no_heading() -> None:

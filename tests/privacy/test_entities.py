@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transom.privacy.entities import SHARED_LIMIT, Linker, form_of, words_of
+from transom.privacy.entities import MOST_WORDS, SHARED_LIMIT, Linker, form_of, words_of
 from transom.privacy.placeholders import Placeholders
 
 
@@ -150,6 +150,19 @@ def test_a_name_that_too_many_bear_links_nothing_and_costs_no_more() -> None:
     assert time.process_time() - began_s < 60  # with a search of all persons it would take minutes
     assert linker.place("PERSON", "Miller") == ("PERSON", SHARED_LIMIT + 5002, "")
     assert linker.place("PERSON", "P3x") == ("PERSON", 4, "_FIRST")
+
+
+@pytest.mark.parametrize("words", [MOST_WORDS, MOST_WORDS + 1, 2000])
+def test_long_names_that_share_their_words_cost_no_more(words: int) -> None:
+    middle = [f"W{i}x" for i in range(words - 2)]
+    names = [" ".join(["Jane", *middle[i:], *middle[:i], "Miller"]) for i in range(SHARED_LIMIT)]
+    linker = Linker()
+    began_s = time.process_time()
+    placed = [linker.place("PERSON", name) for name in names]
+    assert time.process_time() - began_s < 10  # with a search word by word it would take an hour
+    assert len(set(placed)) == len(set(names))
+    linked = linker.place("PERSON", names[0].upper())[:2] == placed[0][:2]
+    assert linked == (words <= MOST_WORDS)
 
 
 def test_names_are_read_without_case_order_and_full_stops() -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from transom.errors import PolicyError
-from transom.privacy import fields, listed, seeds
+from transom.privacy import fieldphrases, fields, halves, listed, seeds
 from transom.privacy.build import build_policy
 from transom.privacy.closed import is_closed
 from transom.privacy.kinds import FIELDS
 from transom.privacy.lexicon import FUNCTION_WORDS
 from transom.privacy.listed import LIST_FILES, read_lists, read_name_lists
+from transom.privacy.packed import BIT_OF_FIELD, MODIFIER
 from transom.privacy.policy import load_policy
 from transom.privacy.senses import read_senses
 from transom.privacy.text import is_plain_word
@@ -39,7 +40,7 @@ def wordnet(tmp_path: Path) -> Path:
     folder.mkdir()
     nouns = [
         synset(1, "n", ["illness"], "~ 00000002 n 0000 ~ 00000003 n 0000"),
-        synset(2, "n", ["asthma"], "+ 00000001 a 0101"),
+        synset(2, "n", ["asthma", "bread-asthma"], "+ 00000001 a 0101"),
         synset(3, "n", ["cold"]),
         synset(4, "n", ["garden"]), synset(5, "n", ["stone"]), synset(6, "n", ["rain"]),
         synset(7, "n", ["bread"]), synset(8, "n", ["person"]),
@@ -72,6 +73,8 @@ def lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     roots: dict[str, tuple[str, ...]] = dict.fromkeys(FIELDS, ()) | {"health": ("illness.n.1",)}
     monkeypatch.setattr(fields, "ROOTS", roots)
     monkeypatch.setattr(fields, "OUTSIDE", {})
+    monkeypatch.setattr(fieldphrases, "PHRASE_ROOTS", {})
+    monkeypatch.setattr(listed, "COMMON_WORDS", 7)
     single = {"person": ("person.n.1",), "place": ("location.n.1",), "organisation": ("organization.n.1",)}
     monkeypatch.setattr(listed, "_SINGLE", single)
     folder = tmp_path / "lists"
@@ -102,18 +105,18 @@ def lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_source_decides_what_it_is_meant_to(wordnet: Path, lists: Path) -> None:
-    found = read_lists(lists, wordnet, DRAWN)
+    found, _ = read_lists(lists, wordnet, DRAWN)
     expected = {
         "asthma": "health", "asthmatic": "health",  # its main sense, and what derives from it
         "cold": None,  # mostly no illness
         "write": "instruction", "stone": "namesake", "garden": None,
         "most": None,  # a town, too, but far too frequent a word
-        "teapot": "dictionary", "walked": "dictionary",
+        "teapot": "ordinary", "walked": "ordinary",
         "anna": "person", "peter": "person", "murphy": "person", "yevgeny": "person",
         "leeds": "place", "texas": "place", "angeles": "place", "paris": "place",
         "ibm": "organisation", "zzyzx": None,
         "hamlet": None,  # the part of a small place's name
-        "monday": None, "the": None, "may": None, "else": "dictionary",
+        "monday": None, "the": None, "may": None, "else": "dictionary", "bread": "part",
     }  # fmt: skip
     assert {word: found.get(word) for word in expected} == expected
 
@@ -121,11 +124,21 @@ def test_every_source_decides_what_it_is_meant_to(wordnet: Path, lists: Path) ->
 def test_every_listed_word_is_one_lower_case_word_that_neither_passes_nor_is_closed(
     wordnet: Path, lists: Path
 ) -> None:
-    found = read_lists(lists, wordnet, DRAWN)
+    found, _ = read_lists(lists, wordnet, DRAWN)
     assert list(found) == sorted(found)
     assert all(is_plain_word(word) and not is_closed(word) for word in found)
     assert not found.keys() & FUNCTION_WORDS
-    assert {found[word] for word in DRAWN if word in found} <= {"namesake", "instruction", *FIELDS}
+    assert {found[word] for word in DRAWN if word in found} <= {"namesake", "instruction", "part", *FIELDS}
+
+
+def test_phrases_come_with_their_plurals_and_halves_with_their_bits(wordnet: Path, lists: Path) -> None:
+    _, phrases = read_lists(lists, wordnet, DRAWN)
+    health = BIT_OF_FIELD["health"]
+    assert phrases["bread asthma"] == phrases["bread asthmas"] == phrases["sick leave"] == health
+    assert phrases["cold"] == health + MODIFIER  # by the project's own list
+    assert phrases["garden"] == MODIFIER
+    assert "walk" not in phrases
+    assert "bread" not in phrases  # seldom: hidden, and so in need of no bit
 
 
 @pytest.mark.parametrize("name", LIST_FILES)
@@ -157,6 +170,8 @@ def test_a_built_policy_carries_its_lists(tmp_path: Path, wordnet: Path, lists: 
     assert built.listed["leeds"] == "place"
     assert set(LIST_FILES) <= set(built.sources)
     assert load_policy(out).listed == built.listed
+    assert load_policy(out).phrases == built.phrases
+    assert built.phrases["sick leave"]
     plain = build_policy(vectors, out, wordnet=wordnet, vocabulary_size=8, group_size=4)
     assert (plain.words, plain.listed) == (built.words, {})
     with pytest.raises(PolicyError, match="--wordnet"):
@@ -164,7 +179,9 @@ def test_a_built_policy_carries_its_lists(tmp_path: Path, wordnet: Path, lists: 
 
 
 def test_seeds_agree_with_each_other() -> None:
-    added = [word for words in seeds.ADDED.values() for word in words]
+    added = [word for lists in (seeds.ADDED, halves.MORE) for words in lists.values() for word in words]
+    assert set(halves.HALVES) == set(halves.WHOLE) == set(halves.MORE) == set(FIELDS)
+    assert not set().union(*halves.MORE.values()) & seeds.HARMLESS
     assert not set(added) & seeds.INSTRUCTIONS
     assert not seeds.ORDINARY & seeds.NO_NAMES
     assert set(seeds.FIELDS) == set(FIELDS) == set(seeds.ROOTS) == set(seeds.ADDED)

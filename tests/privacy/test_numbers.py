@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transom.privacy.kinds import Span
+from transom.privacy.kinds import FIELDS, Span
+from transom.privacy.numbers import OPEN_CODES
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import load_policy
 from transom.privacy.presets import with_preset
@@ -206,6 +207,22 @@ def test_words_that_steer_values_are_not_read_where_words_are_drawn() -> None:
 def test_words_that_steer_values_pass_where_words_do() -> None:
     for word in ("quid", "zloty", "quarter", "twelfth", "dozens"):
         assert hidden(f"the {word} was", "sensitive") == []
+
+
+@pytest.mark.parametrize("preset", ["entities", "sensitive"])
+def test_no_word_that_steers_a_value_is_drawn_or_hidden_where_words_pass(preset: str) -> None:
+    """Or what becomes of the number beside it would tell it, whatever rules its kind is given."""
+    policy = with_preset(load_policy(), preset)
+    steering = [
+        word for word in OPEN_CODES if word in policy.word_ids and policy.listed.get(word) != "person"
+    ]
+    budgets = dict.fromkeys(("uncommon", "instruction", *FIELDS), 4.0)
+    for rules in (budgets, dict.fromkeys(budgets, "placeholder")):
+        sanitizer = Sanitizer(policy.with_rules(rules))
+        for word in steering:
+            done = sanitizer.sanitize(f"the {word} 3 of it", placeholders=Placeholders())
+            assert done.drawn == 0
+            assert not [piece for piece in done.pieces if piece.kind in budgets]
 
 
 PUBLIC = ["Question: ", "Answer.\n", "the", "5", "May ", "\ue000", "at", "dot", "DE89", "http://a.b/"]

@@ -18,6 +18,7 @@ from transom.privacy.mechanisms import build
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy, load_policy, write_policy
 from transom.privacy.presets import PRESETS, with_preset
+from transom.privacy.reader import Reader
 from transom.privacy.sanitize import Sanitizer
 
 SHIPPED = with_preset(load_policy(), "entities")
@@ -151,10 +152,10 @@ def test_the_guarantee_names_what_passes(policy: Policy) -> None:
     told = {preset: Sanitizer(with_preset(policy, preset)).guarantee() for preset in PRESETS}
     assert told["entities"].epsilon == 0
     assert told["words"].epsilon == pytest.approx(1.0)
-    assert "every word, unchanged: the policy lets it pass" in told["entities"].discloses
-    assert "every health, unchanged: the policy lets it pass" in told["entities"].discloses
+    assert "every token of kind word, unchanged: the policy lets it pass" in told["entities"].discloses
+    assert "every token of kind health, unchanged: the policy lets it pass" in told["entities"].discloses
     assert not any("every health" in line for line in told["sensitive"].discloses)
-    assert "every instruction, unchanged: the policy lets it pass" in told["words"].discloses
+    assert "every token of kind instruction, unchanged: the policy lets it pass" in told["words"].discloses
     assert "same rule" in told["sensitive"].adjacency
 
 
@@ -241,3 +242,34 @@ def test_lists_that_contradict_the_policy_are_not_written(
             listed=listed,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+_READ: dict[str, Reader] = {}
+_STRETCHES = st.sampled_from([
+    "Rose Miller", "mark said", "Mark", "by April Weaver", "May", "the", "The", "I", "DON'T", "ca n't",
+    "a@b.org",
+    "[NAME_1]", "5 May 1995", "17", "ten", "page 3", "1. a", "Status: Open", "P.S.", "zyzzyva", "Zyzzyva",
+    "Bank of Leith", "12 High Street", "Dear", "regards", "asthma",
+    "¿", "¶", "’", "é", ", ", ". ", '"', "(", "—",
+    "\n", "\n\n", "  ", "WINTER", "The Effect of Rain",
+])  # fmt: skip
+
+
+@settings(max_examples=15, deadline=None)
+@given(texts=st.lists(st.lists(_STRETCHES, max_size=12).map(" ".join), min_size=1, max_size=3))
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_was_read_before_changes_no_reading(preset: str, texts: list[str]) -> None:
+    known = _READ.setdefault(preset, Reader(with_preset(SHIPPED, preset)))
+    fresh = Reader(known._policy)
+    assert [known.read(text) for text in texts] == [fresh.read(text) for text in reversed(texts)][::-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.lists(_STRETCHES, max_size=12).map(" ".join), min_size=1, max_size=3))
+def test_a_batch_is_its_texts_one_by_one(texts: list[str]) -> None:
+    sanitizer = Sanitizer(SHIPPED)
+    batch = sanitizer.sanitize_batch(texts)
+    single = [sanitizer.sanitize(text, placeholders=Placeholders()) for text in texts]
+    assert batch.texts == tuple(one.text for one in single)
+    assert batch.counts == dict(sum((Counter(one.counts) for one in single), Counter()))
+    assert batch.replaced == dict(sum((Counter(one.replaced) for one in single), Counter()))

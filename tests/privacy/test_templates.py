@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transom.privacy.forms import PLACEHOLDER_LABELS
 from transom.privacy.templates import Templates, parts_of, problem_of, warning_of
 
 LETTER = "Summarise this letter in three sentences: {letter}\n\nAnswer as {{JSON}}."
@@ -87,3 +88,25 @@ def test_a_short_one_is_warned_about() -> None:
     assert "whole message" in (warning_of("Write a haiku") or "")
     assert warning_of(PASSAGE) is None
     assert warning_of(LETTER) is None
+
+
+@pytest.mark.parametrize("label", PLACEHOLDER_LABELS)
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[{}_1]",
+        "[{} 1]",
+        "[{}-1]",
+        "[{}1]",
+        "<{}_1>",
+        "{{{{{}_1}}}}",
+        r"\[{}\_1\]",
+        "&lt;{}_1&gt;",
+        "{}_1",
+        "[{}_1_LAST]",
+    ],
+)
+def test_no_template_holds_what_an_answer_is_restored_by(label: str, written: str) -> None:
+    """Whatever spelling: an answer that repeats it would show a private value in its place."""
+    for form in {written.format(label), written.format(label.title()) if written != "{}_1" else ""} - {""}:
+        assert "placeholder" in (problem_of(f"Cite your sources as {form}, please: {{text}}") or "")

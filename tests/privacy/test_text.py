@@ -9,9 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from transom.privacy.characters import MASK
 from transom.privacy.kinds import base_of
 from transom.privacy.text import (
+    _CHUNK,
+    _TOKEN,
     PASSING_PUNCTUATION,
+    Words,
     case_of,
     is_plain_word,
     lex,
@@ -212,3 +216,13 @@ def test_parts_that_fail_at_the_very_end_are_not_tried_again(part: str, tail: st
     tokens = lex(text)
     assert "".join(token.text for token in tokens) == normalise(text)
     assert {base_of(token.kind) for token in tokens} <= {"word", "number", "identifier", "punct", "space"}
+
+
+@given(text=st.text(alphabet="aA1 .'-/:@é_\n\\,&(=\u0301$%~#wst", max_size=60) | MIXED_TEXT)
+@pytest.mark.parametrize("open_values", [False, True])
+def test_no_piece_depends_on_what_lies_beyond_white_space(open_values: bool, text: str) -> None:
+    clean = normalise(text)
+    masked = clean.translate(MASK)
+    whole = [clean[slice(*match.span())] for match in _TOKEN[open_values].finditer(masked)]
+    words = Words(open_values=open_values)
+    assert [token.text for chunk in _CHUNK.findall(clean) for token in words[chunk][0]] == whole

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -20,13 +21,12 @@ import typer
 
 from transom.config import Setting
 from transom.enclave.source import BOOT_PCRS, EvidenceSource, Name, source_of
-from transom.errors import LedgerError, MisconfiguredError
-from transom.files import Reread
+from transom.errors import LedgerError, MisconfiguredError, PolicyError
 from transom.net.listen import Tls, require_loopback
 from transom.privacy.claims import Claims
-from transom.privacy.kinds import Recogniser
+from transom.privacy.kinds import Recogniser, Rule
 from transom.privacy.ledger import Ledger
-from transom.privacy.lists import load_lists
+from transom.privacy.lists import watch_lists
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
 from transom.privacy.presets import DEFAULT_PRESET, Preset, with_preset
@@ -85,37 +85,43 @@ class EvidenceOptions:
 
 
 @dataclass(frozen=True)
-class PolicyOptions:
-    """A word policy and changes to it."""
+class PolicyFile:
+    """A policy file and changes to it."""
 
-    preset: Annotated[
-        Preset | None,
-        "What is protected. One of",
-    ] = None
     policy: Annotated[Path | None, Setting("Word policy; the English one by default.", panel=WORDS)] = None
     overlay: Annotated[Path | None, Setting("YAML file with `kinds:` and `mechanism:`.", panel=WORDS)] = None
     rule: Annotated[
         tuple[str, ...], Setting("kind=pass, kind=placeholder or word=EPSILON; repeatable.", panel=WORDS)
     ] = ()
 
-    def load(self) -> Policy:
-        """Raises PolicyError."""
+    def under(self, preset: str | None) -> Policy:
+        """The policy under a preset, or under the one that suits where none is named. Raises PolicyError."""
         extra = {} if self.overlay is None else load_overlay(self.overlay)
-        preset = self.preset or extra.get("preset") or (DEFAULT_PRESET if self.policy is None else "words")
-        policy = with_preset(load_policy(self.policy), preset)
+        chosen = preset or extra.get("preset") or (DEFAULT_PRESET if self.policy is None else "words")
+        policy = with_preset(load_policy(self.policy), chosen)
         if extra:
             policy = policy.with_rules(extra.get("kinds", {}), extra.get("mechanism"))
-        return policy.with_rules(dict(map(parse_rule, self.rule))) if self.rule else policy
+        return policy.with_rules(_rules(self.rule)) if self.rule else policy
 
 
 @dataclass(frozen=True)
-class WordOptions(PolicyOptions):
-    """How words are drawn."""
+class PolicyOptions(PolicyFile):
+    """A word policy and changes to it."""
 
-    epsilon: Annotated[float | None, Setting("Epsilon a word; overrides the policy.", least=0)] = None
-    mechanism: Annotated[
-        str, Setting(f"Overrides the policy's: {', '.join(IN_GROUP)}, custext+.", panel=WORDS)
-    ] = ""
+    preset: Annotated[
+        Preset | None,
+        "What is protected. One of",
+    ] = None
+
+    def load(self) -> Policy:
+        """Raises PolicyError."""
+        return self.under(self.preset)
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """The user's own lists, and who else looks for what is private."""
+
     lists: Annotated[
         Path | None,
         Setting("Your own lists (YAML): names, terms, patterns, what is allowed, public text.", panel=WORDS),
@@ -125,16 +131,60 @@ class WordOptions(PolicyOptions):
         Setting("Who else looks for names: presidio[:MODEL] or module:object; repeatable.", panel=WORDS),
     ] = ()
 
+    @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        return self.lists is not None or bool(self.recogniser)
+
     def claims(self) -> Claims:
         """What the lists and recognisers find. Raises MisconfiguredError."""
         lists = None
         if self.lists is not None:
-            lists = Reread(self.lists, load_lists, also=lambda read: read.files)
+            lists = watch_lists(self.lists)
         return Claims(lists, {name: recogniser_of(name) for name in self.recogniser})
+
+
+@dataclass(frozen=True)
+class WordOptions(ListOptions, PolicyOptions):
+    """How words are drawn."""
+
+    epsilon: Annotated[float | None, Setting("Epsilon a word; overrides the policy.", least=0)] = None
+    mechanism: Annotated[
+        str, Setting(f"Overrides the policy's: {', '.join(IN_GROUP)}, custext+.", panel=WORDS)
+    ] = ""
 
     def sanitizer(self) -> Sanitizer:
         """Raises PolicyError, MisconfiguredError."""
-        return Sanitizer(self.load(), self.mechanism or None, self.epsilon, claims=self.claims())
+        policy = self.load()
+        given = [f"--{name}" for name in ("epsilon", "mechanism") if getattr(self, name) not in (None, "")]
+        if given and policy.preset == "entities" and not policy.draws:
+            raise MisconfiguredError(
+                f"preset entities draws no words, so {' and '.join(given)} would do nothing; "
+                "choose --preset sensitive or words"
+            )
+        return Sanitizer(policy, self.mechanism or None, self.epsilon, claims=self.claims())
+
+
+def sanitizer_under(
+    changes: PolicyFile, preset: str, epsilon: float | None = None, claims: Claims | None = None
+) -> Sanitizer:
+    """One preset's; an epsilon is for whatever it draws, and a preset that draws nothing stays so.
+
+    Raises PolicyError, MisconfiguredError.
+    """
+    policy = changes.under(preset)
+    return Sanitizer(policy, None, epsilon if policy.draws else None, claims=claims)
+
+
+def _rules(options: Iterable[str]) -> dict[str, Rule]:
+    """The rule for each kind. Raises PolicyError for two that contradict each other."""
+    rules: dict[str, Rule] = {}
+    for kind, rule in map(parse_rule, options):
+        if rules.setdefault(kind, rule) != rule:
+            raise PolicyError(
+                f"--rule {kind}={rules[kind]} and {kind}={rule} contradict each other; give one"
+            )
+    return rules
 
 
 def recogniser_of(name: str) -> Recogniser:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,15 +24,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from transom.cli.resumable import Output, Summary, writing
 from transom.config import to_plain
 from transom.data.fields import find_texts, parse_path, replaced
 from transom.data.rows import Format, decoded, form_of, opened, table
-from transom.errors import LedgerError, MisconfiguredError, NotYetError
+from transom.errors import MisconfiguredError, NotYetError
 from transom.files import require_writable
 from transom.privacy.mapfile import MapWriter
 from transom.privacy.placeholders import Placeholders
@@ -133,6 +135,17 @@ def check_file(source: Path, target: Path | None, selection: Selection, *, resum
         raise MisconfiguredError("--resume needs a file to read and --out FILE to go on with")
 
 
+def check_records(source: Path, selection: Selection) -> None:
+    """Read a file once to its end, so that a bad record stops the run before anything is drawn or charged.
+
+    Raises MisconfiguredError.
+    """
+    if source.is_file():
+        with opened(source) as file:
+            for _ in read_records(file, str(source), selection, bool):
+                pass
+
+
 def sanitize_file(
     make: Callable[[], Sanitizer],
     source: Path,
@@ -157,7 +170,7 @@ def sanitize_file(
     with (
         opened(source) as file,
         writing(target, source, f"{selection} {settings}", resume=resume) as out,
-        _mapping(mapping, out) as maps,
+        _mapping(mapping, out, resume=resume) as maps,
     ):
         records = itertools.islice(read_records(file, str(source), selection, advance), out.records, None)
         for chunk, done in _sanitised(make, _chunks(records), workers, mapped=maps is not None):
@@ -175,17 +188,18 @@ def sanitize_file(
 
 
 @contextmanager
-def _mapping(to: MapTo | None, out: Output) -> Iterator[MapWriter | None]:
+def _mapping(to: MapTo | None, out: Output, *, resume: bool) -> Iterator[MapWriter | None]:
     """Where maps go. What a run that was stopped has mapped and not written is mapped anew, and where nothing
     stays of a run its map goes too."""
     if to is None:
         yield None
         return
-    with MapWriter.resume(*to, out.records) if out.records else MapWriter(*to) as maps:
+    again = out.records or (resume and to.path.exists())
+    with MapWriter.resume(*to, out.records) if again else MapWriter(*to) as maps:
         try:
             yield maps
         except BaseException as error:
-            if not (out.records and isinstance(error, KeyboardInterrupt | LedgerError)):
+            if not out.stays(error):
                 to.path.unlink()
             raise
 
@@ -230,8 +244,8 @@ def _table_records(lines: Iterator[str], selection: Selection) -> Iterator[Recor
         if form is Format.tsv:
             return "\t".join(cell.replace("\n", " ") for cell in row) + "\n"
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n", delimiter=delimiter).writerow(row)
-        return out.getvalue()
+        csv.writer(out, delimiter=delimiter).writerow(row)  # its line end decides that a cell's \r is quoted
+        return out.getvalue().removesuffix("\r\n") + "\n"
 
     if found.header:
         yield Record((), partial(row_with, list(found.names)))
@@ -292,6 +306,7 @@ def _done(sanitizer: Sanitizer, texts_of: Sequence[Sequence[str]]) -> Done:
             batch.epsilon,
             max(batch.epsilons, default=0.0),
             batch.counts,
+            batch.replaced,
         ),
         [],
     )
@@ -304,7 +319,7 @@ def _done_and_mapped(sanitizer: Sanitizer, texts_of: Sequence[Sequence[str]]) ->
         holders = Placeholders()
         made = [sanitizer.sanitize(text, placeholders=holders) for text in record]
         for one in made:
-            total += Summary(1, one.drawn, one.drawn, one.epsilon, one.epsilon, one.counts)
+            total += Summary(1, one.drawn, one.drawn, one.epsilon, one.epsilon, one.counts, one.replaced)
         texts.append([one.text for one in made])
         pieces = ([(piece.output, piece.source) for piece in one.pieces] for one in made)
         maps.append(RecordMap.of(pieces, holders.values))
@@ -317,7 +332,15 @@ _sanitizer: Sanitizer | None = None  # a worker's own
 def _begin(make: Callable[[], Sanitizer]) -> None:
     global _sanitizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    Thread(target=_end_with_parent, daemon=True).start()
     _sanitizer = make()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed tells nobody: without this its workers, and the texts in them, would stay."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(done: Callable[[Sanitizer, list[list[str]]], Done], texts_of: list[list[str]]) -> Done:

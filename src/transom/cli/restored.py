@@ -39,22 +39,32 @@ def selection_of(found: MapFile, columns: Sequence[str] = (), fields: Sequence[s
     return selection
 
 
-def restore_file(source: Path, target: Path | None, found: MapFile, selection: Selection) -> None:
-    """Restore `source` into `target` (None is standard output). Raises MisconfiguredError."""
+def restore_file(source: Path, target: Path | None, found: MapFile, selection: Selection) -> int:
+    """Restore `source` into `target` (None is standard output); how many texts. Raises MisconfiguredError."""
     with opened(source) as file:
-        texts = _restored(file, source, found, selection)
+        records = _restored(file, source, found, selection)
         if target is None:
-            sys.stdout.buffer.writelines(texts)
-            sys.stdout.buffer.flush()
-            return
+            return _written(records, sys.stdout.buffer)
         try:
             with whole(target, mode=0o600) as partial, partial.open("wb") as out:
-                out.writelines(texts)
+                return _written(records, out)
         except OSError as error:
             raise MisconfiguredError(f"cannot write {target} ({error.strerror}); give another path") from None
 
 
-def _restored(file: BinaryIO, source: Path, found: MapFile, selection: Selection) -> Iterator[bytes]:
+def _written(records: Iterator[tuple[bytes, int]], out: BinaryIO) -> int:
+    count = 0
+    for record, texts in records:
+        out.write(record)
+        count += texts
+    out.flush()
+    return count
+
+
+def _restored(
+    file: BinaryIO, source: Path, found: MapFile, selection: Selection
+) -> Iterator[tuple[bytes, int]]:
+    """Each record, and how many texts it has."""
     records, maps = read_records(file, str(source), selection, bool), iter(found)
     for record, one in itertools.zip_longest(records, maps):
         if record is None or one is None:
@@ -63,4 +73,4 @@ def _restored(file: BinaryIO, source: Path, found: MapFile, selection: Selection
                 "give that file, or answers in its order"
             )
         texts = [one.restore(text, place) for place, text in enumerate(record.texts)]
-        yield record.written(texts).encode()
+        yield record.written(texts).encode(), len(texts)

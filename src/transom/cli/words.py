@@ -17,22 +17,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from transom.cli import words_plan
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
-from transom.cli.records import FileOptions, MapTo, check_file, sanitize_file
+from transom.cli.records import FileOptions, MapTo, check_file, check_records, sanitize_file
 from transom.cli.restored import restore_file, selection_of
-from transom.cli.resumable import Summary
+from transom.cli.resumable import Summary, spare
+from transom.cli.summary import record_of, text_of
 from transom.errors import MisconfiguredError, MissingExtraError
-from transom.files import require_writable
+from transom.files import file_sha256, require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
 from transom.privacy.kinds import about
+from transom.privacy.lists import load_lists
 from transom.privacy.mapfile import key_name, make_key, open_map, read_key
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
 
 app = App(help="Sanitise words with differential privacy.", no_args_is_help=True)
+app.command()(words_plan.plan)
 
 CURVE_GROUPS = 64
 FILES = FileOptions()
@@ -70,16 +74,20 @@ def sanitize(
     output, and the text must go to --out.
     """
     charged.check()
-    if as_json and out is None:
-        raise MisconfiguredError(
-            "--json prints the summary on standard output; write the text with --out FILE"
-        )
+    _check_json(out, as_json)
     sources = inputs or [Path("-")]
     mapping = _map_to(map_to, key, sources, out)
-    targets = _targets(sources, out, charged.ledger)
+    targets = _targets(sources, out)
+    kept = {"the key": key, "the ledger": charged.ledger, "the lists": drawing.lists,
+            "the policy": drawing.policy, "the overlay": drawing.overlay}  # fmt: skip
+    for source in sources:
+        spare(targets, {"the input": source, "the map": map_to, **kept})
+    spare([map_to], kept)
     selections = list(map(files.selection, sources))
     for source, target, selection in zip(sources, targets, selections, strict=True):
         check_file(source, target, selection, resume=resume)
+    for source, selection in zip(sources, selections, strict=True):
+        check_records(source, selection)
     sanitizer = drawing.sanitizer()
     books = charged.open()
     total = Summary()
@@ -94,12 +102,12 @@ def sanitize(
                 advance=meter.advance,
                 workers=workers,
                 resume=resume,
-                settings=f"{sanitizer.policy.sha256} {sanitizer.policy.rules} {drawing.lists} {map_to}",
+                settings=_settings(drawing, sanitizer, mapping),
                 mapping=mapping,
             )
     if books is not None:
         books.close()
-    _report_summary(sanitizer, total, as_json)
+    answer(record_of(sanitizer, total), text_of(sanitizer, total), as_json=as_json, remark=True)
 
 
 @app.command(name="explain")
@@ -223,10 +231,36 @@ def restore(
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="Other columns than those sanitised.")] = None,
     field: Annotated[list[str] | None, typer.Option(help="Other fields than those sanitised.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Bring a sanitised file back to what it was; in answers, the values of placeholders."""
+    """Bring a sanitised file back to what it was; in answers, the values of placeholders.
+
+    With --json a summary goes to standard output, and the text must go to --out.
+    """
+    _check_json(out, as_json)
+    spare([out], {"the map": map_from, "the key": key, "the sanitised file": source})
     found = open_map(map_from, read_key(key), sanitised)
-    restore_file(source, out, found, selection_of(found, column or (), field or ()))
+    texts = restore_file(source, out, found, selection_of(found, column or (), field or ()))
+    where = "" if out is None else f" to {out}, which is private again"
+    record = {"texts": texts, "out": None if out is None else str(out)}
+    answer(record, f"restored {texts} texts{where}", as_json=as_json, remark=True)
+
+
+def _check_json(out: Path | None, as_json: bool) -> None:
+    if as_json and out is None:
+        raise MisconfiguredError(
+            "--json prints the summary on standard output; write the text with --out FILE"
+        )
+
+
+def _settings(drawing: WordOptions, sanitizer: Sanitizer, mapping: MapTo | None) -> str:
+    """What a run that goes on must share: options, policy, contents of lists, map and its key."""
+    policy = sanitizer.policy
+    lists = () if drawing.lists is None else (drawing.lists, *load_lists(drawing.lists).files)
+    map_name = mapping and f"{mapping.path.absolute()} {key_name(mapping.secret)}"
+    return (
+        f"{drawing} {policy.sha256} {policy.rules} {policy.mechanism} {[*map(file_sha256, lists)]} {map_name}"
+    )
 
 
 def _map_to(path: Path | None, key: Path | None, sources: list[Path], out: Path | None) -> MapTo | None:
@@ -239,16 +273,11 @@ def _map_to(path: Path | None, key: Path | None, sources: list[Path], out: Path 
     return MapTo(path, read_key(key))
 
 
-def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:
+def _targets(sources: list[Path], out: Path | None) -> list[Path | None]:
     if out is None and len(sources) > 1:
         raise MisconfiguredError(f"{len(sources)} inputs need --out FOLDER")
     folder = out is not None and (len(sources) > 1 or out.is_dir())
     targets = [out / source.name if out and folder else out for source in sources]
-    for source, target in zip(sources, targets, strict=True):
-        if target is not None and target.exists() and source.exists() and target.samefile(source):
-            raise MisconfiguredError(f"{target} is the input; it would be lost. Name another output")
-        if target is not None and ledger is not None and target.absolute() == ledger.absolute():
-            raise MisconfiguredError(f"{target} is the ledger; it would be lost. Name another output")
     if len(set(targets)) < len(targets):
         raise MisconfiguredError("two inputs have the same file name; in --out one would overwrite the other")
     return targets
@@ -256,29 +285,6 @@ def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list
 
 def _size(source: Path) -> int:
     return source.stat().st_size if source.is_file() else 0
-
-
-def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None:
-    record: dict[str, Any] = {
-        "texts": total.texts,
-        "draws": total.draws,
-        "counts": dict(total.counts),
-        "epsilon_per_word": sanitizer.word_epsilon,
-        "epsilon_largest_text": total.largest_epsilon,
-        "epsilon_total": total.epsilon,
-        "preset": sanitizer.policy.preset,
-        "policy": sanitizer.policy.name,
-        "policy_sha256": sanitizer.policy.sha256,
-        "mechanism": sanitizer.mechanism.name if sanitizer.mechanism else None,
-        "guarantee": sanitizer.guarantee().to_dict(),
-    }
-    kinds = ", ".join(f"{count} {kind}" for kind, count in record["counts"].items())
-    text = (
-        f"{total.texts} texts: {kinds or 'nothing to sanitise'}\n"
-        f"epsilon {record['epsilon_per_word']:g} a word, at most {record['epsilon_largest_text']:g} a text, "
-        f"{record['epsilon_total']:g} in all"
-    )
-    answer(record, text, as_json=as_json, remark=True)
 
 
 def _policy_record(policy: Policy) -> dict[str, Any]:
@@ -303,10 +309,16 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
     console.print(f"{len(policy.words)} words in {policy.partition.groups} groups; pass words: {share}")
     for kind, rule in policy.rules.items():
         console.print(
-            f"  {kind:<11}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{about(kind)}"
+            f"  {kind:<13}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{about(kind)}"
         )
     if not figures:
-        console.print("words are replaced by placeholders: epsilon 0, nothing to compute")
+        passed = policy.rules.get("word") == "pass"
+        what = "pass, or are replaced" if passed else "are replaced"
+        console.print(
+            f"preset {policy.preset}: words {what} by placeholders; none is drawn: "
+            "epsilon 0, nothing to compute",
+            soft_wrap=True,
+        )
         return
     table = Table("", *[f.mechanism for f in figures])
     rows: dict[str, Callable[[Explanation], str]] = {

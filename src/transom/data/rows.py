@@ -62,7 +62,7 @@ class Table:
             return int(column) - 1
         raise MisconfiguredError(
             f"there is no column {column!r}; name one of the header's or give a number from 1 to "
-            f"{len(self.names)}"
+            f"{len(self.names)}" + ("; or is it another --delimiter?" if len(self.names) == 1 else "")
         )
 
 

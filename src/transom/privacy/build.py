@@ -102,7 +102,7 @@ def build_policy(
         valences = spread_by_synonyms(valences, lexicon)
     groups = build_groups(read, lexicon, valences, vocabulary_size, group_size, people)
     progress(0.7)
-    listed = read_lists(lists, wordnet, groups.words) if lists and wordnet else {}
+    listed, phrases = read_lists(lists, wordnet, groups.words) if lists and wordnet else ({}, {})
     progress(0.9)
     sources = [path.name for path in (embeddings, wordnet, polarity, *names) if path]
     sources += LIST_FILES if lists else ()
@@ -123,6 +123,7 @@ def build_policy(
         pass_share=groups.pass_share,
         names=groups.names,
         listed=listed,
+        phrases=phrases,
     )
 
 

@@ -71,6 +71,15 @@ def _mask(character: str) -> str:
 _CLEAN, MASK = _Clean(), _Mask()
 
 
+def is_normal(text: str) -> bool:
+    """Whether a text plainly is normalised: printable ASCII, neither two blanks nor one at a line's end."""
+    return (
+        text.isascii()
+        and text.replace("\n", "").isprintable()
+        and not ("  " in text or " \n" in text or "\n " in text or "\n\n\n" in text)
+    )
+
+
 def normalise(text: str) -> str:
     """The normalised text (see the module's rules); at most 18 times as long as `text`."""
     clean = unicodedata.normalize("NFC", text.replace("\r\n", "\n").translate(_CLEAN))

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from transom.privacy.lists import Lists
 
 PUBLIC, ALLOWED = CLAIMED
-_PASSING = {"stop", "word", "instruction", "uncommon", "dictionary"}  # kinds of words that public lists tell
+# Kinds of words that public lists tell.
+_PASSING = {"stop", "word", "instruction", "uncommon", "part", "dictionary"}
 CLAIMABLE = tuple(kind for kind in (*KINDS, *SUBKINDS) if kind not in _PASSING)
 _RUN = re.compile(r"[^\s<>\"“”()\[\]{}|;*]+")
 _JOINED = re.compile(r"[@\\#]|\w[/.]\w|://|\d[-:,'’]\d")  # what makes a run an address, a path or a number

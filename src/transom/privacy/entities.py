@@ -8,7 +8,8 @@
 - everything else: equal.
 
 What came first decides and is never revised, so a conversation that goes on keeps its placeholders. A name
-that more than `SHARED_LIMIT` persons bear links nothing: that bounds the work for crafted texts.
+that more than `SHARED_LIMIT` persons bear links nothing, nor does one of more than `MOST_WORDS` words but to
+its equal: that bounds the work for crafted texts.
 Threat model: whoever reads the placeholders learns which values are linked, and which part of the whole each
 form is; nothing else about them. The text alone decides: no list of names, no guess.
 Does not protect: two persons of one name are one, as their equal names always were.
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from transom.privacy.forms import LETTERS
 
 SHARED_LIMIT = 64
+MOST_WORDS = 12
 Words = tuple[str, ...]
 
 
@@ -52,6 +54,7 @@ class Linker:
     """The entities of one conversation."""
 
     def __init__(self) -> None:
+        self.reserved: set[tuple[str, int]] = set()  # labels and numbers that are not to be given
         self._last_number: dict[str, int] = {}
         self._entity_of: dict[tuple[str, str], Entity] = {}
         self._persons: dict[str, list[Entity]] = {}  # by the words of their names and by the plural
@@ -61,20 +64,24 @@ class Linker:
 
     def place(self, label: str, value: str) -> tuple[str, int, str]:
         """Label, number and suffix for a value that is seen for the first time."""
-        if label in ("PERSON", "NAME"):
-            found = self._person(label, words_of(value))
+        words = words_of(value) if label in ("PERSON", "NAME") else ()
+        if 0 < len(words) <= MOST_WORDS:
+            found = self._person(label, words)
         else:
             found = self._entity_of.get((label, key_of(label, value))), ""
         entity, wanted = found
         suffix = entity.suffix(value, wanted) if entity is not None else None
         if entity is None or suffix is None:
             entity, suffix = self._new(label, value), ""
-        if label == "PERSON":
-            self._learn(entity, words_of(value))
+        if label == "PERSON" and len(words) <= MOST_WORDS:
+            self._learn(entity, words)
         return entity.label, entity.number, suffix
 
     def _new(self, label: str, value: str) -> Entity:
-        number = self._last_number[label] = self._last_number.get(label, 0) + 1
+        number = self._last_number.get(label, 0) + 1
+        while (label, number) in self.reserved:
+            number += 1
+        self._last_number[label] = number
         entity = self._entity_of[label, key_of(label, value)] = Entity(label, number, {value: ""})
         return entity
 

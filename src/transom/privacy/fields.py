@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from transom.privacy.halves import MORE
 from transom.privacy.lexicon import WordNet
 from transom.privacy.seeds import ADDED, FIELDS, HARMLESS, OUTSIDE, ROOTS
 from transom.privacy.senses import Senses
@@ -24,10 +25,10 @@ def field_words(
     senses: Senses, lexicon: WordNet, words: Sequence[str], names: Collection[str]
 ) -> dict[str, str]:
     """Field of each of `words` that has one; a name counts only where the project's own list has it."""
-    own = {word: name for name in reversed(FIELDS) for word in ADDED[name]}
+    own = {word: name for name in reversed(FIELDS) for word in ADDED[name] | MORE[name]}
     lemmas: dict[str, str] = {}
     for name in FIELDS:
-        found = senses.words(_synsets(senses, name), _MAIN_SHARE) - HARMLESS
+        found = senses.words(field_synsets(senses, name), _MAIN_SHARE) - HARMLESS
         for word in found - set(names):
             lemmas.setdefault(word, name)
     lemmas |= own
@@ -46,6 +47,7 @@ def field_words(
     }
 
 
-def _synsets(senses: Senses, name: str) -> set[str]:
+def field_synsets(senses: Senses, name: str) -> set[str]:
+    """The concepts of a field."""
     outside = senses.subtree(OUTSIDE.get(name, ()))
     return senses.subtree(ROOTS[name]) - outside

@@ -16,7 +16,7 @@ that no placeholder on the wire was written by the user.
 Threat model: a host that writes any text, a user whose text is crafted. Each match is bounded in length.
 Does not protect: a square bracket with a drawn word and a number that the policy lets pass (`[dog 1]`, the
 draw being `person`) may come to look like a placeholder; it is then restored wrongly, to the user alone.
-Public text that holds such a form passes as it is.
+Public text that holds such a form passes as it is; parts and roles that are public reserve it.
 Source: the answers of small chat models to texts with placeholders; CommonMark 0.31, backslash escapes.
 """
 

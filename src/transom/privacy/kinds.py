@@ -44,6 +44,7 @@ SUBKINDS: dict[str, tuple[str, str]] = {
     "url": ("identifier", "a web address"),
     "instruction": ("word", "a word in which requests are put: write, summarise, list"),
     "uncommon": ("word", "a word of the vocabulary outside the most frequent ones"),
+    "part": ("word", "a seldom word that phrases of sensitive fields are made of"),
     **{field: ("word", f"a word of the sensitive field {field}") for field in FIELDS},
     "dictionary": ("rare", "a word of the public dictionary that no group holds"),
 }

@@ -20,7 +20,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 
-from transom.privacy.characters import normalise
+from transom.privacy.characters import is_normal, normalise
 from transom.privacy.numbers import REFERENCES
 from transom.privacy.text import Token
 
@@ -33,11 +33,12 @@ _WHITE = re.compile(rf"[{_BLANKS}]*")
 _INVISIBLE = (
     r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
 )
+_POINTERS = re.compile(r"#(?=..)|[A-Za-z+](?=[.)][ \n¶])", re.DOTALL)
+_FOUR_DIGITS = re.compile(r"\d{4}")  # of which nothing merely points
 _LONGEST_POINTER = 8  # characters of `3.11.2`
-_BEFORE = re.compile(f"[{_INVISIBLE}]+")
 # What is normalised as one: plain characters, white space with what is dropped in it, a character with marks.
 _CLUSTER = re.compile(
-    rf"(?P<plain>[!-~]+(?![{_INVISIBLE}\u0300-\u036f])| (?=[!-~]))|[\s{_INVISIBLE}]*\s[\s{_INVISIBLE}]*"
+    rf"(?P<plain>[!-~]+(?![{_INVISIBLE}\u0300-\u036f])| (?=[!-~]))|[\s{_INVISIBLE}]++"
     r"|.(?:[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u064b-\u065f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe2f])*",
     re.DOTALL,
 )
@@ -48,6 +49,8 @@ def aligned(text: str) -> tuple[str, list[int] | None]:
 
     Several characters that were made of one end where it begins, but for the last.
     """
+    if is_normal(text):
+        return text, None
     clean = normalise(text)
     if clean == text:
         return clean, None
@@ -86,25 +89,30 @@ def _typed(token: Token, raw: str, shown: bool) -> Iterator[Token]:
     if token.kind == "space":
         yield Token("space" if _WHITE.fullmatch(raw) else "symbol", raw)
         return
-    if match := _BEFORE.match(raw):
-        yield Token("symbol", match[0])
-        raw = raw[match.end() :]
+    seen = next((at for at, one in enumerate(raw) if normalise(one)), len(raw))
+    if seen:
+        yield Token("symbol", raw[:seen])
+        raw = raw[seen:]
+        if not raw:  # the token's own characters come with the next: `...` made of one
+            return
     same = not shown or unicodedata.normalize("NFC", raw.translate(_PLAIN)) == token.text or raw == "…"
     yield token._replace(text=raw) if same else Token("symbol", raw)
 
 
-def counting(tokens: list[Token]) -> None:
+def counting(tokens: list[Token], codes: str) -> None:
     """Let pass the numbers that only point: `page 3`, and items that count up from one, two or more of them.
 
     An item is a number of one or two digits, or at the start of a line one letter, then `.` or `)` and white
-    space.
+    space. `codes` are those of the tokens for names.
     """
     runs: list[list[int]] = []
-    for at in range(len(tokens) - 2):
+    for match in _POINTERS.finditer(codes):
+        at = match.start()
         text = tokens[at].text
-        if len(text) > _LONGEST_POINTER or tokens[at].kind in ("space", "punct"):
+        if len(text) > _LONGEST_POINTER:
             continue
-        if tokens[at].kind == "number" and at > 1 and tokens[at - 2].lookup in REFERENCES:
+        small = not _FOUR_DIGITS.search(text)
+        if small and tokens[at].kind == "number" and at > 1 and tokens[at - 2].lookup in REFERENCES:
             tokens[at] = tokens[at]._replace(kind="punct")
         number = _item(tokens, at)
         if number is None:

@@ -30,9 +30,19 @@ from numpy.typing import NDArray
 from transom.config import load_json
 from transom.errors import PolicyError
 from transom.privacy.closed import is_closed
+from transom.privacy.fieldphrases import half_bits, parts, read_phrases
 from transom.privacy.fields import field_words
+from transom.privacy.halves import MORE
 from transom.privacy.lexicon import FUNCTION_WORDS, Vectors, WordNet, read_vectors, read_wordnet
-from transom.privacy.seeds import ADDED, EVERYDAY, INSTRUCTIONS, NO_NAMES, ORDINARY, ORGANISATIONS
+from transom.privacy.policy import COMMON_WORDS
+from transom.privacy.seeds import (
+    ADDED,
+    EVERYDAY,
+    INSTRUCTIONS,
+    NO_NAMES,
+    ORDINARY,
+    ORGANISATIONS,
+)
 from transom.privacy.senses import Senses, read_senses
 from transom.privacy.text import is_plain_word
 
@@ -59,6 +69,7 @@ _FAMILY_NAMES = 20_000  # of the census, most frequent first
 _FIRST_NAMES = 1_000  # of each sex, most frequent first
 _NAMESAKES = 10_000  # family names up to this rank make a common word a namesake
 _VERY_FREQUENT = 3_000  # ranks of words that are namesakes of frequent names and large places alone
+_ORDINARY = 10_000  # ranks up to which a word of the dictionary that is no name passes like a drawn one
 _ALONE = 0.99  # of the nearest centre, for a word that WordNet's texts never show as a common one
 _LARGE_PLACE = 100_000  # inhabitants from which the parts of a name count (`angeles`)
 
@@ -77,8 +88,10 @@ class Names:
         return word in self.given or self.family.get(word, _FAMILY_NAMES) < _FAMILY_NAMES
 
 
-def read_lists(folder: Path, wordnet: Path, vocabulary: Collection[str]) -> dict[str, str]:
-    """The lists for a vocabulary, from the files `LIST_FILES` of a folder and from WordNet's.
+def read_lists(
+    folder: Path, wordnet: Path, vocabulary: Collection[str]
+) -> tuple[dict[str, str], dict[str, int]]:
+    """The lists and phrases for a vocabulary, from the files `LIST_FILES` of a folder and from WordNet's.
 
     Raises PolicyError for what is missing, all at once, or malformed.
     """
@@ -102,8 +115,8 @@ def read_name_lists(folder: Path) -> Names:
 
 def word_lists(
     vocabulary: Collection[str], vectors: Vectors, lexicon: WordNet, senses: Senses, names: Names
-) -> dict[str, str]:
-    """Word to kind for every word that has one, sorted; `vectors` in order of frequency."""
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Word to kind for every word that has one, and phrases; `vectors` in order of frequency."""
     lists = _Lists(frozenset(vocabulary), vectors, lexicon, senses, names)
     words = [
         word
@@ -111,7 +124,13 @@ def word_lists(
         if word.isalpha() and is_plain_word(word) and not is_closed(word) and word not in FUNCTION_WORDS
     ]
     fields = field_words(senses, lexicon, words, lists.called - lists.usual)
-    return {word: kind for word in words if (kind := lists.kind(word, fields))}
+    listed = {word: kind for word in words if (kind := lists.kind(word, fields))}
+    seldom = lists.seldom() - fields.keys() - INSTRUCTIONS
+    halves = {word for word in seldom if half_bits(lexicon, word)}
+    listed |= dict.fromkeys(parts(senses, seldom) | halves, "part")
+    everything = sorted({*vocabulary, *listed, *FUNCTION_WORDS})
+    common = lists.drawn - lists.seldom()
+    return dict(sorted(listed.items())), read_phrases(senses, lexicon, everything, common)
 
 
 _SINGLE = {
@@ -144,9 +163,14 @@ class _Lists:
 
     def words(self) -> frozenset[str]:
         """Every word that may get a kind."""
-        return self.usual.union(self.called, self.proper, *ADDED.values()) | {
+        return self.usual.union(self.called, self.proper, *ADDED.values(), *MORE.values()) | {
             word for word, rank in self.rank.items() if rank < _COMPOSED
         }
+
+    def seldom(self) -> frozenset[str]:
+        """The words that are drawn and not among the most frequent ones."""
+        common = sorted(self.drawn, key=lambda word: self.rank.get(word, _VECTORS))[:COMMON_WORDS]
+        return self.drawn - frozenset(common)
 
     def types(self, word: str) -> list[str]:
         """The types of name under which the public lists have the word."""
@@ -183,7 +207,9 @@ class _Lists:
             alone = shares[best] > _ALONE and self.lexicon.count(word) == 0
             if (shares[best] > _SURE and frequent) or (alone and large):
                 return best
-        return "namesake" if types and self._namesake(word) else "dictionary"
+        if types and self._namesake(word):
+            return "namesake"
+        return "ordinary" if not types and self.rank.get(word, _VECTORS) < _ORDINARY else "dictionary"
 
     def _name(self, word: str) -> str | None:
         """Of a word that no dictionary knows."""

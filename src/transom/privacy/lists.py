@@ -28,7 +28,7 @@ from typing import Annotated
 
 from transom.config import Setting, listed, read_config
 from transom.errors import MisconfiguredError
-from transom.files import read_bounded
+from transom.files import Reread, read_bounded
 from transom.privacy import patterns, templates
 from transom.privacy.claims import ALLOWED, CLAIMABLE
 from transom.privacy.kinds import Span, unknown
@@ -129,6 +129,11 @@ def load_lists(path: str | Path) -> Lists:
         tuple(notes),
         sha256("\0".join(sorted(public)).encode()).hexdigest(),
     )
+
+
+def watch_lists(path: str | Path) -> Reread[Lists]:
+    """A list file that is read again when it or a file that it names changes. Raises MisconfiguredError."""
+    return Reread(Path(path), load_lists, also=lambda read: read.files)
 
 
 def _entries(read: _ListFile, problems: list[str], notes: list[str]) -> Iterator[tuple[str, list[Entry]]]:

@@ -24,6 +24,7 @@ import os
 import secrets
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -85,13 +86,15 @@ class MapWriter:
         self._seal = _Seal(secret, head)
         self._file = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._file.write(head)
+        self._file.flush()  # so that what a kill leaves is a map, to be gone on with at its beginning
         self._buffer, self.records = bytearray(), 0
 
     @classmethod
     def resume(cls, path: Path, secret: bytes, records: int) -> MapWriter:
         """Go on with a file after its first `records`, which a `flush` ended; what follows them goes.
 
-        Raises MisconfiguredError: absent, damaged before that, another key, or no `flush` there.
+        Raises MisconfiguredError: absent, damaged before that, another key, finished with other records, or
+        no `flush` there.
         """
         writer = cls.__new__(cls)
         writer._path, writer._buffer, writer.records = path, bytearray(), records
@@ -103,7 +106,7 @@ class MapWriter:
                 if kind != _RECORDS:
                     break
                 lines, rest, end = lines + data.count(b"\n"), data.rpartition(b"\n")[2], file.tell()
-        if lines != records or rest:
+        if lines != records or rest or (not records and _finished(path, secret)):
             raise MisconfiguredError(
                 f"{path} was not left after {records} records; begin anew with another map"
             )
@@ -245,6 +248,13 @@ def _lines(path: Path, secret: bytes) -> Iterator[bytes | dict[str, Any]]:
         if rest or file.read(1):
             raise MisconfiguredError(f"{path} was altered; restore it from a backup")
         yield json.loads(data)
+
+
+def _finished(path: Path, secret: bytes) -> bool:
+    with suppress(MisconfiguredError):
+        open_map(path, secret)
+        return True
+    return False
 
 
 def _head(file: BinaryIO, path: Path, secret: bytes) -> bytes:

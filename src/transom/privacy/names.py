@@ -38,11 +38,12 @@ import re
 from collections.abc import Iterator, Sequence
 
 from transom.privacy import namewords as nw
-from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS
+from transom.privacy.closed import ABBREVIATIONS, AMBIGUOUS_MONTHS, DAYS
 from transom.privacy.kinds import SUBKINDS, base_of
-from transom.privacy.nametypes import Stretch, Types
+from transom.privacy.nametypes import Stretch, Types, zones_of
 from transom.privacy.policy import Policy
-from transom.privacy.text import Token
+from transom.privacy.techwords import TECHNICAL
+from transom.privacy.text import Token, outline
 
 SUBNAMES = ("person", "place", "organisation")
 NAMES = frozenset({"name", "person", "place", "organisation"})
@@ -59,7 +60,7 @@ _END = r"(?=[ ]?(?:[,\n¶|(]|--|-[ ]|\#|\Z))"
 _SENTENCE = r"(?:(?<![^\n¶])|(?<=[.!?][ ]))"
 _FOUND = re.compile(
     rf"""
-    (?=[CTDUQEJWVBrceAZIMdY])(?:
+    (?:
       (?:(?<=t[ ])|(?<=t[.][ ]))(?:[CTDUQEJWVBrAZ]|I(?![.]?[ ]*[NOI]))
     | (?:(?<=[NO][ ])|(?<=I[.][ ]))[AZ] | [AZ](?=[ ][NO]) | [CTDUQEJW](?=-[NO])
     | [CTDJ](?=[ ](?:I[.]?[ ])*[NO]) | [UQEJ](?=[ ](?:I[.]?[ ])*[NOr]) | [ce](?=[ ]n)
@@ -82,7 +83,7 @@ _FOUND = re.compile(
     | (?<=b[ ])Y(?=[,.\n¶]|\Z|[ ][b#vw]) | (?<=[NO]-)[CTDUQEJWVBr] | (?<=\#[ ])[CTDUQE]{_END}
     | (?<=[NO]q[ ])[CTDUQEJWVB] | (?<=[bf][ ]r[ ])V(?=[\n¶,.]|\Z) | (?<=[Nr][ ]&[ ])[CTDUQEWV]
     | (?<=[bf][ ])[UEQ](?=[ ][bvs]|[.,!?\n¶]|\Z)
-    | (?:(?<![^\n¶])|(?<=[.!?,:;][ ])|(?<=[mbfvsgR+V][ ]))Q(?=[,.!?:;\n¶]|\Z|[ ][vsmb+])
+    | (?:(?<![^\n¶])|(?<=[.!?,:;][ ])|(?<=[mbfvsgR+VE][ ]))Q(?=[,.!?:;\n¶]|\Z|[ ][vsmb+])
     | [QU](?=[ ][QU][ ]?(?:[vsmb.,:;!?\n¶]|\Z)) | (?<=[mR][ ])[QU](?=[ ][QU]|[ ]?[.,:;!?\n¶]|\Z)
     | (?<=[bf][ ])[UEQ](?=[ ][UQJ](?:[.,\n¶]|\Z))
     | {_SENTENCE}[CTDUQE](?=[ ]b[ ]z)
@@ -119,11 +120,12 @@ _LABELLED = re.compile(
     re.VERBOSE,
 )
 _POSTSCRIPT = re.compile(r"I[.]I")  # P.S.
-_NAMESAKE = re.compile("[CTUQ]")
-_LINE = re.compile(r"[^\n¶]+")
-_LONG_LINE = 8  # spaces that no line of an address has
-_CLOSING = 6  # tokens of a closing formula
-_SIGNATURE = 3  # lines that follow it
+_NAMESAKE, _NAME = re.compile("[CTUQ]"), re.compile("N")
+_BEGUN = re.compile("[NOnoIp]")  # with what `_JOINED` begins
+_AGREEING, _APART = re.compile("[CTUQWVJrx]"), re.compile("[ItZzL]")
+# What `_FOUND` is asked of, and where `_SEGMENT` is looked for.
+_MAYBE = re.compile(r"[CTDUQEJVBrceAZIMY]|W(?=-)|(?<=[tq&.] )W|(?<=-)W|d(?=:)")
+_STARTS = re.compile(r"(?:\A|[\n¶])(?:-[ ])?|\|[ ]")
 
 
 class Names:
@@ -141,25 +143,19 @@ class Names:
         """Whether a word is the plural of a namesake: `the Churches`."""
         return lookup.endswith("s") and (lookup[:-1] in self.namesakes or lookup[:-2] in self.namesakes)
 
-    def read(self, tokens: list[Token]) -> list[Token]:
-        """The tokens, each name one token of its type."""
-        codes = list(map(self._code, tokens))
-        text = "".join(codes)
+    def read(self, tokens: list[Token], text: str) -> tuple[list[Token], str]:
+        """The tokens, each name one token of its type; `text` are their codes, those after it come back."""
         if not _CANDIDATE.search(text):
-            return tokens
-        zones = self._zones(tokens, text)
+            return tokens, text
+        zones, codes = zones_of(tokens, text, self._drawn), list(text)
         self._find(tokens, codes, zones)
-        return list(self._join(tokens, codes, zones))
+        return self._join(tokens, codes, zones)
 
-    def _code(self, token: Token) -> str:
+    def code(self, token: Token) -> str:
+        """The code of a token."""
         kind, lookup = token.kind, token.lookup
-        if token.claimed:
-            return "0"
-        if kind == "space":
-            lines = token.text.count("\n")
-            return " " if not lines else "\n" if lines == 1 else "¶"
-        if kind == "punct":
-            return token.text if token.text != "#" else "*"
+        if kind in ("space", "punct"):
+            return outline(token)
         if not lookup:
             if (
                 kind in ("date", "stop")
@@ -184,7 +180,7 @@ class Names:
             code = "w" if hidden else self._lower_code(lookup)
             return "d" if code == "w" and kind == "dictionary" and not hidden else code
         title = token.case == "title"
-        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon") and not hidden:
+        if token.marked and kind not in ("stop", "dictionary", "word", "uncommon", "part") and not hidden:
             return "A"
         if lookup in self.namesakes and not (lookup in nw.GREETINGS and not hidden):
             if lookup in nw.CUSTOMARY and not hidden:
@@ -199,7 +195,8 @@ class Names:
         if code != "w":
             return code
         if kind == "stop":
-            return "Y" if token.marked and title and len(lookup) > 3 else "z"
+            public = lookup in DAYS or token.text in TECHNICAL
+            return "Y" if token.marked and title and len(lookup) > 3 and not public else "z"
         if lookup in nw.CUSTOMARY:
             return "K"
         return "B" if lookup in nw.BODIES or lookup in nw.HEADS else "W" if title else "V"
@@ -226,8 +223,11 @@ class Names:
         """Make N of the code of every word that is a name by what stands around it."""
         self._unname(tokens, codes)
         for _ in range(2):  # a name found may make one of its neighbour
-            for at in list(self._places(tokens, "".join(codes), zones)):
+            found = list(self._places(tokens, "".join(codes), zones))
+            for at in found:
                 codes[at] = "O" if codes[at] in "BO" else "n" if codes[at] in "ced" else "N"
+            if not found:
+                break
         self._agree(tokens, codes)
 
     def _unname(self, tokens: list[Token], codes: list[str]) -> None:
@@ -236,7 +236,7 @@ class Names:
         for match in _POSTSCRIPT.finditer(text):
             if tokens[match.start()].lookup == "p":
                 codes[match.start() : match.end()] = "z.z"
-        for match in _LABELLED.finditer(text):
+        for match in _LABELLED.finditer(text) if ": " in text or "|" in text else ():
             label = tokens[match.start()]
             if match["cells"] or (label.lookup in nw.PLAIN_LABELS and label.kind not in self._drawn):
                 for at in range(*match.span()):
@@ -247,20 +247,21 @@ class Names:
                         tokens[at], codes[at] = token._replace(kind=kind), "K"
 
     def _places(self, tokens: Sequence[Token], text: str, zones: bytearray) -> Iterator[int]:
-        for match in _FOUND.finditer(text):
+        for match in _MAYBE.finditer(text):
             at = match.start()
-            if text[at] in "CTDUQEJWVBrceAZIMdY" and self._stands(tokens, text, at):
+            if _FOUND.match(text, at) and self._stands(tokens, text, at):
                 yield at
-        yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
-        for match in _SEGMENT.finditer(text):
+        if 1 in zones or 2 in zones:
+            yield from (match.start() for match in _NAMESAKE.finditer(text) if zones[match.start()])
+        for match in filter(None, (_SEGMENT.match(text, one.end()) for one in _STARTS.finditer(text))):
             if text[match.start()] in "CTUQ" and zones[match.start()] == 2:
                 yield match.start()
             if self._whole(tokens, match) or (match[0] != "J" and zones[match.start()]):
                 yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")
-        for pattern in (_COMPANY, _HEAD):
+        for pattern in (_COMPANY, _HEAD) if "B" in text or "O" in text else ():
             for match in pattern.finditer(text):
                 yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJK")
-        for match in _STREET.finditer(text):
+        for match in _STREET.finditer(text) if "#" in text else ():
             last = tokens[match.end() - 1]
             if last.lookup in nw.STREETS and last.kind not in self._drawn:
                 yield from (at for at in range(*match.span()) if text[at] in "CTDUQEWVBrJ")
@@ -292,34 +293,25 @@ class Names:
             return following in (" U", " Q", " S")
         return not (following == " b" and lookup.endswith("ing"))
 
-    def _zones(self, tokens: Sequence[Token], text: str) -> bytearray:
-        """1 where lines are an address, 2 where a signature is to be expected, else 0."""
-        zones, left = bytearray(len(text)), 0
-        block = text.find("¶")
-        if block > 0 and all(line.count(" ") < _LONG_LINE for line in text[:block].split("\n")):
-            zones[:block] = b"\1" * block
-        for match in _LINE.finditer(text):
-            start, end = match.span()
-            if left:
-                zones[start:end] = bytes([1 + (left == _SIGNATURE)]) * (end - start)
-                left -= 1
-            for at in range(start, min(end, start + _CLOSING)):
-                if tokens[at].lookup in nw.CLOSINGS and tokens[at].kind not in self._drawn:
-                    zones[at:end], left = b"\2" * (end - at), _SIGNATURE
-        return zones
-
     def _agree(self, tokens: Sequence[Token], codes: list[str]) -> None:
         """What is a name once is one at its other capitals, where the word would pass or is unknown."""
-        names = {token.lookup for token, code in zip(tokens, codes, strict=True) if code == "N"}
-        for at, code in enumerate(codes):
-            if code in "CTUQWVJrx" and tokens[at].lookup in names and tokens[at].kind not in self._drawn:
-                codes[at] = "N" if code != "x" else "o"
+        text = "".join(codes)
+        names = {tokens[match.start()].lookup for match in _NAME.finditer(text)}
+        for match in _AGREEING.finditer(text) if names else ():
+            at = match.start()
+            if tokens[at].lookup in names and tokens[at].kind not in self._drawn:
+                codes[at] = "N" if text[at] != "x" else "o"
 
-    def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> Iterator[Token]:
+    def _join(self, tokens: list[Token], codes: list[str], zones: bytearray) -> tuple[list[Token], str]:
         """One token for each stretch of names."""
         text = "".join(codes)
         stretches: list[Stretch] = []
-        for match in _JOINED.finditer(text):
+        end = 0
+        for begun in _BEGUN.finditer(text):
+            match = _JOINED.match(text, begun.start()) if begun.start() >= end else None
+            if match is None:
+                continue
+            end = match.end()
             if stretches and match.start() < stretches[-1].stop:
                 continue
             one = self._stretch(tokens, text, *match.span())
@@ -328,22 +320,20 @@ class Names:
             stretches.append(one)
         public = self.namesakes, self._policy.kind_of, self._drawn
         Types(tokens, text, zones, *public).type(stretches)
+        for match in _APART.finditer(text):  # outside names
+            token = tokens[match.start()]
+            # A capital beside no name is a letter, a company form a word.
+            if token.kind in NAMES and (match[0] != "L" or len(token.text) > 2 or token.text.islower()):
+                tokens[match.start()] = token._replace(kind="stop")
+        joined: list[Token] = []
+        parts: list[str] = []
         end = 0
         for one in stretches:
-            yield from self._apart(tokens, text, end, one.start)
-            yield Token(one.kind, "".join([token.text for token in tokens[one.start : one.stop]]))
+            joined += tokens[end : one.start]
+            joined.append(Token(one.kind, "".join([token.text for token in tokens[one.start : one.stop]])))
+            parts += (text[end : one.start], "N")
             end = one.stop
-        yield from self._apart(tokens, text, end, len(tokens))
-
-    def _apart(self, tokens: list[Token], text: str, start: int, stop: int) -> Iterator[Token]:
-        """Tokens outside names: a capital beside none is a letter, a company form a word."""
-        for at in range(start, stop):
-            token = tokens[at]
-            if token.kind in NAMES and (
-                text[at] in "ItZz" or (text[at] == "L" and (len(token.text) > 2 or token.text.islower()))
-            ):
-                token = token._replace(kind="stop")
-            yield token
+        return joined + tokens[end:], "".join([*parts, text[end:]])
 
     def _stretch(self, tokens: Sequence[Token], text: str, start: int, stop: int) -> Stretch:
         """A stretch of names with what stands beside it: a street's number, `St Mary's Road`."""

@@ -23,7 +23,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from transom.privacy import namewords as nw
-from transom.privacy.kinds import SUBKINDS
 from transom.privacy.text import Token
 
 _LISTED = ("person", "organisation", "place")
@@ -32,8 +31,13 @@ _CELL_END = re.compile(r"[ ]?(?:[|\n¶.]|\Z)")
 _DATED = re.compile(r",[ ][#0]")
 _CELL_STARTS = ("", "\n", "¶", "| ", ": ")
 
+_LINE = re.compile(r"[^\n¶]+")
+_LONG_LINE = 8  # spaces that no line of an address has
+_CLOSING = 6  # tokens of a closing formula
+_SIGNATURE = 3  # lines that follow it
 
-@dataclass
+
+@dataclass(slots=True)
 class Stretch:
     """Tokens `start` to `stop`, one name."""
 
@@ -74,22 +78,26 @@ class Types:
     def _alone(self, one: Stretch) -> str:
         """The type by the stretch itself, its title and its label."""
         words = [token for token in self._tokens[one.start : one.stop] if token.lookup]
-        kinds = {token.kind for token in words if token.kind in SUBKINDS}
-        code, lookups = self._text[one.start : one.stop], [word.lookup for word in words]
+        kinds = [token.kind for token in words]
+        code, last = self._text[one.start : one.stop], words[-1].lookup
         before = self._text[max(0, one.start - 3) : one.start]
         titled = before.endswith(("t ", "t. "))
-        if "L" in code or lookups[-1] in nw.BODIES or (" f " in code and "O" in code):
+        if "L" in code or last in nw.BODIES or (" f " in code and "O" in code):
             return "organisation"
-        human = titled or "person" in kinds or (lookups[0] in self._namesakes and len(words) == 2)
         if "#" in code:
             return "place"
-        if len(words) > 1 and lookups[-1] in nw.STREETS and not (human and lookups[-1] in self._namesakes):
-            return "place"
+        if len(words) > 1 and last in nw.STREETS:
+            human = titled or "person" in kinds or (words[0].lookup in self._namesakes and len(words) == 2)
+            if not (human and last in self._namesakes):
+                return "place"
         if titled or before.endswith("g ") or "I" in code or self._labelled(one, before):
             return "person"
         if _INITIAL.match(self._text, one.stop):
             return "person"
-        return next((kind for kind in _LISTED if kind in kinds), "name")
+        for kind in _LISTED:
+            if kind in kinds:
+                return kind
+        return "name"
 
     def _labelled(self, one: Stretch, before: str) -> bool:
         if not before.endswith(": ") or one.start < 3:
@@ -154,3 +162,20 @@ class Types:
             if one.kind == "name":
                 types = [type_of.get(token.lookup) for token in self._tokens[one.start : one.stop]]
                 one.kind = next(filter(None, types), "name")
+
+
+def zones_of(tokens: Sequence[Token], text: str, drawn: Collection[str]) -> bytearray:
+    """1 where lines are an address, 2 where a signature is to be expected, else 0."""
+    zones, left = bytearray(len(text)), 0
+    block = text.find("¶")
+    if block > 0 and all(line.count(" ") < _LONG_LINE for line in text[:block].split("\n")):
+        zones[:block] = b"\1" * block
+    for match in _LINE.finditer(text):
+        start, end = match.span()
+        if left:
+            zones[start:end] = bytes([1 + (left == _SIGNATURE)]) * (end - start)
+            left -= 1
+        for at in range(start, min(end, start + _CLOSING)):
+            if tokens[at].lookup in nw.CLOSINGS and tokens[at].kind not in drawn:
+                zones[at:end], left = b"\2" * (end - at), _SIGNATURE
+    return zones

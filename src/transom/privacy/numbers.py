@@ -190,7 +190,7 @@ _SHAPES = tuple(
     )
     for shape in shapes
 )
-_FEWEST_PHONE_DIGITS = 7
+_FEWEST_PHONE_DIGITS, _FEWEST_OF_A_SHAPE = 7, 4
 _EITHER_CASE = frozenset({"email", "url", "time", "date", "money"})
 
 
@@ -224,6 +224,8 @@ def other_code(masked: str) -> str:
 def kind_of_value(group: str, text: str) -> str:
     """The kind of a value: what the pattern says, else its shape."""
     if group not in ("number", "identifier"):
+        return group
+    if text.isalpha() or (len(text) < _FEWEST_OF_A_SHAPE and text.isdigit()):
         return group
     if _CURRENCY.search(text):
         return "money"

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from transom.privacy.entities import Linker, part_of
-from transom.privacy.forms import FORM, marked, parse, placeholder
+from transom.privacy.forms import FORM, find, marked, parse, placeholder
 from transom.privacy.restore import Restorer
 
 LABEL_OF_KIND = {
@@ -26,7 +26,7 @@ LABEL_OF_KIND = {
     "number": "NUMBER", "date": "DATE", "time": "TIME", "money": "MONEY", "phone": "PHONE", "card": "CARD",
     "account": "ACCOUNT", "document": "DOCUMENT",
     "identifier": "ID", "email": "EMAIL", "url": "URL",
-    "rare": "TERM", "dictionary": "TERM", "foreign": "TEXT", "symbol": "SYMBOL",
+    "rare": "TERM", "dictionary": "TERM", "part": "TERM", "foreign": "TEXT", "symbol": "SYMBOL",
     "health": "HEALTH", "finance": "FINANCE", "religion": "RELIGION", "politics": "POLITICS",
     "origin": "ORIGIN", "sexuality": "SEXUALITY", "crime": "CRIME", "family": "FAMILY",
 }  # fmt: skip
@@ -68,9 +68,16 @@ class Placeholders:
             self._value_of[known] = value
         return known
 
+    def reserve(self, public: str) -> None:
+        """Make no placeholder that a public text holds (`[Document 1]`): in an answer it means that text."""
+        said = map(parse, find(public))
+        self._linker.reserved.update((form.label, form.number) for form in said)
+
     def quote(self, value: str) -> str:
         """A fresh placeholder for a whole text, linked by equality with nothing."""
         self._quotes += 1
+        while ("QUOTE", self._quotes) in self._linker.reserved:
+            self._quotes += 1
         made = placeholder("QUOTE", self._quotes)
         self._value_of[made] = value
         return made
@@ -102,4 +109,6 @@ class Placeholders:
             value = part_of(
                 next((self._value_of[one] for one in whole if one in self._value_of), ""), said.suffix
             )
-        return marked(form) if value is None else value + said.ending
+        if value is None:
+            return form if (said.label, said.number) in self._linker.reserved else marked(form)
+        return value + said.ending

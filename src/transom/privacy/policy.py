@@ -3,10 +3,10 @@
 The file is one safetensors file. Tensors: `words` (uint8, UTF-8, one a line, in word-id order, contiguous
 by group), `starts` (int32 [G + 1]), `scores` (uint8, the groups' K x K tables end to end), `prior`
 (float32 [V], public frequency), `pass_words` (uint8, one a line), and, where there are lists, `listed`
-(uint8, one a line) with `listed_kinds` (uint8, places in the metadata's `listed`). Metadata: the key
-`policy` with a JSON object. The vocabulary holds the words that can be drawn and no others, so that groups,
-prior and printed figures are those of drawn words: a name of the policy's list or a closed form of the lexer
-in it is refused.
+(uint8, one a line) with `listed_kinds` (uint8, places in the metadata's `listed`), and `phrases` with
+`phrase_fields` (`transom.privacy.packed`). Metadata: the key `policy` with a JSON object. The vocabulary
+holds the words that can be drawn and no others, so that groups, prior and printed figures are those of drawn
+words: a name of the policy's list or a closed form of the lexer in it is refused.
 Kinds and rules are those of `transom.privacy.kinds`.
 Threat model: a policy file may come from anybody. It is parsed as safetensors and JSON only, bounded in
 size, checked completely before use, and can be pinned by SHA-256. Everything in it is public.
@@ -35,10 +35,11 @@ from numpy.typing import NDArray
 from transom.config import Setting, attempt, listed, load_json, read_config
 from transom.errors import MisconfiguredError, PolicyError
 from transom.files import read_bounded, whole
-from transom.privacy.closed import CLOSED_FORMS, is_closed
+from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.kinds import FIELDS, KINDS, Rule, rule_of, rule_problems, unknown
 from transom.privacy.numbers import OPEN_CODES
+from transom.privacy.packed import packed, read_listed, read_phrases, unpacked
 from transom.privacy.partition import LARGEST_GROUP, Partition
 from transom.privacy.text import is_plain_word
 
@@ -46,8 +47,11 @@ SIZE_LIMIT_BYTES = 64 * 2**20
 COMMON_WORDS = 8_000  # the most frequent words of a vocabulary; the others are of kind `uncommon`
 _TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
 _LISTS = {"listed": "U8", "listed_kinds": "U8"}  # both or none
-_IN_VOCABULARY = frozenset({"instruction", "namesake", *FIELDS})  # what a word that is drawn may be listed as
-LISTED = ("person", "place", "organisation", "namesake", "instruction", "dictionary", *FIELDS)
+_PHRASES = {"phrases": "U8", "phrase_fields": "U16"}  # the same
+LISTED = (
+    *("person", "place", "organisation", "namesake", "instruction", "dictionary", "ordinary", "part"),
+    *FIELDS,
+)
 _Texts = Annotated[tuple[str, ...], Setting(wanted="be a list of text")]
 
 
@@ -88,8 +92,10 @@ class Policy:
     `sha256` is the file's, before overlays. `words` are drawn, as inputs and as outputs, and no others are.
     `names` are of kind name in any case and position. `listed` gives public words a kind of `LISTED`: names
     of a known type, words of sensitive fields, instruction words, `namesake` (a common word that is also
-    somebody's name) and `dictionary`. `pass_share`: the public share of tokens that are pass
-    words, or None when the file does not say. `preset` names where the rules come from.
+    somebody's name), `part` (a seldom word that phrases are made of), `dictionary`, and `ordinary` (a
+    frequent word that is in no group, of kind word). `phrases`: phrases of fields and the halves they are
+    made of, with the bits of their fields. `pass_share`: the public share of tokens that are pass words, or
+    None when the file does not say. `preset` names where the rules come from.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Policy:
     sha256: str
     names: frozenset[str] = frozenset()
     listed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    phrases: Mapping[str, int] = field(default_factory=dict, repr=False)
     licence_notices: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     polarity_coherent: bool = False
@@ -121,6 +128,11 @@ class Policy:
         """Whether ordinary words pass: then layout is kept as typed, and open words are read with values."""
         return self.rules["word"] == "pass"
 
+    @property
+    def draws(self) -> bool:
+        """Whether any kind has an epsilon."""
+        return any(not isinstance(rule, str) for rule in self.rules.values())
+
     def rule(self, kind: str) -> Rule:
         """What happens to a kind: its own rule or that of its base."""
         return rule_of(self.rules, kind)
@@ -136,10 +148,12 @@ class Policy:
         common = np.argsort(-self.prior_V, kind="stable")[:COMMON_WORDS]
         kinds = dict.fromkeys(self.words, "uncommon") | {self.words[i]: "word" for i in common}
         kinds |= {word: kind for word, kind in self.listed.items() if kind != "namesake"}
+        kinds |= {word: "word" for word, kind in self.listed.items() if kind == "ordinary"}
         kinds |= {word: "dictionary" for word in self.namesakes if word not in kinds}
         # Words that steer the reading of values pass where words pass.
+        kept = "instruction" if self.rule("instruction") == "pass" else None
         steering = (word for word in OPEN_CODES if word in self.word_ids)
-        return kinds | {word: "word" for word in steering if kinds[word] != "instruction"}
+        return kinds | {word: "word" for word in steering if kinds[word] != kept}
 
     @cached_property
     def namesakes(self) -> frozenset[str]:
@@ -198,22 +212,26 @@ def write_policy(
     pass_share: float | None = None,
     names: Iterable[str] = (),
     listed: Mapping[str, str] | None = None,
+    phrases: Mapping[str, int] | None = None,
 ) -> Policy:
     """Write a policy file atomically and return it as read back; PolicyError when it would be invalid."""
     from safetensors.numpy import save
 
     tensors: dict[str, NDArray[Any]] = {
-        "words": _packed(words),
+        "words": packed(words),
         "starts": np.ascontiguousarray(starts_G1, dtype=np.int32),
         "scores": np.ascontiguousarray(scores_S, dtype=np.uint8),
         "prior": np.ascontiguousarray(prior_V, dtype=np.float32),
-        "pass_words": _packed(sorted(pass_words)),
+        "pass_words": packed(sorted(pass_words)),
     }
     kinds_of_lists = sorted(set((listed or {}).values()))
     if listed:
-        tensors["listed"] = _packed(sorted(listed))
+        tensors["listed"] = packed(sorted(listed))
         codes = [kinds_of_lists.index(kind) for _, kind in sorted(listed.items())]
         tensors["listed_kinds"] = np.array(codes, dtype=np.uint8)
+    if phrases:
+        tensors["phrases"] = packed(sorted(phrases))
+        tensors["phrase_fields"] = np.array([bits for _, bits in sorted(phrases.items())], dtype=np.uint16)
     record = {
         "format": 1,
         "name": name,
@@ -263,12 +281,13 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
     problems += _tensor_problems(tensors, _header(content))
     if read is None or problems:
         raise PolicyError(listed(f"the policy {where} is malformed", problems))
-    words, words_ok = _unpacked(tensors["words"])
-    pass_words, pass_ok = _unpacked(tensors["pass_words"])
+    words, words_ok = unpacked(tensors["words"])
+    pass_words, pass_ok = unpacked(tensors["pass_words"])
     problems = [] if words_ok and pass_ok else ["word lists are not UTF-8"]
     problems += _word_problems(words, pass_words, read.names) + _number_problems(tensors, len(words))
-    public, wrong = _listed(tensors, read.listed, frozenset(words), frozenset(pass_words))
-    if problems := problems + wrong:
+    public, wrong = read_listed(tensors, read.listed, frozenset(words), frozenset(pass_words))
+    phrases, odd = read_phrases(tensors)
+    if problems := problems + wrong + odd:
         raise PolicyError(listed(f"the policy {where} is malformed", problems))
     return Policy(
         name=read.name,
@@ -282,6 +301,7 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
         sha256=sha256,
         names=frozenset(read.names),
         listed=public,
+        phrases=phrases,
         licence_notices=read.licence_notices,
         sources=read.sources,
         polarity_coherent=read.polarity_coherent,
@@ -295,7 +315,9 @@ def _header(content: bytes) -> dict[str, Any]:
 
 
 def _tensor_problems(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> Iterable[str]:
-    wanted = _TENSORS | (_LISTS if _LISTS.keys() & tensors.keys() else {})
+    wanted = dict(_TENSORS)
+    for pair in (_LISTS, _PHRASES):
+        wanted |= pair if pair.keys() & tensors.keys() else {}
     for name, dtype in wanted.items():
         if name not in tensors:
             yield f"tensor {name!r} is missing"
@@ -327,30 +349,6 @@ def _word_problems(words: Sequence[str], pass_words: Sequence[str], names: Seque
     return problems
 
 
-def _listed(
-    tensors: Mapping[str, NDArray[Any]], kinds: Sequence[str], words: frozenset[str], passing: frozenset[str]
-) -> tuple[dict[str, str], list[str]]:
-    """The lists' words with their kinds, and what is wrong with them."""
-    if "listed" not in tensors:
-        return {}, ["kinds of lists are named, and no list is there"] if kinds else []
-    entries, decoded = _unpacked(tensors["listed"])
-    codes = tensors["listed_kinds"].tolist()
-    if not decoded or len(codes) != len(entries) or max(codes, default=0) >= len(kinds):
-        return {}, [f"listed must be UTF-8, each word with a kind: {len(entries)} words, {len(codes)} kinds"]
-    found = {word: kinds[code] for word, code in zip(entries, codes, strict=True)}
-    problems = []
-    if len(found) < len(entries):
-        problems.append(f"{len(entries) - len(found)} listed words occur twice")
-    if inside := [word for word, kind in found.items() if word in words and kind not in _IN_VOCABULARY]:
-        problems.append(f"{len(inside)} drawn words are listed as names or dictionary: {inside[0]!r}")
-    closed = found.keys() & (passing | CLOSED_FORMS)
-    odd = [word for word in found if not (word.isascii() and word.isalpha() and word.islower())]
-    wrong = [*closed, *(word for word in found if len(word) < 2), *(w for w in odd if not is_plain_word(w))]
-    if wrong:
-        problems.append(f"{len(wrong)} listed words pass, are closed or no single words: {wrong[0][:40]!r}")
-    return found, problems
-
-
 def _number_problems(tensors: Mapping[str, NDArray[Any]], words: int) -> list[str]:
     starts, prior = tensors["starts"].astype(np.int64), tensors["prior"]
     problems = []
@@ -372,18 +370,6 @@ def _number_problems(tensors: Mapping[str, NDArray[Any]], words: int) -> list[st
     if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0):
         problems.append("prior must be finite, non-negative and not all zero")
     return problems
-
-
-def _packed(words: Iterable[str]) -> NDArray[np.uint8]:
-    return np.frombuffer("\n".join(words).encode("utf-8"), dtype=np.uint8)
-
-
-def _unpacked(packed: NDArray[np.uint8]) -> tuple[list[str], bool]:
-    try:
-        text = packed.tobytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return [], False
-    return (text.split("\n") if text else []), True
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

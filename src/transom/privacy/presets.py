@@ -22,7 +22,7 @@ from transom.privacy.kinds import FIELDS, KINDS, Rule, unknown
 from transom.privacy.policy import Policy
 
 Preset = Literal["entities", "sensitive", "words"]
-PRESETS: tuple[str, ...] = get_args(Preset)
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 DEFAULT_PRESET: Preset = "entities"
 UNCOMMON_EPSILON = 4.0
 
@@ -33,6 +33,7 @@ _RULES: dict[str, dict[str, Rule]] = {
         **_HIDDEN,
         "word": "pass",
         "uncommon": UNCOMMON_EPSILON,
+        "part": "placeholder",
         **dict.fromkeys(FIELDS, "placeholder"),
     },
 }

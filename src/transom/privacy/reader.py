@@ -28,67 +28,84 @@ from transom.privacy.layout import aligned, as_typed, counting
 from transom.privacy.names import Names
 from transom.privacy.namewords import CUSTOMARY, SHOWN_TITLES
 from transom.privacy.numbers import PUBLIC_ALONE
+from transom.privacy.phrasing import Phrasing
 from transom.privacy.policy import Policy
+from transom.privacy.spelled import spelled
+from transom.privacy.techwords import TECHNICAL
 from transom.privacy.text import CLITICS, Token, Words, lex_clean
 
 _GIVEN_MONTHS = frozenset(map(str.title, AMBIGUOUS_MONTHS))
+_DOTTED = frozenset({"e.g", "i.e", "a.k.a", "n.b", "p.s", "P.S", "N.B"})  # to the lexer names of hosts
+# Prepositions of two letters: with one capital they are no acronym, and nobody's name.
+_BEFORE_ALL = frozenset({"as", "at", "by", "in", "of", "on", "to"})
 
 
 class Reader:
     """Reads texts under a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._names = policy, Names(policy)
-        self._kept: dict[str, Token] = {}  # known words in lower case, placed
+        self._policy, self._names, self._phrasing = policy, Names(policy), Phrasing(policy)
 
     def read(self, text: str, spans: Sequence[Span] = ()) -> list[Token]:
         """Every token with its kind; a span is one token, as it is written."""
         outside, claims = _cut(text, spans) if spans else (text, [])
         if not self._policy.words_pass:
-            tokens = self._tokens(normalise(outside))
+            clean = normalise(outside)
+            tokens = spelled(self._tokens(clean)[0], clean)
         else:
             clean, ends_C = aligned(outside)
-            tokens = self._tokens(clean)
-            counting(tokens)
+            tokens, codes = self._tokens(clean)
+            counting(tokens, codes)
+            tokens = spelled(tokens, clean)
             if ends_C is not None:
                 tokens = as_typed(tokens, outside, ends_C, self._shown)
         return list(_claimed(tokens, claims)) if claims else tokens
 
-    def _tokens(self, clean: str) -> list[Token]:
-        kept, placed = self._kept, self._placed
-        tokens = [
-            token
-            if token.text == " "
-            else (token.lookup == token.text and kept.get(token.text)) or placed(token)
-            for token in lex_clean(clean, self._words)
-        ]
-        for at in range(len(tokens) - 2):  # `by April Weaver`
-            month = tokens[at]
-            if (
-                month.kind == "stop"
-                and month.text in _GIVEN_MONTHS
-                and base_of(tokens[at + 2].kind) == "name"
-            ):
+    def _tokens(self, clean: str) -> tuple[list[Token], str]:
+        """The tokens, and a code for each."""
+        tokens, codes = lex_clean(clean, self._words)
+        if any(month in clean for month in _GIVEN_MONTHS):  # `by April Weaver`
+            codes = self._given(tokens, codes)
+        named, codes = self._names.read(tokens, codes)
+        tokens = self._phrasing.read(named)
+        return tokens, codes if tokens is named else "".join(map(self._names.code, tokens))
+
+    def _given(self, tokens: list[Token], codes: str) -> str:
+        """Make a name of each month that passes before a name; the codes after that."""
+        changed = list(codes)
+        for at, month in enumerate(tokens[:-2]):
+            given = month.text in _GIVEN_MONTHS and month.kind == "stop"
+            if given and base_of(tokens[at + 2].kind) == "name":
                 tokens[at] = Token("name", month.text, month.text.lower(), "title", marked=True)
-        return self._names.read(tokens)
+                changed[at] = self._names.code(tokens[at])
+        return "".join(changed)
 
     def _shown(self, kind: str) -> bool:
         """Whether a token of this kind passes as it is."""
         return kind in ("space", "punct") or self._policy.rule(kind) == "pass"
 
-    def _placed(self, token: Token) -> Token:
+    def _placed(self, token: Token) -> tuple[Token, str]:
+        """The token with its final kind, and its code for names."""
+        if token.text in _DOTTED and self._policy.words_pass:
+            token = token._replace(kind="stop")
+            return token, self._names.code(token)
         if token.kind != "word":
             alone = token.kind in ("number", "date") and self._policy.words_pass
-            return token._replace(kind="stop") if alone and token.text.lower() in PUBLIC_ALONE else token
-        kind = self._kind(token)
-        placed = token if kind == "word" else token._replace(kind=kind)
-        if token.lookup == token.text and token.text in self._words.known:
-            self._kept[token.text] = placed
-        return placed
+            if alone and token.text.lower() in PUBLIC_ALONE:
+                token = token._replace(kind="stop")
+        else:
+            kind = self._kind(token)
+            if kind != "word":
+                token = Token(kind, *token[1:])
+        return token, self._names.code(token)
 
     def _kind(self, token: Token) -> str:
         lookup, marked, policy = token.lookup, token.marked, self._policy
         known = policy.kind_of.get(lookup)
+        if policy.words_pass and token.text in TECHNICAL:
+            return "stop"
+        if len(lookup) == 1 and not (known or lookup.isascii() or lookup in policy.pass_words):
+            return "foreign"  # in many scripts a letter is a word
         if policy.words_pass and (lookup in DAYS or (token.case == "lower" and is_closed(lookup))):
             return "stop"
         if known and SUBKINDS.get(known, ("",))[0] == "name":
@@ -103,6 +120,7 @@ class Reader:
         if token.case != "mixed":
             if lookup in policy.pass_words or lookup in CLITICS:
                 short = len(lookup) < 3 and not self._customary(lookup, None)
+                short = short and not (policy.words_pass and token.case == "title" and lookup in _BEFORE_ALL)
                 return "name" if marked and (short or lookup in HOMOGRAPHS) else "stop"
             if marked and (namesake or not self._customary(lookup, known)):
                 return "name"
@@ -118,17 +136,16 @@ class Reader:
 
     def _customary(self, lookup: str, known: str | None) -> bool:
         """Whether a word has its capital by custom: `Monday`, `PDF`, and in an adjective `Catholic`."""
-        rule = self._policy.rule(known or "dictionary")
         if known in ("origin", "religion", "politics"):
-            return isinstance(rule, str)
-        return rule == "pass" and lookup in CUSTOMARY
+            return isinstance(self._policy.rule(known), str)
+        return lookup in CUSTOMARY and self._policy.rule(known or "dictionary") == "pass"
 
     @cached_property
     def _words(self) -> Words:
         """The words that pass and those that may be drawn."""
         policy = self._policy
         known = policy.pass_words | policy.kind_of.keys() | self._names.namesakes
-        return Words(known, open_values=policy.words_pass)
+        return Words(known, open_values=policy.words_pass, place=self._placed)
 
 
 def _cut(text: str, spans: Sequence[Span]) -> tuple[str, list[Token | None]]:

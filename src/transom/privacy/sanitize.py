@@ -4,37 +4,31 @@ What kind a token is says `transom.privacy.reader`, what becomes of a kind the p
 kinds with an epsilon are drawn, kinds of different epsilons from tables of their own; each fresh draw costs
 its mechanism's epsilon. Placeholders cost nothing; the case pattern of a drawn word is kept.
 Threat model: the host knows policy, mechanism and prior, sees the whole sanitised text of every request,
-and is the exact Bayes attacker of `Sanitizer.bayes_guess`.
+and is the exact Bayes attacker of `Sanitizer.bayes_guess` (`transom.privacy.draws`).
 Does not protect: what the guarantee lists as disclosed; meaning that the words of many places carry
 together; names that are vocabulary words, are not on the policy's list and open a sentence or have no
 capital get a draw, not a placeholder.
 Source: Chen et al. 2023 (groups), Yu et al. 2025, arXiv 2509.09091 (noisy selection); composition over a
 prompt: Dwork and Roth 2014, theorem 3.16. The memo's rule is stated in `transom.privacy.memo`.
-
-Legend: N draws, V vocabulary, K words of one group.
 """
 
 from __future__ import annotations
 
 import hmac
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
-from transom.privacy.channel import Floats
 from transom.privacy.claims import PUBLIC, Claims
+from transom.privacy.draws import BayesGuess, Draws
 from transom.privacy.forms import may_hold_form, pieces_of_forms
 from transom.privacy.guarantee import Guarantee
-from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span, base_of
-from transom.privacy.mechanisms import QUICK, build
+from transom.privacy.kinds import CLAIMED, KINDS, SUBKINDS, Span
 from transom.privacy.memo import Message, PlaceMemo
-from transom.privacy.partition import PartitionedMechanism, WordMechanism
+from transom.privacy.partition import WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy
 from transom.privacy.reader import Reader
@@ -136,35 +130,29 @@ class Sanitized:
         """Tokens a kind."""
         return _counted(self._parts)
 
+    @cached_property
+    def replaced(self) -> Mapping[str, int]:
+        """Those of them that became placeholders."""
+        return _counted([part for part in self._parts if part[2]])
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Independent texts, sanitised together: with the fresh draws of each and their cost."""
+    """Independent texts, sanitised together: with the fresh draws of each and their cost.
+
+    `counts` are tokens a kind, `replaced` those of them that became placeholders.
+    """
 
     texts: tuple[str, ...]
     draws: tuple[int, ...]
     epsilons: tuple[float, ...]
     counts: Mapping[str, int]
+    replaced: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float:
         """What all texts cost."""
         return sum(self.epsilons)
-
-
-@dataclass(frozen=True)
-class BayesGuess:
-    """What the exact Bayes attacker makes of a sanitised text's drawn words.
-
-    `guesses` pairs each released word with the guess, `recovered` of `words` are right; `success` is the
-    expected share given the released words, `chance` the share by naming each group's likeliest word unseen.
-    """
-
-    guesses: tuple[tuple[str, str], ...]
-    recovered: int
-    words: int
-    success: float
-    chance: float
 
 
 class Sanitizer:
@@ -189,20 +177,27 @@ class Sanitizer:
             policy = policy.with_rules({}, mechanism)
         self.policy, self._reader, self._claims = policy, Reader(policy), claims or Claims()
         own = None if mechanism is None or isinstance(mechanism, str) else mechanism
-        self._mechanisms, self._drawn_by = _mechanisms(policy, own)
-        self.mechanism = self._mechanisms[0] if self._mechanisms else None
-        self._posteriors: dict[tuple[str, int], tuple[int, float, float]] = {}
+        self._draws = Draws(policy, own)
+        self.mechanism = self._draws.mechanisms[0] if self._draws.mechanisms else None
 
     @property
     def word_epsilon(self) -> float:
         """The most that one fresh draw costs; 0 where nothing is drawn."""
-        return max(map(_price, self._mechanisms), default=0.0)
+        return self._draws.epsilon
+
+    @property
+    def mechanisms(self) -> tuple[WordMechanism, ...]:
+        """What draws, a mechanism for each epsilon."""
+        return tuple(self._draws.mechanisms)
+
+    @property
+    def drawn_by(self) -> Mapping[str, int]:
+        """The place among `mechanisms` of what draws each kind that is drawn."""
+        return self._draws.number_of
 
     def prepare(self) -> None:
         """Make now the tables that first draws would wait for, where all of them take a second or less."""
-        for mechanism in self._mechanisms:
-            if isinstance(mechanism, PartitionedMechanism) and mechanism.name in QUICK:
-                mechanism.prepare_all()
+        self._draws.prepare()
 
     def sanitize(
         self,
@@ -226,13 +221,14 @@ class Sanitizer:
         drawn_at = [index for index, part in enumerate(parts) if part[3] >= 0]
         known, digests = self._recalled(parts, drawn_at, memo, session, place)
         at = [index for index in drawn_at if index not in known] if known else drawn_at
-        fresh = dict(zip(at, self._draw([parts[index] for index in at]), strict=True))
+        kinds = [parts[index][0] for index in at]
+        fresh = dict(zip(at, self._draws.sample(kinds, [parts[index][3] for index in at]), strict=True))
         words, released = self.policy.words, known | fresh
         outputs = self._outputs(parts, placeholders, [released[index] for index in drawn_at])
         pending = None
         if session is not None and memo is not None:
             pending = Message(session, place, {i: (digests[i], words[released[i]]) for i in drawn_at})
-        epsilon = self._cost([parts[index] for index in at])
+        epsilon = self._draws.cost(kinds)
         return Sanitized("".join(outputs), epsilon, len(fresh), pending, parts, outputs, fresh, known)
 
     def sanitize_batch(
@@ -243,64 +239,63 @@ class Sanitizer:
         `placeholders`, one a text, may be shared by some of them.
         """
         holders = placeholders or [Placeholders() for _ in texts]
-        if not self._mechanisms:
+        if self.mechanism is None:
             return self._replaced(texts, holders)
         parts_of = [self._parts(text) for text in texts]
         drawn_of = [[part for part in parts if part[3] >= 0] for parts in parts_of]
-        released = iter(self._draw([part for drawn in drawn_of for part in drawn]))
+        kinds_of = [[part[0] for part in drawn] for drawn in drawn_of]
+        ids = [part[3] for drawn in drawn_of for part in drawn]
+        released = iter(self._draws.sample(list(chain.from_iterable(kinds_of)), ids))
         results = [
             "".join(self._outputs(parts, holder, islice(released, len(drawn))))
             for parts, drawn, holder in zip(parts_of, drawn_of, holders, strict=True)
         ]
         counts: Counter[str] = Counter()
+        replaced: Counter[str] = Counter()
         for parts in parts_of:
-            counts.update(_counted(parts))
-        return Batch(tuple(results), tuple(map(len, drawn_of)), tuple(map(self._cost, drawn_of)), counts)
+            counts.update([part[0] for part in parts])
+            replaced.update([part[0] for part in parts if part[2]])
+        costs = tuple(map(self._draws.cost, kinds_of))
+        draws = tuple(map(len, drawn_of))
+        return Batch(tuple(results), draws, costs, _ordered(counts), _ordered(replaced))
 
     def _replaced(self, texts: Sequence[str], holders: Sequence[Placeholders]) -> Batch:
         """The batch where nothing is drawn: without what draws need, and one text at a time."""
-        results, counts, hidden = [], Counter[str](), self._hidden
+        results, hidden = [], self._hidden
+        counts, read, replaced = Counter[str](), Counter[str](), Counter[str]()
         for text, holder in zip(texts, holders, strict=True):
-            if may_hold_form(text) or not self.policy.words_pass:
+            claimed = self._claims.find(text)
+            if claimed or may_hold_form(text) or not self.policy.words_pass:
                 parts = self._parts(text)
                 results.append("".join(self._outputs(parts, holder, ())))
                 counts.update([part[0] for part in parts])
+                replaced.update([part[0] for part in parts if part[2]])
                 continue
-            tokens = self._reader.read(text, self._claims.find(text))
-            results.append(
-                "".join(
-                    [
-                        holder.hide(token.kind, token.text)
-                        if token.kind in hidden or (token.claimed and token.kind not in CLAIMED)
-                        else token.text
-                        for token in tokens
-                    ]
-                )
-            )
-            counts.update([token.kind for token in tokens])
+            tokens = self._reader.read(text)
+            outputs, kinds = [token.text for token in tokens], [token.kind for token in tokens]
+            read.update(kinds)
+            if not hidden.isdisjoint(kinds):
+                for at, kind in enumerate(kinds):
+                    if kind in hidden:
+                        outputs[at] = holder.hide(kind, outputs[at])
+            results.append("".join(outputs))
+        replaced.update({kind: read[kind] for kind in hidden})
         zeros = (0,) * len(texts)
-        kinds = {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
-        return Batch(tuple(results), zeros, (0.0,) * len(texts), kinds)
+        return Batch(tuple(results), zeros, (0.0,) * len(texts), _ordered(counts + read), _ordered(replaced))
 
     def bayes_guess(self, sanitized: Sanitized) -> BayesGuess:
         """The attacker's best guess for every drawn word, from the integers and the public prior."""
-        drawn = [piece for piece in sanitized.pieces if piece.output_id >= 0]
-        posteriors = [self._posterior(piece.kind, piece.output_id) for piece in drawn]
-        words = self.policy.words
-        return BayesGuess(
-            guesses=tuple((words[p.output_id], words[q[0]]) for p, q in zip(drawn, posteriors, strict=True)),
-            recovered=sum(p.source_id == q[0] for p, q in zip(drawn, posteriors, strict=True)),
-            words=len(drawn),
-            success=sum(q[1] for q in posteriors) / max(1, len(drawn)),
-            chance=sum(q[2] for q in posteriors) / max(1, len(drawn)),
-        )
+        drawn = (piece for piece in sanitized.pieces if piece.output_id >= 0)
+        return self._draws.attacked([(one.kind, one.source_id, one.output_id) for one in drawn])
 
     def guarantee(self, sanitized: Sanitized | None = None) -> Guarantee:
         """What one drawn word is promised, or, given a sanitised text, that text: the sum of its draws."""
         passing = [
             kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "pass" and kind != "stop"
         ]
-        discloses = DISCLOSES + tuple(f"every {kind}, unchanged: the policy lets it pass" for kind in passing)
+        discloses = DISCLOSES + tuple(
+            f"every token of kind {kind}, unchanged: the policy lets it pass" for kind in passing
+        )
         discloses += self._claims.disclosed()
         if self.mechanism is None:
             return Guarantee(
@@ -311,7 +306,7 @@ class Sanitizer:
                 discloses=discloses,
                 source="a placeholder is a function of what is disclosed",
             )
-        word = max((one.guarantee() for one in self._mechanisms), key=lambda one: one.epsilon or 0.0)
+        word = max((one.guarantee() for one in self._draws.mechanisms), key=lambda one: one.epsilon or 0.0)
         word = replace(word, adjacency=f"{word.adjacency} that are drawn by the same rule")
         if sanitized is None:
             return replace(word, assumptions=_ASSUMPTIONS, discloses=discloses)
@@ -325,18 +320,18 @@ class Sanitizer:
         )
 
     def _parts(self, text: str, spans: Sequence[Span] = ()) -> list[_Part]:
-        ids, hidden, drawn = self.policy.word_ids, self._hidden, self._drawn_by
-        parts: list[_Part] = []
-        for token in self._reader.read(text, self._claimed(text, spans)):
-            kind = token.kind
-            if token.claimed:
-                parts.append((kind, token, kind not in CLAIMED, -1))
-            elif kind in drawn:  # a listed word may be of a drawn kind and in no group
-                word_id = ids.get(token.lookup, -1)
-                parts.append((kind, token, word_id < 0, word_id))
-            else:
-                parts.append((kind, token, kind in hidden, -1))
-        return _closed(parts)
+        ids, hidden, drawn = self.policy.word_ids.get, self._hidden, self._draws.number_of
+        # A listed word may be of a drawn kind and in no group.
+        return _closed(
+            [
+                (token.kind, token, token.kind in hidden, -1)
+                if token.kind not in drawn and not token.claimed
+                else (token.kind, token, token.kind not in CLAIMED, -1)
+                if token.claimed
+                else (token.kind, token, (word_id := ids(token.lookup, -1)) < 0, word_id)
+                for token in self._reader.read(text, self._claimed(text, spans))
+            ]
+        )
 
     def _claimed(self, text: str, spans: Sequence[Span]) -> Sequence[Span]:
         """The given spans, and what the claims find in each stretch between them."""
@@ -366,22 +361,6 @@ class Sanitizer:
         """The kinds that become placeholders."""
         return frozenset(kind for kind in (*KINDS, *SUBKINDS) if self.policy.rule(kind) == "placeholder")
 
-    def _draw(self, parts: Sequence[_Part]) -> list[int]:
-        """A released word id for each part that is drawn; one call for each mechanism."""
-        released = [0] * len(parts)
-        for number, mechanism in enumerate(self._mechanisms):
-            at = [index for index, part in enumerate(parts) if self._drawn_by[part[0]] == number]
-            if at:
-                ids_N = np.array([parts[index][3] for index in at], dtype=np.int64)
-                for index, word_id in zip(at, mechanism.sample(ids_N).tolist(), strict=True):
-                    released[index] = int(word_id)
-        return released
-
-    def _cost(self, drawn: Iterable[_Part]) -> float:
-        """What these draws cost; a mechanism's price is asked for only where it draws."""
-        counts = Counter(self._drawn_by[part[0]] for part in drawn)
-        return sum(count * _price(self._mechanisms[number]) for number, count in counts.items()) or 0.0
-
     def _recalled(
         self, parts: list[_Part], drawn_at: list[int], memo: PlaceMemo | None, session: str | None, place: int
     ) -> tuple[dict[int, int], dict[int, bytes]]:
@@ -398,51 +377,6 @@ class Sanitizer:
                 released[index] = ids[word]
         return released, places
 
-    def _posterior(self, kind: str, output_id: int) -> tuple[int, float, float]:
-        """(best guess, its probability, the probability of the likeliest word unseen) for a released word."""
-        if (kind, output_id) not in self._posteriors:
-            self._posteriors[kind, output_id] = self._computed_posterior(kind, output_id)
-        return self._posteriors[kind, output_id]
-
-    def _computed_posterior(self, kind: str, output_id: int) -> tuple[int, float, float]:
-        mechanism, prior_V = self._mechanisms[self._drawn_by[kind]], self._priors[self._drawn_by[kind]]
-        if not isinstance(mechanism, PartitionedMechanism):
-            attack = mechanism.bayes(prior_V)
-            return int(attack.guess_Y[output_id]), attack.success, attack.chance
-        group = int(self.policy.partition.group_V[output_id])
-        start, end = (int(i) for i in self.policy.partition.starts_G1[group : group + 2])
-        prior_K = prior_V[start:end] if prior_V[start:end].sum() > 0 else np.ones(end - start)
-        joint_K = prior_K * mechanism.channel(group).p_XY[:, output_id - start]
-        best = int(joint_K.argmax())
-        return start + best, float(joint_K[best] / joint_K.sum()), float(prior_K.max() / prior_K.sum())
-
-    @cached_property
-    def _priors(self) -> Sequence[Floats]:
-        """Frequencies [V] of the words that each mechanism draws; the attacker knows which those are."""
-        number_V = np.array([self._drawn_by.get(self.policy.kind_of[word], -1) for word in self.policy.words])
-        prior_V = self.policy.prior_V.astype(np.float64)
-        return [prior_V * (number_V == number) for number in range(len(self._mechanisms))]
-
-
-def _mechanisms(policy: Policy, own: WordMechanism | None) -> tuple[list[WordMechanism], dict[str, int]]:
-    """The mechanisms, and the place among them of each kind that is drawn; kinds of one epsilon share one."""
-    rules = {kind: policy.rule(kind) for kind in ("word", *SUBKINDS) if base_of(kind) == "word"}
-    drawn = {kind: rule for kind, rule in rules.items() if not isinstance(rule, str)}
-    if own is not None:
-        return ([own] if drawn else []), dict.fromkeys(drawn, 0)
-    epsilons = list(dict.fromkeys(drawn.values()))
-    made = [build(policy.mechanism, policy.partition, epsilon) for epsilon in epsilons]
-    return made, {kind: epsilons.index(epsilon) for kind, epsilon in drawn.items()}
-
-
-def _price(mechanism: WordMechanism) -> float:
-    """What one fresh draw costs; infinite unless the mechanism promises pure differential privacy.
-
-    A metric epsilon is a price for a unit of distance, not for a word: no ledger can add it up.
-    """
-    promise = mechanism.guarantee()
-    return promise.epsilon if promise.kind == "pure-dp" and promise.epsilon is not None else math.inf
-
 
 def _closed(parts: list[_Part]) -> list[_Part]:
     """Hide what passes and reads as a placeholder, alone or put together; not the program's own text."""
@@ -457,5 +391,8 @@ def _closed(parts: list[_Part]) -> list[_Part]:
 
 
 def _counted(parts: Sequence[_Part]) -> dict[str, int]:
-    counts = Counter([part[0] for part in parts])
-    return {kind: counts[kind] for kind in (*KINDS, *SUBKINDS, *CLAIMED) if counts[kind]}
+    return _ordered(Counter([part[0] for part in parts]))
+
+
+def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+    return {kind: count for kind in (*KINDS, *SUBKINDS, *CLAIMED) if (count := counts.get(kind))}

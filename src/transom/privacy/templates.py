@@ -19,6 +19,7 @@ import string
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from transom.privacy.forms import FORM
 from transom.privacy.kinds import Span
 
 LEAST_LETTERS = 8
@@ -58,7 +59,7 @@ def problem_of(template: str) -> str | None:
             f"its fixed part has {letters} letters and digits, and private text would match it; give it "
             f"{LEAST_LETTERS} or more, or list its words under allow"
         )
-    if any(map(looks_replaced, parts)):
+    if any(FORM.search(part) for part in parts):
         return "it holds what reads like a placeholder, and answers would be restored by it; write [NAME_n]"
     if not all(parts[1:-1]):
         return "two holes touch, so nothing says where one ends; put fixed text between them"

@@ -49,7 +49,8 @@ Source: Unicode Standard Annex 15 (normalisation); Marcus et al. 1993, Penn tree
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from transom.privacy import forms
@@ -67,7 +68,7 @@ from transom.privacy.capitals import (
     with_case,
 )
 from transom.privacy.characters import MARKERS, MASK, MASKED_MARKER, PASSING_PUNCTUATION, normalise
-from transom.privacy.closed import BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS
+from transom.privacy.closed import BASES_BEFORE_NOT, CLITICS, CLOSED_FORMS, NAMESAKES
 from transom.privacy.numbers import CODES, OPEN_CODES, code_of, kind_of_value, other_code, values
 
 __all__ = [
@@ -86,9 +87,10 @@ __all__ = [
 ]  # fmt: skip
 
 _FORM = "\0"  # stands for text that looks like a placeholder: no normalised text holds it
-# `plain` is the common case of a word, with the space after it. Possessive quantifiers and look-behinds keep
-# a part that failed to end well from being tried again at each of its places: crafted text would take
-# quadratic time. What is left is a run, which is protected all the same.
+# `plain` is the common case of a word. Possessive quantifiers and look-behinds keep a part that failed to end
+# well from being tried again at each of its places: crafted text would take quadratic time. What is left is a
+# run, which is protected all the same. No piece but white space goes beyond a blank or a line's end, and none
+# depends on what is there.
 _L = "A-Za-zéÉ"
 _CLITIC = rf"'(?i:s|re|ve|ll|d|m)(?![{_L}0-9_'])"
 _LABEL = rf"[{_L}0-9_-]++(?:(?!{_CLITIC}(?!\.[{_L}]))'[{_L}]++)*+"
@@ -99,7 +101,7 @@ _MACHINES = rf"""(?<![{_L}0-9_:.-])(?:{_HEX}{{2}}(?:(?::{_HEX}{{2}}){{5}}|(?:-{_
     |(?=(?:{_HEX}{{0,4}}:){{1,6}}:|(?:{_HEX}{{1,4}}:){{7}})(?=[a-fA-F:]{{0,30}}[0-9])(?:{_HEX}{{0,4}}:){{2,7}}{_HEX}{{0,4}}
     )(?![{_L}0-9_:])|"""  # MAC address, UUID, IPv6 address: letters alone may stand in them
 _GRAMMAR = rf"""
-    (?P<plain>(?<![{_L}]')[A-Za-z]++(?=[ \n,;!?)]|\.[ \n]|\.?\Z))[ ]?
+    (?P<plain>(?<![{_L}]')[A-Za-z]++(?=[ \n,;!?)]|\.[ \n]|\.?\Z))
     |(?P<space>[ \n]+)
     |(?P<identifier>
         MACHINES
@@ -132,10 +134,16 @@ _GRAMMAR = rf"""
 _TOKEN = tuple(
     re.compile(_GRAMMAR.replace("MACHINES", one), re.VERBOSE | re.DOTALL) for one in ("", _MACHINES)
 )
+_CHUNK = re.compile(r"[^ \n]+[ \n]*|[ \n]+")
+CAPITAL = "¿"  # the code of a word with a capital
+_CAPITALS = re.compile(CAPITAL)
+_MOST_KEPT, _MOST_BESIDE = 200_000, 5
+_BESIDE = frozenset(".,:;!?'\"()-")
 _WORDS = frozenset({"plain", "word", "clitic"})
+_BEYOND = 6  # tokens that hold the next word and what stands before it
 _KINDS = {"n": "number", "y": "number", "q": "number", "i": "identifier"}  # of a code
 _FEW, _MARKED = 3, {"u": "U", "M": "J"}  # what marked words of these codes, capitals if few, become
-_BEFORE_NOT = re.compile(r"[^ ](?= ?N)")
+_BEFORE_NOT, _NOT_BEHIND = re.compile(r"[^ ](?= ?N)"), re.compile(" ?N")
 
 
 class Token(NamedTuple):
@@ -153,32 +161,106 @@ class Token(NamedTuple):
     claimed: bool = False
 
 
-_SPACE = Token("space", " ")
-_PUNCTUATION = {mark: Token("punct", mark) for mark in PASSING_PUNCTUATION}
+# With their codes for values and for names.
+_PUNCTUATION = {
+    mark: (Token("punct", mark), mark, mark if mark != "#" else "*") for mark in PASSING_PUNCTUATION
+}
+_SPACES = {" ": (Token("space", " "), " ", " "), "\n": (Token("space", "\n"), "|", "\n")}
 
 
-class Words(dict[str, tuple[Token, str, Case]]):
-    """The words that pass and those that may be drawn, and how each is read: token, code and case pattern.
+Reading = tuple[tuple[Token, ...], str, str]  # tokens, their codes for values, and for names
 
-    With `open_values` open words are read with the values beside them (`transom.privacy.numbers`). Readings
-    are kept for these public words alone, so that no text outlives its request here.
+
+class Words(dict[str, Reading]):
+    """How each piece between white space is read, that white space included, its capitals unmarked as yet.
+
+    `place` gives a token its final kind and its code for names; a word with a capital waits for that with the
+    code `CAPITAL`, until its neighbours are known. With `open_values` open words are read with the values
+    beside them (`transom.privacy.numbers`). Readings are kept for single known words alone, with the marks
+    and the contraction beside them, so that no text outlives its request here.
     """
 
-    def __init__(self, known: Collection[str] = (), *, open_values: bool = False) -> None:
+    def __init__(
+        self,
+        known: Collection[str] = (),
+        *,
+        open_values: bool = False,
+        place: Callable[[Token], tuple[Token, str]] = lambda token: (token, outline(token)),
+    ) -> None:
         super().__init__()
         self.known = frozenset(known)
-        self.open_values = open_values
+        self.place = place
         self._codes = {**OPEN_CODES, **CODES} if open_values else CODES
+        self._token = _TOKEN[open_values]
+        self._capitals: dict[tuple[str, bool], tuple[Token, str]] = {}
 
-    def __missing__(self, text: str) -> tuple[Token, str, Case]:
-        lookup = text.lower()
-        case: Case = "lower" if lookup == text else case_of(text)
-        kind = "word" if text.isascii() or text.replace("'", "").isalpha() else "foreign"
-        code = self._codes.get(lookup) or ("u" if case == "upper" else "L" if text.isupper() else "x")
-        reading = Token(kind, text, spelling(lookup, self.known), case), code, case
-        if lookup in self.known and case != "mixed":
-            self[text] = reading
+    def __missing__(self, chunk: str) -> Reading:
+        masked = chunk if chunk.isascii() else chunk.translate(MASK)
+        tokens: list[Token] = []
+        codes: list[str] = []
+        shapes: list[str] = []
+        for match in self._token.finditer(masked):
+            group, text = match.lastgroup or "", match[0]
+            if group == "space":
+                token, code, shape = _SPACES.get(text) or (Token("space", text), "|", "¶")
+            elif group == "punct":
+                token, code, shape = _PUNCTUATION[text]
+            else:
+                token, code = self._lexed(group, text, chunk[match.start() : match.end()])
+                if token.lookup and token.case != "lower":
+                    shape = CAPITAL
+                else:
+                    token, shape = self.place(token)
+            tokens.append(token)
+            codes.append(code)
+            shapes.append(shape)
+        reading = tuple(tokens), "".join(codes), "".join(shapes)
+        if len(self) < _MOST_KEPT and self._is_public(reading[0]):
+            self[chunk] = reading
         return reading
+
+    def marked(self, token: Token, *, marked: bool) -> tuple[Token, str]:
+        """The final token, and its code for names, of a word with a capital."""
+        key = token.text, marked
+        known = self._capitals.get(key)
+        if known is None:
+            kind, text, lookup, case, _, _ = token
+            known = self.place(Token(kind, text, lookup, case, marked))
+            if self._is_known(token) and len(self._capitals) < _MOST_KEPT:
+                self._capitals[key] = known
+        return known
+
+    def _lexed(self, group: str, masked: str, text: str) -> tuple[Token, str]:
+        """A piece as a token, and its code."""
+        if group in _WORDS:
+            lookup = text.lower()
+            case: Case = "lower" if lookup == text else case_of(text)
+            kind = "word" if text.isascii() or text.replace("'", "").isalpha() else "foreign"
+            code = self._codes.get(lookup) or ("u" if case == "upper" else "L" if text.isupper() else "x")
+            return Token(kind, text, spelling(lookup, self.known), case), code
+        code = code_of(masked, run=group == "run") if group in ("number", "run") else other_code(masked)
+        kind = _KINDS.get(code, group)
+        token = Token(kind_of_value(kind, text) if group == "identifier" else kind, text)
+        return token, "|" if masked == MASKED_MARKER else code
+
+    def _is_known(self, token: Token) -> bool:
+        return token.text.lower() in self.known and token.case != "mixed"
+
+    def _is_public(self, tokens: tuple[Token, ...]) -> bool:
+        """Whether these are one known word or none, and little else than marks."""
+        others = [one for one in tokens if one.lookup not in CLITICS and one.text not in _BESIDE]
+        if others and others[-1].kind == "space":
+            others.pop()
+        return len(tokens) <= _MOST_BESIDE and len(others) < 2 and all(map(self._is_known, others))
+
+
+def outline(token: Token) -> str:
+    """The code for names of a token whose words are not looked at."""
+    if token.kind == "space":
+        return token.text if token.text in _SPACES else "¶"
+    if token.kind == "punct":
+        return _PUNCTUATION[token.text][2]
+    return "w" if token.lookup else "0"
 
 
 def lex(text: str, words: Words | None = None) -> list[Token]:
@@ -189,18 +271,24 @@ def lex(text: str, words: Words | None = None) -> list[Token]:
     >>> [(token.kind, token.text) for token in lex("Don't pay $5.")][:5]
     [('word', 'Do'), ('word', "n't"), ('space', ' '), ('word', 'pay'), ('space', ' ')]
     """
-    return lex_clean(normalise(text), Words() if words is None else words)
+    return lex_clean(normalise(text), Words() if words is None else words)[0]
 
 
-def lex_clean(clean: str, words: Words) -> list[Token]:
-    """The tokens of a text that is normalised already."""
+def lex_clean(clean: str, words: Words) -> tuple[list[Token], str]:
+    """The tokens of a text that is normalised already, and a code for names for each."""
     found = forms.find(clean)
-    tokens, codes = _cut(forms.FORM.sub(_FORM, clean) if found else clean, words)
+    seen = forms.FORM.sub(_FORM, clean) if found else clean
+    readings = list(map(words.__getitem__, _CHUNK.findall(seen)))
+    if not readings:
+        return [], ""
+    cut, codes_of, shapes_of = zip(*readings, strict=True)
+    tokens, codes, shapes = list(chain.from_iterable(cut)), "".join(codes_of), list("".join(shapes_of))
     if found:
         written = iter(found)
         tokens = [one._replace(text=next(written)) if one.text == _FORM else one for one in tokens]
-    _undo_contractions(tokens, codes)
-    return _join(tokens, codes)
+    _undo_contractions(tokens, codes, shapes, words)
+    codes = _mark(seen, tokens, codes, shapes, words)
+    return _join(tokens, codes, "".join(shapes), words)
 
 
 def is_plain_word(word: str) -> bool:
@@ -211,78 +299,72 @@ def is_plain_word(word: str) -> bool:
     return len(tokens) == 1 and tokens[0].kind == "word" and tokens[0].text == word == word.lower()
 
 
-def _cut(clean: str, words: Words) -> tuple[list[Token], str]:
-    """The pieces of the normalised text, and a code for each."""
-    tokens: list[Token] = []
-    codes: list[str] = []
-    lines, place = Lines(clean, words.known), FREE
-    for match in _TOKEN[words.open_values].finditer(clean if clean.isascii() else clean.translate(MASK)):
-        group, masked = match.lastgroup or "", match[0]
-        if group in _WORDS:
-            start, end = match.span(group)
-            token, code, case = words[clean[start:end]]
-            if case != "lower" and marks_name(clean, end, token.text, case, place, lines.reading(start)):
-                token = token._replace(marked=True)
-                if code == "M" or (code == "u" and len(token.text) <= _FEW):
-                    code = _MARKED[code]
-            place = BOUND
-        elif group == "space":
-            token, code, place = Token("space", masked), " ", place if masked == " " else FREE
-        elif group == "punct":
-            token, code, place = _PUNCTUATION[masked], masked, _place(masked, place, tokens)
+def _undo_contractions(tokens: list[Token], codes: str, shapes: list[str], words: Words) -> None:
+    """The word before `n't`, with or without a space between, is looked up in full: `ca` as `can`."""
+    for match in _BEFORE_NOT.finditer(codes) if "N" in codes else ():
+        at = match.start()
+        lookup = BASES_BEFORE_NOT.get(tokens[at].lookup)
+        if lookup:
+            token = Token("word", tokens[at].text, lookup, tokens[at].case)
+            tokens[at], shapes[at] = (token, CAPITAL) if token.case != "lower" else words.place(token)
+
+
+def _mark(seen: str, tokens: list[Token], codes: str, shapes: list[str], words: Words) -> str:
+    """Mark the capitals that say "name", and place their words; the codes for values after that."""
+    text, changed, lines = "".join(shapes), list(codes), Lines(seen, words.known)
+    for match in _CAPITALS.finditer(text):
+        at = match.start()
+        token, place = tokens[at], _place(tokens, at)
+        plain = token.case == "title" and token.lookup not in NAMESAKES
+        if plain and place == FREE:  # the common cases first
+            marked = False
+        elif not (line := lines.reading(text, at)) and plain and place == BOUND:
+            marked = token.text != "I"
         else:
-            code, place = _code(group, masked), BOUND
-            text = clean[match.start() : match.end()]
-            kind = _KINDS.get(code, group)
-            token = Token(kind_of_value(kind, text) if group == "identifier" else kind, text)
-            if masked == MASKED_MARKER:
-                place = MARKERS.index(text)
-        tokens.append(token)
-        codes.append("|" if "\n" in masked or masked == MASKED_MARKER else code)
-        if group == "plain" and masked[-1] == " ":
-            tokens.append(_SPACE)
-            codes.append(" ")
-    return tokens, "".join(codes)
+            behind = "".join([one.text for one in tokens[at + 1 : at + _BEYOND]])
+            marked = marks_name(token.text, token.case, place, line, behind)
+        if marked:
+            code = codes[at]
+            if code == "M" or (code == "u" and len(token.text) <= _FEW):
+                changed[at] = _MARKED[code]
+            if token.case == "upper" and token.kind == "word":  # the capitals of `DON'T` say nothing
+                marked = not _NOT_BEHIND.match(codes, at + 1)
+        tokens[at], shapes[at] = words.marked(token, marked=marked)
+    return "".join(changed)
 
 
-def _code(group: str, masked: str) -> str:
-    """The code of a token that is no word; a run of digits alone is a number."""
-    if group in ("number", "run"):
-        return code_of(masked, run=group == "run")
-    return other_code(masked)
+def _place(tokens: Sequence[Token], end: int) -> int:
+    """What a capital says at token `end`, by the marks since the last word or line."""
+    if end > 1 and tokens[end - 1].text == " " and tokens[end - 2].lookup:
+        return BOUND
+    start = end
+    while start and (tokens[start - 1].kind == "punct" or tokens[start - 1].text == " "):
+        start -= 1
+    before = tokens[start - 1] if start else None
+    place = FREE if before is None or before.kind == "space" else BOUND
+    if before is not None and before.text in MARKERS:
+        place = MARKERS.index(before.text)
+    for at in range(start, end):
+        mark = tokens[at].text
+        if mark in PLACE_MARKS:
+            last = ["\n", "\n", "\n", *[token.text for token in tokens[max(0, at - 3) : at]]]
+            spaced = last[-1].isspace()
+            item = mark in ")]" and numbers_an_item(last)
+            place = place_after(mark, place, last[-2] if spaced else last[-1], spaced=spaced, item=item)
+    return place
 
 
-def _place(mark: str, place: int, tokens: list[Token]) -> int:
-    """What a capital says after a punctuation mark that follows these tokens."""
-    if mark not in PLACE_MARKS:
-        return place
-    before = ["\n", "\n", "\n", *[token.text for token in tokens[-3:]]]
-    spaced = before[-1].isspace()
-    previous = before[-2] if spaced else before[-1]
-    return place_after(mark, place, previous, spaced=spaced, item=mark in ")]" and numbers_an_item(before))
-
-
-def _undo_contractions(tokens: list[Token], codes: str) -> None:
-    """The word before `n't`, with or without a space between, is looked up in full: `ca` as `can`.
-
-    Its capitals, as in `DON'T`, say nothing.
-    """
-    for match in _BEFORE_NOT.finditer(codes):
-        token = tokens[match.start()]
-        if token.kind == "word":
-            lookup = BASES_BEFORE_NOT.get(token.lookup, token.lookup)
-            tokens[match.start()] = token._replace(
-                lookup=lookup, marked=token.marked and token.case != "upper"
-            )
-
-
-def _join(tokens: list[Token], codes: str) -> list[Token]:
+def _join(tokens: list[Token], codes: str, shapes: str, words: Words) -> tuple[list[Token], str]:
     """Make one token of each value, with its kind; addresses get theirs too."""
     joined: list[Token] = []
+    parts: list[str] = []
     end = 0
     for match in values(codes):
-        joined += tokens[end : match.start()]
-        end = match.end()
-        text = "".join([token.text for token in tokens[match.start() : end]])
-        joined.append(Token(kind_of_value(match.lastgroup or "", text), text))
-    return joined + tokens[end:]
+        start, stop = match.span()
+        text = "".join([token.text for token in tokens[start:stop]])
+        token, shape = words.place(Token(kind_of_value(match.lastgroup or "", text), text))
+        joined += tokens[end:start]
+        joined.append(token)
+        parts += (shapes[end:start], shape)
+        end = stop
+    return (joined + tokens[end:], "".join([*parts, shapes[end:]])) if joined else (tokens, shapes)

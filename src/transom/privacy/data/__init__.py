@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "9b67e467da01ae4775eac7dbeaaa88f67d627155f6af41400960f69c49784614"
+ENGLISH_SHA256 = "d9ccf7a96f1db4d141d26e2b21293dce7d3ad4df8916eb09b4365837ce8b157f"

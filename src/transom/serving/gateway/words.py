@@ -157,6 +157,9 @@ class Veil:
         memo, name = (self._memo, session) if session is not None else (self._retries, repeat)
         repeats = session is None and repeat is not None and self._retries.knows(repeat)
         conversation = self._memo.link(b"", "account", account)
+        for (_, text), mark in zip(texts, marks, strict=True):
+            for span in mark.public:
+                placeholders.reserve(text[span.start : span.end])
         for place, ((role, text), mark) in enumerate(zip(texts, marks, strict=True)):
             before = conversation
             said = role if mark == Mark() else f"{role} {mark!r}"
