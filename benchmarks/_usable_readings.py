@@ -116,7 +116,7 @@ def unblind(model: str, folder: Path) -> None:
         "answers_useful": {name: len(found) for name, found in useful.items()},
         "answers_read": READ,
         "answers_model": ANSWERED_BY,
-        "answers_reader": "a language model, which did not know the settings but had seen 24 plain answers before",
+        "answers_reader": "a language model; it knew no setting, but had seen 24 plain answers before",
     }
     criteria = "Criteria" + (__doc__ or "").partition("CRITERIA")[2].rstrip()
     record = {"criteria": criteria, "summary": summary, "readings": rows, "machine": machine()}

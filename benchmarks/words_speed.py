@@ -11,7 +11,7 @@
 - single_words_per_s: the same texts one by one through `Sanitizer.sanitize`, as a chat request goes.
 - entities_words_per_s, today_words_per_s, entities_ratio: whole texts in batches under the preset `entities`,
   and under the default of the build that new figures are held against (`_bench.TODAY`, words drawn), each
-  in processes of its own, one core, processor time, by turns.
+  in processes of its own, one core, processor time, by turns; no text stands twice.
 - processes_ratio: wall time of `transom words sanitize --preset entities` with one worker over that with two,
   on a file of --megabytes; the least of several rounds, since others may use the machine. `load` is the
   machine's load before: with other work on its cores the ratio says little.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -115,7 +116,7 @@ if ask["preset"]:
     from transom.privacy.presets import with_preset
     policy = with_preset(policy, ask["preset"])
 sanitizer = Sanitizer(policy)
-texts = [ask["text"]] * ask["copies"]
+texts = ask["texts"]
 times = []
 for _ in range(1 + ask["rounds"]):
     start = time.process_time()
@@ -123,6 +124,15 @@ for _ in range(1 + ask["rounds"]):
     times.append(time.process_time() - start)
 print(json.dumps(times[1:]))
 """
+
+
+def various(copies: int) -> list[str]:
+    """Texts of the same words that are not the same text: sentences in another order, other numbers."""
+    sentences, made = re.split(r"(?<=[.?]) ", TEXT.replace("\n", " ").strip()), []
+    for number in range(copies):
+        order = np.random.default_rng(number).permutation(len(sentences))
+        made.append(" ".join(sentences[i] for i in order).replace("17", str(number)))
+    return made
 
 
 def beside_today(copies: int, rounds: int) -> dict[str, float | None]:
@@ -134,7 +144,7 @@ def beside_today(copies: int, rounds: int) -> dict[str, float | None]:
             return {"entities_words_per_s": None, "today_words_per_s": None, "entities_ratio": None}
         for _ in range(2):
             for name, src, preset in (("today", source, ""), ("entities", _own_source(), "entities")):
-                ask = {"text": TEXT, "copies": copies, "rounds": rounds, "preset": preset}
+                ask = {"texts": various(copies), "rounds": rounds, "preset": preset}
                 run = subprocess.run(
                     [sys.executable, "-c", _BATCHES],
                     input=json.dumps(ask),
