@@ -43,6 +43,7 @@ from transom.privacy.lexicon import read_vectors
 from transom.privacy.policy import load_policy
 from words_sst2 import Materials, Store
 
+EQUAL = 0.005  # recoveries that are called equal
 PRESETS = ("entities", "sensitive 4", "words 4")
 READINGS = RESULTS / "words_usable_readings.json"
 
@@ -115,7 +116,7 @@ def gain(ours: dict[str, Any], theirs: Sequence[dict[str, Any]]) -> dict[str, An
         "gain": float(difference.mean()),
         "gain_low": float(low),
         "gain_high": float(high),
-        "overlaps": bool(below and above),
+        "overlaps": abs(one["best"] + share * span - at) < EQUAL,
         "recovery": at,
         "their_recovery": one["best"] + share * span,
     }
