@@ -54,13 +54,15 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 
-# words_sst2 needs data that no package index holds: SST-2 in TRANSOM_DATA, GloVe-format vectors in TRANSOM_VECTORS.
+# words_sst2 and words_usable need data that no package index holds: SST-2 and TREC in TRANSOM_DATA, GloVe-format
+# vectors in TRANSOM_VECTORS.
 bench: $(STAMP) $(LITELLM)/.installed $(PRESIDIO)/.installed
 	$(BIN)/python benchmarks/words_speed.py --quick
 	$(BIN)/python benchmarks/gateway_overhead.py --quick --litellm-python $(LITELLM)/bin/python
 	$(BIN)/python benchmarks/words_letters.py --quick --presidio-python $(PRESIDIO)/bin/python
-	@test -n "$(TRANSOM_DATA)" || echo "words_sst2 left out: set TRANSOM_DATA and TRANSOM_VECTORS (see its docstring)"
+	@test -n "$(TRANSOM_DATA)" || echo "words_sst2 and words_usable left out: set TRANSOM_DATA and TRANSOM_VECTORS (see its docstring)"
 	test -z "$(TRANSOM_DATA)" || $(BIN)/python benchmarks/words_sst2.py --quick --embeddings "$(TRANSOM_VECTORS)"
+	test -z "$(TRANSOM_DATA)" || $(BIN)/python benchmarks/words_usable.py --quick
 
 $(LITELLM)/.installed: Makefile
 	test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
