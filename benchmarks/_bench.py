@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+TODAY = "9fbd847"  # the build that new figures are held against
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -44,6 +46,27 @@ def report(
         (RESULTS / f"{name}.json").write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
     if args.json:
         print(json.dumps(full))
+
+
+def need(sources: Mapping[str, Path | None]) -> None:
+    """End with a message that names every source that is missing."""
+    gone = [f"{what} ({path})" for what, path in sources.items() if path is not None and not path.exists()]
+    if gone:
+        sys.exit(f"missing: {', '.join(gone)}. docs/words.md says where each is from, with its SHA-256")
+
+
+def today(folder: str) -> Path | None:
+    """The package as of commit TODAY; None outside a checkout with that commit."""
+    packed = subprocess.run(
+        ["git", "-C", Path(__file__).parents[1], "archive", "--format=tar", f"{TODAY}:src"],
+        capture_output=True,
+    )
+    if packed.returncode:
+        return None
+    target = Path(folder) / "today"
+    target.mkdir()
+    subprocess.run(["tar", "-x", "-C", target], input=packed.stdout, check=True)
+    return target
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -34,13 +34,12 @@ from random import Random
 from threading import Thread
 from typing import Any
 
-from _bench import parser, report
+from _bench import TODAY, parser, report, today
 
 GATEWAY_CORE, LOAD_CORE = 0, max(0, min(1, (os.cpu_count() or 1) - 1))
 CONNECTIONS = 32
 PROMPT_TOKENS = 512
 FIRST_TOKEN_S = 0.2
-TODAY = "9fbd847"
 LONG_CHARS = 20_000
 ANSWER_TOKENS = 16
 
@@ -260,20 +259,6 @@ def throughput(
         for name, port in ports.items():
             rates[name].append(load(port, body, seconds / turns, folder))
     return {name: statistics.median(measured) for name, measured in rates.items()}
-
-
-def today(folder: str) -> Path | None:
-    """The package as of commit TODAY; None outside a checkout with that commit."""
-    packed = subprocess.run(
-        ["git", "-C", Path(__file__).parents[1], "archive", "--format=tar", f"{TODAY}:src"],
-        capture_output=True,
-    )
-    if packed.returncode:
-        return None
-    target = Path(folder) / "today"
-    target.mkdir()
-    subprocess.run(["tar", "-x", "-C", target], input=packed.stdout, check=True)
-    return target
 
 
 def long_bodies(count: int) -> list[bytes]:

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from _bench import RESULTS, parser, report
+from _bench import RESULTS, need, parser, report
 from _classify import correct_answers
 from transom.privacy.build import build_policy
 from transom.privacy.lexicon import Vectors, read_vectors
@@ -476,6 +476,15 @@ def main() -> None:
     flags.add_argument("--seeds", type=int, default=SEEDS, help="of the rows that decide")
     flags.add_argument("--worker", default="0/1", help="i/n: compute every n-th row only, to share the work")
     args = flags.parse_args()
+    folder = data_folder()
+    need(
+        {
+            "sentences": folder / "sst2/train.tsv",
+            "statements": folder / "true_false",
+            "word vectors": args.embeddings,
+            "WordNet 3.0": args.wordnet,
+        }
+    )
     tasks = {"sst2": sst2(TRAIN_SENTENCES), "topic": topics(3_000)}
     todo = settings(args.seeds)
     if args.quick:

@@ -1,8 +1,9 @@
-"""Write the generated files here: `python docs/generate.py [cli] [api] [policy] [picture]`, by default all.
+"""Write what is generated: `python docs/generate.py [cli] [api] [policy] [kinds] [picture]`, by default all.
 
 `cli.md` is the command line's own help, `api.md` what `src/transom/__init__.pyi` names, `english-policy.md`
-the shipped policy's figures computed from its integers, with its hash in GUARANTEES.md (tests/test_docs.py
-fails when one drifts), the picture a real `transom chat --show-host`.
+the shipped policy's figures computed from its integers, with its hash in GUARANTEES.md, the table of kinds in
+`words.md` what the presets do with each (tests/test_docs.py fails when one drifts), the picture a real
+`transom chat --show-host`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import transom
 from transom.cli.main import app, run
 from transom.privacy.data import ENGLISH_SHA256
 from transom.privacy.explain import explain
+from transom.privacy.kinds import KINDS, SUBKINDS, base_of
+from transom.privacy.placeholders import LABEL_OF_KIND
 from transom.privacy.policy import load_policy
+from transom.privacy.presets import PRESETS, with_preset
 
 DOCS = Path(__file__).parent
-QUESTION = "How can my friend Marguerite save 4815 dollars in a year to get a quokka?"
+QUESTION = "Write a short thank-you letter to Marguerite Okafor, who gave $4,815 to our cancer clinic."
 ROOMS = {
     "privacy": "Words, mechanisms, guarantees, the ledger",
     "serving": "Gateway and engines",
@@ -36,6 +40,7 @@ ROOMS = {
     "errors": "Errors",
 }
 WIDTH = 110
+KINDS_HEAD = f"| kind | what | placeholder | {' | '.join(f'`{preset}`' for preset in PRESETS)} |"
 EPSILONS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
@@ -141,9 +146,23 @@ def policy_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def kinds_table() -> str:
+    """What each preset does with each kind; sub-kinds are indented below the base that they belong to."""
+    policies = [with_preset(load_policy(), preset) for preset in PRESETS]
+    lines = [KINDS_HEAD, "|" + "---|" * (3 + len(PRESETS))]
+    about = KINDS | {kind: meaning for kind, (_, meaning) in SUBKINDS.items()}
+    for kind in sorted(about, key=lambda one: (list(KINDS).index(base_of(one)), one in SUBKINDS)):
+        name = f"&emsp;{kind}" if kind in SUBKINDS else kind
+        rules = (one.rule(kind) for one in policies)
+        cells = (rule if isinstance(rule, str) else f"drawn, epsilon {rule:g}" for rule in rules)
+        label = "" if kind == "stop" else f"`[{LABEL_OF_KIND[kind]}_1]`"
+        lines.append(f"| {name} | {about[kind]} | {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write the files named on the command line."""
-    wanted = sys.argv[1:] or ["cli", "api", "policy", "picture"]
+    wanted = sys.argv[1:] or ["cli", "api", "policy", "kinds", "picture"]
     if "cli" in wanted:
         (DOCS / "cli.md").write_text(cli_page())
     if "api" in wanted:
@@ -152,9 +171,13 @@ def main() -> None:
         (DOCS / "english-policy.md").write_text(policy_page())
         guarantees = DOCS.parent / "GUARANTEES.md"
         guarantees.write_text(re.sub(r"[0-9a-f]{64}", ENGLISH_SHA256, guarantees.read_text()))
+    if "kinds" in wanted:
+        page = DOCS / "words.md"
+        table = re.escape(KINDS_HEAD) + r"\n(?:\|.*\n)+"
+        page.write_text(re.sub(table, lambda _: f"{kinds_table()}\n", page.read_text()))
     if "picture" in wanted:
         picture = DOCS / "chat-show-host.svg"
-        sys.exit(run(["chat", "--show-host", QUESTION, "--max-tokens", "60", "--svg", str(picture)]))
+        sys.exit(run(["chat", "--show-host", QUESTION, "--max-tokens", "80", "--svg", str(picture)]))
 
 
 if __name__ == "__main__":

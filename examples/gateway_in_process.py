@@ -16,6 +16,7 @@ from transom import (
     load_policy,
     load_tokenizer,
     serve_in_thread,
+    with_preset,
 )
 
 engine = EchoEngine(model="echo")
@@ -25,7 +26,7 @@ with serve_in_thread(engine.app()) as engine_url:
         GatewayConfig(mode="words"),
         IdsEngine(engine_url),
         tokenizer,
-        Sanitizer(load_policy()),
+        Sanitizer(with_preset(load_policy(), "entities")),
     )
     with serve_in_thread(gateway) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         answer = client.chat.completions.create(

@@ -1,19 +1,20 @@
-"""Sanitise a text, say what it cost and what the best attacker makes of it, restore a reply.
+"""A text under each preset: what leaves, what it costs, what the best attacker makes of it; a reply restored.
 
 python examples/sanitize.py
 """
 
-from transom import Placeholders, Sanitizer, load_policy
+from transom import Placeholders, Sanitizer, load_policy, with_preset
 
-sanitizer = Sanitizer(load_policy())
-placeholders = Placeholders()
-safe = sanitizer.sanitize(
-    "My colleague Marguerite paid 4815 dollars for the old house.", placeholders=placeholders
-)
-guess = sanitizer.bayes_guess(safe)
+TEXT = "Thank my colleague Marguerite Okafor, who paid 4815 dollars for my cancer treatment."
 
-print("leaves:   ", safe.text)
-print("epsilon:  ", safe.epsilon)
-print("promise:  ", sanitizer.guarantee(safe).adjacency)
-print(f"attacker:  {guess.recovered} of {guess.words} drawn words ({guess.chance:.0%} without looking)")
-print("comes back:", placeholders.restore("[NAME_1] paid [NUMBER_1]."))
+for preset in ("entities", "sensitive", "words"):
+    sanitizer = Sanitizer(with_preset(load_policy(), preset))
+    placeholders = Placeholders()
+    safe = sanitizer.sanitize(TEXT, placeholders=placeholders)
+    guess = sanitizer.bayes_guess(safe)
+    print(f"{preset}")
+    print("  leaves:    ", safe.text)
+    print("  epsilon:   ", safe.epsilon)
+    print("  promise:   ", sanitizer.guarantee(safe).adjacency)
+    print(f"  attacker:   {guess.recovered} of {guess.words} drawn ({guess.chance:.0%} without looking)")
+    print("  comes back:", placeholders.restore("Thank you, [PERSON_1]!"))

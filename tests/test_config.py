@@ -99,6 +99,8 @@ def test_json_that_is_not_read(text: str | bytes) -> None:
 OTHERS = {
     ("audit/draws.py", "json.loads"): "between the audit and the process that it starts",
     ("enclave/sgx_tdx.py", "json.loads"): "what the verifying library returns",
+    ("privacy/mapfile.py", "json.loads"): "what a map sealed, authenticated before it is read",
+    ("privacy/recordmap.py", "json.loads"): "what a map sealed, authenticated before it is read",
     ("serving/tokenizer.py", "json.loads"): "what the tokenizer library returns",
     ("serving/detokenizer.py", "json.loads"): "what the tokenizer library returns",
     ("serving/gateway/requests.py", "model_validate_json"): "followed by load_json",
@@ -346,9 +348,9 @@ def read_lines(folder: Path, text: str) -> None:
 
 
 def read_task(folder: Path, text: str) -> None:
-    from transom.audit.utility.files import _rows
+    from transom.data.rows import read_rows
 
-    _rows(write(folder / "task.jsonl", text * 3))
+    read_rows(write(folder / "task.jsonl", text * 3))
 
 
 def read_message(_folder: Path, text: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from transom.errors import MisconfiguredError
 from transom.files import (
+    Reread,
     file_sha256,
     growing,
     read_bounded,
@@ -220,3 +221,47 @@ def test_no_more_of_a_file_is_read_than_its_reader_wants(tmp_path: Path, size_by
             read_bounded(path, 10)
     with pytest.raises(FileNotFoundError):
         read_bounded(tmp_path / "absent", 10)
+
+
+@pytest.mark.parametrize("loads", [1, 2, 3])
+def test_what_is_written_while_files_are_read_is_read_at_the_next_look(tmp_path: Path, loads: int) -> None:
+    """A name that is added to a list at a bad moment must not stay unknown until the next change."""
+    main, other = tmp_path / "main", tmp_path / "other"
+    main.write_text("0")
+    other.write_text("old")
+    read = 0
+
+    def load(path: Path) -> str:
+        nonlocal read
+        value = path.read_text() + other.read_text()
+        read += 1
+        if read == loads:
+            other.write_text("newer")
+        return value
+
+    lists = Reread(main, load, every_s=0, also=lambda _: [other])
+    for step in range(1, loads):
+        main.write_text("1" * step)
+        lists.now()
+    assert lists.now().endswith("newer")
+    before = read
+    assert lists.now().endswith("newer")
+    assert read == before
+
+
+def test_a_file_that_is_newly_named_is_looked_at_from_then_on(tmp_path: Path) -> None:
+    main, other = tmp_path / "main", tmp_path / "other"
+    main.write_text("")
+    other.write_text("old")
+    writes = ["new"]
+
+    def load(path: Path) -> str:
+        value = path.read_text() and other.read_text()
+        if value and writes:
+            other.write_text(writes.pop())
+        return value
+
+    lists = Reread(main, load, every_s=0, also=lambda _: [other] if main.read_text() else [])
+    main.write_text("x")
+    assert lists.now() == "old"
+    assert lists.now() == "new"

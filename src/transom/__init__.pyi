@@ -58,15 +58,24 @@ from transom.privacy.build import build_policy
 from transom.privacy.channel import BayesAttack, Channel, exact_epsilon
 from transom.privacy.channel import bayes as attack_channel
 from transom.privacy.channel import sample as sample_channel
+from transom.privacy.claims import Claims as TextClaims
+from transom.privacy.drawn_back import drawn_words, restore_words
 from transom.privacy.explain import Explanation
 from transom.privacy.explain import explain as explain_mechanism
 from transom.privacy.guarantee import Guarantee, price
+from transom.privacy.kinds import Recogniser, Span
 from transom.privacy.ledger import Ledger
+from transom.privacy.lists import Lists, load_lists, watch_lists
+from transom.privacy.mapfile import MapFile, open_map
+from transom.privacy.mapfile import make_key as make_map_key
+from transom.privacy.mapfile import read_key as read_map_key
 from transom.privacy.mechanisms import build as build_mechanism
 from transom.privacy.memo import PlaceMemo
 from transom.privacy.partition import Partition, WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy, load_policy, write_policy
+from transom.privacy.presets import with_preset
+from transom.privacy.presidio import Presidio
 from transom.privacy.sanitize import Sanitized, Sanitizer
 from transom.report.finding import Attack, Example, Finding
 from transom.report.html import page as report_page
@@ -134,8 +143,10 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerSpentError",
+    "Lists",
     "LlamaCppEngine",
     "Manifest",
+    "MapFile",
     "MisconfiguredError",
     "MissingExtraError",
     "NeverError",
@@ -147,7 +158,9 @@ __all__ = [
     "Placeholders",
     "Policy",
     "PolicyError",
+    "Presidio",
     "PureEvent",
+    "Recogniser",
     "RefusedError",
     "ReleaseLog",
     "ReplaceableError",
@@ -155,6 +168,8 @@ __all__ = [
     "Rule",
     "Sanitized",
     "Sanitizer",
+    "Span",
+    "TextClaims",
     "Tls",
     "TransomError",
     "Walk",
@@ -169,25 +184,31 @@ __all__ = [
     "create_gateway",
     "cut_model",
     "distinguish",
+    "drawn_words",
     "exact_epsilon",
     "explain_mechanism",
     "gaussian_event",
     "load_checkpoint",
     "load_evidence_policy",
     "load_key",
+    "load_lists",
     "load_policy",
     "load_tokenizer",
+    "make_map_key",
     "new_key",
     "obfuscate",
     "obfuscation_preset",
     "obtain_key",
+    "open_map",
     "open_table",
     "pack_bundle",
     "parse_pin",
     "price",
+    "read_map_key",
     "read_texts",
     "report_page",
     "report_sarif",
+    "restore_words",
     "sample_channel",
     "save_key",
     "serve_in_thread",
@@ -195,5 +216,7 @@ __all__ = [
     "verify_card",
     "verify_evidence",
     "walk_model",
+    "watch_lists",
+    "with_preset",
     "write_policy",
 ]

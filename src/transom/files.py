@@ -7,14 +7,71 @@ Does not protect: against root, or a file system that loses what it has acknowle
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from transom.errors import MisconfiguredError, system_errors
+
+T = TypeVar("T")
+_log = logging.getLogger("transom.files")
+
+
+class Reread(Generic[T]):
+    """What `load` makes of a file, as it is now. Raises MisconfiguredError where the first try fails.
+
+    The file, and those that `also` says the value was made of, are looked at when the value is asked for, at
+    most every `every_s` seconds. While a changed file cannot be used (half written, broken, gone) the value
+    made before stays, the log says so once, and every look tries again.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        load: Callable[[Path], T],
+        *,
+        every_s: float = 1.0,
+        also: Callable[[T], Iterable[Path]] = lambda value: (),
+    ) -> None:
+        self.path, self._problem = Path(path), ""
+        self._load, self._every_s, self._also = load, every_s, also
+        before = _state(self.path)
+        self._value = load(self.path)
+        self._seen = before, self._others()
+        if self._seen[1]:  # which files there are is known now; what was read of them may be older
+            self._value = load(self.path)
+        self._next_s = time.monotonic() + every_s
+
+    def now(self) -> T:
+        """The value."""
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + self._every_s
+            seen = _state(self.path), self._others()
+            if self._problem or seen != self._seen:
+                self._reload(changed=seen != self._seen)
+                # As they were before they were read: what is written meanwhile is a change at the next look.
+                before = dict(seen[1])
+                self._seen = seen[0], tuple((path, before.get(path)) for path, _ in self._others())
+        return self._value
+
+    def _reload(self, *, changed: bool) -> None:
+        try:
+            self._value, self._problem = self._load(self.path), ""
+        except MisconfiguredError as error:
+            if changed or str(error) != self._problem:
+                _log.error("%s; what was read before stays in use until it is mended", error)
+            self._problem = str(error)
+        else:
+            _log.warning("read %s again", self.path)
+
+    def _others(self) -> tuple[tuple[Path, object], ...]:
+        return tuple((path, _state(path)) for path in self._also(self._value))
 
 
 @contextmanager
@@ -147,3 +204,12 @@ def _write(path: Path, data: bytes, mode: int, put: Callable[[Path, Path], objec
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path, mode=mode, put=put) as partial:
             partial.write_bytes(data)
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

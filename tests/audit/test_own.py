@@ -19,8 +19,9 @@ from transom.audit.attacks.words import read_channel
 from transom.audit.own import WordFunction, own_mechanism
 from transom.cli.main import app
 from transom.errors import MisconfiguredError, NotYetError
+from transom.privacy.kinds import KINDS
 from transom.privacy.mechanisms import build
-from transom.privacy.policy import KINDS, Policy, load_policy, write_policy
+from transom.privacy.policy import Policy, load_policy, write_policy
 from transom.report.finding import Finding, share
 
 WORDS = ("cat", "dog", "cow", "horse", "red", "blue", "green", "grey")

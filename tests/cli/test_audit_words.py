@@ -15,7 +15,8 @@ from transom.checkpoint.tiny import tiny_llama
 from transom.cli.main import app
 from transom.data.rows import read_texts
 from transom.errors import CheckpointError, MisconfiguredError, MissingExtraError
-from transom.privacy.policy import KINDS, write_policy
+from transom.privacy.kinds import KINDS
+from transom.privacy.policy import write_policy
 
 ANIMALS = ("cat", "dog", "cow", "horse", "bird", "fish", "mouse", "sheep", "goat", "duck", "frog", "bear")
 COLOURS = ("red", "blue", "green", "grey", "pink", "black", "white", "brown", "gold", "tan", "rose", "plum")
@@ -201,6 +202,15 @@ def test_mechanisms_other_than_the_policys(files, policy, tmp_path):
         assert finding["value"] > 0.1
     refused(files[0], "--policy", policy, "--mechanism", "santext+")
     refused(files[0], "--policy", policy, "--mechanism", "no such")
+
+
+def test_several_budgets_are_attacked_together_or_refused_by_name(files, policy):
+    """Kinds of one policy file at two budgets; a metric mechanism has one."""
+    settings = (files[0], "--policy", policy, "--rule", "word=12", "--rule", "health=1")
+    (found,) = json.loads(audit(*settings, "--attack", "bayes", "--json"))["findings"]
+    assert (found["setting"], found["status"]) == ("epsilon 12 and 1", "run")
+    assert found["value"] > 0.9
+    refused(*settings, "--mechanism", "santext+")
 
 
 def test_a_policy_or_text_without_draws_is_refused(files, policy, tmp_path):

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from transom import errors
 from transom.cli import ask, main
 from transom.cli.ask import Exchange, printable, words_gateway
+from transom.cli.options import WordOptions
 from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
 
@@ -34,7 +35,7 @@ def engine() -> Iterator[tuple[str, EchoEngine]]:
 
 @pytest.fixture(scope="module")
 def gateway(engine: tuple[str, EchoEngine]) -> Iterator[str]:
-    with words_gateway(engine[0], "smollm2") as url:
+    with words_gateway(engine[0], "smollm2", WordOptions(preset="words").sanitizer()) as url:
         yield url
 
 
@@ -46,7 +47,7 @@ def test_json_holds_both_sides(gateway: str, capsys: pytest.CaptureFixture[str])
     assert chat("--gateway", gateway, QUESTION, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["question"] == QUESTION
-    assert "[NAME_1]" in shown["host_saw"]
+    assert "[PERSON_1" in shown["host_saw"]
     assert not any(secret in shown["host_saw"] for secret in SECRETS)
     assert shown["guarantee"]["epsilon"] == shown["epsilon_spent"] > 0
 
@@ -65,7 +66,7 @@ def test_without_show_host_the_answer_and_its_price(gateway: str, capsys: pytest
     shown = capsys.readouterr().out
     assert "SmolLM" in shown  # the echo of the template's own words
     assert "epsilon" in shown
-    assert "[NAME_1]" not in shown
+    assert "[PERSON_1" not in shown
 
 
 def test_question_from_standard_input(gateway: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ def test_named_session_is_shared_between_chats(gateway: str, capsys) -> None:
 
 def test_own_gateway_before_a_running_engine_charges_the_ledger(engine, tmp_path: Path, capsys) -> None:
     ledger = tmp_path / "spent.sqlite"
-    arguments = ["--engine", engine[0], "--ledger", str(ledger), QUESTION, "--json"]
+    arguments = ["--engine", engine[0], "--preset", "words", "--ledger", str(ledger), QUESTION, "--json"]
     assert chat(*arguments) == 0
     shown = json.loads(capsys.readouterr().out)
     assert main.run(["ledger", "show", str(ledger), "--json"]) == 0
@@ -107,18 +108,41 @@ def test_own_gateway_before_a_running_engine_charges_the_ledger(engine, tmp_path
     assert not any(secret in capsys.readouterr().err for secret in SECRETS)
 
 
+def test_by_default_names_and_numbers_are_hidden_and_nothing_is_charged(
+    engine, tmp_path: Path, capsys
+) -> None:
+    ledger = tmp_path / "spent.sqlite"
+    assert chat("--engine", engine[0], "--ledger", str(ledger), QUESTION, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert "owe me" in shown["host_saw"]
+    assert not any(secret in shown["host_saw"] for secret in SECRETS)
+    assert (shown["epsilon_spent"], shown["epsilon_total"], shown["public"]) == (0, None, [])
+    assert shown["guarantee"]["kind"] == "pure-dp"
+    assert not ledger.exists()
+
+
+def test_public_text_is_marked_in_what_the_host_saw(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = "system: Be brief.\nuser: [NAME_1]"
+    exchange = Exchange("q", "a", seen, "words", None, 0.0, None, None, ["Be brief.", "absent"])
+    text = ask._seen(exchange)
+    assert text.plain == seen
+    assert [seen[span.start : span.end] for span in text.spans if span.style == "green"] == ["Be brief."]
+
+
 def test_picture_holds_what_was_shown(gateway: str, tmp_path: Path) -> None:
     picture = tmp_path / "chat.svg"
     assert chat("--gateway", gateway, QUESTION, "--show-host", "--svg", str(picture)) == 0
     drawn = picture.read_text()
     assert drawn.startswith("<svg")
-    assert "[NAME_1]" in drawn
+    assert "[PERSON_1" in drawn
     assert "font-face" not in drawn
     assert "url(http" not in drawn
 
 
 def test_contradicting_or_impossible_options_start_nothing(gateway: str, tmp_path: Path) -> None:
     assert chat("--gateway", gateway, "--engine", gateway) == errors.ReplaceableError.exit_code
+    for own in (["--preset", "words"], ["--restore-words"], ["--lists", "x.yaml"]):
+        assert chat("--gateway", gateway, *own, "x") == errors.ReplaceableError.exit_code
     missing = tmp_path / "absent" / "chat.svg"
     assert chat("--gateway", gateway, "--svg", str(missing)) == errors.MisconfiguredError.exit_code
     assert chat("--gateway", "http://192.0.2.1:8000", "x") == errors.MisconfiguredError.exit_code
@@ -171,7 +195,9 @@ def test_plain_mode_says_so_and_content_stays_out_of_reprs() -> None:
 def test_beside_the_permuted_ids_stands_what_a_host_can_make_of_them(
     mode: str, label: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exchange = Exchange("question", "answer", "<17> <4>", mode, None, 0.0, None, None, "a clear\x1b[2J text")
+    exchange = Exchange(
+        "question", "answer", "<17> <4>", mode, None, 0.0, None, None, (), "a clear\x1b[2J text"
+    )
     console = Console(width=400)
     console.print(ask.render(exchange))
     shown = capsys.readouterr().out

@@ -181,7 +181,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def serve_words(*options: str) -> int:
     with serve_in_thread(EchoEngine(model="echo").app()) as url:
-        return main.run(["gateway", "--engine", url, "--port", "0", *options])
+        return main.run(["gateway", "--engine", url, "--port", "0", "--preset", "words", *options])
 
 
 def test_a_gateway_with_words_records_in_the_state_folder(
@@ -209,6 +209,7 @@ def test_a_gateway_with_words_records_in_the_state_folder(
         ["--no-ledger", "--cap", "5"],
         ["--no-ledger", "--ledger", "x"],
         ["--mode", "plain", "--cap", "5"],
+        ["--preset", "entities", "--cap", "5"],
     ):
         assert serve_words(*wrong) == MisconfiguredError.exit_code
 
@@ -224,6 +225,9 @@ def test_a_chat_records_where_gateways_do_and_words_sanitize_nowhere(
     capsys.readouterr()
     with serve_in_thread(EchoEngine(model="echo").app()) as url:
         line = ["chat", "My tired colleague", "--engine", url, "--max-tokens", "4", "--json"]
+        assert main.run([*line, "--cap", "5"]) == MisconfiguredError.exit_code  # by default nothing is drawn
+        line += ["--preset", "words"]
+        capsys.readouterr()
         assert main.run([*line, "--no-ledger"]) == 0
         assert json.loads(capsys.readouterr().out)["epsilon_total"] is None
         assert not path.exists()
@@ -285,7 +289,7 @@ def test_the_common_options_of_the_gateway_fit_a_screen(
     end = next(number for number, line in enumerate(lines, 1) if line.startswith("╰"))
     assert end <= 24
     common = "\n".join(lines[:end])
-    for name in ("config", "mode", "engine", "tokenizer", "policy", "epsilon", "ledger", "cap", "port"):
+    for name in ("config", "mode", "engine", "tokenizer", "preset", "epsilon", "ledger", "cap", "port"):
         assert f"--{name} " in common
     panels = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
     assert len(panels) == len(set(panels)) > 5
@@ -351,7 +355,7 @@ def test_option_names_mean_one_thing() -> None:
                 meanings.setdefault(name, set()).add(str(parameter.metavar))
     for name in ("--budget", "--cap", "--engine", "--out", "--column", "--ledger", "--prior", "--policy"):
         assert len(meanings[name]) == 1, (name, meanings[name])
-    assert not {"-o", "--output", "--output-dir", "--field", "--ask"} & set(meanings)
+    assert not {"-o", "--output", "--output-dir", "--ask"} & set(meanings)
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)

@@ -18,13 +18,18 @@ from typer.testing import CliRunner, Result
 from transom.cli import ledger as ledger_command
 from transom.cli import words as words_command
 from transom.cli.main import run
+from transom.cli.records import Selection, sanitize_file
+from transom.data.rows import Format
 from transom.errors import LedgerError, LedgerSpentError, MisconfiguredError, PolicyError, ReplaceableError
 from transom.privacy.channel import exact_epsilon
 from transom.privacy.explain import CURVE_EPSILONS, explain, subset
+from transom.privacy.kinds import KINDS
 from transom.privacy.ledger import Ledger
+from transom.privacy.mapfile import key_name, read_key
 from transom.privacy.mechanisms import IN_GROUP, build
 from transom.privacy.partition import PartitionedMechanism
-from transom.privacy.policy import KINDS, Policy, load_policy, write_policy
+from transom.privacy.policy import Policy, load_policy, write_policy
+from transom.privacy.sanitize import Sanitizer
 
 SECRET = "Zebedee paid 4711 to zyzzyva@quagga.example 😀"
 GROUPS = (("cat", "dog", "cow", "horse"), ("red", "blue", "green"), ("run", "walk"))
@@ -83,7 +88,7 @@ def test_standard_input_to_standard_output(words: Callable[..., Result], tmp_pat
     assert result.exit_code == 0
     first, second, third = target.read_text().split("\n")[:3]
     assert re.fullmatch(r"the (cat|dog|cow|horse) and the (cat|dog|cow|horse)", first)
-    assert second == "[NAME_1] [TERM_1] [NUMBER_1] [TERM_2] [ID_1] [SYMBOL_1]"
+    assert second == "[NAME_1] [TERM_1] [NUMBER_1] [TERM_2] [EMAIL_1] [SYMBOL_1]"
     assert third == ""
     record = summary(result)
     assert (record["texts"], record["draws"]) == (3, 2)
@@ -99,7 +104,8 @@ def test_standard_input_to_standard_output(words: Callable[..., Result], tmp_pat
 def test_lines_stay_lines(words: Callable[..., Result]) -> None:
     lines = ["a cat", "", "x\u2028y\x0bz\x85w", "the\rdog", "end"]
     result = words("sanitize", stdin="\n".join(lines).encode())
-    assert result.stdout.count("\n") == len(lines)
+    assert result.stdout.count("\n") == len(lines) - 1  # the last has no end and gets none
+    assert words("sanitize", stdin=b"the\r\nand\n").stdout_bytes == b"the\r\nand\n"
 
 
 def test_document_shares_placeholders_over_lines(words: Callable[..., Result], tmp_path: Path) -> None:
@@ -116,7 +122,7 @@ def test_csv_columns_by_name_and_number(words: Callable[..., Result], tmp_path: 
     assert result.exit_code == 0
     rows = list(csv.reader(io.StringIO(target.read_text())))
     assert rows[0] == ["id", "text", "note"]
-    assert re.fullmatch(r'the \w+, "\[NAME_1\]" and \[NAME_2\]', rows[1][1])
+    assert re.fullmatch(r'the \w+, "\[NAME_1\]"\nand \[NAME_2\]', rows[1][1])
     assert [row[2] for row in rows[1:]] == ["keep 5", "keep"]
     assert summary(result)["texts"] == 2
     assert (
@@ -230,7 +236,7 @@ def test_rules_overlay_mechanism_and_epsilon(words: Callable[..., Result], tmp_p
     result = words(
         "sanitize", "--rule", "word=placeholder", "--rule", "stop=placeholder", *told, stdin=b"the cat"
     )
-    assert target.read_text() == "[WORD_1] [WORD_2]\n"
+    assert target.read_text() == "[WORD_1] [WORD_2]"
     assert (summary(result)["epsilon_total"], summary(result)["mechanism"]) == (0, None)
     assert isinstance(refusal(words("sanitize", "--rule", "wrod=pass", stdin=b"x")), PolicyError)
     assert isinstance(refusal(words("sanitize", "--mechanism", "rmn", stdin=b"x")), MisconfiguredError)
@@ -410,3 +416,124 @@ def test_ledger_show(tmp_path: Path) -> None:
     absent = CliRunner().invoke(ledger_command.app, ["show", str(tmp_path / "absent.db")])
     assert isinstance(refusal(absent), LedgerError)
     assert not (tmp_path / "absent.db").exists()
+
+
+def test_another_delimiter_and_cells_beyond_the_usual_limit(
+    words: Callable[..., Result], tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f"id;text\n1;Ada, {'the ' * 50_000}\n")
+    assert words("sanitize", source, "--out", target, "--column", "text", "--delimiter", ";").exit_code == 0
+    assert target.read_text().startswith("id;text\n1;[NAME_1], the the")
+    for wrong in ("", "ab", '"'):
+        refused = words("sanitize", source, "--column", "text", "--delimiter", wrong)
+        assert isinstance(refusal(refused), MisconfiguredError)
+
+
+def test_json_fields(words: Callable[..., Result], tmp_path: Path) -> None:
+    lines, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines.write_text('{"n": 1.10, "text": "the\\nAda"}\n\n{"text": null, "n": 2}\n')
+    assert words("sanitize", lines, "--out", target, "--field", "text").exit_code == 0
+    assert target.read_text() == '{"n": 1.10, "text": "the\\n[NAME_1]"}\n\n{"text": null, "n": 2}\n'
+    document = tmp_path / "in.json"
+    document.write_text('{"messages": [{"role": "user", "content": "Ada and Bob"}, {"content": "the Bob"}]}')
+    told = words("sanitize", document, "--field", "messages[].content")
+    contents = [message["content"] for message in json.loads(told.stdout)["messages"]]
+    assert contents == ["[NAME_1] and [NAME_2]", "the [NAME_2]"]
+    for wrong in ((), ("--field", "txet"), ("--field", "n"), ("--column", "text")):
+        refused = words("sanitize", lines, "--out", tmp_path / "none", *wrong)
+        assert isinstance(refusal(refused), MisconfiguredError)
+        assert not (tmp_path / "none").exists()
+        assert not (tmp_path / "none.part").exists()
+
+
+def test_several_processes_write_what_one_writes(words: Callable[..., Result], tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\n" + "".join(f'"the Ada {n}\nand {"a " * 400}"\n' for n in range(900)))
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    for target, workers in ((one, 1), (two, 2)):
+        told = words("sanitize", source, "--out", target, "--column", "text", "--workers", workers, "--json")
+        assert summary(told)["texts"] == 900
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_what_was_stopped_goes_on(
+    words: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transom.cli.records.CHUNK_CHARS", 10)
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("".join(f"the cat number {n}\n" for n in range(9)))
+    ledger, part = tmp_path / "ledger", tmp_path / "out.txt.part"
+    spent = words("sanitize", source, "--out", target, "--ledger", ledger, "--cap", "3.5")
+    assert isinstance(refusal(spent), LedgerSpentError)
+    assert not target.exists()
+    kept = part.read_text()
+    assert kept.count("\n") == 3
+    begun = words("sanitize", source, "--out", target, "--ledger", ledger, "--cap", "100")
+    assert "--resume" in str(refusal(begun))
+    other = words("sanitize", source, "--out", target, "--resume", "--epsilon", "2")
+    assert "other options" in str(refusal(other))
+    with part.open("a") as file:
+        file.write("half a li")  # written, and the process gone before it was noted
+    gone_on = words(
+        "sanitize", source, "--out", target, "--ledger", ledger, "--cap", "100", "--resume", "--json"
+    )
+    assert gone_on.exit_code == 0
+    assert target.read_text().startswith(kept)
+    assert target.read_text().count("\n") == summary(gone_on)["texts"] == 9
+    assert Ledger(ledger, 100).spent("words") == 9.0
+    assert sorted(path.name for path in tmp_path.iterdir() if "part" in path.name) == []
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transom.cli.records.CHUNK_CHARS", 20)
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("the Ada\n" * 30)
+    selection, read = Selection(Format.text), 0
+
+    def stop(amount: int) -> None:
+        nonlocal read
+        read += amount
+        if read > 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sanitize_file(lambda: Sanitizer(policy), source, target, selection, advance=stop)
+    kept = (tmp_path / "out.txt.part").read_text()
+    assert 0 < kept.count("\n") < 30
+    assert f"{kept.count(chr(10))} records are in " in (said := capsys.readouterr().err)
+    assert "--resume" in said
+    assert not target.exists()
+    sanitize_file(lambda: Sanitizer(policy), source, target, selection, resume=True)
+    assert target.read_text() == "the [NAME_1]\n" * 30
+
+
+@pytest.mark.parametrize("cut", [0, 9, 200])
+def test_a_note_that_cannot_be_read_or_is_not_ours_resumes_nothing(
+    policy: Policy, tmp_path: Path, cut: int
+) -> None:
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("the Ada\n")
+    (tmp_path / "out.txt.part").write_text("")
+    (tmp_path / "out.txt.part.json").write_text('{"source": [1, 2], "settings": "", "records": 0}'[:cut])
+    with pytest.raises(MisconfiguredError, match="resume"):
+        sanitize_file(lambda: Sanitizer(policy), source, target, Selection(Format.text), resume=True)
+
+
+def test_a_key_is_made_once_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    made = CliRunner().invoke(words_command.app, ["key", str(path), "--json"])
+    assert json.loads(made.stdout) == {"key": str(path), "name": key_name(read_key(path))}
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text().find(json.loads(made.stdout)["name"]) < 0
+    again = CliRunner().invoke(words_command.app, ["key", str(path)])
+    assert isinstance(again.exception, MisconfiguredError)
+
+
+@pytest.mark.parametrize("option", [("--epsilon", "4"), ("--mechanism", "krr"), ("--mechanism", "zzz")])
+def test_a_preset_that_draws_nothing_takes_no_epsilon_and_no_mechanism(option: tuple[str, str]) -> None:
+    arguments = ["sanitize", *option]
+    refused = CliRunner().invoke(words_command.app, arguments, input=b"the cat", catch_exceptions=True)
+    assert f"{option[0]} would do nothing" in str(refusal(refused))

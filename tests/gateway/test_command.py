@@ -23,8 +23,11 @@ from transom.serving.engines.echo import EchoEngine
         ["--engine", "http://example.com", "--engine-kind", "chat"],
         ["--engine-kind", "vllm", "--engine-limit-field", "max_completion_tokens"],
         ["--engine", "http://127.0.0.1:9"],
+        ["--engine-kind", "transom", "--tokenizer", "smollm2", "--cap", "5"],  # of nothing: no word is drawn
+        ["--engine-kind", "transom", "--tokenizer", "smollm2", "--mode", "plain", "--public", "system"],
+        ["--engine-kind", "transom", "--public", "user"],
         ["--engine-kind", "transom", "--rule", "word=lots"],
-        ["--engine-kind", "transom", "--rule", "person=pass"],
+        ["--engine-kind", "transom", "--rule", "persom=pass"],
         ["--engine-kind", "transom", "--policy", "/nowhere.safetensors"],
         ["--engine-kind", "transom", "--tokenizer", "/nowhere/model"],
         ["--engine-kind", "transom", "--api-key-file", "/nowhere/keys"],
@@ -47,10 +50,17 @@ def test_a_working_setting_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     app = App()
     app.command()(gateway)
     common = ["--engine-kind", "transom", "--port", "0", "--tokenizer", "smollm2"]
-    for arguments in (["--mode", "plain"], ["--ledger", str(tmp_path / "ledger"), "--cap", "5"]):
+    for arguments, said in (
+        (["--mode", "plain"], "in mode plain at"),
+        (["--public", "system", "--examples", "own", "--ledger", str(tmp_path / "none")], "preset entities,"),
+        (["--preset", "words", "--ledger", str(tmp_path / "ledger"), "--cap", "5"], "preset words,"),
+        (["--preset", "sensitive", "--rule", "uncommon=placeholder"], "nothing is charged"),
+    ):
         result = CliRunner().invoke(app, common + arguments)
         assert result.exit_code == 0, result.output
-    assert len(served) == 2
+        assert said in result.output
+    assert len(served) == 4
+    assert not (tmp_path / "none").exists()
     assert (tmp_path / "ledger").exists()
 
 

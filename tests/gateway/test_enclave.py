@@ -109,7 +109,7 @@ def test_the_rows_spell_what_is_shown_and_no_secret(serve: Callable[..., Served]
             assert served.read(body) == shown["host_token_ids"]
             assert {"prompt", "messages"}.isdisjoint(json.loads(body))
             seen = chat_tokenizer().detokenizer().feed(shown["host_token_ids"])
-            assert "[NAME_1]" in seen
+            assert "[PERSON_1]" in seen
             assert not any(secret in seen for secret in SECRETS)
             assert (shown["mode"], shown["trust"]) == ("enclave", "none")
             assert shown["epsilon_spent"] > 0

@@ -115,7 +115,7 @@ def test_a_broken_file_keeps_the_old_keys_and_opens_no_door(
         for _ in range(2):
             assert [account(key, keys) for key in (ALICE, BOB, "")] == ["alice", None, None]
         (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-        assert "old keys stay" in record.getMessage()
+        assert "read before stays" in record.getMessage()
         assert BOB not in caplog.text
     path.write_text(f"bob:{BOB}\n")
     assert [account(key, keys) for key in (ALICE, BOB)] == [None, "bob"]

@@ -163,12 +163,12 @@ def test_words_are_sanitised_before_they_are_permuted(
         assert shown["guarantee"]["epsilon"] == shown["epsilon_spent"]
     assert sent(served)["prompt"] == shown["host_token_ids"]
     assert shown["host_saw"] == placeholders(shown["host_token_ids"])
-    assert "[NAME_1]" in shown["host_can_read"]
+    assert "[PERSON_1]" in shown["host_can_read"]
     assert not any(secret in shown["host_can_read"] for secret in SECRETS)
     assert list(chat_tokenizer().encode_text(shown["host_can_read"]).ids) != sent(served)["prompt"]
     # Who recovers the whole permutation reads sanitised words, and the user reads the names restored.
     recovered = chat_tokenizer().detokenizer().feed(np.argsort(TAU_V)[sent(served)["prompt"]].tolist())
-    assert "[NAME_1]" in recovered
+    assert "[PERSON_1]" in recovered
     assert not any(secret in recovered for secret in SECRETS)
     assert "Zyxwora" in json.loads(text)["choices"][0]["message"]["content"]
     status, text = post(served.url, {"model": "echo", "prompt": [1, 2, 3]}, "/v1/completions")

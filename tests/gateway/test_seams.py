@@ -6,24 +6,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from transom.audit.attacks.epsilon import judge
-from transom.audit.draws import Draws
 from transom.errors import EngineDownError, LedgerSpentError, TransomError
 from transom.privacy.mechanisms import partitioned
 from transom.privacy.partition import PartitionedMechanism
 from transom.privacy.policy import load_policy
+from transom.privacy.presets import with_preset
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Call, Delta, EngineCard
 from transom.serving.gateway.charge import Charger
@@ -90,9 +85,9 @@ class Counting(PartitionedMechanism):
 
 
 @cache
-def counting() -> Sanitizer:
+def counting(preset: str = "words") -> Sanitizer:
     """The shipped policy with a mechanism that counts; its tables are made once."""
-    policy = load_policy()
+    policy = with_preset(load_policy(), preset)
     inner = partitioned("rnm", policy.partition, EPSILON)
     return Sanitizer(policy, Counting(inner.name, inner.partition, inner.promise, inner.make))
 
@@ -100,10 +95,12 @@ def counting() -> Sanitizer:
 class Bench:
     """A gateway without a network, its account, and a count of its draws."""
 
-    def __init__(self, *, cap: float = math.inf, context: int | None = None, **changes: Any) -> None:
+    def __init__(
+        self, *, cap: float = math.inf, context: int | None = None, preset: str = "words", **changes: Any
+    ) -> None:
         self.account, self.engine = Account(cap), Recording(context)
         config = GatewayConfig(mode="words", **changes)
-        self.veil = Veil(counting(), retry_s=60 * config.retry_minutes)
+        self.veil = Veil(counting(preset), retry_s=60 * config.retry_minutes)
         charger = Charger(self.account)  # type: ignore[arg-type]
         self.gateway = Gateway(config, self.engine, chat_tokenizer(), self.veil, charger, Metrics())  # type: ignore[arg-type]
         self._before = Counting.draws
@@ -124,13 +121,16 @@ class Bench:
         return "\n".join((await self.ask(body, **how)).host_saw)
 
 
-def _pair() -> tuple[str, str]:
-    policy = load_policy()
+@cache
+def pair(preset: str = "words") -> tuple[str, str]:
+    """The shortest and the longest word of a group, of those that the preset draws, if it draws any."""
+    policy = with_preset(load_policy(), preset)
     group = sorted(policy.words[: policy.partition.starts_G1[1]], key=len)
-    return group[0], group[-1]
+    drawn = [word for word in group if not isinstance(policy.rule(policy.kind_of[word]), str)] or group
+    return drawn[0], drawn[-1]
 
 
-SHORT, LONG = _pair()  # the shortest and the longest word of one group
+SHORT, LONG = pair()
 
 
 def chat(text: str | list[str], **more: Any) -> bytes:
@@ -340,118 +340,6 @@ async def test_a_retry_while_the_first_is_on_its_way_shares_its_draw() -> None:
         texts = await asyncio.gather(*(bench.text(chat(f"the {SHORT} " * 20), **how) for _ in range(8)))
         assert len(set(texts)) == 1
     assert bench.account.spent == 2 * 20 * EPSILON
-
-
-Place = str
-Request = tuple[str | None, str, tuple[tuple[Place, ...], ...]]
-
-
-def requests(words: tuple[str, ...]) -> st.SearchStrategy[list[Request]]:
-    place = st.sampled_from(words)
-    message = st.lists(place, min_size=1, max_size=3).map(tuple)
-    one = st.tuples(
-        st.sampled_from([None, "s", "t"]),
-        st.sampled_from("ab"),
-        st.lists(message, min_size=1, max_size=2).map(tuple),
-    )
-    return st.lists(one, min_size=1, max_size=8)
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_any_sequence_is_charged_as_promised(data: Any) -> None:
-    """Against a model: a place is free if its session's latest request had the word there, and only then."""
-    drawable = {SHORT, LONG}
-    asked = data.draw(requests((SHORT, LONG, "the", "Zyxwora", "4711")))
-    bench = Bench()
-    held: dict[Any, tuple[tuple[str, ...], ...]] = {}
-    seen: dict[Any, list[list[str]]] = {}
-
-    async def run() -> None:
-        for session, account, messages in asked:
-            key = (account, session) if session is not None else (account, messages)
-            before_draws, before_spent = bench.draws, bench.account.spent
-            bodies = [" ".join(message) for message in messages]
-            exchange = await bench.ask(chat(bodies), session=session, account=account)
-            assert exchange.veiled is not None
-            sent = [text.split(" ") for text in exchange.veiled.texts]
-            old, fresh = held.get(key, ()), 0
-            for m, message in enumerate(messages):
-                for p, word in enumerate(message):
-                    same = m < len(old) and p < len(old[m]) and old[m][p] == word
-                    if word in drawable:
-                        fresh += not same
-                        assert not same or sent[m][p] == seen[key][m][p]
-            assert bench.draws - before_draws == fresh
-            assert bench.account.spent - before_spent == EPSILON * fresh
-            held[key], seen[key] = messages, sent
-
-    asyncio.run(run())
-
-
-def outputs(texts: Sequence[Any]) -> np.ndarray:
-    identities: dict[Any, int] = {}
-    return np.array([identities.setdefault(text, len(identities)) for text in texts])
-
-
-async def together(a: Sequence[Any], b: Sequence[Any]) -> Draws:
-    both = outputs([*a, *b])
-    return Draws(both[: len(a)], both[len(a) :])
-
-
-SCENARIO_DRAWS = 1_500
-
-
-async def test_the_distinguisher_finds_nothing_above_the_charge_in_retries() -> None:
-    """Three identical requests, the pattern of repeats held fixed: what the host saw costs one draw."""
-
-    async def sent(word: str) -> list[Any]:
-        bench = Bench()
-        return [
-            tuple([await bench.text(chat(word), account=str(i)) for _ in range(3)])
-            for i in range(SCENARIO_DRAWS)
-        ]
-
-    drawn = await together(await sent(SHORT), await sent(LONG))
-    assert not judge(drawn, epsilon=EPSILON).rejected
-    assert judge(drawn, epsilon=1.0).rejected
-
-
-async def test_the_distinguisher_finds_nothing_above_the_charge_in_a_returning_word() -> None:
-    """The last place differs: it returns to the first word, or not, which equal draws do not tell."""
-
-    async def sent(last: str) -> list[Any]:
-        bench, seen = Bench(), []
-        for i in range(SCENARIO_DRAWS):
-            texts = [
-                await bench.text(chat(text), session="s", account=str(i))
-                for text in (f"{SHORT} the", "of the", f"{last} the")
-            ]
-            seen.append((texts[0] == texts[2], texts[2]))
-        return seen
-
-    drawn = await together(await sent(SHORT), await sent(LONG))
-    assert not judge(drawn, epsilon=EPSILON).rejected
-
-
-async def test_the_distinguisher_finds_nothing_above_the_charge_in_refusals() -> None:
-    """A client that asks again until a draw passes the limit: what it gets, and how often it paid."""
-    whole = len(chat_tokenizer().encode_chat([("user", "of the " + SHORT)]).ids)
-
-    async def sent(word: str) -> list[Any]:
-        bench, seen = Bench(max_prompt_tokens=whole), []
-        for i in range(SCENARIO_DRAWS):
-            before, text = bench.account.spent, ""
-            for _ in range(4):
-                with suppress(TransomError):
-                    text = text or await bench.text(chat("of the " + word), account=str(i))
-            assert bench.account.spent - before == EPSILON
-            seen.append(text)
-        return seen
-
-    drawn = await together(await sent(SHORT), await sent(LONG))
-    assert not judge(drawn, epsilon=EPSILON).rejected
-    assert len(Counter(drawn.a.tolist())) > 1
 
 
 @pytest.mark.parametrize(

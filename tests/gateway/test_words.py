@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sqlite3
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from openai import OpenAI
 from transom.errors import LedgerError, MisconfiguredError
 from transom.privacy.ledger import Ledger
 from transom.privacy.policy import Policy, load_policy
+from transom.privacy.presets import PRESETS, with_preset
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import IdsEngine
@@ -70,7 +72,7 @@ def test_placeholders_leave_and_values_come_back_in_both_ways(serve: Serve, hidi
     shown = whole.transom
     assert chunks[-1].transom["host_saw"] == shown["host_saw"]
     assert shown["host_token_ids"] == json.loads(served.echo.seen[0])["prompt"]
-    assert shown["host_saw"].count("[NAME_1]") + shown["host_saw"].count("[NAME_2]") >= 2
+    assert len(re.findall(r"\[(?:NAME|PERSON)_1\]", shown["host_saw"])) == 2
     for body in served.echo.seen:
         assert not any(word in host_text(body) for word in ("Zyxwora", "4711", "owes", "crowns"))
 
@@ -232,6 +234,15 @@ def canary_request(secret: Canaries) -> dict[str, Any]:
                 "refusal": secret.shaped(),
                 "reasoning_content": secret.shaped(),
             },
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "text", "text": "Here is: ", "transom_public": True},
+                    {"type": "text", "text": secret.shaped()},
+                ],
+                "name": secret.shaped(),
+            },
+            {"role": "assistant", "content": f"Dear {secret.shaped()},", "transom_example": True},
             {"role": "user", "content": " and ".join(secret.shaped() for _ in range(10))},
             {
                 "role": "user",
@@ -250,8 +261,9 @@ def canary_request(secret: Canaries) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("engine", [IdsEngine, ChatEngine])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
-    serve: Serve, hiding: Sanitizer, engine: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    serve: Serve, policy: Policy, preset: str, engine: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     folder = tmp_path / "tmp"
@@ -262,7 +274,8 @@ def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
     secret = Canaries()
     ledger = Ledger(tmp_path / "ledger", 1000.0)
     config = GatewayConfig(mode="words", max_body_bytes=100_000)
-    served = serve(config=config, sanitizer=hiding, engine=engine, ledger=ledger)
+    sanitizer = Sanitizer(with_preset(policy, preset))
+    served = serve(config=config, sanitizer=sanitizer, engine=engine, ledger=ledger)
     session = {"X-Transom-Session": secret(), "Authorization": "Bearer " + secret()}
     errors = []
     for stream in (False, True):
@@ -282,6 +295,8 @@ def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
         {"messages": [{"role": "user", "content": {"text": secret()}}]}, {"stream_options": secret()},
         {"messages": [{"role": "user", "content": [{"type": secret(), "text": secret()}]}]},
         {"messages": [{"role": "user", "content": secret() * 100_000}]}, {"unknown_field": secret()},
+        {"messages": [{"role": "user", "content": secret(), "transom_example": True}]},
+        {"messages": [{"role": "user", "content": secret(), "transom_public": secret()}]},
     ):  # fmt: skip
         errors.append(post(served.url, good | broken, **session))
     errors.append(post(served.url, json.dumps(good).encode()[:-1], **session))
@@ -311,7 +326,9 @@ def test_an_infinite_epsilon_is_told_and_refused_by_a_ledger(
     class Unbounded(Sanitizer):
         """A mechanism without a finite epsilon."""
 
-        word_epsilon = float("inf")
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self._draws.cost = lambda kinds: float("inf")  # type: ignore[method-assign]
 
     body = {"model": "echo", "messages": [{"role": "user", "content": "green horses"}]}
     served = serve(config=WORDS, sanitizer=Unbounded(policy, epsilon=1.0))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transom.privacy.policy import KINDS, Policy, write_policy
+from transom.privacy.kinds import KINDS
+from transom.privacy.policy import Policy, write_policy
 
 TinyArguments = Callable[..., dict[str, Any]]
 

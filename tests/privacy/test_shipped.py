@@ -17,6 +17,7 @@ from transom.errors import PolicyError
 from transom.privacy.channel import exact_epsilon
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
 from transom.privacy.explain import explain
+from transom.privacy.kinds import base_of
 from transom.privacy.mechanisms import build
 from transom.privacy.partition import PartitionedMechanism
 from transom.privacy.placeholders import Placeholders
@@ -34,11 +35,11 @@ def policy() -> Policy:
 
 def test_it_loads_under_its_pin_and_no_other(policy: Policy) -> None:
     assert policy.sha256 == ENGLISH_SHA256
-    assert ENGLISH_PATH.stat().st_size < 2_000_000
+    assert ENGLISH_PATH.stat().st_size < 3_000_000
     with pytest.raises(PolicyError, match="not the expected one"):
         load_policy(ENGLISH_PATH, "0" * 64)
     assert policy.polarity_coherent
-    assert len(policy.licence_notices) == 4
+    assert len(policy.licence_notices) == 5
 
 
 @pytest.mark.parametrize("mechanism", IN_GROUP)
@@ -115,8 +116,8 @@ def test_listed_names_are_replaced_in_any_case_and_position(policy: Policy, text
         safe = sanitizer.sanitize(text, placeholders=Placeholders())
         kinds = {piece.source.lower(): piece.kind for piece in safe.pieces}
         for name in policy.names & set(kinds):
-            assert kinds[name] == "name"
-        assert "[NAME_1]" in safe.text
+            assert base_of(kinds[name]) == "name"
+        assert "[PERSON_1]" in safe.text
 
 
 def drawn_in_a_sentence(sanitizer: Sanitizer, words: Iterable[str]) -> list[str]:
@@ -139,16 +140,18 @@ def test_every_word_of_the_vocabulary_is_drawn_and_no_other_is(policy: Policy, s
 
 
 @given(
-    st.lists(st.text(max_size=8) | st.sampled_from(["peter", "st", "mr", "seven", " ", "the"]), max_size=8)
+    st.lists(st.text(max_size=8) | st.sampled_from(["peter", "st", "mr", "prozac", " ", "the"]), max_size=8)
 )
 def test_whatever_is_written_only_words_of_the_vocabulary_are_drawn(
     sanitizer: Sanitizer, fragments: list[str]
 ) -> None:
     for text in ("".join(fragments), " ".join(fragments)):
         for piece in sanitizer.sanitize(text, placeholders=Placeholders()).pieces:
-            assert (piece.action == "draw") == (piece.kind == "word")
-            if piece.action == "draw":
-                assert piece.source.lower() in sanitizer.policy.word_ids
+            if base_of(piece.kind) == "word":  # `prozac` is a word of health that no group holds
+                known = piece.source.lower() in sanitizer.policy.word_ids
+                assert piece.action == ("draw" if known else "placeholder")
+            else:
+                assert piece.action != "draw"
 
 
 def test_the_printed_attacker_is_the_best_of_all_guesses_at_drawn_words(

@@ -17,6 +17,7 @@ import numpy as np
 
 from transom.audit.attack import choose, require_attack
 from transom.audit.attacks import averaging, bayes, causal, contextual, word_inversion
+from transom.audit.attacks.by_rule import by_rule
 from transom.audit.attacks.word_text import Sentences, drawn, observe, own_sentences, with_kept_passed
 from transom.audit.attacks.words import WordData, WordKnowledge, WordTarget, mounted, originals
 from transom.audit.own import own_mechanism
@@ -54,23 +55,31 @@ class Case:
 def sanitised_case(sanitizer: Sanitizer, texts: Sequence[str], own: Sentences, *, repeats: int = 0) -> Case:
     """`texts` through the sanitizer, and what an attacker with the sentences `own` knows.
 
-    Raises MisconfiguredError when no word is drawn.
+    Raises MisconfiguredError when no word is drawn, or by budgets that the attacks cannot read.
     """
-    policy = sanitizer.policy
-    seen, plain = observe(sanitizer, texts)
-    if sanitizer.mechanism is None or not any(True for _ in drawn(seen)):
+    return case_of(sanitizer, *observe(sanitizer, texts), own, repeats=repeats)
+
+
+def case_of(
+    sanitizer: Sanitizer, seen: Sentences, plain: Sentences, own: Sentences, *, repeats: int = 0
+) -> Case:
+    """The same of texts that were sanitised."""
+    policy, mechanism = sanitizer.policy, by_rule(sanitizer)
+    if not any(True for _ in drawn(seen)):
         raise MisconfiguredError("no word of the text is drawn under this policy; there is nothing to attack")
-    seen = with_kept_passed(seen, sanitizer.mechanism)
+    seen = with_kept_passed(seen, mechanism)
     words_N = np.array([token.word for token in originals(seen, plain)], dtype=np.int64)
-    again = [sanitizer.mechanism.sample(words_N) for _ in range(repeats)]
-    cost = sanitizer.word_epsilon
+    again = [mechanism.sample(words_N) for _ in range(repeats)]
+    costs = {price for one in sanitizer.mechanisms if (price := one.guarantee().epsilon) is not None}
+    cost = sanitizer.word_epsilon if len(costs) == 1 else np.inf
+    is_drawn_V = np.array([policy.kind_of[word] in sanitizer.drawn_by for word in policy.words])
     target, knowledge, data = mounted(
         policy.words,
-        sanitizer.mechanism,
+        mechanism,
         seen,
         plain,
         own,
-        policy.prior_V,
+        policy.prior_V * is_drawn_V,
         epsilon=cost if np.isfinite(cost) else None,
         repeats_RN=np.stack(again) if again else None,
     )

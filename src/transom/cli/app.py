@@ -150,7 +150,7 @@ def _option(name: str, kind: Any, note: Any) -> Any:
     if not isinstance(said, Setting):
         return note
     flag = f"--{name.replace('_', '-')}"
-    if kind is bool and not name.startswith(("no_", "json")):
+    if kind in (bool, bool | None) and not name.startswith(("no_", "json")):
         flag = f"{flag}/--no{flag[1:]}"
     panel = said.panel or None
     return typer.Option(flag, help=said.help, rich_help_panel=panel, min=said.least, max=said.most)
@@ -162,11 +162,11 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     core = kind  # the X of list[X] | None
     while get_args(core) and get_origin(core) is not Literal:
         core = get_args(core)[0]
-    shown = get_args(core) or _METAVARS.get(core, "")
+    shown: tuple[str, ...] | str = get_args(core) or _METAVARS.get(core, "")
     notes = [_option(name, kind, one) for one in notes]
     notes = [_worded(one, shown) if isinstance(one, ParameterInfo) else one for one in notes]
     if get_origin(kind) is tuple:
-        kind = list[core]  # type: ignore[valid-type]
+        kind = list[str] if isinstance(shown, tuple) else list[core]  # type: ignore[valid-type]
     typed = Annotated[(kind, *notes)] if notes else kind
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=typed)
 

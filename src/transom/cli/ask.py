@@ -35,7 +35,6 @@ from transom.errors import (
 from transom.net.listen import serve_in_thread
 from transom.net.urls import check_url
 from transom.privacy.ledger import Ledger
-from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.gateway.config import GatewayConfig
@@ -50,7 +49,7 @@ _CAN_READ = {
     "obfuscated": "and can read if it has the base model: the text itself",
     "words+obfuscated": "and can read if it has the base model: the sanitised words",
 }
-_NOT_SHOWN = ("question", "answer", "host_can_read")
+_NOT_SHOWN = ("question", "answer", "host_can_read", "public")
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ class Exchange:
     epsilon_spent: float
     epsilon_total: float | None
     bayes: Mapping[str, Any] | None
+    public: Sequence[str] = field(default=(), repr=False)  # stretches of what the host saw
     host_can_read: str | None = field(default=None, repr=False)  # None also from an older gateway
 
 
@@ -81,8 +81,15 @@ def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) 
 
 
 @contextmanager
-def words_gateway(engine_url: str, model: str, ledger: Ledger | None = None) -> Iterator[str]:
-    """A gateway in mode words with the shipped policy before an engine that takes ids; yields its URL.
+def words_gateway(
+    engine_url: str,
+    model: str,
+    sanitizer: Sanitizer,
+    ledger: Ledger | None = None,
+    *,
+    restore_words: bool = False,
+) -> Iterator[str]:
+    """A gateway in mode words before an engine that takes ids; yields its URL.
 
     `model` names the checkpoint whose tokenizer the gateway uses.
     """
@@ -90,10 +97,10 @@ def words_gateway(engine_url: str, model: str, ledger: Ledger | None = None) -> 
     from transom.serving.gateway.app import create_gateway
 
     app = create_gateway(
-        GatewayConfig(mode="words"),
+        GatewayConfig(mode="words", restore_words=restore_words),
         IdsEngine(engine_url),
         load_tokenizer(model),
-        Sanitizer(load_policy()),
+        sanitizer,
         ledger,
     )
     with serve_in_thread(app) as url:
@@ -154,6 +161,7 @@ def ask(
         question=messages[-1]["content"],
         answer="".join(answer),
         host_can_read=shown.get("host_can_read"),
+        public=shown.get("public", ()),
         **{name: shown[name] for name in Exchange.__dataclass_fields__ if name not in _NOT_SHOWN},
     )
 
@@ -195,7 +203,7 @@ def render(exchange: Exchange) -> RenderableType:
         Text("\nyou read", "dim"),
         Text(printable(exchange.answer.strip())),
     )
-    seen = [Text("the host saw", "dim"), Text(printable(exchange.host_saw), "red")]
+    seen = [Text("the host saw", "dim"), _seen(exchange)]
     if exchange.host_can_read is not None:
         label = _CAN_READ.get(exchange.mode, "and can read")
         seen += [Text(f"\n{label}", "dim"), Text(printable(exchange.host_can_read), "red")]
@@ -205,6 +213,17 @@ def render(exchange: Exchange) -> RenderableType:
     table.add_column(ratio=1)
     table.add_row(Panel(own, title="your side", border_style="green"), Panel(host, title="the host's side"))
     return Group(table, Text("\n".join(figures(exchange)), "cyan"))
+
+
+def _seen(exchange: Exchange) -> Text:
+    """What the host saw, in red; public text in green."""
+    text, shown, end = printable(exchange.host_saw), Text(), 0
+    for public in map(printable, exchange.public):
+        start = text.find(public, end)
+        if start >= 0:
+            shown.append(text[end:start], "red").append(public, "green")
+            end = start + len(public)
+    return shown.append(text[end:], "red")
 
 
 def figures(exchange: Exchange) -> list[str]:

@@ -13,12 +13,14 @@ from transom.cli import (
     audit_embeddings,
     audit_epsilon,
     audit_plot,
+    audit_text,
     audit_traffic,
     audit_words,
 )
 from transom.cli.app import App
 
 app = App(no_args_is_help=True, help="Attack what a host would see, and report how much is recovered.")
+app.command()(audit_text.text)
 app.command()(audit_words.words)
 app.command()(audit_embeddings.embeddings)
 app.command()(audit_checkpoint.checkpoint)

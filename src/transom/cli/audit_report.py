@@ -27,6 +27,7 @@ from rich.table import Table
 from transom.config import Setting
 from transom.errors import MisconfiguredError, TransomError
 from transom.files import require_writable, write_file
+from transom.report.comparison import Comparison
 from transom.report.finding import INTERRUPTED, Attack, Finding, interrupted, not_run
 from transom.report.html import page
 from transom.report.kinds import kind_of
@@ -38,6 +39,7 @@ from transom.report.sarif import sarif
 GATE_EXIT = 20
 LEFT_OUT_EXIT = 21
 _NOTES_FROM = 140  # columns of a terminal
+_SPOTS = 10  # that a terminal lists of each setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class Audit:
     setting: str = ""
     findings: list[Finding] = field(default_factory=list)
     frontier: Frontier | None = None
+    comparison: Comparison | None = None
     stopped: str = ""
 
     def __post_init__(self) -> None:
@@ -101,6 +104,10 @@ class Audit:
             raise KeyboardInterrupt
         return made
 
+    def add(self, findings: Sequence[Finding]) -> None:
+        """Findings that were made by other means than `attack`, at this setting."""
+        self.findings += [replace(one, setting=self.setting) for one in findings]
+
     def stop(self, attacks: Sequence[Attack], reason: str) -> None:
         """Note that it broke off, and that what was still to be done at this setting was not run."""
         self.stopped = reason
@@ -119,6 +126,7 @@ class Audit:
             target=self.record,
             findings=tuple(self.findings),
             frontier=self.frontier,
+            comparison=self.comparison,
             gate=self.options.gate,
             stopped=self.stopped,
             cost_s=round(time.monotonic() - self.options.started_s, 3),
@@ -161,7 +169,12 @@ def finish(report: Report, options: Options) -> None:
     else:
         console = Console(highlight=False)
         notes = console.width >= _NOTES_FROM
-        console.print(_table(report, notes=notes))
+        if report.comparison is not None:
+            console.print(_compared(report.comparison, str(report.target.get("target", ""))))
+            for line in _spots(report.comparison):
+                console.print(escape(line))
+        else:
+            console.print(_table(report, notes=notes))
         for line in filter(None, (*([] if notes else _reasons(report)), report.standing, report.verdict)):
             console.print(escape(line))
     if report.passed is False:
@@ -214,6 +227,27 @@ def _table(report: Report, *, notes: bool) -> Table:
         )
         table.add_row(*map(escape, cells))
     return table
+
+
+def _compared(found: Comparison, target: str) -> Table:
+    """The measures by rows, the settings by columns."""
+    table = Table(title=escape(f"text: {target}"))
+    for head in ("", *(column.name for column in found.columns)):
+        table.add_column(escape(head), overflow="fold")
+    for row in found.rows:
+        table.add_row(escape(f"  {row.measure}" if row.part else row.measure), *map(escape, row.cells))
+    return table
+
+
+def _spots(found: Comparison) -> Iterator[str]:
+    """Where each setting leaves something readable: the first places, as the file spells them."""
+    for column in found.columns:
+        first = sorted(column.readable, key=lambda spot: spot.kind == "namesake")
+        shown = [f"{spot.where} {spot.text} ({spot.kind})" for spot in first[:_SPOTS]]
+        rest = len(column.readable) - len(shown)
+        more = f" and {rest} more (--html and --json list them)" if rest else ""
+        if shown:
+            yield f"{column.name} leaves readable: {', '.join(shown)}{more}"
 
 
 def _figures(found: Finding) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 The file is sanitised here, message by message, exactly as the words mode does it, at each epsilon; then every
 attack is run on the result. Files: one text a line (`-` is standard input), or .csv, .tsv, .jsonl and
 .parquet with --column. The prior is the attacker's own text: sentences of the audited file are taken out.
-Nothing is sent and nothing is charged to a ledger.
+The preset is `words` unless another is named. Nothing is sent and nothing is charged to a ledger.
 Threat model: run by the owner of the text, with the host's part played by the attacks.
 Does not prove privacy: only that these attacks, with this prior and within this budget, found no more.
 Source: each attack's own docstring.
@@ -81,7 +81,7 @@ def words(
     """Sanitise text as the words mode does, attack the result, and report what is recovered."""
     masked: tuple[Attack, ...] = () if model is None else (mask_token,)
     attacks = choose((*ATTACKS, *masked), options.attack)
-    chosen = policy.load()
+    chosen = policy.load() if policy.preset or policy.overlay else policy.under("words")
     sanitizers = _sanitizers(chosen, mechanism, epsilon, embeddings)
     record = {
         "target": str(file),
@@ -126,9 +126,20 @@ def _sanitizers(
         if epsilons:
             raise MisconfiguredError("a mechanism of your own has its own epsilon; leave out --epsilon")
         return {"of its own": Sanitizer(policy, own_mechanism(mechanism, policy))}
-    wanted = epsilons or ([policy.epsilon] if policy.epsilon is not None else [])
+    budgets = list(dict.fromkeys(rule for rule in policy.rules.values() if not isinstance(rule, str)))
+    if not epsilons and len(budgets) > 1:
+        if mechanism == "santext+":
+            rules = ", ".join(f"{kind}={rule:g}" for kind, rule in policy.rules.items() if rule in budgets)
+            raise MisconfiguredError(
+                f"santext+ has one budget, the rules have several ({rules}); give --epsilon"
+            )
+        return {" and ".join(f"{one:g}" for one in budgets): Sanitizer(policy, mechanism)}
+    wanted = epsilons or budgets
     if not wanted:
-        raise MisconfiguredError("the policy replaces words by placeholders and draws none; give --epsilon")
+        raise MisconfiguredError(
+            "the policy draws no words; choose --preset words or sensitive, give --epsilon, or see what "
+            "passes with transom audit text"
+        )
     return {
         f"{one:g}": Sanitizer(policy, _mechanism(policy, mechanism, one, embeddings), one) for one in wanted
     }

@@ -30,7 +30,7 @@ from transom.cli.ask import (
     require_openai,
     words_gateway,
 )
-from transom.cli.options import Json, LedgerOptions
+from transom.cli.options import Json, LedgerOptions, WordOptions, ledger_for
 from transom.cli.output import progress
 from transom.config import Setting
 from transom.errors import ReplaceableError
@@ -53,6 +53,8 @@ def chat(
         str | None, "Session name; a resent history of the same session costs nothing."
     ] = None,
     max_tokens: Annotated[int, Setting("Length limit of an answer.", least=1)] = 128,
+    words: WordOptions,
+    restore_words: Annotated[bool, "Put drawn words in answers back, on this side, at no cost."] = False,
     books: LedgerOptions,
     svg: Annotated[Path | None, "Save what was shown as a picture."] = None,
     as_json: Json = False,
@@ -61,10 +63,11 @@ def chat(
 
     Without a question it reads them from the terminal until the end of input (Ctrl-D).
     """
-    if gateway is not None and (engine is not None or books != LedgerOptions()):
+    own = engine is not None or books != LedgerOptions() or words != WordOptions() or restore_words
+    if gateway is not None and own:
         raise ReplaceableError(
-            "--engine, --ledger, --no-ledger and --cap are for the gateway that a chat starts; set them on "
-            "the one at --gateway"
+            "--engine, --ledger, --no-ledger, --cap, --restore-words and the options of words are for the "
+            "gateway that a chat starts; set them on the one at --gateway"
         )
     books.check()
     if svg is not None:
@@ -73,12 +76,15 @@ def chat(
     console = Console(record=svg is not None, stderr=as_json, width=120 if svg else None)
     with ExitStack() as stack:
         if gateway is None:
-            book = books.open()
+            sanitizer = words.sanitizer()
+            book = ledger_for(sanitizer, books)
             if book is not None:
                 stack.enter_context(book)
             with progress("starting", quiet=as_json):
                 engine = engine or stack.enter_context(embedded_engine(model))
-                gateway = stack.enter_context(words_gateway(engine, model, book))
+                gateway = stack.enter_context(
+                    words_gateway(engine, model, sanitizer, book, restore_words=restore_words)
+                )
         client = stack.enter_context(connect(gateway))
         for exchange in talk(
             client, console, question, session or secrets.token_hex(8), max_tokens, show_host

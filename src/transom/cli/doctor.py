@@ -36,6 +36,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "enclave": ("cryptography",),
     "dcap": ("dcap-qvl",),
     "cluster": ("ray",),
+    "presidio": ("presidio-analyzer",),
     "parquet": ("pyarrow",),
     "accounting": ("dp-accounting",),
 }

@@ -28,10 +28,27 @@ from transom.cli.enclave import (
     verified,
 )
 from transom.cli.obfuscated import MODES, ObfuscatedOptions, open_key
-from transom.cli.options import GATEWAY_CAP, Bind, EvidenceOptions, LedgerOptions, WordOptions
+from transom.cli.options import (
+    GATEWAY_CAP,
+    WORDS,
+    Bind,
+    EvidenceOptions,
+    LedgerOptions,
+    WordOptions,
+    ledger_for,
+)
 from transom.config import Setting
 from transom.errors import MisconfiguredError
-from transom.serving.gateway.config import CLIENTS, LOOPBACK_HOSTS, GatewayConfig, KeyFile, Limits, Mode
+from transom.serving.gateway.config import (
+    CLIENTS,
+    LOOPBACK_HOSTS,
+    PUBLIC_ROLES,
+    Examples,
+    GatewayConfig,
+    KeyFile,
+    Limits,
+    Mode,
+)
 
 if TYPE_CHECKING:
     from transom.privacy.ledger import Ledger
@@ -52,6 +69,23 @@ class ModeOptions:
     mode: Annotated[Mode, "How prompts are protected"] = "words"
     engine: Annotated[str, "URL; https unless on loopback."] = "http://127.0.0.1:8001"
     tokenizer: Annotated[str, "The engine's: folder, .gguf or name."] = ""
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What the caller says of its text, and what is made of the host's."""
+
+    PANEL: ClassVar[str] = WORDS
+    public: Annotated[
+        tuple[str, ...],
+        f"Role whose messages are the program's own and pass ({', '.join(PUBLIC_ROLES)}); repeatable.",
+    ] = ()
+    examples: Annotated[
+        Examples,
+        "Assistant messages that are no answer of this gateway: hide them whole, or sanitise them as the "
+        "caller's own, if no client ever edits or shortens a history. One of",
+    ] = "quote"
+    restore_words: Annotated[bool, "Put drawn words in answers back, on this side, at no cost."] = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +127,7 @@ def gateway(
     *,
     chosen: ModeOptions,
     words: WordOptions,
+    said: TextOptions,
     books: LedgerOptions,
     bind: Bind = BIND,
     spoken: EngineOptions,
@@ -111,7 +146,7 @@ def gateway(
     mode = chosen.mode
     books.check()
     bind.check()
-    settings = _settings(mode, bind, clients)
+    settings = _settings(mode, bind, clients, said)
     bundle.check(mode)
     hidden.check(mode)
     _check_vain(chosen, books)
@@ -122,7 +157,7 @@ def gateway(
         sanitizer = bundle_sanitizer(signed, words) if signed else words.sanitizer()
     substitution, tokens = open_key(hidden) if mode in MODES else (None, None)
     client, kind = _client(chosen.engine, spoken, guard)
-    ledger = _ledger(books) if sanitizer is not None else None
+    ledger = _ledger(books, sanitizer) if sanitizer is not None else None
     opened: Enclave | None = None
     if signed:
         opened = open_enclave(bundle, evidence, signed, allow_insecure_dev=trust.allow_insecure_dev)
@@ -133,7 +168,8 @@ def gateway(
     engine_trust = (lambda: guard.trust) if isinstance(guard, EvidenceGuard) else None
     app = create_gateway(settings, client, tokens, sanitizer, ledger, opened, engine_trust, substitution)
     with listen(bind.host, bind.port) as sock:
-        typer.echo(f"gateway in mode {mode} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
+        preset = "" if sanitizer is None else f", preset {sanitizer.policy.preset},"
+        typer.echo(f"gateway in mode {mode}{preset} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)
         serve(app, sock, request_timeout_s=clients.request_timeout_s)
 
 
@@ -147,9 +183,12 @@ def _check_vain(chosen: ModeOptions, books: LedgerOptions) -> None:
         raise MisconfiguredError(f"mode {mode} uses the {source} tokenizer; leave --tokenizer out")
 
 
-def _settings(mode: Mode, bind: Bind, clients: ClientOptions) -> GatewayConfig:
+def _settings(mode: Mode, bind: Bind, clients: ClientOptions, said: TextOptions) -> GatewayConfig:
     return GatewayConfig(
         mode=mode,
+        public=said.public,
+        examples=said.examples,
+        restore_words=said.restore_words,
         model=clients.name or None,
         key_digests=KeyFile(clients.api_key_file) if clients.api_key_file else {},
         hosts=_hosts(bind.host, clients.allow_host),
@@ -193,12 +232,13 @@ def _default_tokenizer(client: Engine) -> str:
     return "smollm2"
 
 
-def _ledger(books: LedgerOptions) -> Ledger | None:
-    ledger = books.open(GATEWAY_CAP)
-    if ledger is None:
-        typer.echo("no ledger: spending is neither recorded nor capped", err=True)
+def _ledger(books: LedgerOptions, sanitizer: Sanitizer) -> Ledger | None:
+    ledger = ledger_for(sanitizer, books, GATEWAY_CAP)
+    if ledger is not None:
+        said = f"spending is recorded in {ledger.path}, up to {ledger.cap_epsilon:g} an account"
+    elif sanitizer.mechanism is None:
+        said = "no words are drawn: nothing is charged, and no ledger is opened"
     else:
-        typer.echo(
-            f"spending is recorded in {ledger.path}, up to {ledger.cap_epsilon:g} an account", err=True
-        )
+        said = "no ledger: spending is neither recorded nor capped"
+    typer.echo(said, err=True)
     return ledger

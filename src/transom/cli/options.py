@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -20,11 +21,15 @@ import typer
 
 from transom.config import Setting
 from transom.enclave.source import BOOT_PCRS, EvidenceSource, Name, source_of
-from transom.errors import LedgerError, MisconfiguredError
+from transom.errors import LedgerError, MisconfiguredError, PolicyError
 from transom.net.listen import Tls, require_loopback
+from transom.privacy.claims import Claims
+from transom.privacy.kinds import Recogniser, Rule
 from transom.privacy.ledger import Ledger
+from transom.privacy.lists import watch_lists
 from transom.privacy.mechanisms import IN_GROUP
 from transom.privacy.policy import Policy, load_overlay, load_policy, parse_rule
+from transom.privacy.presets import DEFAULT_PRESET, Preset, with_preset
 from transom.privacy.sanitize import Sanitizer
 
 GATEWAY_CAP = 1000.0
@@ -80,26 +85,67 @@ class EvidenceOptions:
 
 
 @dataclass(frozen=True)
-class PolicyOptions:
-    """A word policy and changes to it."""
+class PolicyFile:
+    """A policy file and changes to it."""
 
-    policy: Annotated[Path | None, "Word policy; the English one by default."] = None
+    policy: Annotated[Path | None, Setting("Word policy; the English one by default.", panel=WORDS)] = None
     overlay: Annotated[Path | None, Setting("YAML file with `kinds:` and `mechanism:`.", panel=WORDS)] = None
     rule: Annotated[
         tuple[str, ...], Setting("kind=pass, kind=placeholder or word=EPSILON; repeatable.", panel=WORDS)
     ] = ()
 
-    def load(self) -> Policy:
-        """Raises PolicyError."""
-        policy = load_policy(self.policy)
-        if self.overlay is not None:
-            extra = load_overlay(self.overlay)
+    def under(self, preset: str | None) -> Policy:
+        """The policy under a preset, or under the one that suits where none is named. Raises PolicyError."""
+        extra = {} if self.overlay is None else load_overlay(self.overlay)
+        chosen = preset or extra.get("preset") or (DEFAULT_PRESET if self.policy is None else "words")
+        policy = with_preset(load_policy(self.policy), chosen)
+        if extra:
             policy = policy.with_rules(extra.get("kinds", {}), extra.get("mechanism"))
-        return policy.with_rules(dict(map(parse_rule, self.rule))) if self.rule else policy
+        return policy.with_rules(_rules(self.rule)) if self.rule else policy
 
 
 @dataclass(frozen=True)
-class WordOptions(PolicyOptions):
+class PolicyOptions(PolicyFile):
+    """A word policy and changes to it."""
+
+    preset: Annotated[
+        Preset | None,
+        "What is protected. One of",
+    ] = None
+
+    def load(self) -> Policy:
+        """Raises PolicyError."""
+        return self.under(self.preset)
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """The user's own lists, and who else looks for what is private."""
+
+    lists: Annotated[
+        Path | None,
+        Setting("Your own lists (YAML): names, terms, patterns, what is allowed, public text.", panel=WORDS),
+    ] = None
+    recogniser: Annotated[
+        tuple[str, ...],
+        Setting("Who else looks for names: presidio[:MODEL] or module:object; repeatable.", panel=WORDS),
+    ] = ()
+
+    @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        return self.lists is not None or bool(self.recogniser)
+
+    def claims(self) -> Claims:
+        """What the lists and recognisers find. Raises MisconfiguredError."""
+        lists = None
+        if self.lists is not None:
+            lists = watch_lists(self.lists)
+        return Claims(lists, {name: recogniser_of(name) for name in self.recogniser})
+
+
+@dataclass(frozen=True)
+class WordOptions(ListOptions, PolicyOptions):
     """How words are drawn."""
 
     epsilon: Annotated[float | None, Setting("Epsilon a word; overrides the policy.", least=0)] = None
@@ -109,7 +155,53 @@ class WordOptions(PolicyOptions):
 
     def sanitizer(self) -> Sanitizer:
         """Raises PolicyError, MisconfiguredError."""
-        return Sanitizer(self.load(), self.mechanism or None, self.epsilon)
+        policy = self.load()
+        given = [f"--{name}" for name in ("epsilon", "mechanism") if getattr(self, name) not in (None, "")]
+        if given and policy.preset == "entities" and not policy.draws:
+            raise MisconfiguredError(
+                f"preset entities draws no words, so {' and '.join(given)} would do nothing; "
+                "choose --preset sensitive or words"
+            )
+        return Sanitizer(policy, self.mechanism or None, self.epsilon, claims=self.claims())
+
+
+def sanitizer_under(
+    changes: PolicyFile, preset: str, epsilon: float | None = None, claims: Claims | None = None
+) -> Sanitizer:
+    """One preset's; an epsilon is for whatever it draws, and a preset that draws nothing stays so.
+
+    Raises PolicyError, MisconfiguredError.
+    """
+    policy = changes.under(preset)
+    return Sanitizer(policy, None, epsilon if policy.draws else None, claims=claims)
+
+
+def _rules(options: Iterable[str]) -> dict[str, Rule]:
+    """The rule for each kind. Raises PolicyError for two that contradict each other."""
+    rules: dict[str, Rule] = {}
+    for kind, rule in map(parse_rule, options):
+        if rules.setdefault(kind, rule) != rule:
+            raise PolicyError(
+                f"--rule {kind}={rules[kind]} and {kind}={rule} contradict each other; give one"
+            )
+    return rules
+
+
+def recogniser_of(name: str) -> Recogniser:
+    """Presidio, of `presidio[:MODEL]`, or the object at `module:object`. Raises MisconfiguredError."""
+    library, _, model = name.partition(":")
+    if library == "presidio":
+        from transom.privacy.presidio import DEFAULT_MODEL, Presidio
+
+        return Presidio(model or DEFAULT_MODEL)
+    from transom.audit.attack import load_object
+
+    found = load_object(name)
+    if isinstance(found, type) or not callable(getattr(found, "find", None)):
+        what = "a class; name an object made of it" if isinstance(found, type) else "without find(text)"
+        raise MisconfiguredError(f"the recogniser {name} is {what}")
+    recogniser: Recogniser = found
+    return recogniser
 
 
 @dataclass(frozen=True)
@@ -152,6 +244,21 @@ class LedgerOptions(NamedLedger):
         if self.no_ledger:
             return None
         return NamedLedger(self.ledger or default_ledger(), self.cap).open(cap)
+
+
+def ledger_for(sanitizer: Sanitizer, books: LedgerOptions, cap: float = math.inf) -> Ledger | None:
+    """The ledger that draws are charged to; none where nothing is ever drawn.
+
+    Raises LedgerError, and MisconfiguredError for a cap on nothing.
+    """
+    if sanitizer.mechanism is not None:
+        return books.open(cap)
+    if books.cap is not None:
+        raise MisconfiguredError(
+            f"--cap {books.cap:g}: preset {sanitizer.policy.preset} draws no words, so nothing is counted; "
+            "leave it out, or choose --preset words"
+        )
+    return None
 
 
 def default_ledger() -> Path:

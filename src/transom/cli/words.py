@@ -11,27 +11,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from transom.cli import words_plan
 from transom.cli.app import App
 from transom.cli.options import Json, NamedLedger, PolicyOptions, WordOptions
 from transom.cli.output import answer, progress
-from transom.cli.records import Summary, check_file, sanitize_file
-from transom.data.rows import Format
+from transom.cli.records import FileOptions, MapTo, check_file, check_records, sanitize_file
+from transom.cli.restored import restore_file, selection_of
+from transom.cli.resumable import Summary, spare
+from transom.cli.summary import record_of, text_of
 from transom.errors import MisconfiguredError, MissingExtraError
-from transom.files import require_writable
+from transom.files import file_sha256, require_writable
 from transom.privacy.explain import CURVE_EPSILONS, Explanation, explain
+from transom.privacy.kinds import about
+from transom.privacy.lists import load_lists
+from transom.privacy.mapfile import key_name, make_key, open_map, read_key
 from transom.privacy.mechanisms import IN_GROUP
-from transom.privacy.policy import KINDS, Policy
+from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Sanitizer
 
 app = App(help="Sanitise words with differential privacy.", no_args_is_help=True)
+app.command()(words_plan.plan)
 
 CURVE_GROUPS = 64
+FILES = FileOptions()
 
 
 @app.command()
@@ -44,59 +52,62 @@ def sanitize(
     ] = None,
     *,
     drawing: WordOptions,
-    form: Annotated[
-        Literal["text", "csv", "tsv"] | None,
-        typer.Option("--format", help="By the file's ending when not given. One of"),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="CSV/TSV column to sanitise, by name or number from 1; repeatable."),
-    ] = None,
-    header: Annotated[
-        bool | None,
-        typer.Option(help="The first CSV/TSV row names the columns; to be said where a column is a number."),
-    ] = None,
-    document: Annotated[
-        bool, typer.Option(help="A text file is one text with shared placeholders, not a text a line.")
+    files: FileOptions = FILES,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that sanitise.")] = 1,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with a run that was stopped; what it wrote stays.")
     ] = False,
+    map_to: Annotated[
+        Path | None,
+        typer.Option("--map", help="File to write that brings the texts back, sealed with --key."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Key of the map; make one with `transom words key`.")
+    ] = None,
     charged: NamedLedger,
     account: Annotated[str, typer.Option(help="The ledger's account.")] = "words",
     as_json: Json = False,
 ) -> None:
-    """Sanitise text, CSV or TSV; the summary goes to standard error, other columns stay unchanged.
+    """Sanitise text, CSV, TSV or JSON; what is not named stays unchanged, a summary goes to standard error.
 
     Nothing is sent, so nothing is charged unless a ledger is named. With --json the summary goes to standard
     output, and the text must go to --out.
     """
     charged.check()
-    if as_json and out is None:
-        raise MisconfiguredError(
-            "--json prints the summary on standard output; write the text with --out FILE"
-        )
-    wanted = None if form is None else Format(form)
+    _check_json(out, as_json)
     sources = inputs or [Path("-")]
-    targets = _targets(sources, out, charged.ledger)
-    for source, target in zip(sources, targets, strict=True):
-        check_file(source, target, wanted, column or [])
+    mapping = _map_to(map_to, key, sources, out)
+    targets = _targets(sources, out)
+    kept = {"the key": key, "the ledger": charged.ledger, "the lists": drawing.lists,
+            "the policy": drawing.policy, "the overlay": drawing.overlay}  # fmt: skip
+    for source in sources:
+        spare(targets, {"the input": source, "the map": map_to, **kept})
+    spare([map_to], kept)
+    selections = list(map(files.selection, sources))
+    for source, target, selection in zip(sources, targets, selections, strict=True):
+        check_file(source, target, selection, resume=resume)
+    for source, selection in zip(sources, selections, strict=True):
+        check_records(source, selection)
     sanitizer = drawing.sanitizer()
     books = charged.open()
     total = Summary()
     with progress("sanitising", sum(map(_size, sources)), quiet=as_json) as meter:
-        for source, target in zip(sources, targets, strict=True):
+        for source, target, selection in zip(sources, targets, selections, strict=True):
             total += sanitize_file(
-                sanitizer,
+                drawing.sanitizer if workers > 1 else lambda: sanitizer,
                 source,
                 target,
-                form=wanted,
-                columns=column or [],
-                header=header,
-                document=document,
+                selection,
                 charge=None if books is None else lambda amount: books.charge(account, amount),
                 advance=meter.advance,
+                workers=workers,
+                resume=resume,
+                settings=_settings(drawing, sanitizer, mapping),
+                mapping=mapping,
             )
     if books is not None:
         books.close()
-    _report_summary(sanitizer, total, as_json)
+    answer(record_of(sanitizer, total), text_of(sanitizer, total), as_json=as_json, remark=True)
 
 
 @app.command(name="explain")
@@ -164,6 +175,9 @@ def build(
     names: Annotated[
         list[Path] | None, typer.Option(help="Census list of names to replace always; repeatable.")
     ] = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of public lists, for kinds of words (docs/words.md).")
+    ] = None,
     epsilon: Annotated[float, typer.Option(help="Default epsilon a word.")] = 4.0,
     notice: Annotated[list[str] | None, typer.Option(help="Licence notice to carry; repeatable.")] = None,
     as_json: Json = False,
@@ -183,6 +197,7 @@ def build(
             wordnet=wordnet,
             polarity=polarity,
             names=names or [],
+            lists=lists,
             epsilon=epsilon,
             notices=notice or [],
             progress=meter.reach,
@@ -192,16 +207,77 @@ def build(
     answer(record, text, as_json=as_json)
 
 
-def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list[Path | None]:
+@app.command("key")
+def key_command(
+    path: Annotated[Path, typer.Argument(help="File to write, readable by you alone.")], as_json: Json = False
+) -> None:
+    """Make a key for map files: whoever has it and a map can restore what the map belongs to."""
+    make_key(path)
+    name = key_name(read_key(path))
+    answer(
+        {"key": str(path), "name": name}, f"wrote the key {name} to {path}; keep a backup", as_json=as_json
+    )
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="The sanitised file, or answers to it in its order.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; standard output by default.")] = None,
+    *,
+    map_from: Annotated[Path, typer.Option("--map", help="The map that was written with the file.")],
+    key: Annotated[Path, typer.Option(help="The map's key.")],
+    sanitised: Annotated[
+        Path | None, typer.Option(help="The sanitised file, to be sure that the map is for it.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Other columns than those sanitised.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="Other fields than those sanitised.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a sanitised file back to what it was; in answers, the values of placeholders.
+
+    With --json a summary goes to standard output, and the text must go to --out.
+    """
+    _check_json(out, as_json)
+    spare([out], {"the map": map_from, "the key": key, "the sanitised file": source})
+    found = open_map(map_from, read_key(key), sanitised)
+    texts = restore_file(source, out, found, selection_of(found, column or (), field or ()))
+    where = "" if out is None else f" to {out}, which is private again"
+    record = {"texts": texts, "out": None if out is None else str(out)}
+    answer(record, f"restored {texts} texts{where}", as_json=as_json, remark=True)
+
+
+def _check_json(out: Path | None, as_json: bool) -> None:
+    if as_json and out is None:
+        raise MisconfiguredError(
+            "--json prints the summary on standard output; write the text with --out FILE"
+        )
+
+
+def _settings(drawing: WordOptions, sanitizer: Sanitizer, mapping: MapTo | None) -> str:
+    """What a run that goes on must share: options, policy, contents of lists, map and its key."""
+    policy = sanitizer.policy
+    lists = () if drawing.lists is None else (drawing.lists, *load_lists(drawing.lists).files)
+    map_name = mapping and f"{mapping.path.absolute()} {key_name(mapping.secret)}"
+    return (
+        f"{drawing} {policy.sha256} {policy.rules} {policy.mechanism} {[*map(file_sha256, lists)]} {map_name}"
+    )
+
+
+def _map_to(path: Path | None, key: Path | None, sources: list[Path], out: Path | None) -> MapTo | None:
+    if path is None and key is None:
+        return None
+    if path is None or key is None or out is None or len(sources) != 1:
+        raise MisconfiguredError(
+            "--map FILE needs --key FILE, --out FILE and one input; give all, or neither"
+        )
+    return MapTo(path, read_key(key))
+
+
+def _targets(sources: list[Path], out: Path | None) -> list[Path | None]:
     if out is None and len(sources) > 1:
         raise MisconfiguredError(f"{len(sources)} inputs need --out FOLDER")
     folder = out is not None and (len(sources) > 1 or out.is_dir())
     targets = [out / source.name if out and folder else out for source in sources]
-    for source, target in zip(sources, targets, strict=True):
-        if target is not None and target.exists() and source.exists() and target.samefile(source):
-            raise MisconfiguredError(f"{target} is the input; it would be lost. Name another output")
-        if target is not None and ledger is not None and target.absolute() == ledger.absolute():
-            raise MisconfiguredError(f"{target} is the ledger; it would be lost. Name another output")
     if len(set(targets)) < len(targets):
         raise MisconfiguredError("two inputs have the same file name; in --out one would overwrite the other")
     return targets
@@ -209,28 +285,6 @@ def _targets(sources: list[Path], out: Path | None, ledger: Path | None) -> list
 
 def _size(source: Path) -> int:
     return source.stat().st_size if source.is_file() else 0
-
-
-def _report_summary(sanitizer: Sanitizer, total: Summary, as_json: bool) -> None:
-    record: dict[str, Any] = {
-        "texts": total.texts,
-        "draws": total.draws,
-        "counts": {kind: total.counts[kind] for kind in KINDS if total.counts[kind]},
-        "epsilon_per_word": sanitizer.word_epsilon,
-        "epsilon_largest_text": total.largest_draws and total.largest_draws * sanitizer.word_epsilon,
-        "epsilon_total": total.draws and total.draws * sanitizer.word_epsilon,
-        "policy": sanitizer.policy.name,
-        "policy_sha256": sanitizer.policy.sha256,
-        "mechanism": sanitizer.mechanism.name if sanitizer.mechanism else None,
-        "guarantee": sanitizer.guarantee().to_dict(),
-    }
-    kinds = ", ".join(f"{count} {kind}" for kind, count in record["counts"].items())
-    text = (
-        f"{total.texts} texts: {kinds or 'nothing to sanitise'}\n"
-        f"epsilon {record['epsilon_per_word']:g} a word, at most {record['epsilon_largest_text']:g} a text, "
-        f"{record['epsilon_total']:g} in all"
-    )
-    answer(record, text, as_json=as_json, remark=True)
 
 
 def _policy_record(policy: Policy) -> dict[str, Any]:
@@ -255,10 +309,16 @@ def _show(policy: Policy, figures: list[Explanation], curves: dict[str, list[Exp
     console.print(f"{len(policy.words)} words in {policy.partition.groups} groups; pass words: {share}")
     for kind, rule in policy.rules.items():
         console.print(
-            f"  {kind:<11}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{KINDS[kind]}"
+            f"  {kind:<13}{rule if isinstance(rule, str) else f'epsilon {rule:g}':<13}{about(kind)}"
         )
     if not figures:
-        console.print("words are replaced by placeholders: epsilon 0, nothing to compute")
+        passed = policy.rules.get("word") == "pass"
+        what = "pass, or are replaced" if passed else "are replaced"
+        console.print(
+            f"preset {policy.preset}: words {what} by placeholders; none is drawn: "
+            "epsilon 0, nothing to compute",
+            soft_wrap=True,
+        )
         return
     table = Table("", *[f.mechanism for f in figures])
     rows: dict[str, Callable[[Explanation], str]] = {

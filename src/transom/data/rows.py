@@ -1,8 +1,8 @@
-"""Rows, columns and texts of a user's file, by its ending: text lines, CSV, TSV, JSON lines, Parquet.
+"""Rows, columns and texts of a user's file, by its ending: text lines, CSV, TSV, JSON, Parquet.
 
 Text is UTF-8, a text a line. CSV follows RFC 4180, with quotes and line breaks in cells; TSV splits at tabs
-and knows no quotes; JSON lines hold an object each. A cell is the text that stands there: "NA", "null" and
-"007" are texts like any other. Parquet needs the extra `parquet`.
+and knows no quotes; JSON lines hold an object each, a JSON document a list of objects or one. A cell is the
+text that stands there: "NA", "null" and "007" are texts like any other. Parquet needs the extra `parquet`.
 Threat model: malformed files. A row of another width, a name that stands twice, a cell that is no text, bytes
 that are no UTF-8 and a JSON member given twice are errors; they name a row or a byte, never content.
 Does not protect: what is not read stays as it is.
@@ -33,11 +33,13 @@ class Format(StrEnum):
     csv = "csv"
     tsv = "tsv"
     jsonl = "jsonl"
+    json = "json"
     parquet = "parquet"
 
 
+CELL_LIMIT_CHARS = 2**28  # of a CSV cell; the csv module's own limit is 2**17
 _ENDINGS = {".csv": Format.csv, ".tsv": Format.tsv, ".jsonl": Format.jsonl, ".ndjson": Format.jsonl,
-            ".parquet": Format.parquet}  # fmt: skip
+            ".json": Format.json, ".parquet": Format.parquet}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Table:
             return int(column) - 1
         raise MisconfiguredError(
             f"there is no column {column!r}; name one of the header's or give a number from 1 to "
-            f"{len(self.names)}"
+            f"{len(self.names)}" + ("; or is it another --delimiter?" if len(self.names) == 1 else "")
         )
 
 
@@ -98,9 +100,13 @@ def decoded(file: BinaryIO, name: str, advance: Callable[[int], object] = bool) 
         advance(len(line))
 
 
-def table(lines: Iterator[str], form: Format, *, header: bool = True) -> Table:
+def table(lines: Iterator[str], form: Format, *, header: bool = True, delimiter: str = ",") -> Table:
     """The CSV or TSV table of these lines, read as its rows are taken. Raises MisconfiguredError."""
-    rows = _csv_rows(lines) if form is Format.csv else (line.rstrip("\r\n").split("\t") for line in lines)
+    rows = (
+        _csv_rows(lines, delimiter)
+        if form is Format.csv
+        else (line.rstrip("\r\n").split("\t") for line in lines)
+    )
     first = next(rows, None)
     if first is None:
         raise MisconfiguredError("the table is empty; nothing to read")
@@ -163,8 +169,9 @@ def read_texts(source: Path, column: str | None = None) -> tuple[str, ...]:
     return found
 
 
-def _csv_rows(lines: Iterator[str]) -> Iterator[list[str]]:
-    reader = csv.reader(lines, strict=True)
+def _csv_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:
+    csv.field_size_limit(CELL_LIMIT_CHARS)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     try:
         yield from filter(None, reader)
     except csv.Error as error:
@@ -179,11 +186,14 @@ def _of_width(rows: Iterator[list[str]], width: int, start: int) -> Iterator[lis
 
 
 def _objects(source: Path, form: Format, column: str | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of JSON lines or Parquet with their typed values; of Parquet only `column`, if one is named."""
+    """Rows of JSON or Parquet with their typed values; of Parquet only `column`, if one is named."""
     if form is Format.text:
-        raise MisconfiguredError(f"{source} has no columns; give a .csv, .tsv, .jsonl or .parquet file")
+        raise MisconfiguredError(f"{source} has no columns; give a .csv, .tsv, .jsonl, .json or .parquet")
     if form is Format.parquet:
         yield from _parquet(source, column)
+        return
+    if form is Format.json:
+        yield from _document(source)
         return
     with opened(source) as file:
         for number, line in enumerate(decoded(file, str(source)), 1):
@@ -198,6 +208,19 @@ def _objects(source: Path, form: Format, column: str | None = None) -> Iterator[
                     f"{source}, line {number} ({len(line)} characters) is no JSON object"
                 )
             yield row
+
+
+def _document(source: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON document: those of its list, or the one that it is."""
+    with opened(source) as file:
+        try:
+            found = load_json("".join(decoded(file, str(source))))
+        except (ValueError, RecursionError):
+            raise MisconfiguredError(f"{source} is not valid JSON") from None
+    rows = found if isinstance(found, list) else [found]
+    if not all(isinstance(row, dict) for row in rows):
+        raise MisconfiguredError(f"{source} holds neither an object nor a list of objects")
+    return rows
 
 
 def _parquet(source: Path, column: str | None) -> Iterator[dict[str, Any]]:

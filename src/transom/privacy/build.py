@@ -36,6 +36,7 @@ from transom.privacy.lexicon import (
     read_wordnet,
     spread_by_synonyms,
 )
+from transom.privacy.listed import LIST_FILES, read_lists
 from transom.privacy.partition import LARGEST_GROUP
 from transom.privacy.policy import Policy, write_policy
 from transom.privacy.text import is_plain_word
@@ -75,6 +76,7 @@ def build_policy(
     wordnet: Path | None = None,
     polarity: Path | None = None,
     names: Sequence[Path] = (),
+    lists: Path | None = None,
     epsilon: float = 4.0,
     mechanism: str = "rnm",
     notices: list[str] | None = None,
@@ -83,9 +85,12 @@ def build_policy(
     """Build the groups from public files and write the policy file `out`; returns the policy as loaded back.
 
     The vocabulary is the `vocabulary_size` most frequent words that can be drawn; the policy's list of names
-    holds the people's names met on the way. `progress` is called with the share done, from 0 to 1. Raises
+    holds the people's names met on the way. `lists`: a folder of public lists (`listed.LIST_FILES`), by which
+    words get kinds; it needs `wordnet`. `progress` is called with the share done, from 0 to 1. Raises
     `PolicyError` for unusable input.
     """
+    if lists and not wordnet:
+        raise PolicyError("lists of words by kind need WordNet besides: name its folder (--wordnet)")
     lexicon = read_wordnet(wordnet) if wordnet else None
     people = read_names(names) - FUNCTION_WORDS
     if lexicon:  # `hope` and `mark` are words first, `peter` and `marguerite` are not
@@ -96,8 +101,11 @@ def build_policy(
     if lexicon and valences:
         valences = spread_by_synonyms(valences, lexicon)
     groups = build_groups(read, lexicon, valences, vocabulary_size, group_size, people)
+    progress(0.7)
+    listed, phrases = read_lists(lists, wordnet, groups.words) if lists and wordnet else ({}, {})
     progress(0.9)
     sources = [path.name for path in (embeddings, wordnet, polarity, *names) if path]
+    sources += LIST_FILES if lists else ()
     return write_policy(
         out,
         words=groups.words,
@@ -114,6 +122,8 @@ def build_policy(
         polarity_coherent=bool(valences),
         pass_share=groups.pass_share,
         names=groups.names,
+        listed=listed,
+        phrases=phrases,
     )
 
 

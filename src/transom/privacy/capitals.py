@@ -31,7 +31,7 @@ FREE, CONTINUED, BOUND = 2, 1, 0
 PLACE_MARKS = frozenset(".!?\"')]:([—–•-")  # punctuation after which a capital may say something else
 
 _ENDING = r"'(?:s|re|ve|ll|d|m)(?![^\W_'])"
-_WORD = re.compile(rf"(?<![^\W\d_]')[^\W\d_]++(?:(?!{_ENDING})'[^\W\d_]++)*+", re.IGNORECASE)
+_WORD = re.compile(rf"(?<![^\W\d_]')(?<!\d)[^\W\d_]++(?:(?!{_ENDING})'[^\W\d_]++)*+", re.IGNORECASE)
 _NEXT_WORD = re.compile(rf"(?:n't|{_ENDING})? ({_WORD.pattern})", re.IGNORECASE)
 _NUMBER = re.compile(r"\d[\d.,:/'-]*")
 _ISE = re.compile(r"(?<=...)is(?=(?:e[drs]?|ers|ing|ations?)$)")
@@ -62,14 +62,14 @@ def spelling(word: str, known: Container[str]) -> str:
     return american if american in known else word
 
 
-def marks_name(clean: str, end: int, word: str, case: Case, place: int, line: str) -> bool:
-    """Whether the capital of `word`, which ends at `end` of the text, says "name" at this place and line."""
+def marks_name(word: str, case: Case, place: int, line: str, behind: str) -> bool:
+    """Whether the capital of `word` says "name" at this place and line; `behind` holds the next word."""
     lookup = word.lower()
     if line == "shouting" or word == "I" or lookup in CLITICS:
         return False
     if case != "title":
         return True
-    following = match[1] if (match := _NEXT_WORD.match(clean, end)) else ""
+    following = match[1] if (match := _NEXT_WORD.match(behind)) else ""
     if lookup in NAMESAKES and following.lower() not in SUBJECTS:
         return True
     if place == FREE or line == "heading":
@@ -100,17 +100,17 @@ class Lines:
     """How to read the capitals of each line: "shouting", "heading" or ""; asked from the start to the end."""
 
     def __init__(self, clean: str, known: Container[str]) -> None:
-        self._lines, self._known = iter(clean.split("\n")), known
-        self._end, self._reading = 0, ""
+        self._lines, self._known = clean.split("\n"), known
+        self._at = self._number = 0
+        self._reading: str | None = None
 
-    def reading(self, start: int) -> str:
-        """The reading of the line that holds the character at `start`."""
-        line = None
-        while self._end <= start:
-            line = next(self._lines)
-            self._end += len(line) + 1
-        if line is not None:
-            self._reading = _reading(line, self._known)
+    def reading(self, codes: str, at: int) -> str:
+        """The reading of the line of the token `at`, whose codes tell the ends of lines."""
+        lines = codes.count("\n", self._at, at) + 2 * codes.count("¶", self._at, at)
+        if lines or self._reading is None:
+            self._number += lines
+            self._reading = _reading(self._lines[self._number], self._known)
+        self._at = at
         return self._reading
 
 

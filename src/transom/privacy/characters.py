@@ -19,7 +19,10 @@ _PLAIN = {
 }  # fmt: skip
 
 # Stand-ins of the mask: one character for each class, so that one expression lexes all scripts.
-_LOWER, _UPPER, _SYMBOL, _CURRENCY, _DIGIT = "é", "É", "¦", "¤", "0"
+_LOWER, _UPPER, _SYMBOL, _CURRENCY, _DIGIT, MASKED_MARKER = "é", "É", "¦", "¤", "0", "\x01"
+# A marker stands for a stretch that somebody claims, and the lexer makes it a token of its own. Which one it
+# is tells what a capital says after the stretch: "name", "name" unless lower case follows, nothing.
+MARKERS = "\ue000\ue001\ue002"
 
 
 class _Clean(dict[int, str]):
@@ -55,6 +58,8 @@ def _clean(character: str) -> str:
 def _mask(character: str) -> str:
     if character.isascii() or character in PASSING_PUNCTUATION:
         return character
+    if character in MARKERS:
+        return MASKED_MARKER
     category = unicodedata.category(character)
     if category in ("Nd", "No"):
         return _DIGIT
@@ -64,6 +69,15 @@ def _mask(character: str) -> str:
 
 
 _CLEAN, MASK = _Clean(), _Mask()
+
+
+def is_normal(text: str) -> bool:
+    """Whether a text plainly is normalised: printable ASCII, neither two blanks nor one at a line's end."""
+    return (
+        text.isascii()
+        and text.replace("\n", "").isprintable()
+        and not ("  " in text or " \n" in text or "\n " in text or "\n\n\n" in text)
+    )
 
 
 def normalise(text: str) -> str:

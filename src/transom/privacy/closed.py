@@ -27,6 +27,8 @@ MONTHS = _words(
     "january february march april may june july august september october november december "
     "jan feb mar apr jun jul aug sep sept oct nov dec"
 )
+_DAYS = "monday tuesday wednesday thursday friday saturday sunday "
+DAYS = _words(_DAYS + _DAYS.replace(" ", "s "))
 AMBIGUOUS_MONTHS = _words("march april may june august jan mar")  # other words, or names of people, too
 BEFORE_A_MONTH = _words("by during from in of on since until")
 # In title case these keep their lower-case letter.

@@ -155,7 +155,7 @@ class Ledger:
         return LedgerSpentError(
             f"the privacy budget is spent: {spent / NANO:g} of {self.cap_epsilon:g} epsilon used{at} and "
             f"{more:g} more was asked; nothing was charged or sent. "
-            "Raise the cap or start a new account."
+            "What was said stays said: raise the cap only if you accept the larger loss."
         )
 
 

@@ -55,7 +55,7 @@ Law = Callable[[Floats, Floats], Floats]  # scores [G, K, K] and a temperature e
 _TOLERANCE = 1e-6  # how far below the budget a calibrated epsilon may stay
 _HOTTEST = 2.0**10  # temperature beyond which a table cannot use up its budget (constant scores, for one)
 _STEPS = 60
-_LEAST_EPSILON, _MOST_EPSILON = 1e-4, 30.0
+_LEAST_EPSILON, _MOST_EPSILON = 1e-4, 40.0  # 64-bit entries of 1 or more end at 64 ln 2, or 44.4
 _UNUSED = 1e-7  # a solver's output probability below which nobody uses the output
 
 

@@ -23,7 +23,6 @@ Source: repeated releases, Dwork and Roth 2014, section 3.5; BLAKE2b, RFC 7693.
 from __future__ import annotations
 
 import math
-import re
 import secrets
 import sys
 import threading
@@ -33,7 +32,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-_UNITS = re.compile(r"\[[A-Z]+_[0-9]+\]|.", re.DOTALL)  # placeholders, and the characters between them
+from transom.privacy import forms
+
 _ENTRY_BYTES = 256  # what an entry takes beside its text, roughly
 Places = Mapping[int, tuple[bytes, str]]
 
@@ -151,16 +151,19 @@ class PlaceMemo:
                 _, oldest = self._answers.popitem(last=False)
                 self._answers_weight -= sum(map(_answer_weight, oldest.values()))
 
-    def recall_answer(self, before: bytes, text_delivered: str) -> str | None:
+    def recall_answer(self, before: bytes, text_delivered: str, *, strict: bool = False) -> str | None:
         """The host's own words, if an answer is resent as it was delivered, after the same messages.
 
-        None also where another answer at that point might have been delivered as the same text.
+        None also where another answer at that point might have been delivered as the same text; `strict`: any
+        other, because words were put back in it.
         """
         digest = self._digest("answer", before.hex(), text_delivered)
         with self._lock:
             here = self._answers.get(before, {})
             own = here.get(digest)
-            if own is None or any(other != own and may_collide(own, other) for other in here.values()):
+            if own is None or any(
+                other != own and (strict or may_collide(own, other)) for other in here.values()
+            ):
                 return None
             self._answers.move_to_end(before)
             return own
@@ -202,12 +205,13 @@ class PlaceMemo:
 def may_collide(one: str, other: str) -> bool:
     """Whether two different texts of a host may be delivered as one, for some hidden values.
 
-    They cannot where they first differ in a character that belongs to no placeholder of either. A text may be
-    cut at its end, so the beginning of another may be delivered as that one.
+    They cannot where they first differ in a character that belongs to no placeholder of either, in any form
+    that is restored or marked. A text may be cut at its end, so the beginning of another may be delivered as
+    that one.
     """
-    for a, b in zip(_UNITS.finditer(one), _UNITS.finditer(other), strict=False):
-        if a[0] != b[0]:
-            return len(a[0]) > 1 or len(b[0]) > 1
+    for a, b in zip(forms.units(one), forms.units(other), strict=False):
+        if a != b:
+            return len(a) > 1 or len(b) > 1
     return True
 
 

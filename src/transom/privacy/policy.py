@@ -2,10 +2,12 @@
 
 The file is one safetensors file. Tensors: `words` (uint8, UTF-8, one a line, in word-id order, contiguous
 by group), `starts` (int32 [G + 1]), `scores` (uint8, the groups' K x K tables end to end), `prior`
-(float32 [V], public frequency), `pass_words` (uint8, one a line). Metadata: the key `policy` with a JSON
-object. The vocabulary holds the words that can be drawn and no others, so that groups, prior and printed
-figures are those of drawn words: a name of the policy's list or a closed form of the lexer in it is refused.
-A rule is "pass", "placeholder" or, for the kind `word` alone, an epsilon a word. `word` cannot pass.
+(float32 [V], public frequency), `pass_words` (uint8, one a line), and, where there are lists, `listed`
+(uint8, one a line) with `listed_kinds` (uint8, places in the metadata's `listed`), and `phrases` with
+`phrase_fields` (`transom.privacy.packed`). Metadata: the key `policy` with a JSON object. The vocabulary
+holds the words that can be drawn and no others, so that groups, prior and printed figures are those of drawn
+words: a name of the policy's list or a closed form of the lexer in it is refused.
+Kinds and rules are those of `transom.privacy.kinds`.
 Threat model: a policy file may come from anybody. It is parsed as safetensors and JSON only, bounded in
 size, checked completely before use, and can be pinned by SHA-256. Everything in it is public.
 Does not protect: a policy that lets kinds pass, or whose words were taken from private text, protects
@@ -30,28 +32,26 @@ from typing import Annotated, Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.config import Setting, attempt, listed, load_json, read_config, suggest
+from transom.config import Setting, attempt, listed, load_json, read_config
 from transom.errors import MisconfiguredError, PolicyError
 from transom.files import read_bounded, whole
 from transom.privacy.closed import is_closed
 from transom.privacy.data import ENGLISH_PATH, ENGLISH_SHA256
+from transom.privacy.kinds import FIELDS, KINDS, Rule, rule_of, rule_problems, unknown
+from transom.privacy.numbers import OPEN_CODES
+from transom.privacy.packed import packed, read_listed, read_phrases, unpacked
 from transom.privacy.partition import LARGEST_GROUP, Partition
 from transom.privacy.text import is_plain_word
 
-KINDS: dict[str, str] = {
-    "stop": "a word of the public pass list",
-    "word": "a word of the vocabulary",
-    "number": "digits, number words, amounts, dates, times",
-    "identifier": "e-mail address, URL, host or file name, path, handle, letters mixed with digits",
-    "name": "a capital where the place asks for none, or capitalised and unknown",
-    "rare": "an unknown lower-case word",
-    "foreign": "non-ASCII letters outside the vocabulary",
-    "symbol": "emoji and other symbols",
-}
 SIZE_LIMIT_BYTES = 64 * 2**20
-LARGEST_EPSILON = 30.0
-Rule = str | float
+COMMON_WORDS = 8_000  # the most frequent words of a vocabulary; the others are of kind `uncommon`
 _TENSORS = {"words": "U8", "starts": "I32", "scores": "U8", "prior": "F32", "pass_words": "U8"}
+_LISTS = {"listed": "U8", "listed_kinds": "U8"}  # both or none
+_PHRASES = {"phrases": "U8", "phrase_fields": "U16"}  # the same
+LISTED = (
+    *("person", "place", "organisation", "namesake", "instruction", "dictionary", "ordinary", "part"),
+    *FIELDS,
+)
 _Texts = Annotated[tuple[str, ...], Setting(wanted="be a list of text")]
 
 
@@ -69,15 +69,18 @@ class _Record:
     sources: _Texts
     polarity_coherent: bool
     pass_share: Annotated[float | None, Setting(least=0, most=1, wanted="lie in [0, 1] or be null")] = None
+    listed: _Texts = ()
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the rules."""
-        yield from _rule_problems(self.kinds)
+        yield from rule_problems(self.kinds)
         yield from (f"kind {kind!r} has no rule" for kind in KINDS if kind not in self.kinds)
+        yield from (unknown("list", kind, LISTED) for kind in self.listed if kind not in LISTED)
 
 
 @dataclass(frozen=True)
 class _Overlay:
+    preset: str | None = None
     kinds: Mapping[str, Rule] | None = None
     mechanism: str | None = None
 
@@ -87,8 +90,12 @@ class Policy:
     """A validated policy; make one with `load_policy` or `write_policy`.
 
     `sha256` is the file's, before overlays. `words` are drawn, as inputs and as outputs, and no others are.
-    `names` are of kind name in any case and position. `pass_share`: the public share of tokens that are pass
-    words, or None when the file does not say.
+    `names` are of kind name in any case and position. `listed` gives public words a kind of `LISTED`: names
+    of a known type, words of sensitive fields, instruction words, `namesake` (a common word that is also
+    somebody's name), `part` (a seldom word that phrases are made of), `dictionary`, and `ordinary` (a
+    frequent word that is in no group, of kind word). `phrases`: phrases of fields and the halves they are
+    made of, with the bits of their fields. `pass_share`: the public share of tokens that are pass words, or
+    None when the file does not say. `preset` names where the rules come from.
     """
 
     name: str
@@ -101,10 +108,13 @@ class Policy:
     pass_words: frozenset[str]
     sha256: str
     names: frozenset[str] = frozenset()
+    listed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    phrases: Mapping[str, int] = field(default_factory=dict, repr=False)
     licence_notices: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     polarity_coherent: bool = False
     pass_share: float | None = None
+    preset: str = "words"
     path: Path | None = field(default=None, compare=False)
 
     @property
@@ -114,13 +124,45 @@ class Policy:
         return float(rule) if not isinstance(rule, str) else None
 
     @cached_property
+    def words_pass(self) -> bool:
+        """Whether ordinary words pass: then layout is kept as typed, and open words are read with values."""
+        return self.rules["word"] == "pass"
+
+    @property
+    def draws(self) -> bool:
+        """Whether any kind has an epsilon."""
+        return any(not isinstance(rule, str) for rule in self.rules.values())
+
+    def rule(self, kind: str) -> Rule:
+        """What happens to a kind: its own rule or that of its base."""
+        return rule_of(self.rules, kind)
+
+    @cached_property
     def word_ids(self) -> dict[str, int]:
         """Word to id."""
         return {word: index for index, word in enumerate(self.words)}
 
+    @cached_property
+    def kind_of(self) -> Mapping[str, str]:
+        """The kind of each word of the vocabulary and of each listed one; a namesake is a word here."""
+        common = np.argsort(-self.prior_V, kind="stable")[:COMMON_WORDS]
+        kinds = dict.fromkeys(self.words, "uncommon") | {self.words[i]: "word" for i in common}
+        kinds |= {word: kind for word, kind in self.listed.items() if kind != "namesake"}
+        kinds |= {word: "word" for word, kind in self.listed.items() if kind == "ordinary"}
+        kinds |= {word: "dictionary" for word in self.namesakes if word not in kinds}
+        # Words that steer the reading of values pass where words pass.
+        kept = "instruction" if self.rule("instruction") == "pass" else None
+        steering = (word for word in OPEN_CODES if word in self.word_ids)
+        return kinds | {word: "word" for word in steering if kinds[word] != kept}
+
+    @cached_property
+    def namesakes(self) -> frozenset[str]:
+        """Common words that are also names of people or places."""
+        return frozenset(word for word, kind in self.listed.items() if kind == "namesake")
+
     def with_rules(self, rules: Mapping[str, Any], mechanism: str | None = None) -> Policy:
         """This policy under other rules for some kinds; PolicyError names every unknown kind or rule."""
-        problems = list(_rule_problems(rules))
+        problems = list(rule_problems(rules))
         if problems:
             raise PolicyError(listed("the rules cannot be used", problems))
         parsed = {kind: rule if isinstance(rule, str) else float(rule) for kind, rule in rules.items()}
@@ -169,17 +211,27 @@ def write_policy(
     polarity_coherent: bool = False,
     pass_share: float | None = None,
     names: Iterable[str] = (),
+    listed: Mapping[str, str] | None = None,
+    phrases: Mapping[str, int] | None = None,
 ) -> Policy:
     """Write a policy file atomically and return it as read back; PolicyError when it would be invalid."""
     from safetensors.numpy import save
 
     tensors: dict[str, NDArray[Any]] = {
-        "words": _packed(words),
+        "words": packed(words),
         "starts": np.ascontiguousarray(starts_G1, dtype=np.int32),
         "scores": np.ascontiguousarray(scores_S, dtype=np.uint8),
         "prior": np.ascontiguousarray(prior_V, dtype=np.float32),
-        "pass_words": _packed(sorted(pass_words)),
+        "pass_words": packed(sorted(pass_words)),
     }
+    kinds_of_lists = sorted(set((listed or {}).values()))
+    if listed:
+        tensors["listed"] = packed(sorted(listed))
+        codes = [kinds_of_lists.index(kind) for _, kind in sorted(listed.items())]
+        tensors["listed_kinds"] = np.array(codes, dtype=np.uint8)
+    if phrases:
+        tensors["phrases"] = packed(sorted(phrases))
+        tensors["phrase_fields"] = np.array([bits for _, bits in sorted(phrases.items())], dtype=np.uint16)
     record = {
         "format": 1,
         "name": name,
@@ -191,6 +243,7 @@ def write_policy(
         "sources": list(sources),
         "polarity_coherent": polarity_coherent,
         "pass_share": pass_share,
+        "listed": kinds_of_lists,
     }
     content = save(tensors, {"policy": json.dumps(record, ensure_ascii=False, sort_keys=True)})
     policy = _parse(content, hashlib.sha256(content).hexdigest(), str(path))
@@ -228,11 +281,13 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
     problems += _tensor_problems(tensors, _header(content))
     if read is None or problems:
         raise PolicyError(listed(f"the policy {where} is malformed", problems))
-    words, words_ok = _unpacked(tensors["words"])
-    pass_words, pass_ok = _unpacked(tensors["pass_words"])
+    words, words_ok = unpacked(tensors["words"])
+    pass_words, pass_ok = unpacked(tensors["pass_words"])
     problems = [] if words_ok and pass_ok else ["word lists are not UTF-8"]
     problems += _word_problems(words, pass_words, read.names) + _number_problems(tensors, len(words))
-    if problems:
+    public, wrong = read_listed(tensors, read.listed, frozenset(words), frozenset(pass_words))
+    phrases, odd = read_phrases(tensors)
+    if problems := problems + wrong + odd:
         raise PolicyError(listed(f"the policy {where} is malformed", problems))
     return Policy(
         name=read.name,
@@ -245,6 +300,8 @@ def _parse(content: bytes, sha256: str, where: str) -> Policy:
         pass_words=frozenset(pass_words),
         sha256=sha256,
         names=frozenset(read.names),
+        listed=public,
+        phrases=phrases,
         licence_notices=read.licence_notices,
         sources=read.sources,
         polarity_coherent=read.polarity_coherent,
@@ -257,29 +314,17 @@ def _header(content: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", load_json(content[8 : 8 + length]))
 
 
-def _rule_problems(rules: Mapping[str, Any]) -> Iterable[str]:
-    for kind, rule in rules.items():
-        if kind not in KINDS:
-            yield _unknown("kind", kind, KINDS)
-        elif isinstance(rule, int | float) and not isinstance(rule, bool):
-            if kind != "word":
-                yield f"kind {kind!r} cannot have an epsilon, only 'word' can; choose pass or placeholder"
-            elif not 0 < rule <= LARGEST_EPSILON:
-                yield f"epsilon must lie in (0, {LARGEST_EPSILON:g}], got {rule}"
-        elif rule not in ("pass", "placeholder"):
-            yield _unknown(f"rule of kind {kind!r}", rule, ("pass", "placeholder"))
-        elif kind == "word" and rule == "pass":
-            yield "kind 'word' cannot pass: give it an epsilon or placeholder"
-
-
 def _tensor_problems(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> Iterable[str]:
-    for name, dtype in _TENSORS.items():
+    wanted = dict(_TENSORS)
+    for pair in (_LISTS, _PHRASES):
+        wanted |= pair if pair.keys() & tensors.keys() else {}
+    for name, dtype in wanted.items():
         if name not in tensors:
             yield f"tensor {name!r} is missing"
         elif header[name]["dtype"] != dtype or tensors[name].ndim != 1:
             got = f"{header[name]['dtype']} {tensors[name].shape}"
             yield f"tensor {name!r} must be {dtype} with one axis, got {got}"
-    yield from (_unknown("tensor", name, _TENSORS) for name in tensors if name not in _TENSORS)
+    yield from (unknown("tensor", name, wanted) for name in tensors if name not in wanted)
 
 
 def _word_problems(words: Sequence[str], pass_words: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -325,22 +370,6 @@ def _number_problems(tensors: Mapping[str, NDArray[Any]], words: int) -> list[st
     if not (np.isfinite(prior).all() and (prior >= 0).all() and prior.sum() > 0):
         problems.append("prior must be finite, non-negative and not all zero")
     return problems
-
-
-def _packed(words: Iterable[str]) -> NDArray[np.uint8]:
-    return np.frombuffer("\n".join(words).encode("utf-8"), dtype=np.uint8)
-
-
-def _unpacked(packed: NDArray[np.uint8]) -> tuple[list[str], bool]:
-    try:
-        text = packed.tobytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return [], False
-    return (text.split("\n") if text else []), True
-
-
-def _unknown(what: str, got: object, known: Iterable[str]) -> str:
-    return f"unknown {what} {str(got)[:40]!r}; {suggest(got, known)}"
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

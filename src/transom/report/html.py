@@ -15,10 +15,13 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 
 from transom.report.charts import frontier_chart, recovery_chart
+from transom.report.comparison import FATES
 from transom.report.finding import MAX_EXAMPLES, Example, Finding
 from transom.report.kinds import kind_of
 from transom.report.metrics import METRICS, figure
 from transom.report.report import Report, mark, span
+
+_MOST_SPOTS = 200  # that the page lists of each setting
 
 
 def page(report: Report) -> str:
@@ -43,6 +46,9 @@ def page(report: Report) -> str:
         figure=figure,
         mark=mark,
         marked=_marked,
+        comparison=report.comparison,
+        fates=FATES,
+        most_spots=_MOST_SPOTS,
     )
 
 

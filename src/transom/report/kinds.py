@@ -33,7 +33,21 @@ class Kind:
     limits: tuple[str, ...] = _LIMITS
 
 
+_TEXT_LIMITS = (
+    "What is private is a second opinion of public lists, patterns and, where given, your own lists. A name "
+    "in lower case that a dictionary holds is an ordinary word to it, and so is what words say together.",
+    "Changed without need is by the dictionary: an ordinary word that names somebody was changed with need.",
+    *_LIMITS,
+)
+
 _KINDS = {
+    "text": Kind(
+        "a text under presets",
+        "What is left of the text",
+        "Readable and read: left is better. Kept and alike: right is.",
+        "open",
+        _TEXT_LIMITS,
+    ),
     "words": Kind("sanitised words"),
     "adapter": Kind("a fine-tuned adapter"),
     "checkpoint": Kind("an obfuscated checkpoint"),

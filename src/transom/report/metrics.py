@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 EPSILON_METRIC = "epsilon lower bound"
+READABLE, READ, KEPT, LIKENESS = (
+    "still readable",
+    "text read",
+    "ordinary words kept",
+    "likeness of content words",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,29 @@ METRICS = (
         meaning="what the samples certify, with the confidence that the note states",
         most=math.inf,
         certified=True,
+    ),
+    Metric(
+        name=READABLE,
+        meaning="the share of what a second opinion takes for private that passes as it is",
+        outcome="of what a second opinion takes for private can be read as it stands",
+    ),
+    Metric(
+        name=READ,
+        meaning="the share of all tokens, weighted by how rare each is, that pass or are named rightly; "
+        "guessing is what passes",
+        gated=False,  # of a text whose ordinary words pass by choice
+    ),
+    Metric(
+        name=KEPT,
+        meaning="the share of ordinary words that stand there as they did",
+        better="user",
+        gated=False,
+    ),
+    Metric(
+        name=LIKENESS,
+        meaning="cosine of the content words before and after, by rarity: a hint of use, no task",
+        better="user",
+        gated=False,
     ),
     Metric(name="utility", better="user", gated=False),
 )

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from transom.report.comparison import Comparison
 from transom.report.finding import INTERRUPTED, RAISE_BUDGET, Finding, interrupted, left_out, unreached
 from transom.report.metrics import figure, metric
 
@@ -53,13 +54,14 @@ class Frontier:
 class Report:
     """What `transom audit KIND` found on `target` (plain settings for the reader) and what it cost.
 
-    `stopped` says why it broke off, and is empty where it did not.
+    `stopped` says why it broke off, and is empty where it did not. `comparison` sets settings side by side.
     """
 
     kind: str
     target: Mapping[str, Any]
     findings: tuple[Finding, ...]
     frontier: Frontier | None = None
+    comparison: Comparison | None = None
     gate: float | None = None
     stopped: str = ""
     created: str = field(default_factory=now)
@@ -104,6 +106,8 @@ class Report:
     def headline(self) -> str:
         """One short sentence; for a sweep, from the setting where least is read to that where most is."""
         best = self._strongest
+        if self.comparison is not None:
+            return self.comparison.headline
         if best is None:
             return "Nothing was measured."
         if len(self._by_setting) > 1:
@@ -127,6 +131,8 @@ class Report:
     @property
     def _rests_on(self) -> tuple[str, ...]:
         best = self._strongest
+        if self.comparison is not None:
+            return tuple(f"{note[:1].upper()}{note[1:]}." for note in self.comparison.notes)
         if best is None:
             why = {found.reason for found in self.findings if found.reason}
             return (f"Reason: {why.pop()}." if len(why) == 1 else "No attack could be run.",)
@@ -206,6 +212,7 @@ class Report:
             "passed": self.passed,
             "findings": [found.to_dict() for found in self.findings],
             "frontier": None if self.frontier is None else asdict(self.frontier)["points"],
+            **({} if self.comparison is None else {"comparison": self.comparison.to_dict()}),
             "created": self.created,
             "cost_s": self.cost_s,
         }

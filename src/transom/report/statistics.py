@@ -61,7 +61,7 @@ def mean_interval(score_N: Floats) -> tuple[float, float]:
     return max(0.0, float(score_N.mean() - reach)), min(1.0, float(score_N.mean() + reach))
 
 
-def clustered_interval(hits_S: Ints, sizes_S: Ints) -> tuple[float, float]:
+def clustered_interval(hits_S: Ints | Floats, sizes_S: Ints | Floats) -> tuple[float, float]:
     """Interval for the share hits / sizes of a source whose texts are independent and whose tokens are not.
 
     Clopper-Pearson with the effective number of tokens, p (1 - p) / variance of the ratio estimator; where

@@ -56,7 +56,13 @@ _BATCH = 8
 _PART, _CONTEXT = 16, 128  # gaps read together, and tokens of the text before them
 _RUN = 24  # tokens read of what is known between two gaps: its beginning and its end
 _LEAST = 1e-3  # candidates with less of the likeliest one's posterior are left out
-_STAND_INS = {"[NAME]": "Smith", "[NUMBER]": "10", "[TERM]": "thing", "[SYMBOL]": "*"}
+_STAND_INS = {
+    "[NAME]": "Smith", "[PERSON]": "Smith", "[PLACE]": "London", "[ORG]": "Smith and Sons",
+    "[NUMBER]": "10", "[DATE]": "10 May", "[TIME]": "10:30", "[MONEY]": "$10", "[PHONE]": "555 0100",
+    "[TERM]": "thing", "[SYMBOL]": "*", "[HEALTH]": "illness", "[FINANCE]": "money", "[RELIGION]": "faith",
+    "[POLITICS]": "politics", "[ORIGIN]": "origin", "[SEXUALITY]": "sex", "[CRIME]": "crime",
+    "[FAMILY]": "family",
+}  # fmt: skip
 _CLOSING, _OPENING, _ENDS = frozenset(",.;:!?)]}%'"), frozenset("([{$#"), frozenset(".!?")
 
 

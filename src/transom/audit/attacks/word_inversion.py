@@ -51,7 +51,7 @@ def learned_guesses(target: WordTarget, knowledge: WordKnowledge) -> tuple[list[
     repeated_N = np.tile(words_N, count)
     pairs, counts = np.unique(knowledge.mechanism.sample(repeated_N) * size + repeated_N, return_counts=True)
     order = np.argsort(counts, kind="stable")  # so that the commonest original is written last
-    original_V = np.arange(size)
+    original_V = np.arange(1 + max(int(pairs.max()) // size, *target.outputs_N.tolist())) % size
     original_V[pairs[order] // size] = pairs[order] % size
     return [target.channel.words[original_V[output]] for output in target.outputs_N], count
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.privacy.kinds import SUBKINDS
 from transom.privacy.partition import WordMechanism
 from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import Policy
@@ -26,7 +27,10 @@ Kind = Literal["drawn", "passed", "placeholder"]
 
 
 class Token(NamedTuple):
-    """A word, mark or placeholder's label in lower case; `word` is its id where it is drawn, else -1."""
+    """A word, mark or placeholder's label in lower case; `word` is its id where it is drawn, else -1.
+
+    Of a drawn word as it is seen, the id is tagged with its rule (`by_rule`), and plain where there is one.
+    """
 
     kind: Kind
     text: str
@@ -44,10 +48,12 @@ def drawn(sentences: Iterable[Sentence]) -> Iterator[Token]:
 
 def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
     """The attacker's own lines as plain tokens; `word` is the id of each word that the policy would draw."""
-    sanitizer, ids = Sanitizer(policy.with_rules({"word": "placeholder"})), policy.word_ids
+    kinds = [kind for kind in ("word", *SUBKINDS) if not isinstance(policy.rule(kind), str)]
+    sanitizer = Sanitizer(policy.with_rules(dict.fromkeys(kinds, "placeholder")))  # nothing need be drawn
+    ids = policy.word_ids
 
     def own(piece: Piece) -> Token:
-        word = ids[spelling(piece.source.lower(), ids)] if piece.kind == "word" else -1
+        word = ids.get(spelling(piece.source.lower(), ids), -1) if piece.kind in kinds else -1
         return _token(piece, policy.words, word, piece.output)
 
     return tuple(tuple(map(own, _pieces(sanitizer, line))) for line in lines if line.strip())
@@ -55,13 +61,23 @@ def own_sentences(policy: Policy, lines: Iterable[str]) -> Sentences:
 
 def observe(sanitizer: Sanitizer, lines: Iterable[str]) -> tuple[Sentences, Sentences]:
     """(seen, plain) of each line that is not blank, sanitised as a message of its own."""
+    return as_seen(sanitizer, [pieces for line in lines if (pieces := _pieces(sanitizer, line))])
+
+
+def as_seen(sanitizer: Sanitizer, texts: Iterable[Sequence[Piece]]) -> tuple[Sentences, Sentences]:
+    """(seen, plain) of texts that were sanitised, none of them empty."""
     seen, plain = [], []
-    words = sanitizer.policy.words
-    for line in lines:
-        pieces = _pieces(sanitizer, line)
-        if pieces:
-            seen.append(tuple(_token(piece, words, piece.output_id, piece.output) for piece in pieces))
-            plain.append(tuple(_token(piece, words, piece.source_id, piece.source) for piece in pieces))
+    words, rules = sanitizer.policy.words, sanitizer.drawn_by
+    for text in texts:
+        pieces = [piece for piece in text if piece.kind != "space"]
+        tags = [rules.get(piece.kind, 0) * len(words) for piece in pieces]
+        seen.append(
+            tuple(
+                _token(piece, words, piece.output_id, piece.output, tag)
+                for piece, tag in zip(pieces, tags, strict=True)
+            )
+        )
+        plain.append(tuple(_token(piece, words, piece.source_id, piece.source) for piece in pieces))
     return tuple(seen), tuple(plain)
 
 
@@ -70,9 +86,9 @@ def _pieces(sanitizer: Sanitizer, line: str) -> list[Piece]:
     return [piece for piece in pieces if piece.kind != "space"]
 
 
-def _token(piece: Piece, words: Sequence[str], word: int, text: str) -> Token:
+def _token(piece: Piece, words: Sequence[str], word: int, text: str, tag: int = 0) -> Token:
     if word >= 0:
-        return Token("drawn", words[word], word)
+        return Token("drawn", words[word], word + tag)
     return Token("placeholder", text) if piece.action == "placeholder" else Token("passed", text.lower())
 
 
@@ -82,7 +98,9 @@ def sanitised(plain: Sentences, mechanism: WordMechanism, words: Sequence[str]) 
     outputs = iter(mechanism.sample(words_N).tolist() if len(words_N) else ())
 
     def seen(token: Token) -> Token:
-        return Token("drawn", words[output := next(outputs)], output) if token.kind == "drawn" else token
+        if token.kind != "drawn":
+            return token
+        return Token("drawn", words[(output := next(outputs)) % len(words)], output)
 
     return with_kept_passed(tuple(tuple(map(seen, sentence)) for sentence in plain), mechanism)
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.audit.attacks.by_rule import ByRule
 from transom.audit.attacks.word_text import (
     Sentence,
     Sentences,
@@ -166,6 +167,10 @@ def read_channel(
 ) -> Channel:
     """The columns of `outputs`, from the very integers that are sampled. Raises MisconfiguredError."""
     wanted = sorted(set(map(int, outputs)))
+    if isinstance(mechanism, ByRule):
+        best = mechanism.bayes(prior_V)
+        columns = {output: Column(*mechanism.column(output, prior_V)) for output in wanted}
+        return Channel(tuple(words), columns, best.success, best.chance)
     if isinstance(mechanism, PartitionedMechanism):
         best = mechanism.bayes(prior_V)
         columns = {output: _in_group(mechanism, output, prior_V) for output in wanted}

@@ -10,4 +10,4 @@ from __future__ import annotations
 from pathlib import Path
 
 ENGLISH_PATH = Path(__file__).parent / "english.safetensors"
-ENGLISH_SHA256 = "e49809f962c5bd02f8d0e9dd4d5450ab9b7efe96ae80cc03b43c1e89d57aa8f3"
+ENGLISH_SHA256 = "d9ccf7a96f1db4d141d26e2b21293dce7d3ad4df8916eb09b4365837ce8b157f"

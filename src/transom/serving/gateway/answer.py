@@ -1,4 +1,4 @@
-"""From an engine's pieces to what the client reads: detokenise, restore placeholders, stop strings.
+"""From an engine's pieces to what the client reads: detokenise, put words and values back, stop strings.
 
 Threat model: the engine may answer anything; stop strings may hold private text, so they are matched here,
 after placeholders are restored, and never sent.
@@ -8,10 +8,11 @@ Source: OpenAI API reference (stop, logprobs).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transom.errors import EngineGarbageError
+from transom.privacy.drawn_back import WordsBack
 from transom.privacy.placeholders import Placeholders
 from transom.serving.engines.base import Delta, TokenScore
 from transom.serving.tokenizer import ChatTokenizer
@@ -83,6 +84,7 @@ class Choice:
     tokenizer: ChatTokenizer | None
     placeholders: Placeholders | None = None
     stops: Sequence[str] = ()
+    drawn: Mapping[str, str] = field(default_factory=dict, repr=False)  # words to put back
     scores: list[TokenScore] = field(default_factory=list, repr=False)
     tokens: int = 0
     finish_reason: str | None = None
@@ -91,6 +93,7 @@ class Choice:
     def __post_init__(self) -> None:
         self._detokenizer = self.tokenizer.detokenizer() if self.tokenizer else None
         self._restorer = self.placeholders.restorer(ANSWER_CHARS) if self.placeholders is not None else None
+        self._words = WordsBack(self.drawn) if self.drawn else None
         self._filter = StopFilter(self.stops)
         self._room_chars = ANSWER_CHARS
         self._delivered: list[str] = []
@@ -114,8 +117,10 @@ class Choice:
         if delta.finish_reason == "stop" and ids and self.tokenizer and ids[-1] in self.tokenizer.eos_ids:
             ids, scores = ids[:-1], scores[: len(ids) - 1]
         host = text = self._host(delta.text, ids, ended)
+        if self._words is not None:
+            text = self._words.feed(text) + (self._words.close() if ended else "")
         if self._restorer is not None:
-            text = self._restorer.feed(host) + (self._restorer.close() if ended else "")
+            text = self._restorer.feed(text) + (self._restorer.close() if ended else "")
         text, met = self._filter.feed(text)
         if ended and not met:
             text += self._filter.close()

@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from transom.enclave.evidence import Trust
 from transom.errors import EngineBusyError, MisconfiguredError, NotYetError, RefusedError, TransomError
+from transom.privacy.kinds import unknown
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.annotate import Annotator
@@ -48,7 +49,7 @@ from transom.serving.engines.wire import (
 )
 from transom.serving.gateway.annotations import check_annotators
 from transom.serving.gateway.charge import Charger
-from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.config import PUBLIC_ROLES, GatewayConfig
 from transom.serving.gateway.deliver import Caller, Gateway
 from transom.serving.gateway.enclave import Enclave
 from transom.serving.gateway.exchange import prepare
@@ -62,6 +63,7 @@ from transom.serving.tokenizer import ChatTokenizer
 _log = logging.getLogger("transom.gateway")
 _SESSION_CHARS = 256
 _HOPELESS = ("privacy_budget_spent", "extraction_limit")  # 429s that a retry within minutes will meet again
+_MARKS = {"public": (), "examples": "quote", "restore_words": False}  # the defaults
 _AUTHORITY = re.compile(rb"(\[[^\[\]]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?")  # a name or address, and a port
 
 
@@ -84,7 +86,7 @@ def create_gateway(
     Raises MisconfiguredError for a combination that could not protect what its mode promises.
     """
     check_annotators(annotators)
-    veil = Veil(sanitizer, retry_s=60 * config.retry_minutes) if sanitizer is not None else None
+    veil = None if sanitizer is None else veil_of(config, sanitizer)
     charger = Charger(ledger) if ledger is not None else None
     gateway = Gateway(
         config, engine, tokenizer, veil, charger, Metrics(), enclave, substitution, tuple(annotators)
@@ -121,6 +123,17 @@ def create_gateway(
     )
 
 
+def veil_of(config: GatewayConfig, sanitizer: Sanitizer) -> Veil:
+    """The text stage that a configuration asks for."""
+    return Veil(
+        sanitizer,
+        retry_s=60 * config.retry_minutes,
+        public=config.public,
+        own_examples=config.examples == "own",
+        restore_words=config.restore_words,
+    )
+
+
 def _check_parts(gateway: Gateway) -> None:
     mode = gateway.config.mode
     substitution = gateway.substitution
@@ -133,6 +146,7 @@ def _check_parts(gateway: Gateway) -> None:
     for name, (part, wanted) in parts.items():
         if (part is not None) != wanted:
             raise MisconfiguredError(f"mode {mode!r} and the {name} do not go together; give both or none")
+    _check_marks(gateway)
     if gateway.enclave is not None and not gateway.engine.takes_embeds:
         raise MisconfiguredError(
             "mode 'enclave' needs an engine that takes embeddings: the embedded engine, or vLLM"
@@ -149,6 +163,20 @@ def _check_parts(gateway: Gateway) -> None:
             f"the tokenizer has {tokenizer.vocab_size} ids, the key's checkpoint {substitution.vocabulary}; "
             "one of them is for another model"
         )
+
+
+def _check_marks(gateway: Gateway) -> None:
+    config = gateway.config
+    given = [
+        name for name in ("public", "examples", "restore_words") if getattr(config, name) != _MARKS[name]
+    ]
+    if given and gateway.veil is None:
+        raise MisconfiguredError(f"mode {config.mode!r} sanitises no text: leave out {', '.join(given)}")
+    for role in config.public:
+        if role not in PUBLIC_ROLES:
+            raise MisconfiguredError(unknown("public role", role, PUBLIC_ROLES))
+    if config.public and config.mode == "enclave":
+        raise MisconfiguredError("mode enclave runs the attested word policy, which `public` would change")
 
 
 class _Trust:

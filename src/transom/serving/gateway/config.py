@@ -15,7 +15,6 @@ import hmac
 import logging
 import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,10 @@ from typing import Annotated, Literal
 
 from transom.config import Setting
 from transom.errors import MisconfiguredError, RefusedError
+from transom.files import Reread
 
+PUBLIC_ROLES = ("system", "developer")
+Examples = Literal["quote", "own"]
 Mode = Literal["plain", "words", "enclave", "obfuscated", "words+obfuscated"]
 ANONYMOUS = "default"
 CLIENTS = "Clients and their requests"  # a heading of the settings
@@ -33,32 +35,11 @@ _ACCOUNT_CHARS = 100
 _log = logging.getLogger("transom.gateway")
 
 
-class KeyFile:
-    """The keys of a file, as it is now. Raises MisconfiguredError for one that cannot be used at first.
-
-    It is looked at when keys are asked for, at most every `every_s` seconds.
-    """
+class KeyFile(Reread[Mapping[str, bytes]]):
+    """The keys of a file, as it is now: account to the key's SHA-256, never empty."""
 
     def __init__(self, path: str | Path, every_s: float = 1.0) -> None:
-        self.path, self._every_s = Path(path), every_s
-        self._seen, self._digests = _state(self.path), load_keys(path)
-        self._next_s = time.monotonic() + every_s
-
-    def digests(self) -> Mapping[str, bytes]:
-        """Account to the key's SHA-256; never empty."""
-        if time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + self._every_s
-            if (state := _state(self.path)) != self._seen:
-                self._seen = state
-                self._reload()
-        return self._digests
-
-    def _reload(self) -> None:
-        try:
-            self._digests = load_keys(self.path)
-            _log.warning("read the API key file %s again: %d accounts", self.path, len(self._digests))
-        except MisconfiguredError as error:
-            _log.error("%s; the old keys stay until it is mended", error)
+        super().__init__(path, load_keys, every_s=every_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +62,17 @@ class GatewayConfig(Limits):
     """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256,
     or is the file that does.
 
+    `public`: roles whose messages are the program's own. `examples`: assistant messages that are no answer of
+    this gateway are hidden whole (`quote`), or are the caller's own writing. `restore_words`: drawn words are
+    put back in answers.
     `max_prompt_chars` bounds what is sanitised in one request (400). `hosts`: the names, without port, that a
     `Host` or `Origin` header may hold (403 otherwise); None: any.
     """
 
     mode: Mode = "plain"
+    public: tuple[str, ...] = ()
+    examples: Examples = "quote"
+    restore_words: bool = False
     model: str | None = None
     key_digests: Mapping[str, bytes] | KeyFile = field(default_factory=dict, repr=False)
     max_prompt_chars: int = 1_000_000
@@ -94,7 +81,7 @@ class GatewayConfig(Limits):
     def account(self, authorization: str) -> str:
         """The account behind an `Authorization` header. Raises RefusedError (401)."""
         given = self.key_digests
-        digests = given.digests() if isinstance(given, KeyFile) else given
+        digests = given.now() if isinstance(given, KeyFile) else given
         if not digests:
             return ANONYMOUS
         scheme, _, key = authorization.partition(" ")
@@ -141,12 +128,3 @@ def load_keys(path: str | Path) -> dict[str, bytes]:
     if not digests:
         raise MisconfiguredError(f"the API key file {path} holds no key; add an 'account:key' line")
     return digests
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file does; None without one."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -26,6 +26,7 @@ from transom.serving.engines.bounds import fits_plain
 from transom.serving.gateway.annotations import Annotations, features_for
 from transom.serving.gateway.answer import Choice
 from transom.serving.gateway.deliver import Caller, Exchange, Gateway
+from transom.serving.gateway.marks import marks_of
 from transom.serving.gateway.obfuscated import placeholders
 from transom.serving.gateway.requests import AnyRequest, ChatRequest, Fields
 from transom.serving.gateway.respond import Writer
@@ -43,11 +44,14 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
     features = features_for(gateway.annotators, way.card.features)
     fields, veiled, total = request.fields, None, None
     _check(way, fields)
+    marks = marks_of(request, gateway.config)
     if gateway.veil is not None and fields is not None:
         await aside(fields, partial(_check_content, way, fields))
         async with gateway.veil.turn(caller.session or caller.repeat):
             with gateway.metrics.step("text"):
-                veiled = await gateway.veil.cover(fields, caller.account, caller.session, caller.repeat)
+                veiled = await gateway.veil.cover(
+                    fields, caller.account, caller.session, caller.repeat, marks
+                )
             total = await _charge(gateway, gateway.veil, veiled, caller)
         fields = [(role, text) for (role, _), text in zip(fields, veiled.texts, strict=True)]
     with gateway.metrics.step("tokenize"):
@@ -70,7 +74,8 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
         gateway.metrics.embedded_rows(gateway.enclave.meter.distinct_rows)
     tokenizer = gateway.tokenizer if encoded else None
     hidden = veiled.placeholders if veiled else None
-    choices = [Choice(i, tokenizer, hidden, request.stops) for i in range(count)]
+    drawn = gateway.veil.drawn(veiled) if gateway.veil and veiled else {}
+    choices = [Choice(i, tokenizer, hidden, request.stops, drawn) for i in range(count)]
     writer = Writer(request.chat, way.published, gateway.tokenizer, request.alternatives is not None)
     return Exchange(
         gateway, caller, request, call, choices, writer, prompts, saw, can_read, veiled, total, annotations
@@ -203,5 +208,6 @@ async def _charge(gateway: Gateway, veil: Veil, veiled: Veiled, caller: Caller) 
         with gateway.metrics.step("ledger"):
             total = await gateway.charger.charge(caller.account, veiled.epsilon)
     gateway.metrics.epsilon(veiled.epsilon)
+    gateway.metrics.public(sum(map(len, veiled.public)))
     veil.settle(veiled)
     return total

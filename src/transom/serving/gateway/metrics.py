@@ -1,4 +1,4 @@
-"""Figures for Prometheus: requests, tokens, seconds a step, epsilon spent, rows embedded.
+"""Figures for Prometheus: requests, tokens, seconds a step, epsilon spent, public text, rows embedded.
 
 Threat model: whoever may read `/metrics`. Labels come from fixed sets, so no content can reach it.
 Whatever number comes, a counter grows by a finite amount that is not below zero, so none is ever spoilt.
@@ -20,6 +20,7 @@ _HELP = {
     "transom_step_seconds_total": "Seconds spent in each step of a request.",
     "transom_step_runs_total": "How often each step ran.",
     "transom_epsilon_spent_total": "Finite epsilon spent by this process, also where no ledger records it.",
+    "transom_public_characters_total": "Characters that passed because the caller says they are public.",
     "transom_embedded_rows": "Distinct embedding rows used in the running day (mode enclave).",
 }
 
@@ -45,6 +46,10 @@ class Metrics:
     def epsilon(self, amount: float) -> None:
         """Count charged epsilon."""
         self._add("transom_epsilon_spent_total", "", amount)
+
+    def public(self, characters: int) -> None:
+        """Count what passed as public text."""
+        self._add("transom_public_characters_total", "", characters)
 
     def embedded_rows(self, distinct: int) -> None:
         """Set the extraction meter's reading."""

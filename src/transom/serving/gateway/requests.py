@@ -9,6 +9,7 @@ Source: OpenAI API reference, chat completions and completions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
@@ -49,6 +50,9 @@ class TextPart(Strict):
 
     type: Literal["text"]
     text: str
+    transom_public: Annotated[
+        bool, Field(description="The program's own text: passes as it is, at no cost. Never sent on.")
+    ] = False
 
 
 class Message(Strict):
@@ -64,6 +68,14 @@ class Message(Strict):
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: Unsupported = None
     tool_call_id: Unsupported = None
+    transom_example: Annotated[
+        bool, Field(description="An assistant message of the caller's own, no answer. Never sent on.")
+    ] = False
+
+    @property
+    def parts(self) -> Sequence[TextPart]:
+        """The parts of the content; none where it is one text."""
+        return () if isinstance(self.content, str) else self.content
 
     @property
     def text(self) -> str:
