@@ -35,6 +35,7 @@ _INVISIBLE = (
 )
 _POINTERS = re.compile(r"#(?=..)|[A-Za-z+](?=[.)][ \n¶])", re.DOTALL)
 _FOUR_DIGITS = re.compile(r"\d{4}")  # of which nothing merely points
+_MOST_COUNTED = 12
 _LONGEST_POINTER = 8  # characters of `3.11.2`
 # What is normalised as one: plain characters, white space with what is dropped in it, a character with marks.
 _CLUSTER = re.compile(
@@ -100,7 +101,8 @@ def _typed(token: Token, raw: str, shown: bool) -> Iterator[Token]:
 
 
 def counting(tokens: list[Token], codes: str) -> None:
-    """Let pass the numbers that only point: `page 3`, and items that count up from one, two or more of them.
+    """Let pass the numbers that only point: `page 3`, and items that count up from one, two or more of them;
+    and counts up to twelve before a plural, `5 ideas`, as they pass in words.
 
     An item is a number of one or two digits, or at the start of a line one letter, then `.` or `)` and white
     space. `codes` are those of the tokens for names.
@@ -112,7 +114,8 @@ def counting(tokens: list[Token], codes: str) -> None:
         if len(text) > _LONGEST_POINTER:
             continue
         small = not _FOUR_DIGITS.search(text)
-        if small and tokens[at].kind == "number" and at > 1 and tokens[at - 2].lookup in REFERENCES:
+        points = at > 1 and tokens[at - 2].lookup in REFERENCES
+        if small and tokens[at].kind == "number" and (points or _counts(tokens, at)):
             tokens[at] = tokens[at]._replace(kind="punct")
         number = _item(tokens, at)
         if number is None:
@@ -125,6 +128,17 @@ def counting(tokens: list[Token], codes: str) -> None:
             runs[-1].append(at)
             for place in runs[-1][0 if number == 2 else -1 :]:
                 tokens[place] = tokens[place]._replace(kind="punct")
+
+
+def _counts(tokens: list[Token], at: int) -> bool:
+    """Whether a small number between blanks counts the words behind it: plural, and passing."""
+    text = tokens[at].text
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_COUNTED and text[0] != "0"):
+        return False
+    if (at and tokens[at - 1].text != " ") or tokens[at + 1].text != " ":
+        return False
+    counted = tokens[at + 2]
+    return counted.kind in ("word", "instruction") and counted.case == "lower" and counted.text.endswith("s")
 
 
 def _item(tokens: list[Token], at: int) -> int | None:

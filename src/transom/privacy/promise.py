@@ -23,7 +23,7 @@ _DISCLOSES = (
     "with a session: whether a place was edited since the last request",
 )
 _SHOWN_BESIDE_WORDS = (
-    "layout as typed; days, months alone, counts to twelve in words, numbers of up to three digits that "
+    "layout as typed; days, months alone, counts to twelve, numbers of up to three digits that "
     "point (page 3, list items), single letters, titles, company forms and words of software"
 )
 _ASSUMPTIONS = (
