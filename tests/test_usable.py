@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 

@@ -34,7 +34,7 @@ from .swtpm_fixtures import needs_tpm, software_tpm
 
 HERE = Path(__file__).parent
 PCR = "sha256:0,7,16"
-QUESTION = "What did Marguerite eat at 4815 Elm Street after the quokka was fed?"
+QUESTION = "What did Marguerite eat with 4815 friends after the quokka was fed?"
 CLIENT = """
 import json, sys
 from openai import OpenAI

@@ -20,7 +20,6 @@ import torch
 import transformers
 from openai import OpenAI
 from safetensors.torch import load_file, save_file
-from typer import Typer
 from typer.testing import CliRunner
 
 from transom.checkpoint.gguf import read_gguf_head
@@ -28,6 +27,7 @@ from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.load import load
 from transom.checkpoint.resolve import flattened
 from transom.checkpoint.tiny import tiny_llama
+from transom.cli.app import App
 from transom.cli.obfuscate import obfuscate
 from transom.cli.obfuscated import ObfuscatedOptions, obfuscate_gguf, open_key
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, TransomError
@@ -295,7 +295,7 @@ def test_each_id_that_ends_an_answer_ends_it_in_llamacpp(tmp_path: Path, oracle:
 
 
 def command(*arguments: object) -> str:
-    app = Typer()
+    app = App()
     app.command("obfuscate")(obfuscate)
     app.command("obfuscate-gguf")(obfuscate_gguf)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
