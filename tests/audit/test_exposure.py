@@ -15,7 +15,7 @@ from transom.privacy.characters import normalise
 from transom.privacy.claims import Claims
 from transom.privacy.kinds import KINDS, SUBKINDS, Span
 from transom.privacy.placeholders import Placeholders
-from transom.privacy.policy import Policy
+from transom.privacy.policy import Policy, load_policy
 from transom.privacy.presets import with_preset
 from transom.privacy.sanitize import Piece, Sanitizer
 from transom.privacy.text import lex
@@ -66,6 +66,13 @@ def test_entities_leaves_the_illness_readable_and_a_namesake_in_doubt(policy: Po
         assert not word.readable
     assert one.count(lambda word: word.changed) == 0
     assert [one.rare_passing, found["parochial"].ordinary, found["cat"].ordinary] == [1, True, True]
+
+
+@pytest.mark.parametrize("greeting", ["Dear", "Hi", "Hello"])
+def test_what_opens_a_letter_is_nobodys_name(greeting: str) -> None:
+    one = exposed(with_preset(load_policy(), "entities"), f"{greeting} Jane,\nthe bill is paid.")
+    assert one.namesakes[0] == 0
+    assert not by_source(one)[greeting].private
 
 
 def test_a_name_of_the_text_is_one_wherever_its_capital_stands(policy: Policy) -> None:

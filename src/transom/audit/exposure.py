@@ -26,6 +26,7 @@ from transom.audit.places import places
 from transom.privacy.characters import normalise
 from transom.privacy.claims import Claims
 from transom.privacy.kinds import CLAIMED, FIELDS, SUBKINDS, Span, base_of
+from transom.privacy.namewords import GREETINGS
 from transom.privacy.policy import Policy
 from transom.privacy.sanitize import Piece
 
@@ -117,7 +118,8 @@ class Opinion:
             return span.kind, False
         word, kind = normalise(piece.source).lower(), piece.kind
         known = self.policy.kind_of.get(word, "")
-        if word in self.policy.namesakes and piece.source[:1].isupper():
+        namesake = word in self.policy.namesakes and word not in GREETINGS  # `Dear` opens letters
+        if namesake and piece.source[:1].isupper():
             return (kind if kind in _NAMES or kind == "name" else NAMESAKE), False
         if kind != "stop" and (
             known in _NAMES or (word in self.policy.names and known in ("", "word", "uncommon"))
