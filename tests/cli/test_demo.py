@@ -124,7 +124,7 @@ def test_json_is_one_object_on_the_last_line(
 
 def test_the_choice_of_presets_is_shown_and_hides_the_secrets_under_each() -> None:
     seen = demo.presets(demo.QUESTIONS[0])
-    assert len(set(seen.values())) == len(PRESETS)
+    assert seen["entities"] != seen["sensitive"]  # a draw may keep every word
     assert "cancer" in seen["entities"]
     assert "cancer" not in seen["sensitive"]
     for text in seen.values():

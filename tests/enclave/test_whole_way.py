@@ -219,6 +219,7 @@ def test_the_answer_equals_plain_modes(deployment: Deployment) -> None:
     for placeholder, value in zip(hidden, re.findall(r"\w+", QUESTION), strict=True):
         if placeholder.startswith("["):
             restored = restored.replace(placeholder, value)
+            restored = restored.replace(placeholder.strip("[]"), value)  # where the limit cut it
     assert deployment.said["answer"] == restored
     assert len(restored) > 10
 
