@@ -15,12 +15,13 @@ COVERAGE_MIN := 90
 # Processes of the suite. Whole files go to one process, in their order, so that what a file shares is made once.
 PROCESSES ?= 2
 
-.PHONY: help demo install test check lint docs bench test-vllm clean
+.PHONY: help demo install test check lint docs bench test-vllm fuzz clean
 
 help:
 	@echo "make demo       three real answers, and what the host saw of the questions"
 	@echo "make test       the test suite, with its coverage gate"
 	@echo "make check      ruff, mypy --strict, import-linter, documentation drift, then the test suite"
+	@echo "make fuzz       the properties of the suite, with other examples than the suite's and many more"
 	@echo "make bench      the benchmarks in their short form (needs wrk; installs LiteLLM and Presidio beside them)"
 	@echo "make docs       write docs/cli.md, docs/api.md, the table of kinds and the picture docs/chat-show-host.svg anew"
 	@echo "make test-vllm  the opt-in test against a real vLLM on CPU, in an environment of its own (3.5 GB)"
@@ -40,6 +41,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report= --cov-fail-under=$(COVERAGE_MIN)
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --hypothesis-profile search --timeout 3600 \
+		$$(grep -rl '@given' tests)
 
 # Doctests are part of the suite: pytest collects src/transom too.
 check: lint test

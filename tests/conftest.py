@@ -13,6 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# What the suite says depends on the code alone; `make fuzz` searches on, with other examples every time.
+settings.register_profile("steady", derandomize=True, database=None, deadline=None)
+settings.register_profile(
+    "search", max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("steady")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # a model is found on disk or not at all
