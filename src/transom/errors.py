@@ -162,6 +162,24 @@ class EngineBusyError(EngineError):
         self.retry_after_s = retry_after_s
 
 
+class LinkError(TransomError):
+    """The link to the partner failed, or what it keeps on disk does; nothing was applied twice."""
+
+    exit_code, http_status, code = 15, 503, "link_failed"
+
+
+class LinkTimeoutError(LinkError):
+    """The partner, or the broker between, did not do its part within the deadline."""
+
+    http_status, code = 504, "link_timeout"
+
+
+class LinkRefusedError(LinkError):
+    """A stranger, terms that differ, or a message that is malformed, too large or not from the partner."""
+
+    http_status, kind, code = 403, "never", "link_refused"
+
+
 class EngineGarbageError(EngineError):
     """The engine's answer is outside its dialect."""
 
