@@ -1,4 +1,4 @@
-"""A job of two parties whose end tells whether every step was applied once: for `link_faults.py` and the tests.
+"""A job of two parties whose end tells whether every step was applied once: for `link_faults.py` and tests.
 
 `alpha` sends forward, `beta` answers backward, some steps carry a second message of another size; the new
 state of each depends on every byte that it got, in its order, so a step lost, doubled or altered changes the
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from transom.link.config import LinkConfig, opened
 from transom.link.faults import FaultyBroker
-from transom.link.message import Step
 from transom.link.record import Record
 from transom.link.session import Session
+
+from transom.link.config import LinkConfig, opened
+from transom.link.message import Step
 
 WIDTH = 64
 

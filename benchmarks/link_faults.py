@@ -32,7 +32,6 @@ from typing import Any
 import _bench
 from _link_relay import Relay, relay
 from _link_toy import Toy, party
-
 from transom.link.config import LinkConfig
 from transom.net.pin import make_certificate
 
@@ -135,7 +134,7 @@ def scene(folder: Path, transport: str, keys: Path, pick: random.Random, calm: b
         if transport == "nats":
             made.nats = Nats(folder / "nats", port)
             stack.callback(made.nats.kill)
-            way = dict.fromkeys(("alpha", "beta"), {"nats": made.nats.url})
+            way = {name: {"nats": made.nats.url} for name in ("alpha", "beta")}
         else:
             made.relay = stack.enter_context(relay(("127.0.0.1", port), delay_s=pick.choice((0.0, 0.002))))
             way = {

@@ -46,17 +46,15 @@ def check(
 
     settings = read_config(LinkConfig, config, what="the link's configuration")
     leads = settings.party < settings.partner
-    with progress(f"waiting for {settings.partner}", 1.0, quiet=as_json) as bar:
-        with connected(settings, {"purpose": "check"}, run=f"{settings.run}.check") as (
-            session,
-            agreed,
-            broker,
-        ):
-            seen = measure(
-                session, leads=leads, messages=messages, timeout_s=settings.timeout_s, advance=bar.advance
-            )
-            session.finish(settings.timeout_s)
-            described = dict(broker.describe())
+    with (
+        progress(f"waiting for {settings.partner}", 1.0, quiet=as_json) as bar,
+        connected(settings, {"purpose": "check"}, run=f"{settings.run}.check") as (session, agreed, broker),
+    ):
+        seen = measure(
+            session, leads=leads, messages=messages, timeout_s=settings.timeout_s, advance=bar.advance
+        )
+        session.finish(settings.timeout_s)
+        described = dict(broker.describe())
     record = {"party": settings.party, **asdict(agreed), "broker": described, **asdict(seen)}
     lines = [f"{settings.party} is connected to {settings.partner}"]
     lines += [f"  {name}: {value}" for name, value in described.items()]
