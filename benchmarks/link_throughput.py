@@ -147,6 +147,10 @@ def session(folder: Path, keys: Path, count: int, ways: dict[str, dict[str, str]
     return found
 
 
+def both(url: str) -> dict[str, dict[str, str]]:
+    return {name: {"nats": url} for name in ("alpha", "beta")}
+
+
 def main() -> None:
     args = _bench.parser(__doc__).parse_args()
     torch.set_num_threads(1)
@@ -160,9 +164,7 @@ def main() -> None:
         ways = {"alpha": {"connect": f"127.0.0.1:{port}"}, "beta": {"listen": f"127.0.0.1:{port}"}}
         tcp = session(folder, folder, count // 4, ways)
         with local_server(folder / "nats") as server:
-            loose = session(
-                folder, folder, count // 4, dict.fromkeys(("alpha", "beta"), {"nats": server.url})
-            )
+            loose = session(folder, folder, count // 4, both(server.url))
             target = ("127.0.0.1", int(server.url.rpartition(":")[2]))
             with relay(target, bytes_per_s=LINK_BYTES_S) as slow:
                 far = {"nats": f"nats://127.0.0.1:{slow.port}"}
