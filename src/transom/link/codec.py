@@ -115,8 +115,9 @@ def peek(data: bytes) -> Header:
 def decode(data: bytes, limits: Limits | None = None) -> tuple[Header, dict[str, Tensor]]:
     """The header and the tensors, float32 or the integer types, in memory of their own.
 
-    Takes no more memory than 12 times the message and 64 times its header. Raises LinkRefusedError, and
-    nothing else, for whatever `encode` would not have made or `limits` (default: `Limits()`) do not take.
+    Takes at most 10 times the memory of the message and 64 times that of its header. Raises
+    LinkRefusedError, and nothing else, for what is no such message or what `limits` (default: `Limits()`)
+    do not take.
     """
     limits = limits or Limits()
     if len(data) > limits.max_bytes:
@@ -247,10 +248,13 @@ def _entries(parts: Mapping[str, Any], size: int) -> dict[str, _Entry]:
     if len(parts) > 2 * MAX_TENSORS:
         _refuse(f"it has {len(parts)} tensors with their scales, and {2 * MAX_TENSORS} are the most")
     entries = {name: _entry(part) for name, part in parts.items()}
-    places = sorted((entry.start, entry.end) for entry in entries.values())
-    ends = [end for _, end in places]
-    if [start for start, _ in places] != [0, *ends[:-1]][: len(places)] or [0, *ends][-1] != size:
-        _refuse(f"its tensors do not lie one behind the other in {size} bytes")
+    position = 0
+    for start, end in sorted((entry.start, entry.end) for entry in entries.values()):
+        if start != position:
+            _refuse("its tensors overlap, or leave a gap")
+        position = end
+    if position != size:
+        _refuse(f"its tensors would end at byte {position}, and {size} are there")
     return entries
 
 
