@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import struct
 import tracemalloc
 from collections.abc import Callable
 from copy import deepcopy
@@ -181,6 +183,71 @@ def test_a_malformed_message_is_refused_or_read_the_same(mutation: Mutation) -> 
         assert taken <= EACH // 100  # only what cuts nothing
 
 
+def described(size: int = 4, **changed: Any) -> dict[str, Any]:
+    """What a header says of the one tensor in a message of `size` bytes."""
+    return {"dtype": "F32", "shape": [1], "data_offsets": [0, size]} | changed
+
+
+def made(body: bytes, **parts: Any) -> bytes:
+    """A message with a true header."""
+    known = {"__metadata__": json.loads(split(GOOD[0])[0])["__metadata__"]}
+    return joined(json.dumps(known | parts).encode(), body)
+
+
+ONE = struct.pack("<f", 1.0)
+EIGHT_BITS = {"x": described(2, dtype="I8", shape=[1, 2]), "x.scale": described(data_offsets=[2, 6])}
+
+
+def test_hand_made_messages_are_read() -> None:
+    """Those from which the next test departs."""
+    assert is_taken(made(ONE, x=described()))
+    assert is_taken(made(b"\1\2" + ONE, **EIGHT_BITS))
+    assert is_taken(made(b"\0\1", x=described(2, dtype="BOOL", shape=[2])))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        *((made(struct.pack("<f", bad), x=described()), "not finite") for bad in (math.nan, math.inf)),
+        (made(b"\1\2" + struct.pack("<f", math.nan), **EIGHT_BITS), "not finite"),
+        (made(b"\1\x7f" + struct.pack("<f", 3e38), **EIGHT_BITS), "not finite"),
+        (made(b"\x7f\x7f" + ONE, **EIGHT_BITS | {"x": described(2, dtype="F8_E4M3", shape=[2])}), "scales"),
+        (made(b"\1\2" + ONE, **EIGHT_BITS | {"x": described(2, dtype="I8", shape=[2])}), "scales"),
+        (made(b"\1\2", x=described(2, dtype="I8", shape=[2])), "scales"),
+        (made(ONE * 2, **{"x": described(), "x.scale": described(data_offsets=[4, 8])}), "scales"),
+        (made(ONE, **{"x.scale": described()}), "scales"),
+        (
+            made(b"\1\2" + ONE, **EIGHT_BITS | {"x.scale": described(dtype="I32", data_offsets=[2, 6])}),
+            "scales",
+        ),
+        (made(b"\0\2\1", x=described(3, dtype="BOOL", shape=[3])), "truth value"),
+        (made(ONE, x=described(shape=[2])), "those of its shape"),
+        (made(ONE, x=described(shape=[-1])), "whole numbers"),
+        (made(ONE, x=described(shape=[True])), "whole numbers"),
+        (made(ONE, x=described(shape=[1.0])), "whole numbers"),
+        (made(ONE, x=described(shape=[1] * 9)), "dimensions"),
+        (made(ONE, x=described(dtype="F64")), "type is none"),
+        (made(ONE, x=described(dtype=["F32"])), "type is none"),
+        (made(ONE, x=described(more=1)), "not described"),
+        (made(ONE, x=described(), y=described()), "overlap"),
+        (made(ONE * 3, x=described(), y=described(data_offsets=[8, 12])), "gap"),
+        (made(ONE * 2, x=described()), "8 are there"),
+        (made(b"", x=described()), "0 are there"),
+        (made(ONE, **{"a b": described()}), "name"),
+        (made(b"", **{f"x{n}": described(0, shape=[0]) for n in range(65)}), "65 tensors"),
+        (made(b"", **{f"x{n}": described(0, shape=[0]) for n in range(129)}), "129 tensors"),
+        (made(ONE, x=described(), __metadata__={}), "its job"),
+        (made(ONE, x=described(), __metadata__=None), "its job"),
+        (joined(split(made(b""))[0] + b" " * MAX_HEADER_BYTES, b""), "65536 are the most"),
+        (joined(b"[1]", b""), "no object"),
+        (b"\1", "ends after 1 bytes"),
+    ],
+)
+def test_one_thing_wrong_is_one_too_many(data: bytes, why: str) -> None:
+    with pytest.raises(LinkRefusedError, match=why):
+        decode(data)
+
+
 @settings(max_examples=500)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused(data: bytes) -> None:
@@ -216,9 +283,8 @@ part = st.fixed_dictionaries(
     st.booleans(),
 )
 def test_any_json_is_refused_or_read_the_same(parts: dict[str, Any], body: bytes, own: bool) -> None:
-    if own:
-        parts["__metadata__"] = json.loads(split(GOOD[0])[0])["__metadata__"]
-    is_taken(joined(json.dumps(parts).encode(), body))
+    parts = {name: part for name, part in parts.items() if name != "__metadata__" or not own}
+    is_taken(made(body, **parts))
 
 
 def test_every_single_bit_of_a_header_counts() -> None:

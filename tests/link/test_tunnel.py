@@ -101,6 +101,7 @@ def test_nothing_is_the_identity_and_its_gradients_are_exact(dtype: torch.dtype)
     released = tunnel(Nothing(), Nothing())(x, STEP)
     assert released.dtype == dtype
     assert torch.equal(released, x)
+    assert released.data_ptr() != x.data_ptr()
     (released**3).sum().backward()
     with_tunnel, x.grad = x.grad, None
     (x**3).sum().backward()

@@ -213,8 +213,10 @@ def _json(data: bytes) -> tuple[dict[str, Any], int]:
     """The parts that a message names, and where what they describe begins."""
     length = int.from_bytes(data[:_PREFIX_BYTES], "little")
     start = _PREFIX_BYTES + length
-    if length > MAX_HEADER_BYTES or len(data) < max(start, _PREFIX_BYTES):
-        _refuse(f"its header would have {length} bytes, it has {len(data)}, a header {MAX_HEADER_BYTES}")
+    if length > MAX_HEADER_BYTES:
+        _refuse(f"its header would have {length} bytes, and {MAX_HEADER_BYTES} are the most")
+    if len(data) < start:
+        _refuse(f"it ends after {len(data)} bytes, and its header after {start}")
     try:
         parts = load_json(str(data[_PREFIX_BYTES:start], "utf-8"), parse_constant=_refuse)
     except ValueError:
