@@ -99,6 +99,18 @@ def test_a_step_has_its_own_noise_and_a_retry_the_same() -> None:
     assert again == drawn
 
 
+def test_a_label_says_topic_and_attempt_where_they_are_not_the_usual_ones() -> None:
+    assert step_label("a", 1, 2, "forward") == "noise/a/1/2/forward"
+    assert step_label("a", 1, 2, "forward", topic="train", attempt=0) == "noise/a/1/2/forward"
+    assert step_label("a", 1, 2, "backward", topic="test") == "noise/a/1/2/backward/test/0"
+    steps = product(["a", "1"], [0, 11], [0, 11], ["forward", "backward"], ["train", "test", "0"], [0, 1, 11])
+    labels = [step_label(*step[:4], topic=step[4], attempt=step[5]) for step in steps]
+    assert len(set(labels)) == len(labels) == 144
+    for wrong in ({"topic": ""}, {"topic": "a/0"}, {"attempt": -1}):
+        with pytest.raises(MisconfiguredError):
+            step_label("a", 0, 0, "forward", **wrong)
+
+
 @pytest.mark.parametrize(
     "step",
     [

@@ -27,18 +27,25 @@ _DOMAIN = b"transom/obfuscation/1/"  # of the first user: another one would chan
 Direction = Literal["forward", "backward"]
 
 
-def step_label(run: str, epoch: int, batch: int, direction: Direction) -> str:
-    """The label of one step's noise. No two steps of any runs share one. Raises MisconfiguredError."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", run):
+def step_label(
+    run: str, epoch: int, batch: int, direction: Direction, *, topic: str = "train", attempt: int = 0
+) -> str:
+    """The label of one step's noise. No two steps of any runs share one. Raises MisconfiguredError.
+
+    `topic` is what the step is for, and `attempt` counts the times that its batch was given out again.
+    """
+    for name, what in ((run, "run"), (topic, "topic")):
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
+            raise MisconfiguredError(
+                f"a {what}'s name is 1 to 100 letters, digits, dots and dashes, got {len(name)} characters"
+            )
+    if min(epoch, batch, attempt) < 0 or direction not in ("forward", "backward"):
         raise MisconfiguredError(
-            f"a run's name is 1 to 100 letters, digits, dots and dashes, got {len(run)} characters"
+            f"a step counts epoch, batch and attempt from 0 and goes forward or backward, got {epoch}, "
+            f"{batch}, {attempt}, {direction!s:.20}"
         )
-    if min(epoch, batch) < 0 or direction not in ("forward", "backward"):
-        raise MisconfiguredError(
-            f"a step counts epoch and batch from 0 and goes forward or backward, got {epoch}, {batch}, "
-            f"{direction!s:.20}"
-        )
-    return f"noise/{run}/{epoch:d}/{batch:d}/{direction}"
+    label = f"noise/{run}/{epoch:d}/{batch:d}/{direction}"
+    return label if (topic, attempt) == ("train", 0) else f"{label}/{topic}/{attempt:d}"
 
 
 class Stream:
