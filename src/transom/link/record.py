@@ -269,13 +269,14 @@ def _digest(*parts: bytes) -> bytes:
     return hashlib.blake2b(b"\0".join(parts), digest_size=32).digest()
 
 
-def _owner_digest(owner: tuple[str, str, str, str, bytes]) -> bytes:
-    return _digest(*(name.encode() for name in owner[:4]), owner[4])  # no name has a zero byte
+def _owner_digest(owner: Row) -> bytes:
+    *names, secret = owner  # no name has a zero byte
+    return _digest(*(str(name).encode() for name in names), bytes(secret))
 
 
 def _content(entry: Row) -> bytes:
     number, kind, counted, step, content = entry
-    return f"{number} {kind} {counted} {step} ".encode() + content
+    return f"{number} {kind} {counted} {step} ".encode() + bytes(content)
 
 
 def _agrees(connection: Connection, entries: Iterator[Row]) -> bool:
