@@ -157,8 +157,9 @@ def _told(name: str, ours: str | None, theirs: str | None) -> str:
 def _short(value: str | None) -> str:
     if value is None:
         return "nothing"
-    text = value[:_MAX_TOLD_CHARS].encode("ascii", "backslashreplace").decode()
-    return "".join(one if one.isprintable() else "?" for one in text) + ("..." if text != value else "")
+    text = value[: _MAX_TOLD_CHARS + 1].encode("ascii", "backslashreplace").decode()
+    printable = "".join(one if one.isprintable() else "?" for one in text)
+    return printable if len(printable) <= _MAX_TOLD_CHARS else printable[:_MAX_TOLD_CHARS] + "..."
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -31,7 +31,7 @@ from transom.link.record import Record
 from transom.link.window import Flight, Inbox, Window
 
 _LONGEST_TAKE_S = 0.2  # so long may closing wait
-_LINGER_BEATS = 8  # without a word, after which a partner that has all is taken to be gone
+_LINGER_BEATS = 10  # without a word, after which a partner that has all is taken to be gone
 _SKEW_TOLD_S = 60.0
 T = TypeVar("T")
 _log = logging.getLogger("transom.link")
@@ -121,7 +121,7 @@ class Exchange:
                     return found
                 if left_s <= 0:
                     raise LinkTimeoutError(
-                        f"{what} within {timeout_s:g} s; {self._last_heard()}. Check that "
+                        f"{what} within {round(timeout_s, 2):g} s; {self._last_heard()}. Check that "
                         f"{self._record.partner} runs and reaches the broker"
                     )
                 self.changed.wait(left_s)

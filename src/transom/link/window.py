@@ -90,10 +90,10 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, header: Header, data: bytes, applied: int) -> Literal["new", "duplicate", "refused"]:
+    def put(self, header: Header, data: bytes, applied: int) -> Literal["new", "duplicates", "refused"]:
         """Keep a message unless it came before or lies outside the window after `applied`, the watermark."""
         if header.number in self.have:
-            return "duplicate"
+            return "duplicates"
         if header.number >= applied + self._window.messages or self.bytes + len(data) > self._window.bytes:
             return "refused"
         self._waiting[header.number] = header, data
