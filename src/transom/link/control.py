@@ -1,7 +1,7 @@
 """What two sessions tell each other beside their messages: who they are, and what they have.
 
 A control frame is `TRC1` and JSON, at most 64 KiB; a message of the codec cannot begin so. Its origin says
-who sends it: `boot` is how often its record was opened, `instance` is drawn at random for each session,
+who sends it: `boot` is how many sessions began on its record, `instance` is drawn at random for each session,
 `count` numbers its frames, and `heard` gives the last count that it heard of each instance it knows. So a
 frame that has heard of us is younger than the frame of ours that it names, and a replay is told from news.
 Threat model: the partner writes any frame; whoever carries it sends old ones again.

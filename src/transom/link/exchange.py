@@ -11,7 +11,6 @@ Source: own.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 import threading
@@ -41,7 +40,8 @@ _log = logging.getLogger("transom.link")
 class Agreement:
     """What holds between the parties: the smaller of both bounds; the rest is the partner's.
 
-    `boot` is how often its record was opened, `clock_skew_s` how far its clock is ahead (negative: behind).
+    `boot` is how many sessions began on its record, `clock_skew_s` how far its clock is ahead (negative:
+    behind).
     """
 
     partner: str
@@ -66,7 +66,7 @@ class Exchange:
     ) -> None:
         self._broker, self._record, self._terms, self._window = broker, record, dict(terms), window
         self._heartbeat_s, self._resend_after_s = heartbeat_s, resend_after_s
-        self._instance = secrets.token_hex(8)
+        self._boot, self._instance = record.begin(), secrets.token_hex(8)
         held = record.held
         self.changed = threading.Condition()
         self.flight, self.inbox = Flight(held), Inbox(record.applied, window)
@@ -132,17 +132,16 @@ class Exchange:
             self._failure = self._failure or error
             self.changed.notify_all()
 
-    def publish(self, number: int, data: bytes, timeout_s: float) -> None:
-        """A message of the record goes out. Raises what the broker does; then it goes out later."""
+    def publish(self, number: int, data: bytes, timeout_s: float) -> bool:
+        """A message of the record goes out; whether it did: else it does later."""
         with self.changed:
             self.flight.published(number, time.monotonic(), self._count)
             self.counts.update(bytes=len(data))
-        try:
-            self._broker.publish(data, timeout_s=timeout_s)
-        except LinkError:
+        out = self._out(data, timeout_s)
+        if not out:
             with self.changed:
                 self.flight.unpublished(number)
-            raise
+        return out
 
     def say_status(self) -> None:
         """Tell the partner now."""
@@ -207,19 +206,25 @@ class Exchange:
         if data is None:
             return False
         self.counts.update(resent=1)
-        try:
-            self.publish(due[0], data, self._heartbeat_s)
-        except LinkTimeoutError:
-            return False
-        return len(due) > 1
+        return self.publish(due[0], data, self._heartbeat_s) and len(due) > 1
 
     def _say(self, body: Callable[[], Hello | Status]) -> None:
         with self.changed:
             self._count += 1
             self.peer.tell(self._count, self._record.applied.end)
             data = control.write(self._origin(), body())
-        with contextlib.suppress(LinkTimeoutError):
-            self._broker.publish(data, timeout_s=self._heartbeat_s)
+        self._out(data, self._heartbeat_s)
+
+    def _out(self, data: bytes, timeout_s: float) -> bool:
+        """Whether the broker took it in time; what else it says is told at the session's next call."""
+        try:
+            self._broker.publish(data, timeout_s=timeout_s)
+        except LinkTimeoutError:
+            return False
+        except LinkError as error:
+            self.fail(error)
+            return False
+        return True
 
     def _hasten(self) -> None:
         """Speak soon, but not at every call."""
@@ -310,7 +315,7 @@ class Exchange:
     def _origin(self) -> Origin:
         record = self._record
         return Origin(
-            record.job, record.run, record.party, record.boot, self._instance, self._count,
+            record.job, record.run, record.party, self._boot, self._instance, self._count,
             self.peer.heard,
         )  # fmt: skip
 

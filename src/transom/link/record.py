@@ -107,7 +107,7 @@ class Record:
     """The record of one party's part in one run; made when absent, in memory alone for a `path` of None.
 
     Raises LinkRefusedError for a record of another job, run or party, and LinkError for one that another
-    process has open or that is damaged. `secret` is made once a record, `boot` counts openings from 1.
+    process has open or that is damaged. `secret` is made once a record, `boot` counts its sessions.
     """
 
     def __init__(self, path: str | Path | None, *, job: str, run: str, party: str, partner: str) -> None:
@@ -127,6 +127,13 @@ class Record:
         except BaseException:
             self._unlock()
             raise
+
+    def begin(self) -> int:
+        """A session begins; its boot, from 1."""
+        with self._file.writing() as connection:
+            _FORMAT.append(connection, [("begun", self.boot + 1, "", b"")])
+        self.boot += 1
+        return self.boot
 
     def sent(self, step: Step) -> bytes | int | None:
         """The bytes of a step that was sent and is held, its number once it need not be, or None."""
@@ -181,13 +188,13 @@ class Record:
         self.close()
 
     def _open(self, owner: tuple[str, str, str, str]) -> tuple[bytes, int]:
-        """The secret and the boot, which this counts."""
+        """The secret, and how many sessions began."""
         with self._file.writing() as connection:
             found = connection.execute("SELECT job, run, party, partner, secret FROM owner").fetchone()
             if found is None:
                 found = (*owner, secrets.token_bytes(SECRET_BYTES))
                 connection.execute("INSERT INTO owner VALUES (?, ?, ?, ?, ?)", found)
-                _FORMAT.append(connection, [("begun", 0, "", _owner_digest(found))])
+                _FORMAT.append(connection, [("made", 0, "", _owner_digest(found))])
             if found[:-1] != owner:
                 differ = "; ".join(
                     f"its {what} is {theirs}, not {ours}"
@@ -197,9 +204,8 @@ class Record:
                 raise LinkRefusedError(
                     f"the record is of another: {differ}; give each run a record of its own"
                 )
-            (boots,) = connection.execute("SELECT count(*) FROM history WHERE kind = 'opened'").fetchone()
-            _FORMAT.append(connection, [("opened", boots + 1, "", b"")])
-        return bytes(found[-1]), boots + 1
+            (boots,) = connection.execute("SELECT count(*) FROM history WHERE kind = 'begun'").fetchone()
+        return bytes(found[-1]), boots
 
     def _load(self) -> _State:
         with self._file.reading() as connection:
@@ -281,13 +287,13 @@ def _content(entry: Row) -> bytes:
 
 def _agrees(connection: Connection, entries: Iterator[Row]) -> bool:
     """Whether the entries are possible, and the other tables follow from them."""
-    begun = next(entries, None)
-    if begun is None:
+    made = next(entries, None)
+    if made is None:
         return not any(connection.execute(f"SELECT 1 FROM {table}").fetchone() for table in _FOLLOWING)  # noqa: S608
     owners = connection.execute("SELECT job, run, party, partner, secret FROM owner").fetchall()
-    if len(owners) != 1 or begun[1:] != ("begun", 0, "", _owner_digest(owners[0])):
+    if len(owners) != 1 or made[1:] != ("made", 0, "", _owner_digest(owners[0])):
         return False
-    counts = {"sent": 0, "opened": 1}
+    counts = {"sent": 0, "begun": 1}
     steps: dict[tuple[str, str], int] = {}
     held: dict[int, bytes] = {}
     applied = Numbers()

@@ -132,7 +132,7 @@ class Session:
     def send(self, step: Step, tensors: Mapping[str, Tensor], timeout_s: float | None = None) -> None:
         """As `Commit.send`, alone: what was received stays to be applied."""
         deadline_s = time.monotonic() + self._bound(timeout_s)
-        with self._writing:
+        with self._alone(deadline_s):
             commit = Commit(self._put(deadline_s))
             commit.send(step, tensors)
             self._write(commit, deadline_s, apply=False)
@@ -163,10 +163,11 @@ class Session:
     def commit(self, timeout_s: float | None = None) -> Iterator[Commit]:
         """One transaction: all that was received so far is applied, with what the block adds, and then sent.
 
-        If the block raises, nothing of it happened and what was received can be committed again.
+        If it raises, nothing of it happened and what was received can be committed again. What the broker
+        does not take in time is durable and goes later.
         """
         deadline_s = time.monotonic() + self._bound(timeout_s)
-        with self._writing:
+        with self._alone(deadline_s):
             self._agreement()
             commit = Commit(self._put(deadline_s))
             yield commit
@@ -179,7 +180,7 @@ class Session:
         committed.
         """
         exchange, timeout_s = self._exchange, self._bound(timeout_s)
-        with self._writing:
+        with self._alone(time.monotonic() + timeout_s):
             self._agreement()
             with exchange.changed:
                 if exchange.inbox.taken:
@@ -196,7 +197,7 @@ class Session:
             for _ in range(2):  # the last words may be lost
                 exchange.say_status()
             with self._record.writing() as writing:
-                writing.receipted(exchange.flight.receipts)
+                writing.receipted(sorted(exchange.flight.receipts))
                 exchange.flight.receipts.clear()
 
     def close(self) -> None:
@@ -218,6 +219,16 @@ class Session:
             if self._exchange.agreement is None:
                 raise LinkError("the session is not connected; call connect first")
             return self._exchange.agreement
+
+    @contextmanager
+    def _alone(self, deadline_s: float) -> Iterator[None]:
+        """One thread at a time writes. Raises LinkTimeoutError."""
+        if not self._writing.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+            raise LinkTimeoutError("another send or commit did not end; within a commit send with the commit")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def _put(self, deadline_s: float) -> Callable[[Commit, Step, Mapping[str, Tensor]], None]:
         """How a commit takes a message: encoded, once there is room for it."""
