@@ -116,9 +116,11 @@ class Connection:
                 self._pieces.append(piece)
                 self._room, self._left = memoryview(piece), self._left - len(piece)
 
-    def farewell(self, messages: Iterable[bytes], timeout_s: float) -> None:
-        """Send what was put and these, and wait until the other side has read it all or the time is over."""
-        deadline_s = time.monotonic() + timeout_s
+    def farewell(self, messages: Iterable[bytes], deadline_s: float) -> None:
+        """Send what was put and these, and wait until the other side has read it all or the time is over.
+
+        `deadline_s` is of `time.monotonic()`.
+        """
 
         def wait() -> None:
             left_s = deadline_s - time.monotonic()

@@ -13,6 +13,7 @@ Source: RFC 8446 (TLS 1.3), RFC 9293 (TCP).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import socket
@@ -37,7 +38,6 @@ Address = tuple[str, int]
 
 FLUSH_S = 2.0  # of `close`
 _TICK_S = 0.1
-_HANDSHAKE_S = 10.0
 _STRANGERS = 32  # at once; one more, and the oldest is dropped
 _TURN = 16  # messages read before others have their turn
 _BACKOFF_S = (0.05, 2.0)
@@ -47,10 +47,11 @@ class TcpBroker:
     """A `Broker` over TCP. Give one of `listen` and `connect`: (host, port); port 0 picks a free one.
 
     `identity` and `partner` are both None for plain text on loopback. Each way `capacity` messages or
-    `max_buffered_bytes` wait at most (and one message more, and what the system buffers). A partner of
-    whom nothing was heard for `silence_s` is gone. While a stranger answers in the partner's place, calls
-    of the side that connects raise LinkRefusedError, and it tries again all the same. After `close`,
-    `publish` raises LinkError, and so does `take` when nothing is left.
+    `max_buffered_bytes` wait at most (and one message more, and what the system buffers). A partner of whom
+    nothing was heard for `silence_s` is gone, and so is a stranger that has not proved itself by then.
+    While a stranger answers in the partner's place, calls of the side that connects raise
+    LinkRefusedError, and it tries again all the same. After `close`, `publish` raises LinkError, and so
+    does `take` when nothing is left.
     Raises MisconfiguredError.
     """
 
@@ -77,7 +78,7 @@ class TcpBroker:
         self.address: Address = self._listener.getsockname()[:2] if self._listener else asked
 
         self._mailbox = Mailbox(capacity, max_bytes, max_buffered_bytes, self._wake)
-        self._closing = False
+        self._end_s = math.inf  # when the last moment is, once it is to end
         self._facts: dict[str, str] = {}
         self._made = self._refused = 0
 
@@ -118,9 +119,9 @@ class TcpBroker:
         return found
 
     def close(self) -> None:
-        """Send what was published, for at most FLUSH_S, and end. What was not taken is lost."""
+        """Send what was published, to a partner that comes within FLUSH_S, and end. The rest is lost."""
         self._mailbox.tell(LinkError("the broker is closed; open another one"), last=True)
-        self._closing = True
+        self._end_s = min(self._end_s, time.monotonic() + FLUSH_S)
         self._wake()
         self._thread.join(FLUSH_S + 1.0)
 
@@ -132,7 +133,7 @@ class TcpBroker:
 
     def _run(self) -> None:
         try:
-            while not self._closing:
+            while not self._is_over():
                 for key, _ in self._selector.select(0 if self._is_more_to_read else _TICK_S):
                     key.data()
                 self._dial()
@@ -147,6 +148,12 @@ class TcpBroker:
                 if it is not None:
                     it.close()
             self._selector.close()
+
+    def _is_over(self) -> bool:
+        """Whether it is to end, and what waits has a way to the partner or no more time to find one."""
+        if self._end_s == math.inf:
+            return False
+        return bool(self._current) or self._mailbox.first() is None or time.monotonic() > self._end_s
 
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -219,8 +226,8 @@ class TcpBroker:
         self._mailbox.tell(None)
 
     def _turn_away_the_slow(self) -> None:
-        now_s = time.monotonic()
-        for stranger in [one for one in self._strangers if now_s > one.made_s + _HANDSHAKE_S]:
+        since_s = time.monotonic() - self._silence_s
+        for stranger in [one for one in self._strangers if one.made_s < since_s]:
             self._drop(stranger, TimeoutError("a handshake took too long"))
 
     def _drop(self, connection: Connection, error: Exception) -> None:
@@ -292,7 +299,7 @@ class TcpBroker:
             if self._is_first_under_way:
                 self._mailbox.sent()
             with contextlib.suppress(OSError):
-                self._current.farewell(self._waiting(), FLUSH_S)
+                self._current.farewell(self._waiting(), self._end_s)
 
     def _waiting(self) -> Iterator[bytes]:
         while (message := self._mailbox.first()) is not None:
