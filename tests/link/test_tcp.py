@@ -124,6 +124,14 @@ def with_our_own_key(address: tuple[str, int], parties: dict[str, Party]) -> Non
     shake_hands(client_context(parties["ours"][0]), address)
 
 
+def with_a_reset(address: tuple[str, int], parties: dict[str, Party]) -> None:
+    for content in (b"", b"\x16"):
+        with call(address) as sock:
+            sock.sendall(content)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with_another_key(address, parties)  # one that counts
+
+
 STRANGERS = {
     "another key": with_another_key,
     "no certificate": with_no_certificate,
@@ -131,6 +139,7 @@ STRANGERS = {
     "TLS 1.2": with_tls_1_2,
     "garbage": say(b"\0\xff" * 500),
     "HTTP": say(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    "resets": with_a_reset,
     "plain greeting": say(b"transom/link/1\n" + struct.pack(">I", 5) + b"hello"),
 }
 
@@ -442,6 +451,7 @@ def test_plain_text_stays_on_loopback(host: str, role: str) -> None:
         ({}, "one of listen and connect"),
         ({"listen": ("127.0.0.1", 0), "connect": ("127.0.0.1", 1)}, "one of listen and connect"),
         ({"listen": ("127.0.0.1", 0), "capacity": 0}, "got 0"),
+        ({"connect": ("127.0.0.1", 65536)}, "65536"),
         ({"listen": ("127.0.0.1", 0), "max_bytes": 2**32 - 1}, "got 64, 4294967295"),
     ],
 )

@@ -54,8 +54,8 @@ class Connection:
         called: bool,
     ) -> None:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock, self.whom, self.proved, self.watched = sock, whom, False, 0
+        self.number = sock.fileno()  # known even when TLS has taken the socket and failed
         self.made_s = self.heard_s = self.sent_s = time.monotonic()
         self.wants = EVENT_READ if called else EVENT_WRITE
         self._context, self._partner, self._called = context, partner, called
@@ -67,7 +67,7 @@ class Connection:
     def prove(self) -> bool:
         """Go on with the handshake; whether the partner has shown its key and greeted."""
         self.wants = next(self._proof, 0)
-        self.proved = not self.wants
+        self.proved, self.heard_s = not self.wants, time.monotonic()
         return self.proved
 
     def put(self, message: bytes | None) -> None:
@@ -179,6 +179,8 @@ class Connection:
                 raise OSError(code, os.strerror(code))
             if self.sock.getsockname() == self.sock.getpeername():
                 raise ConnectionRefusedError("nobody listens; the socket met itself")
+        self.sock.getpeername()  # raises where it ended already: TLS would lose the socket
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._context is not None:
             yield from self._shake_hands(self._context)
         self._outgoing.append(memoryview(_GREETING))

@@ -39,6 +39,7 @@ Address = tuple[str, int]
 FLUSH_S = 2.0  # of `close`
 _TICK_S = 0.1
 _STRANGERS = 32  # at once; one more, and the oldest is dropped
+_PING_S = 1.0
 _TURN = 16  # messages read before others have their turn
 _BACKOFF_S = (0.05, 2.0)
 
@@ -198,11 +199,11 @@ class TcpBroker:
             return
         react = partial(self._prove, connection)
         if not connection.watched:
-            self._selector.register(connection.sock.fileno(), events, react)
+            self._selector.register(connection.number, events, react)
         elif events:
-            self._selector.modify(connection.sock.fileno(), events, react)
+            self._selector.modify(connection.number, events, react)
         else:
-            self._selector.unregister(connection.sock.fileno())
+            self._selector.unregister(connection.number)
         connection.watched = events
 
     def _prove(self, stranger: Connection) -> None:
@@ -212,7 +213,7 @@ class TcpBroker:
         try:
             proved = stranger.prove()
             facts = stranger.describe() if proved else {}
-        except (OSError, LinkRefusedError) as error:
+        except (OSError, ValueError, LinkRefusedError) as error:
             self._drop(stranger, error)
             return
         if not proved:
@@ -288,7 +289,7 @@ class TcpBroker:
             self._is_first_under_way = message is not None
             if message is not None:
                 connection.put(message)
-            elif time.monotonic() > connection.sent_s + self._silence_s / 4:
+            elif time.monotonic() > connection.sent_s + min(_PING_S, self._silence_s / 4):
                 connection.put(None)
             else:
                 return True
@@ -330,6 +331,8 @@ def _check(
         raise MisconfiguredError("give one of listen and connect: one party listens, the other connects")
     if (identity is None) != (partner is None):
         raise MisconfiguredError("identity and partner go together; one of them is missing")
+    if not 0 <= address[1] < 2**16:
+        raise MisconfiguredError(f"a port is a number up to 65535, got {address[1]}")
     if identity is None and not is_loopback(address[0]):
         raise MisconfiguredError(
             f"host {address[0]!r} is not a loopback address: beyond this machine give identity and partner"
