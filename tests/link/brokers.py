@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ class Sizes:
 
 
 HELD_BYTES = 48 * 2**20
+WAIT_S = 30.0  # for what must come
+Party = tuple[Identity, Partner]
 Pair = tuple[Broker, Broker]
 Kind = Callable[[Path, Sizes], AbstractContextManager[Pair]]
 KINDS: dict[str, Kind] = {}
@@ -33,17 +37,42 @@ def kind(make: Callable[[Path, Sizes], Iterator[Pair]]) -> Kind:
     return made
 
 
-def party(folder: Path, name: str) -> tuple[Identity, Partner]:
+def party(folder: Path, name: str) -> Party:
     """A party as it sees itself, and as others see it."""
     if not (folder / name).exists():
         make_certificate(folder / name, name)
     return Identity(folder / name), Partner(name, folder / name / "tls.pem")
 
 
+def require_working(first: Broker, second: Broker) -> None:
+    """Each gets what the other publishes; a few may be lost where a connection broke."""
+    for sender, receiver in ((first, second), (second, first)):
+        token, deadline_s = os.urandom(16), time.monotonic() + WAIT_S
+        while True:
+            assert time.monotonic() < deadline_s
+            sender.publish(token, timeout_s=WAIT_S)
+            taken = receiver.take(0.2)
+            while taken not in (None, token):
+                taken = receiver.take(0.2)
+            if taken == token:
+                break
+
+
+def until(told: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not told():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def taken(broker: Broker, count: int) -> list[bytes | None]:
+    return [broker.take(WAIT_S) for _ in range(count)]
+
+
 @contextmanager
 def tcp_pair(
-    ours: tuple[Identity, Partner] | None,
-    theirs: tuple[Identity, Partner] | None,
+    ours: Party | None,
+    theirs: Party | None,
     host: str = "127.0.0.1",
     capacity: int = 16,
     max_bytes: int = 2**16,

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from transom.errors import LinkError, LinkRefusedError, LinkTimeoutError
 from transom.link.broker import Broker
 
-from .brokers import HELD_BYTES, KINDS, Pair, Sizes
+from .brokers import HELD_BYTES, KINDS, WAIT_S, Pair, Sizes, taken
 
 SIZES = Sizes()
-WAIT_S = 30.0  # of what must come
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -33,10 +32,6 @@ def numbered(count: int, size: int = 40, name: bytes = b"") -> list[bytes]:
 def publish(broker: Broker, messages: list[bytes]) -> None:
     for message in messages:
         broker.publish(message, timeout_s=WAIT_S)
-
-
-def taken(broker: Broker, count: int) -> list[bytes | None]:
-    return [broker.take(WAIT_S) for _ in range(count)]
 
 
 def filled(broker: Broker) -> list[bytes]:
