@@ -1,0 +1,124 @@
+"""Two bounded queues, between the callers of a broker and the one thread that carries their messages.
+
+Callers publish and take; the carrier delivers what arrives and sends what waits. A full queue holds up
+whoever fills it: `publish` waits, and the carrier stops reading.
+Threat model: a partner that sends more than anyone takes, or takes nothing; memory stays bounded.
+Does not protect: what waits here is lost with the process; the session sends it again.
+Source: own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from transom.errors import LinkError, LinkRefusedError, LinkTimeoutError
+
+
+class Queue:
+    """Messages in order: full with so many, or so many bytes; the last one may go beyond."""
+
+    def __init__(self, capacity: int, max_bytes: int) -> None:
+        self._messages: deque[bytes] = deque()
+        self._capacity, self._max_bytes, self._bytes = capacity, max_bytes, 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def full(self) -> bool:
+        return len(self._messages) >= self._capacity or self._bytes >= self._max_bytes
+
+    @property
+    def first(self) -> bytes:
+        return self._messages[0]
+
+    def put(self, message: bytes) -> None:
+        self._messages.append(message)
+        self._bytes += len(message)
+
+    def pop(self) -> bytes:
+        message = self._messages.popleft()
+        self._bytes -= len(message)
+        return message
+
+
+class Mailbox:
+    """`publish` and `take` of a `Broker`, and what its carrier calls. Each way `capacity` messages or
+    `max_buffered_bytes` wait at most, and one message more.
+
+    `wake` is called when there is something for the carrier to do; `state` is told with a missed deadline.
+    """
+
+    def __init__(
+        self, capacity: int, max_bytes: int, max_buffered_bytes: int, wake: Callable[[], None]
+    ) -> None:
+        self.max_bytes, self.state = max_bytes, "not connected yet"
+        self._incoming = Queue(capacity, max_buffered_bytes)
+        self._outgoing = Queue(capacity, max_buffered_bytes)
+        self._changed = threading.Condition()  # guards all of it
+        self._wake, self._trouble, self._over = wake, None, False
+
+    def publish(self, data: bytes, *, timeout_s: float) -> None:
+        """See `Broker.publish`."""
+        if len(data) > self.max_bytes:
+            raise LinkRefusedError(
+                f"a message has {len(data)} bytes, {self.max_bytes} is the most; send smaller batches, or "
+                "give both sides a larger max_bytes"
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._trouble) or not self._outgoing.full, timeout_s)
+            if self._trouble:
+                raise self._trouble
+            if self._outgoing.full:
+                raise LinkTimeoutError(
+                    f"the partner took no message for {timeout_s:g} s; {len(self._outgoing)} wait here, "
+                    f"{self.state}"
+                )
+            self._outgoing.put(data)
+            if len(self._outgoing) == 1:
+                self._wake()
+
+    def take(self, timeout_s: float) -> bytes | None:
+        """See `Broker.take`. Trouble is told when nothing is left to take."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._trouble or self._incoming), timeout_s)
+            if self._incoming:
+                if self._incoming.full:
+                    self._wake()
+                return self._incoming.pop()
+            if self._trouble:
+                raise self._trouble
+        return None
+
+    @property
+    def full(self) -> bool:
+        """Whether no more may be delivered for now."""
+        return self._incoming.full
+
+    def deliver(self, message: bytes) -> None:
+        """One that arrived."""
+        with self._changed:
+            self._incoming.put(message)
+            self._changed.notify_all()
+
+    def first(self) -> bytes | None:
+        """The one to be sent next; it stays until it is `sent`."""
+        with self._changed:
+            return self._outgoing.first if self._outgoing else None
+
+    def sent(self) -> None:
+        """The first one is on its way."""
+        with self._changed:
+            self._outgoing.pop()
+            self._changed.notify_all()
+
+    def tell(self, trouble: LinkError | None, *, last: bool = False) -> None:
+        """What every call raises from now on, until told otherwise; nothing comes after the last word."""
+        with self._changed:
+            if not self._over:
+                self._trouble, self._over = trouble, last
+                self._changed.notify_all()
+
+    _trouble: LinkError | None
