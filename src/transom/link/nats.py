@@ -39,6 +39,7 @@ _ACK_S = 30.0
 _FETCH_S = 5.0
 _AGAIN_S = (0.05, 1.0)  # between tries: at first, at most
 _LINGER_S = 2.0
+_CANCEL_S = 0.2
 _ID = "Nats-Msg-Id"
 
 
@@ -187,10 +188,9 @@ class NatsBroker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_S), self._changed:
                 await self._changed.wait_for(lambda: not self._flights or self._client is None)
-        if self._client is not None:
-            await shut(self._client)  # before it is cancelled: nats-py may swallow that
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        while not serving.done():
+            serving.cancel()  # which nats-py may swallow
+            await asyncio.wait([serving], timeout=_CANCEL_S)
 
     async def _serving(self) -> None:
         """One connection after the other."""

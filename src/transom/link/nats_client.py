@@ -109,12 +109,13 @@ async def connect(
 
 async def shut(client: Client) -> None:
     """Close without waiting for a server that does not read any more."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(_SHUT_S):
-            await client.close()
-    writer = _writer(client)
-    if writer is not None:
-        writer.transport.abort()
+    try:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_SHUT_S):
+                await client.close()
+    finally:
+        if (writer := _writer(client)) is not None:
+            writer.transport.abort()
 
 
 def headers_size(headers: dict[str, str]) -> int:

@@ -62,7 +62,7 @@ class Seal:
         return nonce + self._out.encrypt(nonce, data, self.party.encode())
 
     def open(self, sealed: bytes) -> bytes:
-        """What the partner sealed. Raises LinkRefusedError for what it did not seal for this party and run."""
+        """What the partner sealed. Raises LinkRefusedError for what it did not, for this party and run."""
         from cryptography.exceptions import InvalidTag
 
         view = memoryview(sealed)

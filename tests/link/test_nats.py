@@ -1,0 +1,293 @@
+"""The broker at a real server: every fact about NATS that it stands on, and what it makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from nats.js.api import ConsumerConfig, StreamConfig
+
+from transom.errors import LinkError, LinkRefusedError, LinkTimeoutError
+from transom.link.broker import Broker
+from transom.link.nats import NatsBroker
+from transom.link.nats_server import LocalServer, local_server
+from transom.link.seal import Seal
+from transom.net.pin import make_certificate
+
+ANN, BOB, EVE = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+STREAM, TO_BOB = "TRANSOM-job=1", "transom.job=1.run.bob"
+TAKE_S = 30.0
+
+
+def seal(party: str, run: str = "run", own: Any = None) -> Seal:
+    own, theirs = (own or ANN, BOB) if party == "ann" else (own or BOB, ANN)
+    partner = "bob" if party == "ann" else "ann"
+    return Seal(own, theirs.public_key(), job="job.1", run=run, party=party, partner=partner)
+
+
+@contextlib.contextmanager
+def broker(url: str, party: str, *, run: str = "run", own: Any = None, **options: Any) -> Iterator[NatsBroker]:
+    with contextlib.closing(NatsBroker(url, seal(party, run, own), **options)) as made:
+        yield made
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LocalServer]:
+    with local_server(tmp_path / "nats") as running:
+        yield running
+
+
+@pytest.fixture
+def ann(server: LocalServer) -> Iterator[NatsBroker]:
+    with broker(server.url, "ann") as made:
+        yield made
+
+
+@pytest.fixture
+def bob(server: LocalServer) -> Iterator[NatsBroker]:
+    with broker(server.url, "bob") as made:
+        yield made
+
+
+def put(to: Broker, data: bytes, timeout_s: float = TAKE_S) -> None:
+    to.publish(data, timeout_s=timeout_s)
+
+
+def taken(by: Broker, count: int) -> list[bytes | None]:
+    return [by.take(TAKE_S) for _ in range(count)]
+
+
+def asked(url: str, ask: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    """What the plain client says."""
+
+    async def run() -> Any:
+        async def quiet(_: Exception) -> None: ...
+
+        client = await nats.connect(url, allow_reconnect=False, error_cb=quiet)
+        try:
+            return await ask(client, client.jetstream())
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+def kill(server: LocalServer) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+
+
+def port_of(server: LocalServer) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
+class Proxy:
+    """Between a party and the server; while it is deaf, the party hears no answer."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self.deaf = port, False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                party, _ = self._listener.accept()
+                self._sockets.append(party)
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._port))
+                except ConnectionRefusedError:  # it is being started again
+                    party.shutdown(socket.SHUT_RDWR)
+                    continue
+                self._sockets.append(server)
+                for way in ((party, server, False), (server, party, True)):
+                    self._threads.append(threading.Thread(target=self._pass_on, args=way))
+                    self._threads[-1].start()
+
+    def _pass_on(self, source: socket.socket, to: socket.socket, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                if not (self.deaf and answers):
+                    to.sendall(data)
+        for end in (source, to):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Every connection breaks; the next ones hear again."""
+        self.deaf = False
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+        for end in self._sockets:
+            end.close()
+
+
+@pytest.fixture
+def proxy(server: LocalServer) -> Iterator[Proxy]:
+    with contextlib.closing(Proxy(port_of(server))) as made:
+        yield made
+
+
+# Messages go both ways, each one that was handed over.
+
+
+def test_messages_arrive_in_order_and_both_ends_say_where(ann: NatsBroker, bob: NatsBroker) -> None:
+    for number in range(20):
+        put(ann, b"to bob %d" % number)
+        put(bob, b"to ann %d" % number)
+    assert taken(bob, 20) == [b"to bob %d" % number for number in range(20)]
+    assert taken(ann, 20) == [b"to ann %d" % number for number in range(20)]
+    assert bob.take(0.0) is None
+    seen = bob.describe()
+    assert seen["server"] == "NATS 2.15.1"
+    assert seen["stream"] == STREAM
+    assert seen["tls"].startswith("none: sizes and times")
+    assert (seen["taken"], seen["dropped"], seen["connections"]) == ("20", "0", "1")
+
+
+def test_a_message_that_is_handed_over_again_arrives_again(server: LocalServer, bob: NatsBroker) -> None:
+    """Duplicates are known per stream and by id alone; so the id is of the hand-over, also after a restart."""
+    for _ in range(2):
+        with broker(server.url, "ann") as ann:
+            put(ann, b"same")
+            put(ann, b"same")
+    with broker(server.url, "ann", run="run2") as ann, broker(server.url, "bob", run="run2") as other:
+        put(ann, b"same")
+        assert other.take(TAKE_S) == b"same"
+    assert taken(bob, 4) == [b"same"] * 4
+    assert bob.take(0.1) is None
+
+
+def test_many_threads_publish_while_one_takes(ann: NatsBroker, bob: NatsBroker) -> None:
+    sent = [[b"%d/%d" % (thread, number) for number in range(25)] for thread in range(4)]
+    threads = [threading.Thread(target=lambda part=part: [put(ann, data) for data in part]) for part in sent]
+    for thread in threads:
+        thread.start()
+    got = Counter(taken(bob, 100))
+    for thread in threads:
+        thread.join()
+    assert got == Counter(data for part in sent for data in part)
+
+
+def test_runs_and_jobs_do_not_mix(server: LocalServer, ann: NatsBroker) -> None:
+    with broker(server.url, "bob", run="run.bob") as other:
+        put(ann, b"x")
+        assert other.take(0.2) is None
+
+
+# What the server forgets, knows too well, or never heard.
+
+
+def test_a_message_whose_acknowledgement_was_lost_is_not_doubled(proxy: Proxy, bob: NatsBroker) -> None:
+    with broker(proxy.url, "ann") as ann:
+        put(ann, b"first")
+        assert bob.take(TAKE_S) == b"first"
+        proxy.deaf = True
+        put(ann, b"second")
+        assert bob.take(TAKE_S) == b"second"  # the server has it and knows its id
+        proxy.cut()
+        put(ann, b"third")
+        assert bob.take(TAKE_S) == b"third"
+        assert bob.take(0.3) is None
+    assert ann.describe()["connections"] == "2"
+    assert ann.describe()["published"] == "3"
+
+
+def test_ids_of_what_was_taken_are_forgotten_at_a_restart(tmp_path: Path) -> None:
+    """Then the broker doubles a message; the session above does not apply it twice."""
+    with local_server(tmp_path) as first, contextlib.closing(Proxy(port_of(first))) as proxy:
+        with broker(first.url, "bob") as bob, broker(proxy.url, "ann") as ann:
+            put(ann, b"first")
+            assert bob.take(TAKE_S) == b"first"
+            proxy.deaf = True
+            put(ann, b"twice")
+            assert bob.take(TAKE_S) == b"twice"
+            bob.close()  # the server has its acknowledgement
+            os.kill(first.pid, signal.SIGTERM)
+            with local_server(tmp_path, port_of(first)), broker(first.url, "bob") as again:
+                assert again.take(0.3) is None
+                proxy.cut()
+                assert again.take(TAKE_S) == b"twice"
+
+
+def test_a_purge_loses_what_is_there_and_not_what_is_handed_over_again(server: LocalServer) -> None:
+    """The id of a purged message is still known: were it the message's, sending again would be a loss."""
+    with broker(server.url, "ann") as ann:
+        put(ann, b"batch")
+        ann.close()  # once it is acknowledged
+
+        async def purge(_: Any, js: Any) -> tuple[str, int, bool, int]:
+            there = await js.get_last_msg(STREAM, TO_BOB)
+            await js.purge_stream(STREAM)
+            again = await js.publish(TO_BOB, there.data, headers=there.headers)
+            state = (await js.stream_info(STREAM)).state
+            return there.headers["Nats-Msg-Id"], again.seq, bool(again.duplicate), state.messages
+
+        name, _, known, stored = asked(server.url, purge)
+        assert name.startswith("job.1/run/ann/")
+        assert (known, stored) == (True, 0)
+    with broker(server.url, "ann") as ann, broker(server.url, "bob") as bob:
+        put(ann, b"batch")
+        assert bob.take(TAKE_S) == b"batch"
+
+
+def test_a_purge_while_connected_does_not_swallow_the_next(
+    server: LocalServer, ann: NatsBroker, bob: NatsBroker
+) -> None:
+    for _ in range(3):
+        put(ann, b"batch")
+        asked(server.url, lambda client, js: js.purge_stream(STREAM))
+        put(ann, b"batch")
+        assert bob.take(TAKE_S) == b"batch"
+        while bob.take(0.05) is not None:
+            pass
+
+
+@pytest.mark.parametrize("acknowledge", ["ack", "ack_sync"])
+def test_no_acknowledgement_outlives_a_kill(tmp_path: Path, acknowledge: str) -> None:
+    """The plain client's, and therefore ours: what was taken comes again, once `ack_wait` is over."""
+
+    async def fetch(js: Any) -> Any:
+        options = ConsumerConfig(durable_name="soon", ack_wait=0.5, filter_subject=TO_BOB)
+        pull = await js.pull_subscribe(TO_BOB, "soon", STREAM, config=options)
+        (message,) = await pull.fetch(1, timeout=TAKE_S)
+        return message
+
+    async def take(client: Any, js: Any) -> bytes:
+        message = await fetch(js)
+        await getattr(message, acknowledge)()
+        await client.flush()
+        kill(first)
+        return bytes(message.data)
+
+    async def take_again(_: Any, js: Any) -> bytes:
+        return bytes((await fetch(js)).data)
+
+    with local_server(tmp_path) as first:
+        with broker(first.url, "ann") as ann:
+            put(ann, b"batch")
+        sealed = asked(first.url, take)
+    with local_server(tmp_path, port_of(first)) as second:
+        assert asked(second.url, take_again) == sealed
+    assert seal("bob").open(sealed) == b"batch"
