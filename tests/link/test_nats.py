@@ -23,7 +23,6 @@ from transom.link.broker import Broker
 from transom.link.nats import NatsBroker
 from transom.link.nats_server import LocalServer, local_server
 from transom.link.seal import Seal
-from transom.net.pin import make_certificate
 
 ANN, BOB, EVE = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
 STREAM, TO_BOB = "TRANSOM-job=1", "transom.job=1.run.bob"
@@ -219,19 +218,23 @@ def test_a_message_whose_acknowledgement_was_lost_is_not_doubled(proxy: Proxy, b
 
 def test_ids_of_what_was_taken_are_forgotten_at_a_restart(tmp_path: Path) -> None:
     """Then the broker doubles a message; the session above does not apply it twice."""
-    with local_server(tmp_path) as first, contextlib.closing(Proxy(port_of(first))) as proxy:
-        with broker(first.url, "bob") as bob, broker(proxy.url, "ann") as ann:
-            put(ann, b"first")
-            assert bob.take(TAKE_S) == b"first"
-            proxy.deaf = True
-            put(ann, b"twice")
-            assert bob.take(TAKE_S) == b"twice"
-            bob.close()  # the server has its acknowledgement
-            end(first, signal.SIGTERM)
-            with local_server(tmp_path, port_of(first)), broker(first.url, "bob") as again:
-                assert again.take(0.3) is None
-                proxy.cut()
-                assert again.take(TAKE_S) == b"twice"
+    with (
+        local_server(tmp_path) as first,
+        contextlib.closing(Proxy(port_of(first))) as proxy,
+        broker(first.url, "bob") as bob,
+        broker(proxy.url, "ann") as ann,
+    ):
+        put(ann, b"first")
+        assert bob.take(TAKE_S) == b"first"
+        proxy.deaf = True
+        put(ann, b"twice")
+        assert bob.take(TAKE_S) == b"twice"
+        bob.close()  # the server has its acknowledgement
+        end(first, signal.SIGTERM)
+        with local_server(tmp_path, port_of(first)), broker(first.url, "bob") as again:
+            assert again.take(0.3) is None
+            proxy.cut()
+            assert again.take(TAKE_S) == b"twice"
 
 
 def test_a_purge_loses_what_is_there_and_not_what_is_handed_over_again(server: LocalServer) -> None:
@@ -306,7 +309,7 @@ def test_headers_count_so_what_just_fits_is_sent_and_one_byte_more_is_not(tmp_pa
     ):
         put(ann, b"connected")
         largest = bytes(ann.max_bytes)
-        assert largest and len(largest) < 65_536
+        assert 65_000 < len(largest) < 65_536
         put(ann, largest)
         with pytest.raises(LinkRefusedError, match=f"{len(largest) + 1} bytes"):
             put(ann, largest + b"x")
@@ -316,8 +319,9 @@ def test_headers_count_so_what_just_fits_is_sent_and_one_byte_more_is_not(tmp_pa
 
         async def without_a_check(client: Any, _: Any) -> None:  # nats-py compares the data alone
             await client.publish(TO_BOB, bytes(65_536), headers={"Nats-Msg-Id": "x"})
-            while not client.is_closed:
-                await asyncio.sleep(0.01)
+            with pytest.raises((nats.errors.Error, asyncio.CancelledError)):
+                await (await client.subscribe("nothing")).next_msg(timeout=TAKE_S)
+            assert "maximum payload" in str(client.last_error)
 
         asked(server.url, without_a_check)
 
@@ -358,12 +362,16 @@ def test_a_burst_does_not_drop_the_connection(ann: NatsBroker, bob: NatsBroker) 
 
 def test_a_full_stream_makes_publish_wait_and_say_what_the_server_said(server: LocalServer) -> None:
     options = {"stream_bytes": 100_000}
-    with broker(server.url, "ann", **options) as ann, broker(server.url, "eve-dropper", **options):
-        sent = []
-        with pytest.raises(LinkTimeoutError, match="maximum bytes exceeded"):
+    with broker(server.url, "ann", **options) as ann:
+        sent: list[bytes] = []
+
+        def fill() -> None:
             while len(sent) < 100:
                 put(ann, b"%6d" % len(sent) * 5_000, timeout_s=1.0)
                 sent.append(b"%6d" % len(sent) * 5_000)
+
+        with pytest.raises(LinkTimeoutError, match="maximum bytes exceeded"):
+            fill()
         assert 3 <= len(sent) < 20
         with broker(server.url, "bob", **options) as bob:
             put(ann, b"at last")
@@ -409,9 +417,6 @@ def test_a_closed_end_says_so(ann: NatsBroker) -> None:
         put(ann, b"x")
 
 
-# Strangers, other streams, TLS and users.
-
-
 def test_what_the_partner_did_not_seal_is_dropped_and_counted(server: LocalServer, bob: NatsBroker) -> None:
     with broker(server.url, "ann", own=EVE) as eve:
         put(eve, b"believe me")
@@ -420,58 +425,3 @@ def test_what_the_partner_did_not_seal_is_dropped_and_counted(server: LocalServe
         put(ann, b"true")
         assert bob.take(TAKE_S) == b"true"
     assert bob.describe()["dropped"] == "2"
-
-
-@pytest.mark.parametrize(
-    ("limits", "told"),
-    [
-        ({"max_bytes": 1000}, r"max_bytes 1000 \(wanted 1073741824\)"),
-        ({"retention": "limits"}, r"retention limits \(wanted workqueue\)"),
-        ({"discard": "old", "no_ack": True}, r"discard old \(wanted new\), no_ack True"),
-        ({"max_bytes": 2**31, "max_msg_size": 1000}, None),
-        ({"max_bytes": -1, "storage": "memory"}, None),
-    ],
-)
-def test_a_stream_that_is_there_is_used_if_it_does(
-    server: LocalServer, limits: dict[str, Any], told: str | None
-) -> None:
-    wanted = {"retention": "workqueue", "discard": "new", "max_bytes": 2**30} | limits
-    config = StreamConfig(name=STREAM, subjects=["transom.job=1.>"], **wanted)
-    asked(server.url, lambda client, js: js.add_stream(config))
-    with broker(server.url, "ann") as ann:
-        if told is None:
-            put(ann, b"x")
-            assert ann.max_bytes < limits.get("max_msg_size", 2**30)
-            return
-        for _ in range(2):
-            with pytest.raises(LinkError, match=told):
-                put(ann, b"x")
-        with pytest.raises(LinkError, match=told):
-            ann.take(TAKE_S)
-
-
-def test_tls_is_to_the_certificate_that_was_named(tmp_path: Path) -> None:
-    make_certificate(tmp_path / "server")
-    make_certificate(tmp_path / "other")
-    files = {name: tmp_path / "server" / f"tls.{name}" for name in ("pem", "key")}
-    with (
-        local_server(
-            tmp_path, settings=f'tls {{ cert_file: "{files["pem"]}", key_file: "{files["key"]}" }}'
-        ) as s,
-        broker(f"tls://localhost:{port_of(s)}", "ann", ca=files["pem"]) as ann,
-        broker(f"nats://localhost:{port_of(s)}", "bob", ca=tmp_path / "other" / "tls.pem") as wrong,
-    ):
-        put(ann, b"x")
-        assert ann.describe()["tls"] == "TLSv1.3"
-        with pytest.raises(LinkRefusedError, match="not the server wanted"):
-            put(wrong, b"x")
-        with pytest.raises(LinkRefusedError, match="not the server wanted"):
-            wrong.take(TAKE_S)
-
-
-def test_a_server_that_takes_tls_away_is_refused(server: LocalServer) -> None:
-    with (
-        broker(server.url.replace("nats:", "tls:"), "ann") as ann,
-        pytest.raises(LinkRefusedError, match="does not speak TLS"),
-    ):
-        put(ann, b"x")

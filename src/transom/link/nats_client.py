@@ -98,6 +98,7 @@ async def connect(
         )
         _require_tls(place, client)
     except BaseException as why:
+        _abort(client)  # nothing waits to be sent
         await shut(client)
         if isinstance(why, ssl.SSLError) or "authoriz" in str(why).lower():
             raise LinkRefusedError(
@@ -114,8 +115,12 @@ async def shut(client: Client) -> None:
             async with asyncio.timeout(_SHUT_S):
                 await client.close()
     finally:
-        if (writer := _writer(client)) is not None:
-            writer.transport.abort()
+        _abort(client)
+
+
+def _abort(client: Client) -> None:
+    if (writer := _writer(client)) is not None:
+        writer.transport.abort()
 
 
 def headers_size(headers: dict[str, str]) -> int:

@@ -95,7 +95,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, name: str, log: Path) -> 
             if name.encode() in asked.recv(4096):
                 return
         time.sleep(0.01)
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise LinkError(
         f"nats-server did not start at port {port} within {_START_S:g} s; it said: "
         f"{(lines or ['nothing'])[-1]:.300}"
