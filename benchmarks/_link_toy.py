@@ -20,7 +20,9 @@ from transom.link.faults import FaultyBroker
 from transom.link.record import Record
 from transom.link.session import Session
 
+from transom.link.codec import peek
 from transom.link.config import LinkConfig, opened
+from transom.link.control import is_control
 from transom.link.message import Step
 
 WIDTH = 64
@@ -48,9 +50,7 @@ class Watched:
         self.max_bytes = inner.max_bytes
 
     def publish(self, data: bytes, *, timeout_s: float) -> None:
-        from transom.link.codec import peek
-
-        if not data.startswith(b"TRC1"):
+        if not is_control(data):
             header = peek(data)
             note = {
                 "step": str(header.step),
@@ -79,31 +79,35 @@ def party(toy: Toy) -> None:
         toy.folder / f"{name}.sqlite", job=link.job, run=link.run, party=name, partner=link.partner
     )
     with opened(link) as broker:
-        watched: Any = Watched(broker, toy.folder / f"{name}.published")
-        if toy.faults:
-            watched = FaultyBroker(watched, **toy.faults, seed=os.getpid())
+        way: Any = FaultyBroker(broker, os.getpid(), **toy.faults) if toy.faults else broker
+        watched = Watched(way, toy.folder / f"{name}.published")
         session = Session(
-            watched, record, terms={"job": "toy"}, window=16, timeout_s=toy.deadline_s,
-            heartbeat_s=0.1, resend_after_s=0.3,
-        )  # fmt: skip
-        session.connect(toy.deadline_s)
-        state = alpha(session, toy) if name == "alpha" else beta(session, toy)
-        session.finish(toy.deadline_s)
-        session.close()
+            watched,
+            record,
+            {"job": "toy"},
+            window=16,
+            timeout_s=toy.deadline_s,
+            heartbeat_s=0.1,
+            resend_after_s=0.3,
+        )
+        with session:
+            session.connect()
+            state = (alpha if name == "alpha" else beta)(session, toy, record.checkpoint)
+            session.finish()
     record.close()
     end = hashlib.sha256(state.numpy().tobytes()).hexdigest()
     (toy.folder / f"{name}.end").write_text(end)
 
 
-def alpha(session: Session, toy: Toy) -> torch.Tensor:
+def alpha(session: Session, toy: Toy, kept: bytes | None) -> torch.Tensor:
     """Forward, then what comes back."""
-    done, state = restored(session, 1)
+    done, state = restored(kept, 1)
     for batch in range(done, toy.steps):
-        session.send(Step(0, batch, "forward"), {"x": state}, timeout_s=toy.deadline_s)
+        session.send(Step(0, batch, "forward"), {"x": state})
         if batch % 3 == 0:
             large = state.repeat(toy.size // WIDTH + 1)[: toy.size]
-            session.send(Step(0, batch, "forward", topic="large"), {"x": large}, timeout_s=toy.deadline_s)
-        got = session.receive(topic="train", timeout_s=toy.deadline_s)
+            session.send(Step(0, batch, "forward", topic="large"), {"x": large})
+        got = session.receive(topic="train")
         assert got.header.step == Step(0, batch, "backward")
         state = mixed(state, got.tensors["x"], batch)
         noted(toy, batch)
@@ -113,15 +117,15 @@ def alpha(session: Session, toy: Toy) -> torch.Tensor:
     return state
 
 
-def beta(session: Session, toy: Toy) -> torch.Tensor:
+def beta(session: Session, toy: Toy, kept: bytes | None) -> torch.Tensor:
     """What comes, and back."""
-    done, state = restored(session, 2)
+    done, state = restored(kept, 2)
     for batch in range(done, toy.steps):
-        got = session.receive(topic="train", timeout_s=toy.deadline_s)
+        got = session.receive(topic="train")
         assert got.header.step == Step(0, batch, "forward")
         state = mixed(state, got.tensors["x"], batch)
         if batch % 3 == 0:
-            large = session.receive(topic="large", timeout_s=toy.deadline_s)
+            large = session.receive(topic="large")
             assert large.header.step == Step(0, batch, "forward", topic="large")
             state = mixed(state, large.tensors["x"][-WIDTH:], batch)
         noted(toy, batch)
@@ -131,7 +135,7 @@ def beta(session: Session, toy: Toy) -> torch.Tensor:
                 now.checkpoint(saved(batch + 1, state))
                 now.send(*answer)
         else:
-            session.send(*answer, timeout_s=toy.deadline_s)
+            session.send(*answer)
     return state
 
 
@@ -144,9 +148,8 @@ def saved(done: int, state: torch.Tensor) -> bytes:
     return done.to_bytes(4, "big") + state.numpy().tobytes()
 
 
-def restored(session: Session, seed: int) -> tuple[int, torch.Tensor]:
+def restored(kept: bytes | None, seed: int) -> tuple[int, torch.Tensor]:
     """How many steps are done, and the state after them."""
-    kept = session.state
     if kept is None:
         return 0, torch.rand(WIDTH, generator=torch.Generator().manual_seed(seed))
     return int.from_bytes(kept[:4], "big"), torch.frombuffer(bytearray(kept[4:]), dtype=torch.float32)

@@ -12,12 +12,14 @@ the same bytes however often it was sent; `late` those that passed their deadlin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,8 @@ import _bench
 from _link_relay import Relay, relay
 from _link_toy import Toy, party
 from transom.link.config import LinkConfig
+from transom.link.nats_server import server_binary
+from transom.link.record import Record
 from transom.net.pin import make_certificate
 
 STEPS = 24
@@ -77,13 +81,11 @@ class Nats:
     """A real server that can be killed and started again on its port and folder."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        from transom.link.nats_server import binary
-
-        self.url, self._folder, self._port, self._binary = f"nats://127.0.0.1:{port}", folder, port, binary()
+        self.url, self._folder, self._port = f"nats://127.0.0.1:{port}", folder, port
         self.start()
 
     def start(self) -> None:
-        command = [self._binary, "-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", str(self._folder)]
+        command = [server_binary(), "-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", str(self._folder)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
@@ -287,16 +289,17 @@ def differing(folder: Path) -> list[str]:
 
 def applied(folder: Path) -> list[str]:
     """What the records say was applied, where that is not every message once."""
-    from transom.link.record import Record
-
     problems = []
     wanted = {"alpha": STEPS, "beta": STEPS + len(range(0, STEPS, 3))}
     for name, other in (("alpha", "beta"), ("beta", "alpha")):
-        record = Record(folder / f"{name}.sqlite", job="toy", run="r1", party=name, partner=other)
-        steps = record.applied_steps()
-        record.close()
-        if len(steps) != wanted[name] or len(set(steps)) != wanted[name]:
-            problems.append(f"{name} applied {len(steps)} messages, {len(set(steps))} different ones")
+        path = folder / f"{name}.sqlite"
+        with Record(path, job="toy", run="r1", party=name, partner=other) as record:  # reads all of it
+            applied = len(record.applied)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            query = "SELECT count(*), count(DISTINCT step) FROM history WHERE kind = 'applied'"
+            found = connection.execute(query).fetchone()
+        if {applied, *found} != {wanted[name]}:
+            problems.append(f"{name} applied {found[0]} messages of {found[1]} steps, not {wanted[name]}")
     return problems
 
 

@@ -75,6 +75,6 @@ def nats(
     """Run a NATS server with JetStream on this machine alone, until Ctrl-C."""
     from transom.link.nats_server import local_server
 
-    with local_server(folder, port=port) as server:
+    with local_server(folder, port) as server:
         typer.echo(f"NATS at {server.url}; stop with Ctrl-C", err=True)
         server.wait()

@@ -20,7 +20,7 @@ from transom.link.message import NAME
 from transom.net.urls import is_loopback
 
 if TYPE_CHECKING:
-    from transom.link.hello import Agreement
+    from transom.link.exchange import Agreement
     from transom.link.identity import Identity, Partner
     from transom.link.session import Session
 
@@ -128,16 +128,7 @@ def _nats(config: LinkConfig) -> Broker:
         party=config.party,
         partner=config.partner,
     )
-    return NatsBroker(
-        config.nats,
-        seal,
-        job=config.job,
-        run=config.run,
-        party=config.party,
-        partner=config.partner,
-        credentials=config.nats_credentials,
-        ca=config.nats_ca,
-    )
+    return NatsBroker(config.nats, seal, credentials=config.nats_credentials, ca=config.nats_ca)
 
 
 def _keys(config: LinkConfig) -> tuple[Identity | None, Partner | None]:
@@ -166,7 +157,7 @@ def connected(
         session = Session(
             broker,
             record,
-            terms={**terms, "wire": config.wire},
+            {**terms, "wire": config.wire},
             wire=config.wire,
             window=config.window,
             window_bytes=config.window_mb * 2**20,

@@ -39,7 +39,15 @@ class LocalServer:
     """A server that runs: where, and as which process."""
 
     url: str
-    pid: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait(self) -> None:
+        """Until it ends. Raises LinkError: nobody here ended it."""
+        raise LinkError(f"nats-server ended with status {self.process.wait()}")
 
 
 @contextlib.contextmanager
@@ -63,7 +71,7 @@ def local_server(
         process = _started(folder, port, name, settings)
         stack.callback(_stop, process)
         _wait(process, port, name, folder / "server.log")
-        yield LocalServer(f"nats://127.0.0.1:{port}", process.pid)
+        yield LocalServer(f"nats://127.0.0.1:{port}", process)
 
 
 def server_binary() -> Path:
