@@ -1,4 +1,4 @@
-"""Jobs that are disturbed on purpose end like the one that was not; `benchmarks/link_faults.py` runs many more."""
+"""Jobs that are disturbed end like the one that was not; `benchmarks/link_faults.py` runs many more."""
 
 from __future__ import annotations
 

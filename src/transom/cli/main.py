@@ -29,6 +29,7 @@ from transom.cli import (
     engine,
     gateway,
     ledger,
+    link,
     obfuscate,
     obfuscated,
     pack,
