@@ -198,9 +198,6 @@ def test_runs_and_jobs_do_not_mix(server: LocalServer, ann: NatsBroker) -> None:
         assert other.take(0.2) is None
 
 
-# What the server forgets, knows too well, or never heard.
-
-
 def test_a_message_whose_acknowledgement_was_lost_is_not_doubled(proxy: Proxy, bob: NatsBroker) -> None:
     with broker(proxy.url, "ann") as ann:
         put(ann, b"first")
