@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transom.link.faults import FaultyBroker
-from transom.link.record import Record
-from transom.link.session import Session
 
 from transom.link.codec import peek
 from transom.link.config import LinkConfig, opened
 from transom.link.control import is_control
+from transom.link.faults import FaultyBroker
 from transom.link.message import Step
+from transom.link.record import Record
+from transom.link.session import Session
 
 WIDTH = 64
 

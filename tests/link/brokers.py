@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from transom.link.broker import Broker
 from transom.link.identity import Identity, Partner
+from transom.link.memory import memory_pair
+from transom.link.nats import NatsBroker
+from transom.link.nats_server import local_server
+from transom.link.seal import Seal
 from transom.link.tcp import TcpBroker
 from transom.net.pin import make_certificate
 
@@ -24,6 +28,7 @@ class Sizes:
 
 
 HELD_BYTES = 48 * 2**20
+NATS_HEADERS_BYTES = 400
 WAIT_S = 30.0  # for what must come
 Party = tuple[Identity, Partner]
 Pair = tuple[Broker, Broker]
@@ -100,3 +105,35 @@ def tcp_tls(folder: Path, sizes: Sizes) -> Iterator[Pair]:
     ours, theirs = party(folder, "ours"), party(folder, "theirs")
     with tcp_pair(ours, theirs, capacity=sizes.capacity, max_bytes=sizes.max_bytes) as pair:
         yield pair
+
+
+@kind
+def memory(folder: Path, sizes: Sizes) -> Iterator[Pair]:
+    first, second = memory_pair(sizes.capacity, sizes.max_bytes)
+    with closing(first), closing(second):
+        yield first, second
+
+
+@kind
+def nats(folder: Path, sizes: Sizes) -> Iterator[Pair]:
+    """At a real server, whose own limit is the largest message and whose stream is bounded as the others."""
+    names = ("ours", "theirs")
+    parties = {name: party(folder, name) for name in names}
+    limits = f"max_payload: {sizes.max_bytes + NATS_HEADERS_BYTES}"
+    with ExitStack() as stack:
+        server = stack.enter_context(local_server(folder / "server", settings=limits))
+        ends: list[Broker] = []
+        for name, other in (names, reversed(names)):
+            seal = Seal(
+                parties[name][0].key(),
+                parties[other][1].key(),
+                job="job",
+                run="run",
+                party=name,
+                partner=other,
+            )
+            end = NatsBroker(server.url, seal, stream_bytes=sizes.capacity * sizes.max_bytes)
+            ends.append(stack.enter_context(closing(end)))
+        first, second = ends
+        require_working(first, second)
+        yield first, second

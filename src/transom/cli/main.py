@@ -85,6 +85,7 @@ app.add_typer(pack.app, name="pack")
 app.add_typer(attest.app, name="attest")
 app.add_typer(words.app, name="words")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(link.app, name="link")
 
 
 def run(arguments: Sequence[str]) -> int:

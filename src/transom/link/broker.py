@@ -22,7 +22,10 @@ class Broker(Protocol):
     stranger gets LinkRefusedError; whoever listens drops the stranger.
     """
 
-    max_bytes: int
+    @property
+    def max_bytes(self) -> int:
+        """The largest message."""
+        ...
 
     def publish(self, data: bytes, *, timeout_s: float) -> None:
         """Hand over a message; waits while buffers are full.
