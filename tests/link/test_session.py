@@ -226,6 +226,10 @@ def test_finish_answers_until_the_partner_knows(by_hand: By) -> None:
     session, partner = by_hand
     ending = threading.Thread(target=session.finish)
     ending.start()
+    while partner.hear("status").body["done"] == 0:
+        partner.say(partner.status())
+    assert partner.last is not None
+    assert partner.last.body["done"] == 1
     for _ in range(30):  # longer than silence would be waited for
         partner.hear("status")
         partner.say(partner.status(done=1))
@@ -280,6 +284,20 @@ def test_a_partner_that_takes_back_what_it_said_is_refused(by_hand: By) -> None:
     partner.say(partner.status(have=(1,), applied=(1,)))
     partner.say(partner.status(have=(1,), applied=(0,)))
     with pytest.raises(LinkError, match="no longer applied message 0"):
+        session.receive()
+
+
+def test_a_partner_that_begins_its_messages_again_is_refused(by_hand: By) -> None:
+    session, partner = by_hand
+    partner.message(0)
+    session.receive()
+    early = partner.status()
+    partner.say(early)  # written before the message, arrives after it: no offence
+    apply(session)
+    while partner.hear("status").body["applied"] != [1]:
+        pass
+    partner.say(early)
+    with pytest.raises(LinkError, match="begins again at message 0, but 0 was applied here"):
         session.receive()
 
 

@@ -260,8 +260,6 @@ class Exchange:
                 self.counts.update(refused=1)
                 return
             standing = self.peer.meet(origin, self._count)
-            if standing == "new":
-                self.flight.unpublished()
             news = standing in ("new", "known")
             if news:
                 self._heard_s = time.monotonic()

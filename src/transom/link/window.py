@@ -27,7 +27,7 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class _Sent:
     size: int
-    published_s: float | None = None  # monotonic; None: not since it and the partner's life began
+    published_s: float | None = None  # monotonic; None: not by this session
     count: int = 0  # our last control frame before it
 
 
@@ -51,11 +51,10 @@ class Flight:
         if number in self._sent:
             self._sent[number] = replace(self._sent[number], published_s=now_s, count=count)
 
-    def unpublished(self, *numbers: int) -> None:
-        """These, or all, did not reach the partner's current life."""
-        for number in numbers or list(self._sent):
-            if number in self._sent:
-                self._sent[number] = _Sent(self._sent[number].size)
+    def unpublished(self, number: int) -> None:
+        """It did not go out."""
+        if number in self._sent:
+            self._sent[number] = _Sent(self._sent[number].size)
 
     def receipt(self, applied: Numbers) -> None:
         for number in [number for number in self._sent if number in applied]:
