@@ -7,7 +7,8 @@ Source: `transom.link`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ def keys(
 
 @app.command()
 def check(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The party's link, YAML.")],
+    file: Annotated[Path, typer.Argument(metavar="CONFIG", help="The party's link, YAML.")],
     messages: Annotated[int, Setting("Megabytes to send each way.", least=1, most=10_000)] = 32,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +45,8 @@ def check(
     from transom.link.check import measure
     from transom.link.config import LinkConfig, connected
 
-    settings = read_config(LinkConfig, config, what="the link's configuration")
+    settings = read_config(LinkConfig, file, what="the link's configuration")
+    settings = replace(settings, record=None)  # nothing of a check is kept
     leads = settings.party < settings.partner
     with (
         progress(f"waiting for {settings.partner}", 1.0, quiet=as_json) as bar,
@@ -68,13 +70,11 @@ def check(
 @app.command()
 def nats(
     folder: Annotated[Path, "Where its streams are kept."],
-    port: Annotated[
-        int, Setting("Port to bind on this machine; 0 picks a free one.", least=0, most=65535)
-    ] = 4222,
+    port: Annotated[int, Setting("Port to bind on this machine.", least=1, most=65535)] = 4222,
 ) -> None:
     """Run a NATS server with JetStream on this machine alone, until Ctrl-C."""
-    from transom.link.nats_server import local_server
+    from transom.link.nats_server import server_command
 
-    with local_server(folder, port) as server:
-        typer.echo(f"NATS at {server.url}; stop with Ctrl-C", err=True)
-        server.wait()
+    command = server_command(folder, port)
+    typer.echo(f"NATS at nats://127.0.0.1:{port}; stop with Ctrl-C", err=True)
+    os.execv(command[0], command)  # noqa: S606  signals are the server's own

