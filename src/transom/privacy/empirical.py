@@ -40,10 +40,9 @@ def likeliest(
     best_N, guess_N = np.full(len(seen), -math.inf), np.zeros(len(seen), np.int64)
     for eta in np.unique(eta_V):
         tokens = np.flatnonzero(eta_V == eta)
-        padded = table[tokens if len(tokens) > 1 else tokens.repeat(2)]
-        ids_N2, away_N2 = two_nearest(seen, padded)
+        ids_N2, away_N2 = two_nearest(seen, table[tokens])
         likely_N = table.shape[1] * math.log(eta) - eta * away_N2[:, 0].astype(np.float64)
-        guess_N = np.where(likely_N > best_N, tokens[ids_N2[:, 0] % len(tokens)], guess_N)
+        guess_N = np.where(likely_N > best_N, tokens[ids_N2[:, 0]], guess_N)
         best_N = np.maximum(likely_N, best_N)
     return guess_N
 

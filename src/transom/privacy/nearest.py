@@ -9,8 +9,6 @@ Shapes: S rows, V table rows, F features.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,13 +19,16 @@ _BLOCK = 1024
 
 
 def two_nearest(rows_SF: Floats32, base_VF: Floats32) -> tuple[Ints, Floats32]:
-    """(ids [S, 2], distances [S, 2]) of the nearest row and the one after it; the table has two or more."""
+    """(ids [S, 2], distances [S, 2]) of the nearest row and the one after it, which is the same in
+    a table of one."""
     halves_V = np.einsum("vf,vf->v", base_VF, base_VF) / 2
     ids, distances = [np.empty((0, 2), np.int64)], [np.empty((0, 2), np.float32)]
     for start in range(0, len(rows_SF), _BLOCK):
         block = rows_SF[start : start + _BLOCK]
         away_SV = halves_V - block @ base_VF.T  # half the squared distance, less the row's own part
-        best: Any = np.argpartition(away_SV, 1, axis=1)[:, :2]
+        first_S = away_SV.argmin(axis=1)  # twice the minimum is several times faster than a partition
+        away_SV[np.arange(len(block)), first_S] = np.inf
+        best = np.stack([first_S, away_SV.argmin(axis=1)], axis=1)
         two = np.linalg.norm(block[:, None] - base_VF[best], axis=2)  # again, free of cancellation
         order = two.argsort(axis=1)
         ids.append(np.take_along_axis(best, order, 1))
