@@ -61,6 +61,17 @@ def test_uniform_signs_and_odd_sizes() -> None:
     assert Stream(SECRET, "n").normal((4, 0)).shape == (4, 0)
 
 
+@pytest.mark.parametrize("word", [0, 2**64 - 1])
+def test_uniforms_stay_inside_the_interval(word: int) -> None:
+    """A quantile function is finite there; the largest word would be rounded up to 1."""
+
+    class Extreme(Stream):
+        def words(self, n: int) -> np.ndarray:
+            return np.full(n, word, np.uint64)
+
+    assert 0 < Extreme(SECRET, "u").uniform(1)[0] < 1
+
+
 def test_permutations_are_uniform() -> None:
     stream = Stream(SECRET, "p")
     counts: dict[tuple[int, ...], int] = {}

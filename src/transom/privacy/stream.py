@@ -22,6 +22,7 @@ from transom.errors import MisconfiguredError, extra
 
 SECRET_BYTES = 32
 _CHUNK = 2**16  # numbers made at once: they and what they are made from stay in the processor's cache
+_BELOW_ONE = 1.0 - 2.0**-53
 _DOMAIN = b"transom/obfuscation/1/"  # of the first user: another one would change the matrices of every key
 
 Direction = Literal["forward", "backward"]
@@ -74,6 +75,7 @@ class Stream:
         for start in range(0, len(made), _CHUNK):
             piece = made[start : start + _CHUNK]
             piece[:] = ((self.words(len(piece)) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+            np.minimum(piece, _BELOW_ONE, out=piece)  # the largest word of all is rounded up to 1
         return made.reshape(shape)
 
     def normal(self, shape: int | tuple[int, ...]) -> NDArray[np.float64]:

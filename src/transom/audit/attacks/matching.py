@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.privacy.nearest import two_nearest
 from transom.report.statistics import Ints
 
 Floats = NDArray[np.float32]
@@ -49,18 +50,8 @@ def product_quantiles(left_SD: Floats, right_DN: Floats, count: int) -> Floats:
 
 def nearest(rows_SF: Floats, base_VF: Floats) -> tuple[Ints, Floats]:
     """(ids [S], margins [S]): the nearest base row by Euclidean distance, and 1 - first / second distance."""
-    halves_V = np.einsum("vf,vf->v", base_VF, base_VF) / 2
-    ids, margins = [], []
-    for start in range(0, len(rows_SF), _BLOCK):
-        block = rows_SF[start : start + _BLOCK]
-        away_SV = halves_V - block @ base_VF.T  # half the squared distance, less the row's own part
-        best = np.argpartition(away_SV, 1, axis=1)[:, :2]
-        two = np.linalg.norm(block[:, None] - base_VF[best], axis=2)  # again, free of cancellation
-        order = two.argsort(axis=1)
-        ids.append(np.take_along_axis(best, order, 1)[:, 0])
-        first, second = np.take_along_axis(two, order, 1).T
-        margins.append(1 - first / (second + np.float32(1e-30)))
-    return np.concatenate(ids).astype(np.int64), np.concatenate(margins).astype(np.float32)
+    ids_S2, away_S2 = two_nearest(rows_SF, base_VF)
+    return ids_S2[:, 0], 1 - away_S2[:, 0] / (away_S2[:, 1] + np.float32(1e-30))
 
 
 def assign(rows_NF: Floats, base_NF: Floats) -> Ints:
