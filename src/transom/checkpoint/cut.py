@@ -1,5 +1,5 @@
-"""Cut a model in two, or in three: at the embedding or after block k, and before the head. Each part continues
-what the one before gives.
+"""Cut a model in two, or in three: at the embedding or after block k, and before the head. Each part goes on
+with what the one before gives.
 
 Threat model: none here. Where to cut, and what to add to what crosses, is for the methods that use the cut.
 Does not protect anything: hidden states of early blocks reveal most of the input.
@@ -71,8 +71,8 @@ class Tail:
     def __call__(
         self, hidden_BTD: Float[Tensor, "B T D"], attention_mask_BS: Int[Tensor, "B S"] | None = None
     ) -> Tensor:
-        """Logits [B, T, V] of a language model, [B, V] of a classifier, or the last hidden states [B, T, D] of
-        a model without a head. A decoder that classifies reads the last token that the mask calls real."""
+        """Logits [B, T, V] of a language model, [B, V] of a classifier; the last hidden states [B, T, D] of a
+        model without a head. A decoder that classifies reads the last token that the mask calls real."""
         parts: Any = self.parts
         output: Tensor = hidden_BTD if parts.final_norm is None else parts.final_norm(hidden_BTD)
         if parts.head is None:
