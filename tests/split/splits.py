@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from transom.split.job import Adapter, SplitJob, Train
-from transom.split.learner import Schedule
-from transom.split.metrics import IGNORED, Tally, count_targets, text_labels
+from transom.split.learner import Learner, Schedule
+from transom.split.metrics import Tally, count_targets, text_labels
 from transom.split.parts import Customer, Vendor, load_model, make_customer, make_vendor
 
 RATES = Schedule(learning_rate=1e-2, warmup_steps=2, total_steps=8)
-BLOCKS = 3  # of the tiny models
 
 
 def make_job(folder: Path, task: str, **changes: Any) -> SplitJob:
@@ -63,7 +62,10 @@ class Split:
         self.job = job
         self.customer: Customer = make_customer(load_model(job).model, job, rates)
         self.vendor: Vendor = make_vendor(load_model(job).model, job, rates)
-        self.learners = [one for one in (self.customer.learner, self.vendor.learner) if one is not None]
+
+    @property
+    def learners(self) -> list[Learner]:
+        return [one for one in (self.customer.learner, self.vendor.learner) if one is not None]
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -121,7 +123,7 @@ class Central:
             r=job.adapter.r,
             lora_alpha=job.adapter.alpha,
             target_modules=["query", "value"] if bert else ["q_proj", "v_proj"],
-            layers_to_transform=list(range(first, BLOCKS)),
+            layers_to_transform=list(range(first, model.config.num_hidden_layers)),
             layers_pattern="layer" if bert else "layers",
             modules_to_save=["pooler"] if bert else None,
         )
@@ -172,6 +174,3 @@ class Central:
     def scores(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             return self.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
-
-
-__all__ = ["IGNORED", "Batch", "Central", "Split", "make_batch", "make_job"]

@@ -61,8 +61,9 @@ def test_a_name_that_matches_nothing_is_refused_before_the_first_step(
 
 
 def test_a_cut_after_the_last_block_leaves_nothing_to_train(llama: Path) -> None:
-    with pytest.raises(MisconfiguredError, match="0 blocks"):
-        Split(make_job(llama, "classification", after_block=3))
+    for changes in ({"after_block": 3}, {"return_gradient": True}):
+        with pytest.raises(MisconfiguredError, match="0 blocks"):
+            Split(make_job(llama, "classification", **changes))
 
 
 def test_a_layer_that_only_some_blocks_have_is_refused() -> None:

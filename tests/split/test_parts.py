@@ -10,12 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transom.errors import MisconfiguredError
+from transom.checkpoint.tiny import tiny_llama
+from transom.errors import LinkRefusedError, MisconfiguredError, NotYetError
 from transom.split.job import SplitJob
-from transom.split.metrics import Tally, count_targets
+from transom.split.metrics import Tally, count_targets, targets, text_labels
 from transom.split.parts import load_model, make_customer
 
-from .splits import RATES, Central, Split, make_batch, make_job
+from .splits import RATES, Batch, Central, Split, make_batch, make_job
 
 KINDS = [("bert", "classification"), ("llama", "classification"), ("llama", "causal")]
 CUTS = [(0, False), (2, False), (2, True)]
@@ -56,6 +57,28 @@ def test_a_split_run_equals_the_centralised_one(
     torch.testing.assert_close(split.scores(other), central.scores(other), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["Qwen2", "Qwen3", "Mistral"])
+def test_so_it_does_for_other_decoders(tmp_path: Path, architecture: str) -> None:
+    job = make_job(tiny_llama(tmp_path, architecture=architecture), "causal", after_block=1)
+    assert_one_step_is_central(job, make_batch("causal", 1))
+
+
+def test_so_it_does_for_a_real_model() -> None:
+    job = make_job(Path("minilm"), "classification", after_block=3, layout="customer")
+    assert_one_step_is_central(job, make_batch("classification", 1, rows=4, tokens=12))
+
+
+def assert_one_step_is_central(job: SplitJob, batch: Batch) -> None:
+    split = Split(job)
+    central = Central(job, split.weights)
+    assert abs(split.backward(batch) - central.backward(batch)) < 1e-5
+    gradients = split.gradients
+    assert_close(gradients, central.gradients(gradients), 1e-5)
+    split.step()
+    central.step()
+    assert_close(split.weights, central.weights(split.weights), 1e-5)
+
+
 @pytest.mark.parametrize(("model", "task"), KINDS)
 def test_each_party_trains_its_own_and_nothing_else(request: Any, model: str, task: str) -> None:
     job = job_of(request, model, task, after_block=2, return_gradient=True, layout="customer")
@@ -88,8 +111,6 @@ def test_the_count_is_of_the_whole_batch_and_of_tokens_that_follow_one(llama: Pa
     batch = make_batch("causal", 3)
     assert count_targets("causal", batch.labels) == int((batch.mask_BT.sum(1) - 1).sum())
     left = batch.mask_BT.flip(1)
-    from transom.split.metrics import text_labels
-
     assert count_targets("causal", text_labels(batch.ids_BT, left)) == int((left.sum(1) - 1).sum())
     assert count_targets("classification", make_batch("classification", 3).labels) == 5
 
@@ -112,6 +133,52 @@ def test_what_stands_at_padding_changes_nothing(request: Any, model: str, task: 
         scores = [one[mask_BT == 1] for one in scores]
     torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-6)
     assert torch.isfinite(scores[0]).all()
+
+
+@pytest.mark.parametrize(("model", "task"), KINDS)
+def test_the_gradient_comes_back_through_the_noise(request: Any, model: str, task: str) -> None:
+    job = job_of(request, model, task, after_block=1, return_gradient=True)
+    batch = make_batch(task, 8)
+    count = count_targets(task, batch.labels)  # type: ignore[arg-type]
+    one, other = Split(job), Split(job)
+    noise_BTD = torch.randn(*batch.ids_BT.shape, 32, generator=torch.Generator().manual_seed(0))
+    assert one.vendor.head is not None
+    assert other.vendor.head is not None
+    sent = one.customer.bottom(batch.ids_BT, batch.mask_BT) + noise_BTD
+    risen = one.vendor.rise(sent, batch.mask_BT)
+    graded = one.vendor.head.grade(risen.top_BTD, batch.mask_BT, batch.labels, count)
+    back = one.vendor.sink(risen, graded.gradient_BTD)
+    assert back is not None
+    one.customer.take_back(sent, back)
+    top_BTD = other.vendor.middle(
+        other.customer.bottom(batch.ids_BT, batch.mask_BT) + noise_BTD, batch.mask_BT
+    )
+    logits, wanted = targets(job.task, other.vendor.head.tail(top_BTD, batch.mask_BT), batch.labels)
+    torch.nn.functional.cross_entropy(logits, wanted).backward()
+    assert_close(one.gradients, other.gradients, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "label"), [("classification", 3), ("classification", -1), ("causal", 10**6)]
+)
+def test_labels_that_are_none_are_refused(llama: Path, task: str, label: int) -> None:
+    split = Split(make_job(llama, task))
+    batch = make_batch(task, 1)
+    top = split.vendor.top(split.customer.bottom(batch.ids_BT, batch.mask_BT), batch.mask_BT)
+    labels = batch.labels.clone()
+    labels.view(-1)[1] = label
+    assert split.vendor.head is not None
+    for wrong in (labels, batch.labels[:2]):
+        with pytest.raises(LinkRefusedError, match="labels of shape"):
+            split.vendor.head.grade(top, batch.mask_BT, wrong, 5)
+    assert not split.gradients
+
+
+def test_a_language_model_needs_a_head_that_knows_something(llama: Path, bert: Path, tmp_path: Path) -> None:
+    load_model(make_job(llama, "causal")).model.model.save_pretrained(tmp_path)  # type: ignore[operator,union-attr]
+    for folder in (tmp_path, bert):
+        with pytest.raises(NotYetError, match="causal language model"):
+            load_model(make_job(folder, "causal"))
 
 
 def test_nothing_that_needs_no_graph_keeps_one(llama: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.cut import Front, Middle, Tail, three
 from transom.checkpoint.load import Checkpoint, load
-from transom.errors import MisconfiguredError
+from transom.errors import LinkRefusedError, MisconfiguredError, NotYetError
 from transom.split.checks import require_trainable
 from transom.split.job import SplitJob, Task
 from transom.split.learner import Learner, Schedule
@@ -43,7 +43,10 @@ class Head:
     task: Task
 
     def grade(self, top_BTD: Tensor, mask_BT: Tensor, labels: Tensor, count: int) -> Graded:
-        """Loss of these rows over `count` targets of the whole batch; the head's gradients gather in it."""
+        """Loss of these rows over `count` targets of the whole batch; the head's gradients gather in it.
+
+        Raises LinkRefusedError for labels that are none.
+        """
         top_BTD = top_BTD.detach().requires_grad_()
         loss_sum, right = _judge(self, top_BTD, mask_BT, labels)
         loss = loss_sum / max(count, 1)
@@ -129,16 +132,21 @@ class Vendor:
 def load_model(job: SplitJob) -> Checkpoint:
     """The job's model, nothing of it trained; a head that its files lack starts from the job's seed.
 
-    Raises as `transom.checkpoint.load.load`.
+    Raises as `transom.checkpoint.load.load`; NotYetError for texts without a language model's head.
     """
     import torch
 
+    if job.task == "causal":
+        found = load(job.model, device=job.device)
+        if not type(found.model).__name__.endswith("ForCausalLM"):
+            raise NotYetError(
+                f"{job.model} holds a {type(found.model).__name__}, and its head is not trained here; give a "
+                "causal language model"
+            )
+        return found
     with torch.random.fork_rng():
         torch.manual_seed(job.train.seed)
-        if job.task == "causal":
-            return load(job.model, device=job.device, task="causal-lm")
-        kind, labels = "sequence-classification", len(job.labels)
-        return load(job.model, device=job.device, task=kind, num_labels=labels)  # type: ignore[arg-type]
+        return load(job.model, device=job.device, task="sequence-classification", num_labels=len(job.labels))
 
 
 def make_customer(model: Any, job: SplitJob, rates: Schedule) -> Customer:
@@ -182,6 +190,12 @@ def _judge(head: Head, top_BTD: Tensor, mask_BT: Tensor, labels: Tensor) -> tupl
     from torch.nn.functional import cross_entropy
 
     logits, wanted = targets(head.task, head.tail(top_BTD, mask_BT), labels)
+    known = (wanted == IGNORED) | ((wanted >= 0) & (wanted < logits.shape[-1]))
+    if wanted.shape != logits.shape[:1] or not bool(known.all()):
+        raise LinkRefusedError(
+            f"labels of shape {tuple(labels.shape)} are not all of {logits.shape[-1]} kinds for "
+            f"{len(logits)} targets; the parties' labels or tokenizers differ"
+        )
     loss_sum = cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum")
     return loss_sum, int((logits.detach().argmax(-1) == wanted).sum())
 

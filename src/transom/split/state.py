@@ -69,7 +69,9 @@ def read(data: bytes, about: Mapping[str, str]) -> State:
     if type(steps) is not int or not 0 <= steps < _LARGEST_STEP or not isinstance(found, dict):
         raise CheckpointError(f"this state's head is not one that is written here; {_DO}")
     if other := sorted(name for name in {*found, *about} if found.get(name) != about.get(name)):
-        told = "; ".join(f"{name}: it has {found.get(name)!r}, here {about.get(name)!r}" for name in other)
+        told = "; ".join(
+            f"{name}: it has {str(found.get(name))[:80]!r}, here {about.get(name)!r}" for name in other
+        )
         raise CheckpointError(f"this state is of something else: {told}; {_DO}")
     kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("weight", *_MOMENTS)}
     for key, value in tensors.items():
