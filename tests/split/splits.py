@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,16 @@ def make_job(folder: Path, task: str, **changes: Any) -> SplitJob:
         train=Train(learning_rate=1e-2, weight_decay=0.05, seed=5),
     )
     return replace(job, **changes)
+
+
+@cache
+def _loaded(model: str, task: str) -> Any:
+    return load_model(make_job(Path(model), task)).model
+
+
+def fresh_model(job: SplitJob) -> Any:
+    """As `load_model` gives it, read from disk once."""
+    return deepcopy(_loaded(job.model, job.task))
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class Split:
 
     def __init__(self, job: SplitJob, rates: Schedule = RATES) -> None:
         self.job = job
-        self.customer: Customer = make_customer(load_model(job).model, job, rates)
-        self.vendor: Vendor = make_vendor(load_model(job).model, job, rates)
+        self.customer: Customer = make_customer(fresh_model(job), job, rates)
+        self.vendor: Vendor = make_vendor(fresh_model(job), job, rates)
 
     @property
     def learners(self) -> list[Learner]:
@@ -115,7 +127,7 @@ class Central:
         import peft
 
         self.job = job
-        model: Any = load_model(job).model
+        model = fresh_model(job)
         bert = model.config.model_type == "bert"
         first = 0 if job.return_gradient else job.after_block
         config = peft.LoraConfig(

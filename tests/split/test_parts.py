@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from transom.checkpoint.tiny import tiny_llama
 from transom.errors import LinkRefusedError, MisconfiguredError, NotYetError
 from transom.split.job import SplitJob
 from transom.split.metrics import Tally, count_targets, targets, text_labels
-from transom.split.parts import load_model, make_customer
+from transom.split.parts import load_model, make_customer, make_vendor
 
-from .splits import RATES, Batch, Central, Split, make_batch, make_job
+from .splits import RATES, Batch, Central, Split, fresh_model, make_batch, make_job
 
 KINDS = [("bert", "classification"), ("llama", "classification"), ("llama", "causal")]
 CUTS = [(0, False), (2, False), (2, True)]
@@ -202,7 +203,7 @@ def test_nothing_that_needs_no_graph_keeps_one(llama: Path) -> None:
 def test_a_customer_does_with_its_blocks_alone(llama: Path) -> None:
     job = make_job(llama, "classification", after_block=1, return_gradient=True, layout="customer")
     whole = Split(job)
-    model: Any = load_model(job).model
+    model = fresh_model(job)
     config = type(model.config).from_dict(model.config.to_dict() | {"num_hidden_layers": 1})
     config.layer_types = None
     small = type(model)(config).eval()
@@ -219,11 +220,15 @@ def test_a_customer_does_with_its_blocks_alone(llama: Path) -> None:
 def test_the_same_seed_gives_the_same_start_whatever_was_drawn_before(llama: Path) -> None:
     job = make_job(llama, "classification", after_block=1)
     before = torch.random.get_rng_state()
-    first = Split(job).weights
+    first = make_vendor(load_model(job).model, job, RATES).learner.parameters
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.rand(3)
-    again = Split(job).weights
+    again = make_vendor(load_model(job).model, job, RATES).learner.parameters
     assert all(torch.equal(value, again[name]) for name, value in first.items())
+    other = replace(job, train=replace(job.train, seed=6))
+    elsewhere = make_vendor(load_model(other).model, other, RATES).learner.parameters
+    same = {name for name, value in first.items() if torch.equal(value, elsewhere[name])}
+    assert same == {name for name in first if ".lora_B." in name}  # which is zero
 
 
 def test_tallies_add_up() -> None:
