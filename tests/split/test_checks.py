@@ -102,6 +102,15 @@ def test_what_is_trained_must_be_what_was_named(bert: Path) -> None:
         require_trainable(model, found[:-1])
 
 
+def test_a_name_that_lies_outside_of_the_blocks_too_is_adapted_in_them_alone(bert: Path) -> None:
+    job = make_job(bert, "classification", after_block=2, adapter=Adapter(2, 4, ("dense",)))
+    names = Split(job).weights.keys()
+    assert sum(".lora_" in name for name in names) == 6  # A and B of three layers; the pooler's is the head's
+    assert {name for name in names if ".lora_" not in name} == {
+        f"{module}.{kind}" for module in ("bert.pooler.dense", "classifier") for kind in ("weight", "bias")
+    }
+
+
 @pytest.mark.parametrize(("model", "task"), [("bert", "classification"), ("llama", "causal")])
 def test_after_the_first_steps_everything_has_moved(request: Any, model: str, task: str) -> None:
     split = Split(make_job(request.getfixturevalue(model), task, after_block=1))

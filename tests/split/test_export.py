@@ -81,6 +81,17 @@ def assert_transom_reads_it(job: Any, folder: Path, batch: Any, expected: torch.
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+def test_layers_that_are_named_like_the_pooler_are_exported(bert: Path, tmp_path: Path) -> None:
+    job = make_job(bert, "classification", after_block=1, adapter=Adapter(4, 8, ("dense", "query")))
+    split = Split(job)
+    split.train([make_batch("classification", number) for number in range(2)])
+    export_adapter(tmp_path, job, base(job), *read_weights(split))
+    batch = make_batch("classification", 7)
+    with torch.no_grad():
+        found = read_by_peft(job, tmp_path)(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
+    torch.testing.assert_close(found, split.scores(batch), rtol=0, atol=1e-5)
+
+
 def test_a_fresh_process_predicts_what_the_end_of_training_did(llama: Path) -> None:
     job = make_job(llama, "classification", after_block=1, return_gradient=True, layout="customer")
     split = Split(job)

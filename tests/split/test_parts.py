@@ -136,6 +136,17 @@ def test_what_stands_at_padding_changes_nothing(request: Any, model: str, task: 
     assert torch.isfinite(scores[0]).all()
 
 
+def test_rows_without_a_token_where_the_head_looks_are_refused(bert: Path, llama: Path) -> None:
+    batch = make_batch("classification", 4)
+    empty = batch.mask_BT.clone()
+    empty[1] = 0
+    for folder in (bert, llama):
+        with pytest.raises(MisconfiguredError, match="has no token"):
+            Split(make_job(folder, "classification")).customer.bottom(batch.ids_BT, empty)
+    with pytest.raises(MisconfiguredError, match="on the right"):
+        Split(make_job(bert, "classification")).customer.bottom(batch.ids_BT, batch.mask_BT.flip(1))
+
+
 @pytest.mark.parametrize(("model", "task"), KINDS)
 def test_the_gradient_comes_back_through_the_noise(request: Any, model: str, task: str) -> None:
     job = job_of(request, model, task, after_block=1, return_gradient=True)

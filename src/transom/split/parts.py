@@ -81,9 +81,10 @@ class Customer:
 
     def bottom(self, ids_BT: Tensor, mask_BT: Tensor, train: bool = True) -> Tensor:
         """States [B, T, D] after the cut, to be sent with noise. With an adapter, `train` leaves their graph
-        for `take_back`."""
+        for `take_back`. Raises MisconfiguredError for rows without a token, or none where the head looks."""
         import torch
 
+        _require_tokens(mask_BT, self.front.parts.family.causal)
         with torch.set_grad_enabled(train and self.has_adapter):
             return self.front(ids_BT, mask_BT)
 
@@ -183,6 +184,14 @@ def _learner(model: Any, job: SplitJob, head: Head | None, rates: Schedule) -> L
     require_trainable(model, wanted)
     parameters = trained(model)
     return Learner(parameters, rates, job.train.weight_decay) if parameters else None
+
+
+def _require_tokens(mask_BT: Tensor, causal: bool) -> None:
+    real_BT = mask_BT != 0
+    if not bool(real_BT.any(1).all()):
+        raise MisconfiguredError(f"a row of this batch of {len(mask_BT)} has no token; leave it out")
+    if not causal and not bool(real_BT[:, 0].all()):
+        raise MisconfiguredError("this model's class is read at the first token; pad rows on the right")
 
 
 def _judge(head: Head, top_BTD: Tensor, mask_BT: Tensor, labels: Tensor) -> tuple[Tensor, int]:
