@@ -228,6 +228,14 @@ def test_a_customer_does_with_its_blocks_alone(llama: Path) -> None:
     assert_close(part.gradients, whole.gradients, 0)
 
 
+def test_dropout_is_off_whatever_the_model_was_in(bert: Path) -> None:
+    job = make_job(bert, "classification", after_block=1)
+    split, batch = Split(job), make_batch("classification", 6)
+    split.vendor = make_vendor(fresh_model(job).train(), job, RATES)
+    split.customer = make_customer(fresh_model(job).train(), job, RATES)
+    assert torch.equal(split.scores(batch), Split(job).scores(batch))
+
+
 def test_the_same_seed_gives_the_same_start_whatever_was_drawn_before(llama: Path) -> None:
     job = make_job(llama, "classification", after_block=1)
     before = torch.random.get_rng_state()

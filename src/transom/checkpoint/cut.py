@@ -87,10 +87,10 @@ class Tail:
 
 @dataclass(frozen=True)
 class Back:
-    """From hidden states to the model's own output: middle and tail in one."""
+    """From hidden states to the model's own output: the blocks from `start` on, final norm and head."""
 
-    middle: Middle
-    tail: Tail
+    parts: Walk
+    start: int
 
     def __call__(
         self,
@@ -98,8 +98,10 @@ class Back:
         attention_mask_BS: Int[Tensor, "B S"] | None = None,
         cache: Any = None,
     ) -> Tensor:
-        """The whole model's output, as `Tail` gives it. The mask must be the front's."""
-        return self.tail(self.middle(hidden_BTD, attention_mask_BS, cache), attention_mask_BS)
+        """The whole model's output: logits [B, T, V] of a language model, [B, V] of a classifier, or the last
+        hidden states [B, T, D] of a model without a head. The mask must be the front's."""
+        top_BTD = Middle(self.parts, self.start)(hidden_BTD, attention_mask_BS, cache)
+        return Tail(self.parts)(top_BTD, attention_mask_BS)
 
 
 def three(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Middle, Tail]:
@@ -117,8 +119,8 @@ def cut(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Back]:
 
     Raises MisconfiguredError when the model has fewer blocks, NotYetError when `walk` does not know it.
     """
-    front, middle, tail = three(model, after_block)
-    return front, Back(middle, tail)
+    front, middle, _tail = three(model, after_block)
+    return front, Back(middle.parts, middle.start)
 
 
 def new_cache() -> Any:

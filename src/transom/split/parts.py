@@ -157,7 +157,7 @@ def make_customer(model: Any, job: SplitJob, rates: Schedule) -> Customer:
     """
     front, _middle, tail = three(model, job.after_block)
     head = Head(tail, job.task) if job.layout == "customer" else None
-    model.requires_grad_(False)
+    model.requires_grad_(False).eval()  # without dropout
     if job.return_gradient:
         add_adapter(model, job.adapter, range(job.after_block), job.train.seed + 1)
     learner = _learner(model, job, head, rates)
@@ -168,7 +168,7 @@ def make_vendor(model: Any, job: SplitJob, rates: Schedule) -> Vendor:
     """The vendor's part; changes the model in place. Raises as `make_customer`."""
     _front, middle, tail = three(model, job.after_block)
     head = Head(tail, job.task) if job.layout == "vendor" else None
-    model.requires_grad_(False)
+    model.requires_grad_(False).eval()  # without dropout
     add_adapter(model, job.adapter, range(job.after_block, len(middle.parts.blocks)), job.train.seed)
     learner = _learner(model, job, head, rates)
     if learner is None:
