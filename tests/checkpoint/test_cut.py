@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transom.checkpoint import load
-from transom.checkpoint.cut import cut, new_cache
+from transom.checkpoint.cut import cut, new_cache, three
 from transom.checkpoint.tiny import tiny_llama
 from transom.checkpoint.walk import walk
 from transom.errors import MisconfiguredError, NotYetError
@@ -47,6 +47,36 @@ def test_the_halves_of_a_decoder_make_the_whole(
     model = load(tiny_llama(tmp_path, architecture=architecture, **options)).model
     assert_halves_make_the_whole(model, range(4))
     assert_halves_make_the_whole(model.model, range(4))  # the trunk alone, without its head
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Qwen2", "Qwen3", "Bert"])
+def test_three_parts_of_a_classifier_make_the_whole(tmp_path: Path, bert: Path, architecture: str) -> None:
+    folder = bert if architecture == "Bert" else tiny_llama(tmp_path, architecture=architecture)
+    model: Any = load(folder, task="sequence-classification", num_labels=3).model
+    pad = model.config.pad_token_id
+    ids = IDS.masked_fill(MASK == 0, pad)  # a decoder's class looks for the last token from the ids
+    expected = model(input_ids=ids, attention_mask=MASK).logits
+    assert expected.shape == (3, 3)
+    for after_block in range(4):
+        front, middle, tail = three(model, after_block)
+        logits = tail(middle(front(ids, MASK), MASK), MASK)
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
+    front, middle, tail = three(model, 0)
+    torch.testing.assert_close(tail(middle(front(IDS))), model(input_ids=IDS).logits, rtol=0, atol=1e-6)
+
+
+def test_front_and_tail_do_without_the_blocks_between(llama: Path, tmp_path: Path) -> None:
+    model: Any = load(llama).model
+    config = type(model.config).from_dict(model.config.to_dict() | {"num_hidden_layers": 1})
+    config.layer_types = None
+    small = type(model)(config).eval()
+    small.load_state_dict({name: model.state_dict()[name] for name in small.state_dict()})
+    front, middle, _tail = three(model, 1)
+    front_alone, middle_alone, tail_alone = three(small, 1)
+    assert torch.equal(front_alone(IDS, MASK), front(IDS, MASK))
+    top = middle(front(IDS, MASK), MASK)
+    assert torch.equal(middle_alone(top, MASK), top)
+    torch.testing.assert_close(tail_alone(top, MASK), whole(model, MASK), rtol=0, atol=1e-6)
 
 
 def test_the_halves_of_a_bert_make_the_whole(bert: Path) -> None:
@@ -196,11 +226,11 @@ def assert_all_reached(model: Any, parts: Any, elsewhere: tuple[str, ...]) -> No
 
 
 def test_unknown_architectures_and_heads_are_refused() -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForTokenClassification
 
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1))
     sizes = {"vocab_size": 9, "hidden_size": 4, "intermediate_size": 4, "pad_token_id": 0}
     small = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=1)
-    for model in (gpt2, LlamaForSequenceClassification(small)):
+    for model in (gpt2, LlamaForTokenClassification(small)):
         with pytest.raises(NotYetError, match=type(model).__name__):
             walk(model)

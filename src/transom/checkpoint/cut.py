@@ -1,10 +1,12 @@
-"""Cut a model in two: at the embedding, or after block k. What the front gives, the back continues.
+"""Cut a model in two, or in three: at the embedding or after block k, and before the head. Each part goes on
+with what the one before gives.
 
 Threat model: none here. Where to cut, and what to add to what crosses, is for the methods that use the cut.
 Does not protect anything: hidden states of early blocks reveal most of the input.
 
-The halves share the model's own modules, so training one trains the model, and nothing is copied. With a
-cache each (`new_cache`) they continue a text: they are given its new tokens, and the mask of all of it.
+The parts share the model's own modules, so training one trains the model, and nothing is copied. With a
+cache each (`new_cache`) they continue a text: they are given its new tokens, and the mask of all of it. A
+front and a tail do with a model that has no more blocks than the front's.
 Shapes: B batch, T tokens, S tokens with those before, D model width, V vocabulary or classes.
 """
 
@@ -44,6 +46,46 @@ class Front:
 
 
 @dataclass(frozen=True)
+class Middle:
+    """From hidden states to the last block's: the blocks from `start` on."""
+
+    parts: Walk
+    start: int
+
+    def __call__(
+        self,
+        hidden_BTD: Float[Tensor, "B T D"],
+        attention_mask_BS: Int[Tensor, "B S"] | None = None,
+        cache: Any = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Hidden states after the last block. The mask must be the front's."""
+        return _run(self.parts, hidden_BTD, attention_mask_BS, self.start, len(self.parts.blocks), cache)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """From the last block's hidden states to the model's own output: final norm, pooler and head."""
+
+    parts: Walk
+
+    def __call__(
+        self, hidden_BTD: Float[Tensor, "B T D"], attention_mask_BS: Int[Tensor, "B S"] | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] of a language model, [B, V] of a classifier; the last hidden states [B, T, D] of a
+        model without a head. A decoder that classifies reads the last token that the mask calls real."""
+        parts: Any = self.parts
+        output: Tensor = hidden_BTD if parts.final_norm is None else parts.final_norm(hidden_BTD)
+        if parts.head is None:
+            return output
+        if parts.head is getattr(parts.model, "score", None):
+            output = _last_real(output, attention_mask_BS)
+        steps = (getattr(parts.trunk, "pooler", None), getattr(parts.model, "dropout", None), parts.head)
+        for step in steps:
+            output = output if step is None else step(output)
+        return output
+
+
+@dataclass(frozen=True)
 class Back:
     """From hidden states to the model's own output: the blocks from `start` on, final norm and head."""
 
@@ -58,14 +100,18 @@ class Back:
     ) -> Tensor:
         """The whole model's output: logits [B, T, V] of a language model, [B, V] of a classifier, or the last
         hidden states [B, T, D] of a model without a head. The mask must be the front's."""
-        parts: Any = self.parts
-        hidden_BTD = _run(parts, hidden_BTD, attention_mask_BS, self.start, len(parts.blocks), cache)
-        output: Tensor = hidden_BTD if parts.final_norm is None else parts.final_norm(hidden_BTD)
-        if parts.head is not None:
-            steps = (getattr(parts.trunk, "pooler", None), getattr(parts.model, "dropout", None), parts.head)
-            for step in steps:
-                output = output if step is None else step(output)
-        return output
+        top_BTD = Middle(self.parts, self.start)(hidden_BTD, attention_mask_BS, cache)
+        return Tail(self.parts)(top_BTD, attention_mask_BS)
+
+
+def three(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Middle, Tail]:
+    """Parts with `tail(middle(front(ids))) == model(ids)`; cuts and errors as in `cut`."""
+    parts = walk(model)
+    if not 0 <= after_block <= len(parts.blocks):
+        raise MisconfiguredError(
+            f"cannot cut after block {after_block}; the model has {len(parts.blocks)} blocks"
+        )
+    return Front(parts, after_block), Middle(parts, after_block), Tail(parts)
 
 
 def cut(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Back]:
@@ -73,12 +119,8 @@ def cut(model: PreTrainedModel, after_block: int = 0) -> tuple[Front, Back]:
 
     Raises MisconfiguredError when the model has fewer blocks, NotYetError when `walk` does not know it.
     """
-    parts = walk(model)
-    if not 0 <= after_block <= len(parts.blocks):
-        raise MisconfiguredError(
-            f"cannot cut after block {after_block}; the model has {len(parts.blocks)} blocks"
-        )
-    return Front(parts, after_block), Back(parts, after_block)
+    front, middle, _tail = three(model, after_block)
+    return front, Back(middle.parts, middle.start)
 
 
 def new_cache() -> Any:
@@ -98,6 +140,17 @@ class _Shifted:
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *more: Any, **named: Any) -> Any:
         """The keys and values of a block so far, with these."""
         return self.cache.update(keys, values, layer_idx - self.start, *more, **named)
+
+
+def _last_real(hidden_BTD: Tensor, mask_BS: Tensor | None) -> Tensor:
+    """The states [B, D] of each row's last token that is no padding."""
+    import torch
+
+    if mask_BS is None:
+        return hidden_BTD[:, -1]
+    places_T = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device)
+    last_B = (places_T * (mask_BS[:, -len(places_T) :] != 0)).argmax(-1)
+    return hidden_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
 
 
 def _run(

@@ -62,6 +62,9 @@ class Experts:
     sparse: Literal["all", "step", "after"] = "all"
 
 
+_DECODER_HEADS = {"ForCausalLM": "lm_head", "ForSequenceClassification": "score", "Model": ""}
+
+
 @dataclass(frozen=True)
 class Family:
     """An architecture. `heads` has the attribute of the output head by the end of the class's name.
@@ -74,7 +77,7 @@ class Family:
     kind: str
     gguf: str = ""
     names: Names = Names()
-    heads: Mapping[str, str] = field(default_factory=lambda: {"ForCausalLM": "lm_head", "Model": ""})
+    heads: Mapping[str, str] = field(default_factory=lambda: dict(_DECODER_HEADS))
     causal: bool = True
     walked: bool = False
     lookup: bool = True  # the first step is the embedding's row as it is, not scaled

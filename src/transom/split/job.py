@@ -1,0 +1,186 @@
+"""What a split tuning is to do: one YAML file, which both parties have, each with its own data and link.
+
+What both must have alike is `terms`; the link compares them before anything is trained.
+Threat model: a mistake in a file; every problem is told at once, before a model is read.
+Does not protect: a party that says one thing and does another.
+Source: own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from transom.config import Setting, read_config, to_plain
+
+Task = Literal["classification", "causal"]
+Layout = Literal["vendor", "customer"]
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_ADDRESS = r".+:\d{1,5}"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA: rank, scale (`alpha / r`), and the layers by the end of their name; none: query and value."""
+
+    r: Annotated[int, Setting("Rank.", least=1, most=1024)] = 8
+    alpha: Annotated[int, Setting("The update is scaled by alpha / r.", least=1, most=2**16)] = 16
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the customer adds to each token's state before it is sent.
+
+    `d_chi`: of density exp(-eta |n|); eta is given, or found for an empirical privacy (share of tokens that
+    the nearest neighbour gets wrong). `gaussian`: states clipped to length `clip`, N(0, sigma^2) added.
+    """
+
+    kind: Literal["none", "d_chi", "gaussian"] = "none"
+    eta: Annotated[float | None, Setting("Of d_chi, per unit of length.", above=0)] = None
+    target_privacy: Annotated[float | None, Setting("Find eta for this.", above=0, most=1)] = None
+    clip: Annotated[float | None, Setting("Of gaussian: longest state.", above=0)] = None
+    sigma: Annotated[float | None, Setting("Of gaussian: deviation of each number.", above=0)] = None
+    inside: Annotated[
+        float, Setting("Strength in directions that the model uses; 1: all alike.", least=0, most=1)
+    ] = 1.0
+    contributing: Annotated[
+        float, Setting("Share of the vocabulary that the task needs most.", least=0, most=1)
+    ] = 0.0
+    spare: Annotated[float, Setting("Contributing tokens get eta times this.", least=1)] = 1.0
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the fields together."""
+        ways = (self.eta is not None) + (self.target_privacy is not None)
+        if self.kind == "d_chi" and ways != 1:
+            yield "d_chi wants one of eta and target_privacy"
+        if self.kind == "gaussian" and (self.clip is None or self.sigma is None):
+            yield "gaussian wants clip and sigma"
+        if self.kind != "d_chi" and (ways or self.contributing or self.inside != 1 or self.spare != 1):
+            yield f"eta, target_privacy, inside, contributing and spare are of d_chi, not of {self.kind}"
+        if self.kind != "gaussian" and (self.clip is not None or self.sigma is not None):
+            yield f"clip and sigma are of gaussian, not of {self.kind}"
+        if bool(self.contributing) != (self.spare != 1):
+            yield "contributing and spare go together: a share above 0, and a factor above 1"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The customer's rows: files that `transom` reads elsewhere, too. `label_column` is of classification."""
+
+    train: Path
+    evaluate: Path | None = None
+    text_column: Annotated[str, Setting(filled=True)] = "text"
+    label_column: Annotated[str, Setting(filled=True)] = "label"
+    max_tokens: Annotated[int, Setting("Longer texts are cut.", least=2, most=2**17, unit="tokens")] = 128
+
+
+@dataclass(frozen=True)
+class Train:
+    """AdamW with a linear warm-up and decay. A batch goes through in `micro_batches` parts, which changes
+    nothing but time. Without `evaluate_every_steps` it is evaluated after each epoch."""
+
+    epochs: Annotated[int, Setting(least=1, most=10_000)] = 3
+    batch_rows: Annotated[int, Setting(least=1, most=2**16, unit="rows")] = 16
+    micro_batches: Annotated[int, Setting(least=1, most=2**10)] = 1
+    learning_rate: Annotated[float, Setting(above=0, most=1)] = 1e-3
+    weight_decay: Annotated[float, Setting(least=0, most=1)] = 0.01
+    warmup_share: Annotated[float, Setting("Of all steps.", least=0, most=1)] = 0.1
+    evaluate_every_steps: Annotated[int | None, Setting(least=1, unit="steps")] = None
+    patience: Annotated[int | None, Setting("Evaluations without a lower loss before the end.", least=1)] = (
+        None
+    )
+    seed: Annotated[int, Setting("Of order and initial weights, not of noise.", least=0, most=2**31)] = 0
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the fields together."""
+        if self.micro_batches > self.batch_rows:
+            yield f"micro_batches ({self.micro_batches}) is more than batch_rows ({self.batch_rows})"
+
+
+@dataclass(frozen=True)
+class Link:
+    """How the parties reach each other: within one process, over TCP, or over NATS; `identity` is the folder
+    of one's own key and certificate, `partner` the other's certificate."""
+
+    kind: Literal["memory", "tcp", "nats"] = "memory"
+    listen: Annotated[str | None, Setting("HOST:PORT.", pattern=_ADDRESS)] = None
+    connect: Annotated[str | None, Setting("HOST:PORT.", pattern=_ADDRESS)] = None
+    url: Annotated[str | None, Setting("Of the NATS server.", filled=True)] = None
+    identity: Path | None = None
+    partner: Path | None = None
+    timeout_s: Annotated[float, Setting(above=0, most=86_400, unit="seconds")] = 60.0
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the fields together."""
+        if (self.kind == "tcp") != bool(self.listen or self.connect) or (self.listen and self.connect):
+            yield "tcp wants one of listen and connect, and the other kinds neither"
+        if (self.kind == "nats") != (self.url is not None):
+            yield "nats wants a url, and the other kinds none"
+        if (self.identity is None) != (self.partner is None):
+            yield "identity and partner go together"
+        if self.kind == "nats" and self.identity is None:
+            yield "nats wants identity and partner: whoever runs the server would read everything"
+
+
+@dataclass(frozen=True)
+class SplitJob:
+    """A whole split tuning. `labels` are a classifier's, as the label column spells them, in their order.
+
+    `layout`: who has the head, the labels and the loss. `return_gradient` trains an adapter in the customer's
+    blocks as well, and sends the gradient back for it, which is a leak of its own.
+    """
+
+    name: Annotated[str, Setting(pattern=_NAME)]
+    model: Annotated[str, Setting("A folder, a packaged model or a hub name.", filled=True)]
+    task: Task
+    labels: tuple[str, ...] = ()
+    after_block: Annotated[int, Setting("0 cuts at the word embedding.", least=0)] = 0
+    layout: Layout = "vendor"
+    labels_in_the_clear: bool = False
+    return_gradient: bool = False
+    adapter: Adapter = field(default_factory=Adapter)
+    noise: Noise = field(default_factory=Noise)
+    data: Data | None = None
+    train: Train = field(default_factory=Train)
+    wire: Literal["fp32", "bf16", "fp8", "int8"] = "fp32"
+    link: Link = field(default_factory=Link)
+    out: Path = Path("split")
+    device: Annotated[str, Setting(filled=True)] = "cpu"
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the fields together."""
+        if self.task == "classification" and len(self.labels) < 2:
+            yield f"labels: classification wants at least 2, got {len(self.labels)}"
+        if self.task == "causal" and self.labels:
+            yield "labels: a causal model's are its texts; leave them out"
+        if len(set(self.labels)) < len(self.labels):
+            yield "labels: one stands there twice"
+        if self.task == "causal" and self.layout == "vendor" and not self.labels_in_the_clear:
+            yield (
+                "layout vendor sends the vendor a causal model's labels, which are the text itself: take "
+                "layout customer, or say labels_in_the_clear: true"
+            )
+        if self.return_gradient and self.after_block == 0:
+            yield "return_gradient trains an adapter in the customer's blocks, and after_block 0 leaves none"
+
+
+def read_job(path: str | Path) -> SplitJob:
+    """The job in a YAML file; paths begin at its folder. Raises MisconfiguredError with every problem."""
+    job = read_config(SplitJob, path, what="the job")
+    beside = Path(path).parent / job.model  # a folder beside the file, before a name
+    return replace(job, model=str(beside)) if beside.exists() else job
+
+
+def terms(job: SplitJob, facts: Mapping[str, str]) -> dict[str, str]:
+    """What both parties must have alike, as text by name: of the job, and `facts` (digests of model and
+    tokenizer, hidden size) that the parties find themselves."""
+    alike: dict[str, Any] = to_plain(
+        {name: getattr(job, name) for name in ("name", "task", "after_block", "layout", "return_gradient")}
+    )
+    alike |= {f"label {number}": label for number, label in enumerate(job.labels)}
+    alike |= {f"adapter.{name}": value for name, value in to_plain(job.adapter).items()}
+    alike |= {f"train.{name}": value for name, value in to_plain(job.train).items()}
+    return {name: str(value) for name, value in alike.items()} | {"wire": job.wire} | dict(facts)
