@@ -57,6 +57,9 @@ class LinkConfig:
         ways = [way for way in ("listen", "connect", "nats") if getattr(self, way)]
         if len(ways) != 1:
             yield f"one of listen, connect and nats says where the parties meet, got {ways or 'none'}"
+        for way in (self.listen, self.connect):
+            if way:
+                address(way)
         if self.party == self.partner:
             yield f"party and partner have one name, {self.party!r}"
         if (self.identity is None) != (self.partner_certificate is None):
