@@ -63,7 +63,7 @@ def raw(keys: Path, count: int) -> float:
         port = server.getsockname()[1]
 
         def send() -> None:
-            context = client_context(Identity(keys / "alpha"), Partner("beta", keys / "beta" / "tls.pem"))
+            context = client_context(Identity(keys / "alpha"))
             with socket.create_connection(("127.0.0.1", port)) as plain:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with context.wrap_socket(plain) as sock:

@@ -1,7 +1,8 @@
 """Two bounded queues, between the callers of a broker and the one thread that carries their messages.
 
 Callers publish and take; the carrier delivers what arrives and sends what waits. A full queue holds up
-whoever fills it: `publish` waits, and the carrier stops reading.
+whoever fills it: `publish` waits, and the carrier stops reading. Within one process there is no carrier: what
+one end publishes is what the `opposite` one takes.
 Threat model: a partner that sends more than anyone takes, or takes nothing; memory stays bounded.
 Does not protect: what waits here is lost with the process; the session sends it again.
 Source: own.
@@ -9,11 +10,14 @@ Source: own.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from transom.errors import LinkError, LinkRefusedError, LinkTimeoutError
+
+LINGER_S = 2.0  # how long `close` of a broker lets what was published go
 
 
 class Queue:
@@ -58,7 +62,8 @@ class Mailbox:
         self._incoming = Queue(capacity, max_buffered_bytes)
         self._outgoing = Queue(capacity, max_buffered_bytes)
         self._changed = threading.Condition()  # guards all of it
-        self._wake, self._trouble, self._over = wake, None, False
+        self._wake, self._over = wake, False
+        self._trouble: LinkError | None = None
 
     def publish(self, data: bytes, *, timeout_s: float) -> None:
         """See `Broker.publish`."""
@@ -77,6 +82,7 @@ class Mailbox:
                     f"{self.state}"
                 )
             self._outgoing.put(data)
+            self._changed.notify_all()
             if len(self._outgoing) == 1:
                 self._wake()
 
@@ -86,11 +92,18 @@ class Mailbox:
             self._changed.wait_for(lambda: bool(self._trouble or self._incoming), timeout_s)
             if self._incoming:
                 if self._incoming.full:
+                    self._changed.notify_all()
                     self._wake()
                 return self._incoming.pop()
             if self._trouble:
                 raise self._trouble
         return None
+
+    def opposite(self) -> Mailbox:
+        """The other end, in this process."""
+        other = copy.copy(self)
+        other._incoming, other._outgoing = self._outgoing, self._incoming
+        return other
 
     @property
     def full(self) -> bool:
@@ -121,4 +134,6 @@ class Mailbox:
                 self._trouble, self._over = trouble, last
                 self._changed.notify_all()
 
-    _trouble: LinkError | None
+    def end(self) -> None:
+        """The last word: this end was closed."""
+        self.tell(LinkError("the broker is closed; open another one"), last=True)
