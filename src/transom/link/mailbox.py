@@ -53,30 +53,34 @@ class Mailbox:
     `max_buffered_bytes` wait at most, and one message more.
 
     `wake` is called when there is something for the carrier to do; `state` is told with a missed deadline.
+    While it is `held`, `publish` waits until the carrier has said what it `carries`.
     """
 
     def __init__(
-        self, capacity: int, max_bytes: int, max_buffered_bytes: int, wake: Callable[[], None]
+        self,
+        capacity: int,
+        max_bytes: int,
+        max_buffered_bytes: int,
+        wake: Callable[[], None],
+        *,
+        held: bool = False,
     ) -> None:
         self.max_bytes, self.state = max_bytes, "not connected yet"
         self._incoming = Queue(capacity, max_buffered_bytes)
         self._outgoing = Queue(capacity, max_buffered_bytes)
         self._changed = threading.Condition()  # guards all of it
-        self._wake, self._over = wake, False
+        self._wake, self._held, self._over = wake, held, False
         self._trouble: LinkError | None = None
 
     def publish(self, data: bytes, *, timeout_s: float) -> None:
         """See `Broker.publish`."""
-        if len(data) > self.max_bytes:
-            raise LinkRefusedError(
-                f"a message has {len(data)} bytes, {self.max_bytes} is the most; send smaller batches, or "
-                "give both sides a larger max_bytes"
-            )
+        self._require_fit(data)
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._trouble) or not self._outgoing.full, timeout_s)
+            self._changed.wait_for(lambda: bool(self._trouble) or self._is_open, timeout_s)
             if self._trouble:
                 raise self._trouble
-            if self._outgoing.full:
+            self._require_fit(data)  # which is known better by now
+            if not self._is_open:
                 raise LinkTimeoutError(
                     f"the partner took no message for {timeout_s:g} s; {len(self._outgoing)} wait here, "
                     f"{self.state}"
@@ -85,6 +89,17 @@ class Mailbox:
             self._changed.notify_all()
             if len(self._outgoing) == 1:
                 self._wake()
+
+    @property
+    def _is_open(self) -> bool:
+        return not (self._held or self._outgoing.full)
+
+    def _require_fit(self, data: bytes) -> None:
+        if len(data) > self.max_bytes:
+            raise LinkRefusedError(
+                f"a message has {len(data)} bytes, {self.max_bytes} is the most; send smaller batches, or "
+                "raise max_bytes on both sides, at a NATS server max_payload"
+            )
 
     def take(self, timeout_s: float) -> bytes | None:
         """See `Broker.take`. Trouble is told when nothing is left to take."""
@@ -109,6 +124,12 @@ class Mailbox:
     def full(self) -> bool:
         """Whether no more may be delivered for now."""
         return self._incoming.full
+
+    def carries(self, max_bytes: int) -> None:
+        """The largest message from now on."""
+        with self._changed:
+            self.max_bytes, self._held, self.state = max_bytes, False, "connected"
+            self._changed.notify_all()
 
     def deliver(self, message: bytes) -> None:
         """One that arrived."""
