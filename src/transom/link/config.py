@@ -131,7 +131,13 @@ def _nats(config: LinkConfig) -> Broker:
         party=config.party,
         partner=config.partner,
     )
-    return NatsBroker(config.nats, seal, credentials=config.nats_credentials, ca=config.nats_ca)
+    return NatsBroker(
+        config.nats,
+        seal,
+        max_bytes=config.message_mb * 2**20,
+        credentials=config.nats_credentials,
+        ca=config.nats_ca,
+    )
 
 
 def _keys(config: LinkConfig) -> tuple[Identity | None, Partner | None]:
