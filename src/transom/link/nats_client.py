@@ -237,11 +237,9 @@ async def _stream(js: JetStreamContext, place: Place, to: str) -> StreamConfig:
 
 
 def _require_fit(stream: str, found: StreamConfig, wanted: StreamConfig) -> None:
-    """A stream that someone else made does if it keeps what was not taken, and as much of it."""
+    """A stream that someone else made does if it keeps what was not taken; a smaller one fills sooner."""
     names = ("subjects", "retention", "discard", "max_msgs_per_subject", "no_ack")
     unlike = [name for name in names if getattr(found, name) != getattr(wanted, name)]
-    if 0 < (found.max_bytes or -1) < (wanted.max_bytes or 0):
-        unlike.append("max_bytes")
     if unlike:
         told = ", ".join(
             f"{name} {_plain(getattr(found, name))} (wanted {_plain(getattr(wanted, name))})"
