@@ -50,9 +50,7 @@ class Inverter:
     rows_VD: torch.Tensor
     steps: int = 0
 
-    def logits(
-        self, states_BTD: torch.Tensor, real_BT: torch.Tensor, ids_C: torch.Tensor
-    ) -> torch.Tensor:
+    def logits(self, states_BTD: torch.Tensor, real_BT: torch.Tensor, ids_C: torch.Tensor) -> torch.Tensor:
         """[N, C] for the real tokens of padded texts; `real_BT` is True where a token is."""
         import torch
 
@@ -65,7 +63,9 @@ class Inverter:
         into_BTW = net["states"](normal_BTD) + net["rows"](expected_BTD)
         around_BTW = net["block"](into_BTW, src_key_padding_mask=~real_BT)
         row_ND = net["out"](around_BTW[real_BT])
-        logits_NC: torch.Tensor = net["trust"].weight[0, 0] * log_NC + row_ND @ rows_CD.T / len(center_D) ** 0.5
+        logits_NC: torch.Tensor = (
+            net["trust"].weight[0, 0] * log_NC + row_ND @ rows_CD.T / len(center_D) ** 0.5
+        )
         return logits_NC
 
     def log_posterior(self, states: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
@@ -75,7 +75,7 @@ class Inverter:
         ids_V = torch.arange(len(self.rows_VD))
         with torch.no_grad():
             for places in by_length(states, _BATCH):
-                logits_NV = self.logits(*_side_by_side([states[place] for place in places]), ids_V)
+                logits_NV = self.logits(*side_by_side([states[place] for place in places]), ids_V)
                 parts = logits_NV.log_softmax(1).split([len(states[place]) for place in places])
                 yield from zip(places, parts, strict=True)
 
@@ -109,7 +109,7 @@ def trained(target: Seen, knowledge: Public, steps: int, stop: float) -> Inverte
 
     def loss() -> torch.Tensor:
         places = rng.integers(0, len(knowledge.texts), _BATCH)
-        states_BTD, real_BT = _side_by_side([knowledge.clean[place] for place in places])
+        states_BTD, real_BT = side_by_side([knowledge.clean[place] for place in places])
         states_BTD[real_BT] = target.law.add(states_BTD[real_BT], draw, target.views)
         logits_NC = inverter.logits(states_BTD, real_BT, torch.from_numpy(ids_C))
         wanted_N = np.searchsorted(ids_C, flat(tuple(knowledge.texts[place] for place in places)))
@@ -138,7 +138,7 @@ def _start(target: Seen, knowledge: Public, draw: torch.Generator) -> Inverter:
     return Inverter(reader(target.law, target.views, knowledge), net, usual_2D, rows_VD)
 
 
-def _side_by_side(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def side_by_side(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """(states [B, T, D] with zeros behind, True where a token is [B, T])."""
     from torch.nn.utils.rnn import pad_sequence
 
