@@ -1,8 +1,8 @@
 """AIA: name an attribute of a text, such as its sentiment, from the noised states that the vendor sees of it.
 
-Classifiers are trained on public texts with their attribute, passed through the public front, with noise drawn
-afresh in every step: `aia/pooled` on the mean state of a text, `aia/tokens` on every state, which it weighs
-before it adds them up.
+Classifiers are trained on public texts with their attribute, passed through the public front, with noise
+drawn afresh in every step: `aia/pooled` on the mean state of a text, `aia/tokens` on every state, which it
+weighs before it adds them up.
 
 Threat model: see `split_view`; the vendor has labelled public texts like the customer's. Does not protect
 anything; a larger classifier may name more.
@@ -101,13 +101,9 @@ def _net(width: int, attributes: int) -> Any:
     """What states say, how much each counts, and the attributes."""
     from torch import nn
 
-    parts = {
-        "value": nn.Linear(width, _INNER),
-        "weight": nn.Linear(width, 1),
-        "name": nn.Sequential(nn.GELU(), nn.Linear(_INNER, attributes)),
-    }
-    nn.init.zeros_(parts["weight"].weight)
-    return nn.ModuleDict(parts)
+    weight, name = nn.Linear(width, 1), nn.Sequential(nn.GELU(), nn.Linear(_INNER, attributes))
+    nn.init.zeros_(weight.weight)
+    return nn.ModuleDict({"value": nn.Linear(width, _INNER), "weight": weight, "name": name})
 
 
 def _logits(net: Any, states_BTD: torch.Tensor, real_BT: torch.Tensor, kind: Kind) -> torch.Tensor:

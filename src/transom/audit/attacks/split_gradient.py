@@ -1,11 +1,11 @@
 """Reconstruction from both directions: texts whose states, and whose gradients at the top, are those seen.
 
-It starts from what the trained inverter says of each token. Under the layout `customer` of a causal model the
-gradient at the place before tells of the same token (`split_next`), and the two are added. After k blocks it then
-descends on soft tokens, mixes of the likeliest few, so that the public front shows the noised states with the
-most likelihood under the law, all tokens of a text together; of start and end the likelier text stands.
-A gradient that the vendor itself returned is a function of what it sees, and a classifier's gradient at the top
-tells the label alone (`split_labels`): neither adds anything here, and the note says which was used.
+It starts from what the trained inverter says of each token. Under the layout `customer` of a causal model
+the gradient at the place before tells of the same token (`split_next`), and the two are added. After k blocks
+it then descends on soft tokens, mixes of the likeliest few, so that the public front shows the noised states
+with the most likelihood under the law, all tokens of a text together; of start and end the likelier stands.
+A gradient that the vendor itself returned is a function of what it sees, and a classifier's gradient at the
+top tells the label alone (`split_labels`): neither adds anything here. The note says what was used.
 
 Threat model: see `split_view`. Does not protect anything; the descent is local.
 Source: Chen et al., arXiv 2409.00960 (BiSR: a learnt start, then forward and backward matched together); the

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from transom.audit.attacks.states import METRIC, descend
 from transom.audit.attacks.traffic import flat
 from transom.audit.batches import by_length
 from transom.report.finding import Finding, not_run
+from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,7 @@ NAME = "eia/inverter"
 FEWEST = 32  # public texts to train on
 _HEADS, _WIDEST, _RATE, _BATCH = 4, 256, 1e-3, 32
 _SAMPLE = 500  # public texts that tell how states are spread
+_HELD_OUT = 0.05  # share of public texts
 _SHARE = 0.9  # of the budget, for training
 __all__ = ["METRIC", "NAME", "Inverter", "attack", "trained"]
 
@@ -73,17 +76,17 @@ class Inverter:
         import torch
 
         ids_V = torch.arange(len(self.rows_VD))
-        with torch.no_grad():
-            for places in by_length(states, _BATCH):
+        for places in by_length(states, _BATCH):
+            with torch.no_grad():
                 logits_NV = self.logits(*side_by_side([states[place] for place in places]), ids_V)
-                parts = logits_NV.log_softmax(1).split([len(states[place]) for place in places])
-                yield from zip(places, parts, strict=True)
+                logs_NV = logits_NV.log_softmax(1)
+            yield from zip(
+                places, torch.split(logs_NV, [len(states[place]) for place in places]), strict=True
+            )
 
 
 def attack(target: Seen, knowledge: Public, data: Private, budget_s: float, *, steps: int = 1000) -> Finding:
     """Share of tokens named; trains for `steps` steps or most of `budget_s`."""
-    import torch
-
     stop = time.monotonic() + _SHARE * budget_s
     if gap := misfit(NAME, METRIC, target, knowledge, data):
         return gap
@@ -96,27 +99,32 @@ def attack(target: Seen, knowledge: Public, data: Private, budget_s: float, *, s
 
 
 def trained(target: Seen, knowledge: Public, steps: int, stop: float) -> Inverter:
-    """An inverter for states such as the target's: the means of as many views."""
+    """An inverter for states such as the target's, the means of as many views; untrained where public texts
+    that were held out say that training made it worse."""
     import torch
 
     draw, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        inverter = _start(target, knowledge, draw)
+        start = _start(target, knowledge, draw)
+    inverter = replace(start, net=deepcopy(start.net))
     optimiser = torch.optim.AdamW(inverter.net.parameters(), lr=_RATE, weight_decay=0.01)
+    ids_C, held = np.unique(flat(knowledge.texts)), max(1, int(_HELD_OUT * len(knowledge.texts)))
 
-    ids_C = np.unique(flat(knowledge.texts))
-
-    def loss() -> torch.Tensor:
-        places = rng.integers(0, len(knowledge.texts), _BATCH)
+    def loss(of: Inverter, places: Ints) -> torch.Tensor:
         states_BTD, real_BT = side_by_side([knowledge.clean[place] for place in places])
         states_BTD[real_BT] = target.law.add(states_BTD[real_BT], draw, target.views)
-        logits_NC = inverter.logits(states_BTD, real_BT, torch.from_numpy(ids_C))
+        logits_NC = of.logits(states_BTD, real_BT, torch.from_numpy(ids_C))
         wanted_N = np.searchsorted(ids_C, flat(tuple(knowledge.texts[place] for place in places)))
         return torch.nn.functional.cross_entropy(logits_NC, torch.from_numpy(wanted_N))
 
-    taken = descend(optimiser, loss, steps, stop)
-    return replace(inverter, steps=taken)
+    def step() -> torch.Tensor:
+        return loss(inverter, rng.integers(held, len(knowledge.texts), _BATCH))
+
+    taken = descend(optimiser, step, steps, stop)
+    with torch.no_grad():
+        before, after = (float(loss(one, np.arange(held))) for one in (start, inverter))
+    return replace(inverter, steps=taken) if after < before else start
 
 
 def _start(target: Seen, knowledge: Public, draw: torch.Generator) -> Inverter:

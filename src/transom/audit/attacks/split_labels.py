@@ -1,19 +1,20 @@
 """Label inference: under the layout `customer` the gradient at the top gives away the label of each text.
 
-With cross entropy the gradient of a text is a mix of the classes' directions by (probability - truth): those of
-one label point the same way, and two classes point against each other. Directions are clustered, the clusters
-that hold known labels are named by them, and without a known label the gradients are only grouped.
+With cross entropy the gradient of a text mixes the classes' directions by probability less truth: those of
+one label point the same way, and two classes point against each other. Directions are clustered, starting
+from the few that have a known label, which names its cluster.
 
 Threat model: see `split_view`; the vendor sees each text's gradient and knows the labels of a few texts, but
 not the head. Does not protect anything.
-Source: Li et al. 2022, "Label leakage and protection in two-party split learning", arXiv 2102.08504; Liu et al.
-2023, arXiv 2305.17706 (clustering); spherical k-means is Dhillon and Modha 2001.
+Source: Li et al. 2022, arXiv 2102.08504 (direction and sign of gradients in split learning); Dhillon and
+Modha 2001 (clusters of directions).
 
 Shapes: B texts, D width, K clusters (classes).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,8 +50,8 @@ def attack(target: Seen, knowledge: Public, data: Private, budget_s: float) -> F
     return named(NAME, METRIC, guess_B[rest], np.array(data.labels)[rest], note=note)
 
 
-def cluster(unit_BD: torch.Tensor, known: dict[int, int]) -> Ints:
-    """The label [B] of each direction: those of known label stay with it, the others go where they are near."""
+def cluster(unit_BD: torch.Tensor, known: Mapping[int, int]) -> Ints:
+    """The label [B] of each direction: that of the cluster it is nearest to."""
     import torch
 
     classes_K = np.unique(list(known.values()))

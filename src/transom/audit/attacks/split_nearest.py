@@ -1,13 +1,13 @@
 """EIA: name each noised state after the token that it most likely comes from, each token alone.
 
-At the embedding a token's state is its row of the public table, and the law of the noise says how likely each
-row is: with d_chi the logarithm falls with eta times the distance, with Gaussian noise with its square; shaped
-noise is levelled first. After k blocks a state lies around the mean state of its id: those of public text,
-and of ids that it lacks, put into it. How often an id is met in public text is the prior.
+At the embedding a token's state is its row of the public table, and the law of the noise says how likely
+each row is: with d_chi the logarithm falls with eta times the distance, with Gaussian noise with its square;
+shaped noise is levelled first. After k blocks a state lies around the mean state of its id, in public text
+or, for ids that it lacks, put into it. How often an id is met in public text is the prior.
 
 Threat model: see `split_view`. Does not protect anything; it knows no context.
-Source: Shen et al., arXiv 2312.15603 (embedding inversion attack); Fisher 1936 (states of one covariance); the
-prior is our own.
+Source: Shen et al., arXiv 2312.15603 (embedding inversion attack); Fisher 1936 (states of one covariance);
+the prior is our own.
 
 Shapes: N tokens, B texts, T tokens of a text, R views of it, D width, V vocabulary.
 """
@@ -59,7 +59,7 @@ def attack(target: Seen, knowledge: Public, data: Private, budget_s: float) -> F
     if gap := misfit(NAME, METRIC, target, knowledge, data):
         return gap
     by_table = reader(target.law, target.views, knowledge)
-    parts = _views(target, knowledge).split(_TOKENS, 1)
+    parts = torch.split(_views(target, knowledge), _TOKENS, 1)
     best_N = torch.cat([by_table.log_posterior(part_RND).argmax(1) for part_RND in parts])
     where = f"states after block {knowledge.after_block}" if knowledge.after_block else "rows of the table"
     note = f"among {where}, {target.views} views"

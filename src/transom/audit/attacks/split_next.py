@@ -1,14 +1,13 @@
 """Leak on the output side: what the gradient at the final states of a causal model tells of the next token.
 
 Under the layout `customer` the vendor sent the state z and gets back g = c J(z)' W' (p - e_y): W is the head,
-p its probabilities, J the slope of the final norm, y the token that follows, c one over the tokens of a batch.
-The vendor knows all but y (and c, which it fits): the candidates are ranked by the part of g along their row, and the
-best few fitted one by one; where the customer adds noise, the model's own p is the prior.
+p its probabilities, J the slope of the final norm, y the token that follows, c one over the tokens of a
+batch. The vendor knows all but y (and c, which it fits): candidates are ranked by the part of g along their
+row, and the best few fitted one by one; where the customer adds noise, the model's own p is the prior.
 
-Threat model: see `split_view`; head and norm are the public model's (frozen, at the customer). Does not protect
-anything; a head that the customer trained in secret is read less well.
-Source: Chen et al., arXiv 2409.00960, section 4.3 (the gradient of a causal model tells its text); the solution
-is our own.
+Threat model: see `split_view`; head and norm are the public model's (frozen, at the customer). Does not
+protect anything; a head that the customer trained in secret is read less well.
+Source: Chen et al., arXiv 2409.00960 (the gradient of a causal model tells its text); the solution is ours.
 
 Shapes: N tokens, T tokens of a text, D width, V vocabulary, K candidates.
 """
@@ -17,7 +16,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from transom.audit.attacks.split_view import Private, Public, Seen
 from transom.audit.attacks.states import METRIC
 from transom.checkpoint.cut import Front
 from transom.report.finding import Finding, clustered, not_run
+from transom.report.statistics import Bools
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,8 @@ __all__ = ["METRIC", "NAME", "attack", "followers"]
 
 @dataclass(frozen=True, eq=False)
 class Followers:
-    """Of each place but the last: candidates [T - 1, K] for the next token, the model's own log-probabilities,
-    and the logarithm of the posterior, both [T - 1, K]."""
+    """Of each place but the last: candidates [T - 1, K] for the next token, and the logarithms of the model's
+    own probability and of the posterior, both [T - 1, K]."""
 
     ids_TK: torch.Tensor
     prior_TK: torch.Tensor
@@ -53,7 +53,9 @@ def attack(target: Seen, knowledge: Public, data: Private, budget_s: float) -> F
         return not_run(NAME, METRIC, f"a {type(knowledge.model).__name__} does not predict next tokens")
     if len(target.top_gradients) != len(data.texts) or len(target.top_states) != len(data.texts):
         return not_run(NAME, METRIC, "no gradients at the top; it needs the layout `customer`")
-    hits, guessed, sizes = [], [], []
+    hits: list[Bools] = []
+    guessed: list[Bools] = []
+    sizes: list[int] = []
     for states_TD, gradient_TD, text in zip(target.top_states, target.top_gradients, data.texts, strict=True):
         if sizes and time.monotonic() > stop:
             break
@@ -77,20 +79,24 @@ def followers(front: Front, states_TD: torch.Tensor, gradient_TD: torch.Tensor, 
     import torch
 
     states_TD, gradient_TD = states_TD[:-1].float(), gradient_TD[:-1].float()
-    norm, head = front.parts.final_norm or torch.nn.Identity(), front.parts.head
-    weight_VD = head.weight.detach().float()  # type: ignore[union-attr]
-    with torch.no_grad():
-        normed_TD, along_TD = torch.func.jvp(norm, (states_TD,), (gradient_TD,))
-        own_TV = (normed_TD @ weight_VD.T).log_softmax(1)
-        pulled_TV = -(along_TD @ weight_VD.T)  # <g, -J' w_y>: high where w_y is in the gradient
+    norm: Any = front.parts.final_norm or torch.nn.Identity()
+    head: Any = front.parts.head
+    weight_VD = head.weight.detach().float()
     count = min(_CANDIDATES, len(weight_VD))
-    near_TV = pulled_TV / weight_VD.norm(dim=1).clamp_min(1e-12)
+    point_TD = states_TD.clone().requires_grad_(True)
+    normed_TD = norm(point_TD)
+
+    def slope(out_TD: torch.Tensor) -> torch.Tensor:
+        (back_TD,) = torch.autograd.grad(normed_TD, point_TD, out_TD, create_graph=True)
+        return back_TD
+
+    any_TD = torch.zeros_like(normed_TD, requires_grad=True)
+    (along_TD,) = torch.autograd.grad(slope(any_TD), any_TD, gradient_TD, retain_graph=True)  # J g
+    own_TV = (normed_TD.detach() @ weight_VD.T).log_softmax(1)
+    near_TV = -(along_TD @ weight_VD.T) / weight_VD.norm(dim=1).clamp_min(1e-12)  # -<g, J' w_y>
     ids_TK = torch.cat([near_TV.topk(count, 1).indices, own_TV.topk(count, 1).indices], 1)
-    _, slope = torch.func.vjp(norm, states_TD)
     center_TD = own_TV.exp() @ weight_VD
-    mixed_TKD = torch.stack(
-        [slope(center_TD - weight_VD[ids_T])[0].detach() for ids_T in ids_TK.T], 1
-    )  # what each candidate's gradient is, but for c
+    mixed_TKD = torch.stack([slope(center_TD - weight_VD[ids_T]).detach() for ids_T in ids_TK.T], 1)
     inner_TK = (mixed_TKD @ gradient_TD[..., None])[..., 0]
     square_TK = mixed_TKD.square().sum(2).clamp_min(1e-20)
     best_T1 = (inner_TK.clamp_min(0).square() / square_TK).argmax(1, keepdim=True)

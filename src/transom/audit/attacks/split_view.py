@@ -1,4 +1,4 @@
-"""Split tuning as the vendor sees it: noised states at the cut, gradients at the top, labels where they are sent.
+"""Split tuning as the vendor sees it: noised states at the cut, gradients at the top.
 
 The front and the law of the noise are public, so an attacker passes public text through the same front and
 adds fresh noise of the same law. A text that is sent again with fresh noise is seen again: `states` has one
@@ -168,7 +168,10 @@ def states_of(front: Front, texts: Texts) -> tuple[torch.Tensor, ...]:
         for places in by_length(texts, _BATCH):
             ids_BT, mask_BT = padded([texts[place] for place in places])
             states_BTD = front(ids_BT, mask_BT).float()
-            found |= {place: states[: len(texts[place])].clone() for place, states in zip(places, states_BTD)}
+            found |= {
+                place: states[: len(texts[place])].clone()
+                for place, states in zip(places, states_BTD, strict=True)
+            }
     return tuple(found[place] for place in range(len(texts)))
 
 
