@@ -157,7 +157,7 @@ def test_ids_are_cut_up_as_the_texts_are() -> None:
 @pytest.mark.parametrize("after_block", [0, 1])
 def test_attributes_are_named_of_bare_states_alone(model: Any, after_block: int) -> None:
     knowledge = public(model, after_block)
-    for kind in ("pooled", "tokens"):
+    for kind in ("pooled", "tokens", "read"):
         bare, swamped = (
             split_attribute.attack(seen(knowledge, law), knowledge, DATA, 60.0, kind=kind, steps=100)
             for law in (Law(), SWAMPED)
@@ -165,7 +165,7 @@ def test_attributes_are_named_of_bare_states_alone(model: Any, after_block: int)
         assert bare.value > 0.9, bare
         assert bare.above_chance
         assert not swamped.above_chance, swamped
-    assert [one.NAME for one in split_attribute.attacks()] == ["aia/pooled", "aia/tokens"]
+    assert [one.NAME for one in split_attribute.attacks()] == ["aia/pooled", "aia/tokens", "aia/read"]
 
 
 def gradients_of(labels: np.ndarray[Any, Any], classes: int, seed: int) -> tuple[torch.Tensor, ...]:

@@ -2,7 +2,8 @@
 
 Classifiers are trained on public texts with their attribute, passed through the public front, with noise
 drawn afresh in every step: `aia/pooled` on the mean state of a text, `aia/tokens` on every state, which it
-weighs before it adds them up.
+weighs before it adds them up, and `aia/read` on the rows that the posterior of `split_nearest` expects: that
+uses the law of the noise, but public texts get noise only once.
 
 Threat model: see `split_view`; the vendor has labelled public texts like the customer's. Does not protect
 anything; a larger classifier may name more.
@@ -14,11 +15,13 @@ Shapes: B texts, T tokens of a text, D width, A attributes.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from transom.audit.attacks.split_inverter import FEWEST, side_by_side
+from transom.audit.attacks.split_nearest import reader
 from transom.audit.attacks.split_view import Private, Public, Seen, misfit, named
 from transom.audit.attacks.states import descend
 from transom.report.finding import Bound, Finding, not_run
@@ -26,14 +29,14 @@ from transom.report.finding import Bound, Finding, not_run
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["pooled", "tokens"]
+Kind = Literal["pooled", "tokens", "read"]
 METRIC = "attributes"
-_INNER, _RATE, _BATCH = 64, 2e-3, 64
+_INNER, _RATE, _BATCH, _TOKENS = 64, 2e-3, 64, 512
 _SHARE = 0.9  # of the budget, for training
 
 
 def attacks() -> tuple[Bound, ...]:
-    """One on the mean state of each text, one on all its states."""
+    """On the mean state of each text, on all its states, and on what is read of them."""
 
     def bound(kind: Kind) -> Bound:
         def run(target: Seen, knowledge: Public, data: Private, budget_s: float) -> Finding:
@@ -41,7 +44,7 @@ def attacks() -> tuple[Bound, ...]:
 
         return Bound(f"aia/{kind}", METRIC, run)
 
-    return bound("pooled"), bound("tokens")
+    return bound("pooled"), bound("tokens"), bound("read")
 
 
 def attack(
@@ -66,7 +69,9 @@ def attack(
         return not_run(name, METRIC, f"{len(data.labels)} true attributes for {len(data.texts)} texts")
     kinds_A, places_B = np.unique(knowledge.attributes, return_inverse=True)
     rng, draw = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    mean_D, spread_D = _usual(target, knowledge, draw)
+    examples, seen = _examples(target, knowledge, draw, kind), _shown(target, knowledge, target.means, kind)
+    sample_ND = torch.cat([examples(place) for place in range(min(500, len(places_B)))])
+    mean_D, spread_D = sample_ND.mean(0), sample_ND.std(0) + 1e-6
 
     def logits(net: Any, texts: list[torch.Tensor]) -> torch.Tensor:
         states_BTD, real_BT = side_by_side([(states_TD - mean_D) / spread_D for states_TD in texts])
@@ -79,22 +84,42 @@ def attack(
 
     def loss() -> torch.Tensor:
         some = rng.integers(0, len(places_B), _BATCH)
-        texts = [target.law.add(knowledge.clean[place], draw, target.views) for place in some]
+        texts = [examples(place) for place in some]
         return torch.nn.functional.cross_entropy(logits(net, texts), torch.from_numpy(places_B[some]))
 
     taken = descend(optimiser, loss, steps, stop)
     with torch.no_grad():
-        guess_B = kinds_A[logits(net, list(target.means)).argmax(1).numpy()]
+        guess_B = kinds_A[logits(net, seen).argmax(1).numpy()]
     note = f"{taken} steps on {len(knowledge.texts)} public texts, {target.views} views"
     return named(name, METRIC, guess_B, np.array(data.labels), note=note)
 
 
-def _usual(target: Seen, knowledge: Public, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and spread [D] of noised states."""
+def _examples(
+    target: Seen, knowledge: Public, draw: torch.Generator, kind: Kind
+) -> Callable[[int], torch.Tensor]:
+    """The states [T, D] of a public text by its number, with fresh noise; what is read of them is kept."""
+
+    def noised(place: int) -> torch.Tensor:
+        return target.law.add(knowledge.clean[place], draw, target.views)
+
+    if kind != "read":
+        return noised
+    return _shown(target, knowledge, list(map(noised, range(len(knowledge.texts)))), kind).__getitem__
+
+
+def _shown(target: Seen, knowledge: Public, states: Sequence[torch.Tensor], kind: Kind) -> list[torch.Tensor]:
+    """The states, or the rows of the embedding that they let expect, among the ids of public text."""
     import torch
 
-    seen_ND = target.law.add(torch.cat(knowledge.clean[:500]), draw, target.views)
-    return seen_ND.mean(0), seen_ND.std(0) + 1e-6
+    if kind != "read":
+        return list(states)
+    ids_C = torch.from_numpy(np.flatnonzero(knowledge.counts_V))
+    alone = reader(target.law, target.views, knowledge)
+    expected = [
+        alone.log_posterior(part_ND[None], ids_C).softmax(1) @ knowledge.table_VD[ids_C]
+        for part_ND in torch.split(torch.cat(list(states)), _TOKENS)
+    ]
+    return list(torch.split(torch.cat(expected), [len(text) for text in states]))
 
 
 def _net(width: int, attributes: int) -> Any:
