@@ -254,3 +254,24 @@ def test_what_does_not_fit_is_not_run(llama: Any) -> None:
         assert "no public text" in attack(target, replace(knowledge, texts=()), DATA, 1.0).reason
         broken = replace(target, states=(target.states[0] * float("nan"), *target.states[1:]))
         assert "finite" in attack(broken, knowledge, DATA, 1.0).reason
+
+
+def test_neighbours_and_both_ends_of_the_front_read_more_than_each_token_alone(model: Any) -> None:
+    knowledge = public(model, 1)
+    scale = 0.35 if model.config.model_type == "bert" else 0.5  # at which a third to a half is read alone
+    target = seen(knowledge, Law(Noise("norm", scale)))
+    alone = split_nearest.attack(target, knowledge, DATA, 9.0)
+    learnt = split_inverter.attack(target, knowledge, DATA, 60.0, steps=300)
+    assert 0.2 < alone.value < 0.8
+    assert learnt.value > alone.value + 0.03
+    assert split_gradient.attack(target, knowledge, DATA, 60.0, learn=1, steps=30).value > alone.value
+
+
+def test_training_that_makes_it_worse_is_undone(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split_inverter, "_RATE", 3.0)
+    knowledge = public(model, 0)
+    target = seen(knowledge, Law(Noise("norm", 0.3)))
+    spoilt = split_inverter.attack(target, knowledge, DATA, 60.0, steps=5)
+    alone = split_nearest.attack(target, knowledge, DATA, 9.0)
+    assert spoilt.value == pytest.approx(alone.value, abs=0.02)  # distances are added up in another order
+    assert spoilt.note.startswith("0 steps")
