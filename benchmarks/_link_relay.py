@@ -1,6 +1,6 @@
 """A relay between two parties that is slow, far or broken on purpose: for the link's benchmarks and tests.
 
-It runs in a process of its own. Each way has a rate (a bucket of 50 ms) and a delay, over which bytes keep
+It runs in a process of its own. Each way has a rate (a bucket of 5 ms) and a delay, over which bytes keep
 their order; on command it cuts every connection, or flips a byte of what passes next.
 """
 
@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 CHUNK = 2**16
+BURST_S = 0.005
 
 
 @dataclass
@@ -100,7 +101,7 @@ class _Loop:
                 if self._flips:
                     self._flips -= 1
                     data = bytes([data[0] ^ 1]) + data[1:]
-                free_s = max(free_s, loop.time() - 0.05) + len(data) / self._rate
+                free_s = max(free_s, loop.time() - BURST_S) + len(data) / self._rate
                 await flying.put((free_s + self._delay_s, data))
                 if free_s > loop.time():
                     await asyncio.sleep(free_s - loop.time())

@@ -63,7 +63,7 @@ def raw(keys: Path, count: int) -> float:
         port = server.getsockname()[1]
 
         def send() -> None:
-            context = client_context(Identity(keys / "alpha"), Partner("beta", keys / "beta" / "tls.pem"))
+            context = client_context(Identity(keys / "alpha"))
             with socket.create_connection(("127.0.0.1", port)) as plain:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 with context.wrap_socket(plain) as sock:
@@ -168,7 +168,7 @@ def main() -> None:
             target = ("127.0.0.1", int(server.url.rpartition(":")[2]))
             with relay(target, bytes_per_s=LINK_BYTES_S) as slow:
                 far = {"nats": f"nats://127.0.0.1:{slow.port}"}
-                shaped = session(folder, folder, count // 4, {"alpha": far, "beta": {"nats": server.url}})
+                shaped = session(folder, folder, count, {"alpha": far, "beta": {"nats": server.url}})
     socket_mb_s = statistics.median(pair[0] for pair in pairs) / 1e6
     record = {
         "share_of_socket": statistics.median(ours / plain for plain, ours in pairs),

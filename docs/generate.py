@@ -32,6 +32,7 @@ ROOMS = {
     "serving": "Gateway and engines",
     "enclave": "Bundles, evidence, key release",
     "obfuscation": "Disguised checkpoints",
+    "link": "Tensors between two parties",
     "checkpoint": "Models and their parts",
     "audit": "What an adversary recovers",
     "report": "Findings and reports",

@@ -16,7 +16,9 @@ from jinja2 import Environment, StrictUndefined
 from typer.main import get_command
 
 from transom.cli.main import app
+from transom.config import load_yaml, read_config
 from transom.enclave.policy import load_evidence_policy
+from transom.link.config import LinkConfig
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 UNITS = sorted(DEPLOY.glob("cvm/*.service"))
@@ -145,3 +147,20 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         arguments = arguments[1:]
     options: dict[str, Any] = command.make_context(command.name, arguments).params
     return options
+
+
+def test_the_two_parties_of_the_compose_file_fit_each_other() -> None:
+    compose = load_yaml((DEPLOY / "link" / "compose.yaml").read_text())["services"]
+    parties = {name: read_config(LinkConfig, DEPLOY / "link" / f"{name}.yaml") for name in ("bank", "shop")}
+    bank, shop = parties.values()
+    assert (bank.party, bank.partner, bank.job, bank.run) == (shop.partner, shop.party, shop.job, shop.run)
+    for name, config in parties.items():
+        service = compose[name]
+        mounted = dict(reversed(volume.removesuffix(":ro").split(":")) for volume in service["volumes"])
+        assert mounted[str(config.identity)] == f"../../keys/{name}"
+        assert mounted[str(config.partner_certificate)] == f"../../keys/{config.partner}/tls.pem"
+        assert mounted[service["command"][-1]] == f"./{name}.yaml"
+        assert parse(service["command"])["file"] == Path(service["command"][-1])
+        assert config.nats == "nats://broker:4222"
+        assert (DEPLOY / "link" / service["build"]["context"] / service["build"]["dockerfile"]).exists()
+    assert compose["broker"]["command"][0] == "-js"

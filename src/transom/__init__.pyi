@@ -37,6 +37,9 @@ from transom.errors import (
     EvidenceError,
     LedgerError,
     LedgerSpentError,
+    LinkError,
+    LinkRefusedError,
+    LinkTimeoutError,
     MisconfiguredError,
     MissingExtraError,
     NeverError,
@@ -46,6 +49,17 @@ from transom.errors import (
     ReplaceableError,
     TransomError,
 )
+from transom.link.config import LinkConfig
+from transom.link.config import connected as link_connected
+from transom.link.faults import FaultyBroker
+from transom.link.identity import Identity, Partner
+from transom.link.memory import MemoryBroker, memory_pair
+from transom.link.message import Step
+from transom.link.nats import NatsBroker
+from transom.link.record import Record
+from transom.link.session import Received, Session
+from transom.link.tcp import TcpBroker
+from transom.link.tunnel import Gaussian, Nothing, Tunnel
 from transom.net.listen import Tls, serve_in_thread
 from transom.net.pin import KeyPin, parse_pin
 from transom.obfuscation.card import Card, verify_card
@@ -128,13 +142,16 @@ __all__ = [
     "Example",
     "Explanation",
     "ExtractionMeter",
+    "FaultyBroker",
     "Finding",
     "Front",
     "Frontier",
     "FrontierPoint",
     "GatewayConfig",
+    "Gaussian",
     "GaussianEvent",
     "Guarantee",
+    "Identity",
     "IdsEngine",
     "InsecureDevEvidence",
     "KeyFile",
@@ -143,16 +160,24 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerSpentError",
+    "LinkConfig",
+    "LinkError",
+    "LinkRefusedError",
+    "LinkTimeoutError",
     "Lists",
     "LlamaCppEngine",
     "Manifest",
     "MapFile",
+    "MemoryBroker",
     "MisconfiguredError",
     "MissingExtraError",
+    "NatsBroker",
     "NeverError",
     "NotYetError",
+    "Nothing",
     "Owner",
     "Partition",
+    "Partner",
     "Pinned",
     "PlaceMemo",
     "Placeholders",
@@ -160,7 +185,9 @@ __all__ = [
     "PolicyError",
     "Presidio",
     "PureEvent",
+    "Received",
     "Recogniser",
+    "Record",
     "RefusedError",
     "ReleaseLog",
     "ReplaceableError",
@@ -168,10 +195,14 @@ __all__ = [
     "Rule",
     "Sanitized",
     "Sanitizer",
+    "Session",
     "Span",
+    "Step",
+    "TcpBroker",
     "TextClaims",
     "Tls",
     "TransomError",
+    "Tunnel",
     "Walk",
     "WordMechanism",
     "attack_channel",
@@ -188,6 +219,7 @@ __all__ = [
     "exact_epsilon",
     "explain_mechanism",
     "gaussian_event",
+    "link_connected",
     "load_checkpoint",
     "load_evidence_policy",
     "load_key",
@@ -195,6 +227,7 @@ __all__ = [
     "load_policy",
     "load_tokenizer",
     "make_map_key",
+    "memory_pair",
     "new_key",
     "obfuscate",
     "obfuscation_preset",

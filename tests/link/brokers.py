@@ -28,7 +28,6 @@ class Sizes:
 
 
 HELD_BYTES = 48 * 2**20
-NATS_HEADERS_BYTES = 400
 WAIT_S = 30.0  # for what must come
 Party = tuple[Identity, Partner]
 Pair = tuple[Broker, Broker]
@@ -116,12 +115,11 @@ def memory(folder: Path, sizes: Sizes) -> Iterator[Pair]:
 
 @kind
 def nats(folder: Path, sizes: Sizes) -> Iterator[Pair]:
-    """At a real server, whose own limit is the largest message and whose stream is bounded as the others."""
+    """At a real server, whose streams are bounded as the others."""
     names = ("ours", "theirs")
     parties = {name: party(folder, name) for name in names}
-    limits = f"max_payload: {sizes.max_bytes + NATS_HEADERS_BYTES}"
     with ExitStack() as stack:
-        server = stack.enter_context(local_server(folder / "server", settings=limits))
+        server = stack.enter_context(local_server(folder / "server"))
         ends: list[Broker] = []
         for name, other in (names, reversed(names)):
             seal = Seal(
@@ -132,7 +130,9 @@ def nats(folder: Path, sizes: Sizes) -> Iterator[Pair]:
                 party=name,
                 partner=other,
             )
-            end = NatsBroker(server.url, seal, stream_bytes=sizes.capacity * sizes.max_bytes)
+            end = NatsBroker(
+                server.url, seal, max_bytes=sizes.max_bytes, stream_bytes=sizes.capacity * sizes.max_bytes
+            )
             ends.append(stack.enter_context(closing(end)))
         first, second = ends
         require_working(first, second)

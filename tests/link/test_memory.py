@@ -19,9 +19,9 @@ def test_messages_go_both_ways_in_order_and_are_bounded() -> None:
     for data in (b"one", b"two"):
         a.publish(data, timeout_s=1)
         b.publish(data[::-1], timeout_s=1)
-    with pytest.raises(LinkTimeoutError, match="none of 2 waiting messages"):
+    with pytest.raises(LinkTimeoutError, match="2 wait here, in this process"):
         a.publish(b"three", timeout_s=0.01)
-    with pytest.raises(LinkRefusedError, match="9 bytes, the broker takes 8"):
+    with pytest.raises(LinkRefusedError, match="9 bytes, 8 is the most"):
         a.publish(b"x" * 9, timeout_s=1)
     assert [b.take(1), b.take(1), b.take(0), a.take(1), a.take(1), a.take(0.01)] == [
         b"one", b"two", None, b"eno", b"owt", None
@@ -38,7 +38,8 @@ def test_a_wait_ends_with_what_it_waits_for() -> None:
     later.join()
     closer = threading.Timer(0.02, a.close)
     closer.start()
-    assert b.take(30) is None
+    with pytest.raises(LinkError, match="closed"):
+        b.take(30)
     closer.join()
     with pytest.raises(LinkError, match="closed"):
         b.publish(b"late", timeout_s=1)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from nats.js.api import StreamConfig
+from nats.js.api import ConsumerConfig, StreamConfig
 
 from transom.errors import LinkError, LinkRefusedError, MisconfiguredError
 from transom.link.message import NAME
@@ -33,8 +33,9 @@ names = st.text("ab.-_", min_size=1, max_size=4).filter(NAME.fullmatch)
 
 
 @contextlib.contextmanager
-def broker(url: str, **options: Any) -> Iterator[NatsBroker]:
-    seal = Seal(ANN, BOB.public_key(), job="job.1", run="run", party="ann", partner="bob")
+def broker(url: str, *, opposite: bool = False, **options: Any) -> Iterator[NatsBroker]:
+    (name, own), (other, theirs) = (("bob", BOB), ("ann", ANN)) if opposite else (("ann", ANN), ("bob", BOB))
+    seal = Seal(own, theirs.public_key(), job="job.1", run="run", party=name, partner=other)
     with contextlib.closing(NatsBroker(url, seal, **options)) as made:
         yield made
 
@@ -131,7 +132,7 @@ def test_a_credentials_file_opens_a_server_that_strangers_do_not_enter(tmp_path:
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        ({"max_bytes": 1000}, r"max_bytes 1000 \(wanted 1073741824\)"),
+        ({"max_bytes": 1000}, None),
         ({"retention": "limits"}, r"retention limits \(wanted workqueue\)"),
         ({"discard": "old", "no_ack": True}, r"discard old \(wanted new\), no_ack True"),
         ({"max_bytes": 2**31, "max_msg_size": 1000}, None),
@@ -140,7 +141,7 @@ def test_a_credentials_file_opens_a_server_that_strangers_do_not_enter(tmp_path:
 )
 def test_a_stream_that_is_there_is_used_if_it_does(limits: dict[str, Any], told: str | None) -> None:
     wanted = {"retention": "workqueue", "discard": "new", "max_bytes": 2**30} | limits
-    config = StreamConfig(name="TRANSOM-job=1", subjects=["transom.job=1.>"], **wanted)
+    config = StreamConfig(name="TRANSOM-job=1~bob", subjects=["transom.job=1.*.bob"], **wanted)
 
     async def make(url: str) -> None:
         async with await nats.connect(url) as client:
@@ -158,6 +159,39 @@ def test_a_stream_that_is_there_is_used_if_it_does(limits: dict[str, Any], told:
                 ann.publish(b"x", timeout_s=30)
         with pytest.raises(LinkError, match=told):
             ann.take(30)
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({"max_deliver": 1, "max_ack_pending": 1, "headers_only": True}, None),  # the server makes them ours
+        ({"filter_subject": "transom.job=1.other.ann"}, None),
+        ({"replay_policy": "original"}, "replay policy"),
+        ({"deliver_subject": "elsewhere"}, "push consumer"),
+    ],
+)
+def test_a_consumer_that_is_there_becomes_ours_or_is_told(limits: dict[str, Any], told: str | None) -> None:
+    stream = StreamConfig(
+        name="TRANSOM-job=1~ann", subjects=["transom.job=1.*.ann"], retention="workqueue", discard="new",
+        max_bytes=2**30,
+    )  # fmt: skip
+    wanted = {"durable_name": "run~ann", "filter_subject": "transom.job=1.run.ann"} | limits
+
+    async def make(url: str) -> None:
+        async with await nats.connect(url) as client:
+            await client.jetstream().add_stream(stream)
+            await client.jetstream().add_consumer(stream.name, ConsumerConfig(**wanted))
+
+    with local_server() as server:
+        asyncio.run(make(server.url))
+        with broker(server.url) as ann, broker(server.url, opposite=True) as bob:
+            if told is not None:
+                with pytest.raises(LinkError, match=rf"consumer run~ann .*other limits.*{told}"):
+                    ann.take(30)
+                return
+            for data in (b"one", b"two"):
+                bob.publish(data, timeout_s=30)
+            assert [ann.take(30), ann.take(30)] == [b"one", b"two"]
 
 
 def test_tls_is_to_the_certificate_that_was_named(tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ class LinkConfig:
         ways = [way for way in ("listen", "connect", "nats") if getattr(self, way)]
         if len(ways) != 1:
             yield f"one of listen, connect and nats says where the parties meet, got {ways or 'none'}"
+        for way in (self.listen, self.connect):
+            if way:
+                address(way)
         if self.party == self.partner:
             yield f"party and partner have one name, {self.party!r}"
         if (self.identity is None) != (self.partner_certificate is None):
@@ -128,7 +131,13 @@ def _nats(config: LinkConfig) -> Broker:
         party=config.party,
         partner=config.partner,
     )
-    return NatsBroker(config.nats, seal, credentials=config.nats_credentials, ca=config.nats_ca)
+    return NatsBroker(
+        config.nats,
+        seal,
+        max_bytes=config.message_mb * 2**20,
+        credentials=config.nats_credentials,
+        ca=config.nats_ca,
+    )
 
 
 def _keys(config: LinkConfig) -> tuple[Identity | None, Partner | None]:

@@ -1,7 +1,8 @@
 """Two bounded queues, between the callers of a broker and the one thread that carries their messages.
 
 Callers publish and take; the carrier delivers what arrives and sends what waits. A full queue holds up
-whoever fills it: `publish` waits, and the carrier stops reading.
+whoever fills it: `publish` waits, and the carrier stops reading. Within one process there is no carrier: what
+one end publishes is what the `opposite` one takes.
 Threat model: a partner that sends more than anyone takes, or takes nothing; memory stays bounded.
 Does not protect: what waits here is lost with the process; the session sends it again.
 Source: own.
@@ -9,11 +10,14 @@ Source: own.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from transom.errors import LinkError, LinkRefusedError, LinkTimeoutError
+
+LINGER_S = 2.0  # how long `close` of a broker lets what was published go
 
 
 class Queue:
@@ -49,36 +53,53 @@ class Mailbox:
     `max_buffered_bytes` wait at most, and one message more.
 
     `wake` is called when there is something for the carrier to do; `state` is told with a missed deadline.
+    While it is `held`, `publish` waits until the carrier has said what it `carries`.
     """
 
     def __init__(
-        self, capacity: int, max_bytes: int, max_buffered_bytes: int, wake: Callable[[], None]
+        self,
+        capacity: int,
+        max_bytes: int,
+        max_buffered_bytes: int,
+        wake: Callable[[], None],
+        *,
+        held: bool = False,
     ) -> None:
         self.max_bytes, self.state = max_bytes, "not connected yet"
         self._incoming = Queue(capacity, max_buffered_bytes)
         self._outgoing = Queue(capacity, max_buffered_bytes)
         self._changed = threading.Condition()  # guards all of it
-        self._wake, self._trouble, self._over = wake, None, False
+        self._wake, self._held, self._over = wake, held, False
+        self._trouble: LinkError | None = None
 
     def publish(self, data: bytes, *, timeout_s: float) -> None:
         """See `Broker.publish`."""
-        if len(data) > self.max_bytes:
-            raise LinkRefusedError(
-                f"a message has {len(data)} bytes, {self.max_bytes} is the most; send smaller batches, or "
-                "give both sides a larger max_bytes"
-            )
+        self._require_fit(data)
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._trouble) or not self._outgoing.full, timeout_s)
+            self._changed.wait_for(lambda: bool(self._trouble) or self._is_open, timeout_s)
             if self._trouble:
                 raise self._trouble
-            if self._outgoing.full:
+            self._require_fit(data)  # which is known better by now
+            if not self._is_open:
                 raise LinkTimeoutError(
                     f"the partner took no message for {timeout_s:g} s; {len(self._outgoing)} wait here, "
                     f"{self.state}"
                 )
             self._outgoing.put(data)
+            self._changed.notify_all()
             if len(self._outgoing) == 1:
                 self._wake()
+
+    @property
+    def _is_open(self) -> bool:
+        return not (self._held or self._outgoing.full)
+
+    def _require_fit(self, data: bytes) -> None:
+        if len(data) > self.max_bytes:
+            raise LinkRefusedError(
+                f"a message has {len(data)} bytes, {self.max_bytes} is the most; send smaller batches, or "
+                "raise max_bytes on both sides, at a NATS server max_payload"
+            )
 
     def take(self, timeout_s: float) -> bytes | None:
         """See `Broker.take`. Trouble is told when nothing is left to take."""
@@ -86,16 +107,29 @@ class Mailbox:
             self._changed.wait_for(lambda: bool(self._trouble or self._incoming), timeout_s)
             if self._incoming:
                 if self._incoming.full:
+                    self._changed.notify_all()
                     self._wake()
                 return self._incoming.pop()
             if self._trouble:
                 raise self._trouble
         return None
 
+    def opposite(self) -> Mailbox:
+        """The other end, in this process."""
+        other = copy.copy(self)
+        other._incoming, other._outgoing = self._outgoing, self._incoming
+        return other
+
     @property
     def full(self) -> bool:
         """Whether no more may be delivered for now."""
         return self._incoming.full
+
+    def carries(self, max_bytes: int) -> None:
+        """The largest message from now on."""
+        with self._changed:
+            self.max_bytes, self._held, self.state = max_bytes, False, "connected"
+            self._changed.notify_all()
 
     def deliver(self, message: bytes) -> None:
         """One that arrived."""
@@ -121,4 +155,6 @@ class Mailbox:
                 self._trouble, self._over = trouble, last
                 self._changed.notify_all()
 
-    _trouble: LinkError | None
+    def end(self) -> None:
+        """The last word: this end was closed."""
+        self.tell(LinkError("the broker is closed; open another one"), last=True)

@@ -1,8 +1,9 @@
 """Messages between two parties through a NATS server (JetStream) that either of them, or a third, runs.
 
-Each message is sealed for the partner and lies in the job's stream until it is taken. A connection that
-breaks is made again from the beginning; what the server has not acknowledged by then is published again
-under the same id, which the server knows for two minutes. A message that is handed over again is a new one.
+Each message is sealed for the partner and lies in the job's stream to it until it is taken; one way does not
+take the other's space. A connection that breaks is made again from the beginning; what the server has not
+acknowledged by then is published again under the same id, which the server knows for two minutes. A message
+that is handed over again is a new one.
 Threat model: whoever runs the server or reaches it, and the network: all may lose, double, reorder, alter
 and send messages. What the partner did not seal is dropped and counted.
 Does not protect: sizes and times of messages show to the server, and without TLS to the network; the server
@@ -16,15 +17,14 @@ import asyncio
 import contextlib
 import secrets
 import threading
-import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.errors import LinkError, LinkRefusedError, LinkTimeoutError, extra
+from transom.errors import LinkError, LinkRefusedError, extra
 from transom.link.broker import MAX_MESSAGE_BYTES
+from transom.link.mailbox import LINGER_S, Mailbox
 from transom.link.nats_client import Place, connect, headers_size, prepare, shut, tls_version
 from transom.link.seal import OVERHEAD_BYTES, Seal
 
@@ -34,11 +34,10 @@ if TYPE_CHECKING:
 
 _WINDOW = 8  # messages each way that are on their way to or from the server
 _WINDOW_BYTES = 32 * 2**20  # of them, but for one; half of what a server lets pile up for a client
-_INBOX = 64  # messages, and as many bytes as the window's, that wait to be taken here
+_CAPACITY = 64  # messages, and as many bytes as the window's, that wait here each way
 _ACK_S = 30.0
 _FETCH_S = 5.0
 _AGAIN_S = (0.05, 1.0)  # between tries: at first, at most
-_LINGER_S = 2.0
 _CANCEL_S = 0.2
 _ID = "Nats-Msg-Id"
 
@@ -46,10 +45,11 @@ _ID = "Nats-Msg-Id"
 class NatsBroker:
     """A `Broker` at a NATS server: `tls://HOST:PORT`, or `nats://` where sizes and times may show.
 
-    `seal` names job, run and parties. The job's stream is made if absent, for at most `stream_bytes` that
-    are not taken. `ca` is a file of certificates that the server's must follow from, `credentials` a user's
-    file as NATS writes it. It connects in the background: a server that is absent is waited for; one that
-    refuses us or keeps another stream raises LinkError from `publish` and `take`.
+    `seal` names job, run and parties. The job's stream to each party is made if absent, for at most
+    `stream_bytes` that are not taken. `ca` is a file of certificates that the server's must follow from,
+    `credentials` a user's file as NATS writes it. It connects in the background: a server that is absent is
+    waited for; one that refuses us or keeps other streams raises LinkError from `publish` and `take`. What
+    waited when a server came that takes less is dropped, and the next `publish` raises LinkRefusedError.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class NatsBroker:
         url: str,
         seal: Seal,
         *,
+        max_bytes: int = MAX_MESSAGE_BYTES,
         stream_bytes: int = 2**30,
         credentials: Path | None = None,
         ca: Path | None = None,
@@ -64,25 +65,17 @@ class NatsBroker:
         with extra("link", "nats-py"):
             import nats  # noqa: F401
         self._place = Place(url, seal.job, stream_bytes, credentials, ca)
-        self._seal = seal
+        self._seal, self._most_bytes = seal, max_bytes
         self._to = self._place.subject(seal.run, seal.partner)
         self._id = f"{seal.job}/{seal.run}/{seal.party}/{secrets.token_hex(8)}"
-        self._told = "nothing"  # by the server, or about it
+        self._mailbox = Mailbox(_CAPACITY, max_bytes, _WINDOW_BYTES, self._wake, held=True)
+        self._refused: LinkRefusedError | None = None
         self._server: dict[str, str] = {}
-        self._limit_bytes = 0  # of a sealed message; 0 until the server told it
-        # The caller's threads and the loop's share these under the condition.
-        self._arrived = threading.Condition()
-        self._inbox: deque[bytes] = deque()
-        self._counts = {"published": 0, "taken": 0, "dropped": 0, "connections": 0}
-        self._failed: LinkError | None = None
-        self._closed = False
+        self._counts = Counter(published=0, taken=0, dropped=0, connections=0)
         # The loop's own.
-        self._client: Client | None = None
-        self._flights: dict[int, bytes] = {}  # what the server has not acknowledged
+        self._flights: dict[int, bytes] = {}  # what the server has not acknowledged, sealed
         self._number = 0
-        self._start: Callable[[int], object] = lambda number: None  # while not connected
-        self._changed, self._retrying = asyncio.Condition(), asyncio.Lock()
-        self._room, self._closing = asyncio.Event(), asyncio.Event()
+        self._stirred, self._closing, self._retrying = asyncio.Event(), asyncio.Event(), asyncio.Lock()
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run, name="transom-nats", daemon=True)
         self._thread.start()
@@ -90,91 +83,37 @@ class NatsBroker:
     @property
     def max_bytes(self) -> int:
         """The largest message; what the server takes is known once it is connected."""
-        return min(MAX_MESSAGE_BYTES, (self._limit_bytes or 2 * MAX_MESSAGE_BYTES) - OVERHEAD_BYTES)
+        return self._mailbox.max_bytes
 
     def publish(self, data: bytes, *, timeout_s: float) -> None:
-        """Hand over a message: it is on its way when this returns, and goes again until acknowledged."""
-        self._require_fit(len(data))
-        sealed = self._seal.seal(data)
-        with self._arrived:
-            self._require_usable()
-            admitted = asyncio.run_coroutine_threadsafe(self._admit(sealed), self._loop)
-        try:
-            admitted.result(timeout_s)
-        except TimeoutError:
-            admitted.cancel()
-            raise LinkTimeoutError(
-                f"{self._place.url} took no message of {len(data)} bytes within {timeout_s:g} s; last told: "
-                f"{self._told}. Is it up, and does the partner take its messages?"
-            ) from None
-        except CancelledError:
-            raise _closed() from None
+        """Hand over a message: it goes until the server has acknowledged it."""
+        if (error := self._refused) is not None:
+            self._refused = None
+            raise error
+        self._mailbox.publish(data, timeout_s=timeout_s)
 
     def take(self, timeout_s: float) -> bytes | None:
         """The next message that the partner sealed; others are dropped and counted."""
-        deadline_s = time.monotonic() + timeout_s
-        while (sealed := self._next(deadline_s - time.monotonic())) is not None:
-            try:
-                data = self._seal.open(sealed)
-            except LinkRefusedError:
-                self._count("dropped")
-            else:
-                self._count("taken")
-                return data
-            if time.monotonic() > deadline_s:
-                break
-        return None
+        return self._mailbox.take(timeout_s)
 
     def describe(self) -> Mapping[str, str]:
         """Server, its version, TLS, limits and counts of this end."""
-        with self._arrived:
-            counts = {name: str(count) for name, count in self._counts.items()}
-        seen = {"kind": "nats", "url": self._place.url, "stream": self._place.stream, "last told": self._told}
+        counts = {name: str(count) for name, count in self._counts.items()}
+        seen = {"broker": "nats", "url": self._place.url, "state": self._mailbox.state}
         return seen | self._server | counts
 
     def close(self) -> None:
-        """Wait a moment for the server to acknowledge what is on its way, then let go of everything."""
-        with self._arrived:
-            if self._closed:
-                return
-            self._closed = True
-            self._arrived.notify_all()
-            self._loop.call_soon_threadsafe(self._closing.set)
+        """Wait a moment for the server to acknowledge what was published, then let go of everything."""
+        self._mailbox.end()
+        self._soon(self._closing.set)
         self._thread.join()
 
-    def _require_usable(self) -> None:
-        if self._failed is not None:
-            raise type(self._failed)(str(self._failed))
-        if self._closed:
-            raise _closed()
+    def _wake(self) -> None:
+        self._soon(self._stir)
 
-    def _require_fit(self, size: int) -> None:
-        if size > self.max_bytes:
-            raise LinkRefusedError(
-                f"a message of {size} bytes is larger than the {self.max_bytes} that {self._place.url} "
-                "takes; send smaller batches, or raise the server's max_payload"
-            )
-
-    def _next(self, timeout_s: float) -> bytes | None:
-        with self._arrived:
-            self._arrived.wait_for(
-                lambda: self._inbox or self._failed or self._closed, timeout=max(0.0, timeout_s)
-            )
-            if self._inbox:
-                sealed = self._inbox.popleft()
-                if not self._closed and not self._is_full():
-                    self._loop.call_soon_threadsafe(self._room.set)
-                return sealed
-            if self._failed is not None:
-                self._require_usable()
-            return None
-
-    def _is_full(self) -> bool:
-        return len(self._inbox) >= _INBOX or sum(map(len, self._inbox)) >= _WINDOW_BYTES
-
-    def _count(self, name: str) -> None:
-        with self._arrived:
-            self._counts[name] += 1
+    def _soon(self, act: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(act)
 
     # What follows runs in the loop's thread.
 
@@ -186,37 +125,37 @@ class NatsBroker:
         serving = asyncio.create_task(self._serving())
         await self._closing.wait()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_S), self._changed:
-                await self._changed.wait_for(lambda: not self._flights or self._client is None)
+            async with asyncio.timeout(LINGER_S):
+                while not serving.done() and (self._flights or self._mailbox.first() is not None):
+                    await self._stirred.wait()
         while not serving.done():
             serving.cancel()  # which nats-py may swallow
             await asyncio.wait([serving], timeout=_CANCEL_S)
 
     async def _serving(self) -> None:
         """One connection after the other."""
-        while not self._closing.is_set():
+        while True:
             try:
                 await self._serve()
             except LinkError as error:
-                await self._fail(error)
+                self._mailbox.tell(error, last=True)
+                self._wake()
                 return
             except Exception as why:  # whatever a server makes the library raise is a connection that broke
                 self._tell(why)
             await asyncio.sleep(_AGAIN_S[0])
 
-    async def _fail(self, error: LinkError) -> None:
-        with self._arrived:
-            self._failed = error
-            self._arrived.notify_all()
-        async with self._changed:
-            self._changed.notify_all()
+    def _stir(self) -> None:
+        """Whoever waits for a change looks again."""
+        self._stirred.set()
+        self._stirred = asyncio.Event()
 
     def _tell(self, why: BaseException) -> None:
         if not isinstance(why, TimeoutError):  # which says less than what came before
-            self._told = f"{type(why).__name__}: {why}"[:300]
+            self._mailbox.state = f"the server {self._place.url} says {type(why).__name__}: {why}"[:300]
 
     async def _serve(self) -> None:
-        """A connection until it breaks: what is unacknowledged goes first."""
+        """A connection until it breaks."""
         lost, tasks = asyncio.Event(), set[asyncio.Task[None]]()
 
         def done(task: asyncio.Task[None]) -> None:
@@ -234,15 +173,12 @@ class NatsBroker:
         try:
             js, pull, batch = await self._arrive(client)
             spawn(self._receive(pull, batch))
-            self._start = lambda number: spawn(self._deliver(js, number))
-            for number in self._flights:
-                self._start(number)
+            spawn(self._send(js, spawn))
             while not lost.is_set() and not client.is_closed:  # a dead peer may keep nats-py from telling
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await lost.wait()
         finally:
-            self._client, self._start = None, lambda number: None
             await shut(client)  # first: what waits for it ends
             for task in list(tasks):
                 task.cancel()
@@ -253,55 +189,67 @@ class NatsBroker:
     ) -> tuple[JetStreamContext, JetStreamContext.PullSubscription, int]:
         """What a connection needs before messages go over it."""
         js = client.jetstream()
-        consumer, largest = await prepare(js, self._place, self._seal.run, self._seal.party)
-        pull = await js.pull_subscribe_bind(consumer, self._place.stream)
+        consumer, largest = await prepare(
+            js, self._place, self._seal.run, self._seal.party, self._seal.partner
+        )
+        pull = await js.pull_subscribe_bind(consumer, self._place.stream(self._seal.party))
         payload = client.max_payload if largest < 0 else min(client.max_payload, largest)
-        self._limit_bytes = payload - headers_size({_ID: self._name(0)})
-        self._client, self._told = client, "nothing"
-        self._count("connections")
+        limit_bytes = payload - headers_size({_ID: self._name(0)}) - OVERHEAD_BYTES
+        self._mailbox.carries(min(self._most_bytes, limit_bytes))
+        self._counts["connections"] += 1
         version = client.connected_server_version
         self._server = {
             "server": f"NATS {version.major}.{version.minor}.{version.patch}",
             "tls": tls_version(client) or "none: sizes and times of messages show to the network",
             "max_bytes": str(self.max_bytes),
         }
-        async with self._changed:
-            self._changed.notify_all()
         return js, pull, max(1, min(_WINDOW, _WINDOW_BYTES // payload))
 
     async def _receive(self, pull: JetStreamContext.PullSubscription, batch: int) -> None:
         """Acknowledge at once: it is the partner's session that keeps a message until it is applied."""
         while True:
-            with self._arrived:
-                if self._is_full():
-                    self._room.clear()
-                else:
-                    self._room.set()
-            await self._room.wait()
+            while self._mailbox.full:
+                await self._stirred.wait()
             try:
                 messages = await pull.fetch(batch, timeout=_FETCH_S)
             except TimeoutError:  # none came
                 continue
             for message in messages:
                 await message.ack()
-            with self._arrived:
-                self._inbox.extend(message.data for message in messages)
-                self._arrived.notify_all()
+                try:
+                    self._mailbox.deliver(self._seal.open(message.data))
+                    self._counts["taken"] += 1
+                except LinkRefusedError:
+                    self._counts["dropped"] += 1
 
-    async def _admit(self, sealed: bytes) -> None:
-        """Send once there is room for one more on its way."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._failed is not None or self._has_room(len(sealed)))
-        self._require_usable()
-        self._require_fit(len(sealed) - OVERHEAD_BYTES)
-        number, self._number = self._number, self._number + 1
-        self._flights[number] = sealed
-        self._start(number)
+    async def _send(self, js: JetStreamContext, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """What the last connection left unacknowledged, then what waits, a few at a time."""
+        for number in list(self._flights):
+            self._start(js, number, spawn)
+        while True:
+            while (message := self._mailbox.first()) is not None and self._has_room(len(message)):
+                self._flights[self._number] = self._seal.seal(message)
+                self._mailbox.sent()
+                self._start(js, self._number, spawn)
+                self._number += 1
+            await self._stirred.wait()
 
     def _has_room(self, size: int) -> bool:
-        if not self._flights:
-            return self._limit_bytes > 0
-        return len(self._flights) < _WINDOW and size + sum(map(len, self._flights.values())) <= _WINDOW_BYTES
+        on_their_way = sum(map(len, self._flights.values()))
+        return not self._flights or (len(self._flights) < _WINDOW and size + on_their_way <= _WINDOW_BYTES)
+
+    def _start(
+        self, js: JetStreamContext, number: int, spawn: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
+        size = len(self._flights[number]) - OVERHEAD_BYTES
+        if size <= self.max_bytes:
+            spawn(self._deliver(js, number))
+            return
+        del self._flights[number]
+        self._refused = LinkRefusedError(
+            f"a message of {size} bytes waited, and {self._place.url} takes {self.max_bytes}; send smaller "
+            "batches, or raise the server's max_payload"
+        )
 
     async def _deliver(self, js: JetStreamContext, number: int) -> None:
         """Until the server has it. What it refuses for want of space goes again, one message at a time."""
@@ -312,18 +260,16 @@ class NatsBroker:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, longest_s)
         del self._flights[number]
-        self._count("published")
-        async with self._changed:
-            self._changed.notify_all()
+        self._counts["published"] += 1
+        self._mailbox.state = "connected"
+        self._stir()
 
     async def _stored(self, js: JetStreamContext, number: int) -> bool:
         from nats.errors import TimeoutError as NoAnswerError
         from nats.js.errors import APIError
 
         try:
-            await js.publish(
-                self._to, self._flights[number], timeout=_ACK_S, headers={_ID: self._name(number)}
-            )
+            await js.publish(self._to, self._flights[number], _ACK_S, headers={_ID: self._name(number)})
         except (APIError, NoAnswerError) as why:
             self._tell(why)
             return False
@@ -342,7 +288,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-def _closed() -> LinkError:
-    return LinkError("this end of the link is closed; open another one")

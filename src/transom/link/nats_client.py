@@ -32,12 +32,13 @@ _DROP_S = 0.1
 _KEPT_S = 86_400.0  # messages and consumers of a run that was given up
 _DUPLICATES_S = 120.0
 _PING_S = 5
+_UNLIKE = 10012  # what the server says of a consumer that it cannot make or change
 _PART = re.compile(r"-----BEGIN [A-Z ]+-----\s+(\S+)\s+-+END")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where messages of a job lie, and how one gets there. `stream_bytes` bounds what lies there unread."""
+    """Where messages of a job lie, and how one gets there. `stream_bytes` bounds what waits each way."""
 
     url: str
     job: str
@@ -52,9 +53,8 @@ class Place:
     def wants_tls(self) -> bool:
         return self.ca is not None or self.url.startswith("tls:")
 
-    @property
-    def stream(self) -> str:
-        return f"TRANSOM-{_token(self.job)}"
+    def stream(self, to: str) -> str:
+        return f"TRANSOM-{_token(self.job)}~{_token(to)}"
 
     def subject(self, run: str, to: str) -> str:
         return f"transom.{_token(self.job)}.{_token(run)}.{_token(to)}"
@@ -186,39 +186,40 @@ def _signing_key(seed: str) -> Any:
     return Ed25519PrivateKey.from_private_bytes(raw[2:-2])
 
 
-async def prepare(js: JetStreamContext, place: Place, run: str, party: str) -> tuple[str, int]:
-    """Make the job's stream and this party's consumer where absent.
+async def prepare(js: JetStreamContext, place: Place, run: str, party: str, partner: str) -> tuple[str, int]:
+    """Make the job's streams to both parties and this one's consumer where absent.
 
-    The consumer's name, and the bytes that the stream takes of one message with its headers (-1: all).
-    Raises LinkError for a stream that does not do.
+    The consumer's name, and the bytes that the partner's stream takes of one message with its headers (-1:
+    all). Raises LinkError for a stream or a consumer that does not do.
     """
     from nats.js.api import ConsumerConfig
-    from nats.js.errors import NotFoundError
+    from nats.js.errors import APIError
 
-    wanted = _wanted(place)
-    try:
-        found = (await js.stream_info(place.stream)).config
-    except NotFoundError:
-        found = (await js.add_stream(wanted)).config
-    _require_fit(place.stream, found, wanted)
+    await _stream(js, place, party)
+    found = await _stream(js, place, partner)
     consumer = f"{_token(run)}~{_token(party)}"
-    await js.add_consumer(
-        place.stream,
-        ConsumerConfig(
-            durable_name=consumer,
-            filter_subject=place.subject(run, party),
-            inactive_threshold=_KEPT_S,
-        ),
+    wanted = ConsumerConfig(
+        durable_name=consumer, filter_subject=place.subject(run, party), inactive_threshold=_KEPT_S
     )
+    try:  # limits that can be changed become ours
+        await js.add_consumer(place.stream(party), wanted)
+    except APIError as why:
+        if why.err_code != _UNLIKE:
+            raise
+        raise LinkError(
+            f"the consumer {consumer} of {place.stream(party)} is there with other limits "
+            f"({why.description}); delete it"
+        ) from None
     return consumer, found.max_msg_size or -1
 
 
-def _wanted(place: Place) -> StreamConfig:
+async def _stream(js: JetStreamContext, place: Place, to: str) -> StreamConfig:
     from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig
+    from nats.js.errors import NotFoundError
 
-    return StreamConfig(
-        name=place.stream,
-        subjects=[f"transom.{_token(place.job)}.>"],
+    wanted = StreamConfig(
+        name=place.stream(to),
+        subjects=[place.subject("*", to)],
         retention=RetentionPolicy.WORK_QUEUE,
         discard=DiscardPolicy.NEW,
         max_bytes=place.stream_bytes,
@@ -227,14 +228,18 @@ def _wanted(place: Place) -> StreamConfig:
         max_age=_KEPT_S,
         duplicate_window=_DUPLICATES_S,
     )
+    try:
+        found = (await js.stream_info(place.stream(to))).config
+    except NotFoundError:
+        found = (await js.add_stream(wanted)).config
+    _require_fit(place.stream(to), found, wanted)
+    return found
 
 
 def _require_fit(stream: str, found: StreamConfig, wanted: StreamConfig) -> None:
-    """A stream that someone else made does if it keeps what was not taken, and as much of it."""
+    """A stream that someone else made does if it keeps what was not taken; a smaller one fills sooner."""
     names = ("subjects", "retention", "discard", "max_msgs_per_subject", "no_ack")
     unlike = [name for name in names if getattr(found, name) != getattr(wanted, name)]
-    if 0 < (found.max_bytes or -1) < (wanted.max_bytes or 0):
-        unlike.append("max_bytes")
     if unlike:
         told = ", ".join(
             f"{name} {_plain(getattr(found, name))} (wanted {_plain(getattr(wanted, name))})"

@@ -29,14 +29,13 @@ from transom.errors import LinkError, LinkRefusedError, MisconfiguredError
 from transom.link.broker import MAX_MESSAGE_BYTES
 from transom.link.frames import PING, Connection, format_address
 from transom.link.identity import Identity, Partner, client_context, server_context
-from transom.link.mailbox import Mailbox
+from transom.link.mailbox import LINGER_S, Mailbox
 from transom.net.listen import listen as listening
 from transom.net.pin import format_pin
 from transom.net.urls import is_loopback
 
 Address = tuple[str, int]
 
-FLUSH_S = 2.0  # of `close`
 _TICK_S = 0.1
 _STRANGERS = 32  # at once; one more, and the oldest is dropped
 _PING_S = 1.0
@@ -120,11 +119,11 @@ class TcpBroker:
         return found
 
     def close(self) -> None:
-        """Send what was published, to a partner that comes within FLUSH_S, and end. The rest is lost."""
-        self._mailbox.tell(LinkError("the broker is closed; open another one"), last=True)
-        self._end_s = min(self._end_s, time.monotonic() + FLUSH_S)
+        """Send what was published, to a partner that comes within LINGER_S, and end. The rest is lost."""
+        self._mailbox.end()
+        self._end_s = min(self._end_s, time.monotonic() + LINGER_S)
         self._wake()
-        self._thread.join(FLUSH_S + 1.0)
+        self._thread.join(LINGER_S + 1.0)
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it will wake; closed: it has ended

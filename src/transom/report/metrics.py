@@ -81,6 +81,16 @@ METRICS = (
         family=True,
     ),
     Metric(
+        name="attributes",
+        meaning="the share of texts whose attribute, such as a sentiment, is named",
+        outcome="of the texts' attributes can be named",
+    ),
+    Metric(
+        name="labels",
+        meaning="the share of texts whose label is named",
+        outcome="of the labels can be named",
+    ),
+    Metric(
         name="members found at 1 % false alarms",
         meaning="the share of training texts recognised when one other text in a hundred is taken for one",
         outcome="of the training texts can be recognised at 1 % false alarms",
