@@ -332,6 +332,10 @@ def _check(
         raise MisconfiguredError("identity and partner go together; one of them is missing")
     if not 0 <= address[1] < 2**16:
         raise MisconfiguredError(f"a port is a number up to 65535, got {address[1]}")
+    try:
+        address[0].encode("idna")
+    except UnicodeError:
+        raise MisconfiguredError(f"{address[0]!r:.80} is no name of a host; give another") from None
     if identity is None and not is_loopback(address[0]):
         raise MisconfiguredError(
             f"host {address[0]!r} is not a loopback address: beyond this machine give identity and partner"
