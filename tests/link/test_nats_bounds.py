@@ -24,9 +24,9 @@ from .nats_parties import (
     asked,
     broker,
     end,
+    filled,
     port_of,
     put,
-    filled,
     taken,
 )  # fmt: skip
 

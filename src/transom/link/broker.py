@@ -19,9 +19,9 @@ class Broker(Protocol):
     """One party's end. One thread takes while any number publish.
 
     A connection that breaks is no error: it is made again until a deadline passes. Whoever connects to a
-    stranger gets LinkRefusedError; whoever listens drops the stranger. Each way has bounds of its own: one that
-    is full does not stop the other. Messages keep their order while there is space and nothing breaks; what a
-    NATS server refused for want of space goes later, in any order.
+    stranger gets LinkRefusedError; whoever listens drops the stranger. Each way has bounds of its own: one
+    that is full does not stop the other. Messages keep their order while there is space and nothing breaks;
+    what a NATS server refused for want of space goes later, in any order.
     """
 
     @property
