@@ -36,6 +36,7 @@ from transom.net.urls import is_loopback
 
 Address = tuple[str, int]
 
+BUFFERED_BYTES = 8 * 2**20  # more only costs fresh memory: the session keeps what is on its way
 _TICK_S = 0.1
 _STRANGERS = 32  # at once; one more, and the oldest is dropped
 _PING_S = 1.0
@@ -64,7 +65,7 @@ class TcpBroker:
         connect: Address | None = None,
         capacity: int = 64,
         max_bytes: int = MAX_MESSAGE_BYTES,
-        max_buffered_bytes: int = 2 * MAX_MESSAGE_BYTES,
+        max_buffered_bytes: int = BUFFERED_BYTES,
         silence_s: float = 20.0,
     ) -> None:
         asked = _check(identity, partner, listen, connect, (capacity, max_bytes, max_buffered_bytes))
@@ -332,6 +333,10 @@ def _check(
         raise MisconfiguredError("identity and partner go together; one of them is missing")
     if not 0 <= address[1] < 2**16:
         raise MisconfiguredError(f"a port is a number up to 65535, got {address[1]}")
+    try:
+        address[0].encode("idna")
+    except UnicodeError:
+        raise MisconfiguredError(f"{address[0]!r:.80} is no name of a host; give another") from None
     if identity is None and not is_loopback(address[0]):
         raise MisconfiguredError(
             f"host {address[0]!r} is not a loopback address: beyond this machine give identity and partner"
