@@ -77,7 +77,7 @@ def test_a_fetch_of_several_returns_with_the_first_and_an_empty_one_raises(
     async def fetch(_: Any, js: Any) -> int:
         pull = await js.pull_subscribe(TO_BOB, "run~bob", STREAM)
         got = await pull.fetch(10, timeout=200)  # this test's own limit would end it
-        with pytest.raises(nats.errors.TimeoutError):
+        with pytest.raises(TimeoutError):
             await pull.fetch(10, timeout=0.1)
         for message in got:
             await message.ack()
