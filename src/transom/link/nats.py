@@ -265,12 +265,11 @@ class NatsBroker:
         self._stir()
 
     async def _stored(self, js: JetStreamContext, number: int) -> bool:
-        from nats.errors import TimeoutError as NoAnswerError
         from nats.js.errors import APIError
 
         try:
             await js.publish(self._to, self._flights[number], _ACK_S, headers={_ID: self._name(number)})
-        except (APIError, NoAnswerError) as why:
+        except (APIError, TimeoutError) as why:
             self._tell(why)
             return False
         return True
