@@ -42,7 +42,15 @@ from transom.net.pin import make_certificate
 STEPS = 24
 DEADLINE_S = 60.0
 FORK = multiprocessing.get_context("fork")
-MESSAGE_FAULTS = {"drop": 0.03, "double": 0.05, "reorder": 0.05, "delay_s": 0.02, "replay": 0.05}
+MESSAGE_FAULTS = {
+    "drop": 0.03,
+    "double": 0.05,
+    "reorder": 0.05,
+    "delay_s": 0.02,
+    "replay": 0.05,
+    "truncate": 0.03,
+    "corrupt": 0.03,
+}
 
 
 @dataclass
@@ -154,7 +162,9 @@ def scene(folder: Path, transport: str, keys: Path, pick: random.Random, calm: b
                 link=link, folder=folder, steps=STEPS, every=every, size=50_000, deadline_s=DEADLINE_S,
                 faults=MESSAGE_FAULTS if noisy else None, pace_s=0.0 if calm else 0.03,
             )  # fmt: skip
-        made.events.append("messages doubled, dropped, delayed, reordered, replayed" if noisy else "")
+        made.events.append(
+            "messages doubled, dropped, delayed, reordered, replayed, cut, altered" if noisy else ""
+        )
         yield made
         for process in made.processes.values():
             process.kill()
@@ -165,7 +175,16 @@ def plan(transport: str, pick: random.Random) -> list[tuple[int, str]]:
     """What goes wrong, and after which step."""
     kinds = ["kill alpha", "kill beta", "kill alpha", "kill beta", "kill both"]
     if transport == "nats":
-        kinds += ["kill broker", "kill broker", "restart broker", "purge", "flood", "no space", "replay all"]
+        kinds += [
+            "kill broker",
+            "kill broker",
+            "restart broker",
+            "purge",
+            "flood",
+            "no space",
+            "replay",
+            "replay",
+        ]
     else:
         kinds += ["cut", "flip", "cut", "flip", "stranger", "flood"]
     return sorted((pick.randrange(1, STEPS - 1), pick.choice(kinds)) for _ in range(pick.randint(2, 4)))
@@ -185,7 +204,7 @@ def disturb(now: Scene, kind: str, pick: random.Random) -> None:
         now.nats.kill()
         time.sleep(0.0 if kind == "restart broker" else pick.uniform(0.1, 0.8))
         now.nats.start()
-    elif kind in ("purge", "flood", "no space", "replay all") and now.nats:
+    elif kind in ("purge", "flood", "no space", "replay") and now.nats:
         now.nats.do(globals()[f"_{kind.replace(' ', '_')}"])
     elif kind == "cut" and now.relay:
         now.relay.cut()
@@ -211,17 +230,21 @@ async def _flood(connection: Any, js: Any) -> None:
             await connection.publish(f"transom.toy.r1.{name}", os.urandom(count * 100))
 
 
-async def _replay_all(connection: Any, js: Any) -> None:
-    """Whatever lies in the streams, once more and backwards."""
-    for stream in await _streams(js):
-        first, last = stream.state.first_seq, stream.state.last_seq
-        for number in range(last, max(first, last - 50) - 1, -1):
-            try:
-                kept = await js.get_msg(stream.config.name, number)
-            except Exception as error:
-                del error
-                continue
-            await connection.publish(kept.subject, kept.data or b"")
+async def _replay(connection: Any, js: Any) -> None:
+    """What passes in a third of a second: once more and backwards, cut short, with a bit flipped."""
+    seen: list[Any] = []
+
+    async def see(message: Any) -> None:
+        seen.append((message.subject, message.data))
+
+    await connection.subscribe("transom.>", cb=see)
+    await asyncio.sleep(0.3)
+    for subject, data in reversed(seen[-100:]):
+        cut = data[: len(data) // 2]
+        flipped = bytes([*data[:-1], data[-1] ^ 1])
+        for copy in (data, cut, flipped, data):
+            await connection.publish(subject, copy)
+    await connection.flush()
 
 
 async def _no_space(connection: Any, js: Any) -> None:

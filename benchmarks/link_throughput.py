@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transom.link.codec import decode, encode
-from transom.link.identity import Identity, Partner, client_context, server_context
-from transom.link.nats_server import local_server
 
 import _bench
 from _link_relay import relay
 from transom.link.check import measure
+from transom.link.codec import decode, encode
 from transom.link.config import LinkConfig, connected, opened
+from transom.link.identity import Identity, Partner, client_context, server_context
 from transom.link.message import Header, Step
+from transom.link.nats_server import local_server
 from transom.net.pin import make_certificate
 
 SIZE = 10**6

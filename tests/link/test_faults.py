@@ -26,8 +26,8 @@ def faults() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def runs(faults: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """One calm run and eight disturbed ones, by turns over TCP and NATS."""
-    return list(faults.all_runs(tmp_path_factory.mktemp("faults"), list(range(1, 9))))
+    """One calm run and six disturbed ones, by turns over TCP and NATS."""
+    return list(faults.all_runs(tmp_path_factory.mktemp("faults"), list(range(1, 7))))
 
 
 def test_every_step_is_applied_once_whatever_goes_wrong(runs: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,6 @@ def test_a_queue_against_a_deque(capacity: int, max_bytes: int, steps: list[byte
             queue.put(step)
             model.append(step)
         elif step is None and model:
-            assert queue.first == model[0]
             assert queue.pop() == model.popleft()
         assert len(queue) == len(model) <= capacity
         assert queue.full == (len(model) == capacity or sum(map(len, model)) >= max_bytes)
@@ -35,18 +35,42 @@ def mailbox() -> tuple[Mailbox, list[str]]:
     return Mailbox(2, 10, 1_000, lambda: woken.append("woken")), woken
 
 
-def test_a_message_stays_first_until_it_is_sent() -> None:
+def test_messages_wait_for_the_carrier_in_order() -> None:
     box, woken = mailbox()
-    assert box.first() is None
+    assert box.next() is None
     for message in (b"one", b"two"):
         box.publish(message, timeout_s=0.0)
     assert woken == ["woken"]  # for the first; the carrier goes on by itself
-    assert [box.first(), box.first()] == [b"one", b"one"]
+    assert box.waiting == 2
     with pytest.raises(LinkTimeoutError, match="2 wait here, not connected yet"):
         box.publish(b"three", timeout_s=0.0)
-    box.sent()
-    assert box.first() == b"two"
+    assert box.next() == b"one"
     box.publish(b"three", timeout_s=0.0)
+    assert [box.next(), box.next(), box.next()] == [b"two", b"three", None]
+
+
+def test_while_it_is_held_nothing_is_published_and_what_is_then_too_large_is_refused() -> None:
+    box = Mailbox(2, 10, 1_000, lambda: None, held=True)
+    with pytest.raises(LinkTimeoutError, match="0 wait here"):
+        box.publish(b"one", timeout_s=0.0)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(box.publish, b"12345", timeout_s=30.0)
+        box.carries(4)
+        with pytest.raises(LinkRefusedError, match="5 bytes, 4 is the most"):
+            waits.result()
+    box.publish(b"1234", timeout_s=0.0)
+    assert (box.next(), box.state) == (b"1234", "connected")
+
+
+def test_the_opposite_end_takes_what_is_published_and_each_hears_of_its_own_trouble() -> None:
+    one, _ = mailbox()
+    other = one.opposite()
+    one.publish(b"there", timeout_s=0.0)
+    other.publish(b"back", timeout_s=0.0)
+    one.end()
+    assert (one.take(0.0), other.take(0.0), other.take(0.0)) == (b"back", b"there", None)
+    with pytest.raises(LinkError, match="closed"):
+        one.take(0.0)
 
 
 def test_the_carrier_is_woken_when_there_is_room_again() -> None:

@@ -179,6 +179,8 @@ def test_plain_text_stays_on_loopback(host: str, role: str) -> None:
         ({"listen": ("127.0.0.1", 0), "connect": ("127.0.0.1", 1)}, "one of listen and connect"),
         ({"listen": ("127.0.0.1", 0), "capacity": 0}, "got 0"),
         ({"connect": ("127.0.0.1", 65536)}, "65536"),
+        ({"connect": ("a" * 64 + ".example", 1)}, "no name of a host"),
+        ({"listen": ("two..dots", 1)}, "no name of a host"),
         ({"listen": ("127.0.0.1", 0), "max_bytes": 2**32 - 1}, "got 64, 4294967295"),
     ],
 )

@@ -21,7 +21,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NoReturn, get_args
 
@@ -183,9 +183,9 @@ def _stored(name: str, x: Tensor, wire: Wire) -> dict[str, Tensor]:
 
 
 def _written(header: Header, stored: Mapping[str, Tensor]) -> bytes:
-    fields = asdict(header)
-    fields |= fields.pop("step")
-    texts = {name: str(value) for name, value in fields.items()}
+    texts = {
+        name: str(getattr(header if hasattr(header, name) else header.step, name)) for name in HEADER_FIELDS
+    }
     parts: dict[str, Any] = {"__metadata__": {"transom": VERSION, **texts}}
     pieces, end = [], 0
     for name, tensor in stored.items():
@@ -353,6 +353,6 @@ def _e4m3_table() -> Tensor:
 
 def _finite(x: Tensor) -> Tensor:
     """The tensor; its least and largest value say whether all are finite. Raises LinkRefusedError."""
-    if x.numel() and not all(map(math.isfinite, torch.stack(x.aminmax()).tolist())):
+    if x.numel() and not all(math.isfinite(end) for end in x.aminmax()):
         _refuse("values of a tensor are not finite, or too large for their type on the wire")
     return x

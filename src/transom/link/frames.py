@@ -27,7 +27,9 @@ from transom.net.pin import format_pin, spki_sha256
 
 PING = 2**32 - 1  # as a length
 _GREETING = b"transom/link/1\n"
+_LENGTH_BYTES = 4
 _PIECE_BYTES = 2**18
+_KEPT_BYTES = 2**22  # of a buffer, from one message to the next: fresh memory costs more than a copy
 _WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _BROKEN = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
@@ -38,10 +40,6 @@ class Connection:
     `context` is None without TLS; `called` says whether the other side, `whom`, has connected to this
     one. `wants` holds the events that `prove` waits for, `watched` those that the owner waits for.
     """
-
-    _pieces: list[bytearray]
-    _left: int | None  # bytes of the message for which there is no piece yet; None within its length
-    _room: memoryview  # what is not filled yet of the last piece
 
     def __init__(
         self,
@@ -62,7 +60,9 @@ class Connection:
         self._max_bytes = max_bytes
         self._outgoing: deque[memoryview] = deque()
         self._proof = self._prove()
-        self._expect_frame()
+        self._buffer = memoryview(bytearray(_PIECE_BYTES))  # of the frame that comes, as far as it has come
+        self._filled = 0
+        self._length: int | None = None  # of its message, once it is known
 
     def prove(self) -> bool:
         """Go on with the handshake; whether the partner has shown its key and greeted."""
@@ -72,7 +72,7 @@ class Connection:
 
     def put(self, message: bytes | None) -> None:
         """A message, or a ping, to be sent by `flush`."""
-        length = (PING if message is None else len(message)).to_bytes(4, "big")
+        length = (PING if message is None else len(message)).to_bytes(_LENGTH_BYTES, "big")
         if not message or len(message) < _PIECE_BYTES:
             self._outgoing.append(memoryview(length + (message or b"")))
         else:
@@ -96,25 +96,32 @@ class Connection:
     def receive(self) -> bytes | None:
         """The next whole message; None while the socket has no more."""
         while True:
-            while self._room:
+            end = _LENGTH_BYTES if self._length is None else self._length
+            while self._filled < end:
+                if self._filled == len(self._buffer):
+                    self._grow(end)
                 try:
-                    got = self.sock.recv_into(self._room)
+                    got = self.sock.recv_into(self._buffer[self._filled : end])
                 except _WAITS:
                     return None
                 if not got:
                     raise ConnectionResetError("the partner closed the connection")
-                self._room = self._room[got:]
+                self._filled += got
                 self.heard_s = time.monotonic()
-            if self._left is None:
-                self._left = self._announced(int.from_bytes(self._pieces.pop(), "big"))
-            elif not self._left:
-                message = b"".join(self._pieces)
-                self._expect_frame()
-                return message
-            if self._left:
-                piece = bytearray(min(self._left, _PIECE_BYTES))
-                self._pieces.append(piece)
-                self._room, self._left = memoryview(piece), self._left - len(piece)
+            content, self._filled = self._buffer[:end], 0
+            if self._length is None:
+                self._length = self._announced(int.from_bytes(content, "big"))
+                continue
+            self._length = None
+            if end > _KEPT_BYTES:
+                self._buffer = memoryview(bytearray(_PIECE_BYTES))
+            return bytes(content)
+
+    def _grow(self, end: int) -> None:
+        """Twice the room, or what the message needs."""
+        buffer = memoryview(bytearray(min(end, 2 * self._filled)))
+        buffer[: self._filled] = self._buffer
+        self._buffer = buffer
 
     def farewell(self, messages: Iterable[bytes], deadline_s: float) -> None:
         """Send what was put and these, and wait until the other side has read it all or the time is over.
@@ -158,7 +165,6 @@ class Connection:
     def _announced(self, length: int) -> int | None:
         """How many bytes follow; None for a ping, after which the next frame begins."""
         if length == PING:
-            self._expect_frame()
             return None
         if length > self._max_bytes:
             raise LinkRefusedError(
@@ -166,10 +172,6 @@ class Connection:
                 "give both sides the same max_bytes"
             )
         return length
-
-    def _expect_frame(self) -> None:
-        self._pieces, self._left = [bytearray(4)], None
-        self._room = memoryview(self._pieces[0])
 
     def _prove(self) -> Iterator[int]:
         """What the proof waits for, step by step."""

@@ -34,10 +34,6 @@ class Queue:
     def full(self) -> bool:
         return len(self._messages) >= self._capacity or self._bytes >= self._max_bytes
 
-    @property
-    def first(self) -> bytes:
-        return self._messages[0]
-
     def put(self, message: bytes) -> None:
         self._messages.append(message)
         self._bytes += len(message)
@@ -137,16 +133,16 @@ class Mailbox:
             self._incoming.put(message)
             self._changed.notify_all()
 
-    def first(self) -> bytes | None:
-        """The one to be sent next; it stays until it is `sent`."""
-        with self._changed:
-            return self._outgoing.first if self._outgoing else None
+    @property
+    def waiting(self) -> int:
+        """How many there are to be sent."""
+        return len(self._outgoing)
 
-    def sent(self) -> None:
-        """The first one is on its way."""
+    def next(self) -> bytes | None:
+        """The one to be sent next, if any; it is the carrier's now."""
         with self._changed:
-            self._outgoing.pop()
             self._changed.notify_all()
+            return self._outgoing.pop() if self._outgoing else None
 
     def tell(self, trouble: LinkError | None, *, last: bool = False) -> None:
         """What every call raises from now on, until told otherwise; nothing comes after the last word."""

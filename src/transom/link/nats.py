@@ -40,6 +40,7 @@ _FETCH_S = 5.0
 _AGAIN_S = (0.05, 1.0)  # between tries: at first, at most
 _CANCEL_S = 0.2
 _ID = "Nats-Msg-Id"
+_Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class NatsBroker:
@@ -126,7 +127,7 @@ class NatsBroker:
         await self._closing.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                while not serving.done() and (self._flights or self._mailbox.first() is not None):
+                while not serving.done() and (self._flights or self._mailbox.waiting):
                     await self._stirred.wait()
         while not serving.done():
             serving.cancel()  # which nats-py may swallow
@@ -222,25 +223,21 @@ class NatsBroker:
                 except LinkRefusedError:
                     self._counts["dropped"] += 1
 
-    async def _send(self, js: JetStreamContext, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def _send(self, js: JetStreamContext, spawn: _Spawn) -> None:
         """What the last connection left unacknowledged, then what waits, a few at a time."""
         for number in list(self._flights):
             self._start(js, number, spawn)
         while True:
-            while (message := self._mailbox.first()) is not None and self._has_room(len(message)):
+            while self._has_room() and (message := self._mailbox.next()) is not None:
                 self._flights[self._number] = self._seal.seal(message)
-                self._mailbox.sent()
                 self._start(js, self._number, spawn)
                 self._number += 1
             await self._stirred.wait()
 
-    def _has_room(self, size: int) -> bool:
-        on_their_way = sum(map(len, self._flights.values()))
-        return not self._flights or (len(self._flights) < _WINDOW and size + on_their_way <= _WINDOW_BYTES)
+    def _has_room(self) -> bool:
+        return len(self._flights) < _WINDOW and sum(map(len, self._flights.values())) < _WINDOW_BYTES
 
-    def _start(
-        self, js: JetStreamContext, number: int, spawn: Callable[[Coroutine[Any, Any, None]], None]
-    ) -> None:
+    def _start(self, js: JetStreamContext, number: int, spawn: _Spawn) -> None:
         size = len(self._flights[number]) - OVERHEAD_BYTES
         if size <= self.max_bytes:
             spawn(self._deliver(js, number))
@@ -265,12 +262,11 @@ class NatsBroker:
         self._stir()
 
     async def _stored(self, js: JetStreamContext, number: int) -> bool:
-        from nats.errors import TimeoutError as NoAnswerError
         from nats.js.errors import APIError
 
         try:
             await js.publish(self._to, self._flights[number], _ACK_S, headers={_ID: self._name(number)})
-        except (APIError, NoAnswerError) as why:
+        except (APIError, TimeoutError) as why:
             self._tell(why)
             return False
         return True

@@ -13,7 +13,7 @@ import base64
 import contextlib
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ _DROP_S = 0.1
 _KEPT_S = 86_400.0  # messages and consumers of a run that was given up
 _DUPLICATES_S = 120.0
 _PING_S = 5
-_UNLIKE = 10012  # what the server says of a consumer that it cannot make or change
+_IN_THE_WAY = (10012, 10065)  # a consumer with other limits; another stream with the same subjects
 _PART = re.compile(r"-----BEGIN [A-Z ]+-----\s+(\S+)\s+-+END")
 
 
@@ -193,7 +193,6 @@ async def prepare(js: JetStreamContext, place: Place, run: str, party: str, part
     all). Raises LinkError for a stream or a consumer that does not do.
     """
     from nats.js.api import ConsumerConfig
-    from nats.js.errors import APIError
 
     await _stream(js, place, party)
     found = await _stream(js, place, partner)
@@ -201,15 +200,8 @@ async def prepare(js: JetStreamContext, place: Place, run: str, party: str, part
     wanted = ConsumerConfig(
         durable_name=consumer, filter_subject=place.subject(run, party), inactive_threshold=_KEPT_S
     )
-    try:  # limits that can be changed become ours
+    with _made(f"the consumer {consumer} of {place.stream(party)}"):  # what can be changed becomes ours
         await js.add_consumer(place.stream(party), wanted)
-    except APIError as why:
-        if why.err_code != _UNLIKE:
-            raise
-        raise LinkError(
-            f"the consumer {consumer} of {place.stream(party)} is there with other limits "
-            f"({why.description}); delete it"
-        ) from None
     return consumer, found.max_msg_size or -1
 
 
@@ -231,9 +223,23 @@ async def _stream(js: JetStreamContext, place: Place, to: str) -> StreamConfig:
     try:
         found = (await js.stream_info(place.stream(to))).config
     except NotFoundError:
-        found = (await js.add_stream(wanted)).config
+        with _made(f"the stream {place.stream(to)}"):
+            found = (await js.add_stream(wanted)).config
     _require_fit(place.stream(to), found, wanted)
     return found
+
+
+@contextlib.contextmanager
+def _made(what: str) -> Iterator[None]:
+    """Raises LinkError where something that is there stands in the way, for good."""
+    from nats.js.errors import APIError
+
+    try:
+        yield
+    except APIError as why:
+        if why.err_code not in _IN_THE_WAY:
+            raise
+        raise LinkError(f"{what} cannot be made: {why.description}; delete what is in its way") from None
 
 
 def _require_fit(stream: str, found: StreamConfig, wanted: StreamConfig) -> None:

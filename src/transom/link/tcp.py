@@ -19,7 +19,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from errno import EINPROGRESS
 from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
@@ -36,6 +36,7 @@ from transom.net.urls import is_loopback
 
 Address = tuple[str, int]
 
+BUFFERED_BYTES = 8 * 2**20  # more only costs fresh memory: the session keeps what is on its way
 _TICK_S = 0.1
 _STRANGERS = 32  # at once; one more, and the oldest is dropped
 _PING_S = 1.0
@@ -64,7 +65,7 @@ class TcpBroker:
         connect: Address | None = None,
         capacity: int = 64,
         max_bytes: int = MAX_MESSAGE_BYTES,
-        max_buffered_bytes: int = 2 * MAX_MESSAGE_BYTES,
+        max_buffered_bytes: int = BUFFERED_BYTES,
         silence_s: float = 20.0,
     ) -> None:
         asked = _check(identity, partner, listen, connect, (capacity, max_bytes, max_buffered_bytes))
@@ -84,7 +85,7 @@ class TcpBroker:
 
         self._current: Connection | None = None  # from here on: the thread's own
         self._strangers: list[Connection] = []
-        self._is_first_under_way = self._is_more_to_read = False
+        self._is_more_to_read = False
         self._next_dial_s, self._backoff_s, self._dials = 0.0, _BACKOFF_S[0], 0
         self._selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
@@ -153,7 +154,7 @@ class TcpBroker:
         """Whether it is to end, and what waits has a way to the partner or no more time to find one."""
         if self._end_s == math.inf:
             return False
-        return bool(self._current) or self._mailbox.first() is None or time.monotonic() > self._end_s
+        return bool(self._current) or not self._mailbox.waiting or time.monotonic() > self._end_s
 
     def _drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -234,7 +235,7 @@ class TcpBroker:
         self._watch(connection, 0)
         connection.close()
         if connection is self._current:
-            self._current, self._is_first_under_way, self._is_more_to_read = None, False, False
+            self._current, self._is_more_to_read = None, False
         else:
             self._strangers.remove(connection)
         blamed = self._connect is not None or (connection.proved and self._context is not None)
@@ -280,13 +281,9 @@ class TcpBroker:
         self._is_more_to_read = True
 
     def _write(self, connection: Connection) -> bool:
-        """Whether all is sent. A message leaves the queue when the system has taken the whole of it."""
+        """Whether all is sent."""
         while connection.flush():
-            if self._is_first_under_way:
-                self._mailbox.sent()
-            message = self._mailbox.first()
-            self._is_first_under_way = message is not None
-            if message is not None:
+            if (message := self._mailbox.next()) is not None:
                 connection.put(message)
             elif time.monotonic() > connection.sent_s + min(_PING_S, self._silence_s / 4):
                 connection.put(None)
@@ -296,15 +293,8 @@ class TcpBroker:
 
     def _say_farewell(self) -> None:
         if self._current is not None:
-            if self._is_first_under_way:
-                self._mailbox.sent()
             with contextlib.suppress(OSError):
-                self._current.farewell(self._waiting(), self._end_s)
-
-    def _waiting(self) -> Iterator[bytes]:
-        while (message := self._mailbox.first()) is not None:
-            yield message
-            self._mailbox.sent()
+                self._current.farewell(iter(self._mailbox.next, None), self._end_s)
 
 
 def _calling(family: int, address: tuple[Any, ...]) -> socket.socket:
@@ -332,6 +322,10 @@ def _check(
         raise MisconfiguredError("identity and partner go together; one of them is missing")
     if not 0 <= address[1] < 2**16:
         raise MisconfiguredError(f"a port is a number up to 65535, got {address[1]}")
+    try:
+        address[0].encode("idna")
+    except UnicodeError:
+        raise MisconfiguredError(f"{address[0]!r:.80} is no name of a host; give another") from None
     if identity is None and not is_loopback(address[0]):
         raise MisconfiguredError(
             f"host {address[0]!r} is not a loopback address: beyond this machine give identity and partner"
