@@ -124,7 +124,11 @@ def test_terms_differ_where_the_parties_must_not() -> None:
         assert terms(other, facts) != alike
     assert terms(job, facts | {"model": "xyz"}) != alike
     own = replace(
-        job, model="/elsewhere", device="cuda", out=Path("there"), link=LinkConfig(**LINK, connect="localhost:1")
+        job,
+        model="/elsewhere",
+        device="cuda",
+        out=Path("there"),
+        link=LinkConfig(**LINK, connect="localhost:1"),
     )
     assert terms(own, facts) == alike
     assert all(isinstance(value, str) for value in alike.values())

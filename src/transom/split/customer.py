@@ -3,7 +3,7 @@
 With a frozen front the states of a batch do not depend on what was learnt, so those of the next step are on
 their way before this one ends; the results are the same.
 Threat model: a vendor that answers with other shapes or values that are none; refused.
-Does not protect: order and number of rows, and what the noise leaves in their states, are the vendor's to see.
+Does not protect: the vendor sees order and number of rows, and what the noise leaves in their states.
 Source: see the room. Shapes: B batch, T tokens, N real tokens of a batch, D model width, C classes.
 """
 
@@ -51,9 +51,9 @@ class Progress:
     """Where the run stands: steps done, and of the evaluation under way its batches and tally."""
 
     steps: int = 0
-    training: Tally = Tally()
+    training: Tally = field(default_factory=Tally)
     evaluated: int = 0
-    evaluation: Tally = Tally()
+    evaluation: Tally = field(default_factory=Tally)
     history: tuple[Point, ...] = ()
     over: bool = False
 
@@ -183,9 +183,8 @@ class CustomerSide:
         """One batch, in its micro-batches, forward and backward."""
         number = self.now.steps
         sent = self._sent.pop(number, None) or self._forward(talk, number)
-        if not self.part.has_adapter and number + 1 < self.rates.total_steps:
-            if not self._evaluates_after(number + 1):
-                self._sent[number + 1] = self._forward(talk, number + 1)
+        if self._goes_ahead_after(number):
+            self._sent[number + 1] = self._forward(talk, number + 1)
         head = self.part.head
         tally = self._await(talk, number, sent) if head is None else self._grade(head, talk, number, sent)
         if self.part.learner:
@@ -194,6 +193,14 @@ class CustomerSide:
         self.tell(Told("step", self.now.steps, {"loss": tally.metrics(self.job.task)["loss"]}))
         if talk.stepped() or self._is_evaluation_due:
             talk.commit(self.saved())
+
+    def _goes_ahead_after(self, number: int) -> bool:
+        """Whether the next step's states may go before this step ends: they would be the same after it, and
+        nothing comes between."""
+        following = number + 1
+        return not (
+            self.part.has_adapter or following >= self.rates.total_steps or self._evaluates_after(following)
+        )
 
     def _forward(self, talk: Talk, number: int) -> list[tuple[Micro, Tensor]]:
         """The states of a step's micro-batches go; what was sent, for the gradient that may come back."""
@@ -301,7 +308,7 @@ class CustomerSide:
         chosen = self._epoch(epoch)[within]
         parts = min(self.job.train.micro_batches, len(chosen))
         cuts = [len(chosen) * part // parts for part in range(parts + 1)]
-        return [self._micro(self.rows, chosen[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [self._micro(self.rows, chosen[a:b]) for a, b in itertools.pairwise(cuts)]
 
     def _epoch(self, epoch: int) -> list[tuple[int, ...]]:
         if self._order[0] != epoch:

@@ -80,8 +80,8 @@ def require_shape(tensor: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
     """The tensor. Raises LinkRefusedError unless it has the shape."""
     if tuple(tensor.shape) != shape:
         raise LinkRefusedError(
-            f"{what}: the partner sent {tuple(tensor.shape)}, and {shape} is what fits; both parties need the "
-            "same version"
+            f"{what}: the partner sent {tuple(tensor.shape)}, and {shape} is what fits; both parties need "
+            "the same version"
         )
     return tensor
 
@@ -132,8 +132,8 @@ def asked(message: Tensors, bounds: Bounds, task: Task, device: str) -> Asked:
         and targets >= 0
     ):
         raise LinkRefusedError(
-            f"a batch of {len(lengths_B)} rows with {len(rows_ND)} states and {parts} parts cannot be; at most "
-            f"{bounds.rows} rows of 1 to {bounds.tokens} tokens in {bounds.parts} parts fit"
+            f"a batch of {len(lengths_B)} rows with {len(rows_ND)} states and {parts} parts cannot be; at "
+            f"most {bounds.rows} rows of 1 to {bounds.tokens} tokens in {bounds.parts} parts fit"
         )
     mask_BT = (torch.arange(longest)[None] < lengths_B[:, None]).long().to(device)
     labels = message["labels"].to(device)

@@ -84,9 +84,7 @@ def predict_here(job: SplitJob, texts: Sequence[str]) -> tuple[list[Tally], Tens
         closing(tuned(vendor(job, _nobody, PREDICT))) as seller,
         closing(tuned(customer(job, _nobody, PREDICT))) as buyer,
     ):
-        return together(
-            lambda broker: answer(seller, broker), lambda broker: predict(buyer, broker, texts)
-        )
+        return together(lambda broker: answer(seller, broker), lambda broker: predict(buyer, broker, texts))
 
 
 def together(first: Callable[[Broker], object], second: Callable[[Broker], T]) -> T:
