@@ -19,7 +19,7 @@ from transom.split.told import Told
 
 from .splits import Batch, Central, Split, make_job
 
-WORDS = "the cat sat on a mat with one good dog and bad rain so fine".split()
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "good", "dog", "and", "bad", "rain", "so")
 LABELS = ("bad", "so", "good")
 
 
