@@ -64,7 +64,8 @@ def test_the_eta_found_gives_the_wanted_privacy_to_fresh_noise(
     assert abs(found.measured["all"] - target) < 0.06
     assert found.eta_from == "the customer's texts"
     assert found == settled(job, rows)
-    assert found.eta != settle(job, front_of(job), rows, bytes(32), RUN).eta  # another secret, other noise
+    other = settle(job, front_of(job), rows, bytes(32), RUN)  # another secret, other noise
+    assert found.measured != other.measured
 
 
 def test_eta_is_found_on_public_texts_where_there_are_some(bert: Path) -> None:
@@ -140,24 +141,25 @@ def test_a_shape_comes_of_public_texts_alone(request: Any, model: str, task: str
 
 
 def test_directions_are_those_that_move_what_the_head_reads(bert: Path) -> None:
-    """Noise of one size costs the scores more in the directions found than in random ones."""
+    """Noise of one size moves the first token's top state more in the directions found than in others."""
     job = job_of(bert, after_block=1, kind="d_chi", eta=50, inside=0.2, directions=4, public=Path("p"))
-    model = fresh_model(job)
-    front, middle, tail = three(model, 1)
+    front, middle, _tail = three(fresh_model(job), 1)
     shape = settle(job, front, rows_of(0), SECRET, RUN, rows_of(9, 60)).shape
     assert shape is not None
     ids_BT = torch.tensor([text[:6] for text in rows_of(4).ids if len(text) >= 6])
-    drawn = torch.Generator().manual_seed(0)
-    random = torch.linalg.qr(torch.randn(32, 4, generator=drawn))[0]
+    drawn = torch.Generator()
 
     def moved(basis_DR: torch.Tensor) -> float:
         with torch.no_grad():
             states_BTD = front(ids_BT)
             noise = torch.randn(*states_BTD.shape[:2], 4, generator=drawn.manual_seed(1)) @ basis_DR.T
-            away = tail(middle(states_BTD + 0.1 * noise)) - tail(middle(states_BTD))
-        return float(away.square().mean())
+            away = middle(states_BTD + 0.1 * noise) - middle(states_BTD)
+        return float(away[:, 0].square().mean())
 
-    assert moved(torch.tensor(shape.basis_DR, dtype=torch.float32)) > 1.5 * moved(random)
+    plain = [
+        moved(torch.linalg.qr(torch.randn(32, 4, generator=drawn.manual_seed(seed)))[0]) for seed in range(9)
+    ]
+    assert moved(torch.tensor(shape.basis_DR, dtype=torch.float32)) > 1.2 * float(np.mean(plain))
 
 
 def test_after_a_block_no_eta_is_found_and_nothing_is_claimed_to_be_measured(bert: Path) -> None:
