@@ -44,8 +44,10 @@ class Noise:
     clip: Annotated[float | None, Setting("Of gaussian: longest state.", above=0)] = None
     sigma: Annotated[float | None, Setting("Of gaussian: deviation of each number.", above=0)] = None
     inside: Annotated[
-        float, Setting("Strength in directions that the model uses; 1: all alike.", least=0, most=1)
+        float, Setting("Strength in directions that the model uses; 1: all alike.", above=0, most=1)
     ] = 1.0
+    directions: Annotated[int, Setting("How many the model uses.", least=1, most=2**16)] = 32
+    public: Annotated[Path | None, "Public texts: for the directions, and to find eta on."] = None
     contributing: Annotated[
         float, Setting("Share of the vocabulary that the task needs most.", least=0, most=1)
     ] = 0.0
@@ -60,6 +62,8 @@ class Noise:
             yield "gaussian wants clip and sigma"
         if self.kind != "d_chi" and (ways or self.contributing or self.inside != 1 or self.spare != 1):
             yield f"eta, target_privacy, inside, contributing and spare are of d_chi, not of {self.kind}"
+        if self.inside != 1 and self.public is None:
+            yield "inside wants public texts, which the directions are found on"
         if self.kind != "gaussian" and (self.clip is not None or self.sigma is not None):
             yield f"clip and sigma are of gaussian, not of {self.kind}"
         if bool(self.contributing) != (self.spare != 1):

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Literal
 from transom.checkpoint.tokenizer import TokenizerFiles, guarded
 from transom.data import rows as files
 from transom.errors import MisconfiguredError
-from transom.split.job import Data, Task, Train
+from transom.split.job import Data, SplitJob, Task, Train
 from transom.split.metrics import text_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _SHOWN = 8
+_LEAST_PUBLIC = 2
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,20 @@ def read_rows(
         raise MisconfiguredError(f"{source}: {'; '.join(problems)}. Correct the rows or leave them out")
     numbers = {label: number for number, label in enumerate(labels)}
     return Rows(encoded.ids, tuple(numbers[one] for one in named), encoded.specials, encoded.shortened)
+
+
+def read_public(job: SplitJob, tokenizer: TokenizerFiles) -> Rows | None:
+    """The job's public texts, without labels: lines, or the cells of the text column; None where it names
+    none. Raises MisconfiguredError, also where they hold fewer than two, and MissingExtraError."""
+    source = job.noise.public
+    if source is None:
+        return None
+    data = job.data or Data(source)
+    column = None if files.form_of(source) is files.Format.text else data.text_column
+    texts = files.read_texts(source, column)
+    if len(texts) < _LEAST_PUBLIC:
+        raise MisconfiguredError(f"{source} holds {len(texts)} public texts; give {_LEAST_PUBLIC} or more")
+    return encode(texts, tokenizer, data.max_tokens)
 
 
 def encode(texts: Sequence[str], tokenizer: TokenizerFiles, max_tokens: int) -> Rows:
