@@ -26,10 +26,10 @@ from transom.split.learner import Schedule
 from transom.split.messages import packed, request, require_shape, tallies, unpacked
 from transom.split.metrics import Tally, count_targets, is_over
 from transom.split.parts import Customer, Head
-from transom.split.privatise import Privatiser
+from transom.split.privatise import Privatiser, Topic
 from transom.split.rows import Rows, batches, encode, pad_id_of, padded
 from transom.split.talk import Talk, pack, unpack
-from transom.split.told import Listener, Told
+from transom.split.told import Kind, Listener, Told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,21 +60,23 @@ class Progress:
 
 @dataclass(frozen=True)
 class Micro:
-    """A micro-batch at the customer: ids and mask [B, T], labels, and the row numbers."""
+    """A micro-batch at the customer: ids and mask [B, T], labels; which noise its rows have."""
 
     ids_BT: Tensor
     mask_BT: Tensor
     labels: Tensor
     numbers: tuple[int, ...]
+    noise: Topic
 
 
 @dataclass
 class CustomerSide:
-    """The customer at work on its rows; `about` is what its state is of."""
+    """The customer at work on its rows; `about` is what its state is of, `begun` what its run is of."""
 
     part: Customer
     job: SplitJob
     about: Mapping[str, str]
+    begun: Mapping[str, str]
     rows: Rows
     evaluation: Rows | None
     tokenizer: TokenizerFiles
@@ -90,12 +92,15 @@ class CustomerSide:
         """All that a restart needs."""
         learner = self.part.learner
         learnt = state.save(learner, self.about) if learner else b""
-        return pack(self._begun, to_plain(self.now), learnt)
+        plain = {"progress": to_plain(self.now), "noise": to_plain(self.privatise.settled)}
+        return pack(self.begun, plain, learnt)
 
     def restore(self, data: bytes) -> None:
         """Stand where `saved` was called. Raises CheckpointError."""
-        plain, learnt = unpack(data, self._begun)
-        self.now = from_plain(Progress, plain, "this checkpoint is of another version", error=CheckpointError)
+        plain, learnt = unpack(data, self.begun)
+        self.now = from_plain(
+            Progress, plain["progress"], "this checkpoint is of another version", error=CheckpointError
+        )
         if self.part.learner:
             state.restore(self.part.learner, learnt, self.about)
 
@@ -109,20 +114,19 @@ class CustomerSide:
         """Whether nothing is left to do."""
         return self.now.over
 
-    def texts(self, texts: Sequence[str]) -> Rows:
-        """Texts as rows without labels. Raises MisconfiguredError for those that are too short."""
+    def asked(self, texts: Sequence[str] | None) -> Rows:
+        """Texts as rows without labels; without texts the rows that were evaluated. Raises
+        MisconfiguredError for texts that are too short."""
+        if texts is None:
+            if self.evaluation is None:
+                raise MisconfiguredError("the job names no rows to evaluate; give some with --data")
+            return self.evaluation
         rows, least = encode(texts, self.tokenizer, self.max_tokens), 2 if self.job.task == "causal" else 1
         if short := [number for number, ids in enumerate(rows.ids, 1) if len(ids) < least]:
             raise MisconfiguredError(
                 f"texts {', '.join(map(str, short[:8]))} have fewer than {least} tokens; leave them out"
             )
         return rows
-
-    @property
-    def _begun(self) -> Mapping[str, str]:
-        """What a run that goes on must still be of."""
-        evaluation = "" if self.evaluation is None else self.evaluation.digest
-        return {**self.about, "rows": self.rows.digest, "rows to evaluate": evaluation}
 
     def run(self, talk: Talk) -> None:
         """Train and evaluate to the end, from wherever it stands. Raises LinkError."""
@@ -139,10 +143,13 @@ class CustomerSide:
                 self.now = replace(self.now, over=True)
                 end = Step(0, 0, "forward", topic=messages.END)
                 talk.commit(self.saved(), (end, self._request()))
-        self.tell(Told("done", self.now.steps))
+        self._told("done")
 
     def predict(self, talk: Talk, rows: Rows) -> tuple[list[Tally], Tensor | None]:
-        """The rows' scores [rows, C] of a classifier; of a language model the tally of each row."""
+        """The rows' scores [rows, C] of a classifier; of a language model the tally of each row.
+
+        Rows that were evaluated leave with the noise that they had then.
+        """
         import torch
 
         each: list[Tally] = []
@@ -158,6 +165,9 @@ class CustomerSide:
             talk.commit(None)
         talk.commit(None, (Step(0, 0, "forward", topic=messages.END), self._request()))
         return each, torch.cat(scores) if scores else None
+
+    def _told(self, kind: Kind, found: Mapping[str, float] | None = None) -> None:
+        self.tell(Told(kind, self.now.steps, self.rates.total_steps, found or {}))
 
     # Training
 
@@ -190,7 +200,7 @@ class CustomerSide:
         if self.part.learner:
             self.part.learner.step()
         self.now = replace(self.now, steps=number + 1, training=self.now.training + tally)
-        self.tell(Told("step", self.now.steps, {"loss": tally.metrics(self.job.task)["loss"]}))
+        self._told("step", {"loss": tally.metrics(self.job.task)["loss"]})
         if talk.stepped() or self._is_evaluation_due:
             talk.commit(self.saved())
 
@@ -203,14 +213,14 @@ class CustomerSide:
         )
 
     def _forward(self, talk: Talk, number: int) -> list[tuple[Micro, Tensor]]:
-        """The states of a step's micro-batches go; what was sent, for the gradient that may come back."""
+        """A step's states go; they themselves, without noise, for the gradient that may come back."""
         parts = self._micros(number)
         targets = sum(count_targets(self.job.task, micro.labels) for micro in parts)
         sent = []
         for part, micro in enumerate(parts):
             at = self._at(number, part)
-            hidden_BTD = self._noised(micro, at)
-            talk.send(at, self._states(hidden_BTD, micro, (targets, len(parts)), labels=True))
+            hidden_BTD = self.part.bottom(micro.ids_BT, micro.mask_BT)
+            talk.send(at, self._states(hidden_BTD, micro, at, (targets, len(parts)), labels=True))
             sent.append((micro, hidden_BTD))
         return sent
 
@@ -264,7 +274,7 @@ class CustomerSide:
             self.now, training=Tally(), evaluated=0, evaluation=Tally(), history=(*self.now.history, point)
         )
         talk.commit(self.saved())
-        self.tell(Told("evaluated", self.now.steps, point.metrics))
+        self._told("evaluated", point.metrics)
 
     def _point(self) -> Point:
         task, now = self.job.task, self.now
@@ -276,7 +286,8 @@ class CustomerSide:
         """Send rows that nothing is learnt from; their mask."""
         labels = at.topic == messages.EVALUATE or self.job.task == "causal"
         targets = count_targets(self.job.task, micro.labels) if labels else 0
-        talk.send(at, self._states(self._noised(micro, at, train=False), micro, (targets, 1), labels=labels))
+        hidden_BTD = self.part.bottom(micro.ids_BT, micro.mask_BT, train=False)
+        talk.send(at, self._states(hidden_BTD, micro, at, (targets, 1), labels=labels))
         return micro.mask_BT
 
     def _tallies(self, found: messages.Tensors, micro: Micro, *, each_row: bool = False) -> list[Tally]:
@@ -298,9 +309,9 @@ class CustomerSide:
 
     # Batches and messages
 
-    def _plan(self, rows: Rows, topic: str, epoch: int = 0) -> Iterator[tuple[Step, Micro]]:
+    def _plan(self, rows: Rows, topic: Topic, epoch: int = 0) -> Iterator[tuple[Step, Micro]]:
         for number, chosen in enumerate(batches(rows, self.job.train)):
-            yield Step(epoch, number, "forward", topic=topic), self._micro(rows, chosen)
+            yield Step(epoch, number, "forward", topic=topic), self._micro(rows, chosen, topic)
 
     def _micros(self, number: int) -> list[Micro]:
         """The micro-batches of a step: the batch's rows in order, in parts that differ by one row at most."""
@@ -308,32 +319,40 @@ class CustomerSide:
         chosen = self._epoch(epoch)[within]
         parts = min(self.job.train.micro_batches, len(chosen))
         cuts = [len(chosen) * part // parts for part in range(parts + 1)]
-        return [self._micro(self.rows, chosen[a:b]) for a, b in itertools.pairwise(cuts)]
+        return [self._micro(self.rows, chosen[a:b], messages.TRAIN) for a, b in itertools.pairwise(cuts)]
 
     def _epoch(self, epoch: int) -> list[tuple[int, ...]]:
         if self._order[0] != epoch:
             self._order = epoch, batches(self.rows, self.job.train, epoch)
         return self._order[1]
 
-    def _micro(self, rows: Rows, numbers: tuple[int, ...]) -> Micro:
+    def _micro(self, rows: Rows, numbers: tuple[int, ...], topic: Topic) -> Micro:
         ids_BT, mask_BT, labels = (
             one.to(self.job.device) for one in padded(rows, numbers, pad_id_of(self.tokenizer))
         )
-        return Micro(ids_BT, mask_BT, labels, numbers)
+        if topic == messages.PREDICT and rows is self.evaluation:
+            topic = messages.EVALUATE
+        elif topic == messages.PREDICT:
+            numbers = (0,) * len(numbers)  # the same text has the same noise whenever it is asked
+        return Micro(ids_BT, mask_BT, labels, numbers, topic)
 
     def _at(self, number: int, part: int) -> Step:
         epoch, within = divmod(number, self._steps_of_epoch)
         return Step(epoch, within * self.job.train.micro_batches + part, "forward")
 
-    def _noised(self, micro: Micro, at: Step, train: bool = True) -> Tensor:
-        hidden_BTD = self.part.bottom(micro.ids_BT, micro.mask_BT, train)
-        return self.privatise(hidden_BTD, micro.ids_BT, micro.mask_BT, micro.numbers, at)
+    def _number(self, at: Step) -> int:
+        """Of the step that a message of training is of, from 0."""
+        return at.epoch * self._steps_of_epoch + at.batch // self.job.train.micro_batches
 
     def _states(
-        self, hidden_BTD: Tensor, micro: Micro, counts: tuple[int, int], *, labels: bool
+        self, hidden_BTD: Tensor, micro: Micro, at: Step, counts: tuple[int, int], *, labels: bool
     ) -> messages.Tensors:
-        """Labels go along only where the vendor has the head."""
-        rows_ND, lengths_B = packed(hidden_BTD, micro.mask_BT), micro.mask_BT.sum(1)
+        """What leaves: states with noise, and labels only where the vendor has the head."""
+        step = self._number(at) if at.topic == messages.TRAIN else self.now.steps
+        noisy_BTD = self.privatise(
+            hidden_BTD.detach(), micro.ids_BT, micro.mask_BT, micro.numbers, step, micro.noise
+        )
+        rows_ND, lengths_B = packed(noisy_BTD, micro.mask_BT), micro.mask_BT.sum(1)
         if not labels or self.part.head is not None:
             return request(rows_ND, lengths_B, counts=counts)
         ids_N = packed(micro.ids_BT, micro.mask_BT)

@@ -1,7 +1,8 @@
 """What a party's run leaves behind, in `OUT/vendor` or `OUT/customer`: what it has learnt, and of which job.
 
 `job.json` says the job, its terms and the steps done; `state.safetensors` holds weights and moments of what
-the party trains, and is absent where that is nothing; `report.json` is the customer's: metrics, noise, bytes.
+the party trains, and is absent where that is nothing. The customer's are `report.json` (metrics, noise,
+bytes) and `noise.json`, with the secret of the noise.
 Threat model: another job's folder, half a file. Does not protect: states were trained on the texts and may
 tell of them; whoever may read a customer's folder can take the noise off what was sent.
 Source: own.
@@ -15,14 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from transom.config import load_json, to_plain
+from transom.config import load_json, read_config, to_plain
 from transom.errors import CheckpointError, system_errors
 from transom.files import write_file
 from transom.split import state
 from transom.split.job import SplitJob
 from transom.split.learner import Learner
+from transom.split.privatise import Privatiser
+from transom.split.settle import Settled, settled_from
 
 Role = Literal["vendor", "customer"]
+
+
+@dataclass(frozen=True)
+class _KeptNoise:
+    """`noise.json`: what the customer's noise is made of."""
+
+    run: str
+    secret: str  # hexadecimal
+    settled: Settled
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,23 @@ def leave(job: SplitJob, role: Role, about: Mapping[str, str], steps: int, learn
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     """Raises MisconfiguredError."""
     write_file(folder / "report.json", _json(report))
+
+
+def keep_noise(folder: Path, privatise: Privatiser) -> None:
+    """So that what is asked later has the noise of the run. Raises MisconfiguredError."""
+    kept = _KeptNoise(privatise.run, privatise.secret.hex(), privatise.settled)
+    write_file(folder / "noise.json", _json(to_plain(kept)), mode=0o600)
+
+
+def kept_noise(folder: Path, job: SplitJob) -> Privatiser:
+    """The reverse of `keep_noise`. Raises CheckpointError where there is none, or another job's."""
+    what = "the noise kept of the run"
+    kept = read_config(_KeptNoise, folder / "noise.json", what=what, error=CheckpointError)
+    settled = settled_from(kept.settled.to_bytes(), job)
+    try:
+        return Privatiser(settled, bytes.fromhex(kept.secret), kept.run)
+    except ValueError:
+        raise CheckpointError(f"{what} has no secret; restore {folder / 'noise.json'}") from None
 
 
 def left(folder: Path, about: Mapping[str, str]) -> Left:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -23,7 +24,12 @@ from transom.split.job import Task
 from transom.split.metrics import Tally, text_labels
 
 Tensors = Mapping[str, Tensor]
-TRAIN, GRADIENT, EVALUATE, PREDICT, BEGIN, END = "train", "gradient", "evaluate", "predict", "begin", "end"
+TRAIN: Final = "train"
+GRADIENT: Final = "gradient"
+EVALUATE: Final = "evaluate"
+PREDICT: Final = "predict"
+BEGIN: Final = "begin"
+END: Final = "end"
 _NO_ROWS = torch.zeros(0, 0)
 _NO_NUMBERS = torch.zeros(0, dtype=torch.int64)
 

@@ -8,10 +8,12 @@ Source: own.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
@@ -22,15 +24,17 @@ from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.codec import Limits
 from transom.link.record import Record
 from transom.split import folder, messages, state
-from transom.split.customer import CustomerSide
+from transom.split.customer import CustomerSide, Progress
 from transom.split.folder import Role
 from transom.split.job import Data, SplitJob, terms
 from transom.split.learner import Learner, schedule
 from transom.split.messages import TRAIN, Bounds
 from transom.split.parts import load_model, make_customer, make_vendor
-from transom.split.privatise import make_privatiser
-from transom.split.rows import read_rows
-from transom.split.told import Listener
+from transom.split.privatise import Privatiser, make_privatiser
+from transom.split.rows import Rows, read_public, read_rows
+from transom.split.settle import settled_from
+from transom.split.talk import unpack
+from transom.split.told import Listener, Told
 from transom.split.vendor import VendorSide
 
 _LONGEST = 2**17
@@ -65,6 +69,8 @@ def vendor(job: SplitJob, tell: Listener, purpose: str = TRAIN) -> Party[VendorS
     part = make_vendor(found.model, job, schedule(job.train, 1))  # the customer tells how many rows there are
     bounds = Bounds(job.train.batch_rows, int(known["longest text"]), job.train.micro_batches)
     side = VendorSide(part, job, about(job, known, "vendor"), bounds, tell)
+    if purpose != TRAIN:
+        side.takes = messages.PREDICT, messages.END
     width = part.middle.parts.width
     party = Party(
         "vendor", job, side, _record(job, "vendor", purpose), {**terms(job, known), "purpose": purpose},
@@ -80,23 +86,43 @@ def customer(job: SplitJob, tell: Listener, purpose: str = TRAIN) -> Party[Custo
     found = load_model(job)
     known = facts(found, job)
     tokenizer = _tokenizer(found, job.data, known)
-    rows = read_rows(job.data, "train", job.labels, job.task, tokenizer)
-    evaluate = job.data.evaluate is not None
-    evaluation = read_rows(job.data, "evaluate", job.labels, job.task, tokenizer) if evaluate else None
-    table_VD = found.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+
+    def read(which: Literal["train", "evaluate"]) -> Rows:
+        return read_rows(job.data or Data(Path()), which, job.labels, job.task, tokenizer)
+
+    rows = read("train") if purpose == TRAIN else Rows((), ())
+    evaluation = None if job.data.evaluate is None else read("evaluate")
     rates = schedule(job.train, len(rows))
-    part = make_customer(found.model, job, rates)
+    of = about(job, known, "customer")
+    begun = {**of, "rows": rows.digest, "rows to evaluate": evaluation.digest if evaluation else ""}
     record = _record(job, "customer", purpose)
+    privatise = _privatiser(job, found, tokenizer, rows, record, begun, purpose)
+    part = make_customer(found.model, job, rates)
     side = CustomerSide(
-        part, job, about(job, known, "customer"), rows, evaluation, tokenizer, job.data.max_tokens, rates,
-        make_privatiser(job, part.front, table_VD, rows, record.secret, record.run), tell,
-    )  # fmt: skip
+        part, job, of, begun, rows, evaluation, tokenizer, job.data.max_tokens, rates, privatise, tell
+    )
     width = part.front.parts.width
     party = Party(
         "customer", job, side, record, {**terms(job, known), "purpose": purpose},
         lambda most: messages.customer_limits(width, job.wire, most),
     )  # fmt: skip
     return _ready(party, purpose)
+
+
+def _privatiser(
+    job: SplitJob, found: Checkpoint, tokenizer: TokenizerFiles, rows: Rows, record: Record,
+    begun: Mapping[str, str], purpose: str,
+) -> Privatiser:  # fmt: skip
+    """The noise of the run: new, as its checkpoint has it, or as it was left."""
+    if purpose != TRAIN:
+        return folder.kept_noise(folder.folder_of(job, "customer"), job)
+    if record.checkpoint is not None:
+        plain, _learnt = unpack(record.checkpoint, begun)
+        settled = settled_from(json.dumps(plain["noise"]).encode(), job)
+        return Privatiser(settled, record.secret, record.run)
+    front = three(found.model, job.after_block)[0]
+    public = read_public(job, tokenizer)
+    return make_privatiser(job, front, rows, record.secret, record.run, public)
 
 
 def tuned(party: Party[Side]) -> Party[Side]:
@@ -106,6 +132,8 @@ def tuned(party: Party[Side]) -> Party[Side]:
         if left.state is None:
             raise CheckpointError(f"the {party.role}'s folder holds no state of what it trains; train again")
         state.put_weights(party.learner, left.state)
+    if isinstance(party.side, CustomerSide):
+        party.side.now = Progress(left.steps)
     return replace(party, terms={**party.terms, "steps": str(left.steps)})
 
 
@@ -163,6 +191,9 @@ def _ready(party: Party[Side], purpose: str) -> Party[Side]:
     except BaseException:
         party.close()
         raise
+    party.side.tell(
+        Told("ready", party.side.steps, 0, trains=tuple(party.learner.parameters if party.learner else ()))
+    )
     return party
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from transom.config import to_plain
 from transom.errors import LinkTimeoutError, MisconfiguredError
@@ -23,14 +23,11 @@ from transom.split import folder
 from transom.split.customer import CustomerSide
 from transom.split.job import SplitJob
 from transom.split.messages import PREDICT
-from transom.split.metrics import Tally
 from transom.split.party import Party, Side, customer, tuned, vendor
+from transom.split.predicted import Predicted
 from transom.split.talk import Talk
 from transom.split.told import Listener, Told
 from transom.split.vendor import VendorSide
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _HERE_S = 3600.0  # of one step, where both parties are one process
 _LEAVE_S = 5.0  # so long a run that is over waits for a partner that may be gone
@@ -55,7 +52,12 @@ def tune(party: Party[Side], broker: Broker) -> None:
 
 def simulate(job: SplitJob, tell: Listener) -> Party[CustomerSide]:
     """Both parties in one process, each with a model of its own; the customer, at its end."""
-    with closing(vendor(job, _nobody)) as seller, closing(customer(job, tell)) as buyer:
+
+    def of_vendor(told: Told) -> None:
+        if told.kind == "ready":
+            tell(told)
+
+    with closing(vendor(job, of_vendor)) as seller, closing(customer(job, tell)) as buyer:
         together(lambda broker: tune(seller, broker), lambda broker: tune(buyer, broker))
         return buyer
 
@@ -67,18 +69,16 @@ def answer(party: Party[VendorSide], broker: Broker) -> None:
         session.finish()
 
 
-def predict(
-    party: Party[CustomerSide], broker: Broker, texts: Sequence[str]
-) -> tuple[list[Tally], Tensor | None]:
-    """As `CustomerSide.predict`, with the vendor behind the broker."""
-    rows = party.side.texts(texts)
+def predict(party: Party[CustomerSide], broker: Broker, texts: Sequence[str] | None) -> Predicted:
+    """What the tuned model says of texts, or of the rows that were evaluated, with the vendor's help."""
+    rows = party.side.asked(texts)
     with _met(party, broker) as (session, talk):
-        found = party.side.predict(talk, rows)
+        each, scores_RC = party.side.predict(talk, rows)
         session.finish()
-        return found
+    return Predicted(party.job.labels, rows.labels, tuple(each), scores_RC)
 
 
-def predict_here(job: SplitJob, texts: Sequence[str]) -> tuple[list[Tally], Tensor | None]:
+def predict_here(job: SplitJob, texts: Sequence[str] | None) -> Predicted:
     """As `predict`, both parties in one process."""
     with (
         closing(tuned(vendor(job, _nobody, PREDICT))) as seller,
@@ -146,19 +146,18 @@ def _leave(party: Party[Side], counts: Mapping[str, int]) -> None:
     side = party.side
     place = folder.leave(party.job, party.role, side.about, side.steps, party.learner)
     if isinstance(side, CustomerSide):
+        folder.keep_noise(place, side.privatise)
         folder.write_report(place, report(side, counts))
 
 
 def report(side: CustomerSide, counts: Mapping[str, int]) -> dict[str, Any]:
     """What the customer knows of its run; `counts` are of the process that ended it."""
-    guarantee = side.privatise.guarantee
     return {
         "steps": side.now.steps,
         "rows": len(side.rows),
         "shortened": side.rows.shortened,
         "history": to_plain(side.now.history),
         "noise": side.privatise.report(),
-        "guarantee": None if guarantee is None else to_plain(guarantee),
         "link": dict(counts),
     }
 

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class VendorSide:
-    """The vendor at work. `about` is what its state is of; `rows` is how many there are to train on, once the
-    customer said so."""
+    """The vendor at work. `about` is what its state is of, `takes` what may be asked; `rows` is how many
+    there are to train on, once the customer said so."""
 
     part: Vendor
     job: SplitJob
     about: Mapping[str, str]
     bounds: Bounds
     tell: Listener
+    takes: tuple[str, ...] = (messages.BEGIN, messages.TRAIN, messages.EVALUATE, messages.END)
     rows: int = 0
     over: bool = False
 
@@ -64,9 +65,7 @@ class VendorSide:
         """Answer until the customer ends it. Raises LinkError."""
         watched = _Watched(self.part)
         while not self.over:
-            received = talk.receive(
-                messages.BEGIN, messages.TRAIN, messages.EVALUATE, messages.PREDICT, messages.END
-            )
+            received = talk.receive(*self.takes)
             step, tensors = received.header.step, received.tensors
             if step.topic == messages.END:
                 self.over = True
@@ -104,7 +103,7 @@ class VendorSide:
         learnt = self._raise(talk, step, first) if head is None else self._grade(head, talk, step, first)
         last, found = learnt
         self.part.learner.step()
-        self.tell(Told("step", self.steps, found))
+        self.tell(Told("step", self.steps, self.part.learner.rates.total_steps, found))
         return last
 
     def _grade(
