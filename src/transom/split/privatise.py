@@ -21,10 +21,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from transom.checkpoint.cut import Front
 from transom.config import to_plain
 from transom.errors import LinkRefusedError, MisconfiguredError
 from transom.privacy.guarantee import Guarantee
+from transom.privacy.nearest import Ints
 from transom.privacy.noise import Floats, d_chi_guarantee, gaussian_guarantee, noised
 from transom.privacy.stream import Stream
 from transom.split.job import SplitJob
@@ -80,16 +83,16 @@ class Privatiser:
             raise LinkRefusedError(
                 f"states of step {step} are not finite; nothing left. Lower the learning rate"
             )
-        sent_BTD = torch.zeros_like(states_BTD, requires_grad=False)
+        token_BT, real_BT = ids_BT.cpu().numpy().astype("<i8"), mask_BT.cpu().numpy() != 0
+        plain_BTD = states_BTD.detach().float().cpu().numpy()
+        sent_BTD = np.zeros_like(plain_BTD)
         for row, number in enumerate(numbers_B):
-            real_T = mask_BT[row] != 0
-            states_ND = states_BTD[row, real_T].detach().float().cpu().numpy()
-            ids_N = ids_BT[row, real_T].cpu().numpy().astype("<i8")
-            noisy_ND = self._noisy(states_ND, ids_N, f"{topic}/{number:d}", step)
-            sent_BTD[row, real_T] = torch.from_numpy(noisy_ND).to(sent_BTD)
-        return sent_BTD
+            real_T = real_BT[row]
+            label = f"{topic}/{number:d}"
+            sent_BTD[row, real_T] = self._noisy(plain_BTD[row, real_T], token_BT[row, real_T], label, step)
+        return torch.from_numpy(sent_BTD).to(states_BTD)
 
-    def _noisy(self, states_ND: Floats, ids_N: Any, row: str, step: int) -> Floats:
+    def _noisy(self, states_ND: Floats, ids_N: Ints, row: str, step: int) -> Floats:
         settled = self.settled
         if len(ids_N) > settled.longest:
             raise MisconfiguredError(
