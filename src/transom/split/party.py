@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -72,11 +73,12 @@ def vendor(job: SplitJob, tell: Listener, purpose: str = TRAIN) -> Party[VendorS
     if purpose != TRAIN:
         side.takes = messages.PREDICT, messages.END
     width = part.middle.parts.width
-    party = Party(
-        "vendor", job, side, _record(job, "vendor", purpose), {**terms(job, known), "purpose": purpose},
-        lambda most: messages.vendor_limits(width, job.wire, most),
-    )  # fmt: skip
-    return _ready(party, purpose)
+    with _record(job, "vendor", purpose) as record:
+        party = Party(
+            "vendor", job, side, record, {**terms(job, known), "purpose": purpose},
+            lambda most: messages.vendor_limits(width, job.wire, most),
+        )  # fmt: skip
+        return _ready(party, purpose)
 
 
 def customer(job: SplitJob, tell: Listener, purpose: str = TRAIN) -> Party[CustomerSide]:
@@ -95,18 +97,18 @@ def customer(job: SplitJob, tell: Listener, purpose: str = TRAIN) -> Party[Custo
     rates = schedule(job.train, len(rows))
     of = about(job, known, "customer")
     begun = {**of, "rows": rows.digest, "rows to evaluate": evaluation.digest if evaluation else ""}
-    record = _record(job, "customer", purpose)
-    privatise = _privatiser(job, found, tokenizer, rows, record, begun, purpose)
-    part = make_customer(found.model, job, rates)
-    side = CustomerSide(
-        part, job, of, begun, rows, evaluation, tokenizer, job.data.max_tokens, rates, privatise, tell
-    )
-    width = part.front.parts.width
-    party = Party(
-        "customer", job, side, record, {**terms(job, known), "purpose": purpose},
-        lambda most: messages.customer_limits(width, job.wire, most),
-    )  # fmt: skip
-    return _ready(party, purpose)
+    with _record(job, "customer", purpose) as record:
+        privatise = _privatiser(job, found, tokenizer, rows, record, begun, purpose)
+        part = make_customer(found.model, job, rates)
+        side = CustomerSide(
+            part, job, of, begun, rows, evaluation, tokenizer, job.data.max_tokens, rates, privatise, tell
+        )
+        width = part.front.parts.width
+        party = Party(
+            "customer", job, side, record, {**terms(job, known), "purpose": purpose},
+            lambda most: messages.customer_limits(width, job.wire, most),
+        )  # fmt: skip
+        return _ready(party, purpose)
 
 
 def _privatiser(
@@ -123,18 +125,6 @@ def _privatiser(
     front = three(found.model, job.after_block)[0]
     public = read_public(job, tokenizer)
     return make_privatiser(job, front, rows, record.secret, record.run, public)
-
-
-def tuned(party: Party[Side]) -> Party[Side]:
-    """The party with what its run of the job has left. Raises CheckpointError."""
-    left = folder.left(folder.folder_of(party.job, party.role), party.side.about)
-    if party.learner is not None:
-        if left.state is None:
-            raise CheckpointError(f"the {party.role}'s folder holds no state of what it trains; train again")
-        state.put_weights(party.learner, left.state)
-    if isinstance(party.side, CustomerSide):
-        party.side.now = Progress(left.steps)
-    return replace(party, terms={**party.terms, "steps": str(left.steps)})
 
 
 def facts(found: Checkpoint, job: SplitJob) -> dict[str, str]:
@@ -184,27 +174,39 @@ def _tokenizer(found: Checkpoint, data: Data, known: Mapping[str, str]) -> Token
 
 
 def _ready(party: Party[Side], purpose: str) -> Party[Side]:
-    """Stand where the record says."""
-    try:
-        if purpose == TRAIN and (kept := party.record.checkpoint) is not None:
-            party.side.restore(kept)
-    except BaseException:
-        party.close()
-        raise
-    party.side.tell(
-        Told("ready", party.side.steps, 0, trains=tuple(party.learner.parameters if party.learner else ()))
-    )
-    return party
+    """The party as its record says, or to predict, with what its run of the job has left."""
+    side, learner = party.side, party.learner
+    if purpose == TRAIN:
+        if (kept := party.record.checkpoint) is not None:
+            side.restore(kept)
+        side.tell(Told("ready", side.steps, 0, trains=tuple(learner.parameters if learner else ())))
+        return party
+    left = folder.left(folder.folder_of(party.job, party.role), side.about)
+    if learner is not None:
+        if left.state is None:
+            raise CheckpointError(f"the {party.role}'s folder holds no state of what it trains; train again")
+        state.put_weights(learner, left.state)
+    if isinstance(side, CustomerSide):
+        side.now = Progress(left.steps)
+    return replace(party, terms={**party.terms, "steps": str(left.steps)})
 
 
-def _record(job: SplitJob, role: Role, purpose: str) -> Record:
-    """The party's record: on disk while it trains, in memory to predict."""
+@contextmanager
+def _record(job: SplitJob, role: Role, purpose: str) -> Iterator[Record]:
+    """The party's record, closed where the block fails: on disk while it trains, in memory to predict."""
     other: Role = "customer" if role == "vendor" else "vendor"
     path = folder.folder_of(job, role) / "record"
     name, run, party, partner = job.name, "run", str(role), str(other)
     if job.link is not None:
         name, run, party, partner = job.link.job, job.link.run, job.link.party, job.link.partner
         path = job.link.record or path
-    if purpose != TRAIN:
-        return Record(None, job=name, run=f"{run}.{purpose}", party=party, partner=partner)
-    return Record(path / f"{run}-{party}.sqlite", job=name, run=run, party=party, partner=partner)
+    record = (
+        Record(path / f"{run}-{party}.sqlite", job=name, run=run, party=party, partner=partner)
+        if purpose == TRAIN
+        else Record(None, job=name, run=f"{run}.{purpose}", party=party, partner=partner)
+    )
+    try:
+        yield record
+    except BaseException:
+        record.close()
+        raise

@@ -23,7 +23,7 @@ from transom.split import folder
 from transom.split.customer import CustomerSide
 from transom.split.job import SplitJob
 from transom.split.messages import PREDICT
-from transom.split.party import Party, Side, customer, tuned, vendor
+from transom.split.party import Party, Side, customer, vendor
 from transom.split.predicted import Predicted
 from transom.split.talk import Talk
 from transom.split.told import Listener, Told
@@ -81,8 +81,8 @@ def predict(party: Party[CustomerSide], broker: Broker, texts: Sequence[str] | N
 def predict_here(job: SplitJob, texts: Sequence[str] | None) -> Predicted:
     """As `predict`, both parties in one process."""
     with (
-        closing(tuned(vendor(job, _nobody, PREDICT))) as seller,
-        closing(tuned(customer(job, _nobody, PREDICT))) as buyer,
+        closing(vendor(job, _nobody, PREDICT)) as seller,
+        closing(customer(job, _nobody, PREDICT)) as buyer,
     ):
         return together(lambda broker: answer(seller, broker), lambda broker: predict(buyer, broker, texts))
 
