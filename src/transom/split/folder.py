@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transom.config import load_json, read_config, to_plain
 from transom.errors import CheckpointError, system_errors
@@ -24,6 +24,9 @@ from transom.split.job import SplitJob
 from transom.split.learner import Learner
 from transom.split.privatise import Privatiser
 from transom.split.settle import Settled, settled_from
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Role = Literal["vendor", "customer"]
 
@@ -92,6 +95,14 @@ def left(folder: Path, about: Mapping[str, str]) -> Left:
             raise CheckpointError(f"{folder / 'job.json'} is damaged; restore it, or train again") from None
         data = (folder / "state.safetensors").read_bytes() if trains else None
     return Left(steps, None if data is None else state.read(data, about))
+
+
+def weights_left(folder: Path) -> Mapping[str, Tensor]:
+    """The weights that a run left, by name; none where the party trained nothing. Raises CheckpointError."""
+    with system_errors(f"{folder} holds no finished run", "train first, or give its folder", CheckpointError):
+        head = load_json((folder / "job.json").read_bytes())
+    found = left(folder, head["about"]).state
+    return {} if found is None else found.weights
 
 
 def _json(plain: Mapping[str, Any]) -> bytes:
