@@ -14,7 +14,7 @@ from torch import Tensor
 
 from transom.split.job import Adapter, SplitJob, Train
 from transom.split.learner import Learner, Schedule
-from transom.split.metrics import Tally, count_targets, text_labels
+from transom.split.metrics import Tally, count_targets, targets, text_labels
 from transom.split.parts import Customer, Vendor, load_model, make_customer, make_vendor
 
 RATES = Schedule(learning_rate=1e-2, warmup_steps=2, total_steps=8)
@@ -123,10 +123,10 @@ class Split:
 class Central:
     """peft's own way, on the whole model: what a split run must equal."""
 
-    def __init__(self, job: SplitJob, start: dict[str, Tensor]) -> None:
+    def __init__(self, job: SplitJob, start: dict[str, Tensor], rates: Schedule = RATES) -> None:
         import peft
 
-        self.job = job
+        self.job, self.rates = job, rates
         model = fresh_model(job)
         bert = model.config.model_type == "bert"
         first = 0 if job.return_gradient else job.after_block
@@ -148,7 +148,7 @@ class Central:
         assert not loaded.unexpected_keys
         assert {self._named(name) for name in start} == set(self._trained())
         self.optimiser = torch.optim.AdamW(
-            self._trained().values(), lr=RATES.learning_rate, weight_decay=job.train.weight_decay
+            self._trained().values(), lr=rates.learning_rate, weight_decay=job.train.weight_decay
         )
         self.steps = 0
 
@@ -170,7 +170,7 @@ class Central:
 
     def step(self) -> None:
         for group in self.optimiser.param_groups:
-            group["lr"] = RATES.rate(self.steps)
+            group["lr"] = self.rates.rate(self.steps)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.steps += 1
@@ -186,3 +186,9 @@ class Central:
     def scores(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             return self.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
+
+    def evaluate(self, batch: Batch) -> Tally:
+        logits, wanted = targets(self.job.task, self.scores(batch), batch.labels)
+        loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+        right = int((logits.argmax(-1) == wanted).sum())
+        return Tally(float(loss), right, count_targets(self.job.task, batch.labels))

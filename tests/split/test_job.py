@@ -11,6 +11,7 @@ import yaml
 
 from transom.config import from_plain, to_plain
 from transom.errors import MisconfiguredError
+from transom.link.config import LinkConfig
 from transom.split.job import Adapter, SplitJob, read_job, terms
 
 GOOD: dict[str, Any] = {
@@ -19,6 +20,8 @@ GOOD: dict[str, Any] = {
     "task": "classification",
     "labels": ["bad", "good"],
 }
+
+LINK = {"job": "reviews", "run": "r1", "party": "clinic", "partner": "lab"}
 
 
 def written(folder: Path, **changes: Any) -> Path:
@@ -32,7 +35,7 @@ def test_a_short_job_gets_the_careful_defaults(tmp_path: Path) -> None:
     assert (job.layout, job.return_gradient, job.labels_in_the_clear, job.after_block) == (
         "vendor", False, False, 0,
     )  # fmt: skip
-    assert (job.model, job.adapter, job.link.kind) == ("minilm", Adapter(), "memory")
+    assert (job.model, job.adapter, job.link) == ("minilm", Adapter(), None)
 
 
 def test_a_long_job_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -41,15 +44,23 @@ def test_a_long_job_is_read_as_it_was_written(tmp_path: Path) -> None:
         "after_block": 2,
         "return_gradient": True,
         "adapter": {"r": 4, "alpha": 8, "targets": ["query"]},
-        "noise": {"kind": "d_chi", "target_privacy": 0.8, "contributing": 0.1, "spare": 3, "inside": 0.5},
+        "noise": {
+            "kind": "d_chi",
+            "target_privacy": 0.8,
+            "contributing": 0.1,
+            "spare": 3,
+            "inside": 0.5,
+            "public": "p.txt",
+        },
         "data": {"train": "rows/train.tsv", "text_column": "sentence"},
         "train": {"epochs": 2, "batch_rows": 8, "micro_batches": 4, "patience": 2},
         "wire": "bf16",
-        "link": {"kind": "tcp", "listen": "0.0.0.0:4433", "identity": "me", "partner": "you.pem"},
+        "link": LINK | {"listen": "0.0.0.0:4433", "identity": "me", "partner_certificate": "you.pem"},
     }
     job = read_job(written(tmp_path, **changes))
     assert job.data is not None
     assert job.data.train == tmp_path / "rows/train.tsv"
+    assert job.link is not None
     assert job.link.identity == tmp_path / "me"
     assert from_plain(SplitJob, to_plain(job), "again") == job
 
@@ -81,16 +92,14 @@ def test_a_model_beside_the_file_is_meant_before_a_name(tmp_path: Path) -> None:
         ({"noise": {"kind": "d_chi", "eta": 5, "target_privacy": 0.5}}, "one of eta and target_privacy"),
         ({"noise": {"kind": "d_chi", "eta": 5, "clip": 1}}, "clip and sigma are of gaussian"),
         ({"noise": {"kind": "d_chi", "eta": 5, "contributing": 0.1}}, "go together"),
+        ({"noise": {"kind": "d_chi", "eta": 5, "inside": 0.5}}, "inside wants public texts"),
+        ({"noise": {"kind": "d_chi", "eta": 5, "inside": 0}}, r"noise\.inside must be .*above 0"),
         ({"noise": {"kind": "gaussian", "clip": 1}}, "clip and sigma"),
         ({"noise": {"eta": 5}}, "not of none"),
         ({"noise": {"kind": "gaussian", "clip": 1, "sigma": 1, "inside": 0.5}}, "not of gaussian"),
-        ({"link": {"kind": "tcp"}}, "one of listen and connect"),
-        ({"link": {"kind": "tcp", "listen": "a:1", "connect": "b:1"}}, "one of listen and connect"),
-        ({"link": {"listen": "a:1"}}, "the other kinds neither"),
-        ({"link": {"kind": "tcp", "listen": "nowhere"}}, "listen must"),
-        ({"link": {"kind": "nats", "url": "nats://a"}}, "wants identity and partner"),
-        ({"link": {"kind": "nats", "identity": "a", "partner": "b"}}, "wants a url"),
-        ({"link": {"identity": "me"}}, "go together"),
+        ({"link": LINK}, "one of listen, connect and nats"),
+        ({"link": LINK | {"listen": "0.0.0.0:1"}}, "beyond this machine"),
+        ({"link": LINK | {"listen": "127.0.0.1:1", "wire": "bf16"}}, "say it once"),
         ({"wire": "fp4"}, "wire must"),
     ],
 )
@@ -124,7 +133,11 @@ def test_terms_differ_where_the_parties_must_not() -> None:
         assert terms(other, facts) != alike
     assert terms(job, facts | {"model": "xyz"}) != alike
     own = replace(
-        job, model="/elsewhere", device="cuda", out=Path("there"), link=replace(job.link, timeout_s=9.0)
+        job,
+        model="/elsewhere",
+        device="cuda",
+        out=Path("there"),
+        link=LinkConfig(**LINK, connect="localhost:1"),
     )
     assert terms(own, facts) == alike
     assert all(isinstance(value, str) for value in alike.values())

@@ -64,7 +64,7 @@ class LinkConfig:
             yield f"party and partner have one name, {self.party!r}"
         if (self.identity is None) != (self.partner_certificate is None):
             yield "identity and partner_certificate go together; one of them is missing"
-        elif self.identity is None and not self._on_this_machine():
+        elif self.identity is None and len(ways) == 1 and not self._on_this_machine():
             yield "beyond this machine the parties need identity and partner_certificate (transom link keys)"
         elif self.identity is None and self.nats:
             yield "messages over NATS are sealed: give identity and partner_certificate (transom link keys)"

@@ -138,20 +138,20 @@ class Session:
             self._write(commit, deadline_s, apply=False)
 
     def receive(
-        self, topic: str = "train", timeout_s: float | None = None, *, ordered: bool = True
+        self, topic: str | tuple[str, ...] = "train", timeout_s: float | None = None, *, ordered: bool = True
     ) -> Received:
-        """The next message of a topic; with `ordered=False` also one that came before an earlier one.
+        """The next message of a topic, or of several; with `ordered=False` also one that came too early.
 
         It counts as applied with the next `commit`. Raises LinkTimeoutError, and LinkRefusedError for a
         partner that breaks the rules.
         """
-        exchange = self._exchange
+        exchange, topics = self._exchange, (topic,) if isinstance(topic, str) else topic
         self._agreement()
         with exchange.changed:
             data = exchange.wait(
-                lambda: exchange.inbox.take(topic, ordered=ordered),
+                lambda: exchange.inbox.take(topics, ordered=ordered),
                 self._bound(timeout_s),
-                f"no message of {topic} came",
+                f"no message of {' or '.join(topics)} came",
             )
         try:
             return Received(*codec.decode(data, self._limits))

@@ -8,7 +8,7 @@ Source: own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -100,9 +100,9 @@ class Inbox:
         self.bytes += len(data)
         return "new"
 
-    def take(self, topic: str, *, ordered: bool) -> bytes | None:
-        """The message with the lowest number of a topic; `ordered`: only once all before it have arrived."""
-        numbers = [number for number, (header, _) in self._waiting.items() if header.step.topic == topic]
+    def take(self, topics: Collection[str], *, ordered: bool) -> bytes | None:
+        """The message with the lowest number of these topics; `ordered`: only once all before it arrived."""
+        numbers = [number for number, (header, _) in self._waiting.items() if header.step.topic in topics]
         number = min(numbers, default=None)
         if number is None or (ordered and number >= self.have.watermark):
             return None

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from transom.config import Setting, read_config, to_plain
+from transom.link.config import LinkConfig, Wire
 
 Task = Literal["classification", "causal"]
 Layout = Literal["vendor", "customer"]
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_ADDRESS = r".+:\d{1,5}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,10 @@ class Noise:
     clip: Annotated[float | None, Setting("Of gaussian: longest state.", above=0)] = None
     sigma: Annotated[float | None, Setting("Of gaussian: deviation of each number.", above=0)] = None
     inside: Annotated[
-        float, Setting("Strength in directions that the model uses; 1: all alike.", least=0, most=1)
+        float, Setting("Strength in directions that the model uses; 1: all alike.", above=0, most=1)
     ] = 1.0
+    directions: Annotated[int, Setting("How many the model uses.", least=1, most=2**16)] = 32
+    public: Annotated[Path | None, "Public texts: for the directions, and to find eta on."] = None
     contributing: Annotated[
         float, Setting("Share of the vocabulary that the task needs most.", least=0, most=1)
     ] = 0.0
@@ -60,6 +62,8 @@ class Noise:
             yield "gaussian wants clip and sigma"
         if self.kind != "d_chi" and (ways or self.contributing or self.inside != 1 or self.spare != 1):
             yield f"eta, target_privacy, inside, contributing and spare are of d_chi, not of {self.kind}"
+        if self.inside != 1 and self.public is None:
+            yield "inside wants public texts, which the directions are found on"
         if self.kind != "gaussian" and (self.clip is not None or self.sigma is not None):
             yield f"clip and sigma are of gaussian, not of {self.kind}"
         if bool(self.contributing) != (self.spare != 1):
@@ -92,6 +96,7 @@ class Train:
     patience: Annotated[int | None, Setting("Evaluations without a lower loss before the end.", least=1)] = (
         None
     )
+    checkpoint_every_steps: Annotated[int, Setting("What a kill costs.", least=1, unit="steps")] = 10
     seed: Annotated[int, Setting("Of order and initial weights, not of noise.", least=0, most=2**31)] = 0
 
     def problems(self) -> Iterator[str]:
@@ -101,36 +106,12 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Link:
-    """How the parties reach each other: within one process, over TCP, or over NATS; `identity` is the folder
-    of one's own key and certificate, `partner` the other's certificate."""
-
-    kind: Literal["memory", "tcp", "nats"] = "memory"
-    listen: Annotated[str | None, Setting("HOST:PORT.", pattern=_ADDRESS)] = None
-    connect: Annotated[str | None, Setting("HOST:PORT.", pattern=_ADDRESS)] = None
-    url: Annotated[str | None, Setting("Of the NATS server.", filled=True)] = None
-    identity: Path | None = None
-    partner: Path | None = None
-    timeout_s: Annotated[float, Setting(above=0, most=86_400, unit="seconds")] = 60.0
-
-    def problems(self) -> Iterator[str]:
-        """What is wrong with the fields together."""
-        if (self.kind == "tcp") != bool(self.listen or self.connect) or (self.listen and self.connect):
-            yield "tcp wants one of listen and connect, and the other kinds neither"
-        if (self.kind == "nats") != (self.url is not None):
-            yield "nats wants a url, and the other kinds none"
-        if (self.identity is None) != (self.partner is None):
-            yield "identity and partner go together"
-        if self.kind == "nats" and self.identity is None:
-            yield "nats wants identity and partner: whoever runs the server would read everything"
-
-
-@dataclass(frozen=True)
 class SplitJob:
     """A whole split tuning. `labels` are a classifier's, as the label column spells them, in their order.
 
     `layout`: who has the head, the labels and the loss. `return_gradient` trains an adapter in the customer's
-    blocks as well, and sends the gradient back for it, which is a leak of its own.
+    blocks as well, and sends the gradient back for it, which is a leak of its own. Without a `link` both
+    parties are one process; a link's own `wire` is not read.
     """
 
     name: Annotated[str, Setting(pattern=_NAME)]
@@ -145,8 +126,8 @@ class SplitJob:
     noise: Noise = field(default_factory=Noise)
     data: Data | None = None
     train: Train = field(default_factory=Train)
-    wire: Literal["fp32", "bf16", "fp8", "int8"] = "fp32"
-    link: Link = field(default_factory=Link)
+    wire: Wire = "fp32"
+    link: LinkConfig | None = None
     out: Path = Path("split")
     device: Annotated[str, Setting(filled=True)] = "cpu"
 
@@ -165,6 +146,8 @@ class SplitJob:
             )
         if self.return_gradient and self.after_block == 0:
             yield "return_gradient trains an adapter in the customer's blocks, and after_block 0 leaves none"
+        if self.link is not None and self.link.wire not in ("fp32", self.wire):
+            yield f"wire is {self.wire}, and link says {self.link.wire}; say it once, outside link"
 
 
 def read_job(path: str | Path) -> SplitJob:

@@ -1,0 +1,110 @@
+"""A party's conversation with its partner: messages, and when what they changed becomes durable.
+
+A commit applies all that was received, so it comes only between steps, with the state after the last one.
+What was received and not committed comes again after a kill, and the same steps are computed again; so it
+may be rare, but must come before the partner's window is full of messages that are not applied here.
+Threat model: that of `transom.link`. Does not protect anything beyond it.
+Source: own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from transom.config import load_json
+from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
+from transom.link.exchange import Agreement
+from transom.link.message import Step
+from transom.link.session import Received, Session
+from transom.split.job import SplitJob
+from transom.split.messages import Tensors
+
+Message = tuple[Step, Tensors]
+_PREFIX_BYTES = 8  # the length of the plain part, little-endian
+
+
+class Talk:
+    """A connected session. A `checkpoint` becomes due every so many steps, or after so much received."""
+
+    def __init__(self, session: Session, agreement: Agreement, job: SplitJob) -> None:
+        window, parts = agreement.window, job.train.micro_batches
+        if 4 * parts > window.messages:
+            raise MisconfiguredError(
+                f"{parts} micro-batches do not fit the link's window of {window.messages} messages; set "
+                f"window to {4 * parts} or more for both parties"
+            )
+        self._session, self._every = session, job.train.checkpoint_every_steps
+        self._most_messages, self._most_bytes = window.messages // 4, window.bytes // 4
+        self._steps = self._messages = self._bytes = 0
+
+    def receive(self, *topics: str) -> Received:
+        """The next message of these topics."""
+        received = self._session.receive(topics)
+        self._messages += 1
+        self._bytes += sum(tensor.nbytes for tensor in received.tensors.values())
+        return received
+
+    def answer(self, step: Step) -> Tensors:
+        """What the partner replies to our message of this step. Raises LinkRefusedError for another."""
+        received = self.receive(step.topic)
+        got = received.header.step
+        if (got.topic, got.epoch, got.batch) != (step.topic, step.epoch, step.batch):
+            raise LinkRefusedError(
+                f"the partner answered {got} where {step} was asked; it is of another version"
+            )
+        return received.tensors
+
+    def send(self, step: Step, tensors: Tensors) -> None:
+        """Durable, then on its way; a step that was sent before a kill changes nothing."""
+        self._session.send(step, tensors)
+
+    def stepped(self) -> bool:
+        """A step is done; whether a checkpoint is due."""
+        self._steps += 1
+        return (
+            self._steps >= self._every
+            or self._messages >= self._most_messages
+            or self._bytes >= self._most_bytes
+        )
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether there are steps that the last checkpoint does not have."""
+        return self._steps > 0
+
+    def commit(self, state: bytes | None, message: Message | None = None) -> None:
+        """What was received is applied, with the state after it, and a last message goes: all or nothing."""
+        with self._session.commit() as commit:
+            if state is not None:
+                commit.checkpoint(state)
+            if message is not None:
+                commit.send(*message)
+        self._steps = self._messages = self._bytes = 0
+
+
+def pack(about: Mapping[str, str], plain: Mapping[str, Any], learnt: bytes = b"") -> bytes:
+    """A checkpoint: what it is of, where a party stands, and what it has learnt."""
+    head = json.dumps({"about": dict(about), "plain": plain}).encode()
+    return len(head).to_bytes(_PREFIX_BYTES, "little") + head + learnt
+
+
+def unpack(data: bytes, about: Mapping[str, str]) -> tuple[Any, bytes]:
+    """The reverse of `pack`. Raises CheckpointError: damaged, or of something else (both told)."""
+    size = int.from_bytes(data[:_PREFIX_BYTES], "little")
+    try:
+        head = load_json(data[_PREFIX_BYTES : _PREFIX_BYTES + size])
+        found, plain = dict(head["about"]), head["plain"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"this checkpoint ({len(data)} bytes) is damaged; give the run another name, to begin it anew"
+        ) from None
+    if other := sorted(name for name in {*found, *about} if found.get(name) != about.get(name)):
+        told = "; ".join(
+            f"{name} was {str(found.get(name))[:80]!r}, and is {about.get(name)!r}" for name in other
+        )
+        raise CheckpointError(
+            f"this run began as another: {told}. Restore that, or give the run another name or folder"
+        )
+    return plain, data[_PREFIX_BYTES + size :]
