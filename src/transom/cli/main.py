@@ -33,6 +33,7 @@ from transom.cli import (
     obfuscate,
     obfuscated,
     pack,
+    split,
     words,
 )
 from transom.cli.app import App
@@ -86,6 +87,7 @@ app.add_typer(attest.app, name="attest")
 app.add_typer(words.app, name="words")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(link.app, name="link")
+app.add_typer(split.app, name="split")
 
 
 def run(arguments: Sequence[str]) -> int:

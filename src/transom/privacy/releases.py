@@ -29,17 +29,15 @@ from numpy.typing import NDArray
 from transom.privacy.stream import SECRET_BYTES, Stream
 
 Rows = NDArray[np.float32]
-Noising = Callable[
-    [Stream, NDArray[np.int64], Rows], Rows
-]  # ids [N] and their rows [N, D], to rows with noise
+Noising = Callable[[Stream, NDArray[np.int64], Rows], Rows]
 _DIGEST_BYTES = 16
 
 
 class Releases:
     """The releases of one sender, to all of whose conversations one secret belongs. Threads may share it.
 
-    `noising` adds noise to a token's row, and None adds none. `secret` is 32 bytes; by default drawn here.
-    `remembered_bytes` bounds the rows that are kept.
+    `noising` adds noise to rows [N, D] of tokens of these ids [N], and None adds none. `secret` is 32 bytes;
+    by default drawn here. `remembered_bytes` bounds the rows that are kept.
     """
 
     def __init__(
