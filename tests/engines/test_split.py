@@ -22,6 +22,7 @@ from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.server import create_engine_app
 from transom.serving.engines.split import SplitEngine
+from transom.serving.tokenizer import load_tokenizer
 
 from .split_parties import parties
 
@@ -203,3 +204,12 @@ async def test_a_cancelled_answer_frees_its_session(llama: Path) -> None:
 def test_who_has_the_head(llama: Path) -> None:
     with parties(llama) as both, pytest.raises(MisconfiguredError, match="head"):
         replace(both.customer, tail=None)
+
+
+async def test_a_real_model_cut_in_its_middle() -> None:
+    """SmolLM2 with an adapter, after block 3, both parties on this machine."""
+    ids = load_tokenizer("smollm2").encode_chat([("user", "Name three foxes.")]).ids
+    options = {"prompts": (ids,), "max_tokens": 6}
+    with parties("smollm2", 3) as both:
+        assert_same(await answers(both.engine(), **options), await centralised(both.central, **options))
+        assert [one.shape for one in both.seen] == [(len(ids), 576)] + [(1, 576)] * 5
