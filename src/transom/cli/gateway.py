@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from transom.privacy.sanitize import Sanitizer
     from transom.serving.engines.base import Engine
     from transom.serving.engines.connect import EngineKind
-    from transom.serving.engines.http import Guard
+    from transom.serving.engines.http import Common, Guard
     from transom.serving.gateway.enclave import Enclave
 
 BIND = Bind(port=8000)
@@ -94,9 +94,10 @@ class EngineOptions:
 
     PANEL: ClassVar[str] = "Engine"
     engine_kind: Annotated[
-        Literal["auto", "transom", "vllm", "llamacpp", "chat"],
-        "chat is any OpenAI-compatible endpoint. One of",
+        Literal["auto", "transom", "vllm", "llamacpp", "chat", "split"],
+        "chat is any OpenAI-compatible endpoint, split a vendor's transom split serve. One of",
     ] = "auto"
+    split: Annotated[Path | None, "The customer's folder of a split tuning, for kind split."] = None
     engine_model: Annotated[str, "The model to ask for (default: the first)."] = ""
     engine_key_file: Annotated[Path | None, "File with the engine's API key (or TRANSOM_ENGINE_KEY)."] = None
     engine_limit_field: Annotated[
@@ -156,7 +157,7 @@ def gateway(
     if mode in DRAWING:
         sanitizer = bundle_sanitizer(signed, words) if signed else words.sanitizer()
     substitution, tokens = open_key(hidden) if mode in MODES else (None, None)
-    client, kind = _client(chosen.engine, spoken, guard)
+    client, kind = _client(chosen, spoken, guard)
     ledger = _ledger(books, sanitizer) if sanitizer is not None else None
     opened: Enclave | None = None
     if signed:
@@ -164,7 +165,7 @@ def gateway(
         tokens = bundle_tokenizer(signed)
         check_engine(opened, client, kind)
     elif client.takes == "ids" and tokens is None:
-        tokens = load_tokenizer(chosen.tokenizer or _default_tokenizer(client))
+        tokens = load_tokenizer(chosen.tokenizer or _default_tokenizer(client, spoken.split))
     engine_trust = (lambda: guard.trust) if isinstance(guard, EvidenceGuard) else None
     app = create_gateway(settings, client, tokens, sanitizer, ledger, opened, engine_trust, substitution)
     with listen(bind.host, bind.port) as sock:
@@ -205,13 +206,17 @@ def _hosts(bound: str, allowed: Sequence[str]) -> tuple[str, ...] | None:
     return (*LOOPBACK_HOSTS, bound, *allowed)
 
 
-def _client(url: str, options: EngineOptions, guard: Guard | None) -> tuple[Engine, EngineKind]:
+def _client(chosen: ModeOptions, options: EngineOptions, guard: Guard | None) -> tuple[Engine, EngineKind]:
     from transom.serving.engines.chat import read_key
     from transom.serving.engines.connect import client_of, detect
 
+    url = chosen.engine
     model, key, kind = options.engine_model or None, read_key(options.engine_key_file), options.engine_kind
     if kind == "auto":
         kind = asyncio.run(detect(url, model=model, api_key=key, guard=guard))
+    if options.split is not None or kind == "split":
+        common: Common = {"model": model, "api_key": key, "timeout_s": options.timeout_s, "guard": guard}
+        return _split(chosen, options.split, kind, common), kind
     client = client_of(
         kind,
         url,
@@ -224,8 +229,29 @@ def _client(url: str, options: EngineOptions, guard: Guard | None) -> tuple[Engi
     return client, kind
 
 
-def _default_tokenizer(client: Engine) -> str:
-    """The packaged model's, if that is what the engine serves: ids of the wrong tokenizer would be noise."""
+def _split(chosen: ModeOptions, folder: Path | None, kind: EngineKind, common: Common) -> Engine:
+    """The customer's part of a split tuning, before its vendor."""
+    if folder is None or kind != "split":
+        raise MisconfiguredError(
+            f"--split FOLDER and an engine of kind split go together; the kind is {kind}"
+        )
+    if chosen.mode not in ("plain", "words"):
+        raise MisconfiguredError(
+            f"an engine of kind split serves the modes plain and words, not {chosen.mode}"
+        )
+    from transom.cli.split_serve import customer_in
+    from transom.serving.engines.split import SplitEngine
+
+    return SplitEngine(chosen.engine, customer_in(folder), **common)
+
+
+def _default_tokenizer(client: Engine, split: Path | None) -> str:
+    """The packaged model's, if that is what the engine serves, or that of a split tuning: ids of the wrong
+    tokenizer would be noise."""
+    if split is not None:
+        from transom.cli.split_serve import run_in
+
+        return run_in(split).job.model
     model = probed(client).model
     if "smollm2" not in model.lower() and model != "echo":
         raise MisconfiguredError(f"the engine serves {model!r}: name its tokenizer with --tokenizer")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transom.cli import split_serve
 from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transom.split.told import Listener, Told
 
 app = App(no_args_is_help=True, help="Tune a vendor's model on private text.")
+app.command()(split_serve.serve)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job, YAML.")]
 Device = Annotated[str | None, "Where it computes, in place of the job's: cpu, cuda."]

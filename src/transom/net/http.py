@@ -27,7 +27,8 @@ from aiohappyeyeballs import start_connection
 if TYPE_CHECKING:
     from transom.net.pin import KeyPin
 
-_HEADERS = "Content-Type: application/json\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
+_HEADERS = "Accept: */*\r\nAccept-Encoding: identity\r\n"
+JSON = "application/json"
 _HEAD_BYTES = 64 * 1024
 _WAITING_BYTES = 256 * 1024  # of a body that nobody reads, before the network has to wait
 
@@ -191,10 +192,11 @@ class Site:
         self._idle: list[Answer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def request(self, method: str, path: str, data: bytes | None = None) -> bytes:
-        """A whole request; `data` is JSON."""
+    def request(self, method: str, path: str, data: bytes | None = None, kind: str = JSON) -> bytes:
+        """A whole request; `data` is of the content type `kind`."""
         length = b"" if data is None else b"Content-Length: %d\r\n" % len(data)
-        return f"{method} {self._path}{path}{self._head}".encode() + length + b"\r\n" + (data or b"")
+        head = f"{method} {self._path}{path}{self._head}Content-Type: {kind}\r\n".encode()
+        return head + length + b"\r\n" + (data or b"")
 
     async def ask(self, request: bytes, pin: KeyPin | None) -> Answer:
         """Send a whole request; the head of its answer."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from transom.privacy.guarantee import Guarantee
+
 Ids = tuple[int, ...]
 Json = dict[str, Any]
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -105,7 +107,8 @@ class EngineCard:
     """What an engine says of itself: the model's name and who serves it.
 
     Its context in tokens and its model's width (hidden size) are None if it does not tell. `features` is how
-    many numbers it tells of the states behind a token.
+    many numbers it tells of the states behind a token. `promise` is our own client's, where it sends states
+    with noise in place of what it is called with.
     """
 
     model: str
@@ -113,3 +116,4 @@ class EngineCard:
     context_tokens: int | None = None
     width: int | None = None
     features: int = 0
+    promise: Guarantee | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -120,21 +120,12 @@ class Batch:
         greedy_B = logits_BV.argmax(dim=-1).tolist()
         going = []
         for i, row in enumerate(rows):
-            sampled = row.job.temperature > 0
-            row.last_id = sample(logits_BV[i].cpu(), row.job, row.generator) if sampled else greedy_B[i]
-            row.produced += 1
-            reason = self._finish_reason(row)
+            step = next_step(row, logits_BV[i], greedy_B[i], self._eos_ids)
             told = None if features_BF is None or not row.job.features else features_BF[i : i + 1].copy()
-            row.emit(Step((row.last_id,), _logprobs(logits_BV[i], row), reason, told))
-            if reason is None:
+            row.emit(replace(step, features_TF=told))
+            if step.finish_reason is None:
                 going.append(i)
         return going
-
-    def _finish_reason(self, row: Row) -> FinishReason | None:
-        ended = row.last_id in self._eos_ids and not row.job.ignore_eos
-        if ended or row.last_id in row.job.stop_ids:
-            return "stop"
-        return "length" if row.produced >= row.job.max_tokens else None
 
     def _keep(self, kept: list[int]) -> None:
         if len(kept) == len(self.rows):
@@ -149,6 +140,14 @@ class Batch:
             layer.values = layer.values[kept, :, -width:]
 
 
+def next_step(row: Row, logits_V: Tensor, greedy_id: int, eos_ids: frozenset[int]) -> Step:
+    """The row's next token: drawn, or `greedy_id`, the likeliest, at temperature 0."""
+    sampled = row.job.temperature > 0
+    row.last_id = sample(logits_V.cpu(), row.job, row.generator) if sampled else greedy_id
+    row.produced += 1
+    return Step((row.last_id,), _logprobs(logits_V, row), _finish_reason(row, eos_ids))
+
+
 def sample(logits_V: Tensor, job: Job, generator: torch.Generator) -> int:
     """One id drawn at the job's temperature from the smallest set of ids whose mass reaches `top_p`."""
     probs_V = functional.softmax(logits_V / job.temperature, dim=-1)
@@ -157,6 +156,13 @@ def sample(logits_V: Tensor, job: Job, generator: torch.Generator) -> int:
         beyond_V = sorted_V.cumsum(dim=-1) - sorted_V >= job.top_p
         probs_V = probs_V.index_fill(0, order_V[beyond_V], 0.0)
     return int(torch.multinomial(probs_V, 1, generator=generator))
+
+
+def _finish_reason(row: Row, eos_ids: frozenset[int]) -> FinishReason | None:
+    ended = row.last_id in eos_ids and not row.job.ignore_eos
+    if ended or row.last_id in row.job.stop_ids:
+        return "stop"
+    return "length" if row.produced >= row.job.max_tokens else None
 
 
 def _logprobs(logits_V: Tensor, row: Row) -> tuple[TokenLogprob, ...]:

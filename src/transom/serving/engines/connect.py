@@ -15,8 +15,13 @@ from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.http import Common
 from transom.serving.engines.llamacpp import LlamaCppEngine
 
-EngineKind = Literal["auto", "transom", "vllm", "llamacpp", "chat"]
-_KINDS: dict[str, EngineKind] = {"transom": "transom", "vllm": "vllm", "llamacpp": "llamacpp"}
+EngineKind = Literal["auto", "transom", "vllm", "llamacpp", "chat", "split"]
+_KINDS: dict[str, EngineKind] = {
+    "transom": "transom",
+    "vllm": "vllm",
+    "llamacpp": "llamacpp",
+    "transom-split": "split",
+}
 
 
 async def detect(url: str, **common: Unpack[Common]) -> EngineKind:
@@ -40,4 +45,6 @@ def client_of(
         return LlamaCppEngine(url, **common)
     if kind in ("transom", "vllm"):
         return IdsEngine(url, vllm=kind == "vllm", **common)
+    if kind == "split":
+        raise MisconfiguredError("an engine of kind split needs the customer's part: give --split FOLDER")
     raise MisconfiguredError(f"engine kind {kind!r} is not one of {', '.join(get_args(EngineKind))}")

@@ -62,7 +62,7 @@ class EmbeddedEngine:
         self.embedding_size: int | None = int(network.config.hidden_size)
         self.tokenizer: Tokenizer | None = checkpoint.tokenizer.tokenizer if checkpoint.tokenizer else None
         self.feature_size = watch.size if watch else 0
-        self._batch = Batch(network, _eos_ids(checkpoint), watch)
+        self._batch = Batch(network, eos_ids_of(checkpoint), watch)
         self._max_batch = max_batch
         self._waiting: deque[Row] = deque()
         self._wake = threading.Condition()
@@ -157,7 +157,8 @@ def _failure_of(work: Callable[[], None]) -> EngineError | None:
     return None
 
 
-def _eos_ids(checkpoint: Checkpoint) -> frozenset[int]:
+def eos_ids_of(checkpoint: Checkpoint) -> frozenset[int]:
+    """The ids that end an answer, by the model's settings and its tokenizer's."""
     found: set[int] = set()
     for settings in (checkpoint.model.generation_config, checkpoint.model.config):
         ids = getattr(settings, "eos_token_id", None)

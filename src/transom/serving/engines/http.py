@@ -25,7 +25,7 @@ from transom.errors import (
     EngineTimeoutError,
     MisconfiguredError,
 )
-from transom.net.http import Answer, BrokenError, LongAnswerError, Site
+from transom.net.http import JSON, Answer, BrokenError, LongAnswerError, Site
 from transom.net.urls import check_url
 from transom.serving.engines.base import Call, Delta, EngineCard, Json
 from transom.serving.engines.bounds import Meter, Silence
@@ -171,10 +171,10 @@ class HttpEngine:
         self._answered_s = time.monotonic()
 
     async def _get(self, path: str) -> Any:
-        return await self._whole("GET", path, None, _CARD_BYTES)
+        return loads(await self._whole("GET", path, None, _CARD_BYTES))
 
     async def _post(self, path: str, body: Mapping[str, Any], limit_bytes: int = _PLAIN_BYTES) -> Any:
-        return await self._whole("POST", path, _dump(body), min(limit_bytes, _PLAIN_BYTES))
+        return loads(await self._whole("POST", path, _dump(body), min(limit_bytes, _PLAIN_BYTES)))
 
     def _parsed(self, answer: Any, call: Call) -> list[Delta]:
         try:
@@ -217,12 +217,14 @@ class HttpEngine:
                         await asyncio.sleep(0)  # a fast stream leaves room for others
 
     @asynccontextmanager
-    async def _request(self, method: str, path: str, data: bytes | None) -> AsyncGenerator[Answer, None]:
+    async def _request(
+        self, method: str, path: str, data: bytes | None, kind: str = JSON
+    ) -> AsyncGenerator[Answer, None]:
         pin = await self._guard.ready() if self._guard is not None else None
         response = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._site.ask(self._site.request(method, path, data), pin)
+                response = await self._site.ask(self._site.request(method, path, data, kind), pin)
             self._answered_s = time.monotonic()
             if response.status != 200:
                 raise refusal(response.status, response.headers.get("retry-after", ""))
@@ -249,16 +251,17 @@ class HttpEngine:
         name = type(error).__name__
         return EngineDownError(f"no connection to the engine at {self._url} ({name}); is it running?")
 
-    async def _whole(self, method: str, path: str, data: bytes | None, limit_bytes: int) -> Any:
+    async def _whole(
+        self, method: str, path: str, data: bytes | None, limit_bytes: int, kind: str = JSON
+    ) -> bytes:
         """An answer in one piece; it must be there within the timeout after its headers."""
-        async with self._request(method, path, data) as response, asyncio.timeout(self._timeout_s):
+        async with self._request(method, path, data, kind) as response, asyncio.timeout(self._timeout_s):
             try:
-                body = await response.whole(limit_bytes)
+                return await response.whole(limit_bytes)
             except LongAnswerError:
                 raise EngineGarbageError(
                     f"the engine's answer is larger than {limit_bytes} bytes; it was cut off"
                 ) from None
-        return loads(body)
 
 
 def _dump(body: Mapping[str, Any]) -> bytes:

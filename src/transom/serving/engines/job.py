@@ -8,7 +8,9 @@ Shapes: B rows, T tokens, D model width, F features of a token.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
@@ -98,3 +100,48 @@ class Generator(Protocol):
 
     def generate(self, job: Job) -> AsyncGenerator[Step, None]:
         """Yield at least one step, the last with a finish reason. Closing the generator cancels the job."""
+
+
+async def answers(
+    generate: Callable[[Job], AsyncGenerator[Step, None]], jobs: Sequence[Job]
+) -> AsyncGenerator[tuple[int, Step], None]:
+    """The steps of all jobs as they come, each with its job's place; leaving early cancels them all."""
+    if len(jobs) == 1:
+        async with aclosing(generate(jobs[0])) as steps:
+            async for step in steps:
+                yield 0, step
+        return
+    queue: asyncio.Queue[tuple[int, Step] | Exception | None] = asyncio.Queue(maxsize=256)
+
+    async def pump(index: int, job: Job) -> None:
+        try:
+            async with aclosing(generate(job)) as steps:
+                async for step in steps:
+                    await queue.put((index, step))
+            await queue.put(None)
+        except Exception as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(index, job)) for index, job in enumerate(jobs)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def joined(steps: Sequence[Step]) -> Step:
+    """One job's steps as one."""
+    ids = tuple(i for step in steps for i in step.ids)
+    logprobs = tuple(entry for step in steps for entry in step.logprobs)
+    features = [step.features_TF for step in steps if step.features_TF is not None]
+    return Step(ids, logprobs, steps[-1].finish_reason, np.concatenate(features) if features else None)

@@ -8,14 +8,12 @@ Nothing of a request is logged. A client that leaves cancels its generation.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,7 +25,7 @@ from transom.errors import EngineError, MisconfiguredError, TransomError
 from transom.serving.dialect import Limits, usage_of
 from transom.serving.engines.base import Json
 from transom.serving.engines.embeds import packed_floats
-from transom.serving.engines.job import Generator, Job, Step
+from transom.serving.engines.job import Generator, Step, answers, joined
 from transom.serving.engines.request import Work, parse_completion
 from transom.serving.engines.wire import (
     SSE_DONE,
@@ -115,40 +113,6 @@ def _failure(error: Exception) -> Failure:
     return *envelope(known), {}
 
 
-async def _steps(generator: Generator, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
-    if len(jobs) == 1:
-        async with aclosing(generator.generate(jobs[0])) as steps:
-            async for step in steps:
-                yield 0, step
-        return
-    queue: asyncio.Queue[tuple[int, Step] | Exception | None] = asyncio.Queue(maxsize=256)
-
-    async def pump(index: int, job: Job) -> None:
-        try:
-            async with aclosing(generator.generate(job)) as steps:
-                async for step in steps:
-                    await queue.put((index, step))
-            await queue.put(None)
-        except Exception as error:
-            await queue.put(error)
-
-    tasks = [asyncio.create_task(pump(index, job)) for index, job in enumerate(jobs)]
-    try:
-        running = len(tasks)
-        while running:
-            item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 class _Choice:
     def __init__(self, index: int, work: Work, tokenizer: Tokenizer | None) -> None:
         self.index = index
@@ -201,19 +165,12 @@ def _head(generator: Generator) -> Json:
     return {"id": identity, "object": "text_completion", "created": int(created), "model": generator.model}
 
 
-def _joined(steps: list[Step]) -> Step:
-    ids = tuple(i for step in steps for i in step.ids)
-    logprobs = tuple(entry for step in steps for entry in step.logprobs)
-    features = [step.features_TF for step in steps if step.features_TF is not None]
-    return Step(ids, logprobs, steps[-1].finish_reason, np.concatenate(features) if features else None)
-
-
 async def _complete(generator: Generator, work: Work, send: Send) -> None:
     collected: list[list[Step]] = [[] for _ in work.jobs]
-    async with aclosing(_steps(generator, work.jobs)) as steps:
+    async with aclosing(answers(generator.generate, work.jobs)) as steps:
         async for index, step in steps:
             collected[index].append(step)
-    whole = [_joined(steps_of_choice) for steps_of_choice in collected]
+    whole = [joined(steps_of_choice) for steps_of_choice in collected]
     choices = [_Choice(i, work, generator.tokenizer).render(step) for i, step in enumerate(whole)]
     usage = usage_of(work.prompt_tokens, sum(len(step.ids) for step in whole))
     await send_json(send, _head(generator) | {"choices": choices, "usage": usage})
@@ -222,7 +179,7 @@ async def _complete(generator: Generator, work: Work, send: Send) -> None:
 async def _stream(generator: Generator, work: Work, send: Send) -> None:
     head, completion_tokens = _head(generator), 0
     choices = [_Choice(i, work, generator.tokenizer) for i in range(len(work.jobs))]
-    async with aclosing(_steps(generator, work.jobs)) as steps:
+    async with aclosing(answers(generator.generate, work.jobs)) as steps:
         opened = False
         async for index, step in steps:
             if not opened:  # the status line waits for the first step, so that an early failure has its own

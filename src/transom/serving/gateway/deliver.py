@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from starlette.types import Send
 
 from transom.errors import EngineGarbageError
+from transom.privacy.guarantee import Guarantee
 from transom.serving.annotate import Annotator
 from transom.serving.dialect import usage_of
 from transom.serving.engines.base import Call, Engine, Ids, Json
@@ -72,11 +73,12 @@ class Exchange:
     writer: Writer
     prompts: Sequence[Ids] = field(repr=False)
     host_saw: Sequence[str] = field(repr=False)
-    host_can_read: Sequence[str] = field(default=(), repr=False)  # once it has undone a permutation
+    host_can_read: Sequence[str] = field(default=(), repr=False)  # once it has undone what hides it, at most
     veiled: Veiled | None = None
     epsilon_total: float | None = None
     annotations: Annotations | None = None
     engine_usage: tuple[int, int] | None = None
+    promise: Guarantee | None = None  # of an engine that is sent states with noise
 
     @property
     def usage(self) -> dict[str, int] | None:
@@ -166,12 +168,13 @@ class Exchange:
 
     def _shown(self) -> Json:
         ids = [list(prompt) for prompt in self.prompts]
+        hidden = self.gateway.substitution is not None or self.promise is not None
         shown: Json = {
             "mode": self.gateway.config.mode,
             "host_saw": "\n".join(self.host_saw),
-            "host_token_ids": ids[0] if len(ids) == 1 else ids,
-            "host_can_read": "\n".join(self.host_can_read) if self.gateway.substitution else None,
-            "guarantee": None,
+            "host_token_ids": None if self.promise else ids[0] if len(ids) == 1 else ids,
+            "host_can_read": "\n".join(self.host_can_read) if hidden else None,
+            "guarantee": self.promise.to_dict() if self.promise else None,
             "epsilon_spent": _finite(self.veiled.epsilon if self.veiled else 0.0),
             "epsilon_total": _finite(self.epsilon_total),
             "counts": {},
@@ -186,6 +189,8 @@ class Exchange:
             shown["guarantee"] = self.gateway.substitution.guarantee().to_dict()
         if self.veiled is not None and self.gateway.veil is not None:
             shown |= self.gateway.veil.explain(self.veiled)
+            if self.promise is not None:
+                shown["states_guarantee"] = self.promise.to_dict()
         return shown
 
 

@@ -67,7 +67,12 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
     if gateway.substitution is not None:
         call = gateway.substitution.hide_call(call)
         can_read, saw = saw, [placeholders(ids) for ids in call.prompts]
-    prompts = call.prompts
+    prompts, promise = call.prompts, way.card.promise
+    if promise is not None:
+        can_read, saw = (
+            saw,
+            [f"<states of {len(ids)} tokens, {way.card.width} numbers each>" for ids in prompts],
+        )
     if gateway.enclave is not None:
         with gateway.metrics.step("embed"):
             call = replace(call, prompts=(), embeds=gateway.enclave.embed(call.prompts))
@@ -78,7 +83,19 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
     choices = [Choice(i, tokenizer, hidden, request.stops, drawn) for i in range(count)]
     writer = Writer(request.chat, way.published, gateway.tokenizer, request.alternatives is not None)
     return Exchange(
-        gateway, caller, request, call, choices, writer, prompts, saw, can_read, veiled, total, annotations
+        gateway,
+        caller,
+        request,
+        call,
+        choices,
+        writer,
+        prompts,
+        saw,
+        can_read,
+        veiled,
+        total,
+        annotations,
+        promise=promise,
     )
 
 
