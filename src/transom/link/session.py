@@ -257,6 +257,8 @@ class Session:
         exchange, window = self._exchange, self._agreement().window
 
         def room() -> bool:
+            if exchange.peer.have is None:  # a record that went back is found before anything leaves
+                return False
             within = number < exchange.peer.applied.watermark + window.messages
             return within and exchange.flight.bytes + size <= window.bytes
 
