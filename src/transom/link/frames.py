@@ -59,7 +59,7 @@ class Connection:
         self.made_s = self.heard_s = self.sent_s = time.monotonic()
         self.wants = EVENT_READ if called else EVENT_WRITE
         self._context, self._partner, self._called = context, partner, called
-        self._max_bytes = max_bytes
+        self._max_bytes, self.pinged = max_bytes, False
         self._outgoing: deque[memoryview] = deque()
         self._proof = self._prove()
         self._expect_frame()
@@ -94,7 +94,8 @@ class Connection:
         return True
 
     def receive(self) -> bytes | None:
-        """The next whole message; None while the socket has no more."""
+        """The next whole message; None while the socket has no more, and where a ping came (`pinged`)."""
+        self.pinged = False
         while True:
             while self._room:
                 try:
@@ -107,6 +108,8 @@ class Connection:
                 self.heard_s = time.monotonic()
             if self._left is None:
                 self._left = self._announced(int.from_bytes(self._pieces.pop(), "big"))
+                if self.pinged:
+                    return None
             elif not self._left:
                 message = b"".join(self._pieces)
                 self._expect_frame()
@@ -158,6 +161,7 @@ class Connection:
     def _announced(self, length: int) -> int | None:
         """How many bytes follow; None for a ping, after which the next frame begins."""
         if length == PING:
+            self.pinged = True
             self._expect_frame()
             return None
         if length > self._max_bytes:
