@@ -128,10 +128,12 @@ def test_a_stranger_is_refused_with_both_pins(capsys: pytest.CaptureFixture[str]
 
 
 def test_nobody_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    ours = configured("bank", "shop", f"listen: 127.0.0.1:{free_port()}")
-    Path(ours).write_text(Path(ours).read_text().replace("timeout_s: 20", "timeout_s: 0.3"))
-    assert main.run(["link", "check", ours]) == 15
-    assert "no partner came within 0.3 s" in capsys.readouterr().err
+    for way, why in (("listen", "not connected yet"), ("connect", "not connected: [Errno 111]")):
+        ours = configured("bank", "shop", f"{way}: 127.0.0.1:{free_port()}")
+        Path(ours).write_text(Path(ours).read_text().replace("timeout_s: 20", "timeout_s: 0.3"))
+        assert main.run(["link", "check", ours]) == 15
+        told = capsys.readouterr().err
+        assert f"no partner came within 0.3 s; nothing was heard of shop ({why}" in told
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,9 @@ class Exchange:
         )
 
     def _last_heard(self) -> str:
+        state = self._broker.describe().get("state", "connected")
+        here = "" if state == "connected" else f" ({state})"
         if self._heard_s is None:
-            return f"nothing was heard of {self._record.partner}"
+            return f"nothing was heard of {self._record.partner}{here}"
         ago_s = time.monotonic() - self._heard_s
-        return f"{self._record.partner} was last heard {ago_s:.1f} s ago ({self.peer.described()})"
+        return f"{self._record.partner} was last heard {ago_s:.1f} s ago ({self.peer.described()}){here}"

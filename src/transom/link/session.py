@@ -76,7 +76,7 @@ class Session:
     under way, or less where the partner says so. `wire` and `limits` are the codec's, of what is sent and
     received. `heartbeat_s` is how often it speaks; what was lost is sent again after `resend_after_s` at the
     earliest.
-    Receiving and sending may be in different threads.
+    Receiving and sending may be in different threads; what receives, commits.
     """
 
     def __init__(
@@ -164,7 +164,8 @@ class Session:
         """One transaction: all that was received so far is applied, with what the block adds, and then sent.
 
         If it raises, nothing of it happened and what was received can be committed again. What the broker
-        does not take in time is durable and goes later.
+        does not take in time is durable and goes later. What another thread receives before the block ends
+        is applied too, whether the checkpoint knows of it or not: receive in the thread that commits.
         """
         deadline_s = time.monotonic() + self._bound(timeout_s)
         with self._alone(deadline_s):
