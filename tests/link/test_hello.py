@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import shutil
 import time
@@ -135,7 +136,14 @@ def test_the_smaller_bounds_hold_for_both() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"window": 0}, {"window": MAX_EXTRAS + 1}, {"heartbeat_s": 0}, {"terms": {"x": 1}}]
+    "wrong",
+    [
+        {"window": 0},
+        {"window": MAX_EXTRAS + 1},
+        {"heartbeat_s": 0},
+        {"resend_after_s": math.nan},
+        {"terms": {"x": 1}},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with record("a") as held, pytest.raises(LinkRefusedError):

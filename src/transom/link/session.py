@@ -18,6 +18,7 @@ Source: Saltzer, Reed and Clark 1984, "End-to-end arguments in system design"; o
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +96,7 @@ class Session:
     ) -> None:
         if not 1 <= window <= MAX_EXTRAS:
             raise LinkRefusedError(f"a window has 1 to {MAX_EXTRAS} messages, got {window}")
-        if min(window_bytes, heartbeat_s, resend_after_s) <= 0:
+        if not all(0 < one < math.inf for one in (window_bytes, heartbeat_s, resend_after_s)):
             raise LinkRefusedError("a window's bytes and a session's intervals are above 0")
         if not all(isinstance(value, str) for value in (terms or {}).values()):
             raise LinkRefusedError("terms map names to texts")
@@ -212,7 +213,10 @@ class Session:
         self.close()
 
     def _bound(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+        bound_s = self._timeout_s if timeout_s is None else timeout_s
+        if not bound_s <= threading.TIMEOUT_MAX:  # nor NaN
+            raise LinkRefusedError(f"a timeout is at most {threading.TIMEOUT_MAX:.0f} s, got {bound_s}")
+        return bound_s
 
     def _agreement(self) -> Agreement:
         with self._exchange.changed:
