@@ -79,7 +79,7 @@ def test_two_parties_meet_over_tcp(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_two_parties_meet_over_nats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with local_server(tmp_path / "nats") as server:
+    with local_server(tmp_path / "nats", settings="max_payload: 1MB") as server:  # as NATS has it
         way = f"nats: {server.url}"
         seen = checked(capsys, configured("bank", "shop", way), configured("shop", "bank", way))
     assert seen["broker"]["server"].startswith("NATS ")
