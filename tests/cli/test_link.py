@@ -44,9 +44,11 @@ def configured(name: str, other: str, *lines: str, folder: str = "keys") -> str:
     return f"{name}.yaml"
 
 
-def both(capsys: pytest.CaptureFixture[str], ours: str, theirs: str) -> tuple[int, str, int, str]:
-    """Exit codes and outputs of one check here and one in a process of its own."""
-    command = [sys.executable, "-m", "transom.cli.main", "link", "check", theirs, "--messages", "4"]
+def both(
+    capsys: pytest.CaptureFixture[str], ours: str, theirs: str, messages: str = "4"
+) -> tuple[int, str, int, str]:
+    """Exit codes and outputs of one check here and one in a process of its own, of so many messages."""
+    command = [sys.executable, "-m", "transom.cli.main", "link", "check", theirs, "--messages", messages]
     capsys.readouterr()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as other:
         code = main.run(["link", "check", ours, "--messages", "4", "--json"])
@@ -77,10 +79,30 @@ def test_two_parties_meet_over_tcp(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_two_parties_meet_over_nats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with local_server(tmp_path / "nats") as server:
+    with local_server(tmp_path / "nats", settings="max_payload: 1MB") as server:  # as NATS has it
         way = f"nats: {server.url}"
         seen = checked(capsys, configured("bank", "shop", way), configured("shop", "bank", way))
     assert seen["broker"]["server"].startswith("NATS ")
+
+
+def test_the_least_window_and_the_longest_run_are_checked_too(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    ways = (f"listen: 127.0.0.1:{port}", f"connect: 127.0.0.1:{port}")
+    ours = configured("bank", "shop", ways[0], "window_mb: 1", "window: 1")
+    theirs = configured("shop", "bank", ways[1], "message_mb: 1")
+    for path in (ours, theirs):
+        Path(path).write_text(Path(path).read_text().replace("run: r1", f"run: {'r' * 64}"))
+    assert checked(capsys, ours, theirs)["max_bytes"] == 2**20
+
+
+def test_checks_of_other_lengths_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    ours = configured("bank", "shop", f"listen: 127.0.0.1:{port}")
+    theirs = configured("shop", "bank", f"connect: 127.0.0.1:{port}")
+    code, said, other_code, told = both(capsys, ours, theirs, "5")
+    assert (code, other_code) == (15, 15)
+    assert "terms.messages is 4 here and 5 there" in said
+    assert "terms.messages is 5 here and 4 there" in told
 
 
 def test_terms_that_differ_are_named_with_both_values(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,10 +128,12 @@ def test_a_stranger_is_refused_with_both_pins(capsys: pytest.CaptureFixture[str]
 
 
 def test_nobody_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    ours = configured("bank", "shop", f"listen: 127.0.0.1:{free_port()}")
-    Path(ours).write_text(Path(ours).read_text().replace("timeout_s: 20", "timeout_s: 0.3"))
-    assert main.run(["link", "check", ours]) == 15
-    assert "no partner came within 0.3 s" in capsys.readouterr().err
+    for way, why in (("listen", "not connected yet"), ("connect", "not connected: [Errno 111]")):
+        ours = configured("bank", "shop", f"{way}: 127.0.0.1:{free_port()}")
+        Path(ours).write_text(Path(ours).read_text().replace("timeout_s: 20", "timeout_s: 0.3"))
+        assert main.run(["link", "check", ours]) == 15
+        told = capsys.readouterr().err
+        assert f"no partner came within 0.3 s; nothing was heard of shop ({why}" in told
 
 
 @pytest.mark.parametrize(
@@ -120,6 +144,8 @@ def test_nobody_comes(capsys: pytest.CaptureFixture[str]) -> None:
         (("identity: keys/bank", ""), "identity and partner_certificate go together"),
         (("run: r1", "run: ../r1"), "run must be 1 to 64 letters"),
         (("timeout_s: 20", "timeout_s: 0"), "timeout_s must be"),
+        (("timeout_s: 20", "timeout_s: 100000000000"), "timeout_s must be"),
+        (("timeout_s: 20", "window: 1025"), "window must be a whole number, at least 1 and at most 1024"),
         (("job: credit", "jobb: credit"), "did you mean 'job'?"),
         (("127.0.0.1:1", "127.0.0.1"), "an address looks like HOST:PORT"),
     ],

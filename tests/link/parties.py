@@ -171,8 +171,13 @@ class ByHand:
     def connect(self, session: Session, **other: Any) -> Any:
         """Meet the session; its agreement, or what it raises."""
 
-        def greet() -> None:
-            self.hear("hello")
-            self.say(self.hello(**other))
+        def answer() -> None:
+            self.greet(**other)
+            self.say(self.status())
 
-        return together(lambda: session.connect(10), greet)[0]
+        return together(lambda: session.connect(10), answer)[0]
+
+    def greet(self, **other: Any) -> None:
+        """Say hello once one came."""
+        self.hear("hello")
+        self.say(self.hello(**other))

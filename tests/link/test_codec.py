@@ -189,7 +189,7 @@ def test_safetensors_reads_what_is_written(wire: Wire) -> None:
 def metadata(header: Header = HEADER) -> dict[str, str]:
     """A header's texts, as another writer would make them."""
     step = header.step
-    values = [header.job, header.run, header.sender, header.number]
+    values = [header.job, header.run, header.sender, header.number, header.record]
     values += [step.epoch, step.batch, step.direction, step.attempt, step.topic]
     return {"transom": "1"} | dict(zip(HEADER_FIELDS, map(str, values), strict=True))
 

@@ -68,6 +68,17 @@ def test_however_it_is_cut_the_same_messages(
     assert found == expected
 
 
+def test_whoever_pings_for_ever_leaves_others_their_turn(ends: tuple[socket.socket, socket.socket]) -> None:
+    reader = connection(ends[1])
+    ends[0].sendall(3 * frame(None) + frame(b"message"))
+    for _ in range(3):
+        assert reader.receive() is None
+        assert reader.pinged
+    assert reader.receive() == b"message"
+    assert reader.receive() is None
+    assert not reader.pinged
+
+
 @pytest.mark.parametrize("size", [0, 1, 2**18 - 1, 2**18, 2**18 + 1, 3 * 2**18])
 def test_what_one_end_puts_the_other_receives(ends: tuple[socket.socket, socket.socket], size: int) -> None:
     writer, reader = (connection(sock, 2**20) for sock in ends)

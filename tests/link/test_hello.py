@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import shutil
 import time
@@ -14,12 +15,13 @@ import pytest
 from transom.errors import LinkError, LinkRefusedError, LinkTimeoutError
 from transom.link import control
 from transom.link.control import Hello, Origin, Status
+from transom.link.exchange import Agreement
 from transom.link.memory import memory_pair
 from transom.link.numbers import MAX_EXTRAS, Numbers
 from transom.link.session import Session
 from transom.link.window import Window
 
-from .parties import QUICK, ByHand, meet, pair, record, step, together, value
+from .parties import QUICK, ByHand, Mortal, meet, pair, record, step, together, value
 
 ORIGIN = Origin("job", "run", "b", 1, "b" * 16, 1, {"a" * 16: 3})
 STATUS = Status((2, 4), (1,), 5, 1, 0)
@@ -134,7 +136,14 @@ def test_the_smaller_bounds_hold_for_both() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"window": 0}, {"window": MAX_EXTRAS + 1}, {"heartbeat_s": 0}, {"terms": {"x": 1}}]
+    "wrong",
+    [
+        {"window": 0},
+        {"window": MAX_EXTRAS + 1},
+        {"heartbeat_s": 0},
+        {"resend_after_s": math.nan},
+        {"terms": {"x": 1}},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with record("a") as held, pytest.raises(LinkRefusedError):
@@ -228,6 +237,21 @@ def test_a_record_that_went_back_is_found_on_both_sides(tmp_path: Path, older: s
         assert isinstance(outcome, LinkError), outcome
         assert not isinstance(outcome, LinkTimeoutError), outcome
         assert "message 1" in str(outcome)
+
+
+def test_a_record_that_went_back_sends_nothing_before_it_is_found() -> None:
+    """A step that left before it went back would leave again, of another input under the same noise."""
+    a, b = memory_pair()
+    carried: list[bytes] = []
+    with record("a") as held, Session(Mortal(a, carried), held, **QUICK) as session:
+        partner = ByHand(b)
+        assert isinstance(together(lambda: session.connect(10), partner.greet)[0], Agreement)
+        with pytest.raises(LinkTimeoutError):
+            session.send(step(0), value(0), timeout_s=0.05)
+        partner.say(partner.status(have=(1,), applied=(1,)))
+        with pytest.raises(LinkError, match="has message 0, but 0 were sent: this party's record is older"):
+            session.send(step(0), value(0))
+    assert carried == []
 
 
 def test_a_partner_that_went_back_while_this_one_lives_is_found(tmp_path: Path) -> None:

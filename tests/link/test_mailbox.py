@@ -73,6 +73,15 @@ def test_the_opposite_end_takes_what_is_published_and_each_hears_of_its_own_trou
         one.take(0.0)
 
 
+def test_the_carrier_that_is_woken_finds_room() -> None:
+    """It looks while `take` may still hold the lock; nobody would wake it again."""
+    seen: list[bool] = []
+    box = Mailbox(1, 10, 1_000, lambda: seen.append(box.full))
+    box.deliver(b"one")
+    assert box.take(0.0) == b"one"
+    assert seen == [False]
+
+
 def test_the_carrier_is_woken_when_there_is_room_again() -> None:
     box, woken = mailbox()
     for message in (b"one", b"two"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transom.durable import DurableFile
 from transom.errors import LinkError, LinkRefusedError
 from transom.link.message import Step
 from transom.link.numbers import MAX_EXTRAS, Numbers
@@ -151,6 +155,8 @@ def test_a_record_of_another_is_refused_with_both_values(path: Path, what: str) 
         "DELETE FROM checkpoint",
         "UPDATE steps SET number = 3 WHERE kind = 'applied'",
         "DELETE FROM steps WHERE kind = 'sent' AND number = 0",
+        "INSERT INTO steps VALUES ('sent', 'train/0/9/forward/0', 9)",
+        "UPDATE steps SET step = 'train/0/9/forward/0' WHERE kind = 'applied'",
         "UPDATE owner SET secret = x'00'",
         "UPDATE owner SET run = 'other'",
         "DELETE FROM owner",
@@ -197,6 +203,24 @@ def test_a_record_has_one_holder_at_a_time(path: Path) -> None:
         assert again.boot == 2
 
 
+def test_who_reads_waits_for_a_slow_commit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large checkpoint; the session's thread would end."""
+    monkeypatch.setattr("transom.link.record.DurableFile", functools.partial(DurableFile, timeout_s=0.05))
+    with record(path) as one:
+
+        def commit() -> None:
+            with one.writing():
+                writing.set()
+                time.sleep(0.2)
+
+        writing = threading.Event()
+        thread = threading.Thread(target=commit)
+        thread.start()
+        assert writing.wait(10)
+        assert one.message(0) is None
+        thread.join()
+
+
 def test_a_path_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LinkError, match="cannot lock"):
@@ -238,3 +262,12 @@ def test_numbers_are_a_set(some: list[int], others: list[int]) -> None:
 def test_numbers_that_none_writes_are_refused(plain: object) -> None:
     with pytest.raises(LinkRefusedError, match="numbers"):
         Numbers.from_plain(plain)
+
+
+def test_a_record_that_is_made_anew_is_another(tmp_path: Path) -> None:
+    ids = []
+    for name in ("a", "a", "b"):
+        with Record(tmp_path / name, job="job", run="run", party="a", partner="b") as record:
+            ids.append(record.id)
+            assert record.secret.hex()[:16] != record.id
+    assert ids[0] == ids[1] != ids[2]

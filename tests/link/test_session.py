@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,7 +114,8 @@ def test_a_flood_is_refused_counted_and_changes_nothing(by_hand: By) -> None:
     settled(session, refused=32)
     partner.message(0, run="other")
     partner.message(0, sender="a")
-    settled(session, refused=34)
+    partner.message(0, record="f" * 16)  # of a run of this name that was begun before
+    settled(session, refused=35)
     for number in range(8):
         partner.message(number)
         partner.message(number)
@@ -350,6 +353,16 @@ def test_a_broker_that_breaks_is_told_at_the_next_call() -> None:
             one.receive()
 
 
+@pytest.mark.parametrize("timeout_s", [math.nan, math.inf, 1e12])
+def test_a_wait_has_an_end(by_hand: By, timeout_s: float) -> None:
+    session, _ = by_hand
+    for wait in (session.receive, session.finish, session.connect):
+        with pytest.raises(LinkRefusedError, match="a timeout is at most"):
+            wait(timeout_s=timeout_s)  # type: ignore[operator]
+    with pytest.raises(LinkRefusedError, match="a timeout is at most"), session.commit(timeout_s):
+        pass
+
+
 def test_another_session_goes_on_with_the_record(by_hand: By) -> None:
     """Its life is a later one, though the record stayed open."""
     a, b = memory_pair()
@@ -379,6 +392,23 @@ def test_what_the_broker_does_not_take_is_durable_and_goes_later() -> None:
         a.close()
         with pytest.raises(LinkError, match="broker is closed"):
             session.receive()
+
+
+@pytest.mark.parametrize("smaller", ["a", "b"])
+def test_what_was_sent_under_a_larger_window_still_arrives(tmp_path: Path, smaller: str) -> None:
+    large = {"x": torch.zeros(1000)}
+    for life in range(2):
+        records = record("a", tmp_path / "a"), record("b", tmp_path / "b")
+        now: dict[str, Any] = {smaller: {"window_bytes": 2000}} if life else {}
+        with pair(records=records, **now) as (a, b):
+            if not life:
+                a.send(step(0), large)
+                a.send(step(1), large)
+                continue
+            for number in (0, 1):
+                assert numbers(b, 1) == [number]
+                apply(b)
+            assert together(a.finish, b.finish) == [None, None]
 
 
 def test_a_closed_session_says_so_and_lets_go(by_hand: By) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -159,6 +161,16 @@ def test_it_works_without_gradients_and_in_a_model() -> None:
     assert repr(one) == "Tunnel(forward=Gaussian(clip=1.0, sigma=0.5), backward=Nothing())"
     assert one(torch.zeros(0, 3), STEP).shape == (0, 3)
     assert one(torch.zeros(5), replace(STEP, batch=1)).shape == (5,)
+
+
+def test_a_model_with_a_tunnel_is_neither_copied_nor_saved_whole() -> None:
+    """The copy would release other rows under the same labels; the file would hold the secret."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), tunnel())
+    for copied in (copy.deepcopy, copy.copy, lambda model: torch.save(model, io.BytesIO())):
+        with pytest.raises(MisconfiguredError, match="neither copied nor pickled"):
+            copied(model[1])
+    with pytest.raises(MisconfiguredError, match="neither copied nor pickled"):
+        copy.deepcopy(model)
 
 
 @given(

@@ -42,18 +42,24 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Meet the partner, who runs this too: identities, versions, round trip and bandwidth."""
-    from transom.link.check import measure
+    from transom.link.check import HEADER_BYTES, MESSAGE_BYTES, measure
     from transom.link.config import LinkConfig, connected
 
     settings = read_config(LinkConfig, file, what="the link's configuration")
     settings = replace(settings, record=None)  # nothing of a check is kept
     leads = settings.party < settings.partner
+    terms, run = {"purpose": "check", "messages": str(messages)}, f"{settings.run[:58]}.check"
     with (
         progress(f"waiting for {settings.partner}", 1.0, quiet=as_json) as bar,
-        connected(settings, {"purpose": "check"}, run=f"{settings.run}.check") as (session, agreed, broker),
+        connected(settings, terms, run=run) as (session, agreed, broker),
     ):
         seen = measure(
-            session, leads=leads, messages=messages, timeout_s=settings.timeout_s, advance=bar.advance
+            session,
+            leads=leads,
+            message_bytes=min(MESSAGE_BYTES, agreed.max_bytes - HEADER_BYTES),
+            messages=messages,
+            timeout_s=settings.timeout_s,
+            advance=bar.advance,
         )
         session.finish(settings.timeout_s)
         described = dict(broker.describe())

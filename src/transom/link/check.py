@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PINGS = 50
 MESSAGE_BYTES = 2**20
+HEADER_BYTES = 2**10  # more than what stands before the numbers of a message
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ def measure(
     session: Session,
     *,
     leads: bool,
+    message_bytes: int = MESSAGE_BYTES,
     messages: int = 32,
     timeout_s: float = 60.0,
     advance: Callable[[float], None] = lambda share: None,
 ) -> Measured:
     """Measure a connected session; `leads` for one of the parties. `advance` is told shares of the whole.
 
-    Raises LinkError.
+    Both give the same `message_bytes`, of the numbers in a message, and `messages`. Raises LinkError.
     """
     round_trip_s = _ask(session, timeout_s) if leads else _answer(session, timeout_s)
     advance(0.2)
@@ -53,9 +55,9 @@ def measure(
     directions: tuple[Direction, Direction] = ("forward", "backward")
     taken_s: dict[Callable[..., float], float] = {}
     for way, direction in zip(ways, directions, strict=True):
-        taken_s[way] = way(session, direction, messages, timeout_s)
+        taken_s[way] = way(session, direction, messages, message_bytes, timeout_s)
         advance(0.4)
-    megabytes = messages * MESSAGE_BYTES / 1e6
+    megabytes = messages * message_bytes / 1e6
     return Measured(1000 * round_trip_s, megabytes / taken_s[_send], megabytes / taken_s[_take])
 
 
@@ -80,9 +82,11 @@ def _answer(session: Session, timeout_s: float) -> float:
     return 0.0
 
 
-def _send(session: Session, direction: Direction, messages: int, timeout_s: float) -> float:
+def _send(
+    session: Session, direction: Direction, messages: int, message_bytes: int, timeout_s: float
+) -> float:
     """How long it took until all had arrived, as the partner says, in seconds."""
-    load = {"x": _zeros(MESSAGE_BYTES)}
+    load = {"x": _zeros(message_bytes)}
     start_s = time.perf_counter()
     for number in range(messages):
         session.send(Step(1, number, direction, topic="load"), load, timeout_s=timeout_s)
@@ -93,7 +97,9 @@ def _send(session: Session, direction: Direction, messages: int, timeout_s: floa
     return took_s
 
 
-def _take(session: Session, direction: Direction, messages: int, timeout_s: float) -> float:
+def _take(
+    session: Session, direction: Direction, messages: int, message_bytes: int, timeout_s: float
+) -> float:
     """How long it took from the first to the last of them, in seconds."""
     start_s = time.perf_counter()
     for _ in range(messages):

@@ -236,7 +236,7 @@ def _message_header(texts: object) -> Header:
         texts[key] for key in ("job", "run", "sender", "topic", "direction")
     )
     number, epoch, batch, attempt = (_number(texts[key]) for key in ("number", "epoch", "batch", "attempt"))
-    return Header(job, run, sender, number, Step(epoch, batch, direction, attempt, topic))
+    return Header(job, run, sender, number, Step(epoch, batch, direction, attempt, topic), texts["record"])
 
 
 def _number(text: object) -> int:

@@ -17,6 +17,7 @@ from transom.config import Setting
 from transom.errors import MisconfiguredError
 from transom.link.broker import MAX_MESSAGE_BYTES, Broker
 from transom.link.message import NAME
+from transom.link.numbers import MAX_EXTRAS
 from transom.net.urls import is_loopback
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ class LinkConfig:
     nats_ca: Annotated[Path | None, "Certificate authority of the NATS server, PEM."] = None
     record: Annotated[Path | None, "Folder of what must survive a restart."] = None
     wire: Annotated[Wire, "How numbers travel."] = "fp32"
-    window: Annotated[int, Setting("Messages on their way at most.", least=1, most=4096)] = 64
+    window: Annotated[int, Setting("Messages on their way at most.", least=1, most=MAX_EXTRAS)] = 64
     window_mb: Annotated[int, Setting("Megabytes on their way at most.", least=1, most=65536)] = 256
     message_mb: Annotated[int, Setting("Megabytes of a message at most.", least=1, most=1024)] = (
         MAX_MESSAGE_BYTES // 2**20
     )
-    timeout_s: Annotated[float, Setting("How long the partner may be silent.", above=0)] = 60.0
+    timeout_s: Annotated[float, Setting("How long the partner may be silent.", above=0, most=1e6)] = 60.0
 
     def problems(self) -> Iterator[str]:
         """What several fields say together and must not."""
@@ -162,7 +163,7 @@ def connected(
     config = config if run is None else replace(config, run=run)
     path = None if config.record is None else config.record / f"{config.run}-{config.party}.sqlite"
     record = Record(path, job=config.job, run=config.run, party=config.party, partner=config.partner)
-    with opened(config) as broker, closing(record):
+    with closing(record), opened(config) as broker:
         session = Session(
             broker,
             record,

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from transom.config import Setting, from_plain, listed, load_json, to_plain
 from transom.errors import LinkRefusedError
-from transom.link.message import LARGEST, NAME
+from transom.link.message import LARGEST, NAME, NO_RECORD
 from transom.link.numbers import Numbers
 
 MAGIC = b"TRC1"
@@ -34,7 +34,7 @@ Count = Annotated[int, Setting(least=0, most=LARGEST)]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose frame it is, and of which life of theirs."""
+    """Whose frame it is, of which life of theirs, and with which record."""
 
     job: Name
     run: Name
@@ -43,6 +43,7 @@ class Origin:
     instance: Instance
     count: Count
     heard: Mapping[str, int]
+    record: Instance = NO_RECORD
 
     def problems(self) -> Iterator[str]:
         if len(self.heard) > KNOWN_INSTANCES:

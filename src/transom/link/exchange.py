@@ -242,7 +242,9 @@ class Exchange:
     def _message(self, data: bytes) -> None:
         header, record = codec.peek(data), self._record
         with self.changed:
-            if (header.job, header.run, header.sender) != (record.job, record.run, record.partner):
+            known = self.peer.origin  # before the partner has spoken nothing of it is taken: it sends again
+            theirs = (record.job, record.run, record.partner, known.record if known else None)
+            if (header.job, header.run, header.sender, header.record) != theirs:
                 self.counts.update(refused=1)
                 return
             outcome = self.inbox.put(header, data, record.applied.watermark)
@@ -314,7 +316,7 @@ class Exchange:
         record = self._record
         return Origin(
             record.job, record.run, record.party, self._boot, self._instance, self._count,
-            self.peer.heard,
+            self.peer.heard, record.id,
         )  # fmt: skip
 
     def _hello(self) -> Hello:
@@ -335,7 +337,9 @@ class Exchange:
         )
 
     def _last_heard(self) -> str:
+        state = self._broker.describe().get("state", "connected")
+        here = "" if state == "connected" else f" ({state})"
         if self._heard_s is None:
-            return f"nothing was heard of {self._record.partner}"
+            return f"nothing was heard of {self._record.partner}{here}"
         ago_s = time.monotonic() - self._heard_s
-        return f"{self._record.partner} was last heard {ago_s:.1f} s ago ({self.peer.described()})"
+        return f"{self._record.partner} was last heard {ago_s:.1f} s ago ({self.peer.described()}){here}"

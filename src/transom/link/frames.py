@@ -57,7 +57,7 @@ class Connection:
         self.made_s = self.heard_s = self.sent_s = time.monotonic()
         self.wants = EVENT_READ if called else EVENT_WRITE
         self._context, self._partner, self._called = context, partner, called
-        self._max_bytes = max_bytes
+        self._max_bytes, self.pinged = max_bytes, False
         self._outgoing: deque[memoryview] = deque()
         self._proof = self._prove()
         self._buffer = memoryview(bytearray(_PIECE_BYTES))  # of the frame that comes, as far as it has come
@@ -94,7 +94,8 @@ class Connection:
         return True
 
     def receive(self) -> bytes | None:
-        """The next whole message; None while the socket has no more."""
+        """The next whole message; None while the socket has no more, and where a ping came (`pinged`)."""
+        self.pinged = False
         while True:
             end = _LENGTH_BYTES if self._length is None else self._length
             while self._filled < end:
@@ -111,6 +112,8 @@ class Connection:
             content, self._filled = self._buffer[:end], 0
             if self._length is None:
                 self._length = self._announced(int.from_bytes(content, "big"))
+                if self.pinged:
+                    return None
                 continue
             self._length = None
             if end > _KEPT_BYTES:
@@ -165,6 +168,7 @@ class Connection:
     def _announced(self, length: int) -> int | None:
         """How many bytes follow; None for a ping, after which the next frame begins."""
         if length == PING:
+            self.pinged = True
             return None
         if length > self._max_bytes:
             raise LinkRefusedError(

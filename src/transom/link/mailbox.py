@@ -102,10 +102,11 @@ class Mailbox:
         with self._changed:
             self._changed.wait_for(lambda: bool(self._trouble or self._incoming), timeout_s)
             if self._incoming:
-                if self._incoming.full:
+                was_full, message = self._incoming.full, self._incoming.pop()
+                if was_full:
                     self._changed.notify_all()
-                    self._wake()
-                return self._incoming.pop()
+                    self._wake()  # after the pop: the carrier looks without waiting for us
+                return message
             if self._trouble:
                 raise self._trouble
         return None

@@ -17,6 +17,8 @@ from transom.errors import LinkRefusedError
 from transom.privacy.stream import Direction
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RECORD = re.compile("[0-9a-f]{16}")
+NO_RECORD = "0" * 16
 LARGEST = 2**53 - 1  # of a number that every reader of JSON holds exactly
 _DIRECTIONS = ("forward", "backward")
 
@@ -51,7 +53,8 @@ class Step:
 class Header:
     """A step, whose it is, and the number of the message among its sender's of the run.
 
-    Raises LinkRefusedError for what no header has.
+    `record` is the id of the sender's record: a run that is begun again under its old name has another, so
+    messages of before are not taken for new ones. Raises LinkRefusedError for what no header has.
     """
 
     job: str
@@ -59,12 +62,15 @@ class Header:
     sender: str
     number: int
     step: Step
+    record: str = NO_RECORD
 
     def __post_init__(self) -> None:
         for field in ("job", "run", "sender"):
             require_name(getattr(self, field), f"a {field}")
         if type(self.number) is not int or not 0 <= self.number <= LARGEST:
             raise LinkRefusedError("a message's number is a whole number from 0")
+        if not isinstance(self.record, str) or not RECORD.fullmatch(self.record):
+            raise LinkRefusedError("a record's id is 16 hexadecimal digits")
 
 
 HEADER_FIELDS = (

@@ -31,6 +31,7 @@ from transom.link.message import Step, require_name
 from transom.link.numbers import Numbers
 
 SECRET_BYTES = 32
+_BUSY_S = 600.0  # a large checkpoint keeps a slow disk so long, and a session's thread waits to send again
 _TABLES = (
     "CREATE TABLE checkpoint (id INTEGER PRIMARY KEY, data BLOB NOT NULL)",
     "CREATE TABLE history (id INTEGER PRIMARY KEY, digest BLOB NOT NULL, kind TEXT NOT NULL, "
@@ -117,7 +118,7 @@ class Record:
         self.job, self.run, self.party, self.partner = owner
         self._lock = _locked(Path(path).expanduser().absolute()) if path is not None else None
         try:
-            self._file = DurableFile(path, _FORMAT) if path is not None else _InMemory()
+            self._file = DurableFile(path, _FORMAT, timeout_s=_BUSY_S) if path is not None else _InMemory()
             try:
                 self.secret, self.boot = self._open(owner)
                 self._state = self._load()
@@ -127,6 +128,11 @@ class Record:
         except BaseException:
             self._unlock()
             raise
+
+    @property
+    def id(self) -> str:
+        """Of this record alone: one that is made anew has another. It tells nothing of the secret."""
+        return hashlib.sha256(b"transom/record/1" + self.secret).hexdigest()[:16]
 
     def begin(self) -> int:
         """A session begins; its boot, from 1."""
@@ -294,20 +300,19 @@ def _agrees(connection: Connection, entries: Iterator[Row]) -> bool:
     if len(owners) != 1 or made[1:] != ("made", 0, "", _owner_digest(owners[0])):
         return False
     counts = {"sent": 0, "begun": 1}
-    steps: dict[tuple[str, str], int] = {}
+    steps = 0
     held: dict[int, bytes] = {}
     applied = Numbers()
     checkpoint: list[bytes] = []
-    for _, kind, number, step, content in entries:
+    for _, kind, number, _, content in entries:
         if kind in counts:
             if number != counts[kind]:
                 return False
             counts[kind] += 1
-        if kind in ("sent", "applied"):
-            if (kind, step) in steps or (kind == "applied" and number in applied):
-                return False
-            steps[kind, step] = number
+        steps += kind in ("sent", "applied")
         if kind == "applied":
+            if number in applied:
+                return False
             applied.add(number)
         elif kind == "sent":
             held[number] = content
@@ -315,9 +320,12 @@ def _agrees(connection: Connection, entries: Iterator[Row]) -> bool:
             return False
         elif kind == "checkpoint":
             checkpoint = [content]
-    rows = connection.execute("SELECT kind, step, number FROM steps")
+    (listed,) = connection.execute("SELECT count(*) FROM steps").fetchone()
+    (found,) = connection.execute(
+        "SELECT count(*) FROM history JOIN steps USING (kind, step, number)"
+    ).fetchone()
     return (
-        {(kind, step): number for kind, step, number in rows} == steps
+        listed == found == steps  # one row an entry, as no number stands twice
         and {number: _digest(data) for number, data in connection.execute("SELECT * FROM outbox")} == held
         and [_digest(data) for (data,) in connection.execute("SELECT data FROM checkpoint")] == checkpoint
     )

@@ -18,6 +18,7 @@ Source: Saltzer, Reed and Clark 1984, "End-to-end arguments in system design"; o
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -76,7 +77,7 @@ class Session:
     under way, or less where the partner says so. `wire` and `limits` are the codec's, of what is sent and
     received. `heartbeat_s` is how often it speaks; what was lost is sent again after `resend_after_s` at the
     earliest.
-    Receiving and sending may be in different threads.
+    Receiving and sending may be in different threads; what receives, commits.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Session:
     ) -> None:
         if not 1 <= window <= MAX_EXTRAS:
             raise LinkRefusedError(f"a window has 1 to {MAX_EXTRAS} messages, got {window}")
-        if min(window_bytes, heartbeat_s, resend_after_s) <= 0:
+        if not all(0 < one < math.inf for one in (window_bytes, heartbeat_s, resend_after_s)):
             raise LinkRefusedError("a window's bytes and a session's intervals are above 0")
         if not all(isinstance(value, str) for value in (terms or {}).values()):
             raise LinkRefusedError("terms map names to texts")
@@ -164,7 +165,8 @@ class Session:
         """One transaction: all that was received so far is applied, with what the block adds, and then sent.
 
         If it raises, nothing of it happened and what was received can be committed again. What the broker
-        does not take in time is durable and goes later.
+        does not take in time is durable and goes later. What another thread receives before the block ends
+        is applied too, whether the checkpoint knows of it or not: receive in the thread that commits.
         """
         deadline_s = time.monotonic() + self._bound(timeout_s)
         with self._alone(deadline_s):
@@ -211,7 +213,10 @@ class Session:
         self.close()
 
     def _bound(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+        bound_s = self._timeout_s if timeout_s is None else timeout_s
+        if not bound_s <= threading.TIMEOUT_MAX:  # nor NaN
+            raise LinkRefusedError(f"a timeout is at most {threading.TIMEOUT_MAX:.0f} s, got {bound_s}")
+        return bound_s
 
     def _agreement(self) -> Agreement:
         with self._exchange.changed:
@@ -238,7 +243,7 @@ class Session:
             if record.sent(step) is not None or any(step == other for other, _ in commit.messages):
                 return
             number = record.next_number + len(commit.messages)
-            header = Header(record.job, record.run, record.party, number, step)
+            header = Header(record.job, record.run, record.party, number, step, record.id)
             data = codec.encode(header, tensors, self._wire)
             if len(data) > agreement.max_bytes:
                 raise LinkRefusedError(
@@ -257,6 +262,8 @@ class Session:
         exchange, window = self._exchange, self._agreement().window
 
         def room() -> bool:
+            if exchange.peer.have is None:  # a record that went back is found before anything leaves
+                return False
             within = number < exchange.peer.applied.watermark + window.messages
             return within and exchange.flight.bytes + size <= window.bytes
 

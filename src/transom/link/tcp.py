@@ -276,6 +276,7 @@ class TcpBroker:
                 return
             message = connection.receive()
             if message is None:
+                self._is_more_to_read = connection.pinged  # others have their turn, whoever pings for ever
                 return
             self._mailbox.deliver(message)
         self._is_more_to_read = True

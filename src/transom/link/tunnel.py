@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from transom.errors import LinkRefusedError, MisconfiguredError, extra
 from transom.link.message import Step
@@ -151,6 +151,12 @@ class Tunnel(nn.Module):
         self._remember(label, x)
         y_BD = self.mechanisms[step.direction].privatise(x_BD, Stream(self._secret, label))
         return y_BD.reshape(x.shape).to(x.dtype, copy=True)
+
+    def __reduce__(self) -> NoReturn:
+        raise MisconfiguredError(
+            "a tunnel is neither copied nor pickled: two would give two values one noise, and it holds the "
+            "run's secret; copy the parts of the model around it"
+        )
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={mechanism}" for name, mechanism in self.mechanisms.items())

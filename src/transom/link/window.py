@@ -1,6 +1,6 @@
 """What is under way: messages that the partner has not applied (`Flight`), and those it sent (`Inbox`).
 
-Both are bounded by a number of messages beyond the first that is not applied, and by bytes.
+Both are bounded by a number of messages beyond the first that is not applied, and by bytes, or one message.
 Threat model: a partner that floods: what lies outside the window is refused. Does not protect: memory of
 messages handed out and not committed; that is the caller's.
 Source: own.
@@ -70,8 +70,8 @@ class Flight:
         due, size = [], 0
         for number, sent in sorted(self._sent.items()):
             size += sent.size
-            if number >= applied + window.messages or size > window.bytes:
-                break
+            if number >= applied + window.messages or window.bytes < size > sent.size:
+                break  # but the first goes, also of an earlier session with a larger window
             waited = sent.published_s is None or (sent.published_s <= before_s and sent.count < echo)
             if number not in have and waited:
                 due.append(number)
@@ -93,7 +93,8 @@ class Inbox:
         """Keep a message unless it came before or lies outside the window after `applied`, the watermark."""
         if header.number in self.have:
             return "duplicates"
-        if header.number >= applied + self._window.messages or self.bytes + len(data) > self._window.bytes:
+        most_bytes = max(self._window.bytes, len(data) if not self._waiting else 0)
+        if header.number >= applied + self._window.messages or self.bytes + len(data) > most_bytes:
             return "refused"
         self._waiting[header.number] = header, data
         self.have.add(header.number)
