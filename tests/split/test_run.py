@@ -206,6 +206,16 @@ def test_a_run_is_not_gone_on_with_as_another(bert: Path, tmp_path: Path, change
         run.simulate(job, Heard())
 
 
+@pytest.mark.parametrize("role", ["vendor", "customer"])
+def test_a_party_that_lost_its_record_is_told(bert: Path, tmp_path: Path, role: str) -> None:
+    job = run_job(bert, "classification", tmp_path, train={"checkpoint_every_steps": 1})
+    with pytest.raises(StoppedError):
+        run.simulate(job, stop_at(4))
+    shutil.rmtree(job.out / role)
+    with pytest.raises(LinkError, match="record"):
+        run.simulate(job, Heard())
+
+
 def test_what_cannot_be_is_told_before_a_step(bert: Path, tmp_path: Path) -> None:
     job = run_job(bert, "classification", tmp_path)
     assert job.data is not None
