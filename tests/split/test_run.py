@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from transom.data.rows import read_rows as read_table
 from transom.errors import CheckpointError, LinkError, LinkRefusedError, MisconfiguredError
 from transom.split import run
-from transom.split.job import Adapter, SplitJob
+from transom.split.job import Adapter, Noise, SplitJob
 from transom.split.party import customer, vendor
 from transom.split.told import Told
 
@@ -80,18 +81,53 @@ def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(
     job = run_job(bert, "classification", tmp_path, **changes)
     calm, heard = replace(job, out=tmp_path / "calm"), Heard()
     run.simulate(calm, heard)
-    for step, kind in ((1, "step"), (5, "evaluated"), (9, "step")):
+    for step, kind in ((1, "step"), (5, "evaluated"), (9, "step"), (10, "done")):
         with pytest.raises(StoppedError):
             run.simulate(job, stop_at(step, kind))
     again = Heard()
     end = run.simulate(job, again)
     assert states_of(job) == states_of(calm)
     assert [dict(point.metrics) for point in end.side.now.history] == heard.evaluations
-    assert again.losses == heard.losses[-len(again.losses) :]
-    third = Heard()
-    run.simulate(job, third)  # nothing is left to do
-    assert not third.losses
+    assert not again.losses  # nothing was left to do but to take leave
+
+
+@pytest.mark.parametrize("changes", [{}, {"after_block": 1, "return_gradient": True, "layout": "customer"}])
+def test_noise_is_that_of_the_first_time_after_a_stop_and_when_it_is_used(
+    bert: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    noise = Noise(kind="gaussian", clip=4.0, sigma=0.5)
+    job = run_job(bert, "classification", tmp_path, noise=noise, **changes)
+    with pytest.raises(StoppedError):
+        run.simulate(job, stop_at(1))
+    calm = replace(job, out=tmp_path / "calm")
+    shutil.copytree(job.out, calm.out)  # another would have another secret
+    heard, again = Heard(), Heard()
+    run.simulate(calm, heard)
+    for step in (4, 7):
+        with pytest.raises(StoppedError):
+            run.simulate(job, stop_at(step))
+    run.simulate(job, again)
     assert states_of(job) == states_of(calm)
+    assert run.predict_here(job, None).metrics() == pytest.approx(again.evaluations[-1], rel=1e-6)
+    report = json.loads((job.out / "customer" / "report.json").read_text())
+    assert report["noise"]["guarantee"]["kind"] == "approximate-dp"
+    assert report["noise"]["releases_of_a_row_at_most"] == (3 if changes else 1)
+    other = replace(job, out=tmp_path / "other")
+    run.simulate(other, Heard())
+    assert states_of(other) != states_of(job)
+
+
+@pytest.mark.parametrize(("wire", "bound"), [("bf16", 0.05), ("fp8", 0.3), ("int8", 0.3)])
+def test_every_wire_type_trains(llama: Path, tmp_path: Path, wire: Any, bound: float) -> None:
+    job = run_job(llama, "classification", tmp_path, layout="customer", wire=wire)
+    heard, plain = Heard(), Heard()
+    bytes_of = []
+    for one, told in ((job, heard), (replace(job, wire="fp32", out=tmp_path / "plain"), plain)):
+        run.simulate(one, told)
+        bytes_of.append(json.loads((one.out / "customer" / "report.json").read_text())["link"]["bytes"])
+    assert heard.losses == pytest.approx(plain.losses, abs=bound)
+    assert heard.losses != plain.losses
+    assert bytes_of[0] < 0.8 * bytes_of[1]
 
 
 def test_it_ends_early_once_nothing_is_gained(bert: Path, tmp_path: Path) -> None:
@@ -163,6 +199,16 @@ def test_a_run_is_not_gone_on_with_as_another(bert: Path, tmp_path: Path, change
     assert job.data is not None
     job.data.train.write_text(job.data.train.read_text() + "a dog,good\n")
     with pytest.raises(CheckpointError, match="rows was"):
+        run.simulate(job, Heard())
+
+
+@pytest.mark.parametrize("role", ["vendor", "customer"])
+def test_a_party_that_lost_its_record_is_told(bert: Path, tmp_path: Path, role: str) -> None:
+    job = run_job(bert, "classification", tmp_path, train={"checkpoint_every_steps": 1})
+    with pytest.raises(StoppedError):
+        run.simulate(job, stop_at(4))
+    shutil.rmtree(job.out / role)
+    with pytest.raises(LinkError, match="record"):
         run.simulate(job, Heard())
 
 
