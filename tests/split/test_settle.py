@@ -15,8 +15,8 @@ from transom.errors import CheckpointError, MisconfiguredError
 from transom.privacy.noise import d_chi
 from transom.privacy.stream import Stream
 from transom.split.job import Data, Noise, SplitJob
-from transom.split.rows import Rows
-from transom.split.settle import Settled, hidden, settle, settled_from
+from transom.split.rows import Rows, padded
+from transom.split.settle import Settled, _gradients, _received, hidden, settle, settled_from
 
 from .splits import fresh_model, make_job
 
@@ -103,8 +103,6 @@ def test_attention_tells_what_contributes_to_a_language_model(llama: Path) -> No
 
 
 def test_the_attention_received_is_that_of_the_model(llama: Path) -> None:
-    from transom.split.settle import _received
-
     job = job_of(llama, "causal")
     front, text = front_of(job), rows_of(0).ids[0]
     model = front.parts.model
@@ -140,26 +138,27 @@ def test_a_shape_comes_of_public_texts_alone(request: Any, model: str, task: str
     np.testing.assert_allclose(drawn_ND @ outside_DD, plain_ND @ outside_DD, atol=1e-9)
 
 
-def test_directions_are_those_that_move_what_the_head_reads(bert: Path) -> None:
-    """Noise of one size moves the first token's top state more in the directions found than in others."""
-    job = job_of(bert, after_block=1, kind="d_chi", eta=50, inside=0.2, directions=4, public=Path("p"))
+@pytest.mark.parametrize(
+    ("model", "task"), [("bert", "classification"), ("llama", "classification"), ("llama", "causal")]
+)
+def test_gradients_are_of_what_the_head_reads(request: Any, model: str, task: str) -> None:
+    """Against differences: of top states at the first token, at the last, or at all of them."""
+    job, rows = job_of(request.getfixturevalue(model), task, after_block=1), rows_of(9, 5)
     front, middle, _tail = three(fresh_model(job), 1)
-    shape = settle(job, front, rows_of(0), SECRET, RUN, rows_of(9, 60)).shape
-    assert shape is not None
-    ids_BT = torch.tensor([text[:6] for text in rows_of(4).ids if len(text) >= 6])
-    drawn = torch.Generator()
-
-    def moved(basis_DR: torch.Tensor) -> float:
-        with torch.no_grad():
-            states_BTD = front(ids_BT)
-            noise = torch.randn(*states_BTD.shape[:2], 4, generator=drawn.manual_seed(1)) @ basis_DR.T
-            away = middle(states_BTD + 0.1 * noise) - middle(states_BTD)
-        return float(away[:, 0].square().mean())
-
-    plain = [
-        moved(torch.linalg.qr(torch.randn(32, 4, generator=drawn.manual_seed(seed)))[0]) for seed in range(9)
-    ]
-    assert moved(torch.tensor(shape.basis_DR, dtype=torch.float32)) > 1.2 * float(np.mean(plain))
+    found = torch.from_numpy(_gradients(job, front, rows))
+    ids_BT, mask_BT, _labels = padded(rows, range(5), 0)
+    ends_B = mask_BT.sum(1)
+    read = {"bert": [slice(0, 1)] * 5, "llama": [slice(end - 1, end) for end in ends_B]}[model]
+    read = [slice(0, end) for end in ends_B] if task == "causal" else read
+    with torch.no_grad():
+        states_BTD = front(ids_BT, mask_BT).double()
+        along_BTD = torch.randn(states_BTD.shape, generator=torch.Generator().manual_seed(0)).double()
+        away_BTD = torch.randn(states_BTD.shape, generator=torch.Generator().manual_seed(1)).double()
+        front.parts.model.double()
+        tops = [middle(states_BTD + sign * 1e-3 * away_BTD, mask_BT) * along_BTD for sign in (1, -1)]
+    sums = [sum(float(top[row, places].sum()) for row, places in enumerate(read)) for top in tops]
+    told = float((found.double() * away_BTD[mask_BT != 0]).sum())
+    assert (sums[0] - sums[1]) / 2e-3 == pytest.approx(told, rel=1e-2, abs=1e-2)
 
 
 def test_after_a_block_no_eta_is_found_and_nothing_is_claimed_to_be_measured(bert: Path) -> None:
