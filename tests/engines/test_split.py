@@ -102,6 +102,13 @@ async def test_long_prompts_go_in_pieces(tmp_path: Path) -> None:
         assert [len(one) for one in both.seen] == [512, 512, 176, 1, 1, 1, 1]
 
 
+async def test_many_choices_take_turns(llama: Path) -> None:
+    with parties(llama, bounds={"sessions": 8}) as both:
+        choices = await answers(both.engine(), n=20, prompts=PROMPTS[:1], max_tokens=2)
+        assert len(choices) == 20
+        assert len({ids for ids, _, _ in choices}) == 1
+
+
 async def test_conversations_at_once(llama: Path) -> None:
     with parties(llama, 0, "vendor", bounds={"tokens": 100_000, "sessions": 64}) as both:
         engine = both.engine()
