@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.server import create_engine_app
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.split_server import create_split_app
+from transom.serving.split_server import SplitServer, create_split_app
 from transom.serving.tokenizer import load_tokenizer
 from transom.split import state
 from transom.split.job import Noise, SplitJob
@@ -136,6 +137,24 @@ def test_chat_is_that_of_the_tuned_model(
         assert "Ada" in told["host_can_read"]
         assert told["guarantee"]["kind"] == "empirical"
         assert "nothing is protected" in told["guarantee"]["assumptions"][0]
+
+
+def test_a_client_that_leaves_frees_the_vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, dropped = leave(tmp_path, layout="customer"), threading.Event()
+    drop = SplitServer.drop
+    monkeypatch.setattr(SplitServer, "drop", lambda self, name: (drop(self, name), dropped.set()))
+    with served(left, monkeypatch, "--mode", "plain") as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        asked = {"model": "transom", "messages": QUESTION, "max_tokens": 150, "stream": True}
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+        answer = connection.getresponse()
+        assert answer.read(5) == b"data:"
+        assert not dropped.is_set()
+        answer.close()
+        connection.close()
+        assert dropped.wait(10)
+        assert ask(url)["choices"]
 
 
 def test_noise_and_words_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,13 @@ from transom.privacy.stream import Stream
 from transom.serving.engines.base import Call, Delta
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.embedded import EmbeddedEngine
+from transom.serving.engines.http import Pinned
 from transom.serving.engines.server import create_engine_app
 from transom.serving.engines.split import SplitEngine
 from transom.serving.tokenizer import load_tokenizer
 
 from .split_parties import parties
+from .tls_fixtures import make_key
 
 PROMPTS = ((5, 6, 7), (300,), tuple(range(20, 60)))
 
@@ -161,6 +163,13 @@ async def test_too_much_is_refused(llama: Path) -> None:
         with pytest.raises(EngineBusyError):
             await answers(both.engine(), prompts=PROMPTS[2:], max_tokens=30)
         assert len(both.server) == 0
+
+
+async def test_tls_with_a_pin(llama: Path, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "a")
+    with parties(llama, tls=key.tls) as both:
+        ours = await answers(both.engine(guard=Pinned(key.pin)))
+        assert_same(ours, await centralised(both.central))
 
 
 async def test_another_tuning_is_refused_by_name(llama: Path) -> None:

@@ -37,9 +37,9 @@ class Releases:
     """The releases of all conversations of one sender. Threads may share it.
 
     `noising` adds noise to rows [N, D] of tokens of these ids [N], and None adds none. `secret`, 32 bytes, is
-    for one table and one law of noise, whose rows are the same to the bit whenever they are computed: noise of
-    another length for the same text would cancel out. None for all others. `remembered_bytes` bounds the rows
-    that are kept, of which the oldest go first.
+    for one table, whose rows are the same to the bit whenever they are looked up, and one law: noise of the
+    same direction and another length would cancel out. None for all others. `remembered_bytes` bounds the
+    rows that are kept, of which the oldest go first.
     """
 
     def __init__(
