@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from transom.cli.split_serve import Room, customer_in, run_in, vendor_in
 from transom.config import to_plain
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, TransomError
 from transom.net.listen import serve_in_thread
+from transom.privacy.releases import Releases
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.server import create_engine_app
 from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
-from transom.serving.split_server import create_split_app
+from transom.serving.split_server import SplitServer, create_split_app
 from transom.serving.tokenizer import load_tokenizer
 from transom.split import state
 from transom.split.job import Noise, SplitJob
@@ -137,6 +139,24 @@ def test_chat_is_that_of_the_tuned_model(
         assert "nothing is protected" in told["guarantee"]["assumptions"][0]
 
 
+def test_a_client_that_leaves_frees_the_vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, dropped = leave(tmp_path, layout="customer"), threading.Event()
+    drop = SplitServer.drop
+    monkeypatch.setattr(SplitServer, "drop", lambda self, name: (drop(self, name), dropped.set()))
+    with served(left, monkeypatch, "--mode", "plain") as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        asked = {"model": "transom", "messages": QUESTION, "max_tokens": 150, "stream": True}
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(asked), headers)
+        answer = connection.getresponse()
+        assert answer.read(5) == b"data:"
+        assert not dropped.is_set()
+        answer.close()
+        connection.close()
+        assert dropped.wait(10)
+        assert ask(url)["choices"]
+
+
 def test_noise_and_words_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = leave(tmp_path, layout="customer", noise=Noise(kind="d_chi", eta=10.0))
     with served(left, monkeypatch) as url:
@@ -146,12 +166,31 @@ def test_noise_and_words_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     promise = told["states_guarantee"]
     assert (promise["kind"], promise["epsilon"]) == ("metric-dp", pytest.approx(10.0))
     assert any("odds of each next token" in one for one in promise["discloses"])
-    first, second = customer_in(left.customer), customer_in(left.customer)
+    assert any("secret stays" in one for one in promise["assumptions"])
     rows = torch.zeros(1, 32).numpy()
-    sent = [one.releases.extend(one.releases.start, (5,), rows)[1] for one in (first, first, second)]
-    assert (sent[0] == sent[1]).all()  # drawn once
-    assert (sent[0] != sent[2]).all()  # and by each process anew
+    sent = [one.extend(one.start, (5,), rows)[1] for one in twice(left)]
+    assert (sent[0] == sent[1]).all()  # drawn once, whichever process asks
+    assert (left.customer / "serve.secret").stat().st_mode & 0o777 == 0o600
+    louder = Settled(Noise(kind="d_chi", eta=5.0), 0, False, 1, 64, 0.5, 5.0)
+    (left.customer / "noise.json").write_bytes(louder.to_bytes())
+    loud = twice(left)[0]
+    loud_1D = loud.extend(loud.start, (5,), rows)[1]
+    assert abs(float((loud_1D * sent[0]).sum())) < 0.9 * float(
+        ((loud_1D**2).sum() * (sent[0] ** 2).sum()) ** 0.5
+    )  # or half of one less the other would be the state
     assert 0.2 * 32 / 10 < float((sent[0] ** 2).sum() ** 0.5) < 5 * 32 / 10
+
+
+def twice(left: Left) -> list[Releases]:
+    return [customer_in(left.customer).releases for _ in range(2)]
+
+
+def test_after_a_block_no_process_draws_like_another(tmp_path: Path) -> None:
+    left = leave(tmp_path, layout="customer", after_block=1, noise=Noise(kind="d_chi", eta=10.0))
+    rows = torch.zeros(1, 32).numpy()
+    sent = [one.extend(one.start, (5,), rows)[1] for one in twice(left)]
+    assert (sent[0] != sent[1]).all()
+    assert not (left.customer / "serve.secret").exists()
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from transom.checkpoint.cut import three
 from transom.checkpoint.load import Checkpoint, load
-from transom.net.listen import serve_in_thread
+from transom.net.listen import Tls, serve_in_thread
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.releases import Noising, Releases
 from transom.serving.engines.split import SplitCustomer, SplitEngine
@@ -60,6 +60,7 @@ def parties(
     noising: Noising | None = None,
     bounds: dict[str, Any] | None = None,
     wire: Any = "fp32",
+    tls: Tls | None = None,
     wrap: Callable[[Any], Any] = lambda app: app,
     on_states: Callable[[Tensor], None] | None = None,
     **server: Any,
@@ -91,5 +92,5 @@ def parties(
         eos_ids=frozenset({config.eos_token_id}),
         context_tokens=config.max_position_embeddings,
     )
-    with serve_in_thread(wrap(create_split_app(vendor))) as url:
+    with serve_in_thread(wrap(create_split_app(vendor)), tls=tls) as url:
         yield Parties(url, vendor, customer, central, seen)

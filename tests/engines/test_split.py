@@ -20,11 +20,13 @@ from transom.privacy.stream import Stream
 from transom.serving.engines.base import Call, Delta
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.embedded import EmbeddedEngine
+from transom.serving.engines.http import Pinned
 from transom.serving.engines.server import create_engine_app
 from transom.serving.engines.split import SplitEngine
 from transom.serving.tokenizer import load_tokenizer
 
 from .split_parties import parties
+from .tls_fixtures import make_key
 
 PROMPTS = ((5, 6, 7), (300,), tuple(range(20, 60)))
 
@@ -102,6 +104,13 @@ async def test_long_prompts_go_in_pieces(tmp_path: Path) -> None:
         assert [len(one) for one in both.seen] == [512, 512, 176, 1, 1, 1, 1]
 
 
+async def test_many_choices_take_turns(llama: Path) -> None:
+    with parties(llama, bounds={"sessions": 8}) as both:
+        choices = await answers(both.engine(), n=20, prompts=PROMPTS[:1], max_tokens=2)
+        assert len(choices) == 20
+        assert len({ids for ids, _, _ in choices}) == 1
+
+
 async def test_conversations_at_once(llama: Path) -> None:
     with parties(llama, 0, "vendor", bounds={"tokens": 100_000, "sessions": 64}) as both:
         engine = both.engine()
@@ -154,6 +163,13 @@ async def test_too_much_is_refused(llama: Path) -> None:
         with pytest.raises(EngineBusyError):
             await answers(both.engine(), prompts=PROMPTS[2:], max_tokens=30)
         assert len(both.server) == 0
+
+
+async def test_tls_with_a_pin(llama: Path, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "a")
+    with parties(llama, tls=key.tls) as both:
+        ours = await answers(both.engine(guard=Pinned(key.pin)))
+        assert_same(ours, await centralised(both.central))
 
 
 async def test_another_tuning_is_refused_by_name(llama: Path) -> None:

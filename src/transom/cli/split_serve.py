@@ -11,9 +11,12 @@ Source: own.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +27,10 @@ from transom.cli.options import CERTIFICATE, CERTIFICATE_KEY, Bind, tls_of
 from transom.cli.output import progress
 from transom.config import Setting, from_plain, load_json
 from transom.errors import CheckpointError, NotYetError, system_errors
+from transom.files import read_private, write_once
 from transom.net.listen import listen, url_of
 from transom.net.listen import serve as serve_app
+from transom.privacy.stream import SECRET_BYTES
 from transom.split.job import SplitJob
 
 if TYPE_CHECKING:
@@ -137,11 +142,12 @@ def customer_in(folder: Path) -> SplitCustomer:
     part = make_customer(model, run.job, schedule(run.job.train, 1))
     _learnt(run, "customer", part.learner)
     noising, promise = _noise(run, _context(model))
+    lasts = noising is not None and run.job.after_block == 0  # see `privacy.releases`
     return SplitCustomer(
         terms=_terms(run, model),
         front=part.front,
         tail=None if part.head is None else part.head.tail,
-        releases=Releases(noising),
+        releases=Releases(noising, secret=_secret(run) if lasts else None),
         promise=promise,
         eos_ids=eos_ids_of(found),
         context_tokens=_context(model),
@@ -181,6 +187,15 @@ def _learnt(run: Run, party: str, learner: Any) -> None:
     with system_errors(f"{run.folder} lacks its state", "restore it, or train again", CheckpointError):
         data = (run.folder / "state.safetensors").read_bytes()
     state.put_weights(learner, state.read(data, run.about))
+
+
+def _secret(run: Run) -> bytes:
+    """Of this tuning under this noise, made by these versions; from what was drawn once for the folder."""
+    path = run.folder / "serve.secret"
+    write_once(path, os.urandom(SECRET_BYTES), mode=0o600)
+    made_by = [version(name) for name in ("transom", "numpy", "scipy")]
+    use = json.dumps([run.tuning, (run.folder / "noise.json").read_text("utf-8"), made_by])
+    return hmac.digest(read_private(path), use.encode(), "sha256")
 
 
 def _noise(run: Run, context_tokens: int) -> tuple[Noising | None, Guarantee]:

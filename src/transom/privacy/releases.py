@@ -1,15 +1,15 @@
 """What is released of a conversation that grows and is sent again: each token's state once, with its noise.
 
 A chat is sent whole with every turn, and its states are the same each time: with fresh noise they would
-average out (see `noise`). So what is released of a token is drawn once for the text up to it: noise comes
-from a stream under a secret and a label of all ids so far, and the rows are kept, since a state that is
-computed along another way differs in its last bits, which noise that is the same would lay bare.
+average out (see `noise`). So what is released of a token is drawn once for the text up to it, and kept.
+At the embedding a token's row is the same to the bit whenever it is looked up: there noise can come from a
+lasting secret and a label of all ids so far, and is the same for ever. After a block it must not: a state
+that is computed along another way differs in its last bits, by which a guess of the text could be tested
+once the same noise is on both. There what was forgotten, or another process has, is drawn anew.
 Threat model: the receiver keeps all it gets, knows the table and the noise's law, and may have texts sent
 again.
 Does not protect: that two texts begin alike shows. Behind a place that changed all is drawn anew, and so is
-an answer whose text is not tokenised as it was generated: another release of those tokens. Rows beyond
-`remembered_bytes` are forgotten, the oldest first: the same noise is then added to a state computed again. A
-new process has a new secret, and draws anew.
+an answer whose text is not tokenised as it was generated: each is another release of those tokens.
 Source: own.
 
 Shapes: N rows (tokens), D width.
@@ -34,17 +34,18 @@ _DIGEST_BYTES = 16
 
 
 class Releases:
-    """The releases of one sender, to all of whose conversations one secret belongs. Threads may share it.
+    """The releases of all conversations of one sender. Threads may share it.
 
-    `noising` adds noise to rows [N, D] of tokens of these ids [N], and None adds none. `secret` is 32 bytes;
-    by default drawn here. `remembered_bytes` bounds the rows that are kept.
+    `noising` adds noise to rows [N, D] of tokens of these ids [N], and None adds none. `secret`, 32 bytes, is
+    for one table, whose rows are the same to the bit whenever they are looked up, and one law: noise of the
+    same direction and another length would cancel out. None for all others. `remembered_bytes` bounds the
+    rows that are kept, of which the oldest go first.
     """
 
     def __init__(
         self, noising: Noising | None, *, secret: bytes | None = None, remembered_bytes: int = 2**28
     ) -> None:
-        self._noising = noising
-        self._secret = os.urandom(SECRET_BYTES) if secret is None else secret
+        self._noising, self._secret = noising, secret
         self._remembered_bytes, self._held_bytes = remembered_bytes, 0
         self._rows: OrderedDict[bytes, Rows] = OrderedDict()
         self._lock = threading.Lock()
@@ -68,7 +69,7 @@ class Releases:
             if (known_D := self._rows.get(text)) is not None:
                 self._rows.move_to_end(text)
                 return known_D
-        stream = Stream(self._secret, f"serve/{text.hex()}")
+        stream = Stream(self._secret or os.urandom(SECRET_BYTES), f"serve/{text.hex()}")
         drawn_D = noising(stream, np.array([token]), row_D[None])[0]
         with self._lock:
             kept_D = self._rows.setdefault(text, drawn_D)  # the first of two that draw at once
@@ -77,5 +78,10 @@ class Releases:
                 self._held_bytes -= self._rows.popitem(last=False)[1].nbytes
         return kept_D
 
+    @property
+    def lasting(self) -> bool:
+        """Whether a text has the same noise for ever."""
+        return self._secret is not None
+
     def _digest(self, text: bytes) -> bytes:
-        return hashlib.blake2b(text, key=self._secret, digest_size=_DIGEST_BYTES).digest()
+        return hashlib.blake2b(text, key=self._secret or b"", digest_size=_DIGEST_BYTES).digest()

@@ -20,6 +20,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Unpack
 
 import numpy as np
@@ -55,15 +56,17 @@ from transom.serving.split_wire import (
 
 _TOTAL_S = 3600.0  # of an answer
 _SMALL_BYTES = 4096
+_AT_ONCE = 8  # answers of one call, which shares the vendor with others
 _DISCLOSES = (
     "lengths and times, and which texts begin alike",
     "the odds of each next token of the answer, which the receiver computes itself",
 )
-_RESENT = (
-    "a conversation only grows: what follows a changed place, or an answer that is tokenised otherwise than "
-    "it was generated, is released again",
-    "one run of the gateway: the next one draws anew",
+_GROWS = (
+    "a conversation only grows: what follows a changed place, and an answer that is tokenised otherwise than "
+    "it was generated, is released again"
 )
+_LASTING = "the folder's secret stays: with another one, all is released again"
+_PASSING = "one run of the gateway, and no more text than it remembers: else all is released again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +94,11 @@ class SplitCustomer:
     @property
     def guarantee(self) -> Guarantee:
         """What is promised of the tokens of a conversation."""
-        once = self.promise
+        once, how_long = self.promise, _LASTING if self.releases.lasting else _PASSING
         return replace(
-            once, assumptions=(*once.assumptions, *_RESENT), discloses=(*once.discloses, *_DISCLOSES)
+            once,
+            assumptions=(*once.assumptions, _GROWS, how_long),
+            discloses=(*once.discloses, *_DISCLOSES),
         )
 
 
@@ -112,9 +117,9 @@ class SplitEngine(HttpEngine):
         """See `Engine.generate`."""
         if self._card is None:
             await self.probe()
-        jobs = _jobs(call)
+        jobs, turns = _jobs(call), asyncio.Semaphore(_AT_ONCE)
         whole: list[list[Step]] = [[] for _ in jobs]
-        async with aclosing(answers(self._answer, jobs)) as steps:
+        async with aclosing(answers(partial(self._answer, turns), jobs)) as steps:
             async for index, step in steps:
                 if call.stream:
                     yield _delta(index, step)
@@ -143,8 +148,14 @@ class SplitEngine(HttpEngine):
             card, context_tokens=context, width=self._terms.width, promise=self._customer.guarantee
         )
 
-    async def _answer(self, job: Job) -> AsyncGenerator[Step, None]:
-        """One answer, a token a step. Its session at the vendor ends with it, however it ends."""
+    async def _answer(self, turns: asyncio.Semaphore, job: Job) -> AsyncGenerator[Step, None]:
+        """One answer in its turn, a token a step."""
+        async with turns, aclosing(self._session(job)) as steps:
+            async for step in steps:
+                yield step
+
+    async def _session(self, job: Job) -> AsyncGenerator[Step, None]:
+        """A session at the vendor, which ends with its answer, however that ends."""
         ends_s = asyncio.get_running_loop().time() + _TOTAL_S
         row, text = Row(job, _nobody), _Text(self._customer)
         session, tokens = secrets.token_hex(16), job.prompt_tokens + job.max_tokens
