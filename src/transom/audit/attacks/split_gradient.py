@@ -55,8 +55,8 @@ def attack(
     if len(knowledge.texts) < FEWEST:
         return not_run(NAME, METRIC, f"{len(knowledge.texts)} public texts; training needs {FEWEST}")
     inverter = split_inverter.trained(target, knowledge, learn, started + _SHARE * budget_s)
-    causal = knowledge.front.parts.family.causal and knowledge.front.parts.head is not None
-    backward = causal and len(target.top_gradients) == len(target.states) == len(target.top_states)
+    given = len(target.top_gradients) == len(target.states) == len(target.top_states)
+    backward = given and knowledge.predicts
     starts: dict[int, _Start] = {}
     for place, log_TV in inverter.log_posterior(target.means):
         starts[place] = _start(log_TV + _told(target, knowledge, place, log_TV) if backward else log_TV)

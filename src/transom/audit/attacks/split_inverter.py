@@ -114,9 +114,7 @@ def trained(target: Seen, knowledge: Public, steps: int, stop: float) -> Inverte
     def loss(of: Inverter, places: Ints) -> torch.Tensor:
         states_BTD, real_BT = side_by_side([knowledge.clean[place] for place in places])
         ids_N = flat(tuple(knowledge.texts[place] for place in places))
-        states_BTD[real_BT] = target.law.add(
-            states_BTD[real_BT], draw, target.views, torch.from_numpy(ids_N)
-        )
+        states_BTD[real_BT] = target.law.add(states_BTD[real_BT], draw, target.views, torch.from_numpy(ids_N))
         logits_NC = of.logits(states_BTD, real_BT, torch.from_numpy(ids_C))
         wanted_N = np.searchsorted(ids_C, ids_N)
         return torch.nn.functional.cross_entropy(logits_NC, torch.from_numpy(wanted_N))

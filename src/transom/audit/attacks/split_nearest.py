@@ -2,9 +2,9 @@
 
 At the embedding a token's state is its row of the public table, and the law of the noise says how likely
 each row is: with d_chi the logarithm falls with eta times the distance, with Gaussian noise with its square;
-shaped noise is levelled first. Where some ids are spared,
-noise that is shorter speaks for them. After k blocks a state lies around the mean state of its id, in public text
-or, for ids that it lacks, put into it. How often an id is met in public text is the prior.
+shaped noise is levelled first, and shorter noise speaks for ids that are spared. After k blocks a state lies
+around the mean state of its id, in public text or, for ids that it lacks, put into it. How often an id is met
+in public text is the prior.
 
 Threat model: see `split_view`. Does not protect anything; it knows no context.
 Source: Shen et al., arXiv 2312.15603 (embedding inversion attack); Fisher 1936 (states of one covariance);
@@ -103,9 +103,9 @@ def reader(law: Law, views: int, knowledge: Public) -> Reader:
     log_prior_V = torch.from_numpy(np.log(knowledge.unigram_V)).float()
     if law.spare_V is None:
         return Reader((_alike(law, views, knowledge),), torch.zeros(len(log_prior_V)), log_prior_V)
-    factors, which_V = law.spare_V.unique(return_inverse=True)
+    factors, which_V = np.unique(law.spare_V.numpy(), return_inverse=True)
     laws = tuple(_alike(law.spared_by(factor), views, knowledge) for factor in factors.tolist())
-    return Reader(laws, which_V, log_prior_V)
+    return Reader(laws, torch.from_numpy(which_V), log_prior_V)
 
 
 def _alike(law: Law, views: int, knowledge: Public) -> Alike:

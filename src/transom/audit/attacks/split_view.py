@@ -134,6 +134,12 @@ class Public:
         found_VD: torch.Tensor = self.front.parts.embedding.weight.detach().float()
         return found_VD
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the model's head names next tokens, and no classes."""
+        head: Any = self.front.parts.head
+        return self.front.parts.family.causal and head is not None and len(head.weight) == len(self.table_VD)
+
     @cached_property
     def clean(self) -> tuple[torch.Tensor, ...]:
         """The states [T, D] of the public texts without noise."""
