@@ -4,7 +4,7 @@
     transom audit split job.yaml --public reviews.txt --attack eia/inverter --gate 0.3
 
 The rows that the job trains on leave once more as they did in the run, with its noise where OUT/customer
-holds it, and else with noise as a new run would have. Tokens that the noise spares are scored once more apart.
+holds it, and else with noise as a new run would have. Tokens that are spared are scored once more apart.
 Attacks on attributes need a public file with the job's columns, those on gradients the layout customer.
 Threat model: run by the customer, with the vendor's part played by the attacks; model, cut, law and spared
 tokens are the vendor's too. Texts that are audited are taken out of --public.
