@@ -4,9 +4,9 @@
         [--method none sap sap-without-cti shaped gaussian] [--level 30 50 ...] [--after-block K] [--seeds N]
 
 `level` is eta times the distance between nearest tokens (after a block: states). `sap` is d_chi that spares
-contributing tokens, `sap-without-cti` plain d_chi; `shaped` has a quarter of its strength in 32 directions found
-on public text; `gaussian` clips rows and adds N(0, sigma^2), as DP-Forward does at the embedding, of the mean
-length that plain d_chi has at this level. The dev set gets noise of its own, as in use.
+contributing tokens, `sap-without-cti` plain d_chi; `shaped` has a quarter of its strength in 32 directions
+found on public text; `gaussian` clips rows and adds N(0, sigma^2), as DP-Forward does at the embedding, of the
+mean length that plain d_chi has at this level. The dev set gets noise of its own, as in use.
 The front is frozen and noise is drawn once a text, so states are computed once and trained on in each epoch
 by `split.parts`, without a link: the same numbers, faster.
 
@@ -74,7 +74,7 @@ class Sizes:
 
 
 FULL = {"minilm": Sizes(), "smollm2": Sizes(train=1000, public=2000, audited=100, epochs=2)}
-QUICK = Sizes(train=64, dev=40, public=64, audited=8, epochs=1, attack_s=3.0)
+QUICK = Sizes(train=64, dev=40, public=64, audited=8, epochs=1, attack_s=2.0)
 
 
 @dataclass(frozen=True)
