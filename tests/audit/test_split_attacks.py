@@ -21,6 +21,7 @@ from transom.audit.attacks.rows import Noise
 from transom.audit.attacks.split_view import Law, Private, Public, Seen, but, cut_up, observe, read
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
+from transom.privacy.empirical import likeliest
 
 WIDTH = 32
 Texts = tuple[tuple[int, ...], ...]
@@ -102,6 +103,32 @@ def test_the_shape_of_the_noise_is_used(model: Any) -> None:
     aware = split_nearest.attack(target, knowledge, DATA, 9.0)
     blind = split_nearest.attack(replace(target, law=Law(target.law.noise)), knowledge, DATA, 9.0)
     assert aware.value > blind.value + 0.05
+
+
+@pytest.mark.parametrize("after_block", [0, 1])
+def test_who_knows_which_tokens_are_spared_reads_more(model: Any, after_block: int) -> None:
+    knowledge = public(model, after_block)
+    spare_V = torch.ones(len(knowledge.table_VD))
+    spare_V[10:30] = 8.0
+    target = seen(knowledge, Law(Noise("norm", 0.5), spare_V=spare_V))
+    blind = replace(target, law=Law(Noise("norm", 0.5)))
+    apart = replace(DATA, counted=tuple(tuple(10 <= token < 30 for token in text) for text in PLAIN))
+    for attack in ON_TOKENS[:2]:
+        aware = attack(target, knowledge, DATA, 60.0)
+        assert aware.value > attack(blind, knowledge, DATA, 60.0).value + 0.03
+        assert attack(target, knowledge, apart, 60.0).value > aware.value + 0.05
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.3])
+def test_without_a_prior_it_names_what_the_room_of_noise_names(model: Any, scale: float) -> None:
+    """The same as `privacy.empirical.likeliest`, where every id is met equally often."""
+    even = replace(public(model, 0), texts=(tuple(range(len(public(model, 0).table_VD))),))
+    spare_V = torch.ones(len(even.table_VD))
+    spare_V[10:30] = 3.0
+    target = seen(even, Law(Noise("norm", scale), spare_V=spare_V))
+    found = split_nearest.reader(target.law, 1, even).log_posterior(torch.cat(target.states, 1)).argmax(1)
+    table_VD, rows_ND = even.table_VD.numpy(), torch.cat(target.means).numpy()
+    assert (found.numpy() == likeliest(table_VD, rows_ND, eta_V=spare_V.numpy() / scale)).all()
 
 
 @pytest.mark.parametrize("after_block", [0, 1])

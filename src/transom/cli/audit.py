@@ -13,6 +13,7 @@ from transom.cli import (
     audit_embeddings,
     audit_epsilon,
     audit_plot,
+    audit_split,
     audit_text,
     audit_traffic,
     audit_words,
@@ -27,4 +28,5 @@ app.command()(audit_checkpoint.checkpoint)
 app.command()(audit_traffic.traffic)
 app.command()(audit_adapter.adapter)
 app.command()(audit_epsilon.epsilon)
+app.command()(audit_split.split)
 app.command()(audit_plot.plot)

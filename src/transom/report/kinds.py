@@ -51,6 +51,7 @@ _KINDS = {
     "words": Kind("sanitised words"),
     "adapter": Kind("a fine-tuned adapter"),
     "checkpoint": Kind("an obfuscated checkpoint"),
+    "split": Kind("a split tuning"),
     "traffic": Kind("traffic of obfuscated ids"),
     "epsilon": Kind(
         "a claim of epsilon",

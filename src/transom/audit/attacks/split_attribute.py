@@ -100,7 +100,7 @@ def _examples(
     """The states [T, D] of a public text by its number, with fresh noise; what is read of them is kept."""
 
     def noised(place: int) -> torch.Tensor:
-        return target.law.add(knowledge.clean[place], draw, target.views)
+        return target.law.add(knowledge.clean[place], draw, target.views, knowledge.texts[place])
 
     if kind != "read":
         return noised

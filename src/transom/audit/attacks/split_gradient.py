@@ -55,8 +55,8 @@ def attack(
     if len(knowledge.texts) < FEWEST:
         return not_run(NAME, METRIC, f"{len(knowledge.texts)} public texts; training needs {FEWEST}")
     inverter = split_inverter.trained(target, knowledge, learn, started + _SHARE * budget_s)
-    causal = knowledge.front.parts.family.causal and knowledge.front.parts.head is not None
-    backward = causal and len(target.top_gradients) == len(target.states) == len(target.top_states)
+    given = len(target.top_gradients) == len(target.states) == len(target.top_states)
+    backward = given and knowledge.predicts
     starts: dict[int, _Start] = {}
     for place, log_TV in inverter.log_posterior(target.means):
         starts[place] = _start(log_TV + _told(target, knowledge, place, log_TV) if backward else log_TV)
@@ -123,8 +123,9 @@ def _refined(
         embedded_BTD = (mix_BTK[..., None] * rows_BTKD).sum(2)
         shown_BTD = _front_of_rows(knowledge.front)(embedded_BTD, real_BT.long())
         away_BT = law.level((shown_BTD - seen_BTD).flatten(0, 1)).norm(dim=1).view(real_BT.shape)
-        own_BT = (mix_BTK * (mix_BTK.clamp_min(1e-9).log() - prior_BTK)).sum(2)
-        return ((own_BT - law.noise.log_likelihood(away_BT)) * real_BT).sum(1)
+        seen_BTK = law.log_likelihood(away_BT[..., None].expand_as(mix_BTK), ids_BTK, seen_BTD.shape[2])
+        cost_BT = (mix_BTK * (mix_BTK.clamp_min(1e-9).log() - prior_BTK - seen_BTK)).sum(2)
+        return (cost_BT * real_BT).sum(1)
 
     optimiser = torch.optim.Adam([weight_BTK], lr=_RATE)
     descend(optimiser, lambda: cost_B(weight_BTK.softmax(2)).sum(), steps, float("inf"))

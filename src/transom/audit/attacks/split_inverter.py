@@ -113,9 +113,10 @@ def trained(target: Seen, knowledge: Public, steps: int, stop: float) -> Inverte
 
     def loss(of: Inverter, places: Ints) -> torch.Tensor:
         states_BTD, real_BT = side_by_side([knowledge.clean[place] for place in places])
-        states_BTD[real_BT] = target.law.add(states_BTD[real_BT], draw, target.views)
+        ids_N = flat(tuple(knowledge.texts[place] for place in places))
+        states_BTD[real_BT] = target.law.add(states_BTD[real_BT], draw, target.views, torch.from_numpy(ids_N))
         logits_NC = of.logits(states_BTD, real_BT, torch.from_numpy(ids_C))
-        wanted_N = np.searchsorted(ids_C, flat(tuple(knowledge.texts[place] for place in places)))
+        wanted_N = np.searchsorted(ids_C, ids_N)
         return torch.nn.functional.cross_entropy(logits_NC, torch.from_numpy(wanted_N))
 
     def step() -> torch.Tensor:
@@ -133,7 +134,8 @@ def _start(target: Seen, knowledge: Public, draw: torch.Generator) -> Inverter:
     from torch import nn
 
     rows_VD = (knowledge.table_VD - knowledge.table_VD.mean(0)) / knowledge.table_VD.std()
-    seen_ND = target.law.add(torch.cat(knowledge.clean[:_SAMPLE]), draw, target.views)
+    ids_N = torch.from_numpy(flat(knowledge.texts[:_SAMPLE]))
+    seen_ND = target.law.add(torch.cat(knowledge.clean[:_SAMPLE]), draw, target.views, ids_N)
     width = rows_VD.shape[1]
     wide = min(_WIDEST, _HEADS * -(-width // _HEADS))
     block = nn.TransformerEncoderLayer(wide, _HEADS, 2 * wide, 0.0, batch_first=True, norm_first=True)

@@ -48,8 +48,7 @@ def attack(target: Seen, knowledge: Public, data: Private, budget_s: float) -> F
     """Share of tokens named, of all but the first of each text, on as many texts as `budget_s` allows; chance
     is the model's own guess without the gradient."""
     stop = time.monotonic() + budget_s
-    parts = knowledge.front.parts
-    if not parts.family.causal or parts.head is None:
+    if not knowledge.predicts:
         return not_run(NAME, METRIC, f"a {type(knowledge.model).__name__} does not predict next tokens")
     if len(target.top_gradients) != len(data.texts) or len(target.top_states) != len(data.texts):
         return not_run(NAME, METRIC, "no gradients at the top; it needs the layout `customer`")

@@ -15,7 +15,7 @@ Shapes: N tokens, B texts, T tokens of a text, R views of it, D width, V vocabul
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress, cycle
 from typing import TYPE_CHECKING, Any
@@ -41,20 +41,43 @@ _SINGULAR = 1e-3  # of full strength: what the noise is taken to have where its 
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """Noise, and the matrix that it was multiplied by (None: the same in all directions)."""
+    """Noise, the matrix that it was multiplied by (None: the same in all directions), and by what it was
+    divided for each token id [V], 1 or more (None: by nothing). The attacker knows which ids were spared."""
 
     noise: Noise = NO_NOISE
     shape_DD: torch.Tensor | None = None
+    spare_V: torch.Tensor | None = None
 
-    def add(self, rows_ND: torch.Tensor, generator: torch.Generator, views: int = 1) -> torch.Tensor:
-        """Rows as they are seen, the mean of so many `views`; seeded: for measuring, not for protecting."""
+    def add(
+        self,
+        rows_ND: torch.Tensor,
+        generator: torch.Generator,
+        views: int = 1,
+        ids_N: Sequence[int] | torch.Tensor = (),
+    ) -> torch.Tensor:
+        """Rows of the tokens `ids_N` as they are seen, the mean of so many `views`; the ids matter where some
+        are spared. Seeded: for measuring, not for protecting."""
         import torch
 
         clean_ND, zero_ND = self.noise.clipped(rows_ND), torch.zeros_like(rows_ND)
         for _ in range(views if self.noise.law != "none" else 0):
             drawn_ND = self.noise.protect(torch.zeros_like(rows_ND), generator)
             zero_ND += drawn_ND if self.shape_DD is None else drawn_ND @ self.shape_DD.T
+        if self.spare_V is not None:
+            zero_ND /= self.spare_V[torch.as_tensor(ids_N)][:, None]
         return clean_ND + zero_ND / views
+
+    def spared_by(self, factor: float) -> Law:
+        """The law of the ids whose noise is divided by `factor`."""
+        scale = None if self.noise.scale is None else self.noise.scale / factor
+        return Law(replace(self.noise, scale=scale), self.shape_DD)
+
+    def log_likelihood(self, away: torch.Tensor, ids: torch.Tensor, width: int) -> torch.Tensor:
+        """Of levelled rows so far `away` from those of `ids`, of the same shape, up to a constant."""
+        if self.spare_V is None:
+            return self.noise.log_likelihood(away)
+        spare = self.spare_V[ids]
+        return self.noise.log_likelihood(away * spare) + width * spare.log()
 
     def level(self, rows_ND: torch.Tensor) -> torch.Tensor:
         """Rows in the coordinates in which the noise is the same in all directions."""
@@ -110,6 +133,12 @@ class Public:
         """The public embedding."""
         found_VD: torch.Tensor = self.front.parts.embedding.weight.detach().float()
         return found_VD
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the model's head names next tokens, and no classes."""
+        head: Any = self.front.parts.head
+        return self.front.parts.family.causal and head is not None and len(head.weight) == len(self.table_VD)
 
     @cached_property
     def clean(self) -> tuple[torch.Tensor, ...]:
@@ -193,7 +222,11 @@ def observe(front: Front, texts: Texts, law: Law, generator: torch.Generator, vi
     import torch
 
     clean = states_of(front, texts)
-    return Seen(tuple(torch.stack([law.add(one, generator) for _ in range(views)]) for one in clean), law)
+    states = (
+        torch.stack([law.add(one, generator, ids_N=text) for _ in range(views)])
+        for one, text in zip(clean, texts, strict=True)
+    )
+    return Seen(tuple(states), law)
 
 
 def but(texts: Texts, ids: Collection[int]) -> tuple[tuple[bool, ...], ...]:
