@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from transom.data.rows import read_rows as read_table
 from transom.errors import CheckpointError, LinkError, LinkRefusedError, MisconfiguredError
 from transom.split import run
-from transom.split.job import Adapter, SplitJob
+from transom.split.job import Adapter, Noise, SplitJob
 from transom.split.party import customer, vendor
 from transom.split.told import Told
 
@@ -92,6 +93,45 @@ def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(
     run.simulate(job, third)  # nothing is left to do
     assert not third.losses
     assert states_of(job) == states_of(calm)
+
+
+@pytest.mark.parametrize("changes", [{}, {"after_block": 1, "return_gradient": True, "layout": "customer"}])
+def test_noise_is_that_of_the_first_time_after_a_stop_and_when_it_is_used(
+    bert: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    noise = Noise(kind="gaussian", clip=4.0, sigma=0.5)
+    job = run_job(bert, "classification", tmp_path, noise=noise, **changes)
+    with pytest.raises(StoppedError):
+        run.simulate(job, stop_at(1))
+    calm = replace(job, out=tmp_path / "calm")
+    shutil.copytree(job.out, calm.out)  # another would have another secret
+    heard, again = Heard(), Heard()
+    run.simulate(calm, heard)
+    for step in (4, 7):
+        with pytest.raises(StoppedError):
+            run.simulate(job, stop_at(step))
+    run.simulate(job, again)
+    assert states_of(job) == states_of(calm)
+    assert run.predict_here(job, None).metrics() == pytest.approx(again.evaluations[-1], rel=1e-6)
+    report = json.loads((job.out / "customer" / "report.json").read_text())
+    assert report["noise"]["guarantee"]["kind"] == "approximate-dp"
+    assert report["noise"]["releases_of_a_row_at_most"] == (3 if changes else 1)
+    other = replace(job, out=tmp_path / "other")
+    run.simulate(other, Heard())
+    assert states_of(other) != states_of(job)
+
+
+@pytest.mark.parametrize(("wire", "bound"), [("bf16", 0.05), ("fp8", 0.3), ("int8", 0.3)])
+def test_every_wire_type_trains(llama: Path, tmp_path: Path, wire: Any, bound: float) -> None:
+    job = run_job(llama, "classification", tmp_path, layout="customer", wire=wire)
+    heard, plain = Heard(), Heard()
+    bytes_of = []
+    for one, told in ((job, heard), (replace(job, wire="fp32", out=tmp_path / "plain"), plain)):
+        run.simulate(one, told)
+        bytes_of.append(json.loads((one.out / "customer" / "report.json").read_text())["link"]["bytes"])
+    assert heard.losses == pytest.approx(plain.losses, abs=bound)
+    assert heard.losses != plain.losses
+    assert bytes_of[0] < 0.8 * bytes_of[1]
 
 
 def test_it_ends_early_once_nothing_is_gained(bert: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transom.errors import LinkTimeoutError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.config import opened
 from transom.link.memory import memory_pair
-from transom.link.session import Session
+from transom.link.session import WINDOW_BYTES, Session
 from transom.split import folder
 from transom.split.customer import CustomerSide
 from transom.split.job import SplitJob
@@ -34,17 +34,18 @@ _LEAVE_S = 5.0  # so long a run that is over waits for a partner that may be gon
 T = TypeVar("T")
 
 
-def tune(party: Party[Side], broker: Broker) -> None:
+def tune(party: Party[Side], broker: Broker, heartbeat_s: float = 1.0) -> None:
     """Train to the end with the partner behind the broker, and leave it on disk.
 
     Raises LinkError (terms that differ, a partner that breaks the rules or is silent), and what the checks
     of the first steps raise.
     """
-    if party.side.over:  # and left behind; the partner may still wait for a last word
-        with suppress(LinkTimeoutError), _met(party, broker, _LEAVE_S) as (session, _):
-            session.finish(_LEAVE_S)
+    if party.side.over:  # and left behind; but the partner may not have all, or wait for a last word
+        wait_s = None if party.record.held else _LEAVE_S
+        with suppress(LinkTimeoutError), _met(party, broker, heartbeat_s, wait_s) as (session, _):
+            session.finish(wait_s)
         return
-    with _met(party, broker) as (session, talk):
+    with _met(party, broker, heartbeat_s) as (session, talk):
         party.side.run(talk)
         _leave(party, session.counts)
         session.finish()
@@ -127,14 +128,15 @@ def way(job: SplitJob) -> Iterator[Broker]:
 
 @contextmanager
 def _met(
-    party: Party[Side], broker: Broker, timeout_s: float | None = None
+    party: Party[Side], broker: Broker, heartbeat_s: float = 1.0, timeout_s: float | None = None
 ) -> Iterator[tuple[Session, Talk]]:
     """A session with the partner, who has agreed to the same terms."""
     job, link = party.job, party.job.link
-    window = {} if link is None else {"window": link.window, "window_bytes": link.window_mb * 2**20}
     session = Session(
         broker, party.record, party.terms, wire=job.wire, limits=party.limits(broker.max_bytes),
-        timeout_s=_HERE_S if link is None else link.timeout_s, **window,
+        window=link.window if link else 64, window_bytes=link.window_mb * 2**20 if link else WINDOW_BYTES,
+        timeout_s=link.timeout_s if link else _HERE_S,
+        heartbeat_s=heartbeat_s, resend_after_s=2 * heartbeat_s,
     )  # fmt: skip
     with session:
         agreement = session.connect(timeout_s)

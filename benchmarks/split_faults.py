@@ -1,0 +1,244 @@
+"""Split tunings whose parties and broker are killed at random steps, over TCP and over NATS.
+
+    python benchmarks/split_faults.py [--runs 20] [--quick] [--json]
+
+So many runs over each transport. Each has a seed that decides model, layout, cut and noise, whom kill -9
+meets (the vendor, the customer, both, or the NATS server) and after how many of their messages; what is dead
+is started again. `exact` counts the runs that left, in both parties' folders, the very bytes of an
+undisturbed run within one process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import _bench
+from link_faults import Nats, free_port
+from transom.checkpoint.tiny import tiny_bert, tiny_llama
+from transom.link.config import LinkConfig
+from transom.net.pin import make_certificate
+from transom.split import party, run
+from transom.split.job import Adapter, Data, Noise, SplitJob, Train
+from transom.split.told import Told
+
+DEADLINE_S = 120.0
+HEARTBEAT_S = 0.2
+FORK = multiprocessing.get_context("fork")
+ROLES = ("vendor", "customer")
+LABELS = ("bad", "so", "good")
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "good", "dog", "and", "bad", "rain", "so")
+EVENTS = 2 * 10 + 2  # told in an undisturbed run: each party's steps, and the evaluations
+
+
+def write_rows(path: Path, count: int, seed: int) -> Path:
+    """A CSV of random texts and labels."""
+    pick = random.Random(seed)
+    rows = [
+        f"{' '.join(pick.choices(WORDS, k=pick.randint(2, 9)))},{pick.choice(LABELS)}" for _ in range(count)
+    ]
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@dataclass
+class World:
+    """Models, rows and keys that all runs share, and what undisturbed runs left."""
+
+    root: Path
+    ends: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tiny_bert(self.root / "bert")
+        tiny_llama(self.root / "llama")
+        write_rows(self.root / "train.csv", 22, 1)
+        write_rows(self.root / "dev.csv", 8, 2)
+        for role in ROLES:
+            make_certificate(self.root / "keys" / role, role)
+
+    def job(self, pick: random.Random, out: Path) -> SplitJob:
+        """One of the kinds of jobs: ten steps, two evaluations."""
+        model, task = pick.choice(
+            (("bert", "classification"), ("llama", "classification"), ("llama", "causal"))
+        )
+        back = pick.random() < 0.5
+        return SplitJob(
+            name="faults", model=str(self.root / model), task=task,  # type: ignore[arg-type]
+            labels=LABELS if task == "classification" else (), labels_in_the_clear=True,
+            after_block=1 if back else pick.choice((0, 2)), return_gradient=back,
+            layout=pick.choice(("vendor", "customer")), adapter=Adapter(r=4, alpha=8),
+            noise=Noise(), data=Data(self.root / "train.csv", self.root / "dev.csv", max_tokens=32), out=out,
+            train=Train(
+                epochs=2, batch_rows=5, micro_batches=pick.choice((1, 2)), learning_rate=1e-2,
+                checkpoint_every_steps=pick.randint(1, 4),
+            ),
+        )  # fmt: skip
+
+    def end(self, job: SplitJob) -> dict[str, bytes]:
+        """What the undisturbed run of a job leaves."""
+        kind = str(replace(job, out=Path()))
+        if kind not in self.ends:
+            calm = replace(job, out=self.root / f"calm{len(self.ends)}")
+            _finish(start(lambda: run.simulate(calm, lambda told: None), calm.out))
+            self.ends[kind] = left(calm)
+        return self.ends[kind]
+
+
+def left(job: SplitJob) -> dict[str, bytes]:
+    """The states that both parties' folders hold."""
+    return {path.parent.name: path.read_bytes() for path in sorted(job.out.glob("*/state.safetensors"))}
+
+
+def start(work: Callable[[], object], folder: Path) -> Any:
+    """Work in a process of its own; its error is written into the folder."""
+
+    def guarded() -> None:
+        try:
+            import torch
+
+            torch.set_num_threads(1)
+            work()
+        except BaseException:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error").write_text(traceback.format_exc())
+            os._exit(1)
+        os._exit(0)
+
+    process = FORK.Process(target=guarded, daemon=True)
+    process.start()
+    return process
+
+
+def _finish(process: Any) -> None:
+    process.join(DEADLINE_S)
+    process.kill()
+    process.join()
+
+
+def linked(job: SplitJob, role: str, root: Path, where: dict[str, str]) -> SplitJob:
+    """The party's own job, with its end of the link."""
+    other = ROLES[1 - ROLES.index(role)]
+    link = LinkConfig(
+        job=job.name, run="r1", party=role, partner=other, identity=root / "keys" / role,
+        partner_certificate=root / "keys" / other / "tls.pem", timeout_s=DEADLINE_S, **where,
+    )  # fmt: skip
+    return replace(job, link=link)
+
+
+def work(job: SplitJob, role: str) -> None:
+    """One party, from wherever its record stands to the end; it notes each thing that it is told."""
+
+    def tell(told: Told) -> None:
+        with (job.out / "told").open("ab") as file:
+            file.write(b".")
+
+    make: Any = party.vendor if role == "vendor" else party.customer
+    with run.way(job) as broker, closing(make(job, tell)) as made:
+        run.tune(made, broker, HEARTBEAT_S)
+
+
+def once(world: World, transport: str, seed: int, kills: int) -> dict[str, Any]:
+    """One run over a transport with so many kills, compared with the undisturbed one."""
+    pick, folder = random.Random(f"split {seed}"), world.root / f"{transport}{seed}"
+    job = world.job(pick, folder)
+    wanted, port = world.end(job), free_port()
+    folder.mkdir()
+    victims = [*ROLES, "both", *(["broker"] if transport == "nats" else [])]
+    plan = sorted((pick.randrange(EVENTS), pick.choice(victims)) for _ in range(kills))
+    with ExitStack() as stack:
+        nats = Nats(folder / "nats", port) if transport == "nats" else None
+        ways: dict[str, dict[str, str]] = {
+            "vendor": {"listen": f"127.0.0.1:{port}"}, "customer": {"connect": f"127.0.0.1:{port}"},
+        }  # fmt: skip
+        if nats is not None:
+            stack.callback(nats.kill)
+            ways = {role: {"nats": nats.url} for role in ROLES}
+        jobs = {role: linked(job, role, world.root, ways[role]) for role in ROLES}
+        begin: Callable[[str], Any] = lambda role: start(lambda: work(jobs[role], role), folder / role)  # noqa: E731
+        alive = {role: begin(role) for role in ROLES}
+        stack.callback(lambda: [process.kill() for process in alive.values()])
+        start_s, done = time.monotonic(), []
+        while (
+            any(process.is_alive() for process in alive.values()) and time.monotonic() < start_s + DEADLINE_S
+        ):
+            if plan and told(folder) >= plan[0][0]:
+                at, victim = plan.pop(0)
+                time.sleep(pick.uniform(0, 0.05))
+                done.append(f"{victim} at {at}")
+                kill(victim, alive, begin, nats)
+            time.sleep(0.005)
+        late = any(process.is_alive() for process in alive.values())
+    problems = [path.read_text() for path in folder.glob("*/error")]
+    return {
+        "seed": seed, "transport": transport, "task": f"{Path(job.model).name}, {job.task}, {job.layout}",
+        "kills": "; ".join(done), "took_s": round(time.monotonic() - start_s, 1), "late": late,
+        "problems": problems, "exact": not late and not problems and left(job) == wanted,
+    }  # fmt: skip
+
+
+def told(folder: Path) -> int:
+    """How much the parties were told so far."""
+    path = folder / "told"
+    return path.stat().st_size if path.exists() else 0
+
+
+def kill(victim: str, alive: dict[str, Any], begin: Callable[[str], Any], nats: Nats | None) -> None:
+    """kill -9, and what an operator does then."""
+    if victim == "broker" and nats is not None:
+        nats.kill()
+        nats.start()
+        return
+    names = [name for name in (ROLES if victim == "both" else (victim,)) if alive[name].is_alive()]
+    for name in names:
+        os.kill(alive[name].pid, signal.SIGKILL)
+        alive[name].join()
+    for name in names:
+        alive[name] = begin(name)
+
+
+def all_runs(world: World, seeds: list[int], kills: int = 1) -> Iterator[dict[str, Any]]:
+    """Each seed over both transports."""
+    for seed in seeds:
+        for transport in ("tcp", "nats"):
+            yield once(world, transport, seed, kills)
+
+
+def main() -> None:
+    flags = _bench.parser(__doc__)
+    flags.add_argument("--runs", type=int, default=20, help="over each transport")
+    flags.add_argument("--first", type=int, default=1, help="seed of the first run")
+    args = flags.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for found in all_runs(
+            World(Path(folder)), list(range(args.first, args.first + (3 if args.quick else args.runs)))
+        ):
+            rows.append(found)
+            if not found["exact"]:
+                print(found, file=sys.stderr)
+    record = {
+        "runs": len(rows),
+        "exact": sum(row["exact"] for row in rows),
+        "late": sum(row["late"] for row in rows),
+        "longest_s": max(row["took_s"] for row in rows),
+    }
+    shown = [
+        {name: row[name] for name in ("seed", "transport", "task", "kills", "took_s", "exact")}
+        for row in rows
+    ]
+    _bench.report("split_faults", record, shown, args)
+
+
+if __name__ == "__main__":
+    main()
