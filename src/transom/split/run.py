@@ -58,7 +58,7 @@ def simulate(job: SplitJob, tell: Listener) -> Party[CustomerSide]:
         if told.kind == "ready":
             tell(told)
 
-    with closing(vendor(job, of_vendor)) as seller, closing(customer(job, tell)) as buyer:
+    with closing(customer(job, tell)) as buyer, closing(vendor(job, of_vendor)) as seller:
         together(lambda broker: tune(seller, broker), lambda broker: tune(buyer, broker))
         return buyer
 
