@@ -1,4 +1,4 @@
-"""The two parties of a split tuning as two processes over a link: for `split_faults.py` and `split_speed.py`."""
+"""The two parties of a split tuning over a link: for `split_faults.py` and `split_speed.py`."""
 
 from __future__ import annotations
 
