@@ -242,7 +242,10 @@ def _processor_s(pid: int) -> float:
 def wires(folder: Path, quick: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Bytes of each type on the wire, and what one learns with it."""
     count = 4
-    train, dev = (sst2(folder, which, *size) for which, size in _SIZES[quick].items())
+    train, dev = (
+        sst2(folder, which, size)
+        for which, size in (("train", 128 if quick else 1500), ("dev", 64 if quick else 872))
+    )
     full, rows = full_rows(folder, count), []
     for wire in WIRES:
         bytes_ = here(make_job(folder / f"bytes-{wire}", full, wire=wire), Clock()) / count  # type: ignore[arg-type]
@@ -253,12 +256,6 @@ def wires(folder: Path, quick: bool) -> tuple[dict[str, Any], list[dict[str, Any
     for row in rows:
         row["accuracy_cost"] = rows[0]["accuracy"] - row["accuracy"]
     return {"bytes_per_step": rows}, rows
-
-
-_SIZES: dict[bool, dict[str, tuple[int, ...]]] = {
-    True: {"train": (128,), "dev": (64,)},
-    False: {"train": (1500,), "dev": (872,)},
-}
 
 
 def sst2(folder: Path, which: str, count: int) -> Path:
