@@ -158,6 +158,9 @@ def test_topics_do_not_wait_for_each_other(by_hand: By) -> None:
     assert numbers(session, 1) == [1]
     apply(session)
     assert numbers(session, 1, topic="evaluate") == [0]
+    partner.message(3)
+    partner.message(2, step=step(2, "predict"))
+    assert numbers(session, 2, topic=("train", "predict")) == [2, 3]
 
 
 def test_a_commit_that_fails_can_be_made_again(by_hand: By) -> None:

@@ -81,18 +81,14 @@ def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(
     job = run_job(bert, "classification", tmp_path, **changes)
     calm, heard = replace(job, out=tmp_path / "calm"), Heard()
     run.simulate(calm, heard)
-    for step, kind in ((1, "step"), (5, "evaluated"), (9, "step")):
+    for step, kind in ((1, "step"), (5, "evaluated"), (9, "step"), (10, "done")):
         with pytest.raises(StoppedError):
             run.simulate(job, stop_at(step, kind))
     again = Heard()
     end = run.simulate(job, again)
     assert states_of(job) == states_of(calm)
     assert [dict(point.metrics) for point in end.side.now.history] == heard.evaluations
-    assert again.losses == heard.losses[-len(again.losses) :]
-    third = Heard()
-    run.simulate(job, third)  # nothing is left to do
-    assert not third.losses
-    assert states_of(job) == states_of(calm)
+    assert not again.losses  # nothing was left to do but to take leave
 
 
 @pytest.mark.parametrize("changes", [{}, {"after_block": 1, "return_gradient": True, "layout": "customer"}])
@@ -203,6 +199,16 @@ def test_a_run_is_not_gone_on_with_as_another(bert: Path, tmp_path: Path, change
     assert job.data is not None
     job.data.train.write_text(job.data.train.read_text() + "a dog,good\n")
     with pytest.raises(CheckpointError, match="rows was"):
+        run.simulate(job, Heard())
+
+
+@pytest.mark.parametrize("role", ["vendor", "customer"])
+def test_a_party_that_lost_its_record_is_told(bert: Path, tmp_path: Path, role: str) -> None:
+    job = run_job(bert, "classification", tmp_path, train={"checkpoint_every_steps": 1})
+    with pytest.raises(StoppedError):
+        run.simulate(job, stop_at(4))
+    shutil.rmtree(job.out / role)
+    with pytest.raises(LinkError, match="record"):
         run.simulate(job, Heard())
 
 

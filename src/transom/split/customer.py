@@ -291,16 +291,13 @@ class CustomerSide:
         return micro.mask_BT
 
     def _tallies(self, found: messages.Tensors, micro: Micro, *, each_row: bool = False) -> list[Tally]:
-        head, size = self.part.head, len(micro.numbers)
+        head = self.part.head
         if head is None:
-            return tallies(found, size if each_row else 1)
+            return tallies(found, len(micro.numbers) if each_row else 1)
         top_BTD = self._top(found, micro.mask_BT)
-        if not each_row:
-            return [head.evaluate(top_BTD, micro.mask_BT, micro.labels)]
-        return [
-            head.evaluate(top_BTD[i : i + 1], micro.mask_BT[i : i + 1], micro.labels[i : i + 1])
-            for i in range(size)
-        ]
+        if each_row:
+            return head.evaluate_each(top_BTD, micro.mask_BT, micro.labels)
+        return [head.evaluate(top_BTD, micro.mask_BT, micro.labels)]
 
     def _scores(self, found: messages.Tensors, mask_BT: Tensor) -> Tensor:
         if self.part.head is None:

@@ -11,14 +11,16 @@ Source: own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from transom.config import load_json, read_config, to_plain
+from transom.config import read_config, to_plain
 from transom.errors import CheckpointError, system_errors
 from transom.files import write_file
+from transom.privacy.stream import SECRET_BYTES
 from transom.split import state
 from transom.split.job import SplitJob
 from transom.split.learner import Learner
@@ -29,6 +31,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Role = Literal["vendor", "customer"]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """`job.json`."""
+
+    job: Any
+    about: Mapping[str, str]
+    steps: int
+    trains: bool
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,8 @@ def leave(job: SplitJob, role: Role, about: Mapping[str, str], steps: int, learn
     folder = folder_of(job, role)
     if learner is not None:
         write_file(folder / "state.safetensors", state.save(learner, about), mode=0o600)
-    plain = {"job": to_plain(job), "about": dict(about), "steps": steps, "trains": learner is not None}
-    write_file(folder / "job.json", _json(plain))
+    head = _Head(to_plain(job), about, steps, learner is not None)
+    write_file(folder / "job.json", _json(to_plain(head)))
     return folder
 
 
@@ -79,30 +91,32 @@ def kept_noise(folder: Path, job: SplitJob) -> Privatiser:
     what = "the noise kept of the run"
     kept = read_config(_KeptNoise, folder / "noise.json", what=what, error=CheckpointError)
     settled = settled_from(kept.settled.to_bytes(), job)
-    try:
-        return Privatiser(settled, bytes.fromhex(kept.secret), kept.run)
-    except ValueError:
-        raise CheckpointError(f"{what} has no secret; restore {folder / 'noise.json'}") from None
+    if not re.fullmatch(f"[0-9a-f]{{{2 * SECRET_BYTES}}}", kept.secret):
+        raise CheckpointError(f"{what} has no whole secret; restore {folder / 'noise.json'}")
+    return Privatiser(settled, bytes.fromhex(kept.secret), kept.run)
 
 
 def left(folder: Path, about: Mapping[str, str]) -> Left:
     """What `leave` wrote. Raises CheckpointError: absent, damaged, or of another job (both told)."""
-    with system_errors(f"{folder} holds no finished run", "train first, or give its folder", CheckpointError):
-        try:
-            head = load_json((folder / "job.json").read_bytes())
-            steps, trains = int(head["steps"]), bool(head["trains"])
-        except (ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{folder / 'job.json'} is damaged; restore it, or train again") from None
-        data = (folder / "state.safetensors").read_bytes() if trains else None
-    return Left(steps, None if data is None else state.read(data, about))
+    head = _head(folder)
+    if not head.trains:
+        return Left(head.steps, None)
+    with system_errors(f"cannot read the state in {folder}", "restore it, or train again", CheckpointError):
+        data = (folder / "state.safetensors").read_bytes()
+    return Left(head.steps, state.read(data, about))
 
 
 def weights_left(folder: Path) -> Mapping[str, Tensor]:
     """The weights that a run left, by name; none where the party trained nothing. Raises CheckpointError."""
-    with system_errors(f"{folder} holds no finished run", "train first, or give its folder", CheckpointError):
-        head = load_json((folder / "job.json").read_bytes())
-    found = left(folder, head["about"]).state
+    found = left(folder, _head(folder).about).state
     return {} if found is None else found.weights
+
+
+def _head(folder: Path) -> _Head:
+    path = folder / "job.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder} holds no finished run; train first, or give its folder")
+    return read_config(_Head, path, what="what a run left", error=CheckpointError)
 
 
 def _json(plain: Mapping[str, Any]) -> bytes:

@@ -68,6 +68,11 @@ class Head:
             loss_sum, right = _judge(self, top_BTD, mask_BT, labels)
         return _tally(self.task, loss_sum, right, labels)
 
+    def evaluate_each(self, top_BTD: Tensor, mask_BT: Tensor, labels: Tensor) -> list[Tally]:
+        """The tally of each row."""
+        rows = range(len(top_BTD))
+        return [self.evaluate(top_BTD[i : i + 1], mask_BT[i : i + 1], labels[i : i + 1]) for i in rows]
+
 
 @dataclass(frozen=True)
 class Customer:

@@ -39,13 +39,10 @@ class Predicted:
                 for number, one in enumerate(self.tallies, 1)
             ]
         shares = self.scores_RC.double().softmax(-1).tolist()
+        likeliest = self.scores_RC.argmax(-1).tolist()
         return [
-            {
-                "row": number,
-                "predicted": self.labels[share.index(max(share))],
-                **dict(zip(self.labels, share, strict=True)),
-            }
-            for number, share in enumerate(shares, 1)
+            {"row": number, "predicted": self.labels[best], **dict(zip(self.labels, share, strict=True))}
+            for number, (best, share) in enumerate(zip(likeliest, shares, strict=True), 1)
         ]
 
     def metrics(self) -> Mapping[str, float]:

@@ -6,8 +6,9 @@ is trained changes the states; then noise is drawn anew at each step and priced 
 of the secret, the run, the row and what is in it: two texts never share it, whatever their numbers, and in no
 case does it depend on a seed. It is added in float64; what the wire rounds afterwards is of the noisy states.
 Threat model: the vendor keeps all that it gets and knows model, law and settings, but no text and no secret.
-Does not protect: the number of tokens of each text; gradients and labels, which are not states; after a
-block, states that differ in their last bits with the batch that they were computed in.
+Does not protect: the number of tokens of each text; gradients and labels, which are not states; that a text
+of no file is asked again, which equal bytes show; after a block, states whose last bits differ with the batch
+that they were computed in.
 Source: Shen et al., arXiv 2312.15603; Balle and Wang 2018 (Gaussian).
 
 Shapes: B batch, T tokens, D width.

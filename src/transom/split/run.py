@@ -40,7 +40,10 @@ def tune(party: Party[Side], broker: Broker, heartbeat_s: float = 1.0) -> None:
     Raises LinkError (terms that differ, a partner that breaks the rules or is silent), and what the checks
     of the first steps raise.
     """
-    if party.side.over:  # and left behind; but the partner may not have all, or wait for a last word
+    if (
+        party.side.over
+    ):  # but it may not be on disk, and the partner may not have all, or wait for a last word
+        _leave(party, {})
         wait_s = None if party.record.held else _LEAVE_S
         with suppress(LinkTimeoutError), _met(party, broker, heartbeat_s, wait_s) as (session, _):
             session.finish(wait_s)

@@ -157,11 +157,7 @@ class VendorSide:
             return reply(self._width, tallies=(head.evaluate(top_BTD, now.mask_BT, now.labels),))
         if self.job.task == "classification":
             return reply(self._width, scores_BC=head.scores(top_BTD, now.mask_BT))
-        rows = range(len(top_BTD))
-        each = [
-            head.evaluate(top_BTD[i : i + 1], now.mask_BT[i : i + 1], now.labels[i : i + 1]) for i in rows
-        ]
-        return reply(self._width, tallies=each)
+        return reply(self._width, tallies=head.evaluate_each(top_BTD, now.mask_BT, now.labels))
 
 
 class _Watched:
