@@ -14,17 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,15 +30,13 @@ from typing import Any
 
 import _bench
 from _link_relay import Relay, relay
+from _link_scene import Nats, free_port, make_keys, start
 from _link_toy import Toy, party
 from transom.link.config import LinkConfig
-from transom.link.nats_server import server_binary
 from transom.link.record import Record
-from transom.net.pin import make_certificate
 
 STEPS = 24
 DEADLINE_S = 60.0
-FORK = multiprocessing.get_context("fork")
 MESSAGE_FAULTS = {
     "drop": 0.03,
     "double": 0.05,
@@ -66,9 +61,7 @@ class Scene:
     events: list[str] = field(default_factory=list)
 
     def start(self, name: str) -> None:
-        process = FORK.Process(target=_guarded, args=(self.toys[name],), daemon=True)
-        process.start()
-        self.processes[name] = process
+        self.processes[name] = start(lambda: party(self.toys[name]), self.folder / f"{name}.error")
 
     def kill(self, name: str) -> None:
         os.kill(self.processes[name].pid, signal.SIGKILL)
@@ -83,55 +76,6 @@ class Scene:
             return int((self.folder / f"{name}.at").read_text() or 0)
         except (FileNotFoundError, ValueError):
             return 0
-
-
-class Nats:
-    """A real server that can be killed and started again on its port and folder."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.url, self._folder, self._port = f"nats://127.0.0.1:{port}", folder, port
-        self.start()
-
-    def start(self) -> None:
-        command = [server_binary(), "-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", str(self._folder)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def do(self, what: Any) -> None:
-        """Run `what(connection, jetstream)` on a connection of a stranger's; its failure is no matter."""
-
-        async def go() -> None:
-            import nats
-
-            connection = await nats.connect(self.url, connect_timeout=1, allow_reconnect=False)
-            try:
-                await what(connection, connection.jetstream())
-            finally:
-                await connection.close()
-
-        try:
-            asyncio.run(asyncio.wait_for(go(), 3))
-        except Exception as error:  # the server may be down just now
-            del error
-
-
-def _guarded(toy: Toy) -> None:
-    try:
-        party(toy)
-    except BaseException:
-        (toy.folder / f"{toy.link.party}.error").write_text(traceback.format_exc())
-        os._exit(1)
-    os._exit(0)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -332,8 +276,7 @@ def judged(found: dict[str, Any], calm: dict[str, Any]) -> dict[str, Any]:
 
 def all_runs(root: Path, seeds: list[int]) -> Iterator[dict[str, Any]]:
     """The runs, by turns over TCP and NATS, each judged by the undisturbed one."""
-    for name in ("alpha", "beta"):
-        make_certificate(root / "keys" / name, name)
+    make_keys(root / "keys", ("alpha", "beta"))
     calm = run(root / "calm", "tcp", root / "keys", 0, calm=True)
     assert all(calm["ends"]), calm["problems"]
     for seed in seeds:

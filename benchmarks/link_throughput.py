@@ -11,7 +11,6 @@ session over TCP with its record on disk: what durability costs. `round_trip_ms`
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 import statistics
@@ -26,24 +25,16 @@ import torch
 
 import _bench
 from _link_relay import relay
+from _link_scene import FORK, free_port, make_keys
 from transom.link.check import measure
 from transom.link.codec import decode, encode
 from transom.link.config import LinkConfig, connected, opened
 from transom.link.identity import Identity, Partner, client_context, server_context
 from transom.link.message import Header, Step
 from transom.link.nats_server import local_server
-from transom.net.pin import make_certificate
 
 SIZE = 10**6
 LINK_BYTES_S = 200e6 / 8
-FORK = multiprocessing.get_context("fork")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def in_two(left: Callable[[], Any], right: Callable[[], float]) -> float:
@@ -157,8 +148,7 @@ def main() -> None:
     count, rounds = (50, 3) if args.quick else (200, 9)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for party in ("alpha", "beta"):
-            make_certificate(folder / party, party)
+        make_keys(folder, ("alpha", "beta"))
         pairs = [(raw(folder, count), brokered(folder, count)) for _ in range(rounds)]
         port = free_port()
         ways = {"alpha": {"connect": f"127.0.0.1:{port}"}, "beta": {"listen": f"127.0.0.1:{port}"}}

@@ -10,33 +10,28 @@ undisturbed run within one process.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import _bench
-from link_faults import Nats, free_port
+from _link_scene import Nats, free_port, make_keys, start
+from _split_scene import ROLES, linked, work
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
-from transom.link.config import LinkConfig
-from transom.net.pin import make_certificate
-from transom.split import party, run
+from transom.split import run
 from transom.split.job import Adapter, Data, Noise, SplitJob, Train
 from transom.split.told import Told
 
 DEADLINE_S = 120.0
 HEARTBEAT_S = 0.2
-FORK = multiprocessing.get_context("fork")
-ROLES = ("vendor", "customer")
 LABELS = ("bad", "so", "good")
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "good", "dog", "and", "bad", "rain", "so")
 EVENTS = 2 * 10 + 2  # told in an undisturbed run: each party's steps, and the evaluations
@@ -64,8 +59,7 @@ class World:
         tiny_llama(self.root / "llama")
         write_rows(self.root / "train.csv", 22, 1)
         write_rows(self.root / "dev.csv", 8, 2)
-        for role in ROLES:
-            make_certificate(self.root / "keys" / role, role)
+        make_keys(self.root / "keys", ROLES)
 
     def job(self, pick: random.Random, out: Path) -> SplitJob:
         """One of the kinds of jobs: ten steps, two evaluations."""
@@ -90,7 +84,7 @@ class World:
         kind = str(replace(job, out=Path()))
         if kind not in self.ends:
             calm = replace(job, out=self.root / f"calm{len(self.ends)}")
-            _finish(start(lambda: run.simulate(calm, lambda told: None), calm.out))
+            _finish(start(lambda: run.simulate(calm, lambda told: None), calm.out / "error"))
             self.ends[kind] = left(calm)
         return self.ends[kind]
 
@@ -100,52 +94,20 @@ def left(job: SplitJob) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in sorted(job.out.glob("*/state.safetensors"))}
 
 
-def start(work: Callable[[], object], folder: Path) -> Any:
-    """Work in a process of its own; its error is written into the folder."""
-
-    def guarded() -> None:
-        try:
-            import torch
-
-            torch.set_num_threads(1)
-            work()
-        except BaseException:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error").write_text(traceback.format_exc())
-            os._exit(1)
-        os._exit(0)
-
-    process = FORK.Process(target=guarded, daemon=True)
-    process.start()
-    return process
-
-
 def _finish(process: Any) -> None:
     process.join(DEADLINE_S)
     process.kill()
     process.join()
 
 
-def linked(job: SplitJob, role: str, root: Path, where: dict[str, str]) -> SplitJob:
-    """The party's own job, with its end of the link."""
-    other = ROLES[1 - ROLES.index(role)]
-    link = LinkConfig(
-        job=job.name, run="r1", party=role, partner=other, identity=root / "keys" / role,
-        partner_certificate=root / "keys" / other / "tls.pem", timeout_s=DEADLINE_S, **where,
-    )  # fmt: skip
-    return replace(job, link=link)
-
-
-def work(job: SplitJob, role: str) -> None:
-    """One party, from wherever its record stands to the end; it notes each thing that it is told."""
+def noting(folder: Path) -> Callable[[Told], None]:
+    """A listener that notes each thing that it is told."""
 
     def tell(told: Told) -> None:
-        with (job.out / "told").open("ab") as file:
+        with (folder / "told").open("ab") as file:
             file.write(b".")
 
-    make: Any = party.vendor if role == "vendor" else party.customer
-    with run.way(job) as broker, closing(make(job, tell)) as made:
-        run.tune(made, broker, HEARTBEAT_S)
+    return tell
 
 
 def once(world: World, transport: str, seed: int, kills: int) -> dict[str, Any]:
@@ -164,8 +126,11 @@ def once(world: World, transport: str, seed: int, kills: int) -> dict[str, Any]:
         if nats is not None:
             stack.callback(nats.kill)
             ways = {role: {"nats": nats.url} for role in ROLES}
-        jobs = {role: linked(job, role, world.root, ways[role]) for role in ROLES}
-        begin: Callable[[str], Any] = lambda role: start(lambda: work(jobs[role], role), folder / role)  # noqa: E731
+        jobs = {role: linked(job, role, world.root / "keys", ways[role], DEADLINE_S) for role in ROLES}
+
+        def begin(role: str) -> Any:
+            return start(lambda: work(jobs[role], role, noting(folder), HEARTBEAT_S), folder / role / "error")
+
         alive = {role: begin(role) for role in ROLES}
         stack.callback(lambda: [process.kill() for process in alive.values()])
         start_s, done = time.monotonic(), []

@@ -1,0 +1,84 @@
+"""What scenes of two parties need, whatever runs over the link: ports, keys, processes, a server to kill."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import socket
+import subprocess
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transom.link.nats_server import server_binary
+from transom.net.pin import make_certificate
+
+FORK = multiprocessing.get_context("fork")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def make_keys(folder: Path, names: Sequence[str]) -> None:
+    """Key and certificate of each party."""
+    for name in names:
+        make_certificate(folder / name, name)
+
+
+def start(work: Callable[[], object], error: Path) -> Any:
+    """Work in a process of its own with one thread; the error that ends it is written to `error`."""
+
+    def guarded() -> None:
+        try:
+            import torch
+
+            torch.set_num_threads(1)
+            work()
+        except BaseException:
+            error.parent.mkdir(parents=True, exist_ok=True)
+            error.write_text(traceback.format_exc())
+            os._exit(1)
+        os._exit(0)
+
+    process = FORK.Process(target=guarded, daemon=True)
+    process.start()
+    return process
+
+
+class Nats:
+    """A real server that can be killed and started again on its port and folder."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.url, self._folder, self._port = f"nats://127.0.0.1:{port}", folder, port
+        self.start()
+
+    def start(self) -> None:
+        command = [server_binary(), "-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def do(self, what: Any) -> None:
+        """Run `what(connection, jetstream)` on a connection of a stranger's; its failure is no matter."""
+
+        async def go() -> None:
+            import nats
+
+            connection = await nats.connect(self.url, connect_timeout=1, allow_reconnect=False)
+            try:
+                await what(connection, connection.jetstream())
+            finally:
+                await connection.close()
+
+        try:
+            asyncio.run(asyncio.wait_for(go(), 3))
+        except Exception as error:  # the server may be down just now
+            del error
