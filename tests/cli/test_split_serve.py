@@ -171,7 +171,7 @@ def test_noise_and_words_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     sent = [one.extend(one.start, (5,), rows)[1] for one in twice(left)]
     assert (sent[0] == sent[1]).all()  # drawn once, whichever process asks
     assert (left.customer / "serve.secret").stat().st_mode & 0o777 == 0o600
-    louder = Settled(Noise(kind="d_chi", eta=5.0), 0, False, 1, 64, 0.5, 5.0)
+    louder = Settled(Noise(kind="d_chi", eta=10.0), 0, False, 1, 64, 0.5, 5.0)
     (left.customer / "noise.json").write_bytes(louder.to_bytes())
     loud = twice(left)[0]
     loud_1D = loud.extend(loud.start, (5,), rows)[1]
