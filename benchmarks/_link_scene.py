@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,8 +67,8 @@ class Nats:
         self._process.kill()
         self._process.wait()
 
-    def do(self, what: Any) -> None:
-        """Run `what(connection, jetstream)` on a connection of a stranger's; its failure is no matter."""
+    def do(self, what: Any) -> bool:
+        """Run `what(connection, jetstream)` on a connection of a stranger's; whether all of it was done."""
 
         async def go() -> None:
             import nats
@@ -81,4 +82,6 @@ class Nats:
         try:
             asyncio.run(asyncio.wait_for(go(), 3))
         except Exception as error:  # the server may be down just now
-            del error
+            print(f"a stranger could not {what.__name__}: {error!r}", file=sys.stderr)
+            return False
+        return True

@@ -149,7 +149,8 @@ def disturb(now: Scene, kind: str, pick: random.Random) -> None:
         time.sleep(0.0 if kind == "restart broker" else pick.uniform(0.1, 0.8))
         now.nats.start()
     elif kind in ("purge", "flood", "no space", "replay") and now.nats:
-        now.nats.do(globals()[f"_{kind.replace(' ', '_')}"])
+        if not now.nats.do(globals()[f"_{kind.replace(' ', '_')}"]):
+            now.events[-1] += " (not done)"
     elif kind == "cut" and now.relay:
         now.relay.cut()
     elif kind == "flip" and now.relay:
