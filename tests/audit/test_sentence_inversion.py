@@ -212,6 +212,17 @@ def test_a_search_never_ends_below_its_start(public: Public) -> None:
     assert (10,) * 127 not in hunt.scores
 
 
+def test_a_text_of_one_word_that_is_worth_little_is_searched_like_others(public: Public) -> None:
+    """Its only word can be left out, which gives no text and so no score to compare."""
+    trained = bag.train(public.encoder, public.texts, 5.0)
+    goal = public.encoder.embed(texts(1, seed=9))
+    language = Bigrams.of(public.texts, 173)
+    hunt = Hunt(public, trained, language, goal[0], trained.log_odds(goal)[0], 100.0)
+    hunt.run((10,), time.monotonic() + 1)
+    assert hunt.scores[(10,)] < -1.0
+    assert () not in hunt.scores
+
+
 def test_a_spent_budget_leaves_the_words_only(public: Public) -> None:
     plain = texts(4, seed=10)
     words, searched = findings(Sentences(public.encoder.embed(plain)), public, Truth(plain), budget_s=-1.0)

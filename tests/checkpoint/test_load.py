@@ -7,6 +7,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transom.checkpoint import find, load, packaged_minilm, packaged_smollm2, source
+from transom.checkpoint.tiny import tiny_llama
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError
 
 IDS = torch.tensor([[5, 6, 7, 90, 8]])
@@ -199,3 +202,34 @@ def test_a_wrong_setting_is_named(llama: Path, options: dict[str, Any]) -> None:
 def test_the_room_imports_without_a_model_library() -> None:
     code = "import sys, transom.checkpoint; assert not {'torch', 'transformers', 'gguf'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_threads_that_load_at_a_time_leave_heads_tied(tmp_path: Path, monkeypatch: Any) -> None:
+    """While transformers makes a model no other of the process is tied; two that overlap, for good."""
+    from transformers import LlamaForCausalLM, PreTrainedModel
+
+    folder = tiny_llama(tmp_path / "tied", tie_word_embeddings=True)
+    tie, make = PreTrainedModel.tie_weights, LlamaForCausalLM.__init__
+    second_is_in, first_is_out = threading.Event(), threading.Event()
+    waits = iter([second_is_in, first_is_out])
+
+    def slow(self: Any, *args: Any, **options: Any) -> None:
+        wait = next(waits, None)
+        if wait is first_is_out:
+            second_is_in.set()
+        if wait is not None:
+            wait.wait(1.0)
+        make(self, *args, **options)
+
+    def loaded(_number: int) -> bool:
+        model = load(folder).model
+        first_is_out.set()
+        return model.lm_head.weight is model.model.embed_tokens.weight
+
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", slow)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(loaded, range(2))) == [True, True]
+        assert PreTrainedModel.tie_weights is tie
+    finally:
+        PreTrainedModel.tie_weights = tie  # type: ignore[method-assign]

@@ -17,7 +17,15 @@ from transom.checkpoint.generation import generation_settings
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import class_config, gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
-from transom.checkpoint.resolve import check_fit, is_tied, libraries, model_class, model_config, task_class
+from transom.checkpoint.resolve import (
+    MAKING,
+    check_fit,
+    is_tied,
+    libraries,
+    model_class,
+    model_config,
+    task_class,
+)
 from transom.checkpoint.source import Source, check, find, read_json, stored_tensors
 from transom.checkpoint.structure import quantised_by
 from transom.checkpoint.tokenizer import TokenizerFiles, tokenizer_of
@@ -129,15 +137,16 @@ def _read(found: Source, dtype: Any, task: Task | None, num_labels: int | None) 
     wanted = None if task is None else task_class(found, config, task)
     check_fit(found, config, tensors, wanted)
     generation_settings(found.path, config.vocab_size if config.model_type in CHECKED else None)
-    model, _info = (wanted or model_class(found, config)).from_pretrained(
-        found.path,
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=num_labels is not None,
-    )
+    with MAKING:
+        model, _info = (wanted or model_class(found, config)).from_pretrained(
+            found.path,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=num_labels is not None,
+        )
     if hasattr(config, "tie_word_embeddings"):  # or the next who saves it would drop a head of its own
         model.config.tie_word_embeddings = is_tied(config, tensors)
     return model
@@ -150,7 +159,7 @@ def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
     head = read_gguf_head(path)
     described = gguf_model(head)
     config = class_config(described)
-    with no_init_weights():
+    with MAKING, no_init_weights():
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     class_name = type(model).__name__
     wanted = model.state_dict()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def libraries() -> tuple[Any, Any]:
     transformers.utils.logging.set_verbosity(logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return transformers, torch
+
+
+MAKING = threading.RLock()
+"""Held while transformers makes a model: meanwhile it changes `PreTrainedModel.tie_weights` and torch's
+default dtype for the whole process, and two threads that overlap leave them changed for good."""
 
 
 def resolved_config(source: Source) -> dict[str, Any]:
@@ -177,10 +183,11 @@ def check_fit(source: Source, config: Any, tensors: Mapping[str, Stored], wanted
         if quantised is None or not name.endswith("_scale_inv")
     }
     try:
-        model, info = found.from_pretrained(
-            None, config=plain, state_dict=empty, device_map="meta", output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )  # fmt: skip
+        with MAKING:
+            model, info = found.from_pretrained(
+                None, config=plain, state_dict=empty, device_map="meta", output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
     except Exception as error:
         raise CheckpointError(
             f"{source.path} could not be loaded ({type(error).__name__}): no model is made of this "

@@ -6,6 +6,7 @@ Threat model: none. Does not protect anything, and answers nothing sensible: the
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,17 +97,25 @@ def _byte_level(specials: dict[str, str]) -> Tokenizer:
 
 
 def _word_piece() -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    pieces = _pieces(normalizer.normalize_str(" ".join(_CORPUS)))
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    specials = list(_BERT_SPECIALS.values())
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, show_progress=False)
-    tokenizer.train_from_iterator(_CORPUS, trainer)
     ends = [(text, tokenizer.token_to_id(text)) for text in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
     return tokenizer
+
+
+def _pieces(text: str) -> list[str]:
+    """Special tokens, letters and words. The library's trainer would number them anew in each process."""
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", text)))
+    letters = sorted(set("".join(words)))
+    longer = [word for word in words if len(word) > 1]
+    return [*_BERT_SPECIALS.values(), *letters, *(f"##{letter}" for letter in letters), *longer]

@@ -61,8 +61,8 @@ def check(
             timeout_s=settings.timeout_s,
             advance=bar.advance,
         )
+        described = dict(broker.describe())  # before the partner leaves
         session.finish(settings.timeout_s)
-        described = dict(broker.describe())
     record = {"party": settings.party, **asdict(agreed), "broker": described, **asdict(seen)}
     lines = [f"{settings.party} is connected to {settings.partner}"]
     lines += [f"  {name}: {value}" for name, value in described.items()]

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.load import load
-from transom.checkpoint.resolve import libraries, model_config
+from transom.checkpoint.resolve import MAKING, libraries, model_config
 from transom.checkpoint.source import stored_tensors
 from transom.checkpoint.tokenizer import tokenizer_of
 from transom.errors import CheckpointError
@@ -87,7 +87,7 @@ def _empty_model(plain: Plain) -> Any:
     from accelerate import init_empty_weights  # type: ignore[import-untyped,unused-ignore]
 
     config = model_config(plain.found, stored_tensors(plain.found.path))
-    with init_empty_weights(include_buffers=False):
+    with MAKING, init_empty_weights(include_buffers=False):
         return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False).eval()
 
 

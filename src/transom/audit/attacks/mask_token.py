@@ -160,12 +160,14 @@ def trained(text: Sentences, *, budget_s: float, epochs: int = 6) -> Masked:
     from transformers import BertForMaskedLM
 
     from transom.checkpoint import load
+    from transom.checkpoint.resolve import MAKING
 
     started = time.monotonic()
     torch.manual_seed(0)
     checkpoint = load("minilm")
     assert checkpoint.tokenizer is not None  # noqa: S101  the packaged model has one
-    network: Any = BertForMaskedLM(checkpoint.model.config)  # type: ignore[arg-type]
+    with MAKING:
+        network: Any = BertForMaskedLM(checkpoint.model.config)  # type: ignore[arg-type]
     network.bert.load_state_dict(checkpoint.model.state_dict(), strict=False)
     network.tie_weights()
     name = "MiniLM with a head trained on the attacker's text"

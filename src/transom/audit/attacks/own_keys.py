@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from transom.audit.attacks.weights import Knowledge, Target
+from transom.checkpoint.resolve import MAKING
 from transom.obfuscation.calibrate import calibrate
 from transom.obfuscation.keys import Settings, Space, token_map
 from transom.obfuscation.plan import obfuscate_state, target_config
@@ -42,6 +43,7 @@ def obfuscated(model: Any, settings: Settings, secret: bytes, calibration_ids: I
     kappas = calibrate(model, torch.from_numpy(calibration_ids[None]).to(model.device), space)
     target = target_config(config, settings, tau_V)
     shape = AutoConfig.for_model(**target)
-    wide = AutoModelForCausalLM.from_config(shape).eval()  # type: ignore[no-untyped-call]
+    with MAKING:
+        wide = AutoModelForCausalLM.from_config(shape).eval()  # type: ignore[no-untyped-call]
     wide.load_state_dict(obfuscate_state(model.state_dict(), config, space, kappas))
     return wide.to(model.device), tau_V

@@ -17,6 +17,7 @@ Shapes: N sentences, T tokens, D width, U words of the attacker's texts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -214,7 +215,7 @@ class Hunt:
         """The text with the best two, three, ... changes that helped alone, at places not side by side."""
         now = self.scores[text]
         helped = sorted(
-            (edit for edit, made in singles.items() if self.scores.get(made, -1.0) > now),
+            (edit for edit, made in singles.items() if self.scores.get(made, -math.inf) > now),
             key=lambda edit: -self.scores[singles[edit]],
         )
         chosen: list[Edit] = []
