@@ -29,6 +29,7 @@ from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.data import rows as files
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.split import folder
+from transom.split.denoised import Denoiser
 from transom.split.job import SplitJob
 from transom.split.metrics import count_targets
 from transom.split.parts import Head, load_model
@@ -84,11 +85,13 @@ def case(job: SplitJob, public: Path, limit: int = 100, known: int = 2) -> Case:
 
 
 def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: int) -> Seen:
-    """What the vendor sees of rows that stand first in their file."""
+    """What the vendor sees of rows that stand first in their file; the states before they are denoised, which
+    tells what is sent and no less."""
     import torch
 
     front, middle, tail = three(model, job.after_block)
     head = Head(tail, job.task) if job.layout == "customer" else None
+    denoise = Denoiser.of(privatise.settled, front) if privatise.settled.noise.denoise else None
     views, states, tops, gradients = job.train.epochs if job.return_gradient else 1, [], [], []
     for numbers, ids_BT, mask_BT, labels in _batches(rows, pad_id):
         with torch.no_grad():
@@ -96,7 +99,8 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
             noisy_RBTD = torch.stack(
                 [privatise(hidden_BTD, ids_BT, mask_BT, numbers, view) for view in range(views)]
             )
-            top_BTD = middle(noisy_RBTD[0], mask_BT) if head else None
+            sent_BTD = noisy_RBTD[0] if denoise is None else denoise(noisy_RBTD[0], ids_BT, mask_BT)
+            top_BTD = middle(sent_BTD, mask_BT) if head else None
         lengths = mask_BT.sum(1).tolist()
         states += [noisy_RBTD[:, row, :length] for row, length in enumerate(lengths)]
         if head is not None and top_BTD is not None:

@@ -21,6 +21,7 @@ from transom.config import from_plain, to_plain
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.message import Step
 from transom.split import checks, messages, state
+from transom.split.denoised import Denoiser
 from transom.split.job import SplitJob
 from transom.split.learner import Schedule
 from transom.split.messages import packed, request, require_shape, tallies, unpacked
@@ -349,6 +350,8 @@ class CustomerSide:
         noisy_BTD = self.privatise(
             hidden_BTD.detach(), micro.ids_BT, micro.mask_BT, micro.numbers, step, micro.noise
         )
+        if self._denoise is not None:
+            noisy_BTD = self._denoise(noisy_BTD, micro.ids_BT, micro.mask_BT)
         rows_ND, lengths_B = packed(noisy_BTD, micro.mask_BT), micro.mask_BT.sum(1)
         if not labels or self.part.head is not None:
             return request(rows_ND, lengths_B, counts=counts)
@@ -366,6 +369,11 @@ class CustomerSide:
 
     def _packed_shape(self, micro: Micro) -> tuple[int, int]:
         return int(micro.mask_BT.sum()), self._width
+
+    @cached_property
+    def _denoise(self) -> Denoiser | None:
+        settled = self.privatise.settled
+        return Denoiser.of(settled, self.part.front) if settled.noise.denoise else None
 
     @property
     def _width(self) -> int:

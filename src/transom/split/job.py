@@ -52,6 +52,9 @@ class Noise:
         float, Setting("Share of the vocabulary that the task needs most.", least=0, most=1)
     ] = 0.0
     spare: Annotated[float, Setting("Contributing tokens get eta times this.", least=1)] = 1.0
+    denoise: Annotated[bool, "Send the rows that the noisy ones let expect; the vendor learns from them."] = (
+        False
+    )
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the fields together."""
@@ -60,8 +63,12 @@ class Noise:
             yield "d_chi wants one of eta and target_privacy"
         if self.kind == "gaussian" and (self.clip is None or self.sigma is None):
             yield "gaussian wants clip and sigma"
-        if self.kind != "d_chi" and (ways or self.contributing or self.inside != 1 or self.spare != 1):
-            yield f"eta, target_privacy, inside, contributing and spare are of d_chi, not of {self.kind}"
+        own = ways or self.contributing or self.inside != 1 or self.spare != 1 or self.denoise
+        if self.kind != "d_chi" and own:
+            yield (
+                "eta, target_privacy, inside, contributing, spare and denoise are of d_chi, not of "
+                f"{self.kind}"
+            )
         if self.inside != 1 and self.public is None:
             yield "inside wants public texts, which the directions are found on"
         if self.kind != "gaussian" and (self.clip is not None or self.sigma is not None):
@@ -144,6 +151,8 @@ class SplitJob:
                 "layout vendor sends the vendor a causal model's labels, which are the text itself: take "
                 "layout customer, or say labels_in_the_clear: true"
             )
+        if self.noise.denoise and self.after_block:
+            yield f"noise.denoise expects rows of the embedding, not states after block {self.after_block}"
         if self.return_gradient and self.after_block == 0:
             yield "return_gradient trains an adapter in the customer's blocks, and after_block 0 leaves none"
         if self.link is not None and self.link.wire not in ("fp32", self.wire):

@@ -53,7 +53,9 @@ class Settled:
     `nearest` is the distance that eta is multiplied by: from a token's embedding to the nearest other one, or
     after a block from a state to the nearest other one of some texts. `releases` is how often a row goes with
     noise of its own at most, `longest` how many tokens a text has at most. `basis` [D][R] is empty without a
-    shape. `measured` is empty where the nearest neighbour measures nothing.
+    shape. `measured` is empty where the nearest neighbour measures nothing. To denoise: `common` are
+    tokens of public texts and how often each comes, `before` and `after` how many of each text's first and
+    last tokens are the tokenizer's own.
     """
 
     noise: Noise
@@ -68,6 +70,9 @@ class Settled:
     spared_told: str = ""
     basis: tuple[tuple[float, ...], ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
+    common: tuple[tuple[int, int], ...] = ()
+    before: int = 0
+    after: int = 0
 
     @property
     def shape(self) -> Shape | None:
@@ -78,6 +83,11 @@ class Settled:
         """The eta of each token's noise [N]."""
         spared_N = np.isin(ids_N, np.array(self.spared, np.int64))
         return np.where(spared_N, self.noise.spare, 1.0) * (self.eta or math.nan)
+
+    def framed(self, length: int) -> NDArray[np.bool_]:
+        """Which tokens [N] of a text of this length are the tokenizer's own, by their places alone."""
+        places_N = np.arange(length)
+        return np.asarray((places_N < self.before) | (places_N >= length - self.after))
 
     def ready(self, rows_ND: Floats) -> Floats:
         """The rows that noise is added to: the Gaussian's are clipped first."""
@@ -135,6 +145,9 @@ def settle(
         spared=() if spared is None else spared.ids,
         spared_told="" if spared is None else spared.told,
         basis=_basis(job, front, public),
+        common=_common(public) if public and job.noise.denoise else (),
+        before=_own(rows.ids, rows.specials),
+        after=_own([text[::-1] for text in rows.ids], rows.specials),
     )
     seen_ND = settled.ready(_states(front, public or rows) if job.after_block else table_VD)
     settled = replace(settled, nearest=nearest_distance(seen_ND))
@@ -189,6 +202,17 @@ def _content(rows: Rows) -> Ints:
     """Some tokens [N] of the texts, evenly spaced, without the tokenizer's own."""
     ids = np.array([one for text in rows.ids for one in text if one not in rows.specials], np.int64)
     return ids[np.linspace(0, len(ids) - 1, min(_TOKENS, len(ids))).round().astype(np.int64)]
+
+
+def _common(public: Rows) -> tuple[tuple[int, int], ...]:
+    """Tokens of public texts and how often each comes."""
+    ids_C, counts_C = np.unique([one for text in public.ids for one in text], return_counts=True)
+    return tuple(zip(ids_C.tolist(), counts_C.tolist(), strict=True))
+
+
+def _own(texts: Sequence[tuple[int, ...]], specials: frozenset[int]) -> int:
+    """With how many of the tokenizer's own tokens every text begins; one may spell another after them."""
+    return min(next((place for place, one in enumerate(text) if one not in specials), 0) for text in texts)
 
 
 def _releases(job: SplitJob, rows: int) -> int:
