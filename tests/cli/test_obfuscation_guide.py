@@ -57,8 +57,8 @@ def said(process: subprocess.Popen[str], until: str) -> str:
     for line in process.stderr:
         lines.append(line)
         if until in line:
-            break
-    return "".join(lines)
+            return "".join(lines)
+    pytest.fail(f"it ended before it said {until!r}; it said: {''.join(lines)}")
 
 
 @pytest.fixture
@@ -83,15 +83,13 @@ def test_the_lines_of_the_guide_lead_to_a_chat_whose_gateway_knows_the_card(
     assert Path("client", CARD_FILE).read_bytes() == Path("disguised", CARD_FILE).read_bytes()
     assert read_card("client", load_key("secret.key")).findings
     at_engine = [f"http://127.0.0.1:{engine_port}" if "8001" in word else word for word in told["gateway"]]
-    with (
-        started([*told["engine"], "--port", str(engine_port)]) as engine,
-        started([*at_engine, "--port", "0"]) as gateway,
-    ):
+    with started([*told["engine"], "--port", str(engine_port)]) as engine:
         assert re.fullmatch(r"serving smollm2 at .*\n", said(engine, "serving"))
-        text = said(gateway, "gateway in mode")
-        assert VERDICT in text
-        assert "not audited" not in text
-        shown, record = asked(told["chat"], re.findall(r"at (\S+)/v1", text)[0], capsys)
+        with started([*at_engine, "--port", "0"]) as gateway:
+            text = said(gateway, "gateway in mode")
+            assert VERDICT in text
+            assert "not audited" not in text
+            shown, record = asked(told["chat"], re.findall(r"at (\S+)/v1", text)[0], capsys)
     assert "can read if it has the base model: the text itself" in shown
     assert QUESTION in record["host_can_read"]
     assert re.fullmatch(r"<\d+>( <\d+>)*", record["host_saw"])
