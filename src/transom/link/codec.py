@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NoReturn, get_args
 
+from transom.checkpoint.finite import is_finite
 from transom.config import load_json
 from transom.errors import LinkRefusedError, MisconfiguredError, extra
 from transom.link.broker import MAX_MESSAGE_BYTES
@@ -353,6 +354,6 @@ def _e4m3_table() -> Tensor:
 
 def _finite(x: Tensor) -> Tensor:
     """The tensor; its least and largest value say whether all are finite. Raises LinkRefusedError."""
-    if x.numel() and not all(math.isfinite(end) for end in x.aminmax()):
+    if not is_finite(x):
         _refuse("values of a tensor are not finite, or too large for their type on the wire")
     return x
