@@ -18,7 +18,7 @@ from transom.link.session import Received
 from transom.link.window import Window
 from transom.split.customer import Point, Progress
 from transom.split.job import Train
-from transom.split.messages import request
+from transom.split.messages import HEADER_BYTES, request
 from transom.split.metrics import Tally
 from transom.split.talk import Talk, pack, unpack
 
@@ -80,7 +80,7 @@ def talk(window: Window, **train: Any) -> Talk:
 def test_a_checkpoint_is_due_by_steps_messages_and_bytes() -> None:
     by_steps = talk(Window(64, 2**28), checkpoint_every_steps=3)
     assert [by_steps.stepped() for _ in range(3)] == [False, False, True]
-    for window in (Window(64, 2**28), Window(4096, 64 * 4016)):
+    for window in (Window(64, 2**28), Window(4096, 64 * (4016 + HEADER_BYTES))):
         held = talk(window, checkpoint_every_steps=1000)
         for _ in range(15):
             held.receive("train")

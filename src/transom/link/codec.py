@@ -133,6 +133,12 @@ def decode(data: bytes, limits: Limits | None = None) -> tuple[Header, dict[str,
     return header, {name: _values(entry, scales.get(name + _SCALE), body) for name, entry in entries.items()}
 
 
+def row_bytes(width: int, wire: Wire) -> int:
+    """What a row of so many floats takes in a message, with its scale if it has one."""
+    dtype = _ON_WIRE[wire]
+    return width * dtype.itemsize + (torch.float32.itemsize if dtype in _LARGEST_CODE else 0)
+
+
 def error_bound(wire: Wire, x_RD: Tensor) -> Tensor:
     """How far each value may be from `x_RD` when it comes back: float64 of its shape.
 

@@ -19,7 +19,7 @@ from transom.link.exchange import Agreement
 from transom.link.message import Step
 from transom.link.session import Received, Session
 from transom.split.job import SplitJob
-from transom.split.messages import Tensors
+from transom.split.messages import HEADER_BYTES, Tensors
 
 Message = tuple[Step, Tensors]
 _PREFIX_BYTES = 8  # the length of the plain part, little-endian
@@ -35,6 +35,7 @@ class Talk:
                 f"{parts} micro-batches do not fit the link's window of {window.messages} messages; set "
                 f"window to {4 * parts} or more for both parties"
             )
+        self.agreement = agreement
         self._session, self._every = session, job.train.checkpoint_every_steps
         self._most_messages, self._most_bytes = window.messages // 4, window.bytes // 4
         self._steps = self._messages = self._bytes = 0
@@ -43,7 +44,7 @@ class Talk:
         """The next message of these topics."""
         received = self._session.receive(topics)
         self._messages += 1
-        self._bytes += sum(tensor.nbytes for tensor in received.tensors.values())
+        self._bytes += HEADER_BYTES + sum(tensor.nbytes for tensor in received.tensors.values())
         return received
 
     def answer(self, step: Step) -> Tensors:
