@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.errors import MisconfiguredError
-from transom.link.codec import encode
+from transom.link.codec import HEADER_BYTES, encode
 from transom.link.config import LinkConfig
 from transom.link.exchange import Agreement
 from transom.link.memory import memory_pair
@@ -22,7 +22,7 @@ from transom.link.message import LARGEST, Header, Step
 from transom.link.window import Window
 from transom.split import run
 from transom.split.job import SplitJob, Train
-from transom.split.messages import HEADER_BYTES, reply, request
+from transom.split.messages import reply, request
 from transom.split.metrics import Tally
 from transom.split.party import customer
 from transom.split.room import needs, require_room

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from transom.config import from_plain, to_plain
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Header, Step
 from transom.link.session import Received
 from transom.link.window import Window
 from transom.split.customer import Point, Progress
 from transom.split.job import Train
-from transom.split.messages import HEADER_BYTES, request
+from transom.split.messages import request
 from transom.split.metrics import Tally
 from transom.split.talk import Talk, pack, unpack
 

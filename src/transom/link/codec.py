@@ -40,6 +40,7 @@ Shape = tuple[int | None, ...]
 
 VERSION = "1"
 MAX_HEADER_BYTES = 2**16
+HEADER_BYTES = 2**11  # more than a message of a handful of tensors has beside their values
 MAX_TENSORS, MAX_DIMS = 64, 8
 _PREFIX_BYTES = 8  # the length of the header, little-endian
 _SCALE = ".scale"

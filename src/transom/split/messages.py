@@ -31,7 +31,6 @@ EVALUATE: Final = "evaluate"
 PREDICT: Final = "predict"
 BEGIN: Final = "begin"
 END: Final = "end"
-HEADER_BYTES: Final = 2**11  # more than what a message has beside its values
 _NO_ROWS = torch.zeros(0, 0)
 _NO_NUMBERS = torch.zeros(0, dtype=torch.int64)
 

@@ -15,10 +15,9 @@ import math
 from dataclasses import dataclass
 
 from transom.errors import MisconfiguredError
-from transom.link.codec import row_bytes
+from transom.link.codec import HEADER_BYTES, row_bytes
 from transom.link.exchange import Agreement
 from transom.split.job import SplitJob
-from transom.split.messages import HEADER_BYTES
 from transom.split.rows import Rows
 
 AHEAD = 4  # batches of an evaluation that are on their way at once, and quarters of the window

@@ -15,11 +15,12 @@ from typing import Any
 
 from transom.config import load_json
 from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
+from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Step
 from transom.link.session import Received, Session
 from transom.split.job import SplitJob
-from transom.split.messages import HEADER_BYTES, Tensors
+from transom.split.messages import Tensors
 
 Message = tuple[Step, Tensors]
 _PREFIX_BYTES = 8  # the length of the plain part, little-endian
