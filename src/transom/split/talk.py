@@ -15,6 +15,7 @@ from typing import Any
 
 from transom.config import load_json
 from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
+from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Step
 from transom.link.session import Received, Session
@@ -35,6 +36,7 @@ class Talk:
                 f"{parts} micro-batches do not fit the link's window of {window.messages} messages; set "
                 f"window to {4 * parts} or more for both parties"
             )
+        self.agreement = agreement
         self._session, self._every = session, job.train.checkpoint_every_steps
         self._most_messages, self._most_bytes = window.messages // 4, window.bytes // 4
         self._steps = self._messages = self._bytes = 0
@@ -43,7 +45,7 @@ class Talk:
         """The next message of these topics."""
         received = self._session.receive(topics)
         self._messages += 1
-        self._bytes += sum(tensor.nbytes for tensor in received.tensors.values())
+        self._bytes += HEADER_BYTES + sum(tensor.nbytes for tensor in received.tensors.values())
         return received
 
     def answer(self, step: Step) -> Tensors:
