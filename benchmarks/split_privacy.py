@@ -5,9 +5,9 @@
 
 `level` is eta times the distance between nearest tokens (after a block: states). `sap` is d_chi that spares
 contributing tokens, `sap-without-cti` plain d_chi; `shaped` has a quarter of its strength in 32 directions
-that the public model uses, `task` 0.03 of it in 16 that tell the labels of public texts; `gaussian` clips rows
-and adds N(0, sigma^2), as DP-Forward does at the embedding, of the mean length of plain d_chi. `-denoised`:
-the customer sends expected rows. The dev set gets noise of its own, as in use.
+that the public model uses, `task` 0.03 of it in 16 that tell the labels of public texts; `gaussian` clips
+rows and adds N(0, sigma^2), as DP-Forward does at the embedding, of the mean length of plain d_chi.
+`-denoised`: the customer sends expected rows. The dev set gets noise of its own, as in use.
 The front is frozen and noise is drawn once a text, so states are computed once and trained on in each epoch
 by `split.parts`, without a link: the same numbers, faster.
 
