@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from transom.errors import MisconfiguredError
 from transom.vertical import sheet, table
@@ -85,8 +87,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, form: str) -> None:
     if form == "npy":
         np.save(path, x_NF)
     elif form == "parquet":
-        pa = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(pa.Table.from_pylist(objects), path)
+        parquet.write_table(pyarrow.Table.from_pylist(objects), path)
     elif form == "json":
         path.write_text(json.dumps(objects))
     elif form == "jsonl":
@@ -101,7 +102,6 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, form: str) -> None:
 
 
 def test_whole_numbers_and_text_of_parquet_are_read(tmp_path: Path) -> None:
-    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = {
         "id": [7, 8, 9],
         "a": [1, 2, None],
@@ -109,7 +109,7 @@ def test_whole_numbers_and_text_of_parquet_are_read(tmp_path: Path) -> None:
         "c": [1.0, np.inf, 2.0],
         "d": [True] * 3,
     }
-    parquet.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    parquet.write_table(pyarrow.table(rows), tmp_path / "rows.parquet")
     job = feature(tmp_path / "rows.parquet")
     told = refused(job)
     assert "column 'a': an empty cell in 1 row (3)" in told
@@ -256,8 +256,8 @@ def test_constant_columns_are_found_in_a_part_too(tmp_path: Path) -> None:
 
 
 def test_a_table_is_never_in_memory_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    count, width = 5000, 200
-    monkeypatch.setattr(sheet, "BLOCK_CELLS", 2**12)
+    count, width = 2500, 200
+    monkeypatch.setattr(sheet, "BLOCK_CELLS", 2**11)
     monkeypatch.setattr(table, "_GROW_BYTES", 2**16)
     line = ",".join(f"{n}.5" for n in range(width))
     path = written(tmp_path, "id," + line, *(f"{n},{n}{line[1:]}" for n in range(count)))

@@ -27,7 +27,7 @@ from transom.errors import MisconfiguredError, extra, system_errors
 from transom.vertical.job import Data
 
 LARGEST = float(np.finfo(np.float32).max)
-BLOCK_CELLS = 2**20
+BLOCK_CELLS = 2**18
 _SHOWN = 5
 
 
