@@ -10,7 +10,6 @@ Source: own. Shapes: N rows of the table, M common ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -82,13 +81,8 @@ def align(
     return _made(table, found.places, found.partner_count, "hashed" if hashed else "psi")
 
 
-def with_partner(
-    job: VerticalJob,
-    table: Table,
-    advance: psi.Advance = lambda done, total: None,
-    met: Callable[[], object] = lambda: None,
-) -> Aligned:
-    """As `align`, over the job's link; nothing of it is resumed. `met` is called once the partner is there.
+def with_partner(job: VerticalJob, table: Table, advance: psi.Advance = lambda done, total: None) -> Aligned:
+    """As `align`, over the job's link; nothing of it is resumed.
 
     Raises also LinkRefusedError with every term that differs.
     """
@@ -99,7 +93,6 @@ def with_partner(
     link = replace(job.link, record=None, wire=job.wire)
     run = f"{link.run[:_MOST_RUN_CHARS]}.psi"
     with connected(link, terms(job, {"purpose": "psi"}), run=run) as (session, _, _):
-        met()
         return align(job, table, session, advance)
 
 
