@@ -32,7 +32,11 @@ JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="This party's job, 
 def psi(
     job: JobFile,
     insecure_hashed_join: Annotated[
-        bool, "Send hashes of the IDs, which the partner can undo by trying. Both parties say so."
+        bool,
+        typer.Option(
+            "--insecure-hashed-join",
+            help="Send hashes of the IDs, which the partner can undo by trying. Both parties say so.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
