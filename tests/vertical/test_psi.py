@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transom.errors import LinkRefusedError
+from transom.errors import LinkError, LinkRefusedError
 from transom.link import codec
 from transom.link.memory import memory_pair
 from transom.link.message import Step
@@ -219,3 +219,17 @@ def test_a_partner_that_sends_everything_back_is_noticed() -> None:
 def test_a_list_in_which_an_id_stands_twice_is_noticed() -> None:
     outcomes = found(["a", "a"], ["a", "b"])
     assert any(isinstance(one, LinkRefusedError) and "twice" in str(one) for one in outcomes)
+
+
+@pytest.mark.parametrize("dies_at", [4, 10, 16, 22])
+def test_a_partner_that_dies_is_waited_for_no_longer_than_was_said(dies_at: int) -> None:
+    one, other = memory_pair()
+    mortal = Mortal(other, dies_at=None)
+    with pair((one, mortal), a={"timeout_s": 1.0}, b={"timeout_s": 2.0}) as (a, b):
+        mortal.left = dies_at  # calls of publish, before and after, status included
+        outcome, _ = together(
+            lambda: intersect(a, [f"p{n}" for n in range(20)], "label"),
+            lambda: intersect(b, [f"p{n}" for n in range(20)], "feature"),
+            timeout_s=20.0,
+        )
+    assert isinstance(outcome, LinkError)

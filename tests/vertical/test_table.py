@@ -243,8 +243,10 @@ def test_arrays_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     for wrong in (np.array([1.0, 2.0]), np.array([["a"]]), np.array([[{}]], object)):
         np.save(path, wrong, allow_pickle=True)
         assert "no .npy array of numbers" in refused(feature(path))
-    path.write_bytes(b"\x93NUMPY\x01")
-    assert "no .npy array of numbers" in refused(feature(path))
+    np.save(path, np.ones((9, 9)))
+    for cut in (path.read_bytes()[:-8], b"\x93NUMPY\x01", b"", b"PK\3\4 a zip"):
+        path.write_bytes(cut)
+        assert "no .npy array of numbers, or is cut short" in refused(feature(path))
     path.unlink()
     assert "cannot read" in refused(feature(path))
 
@@ -253,6 +255,8 @@ def test_constant_columns_are_found_in_a_part_too(tmp_path: Path) -> None:
     found = read_table(label(written(tmp_path, "id,a,b,y", "1,1,1,no", "2,1,2,no", "3,2,3,yes")))
     assert constant(found) == []
     assert constant(found, np.array([0, 1])) == ["a", "the label"]
+    assert constant(found, np.array([2])) == ["a", "b", "the label"]
+    assert constant(found, np.array([], np.int64)) == []
 
 
 def test_a_table_is_never_in_memory_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

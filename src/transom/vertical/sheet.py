@@ -108,25 +108,21 @@ def columns_of(data: Data, names: Sequence[str], *, label_needed: bool, keyed: b
 @contextmanager
 def opened(data: Data, *, label_needed: bool) -> Iterator[Sheet]:
     """The rows of a file by its ending. Raises MisconfiguredError, MissingExtraError."""
-    form = rows.form_of(data.path)
+    form, problems = rows.form_of(data.path), Problems()
     if form in (rows.Format.csv, rows.Format.tsv):
         with rows.opened(data.path) as file:
             table = rows.table(rows.decoded(file, str(data.path)), form)
             columns = columns_of(data, table.names, label_needed=label_needed)
-            problems = Problems()
             yield Sheet(columns, _text_blocks(columns, table.rows, 2, problems), problems)
     elif form is rows.Format.parquet:
         with _parquet(data.path) as file:
             columns = columns_of(data, file.schema_arrow.names, label_needed=label_needed)
-            problems = Problems()
             yield Sheet(columns, _parquet_blocks(columns, file, problems), problems)
     else:
         found = rows.read_rows(data.path)
-        columns = columns_of(
-            data, list(dict.fromkeys(name for row in found for name in row)), label_needed=label_needed
-        )
+        names = dict.fromkeys(name for row in found for name in row)
+        columns = columns_of(data, tuple(names), label_needed=label_needed)
         cells = ([row.get(name, "") for name in columns.names] for row in found)
-        problems = Problems()
         yield Sheet(columns, _text_blocks(columns, cells, 1, problems), problems)
 
 
@@ -139,10 +135,10 @@ def mapped(path: Path) -> NDArray[Any]:
     """The array of an .npy file, mapped: rows by columns of numbers. Raises MisconfiguredError."""
     try:
         with system_errors(f"cannot read {path}", "check the path"):
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            found = np.lib.format.open_memmap(path, mode="r")  # of no other format, and never a pickle
     except ValueError:
-        raise MisconfiguredError(f"{path} is no .npy array of numbers") from None
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu":
+        raise MisconfiguredError(f"{path} is no .npy array of numbers, or is cut short") from None
+    if found.ndim != 2 or found.dtype.kind not in "fiu":
         raise MisconfiguredError(f"{path} is no .npy array of numbers with rows and columns")
     return found
 

@@ -72,22 +72,21 @@ def read_table(job: VerticalJob, path: Path | None = None, *, train: bool = True
     return replace(table, digest=_digest(table))
 
 
-def constant(table: Table, rows_N: NDArray[np.int64] | None = None) -> list[str]:
-    """The features that have one value in all rows, or in those at `rows_N`; "the label", if it has."""
-    least_F, most_F = (_extreme(table.features_NF, rows_N, pick) for pick in (np.minimum, np.maximum))
-    found = [name for name, least, most in zip(table.names, least_F, most_F, strict=True) if least == most]
-    labels_N = table.labels_N
-    if labels_N is not None and (labels_N := labels_N if rows_N is None else labels_N[rows_N]).size:
-        found += ["the label"] * bool((labels_N == labels_N[0]).all())
+def constant(table: Table, rows_M: NDArray[np.int64] | None = None) -> list[str]:
+    """The features that have one value in all rows, or in those at `rows_M`; "the label", if it has."""
+    features_NF, labels_N = table.features_NF, table.labels_N
+    size, count = sheet.block_rows(features_NF.shape[1]), len(table if rows_M is None else rows_M)
+    if not count:
+        return []
+    first_F = features_NF[0 if rows_M is None else rows_M[0]]
+    changes_F = np.zeros(len(first_F), np.bool_)
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        changes_F |= (features_NF[part if rows_M is None else rows_M[part]] != first_F).any(0)
+    found = [name for name, changes in zip(table.names, changes_F, strict=True) if not changes]
+    if labels_N is not None and len({*(labels_N if rows_M is None else labels_N[rows_M]).tolist()}) == 1:
+        found.append("the label")
     return found
-
-
-def _extreme(features_NF: NDArray[np.float32], rows_N: NDArray[np.int64] | None, pick: np.ufunc) -> Any:
-    """The least or largest of each column, a block at a time."""
-    size, count = sheet.block_rows(features_NF.shape[1]), len(features_NF if rows_N is None else rows_N)
-    parts = (slice(start, start + size) for start in range(0, count, size))
-    each = [pick.reduce(features_NF[part if rows_N is None else rows_N[part]]) for part in parts]
-    return pick.reduce(each) if each else np.empty(0)
 
 
 def _sheet(job: VerticalJob, train: bool) -> tuple[Table, Problems, int]:
