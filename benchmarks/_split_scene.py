@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from transom.link.config import LinkConfig
+from transom.link.told import Listener
 from transom.split import party, run
 from transom.split.job import SplitJob
-from transom.split.told import Listener
 
 ROLES = ("vendor", "customer")
 

@@ -23,9 +23,9 @@ from typing import Any
 from _link_scene import Nats, free_port, main, make_keys, start
 from _split_scene import ROLES, linked, work
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
+from transom.link.told import Told
 from transom.split import run
 from transom.split.job import Adapter, Data, Noise, SplitJob, Train
-from transom.split.told import Told
 
 DEADLINE_S = 120.0
 HEARTBEAT_S = 0.2

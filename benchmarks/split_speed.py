@@ -39,11 +39,11 @@ from _link_scene import free_port, make_keys, start
 from _split_scene import ROLES, linked, work
 from transom.link.nats_server import local_server
 from transom.link.session import Received
+from transom.link.talk import Talk
+from transom.link.told import Told
 from transom.split import run
 from transom.split.job import Data, Noise, SplitJob, Train
 from transom.split.party import customer, vendor
-from transom.split.talk import Talk
-from transom.split.told import Told
 
 ROWS, TOKENS, WIDTH = 16, 64, 384
 WARM = 3  # steps that are not counted: memory is got, and outputs are checked

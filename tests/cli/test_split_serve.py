@@ -23,6 +23,7 @@ from transom.cli.gateway import gateway
 from transom.cli.split_serve import Room, customer_in, run_in, vendor_in
 from transom.config import to_plain
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, TransomError
+from transom.link import state
 from transom.net.listen import serve_in_thread
 from transom.privacy.releases import Releases
 from transom.serving.engines.client import IdsEngine
@@ -32,7 +33,7 @@ from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.split_server import SplitServer, create_split_app
 from transom.serving.tokenizer import load_tokenizer
-from transom.split import run, state
+from transom.split import run
 from transom.split.folder import keep_noise
 from transom.split.job import Data, Noise, SplitJob, Train
 from transom.split.learner import schedule

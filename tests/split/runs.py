@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from transom.checkpoint.load import load
+from transom.link.told import Told
 from transom.split.job import Adapter, Data, SplitJob, Train
 from transom.split.learner import schedule
 from transom.split.metrics import Tally
 from transom.split.rows import batches, pad_id_of, padded, read_rows
-from transom.split.told import Told
 
 from .splits import Batch, Central, Split, make_job
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transom.link.learner import Learner, Schedule
 from transom.split.job import Adapter, SplitJob, Train
-from transom.split.learner import Learner, Schedule
 from transom.split.metrics import Tally, count_targets, targets, text_labels
 from transom.split.parts import Customer, Vendor, load_model, make_customer, make_vendor
 

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from transom.errors import MisconfiguredError, NotYetError
+from transom.link.learner import Schedule
 from transom.split.checks import copies, covered, require_changed, require_moved, require_trainable
 from transom.split.job import Adapter
-from transom.split.learner import Schedule
 from transom.split.lora import add_adapter
 from transom.split.parts import load_model, make_vendor
 

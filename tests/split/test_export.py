@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from transom.errors import CheckpointError
-from transom.split import state
+from transom.link import state
 from transom.split.export import export_adapter
 from transom.split.job import Adapter
 from transom.split.parts import load_model

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.errors import LinkRefusedError
-from transom.split import state
+from transom.link import state
+from transom.link.learner import Learner, Schedule
 from transom.split.job import Train
-from transom.split.learner import Learner, Schedule, schedule
+from transom.split.learner import schedule
 
 from .splits import Split, make_batch, make_job
 

@@ -14,10 +14,10 @@ import torch
 
 from transom.data.rows import read_rows as read_table
 from transom.errors import CheckpointError, LinkError, LinkRefusedError, MisconfiguredError
+from transom.link.told import Told
 from transom.split import run
 from transom.split.job import Adapter, Noise, SplitJob
 from transom.split.party import customer, vendor
-from transom.split.told import Told
 
 from .runs import Heard, central_run, run_job, states_of, weights_of
 

@@ -14,8 +14,8 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from transom.errors import CheckpointError
-from transom.split import state
-from transom.split.learner import Learner
+from transom.link import state
+from transom.link.learner import Learner
 
 from .splits import Split, make_batch, make_job
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +14,12 @@ from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Header, Step
 from transom.link.session import Received
+from transom.link.talk import Talk, pack, unpack
 from transom.link.window import Window
 from transom.split.customer import Point, Progress
 from transom.split.job import Train
 from transom.split.messages import request
 from transom.split.metrics import Tally
-from transom.split.talk import Talk, pack, unpack
-
-from .splits import make_job
 
 COUNTS = st.integers(0, 2**31)
 LOSSES = st.floats(0, 1e12)
@@ -74,8 +70,9 @@ class Endless:
 
 
 def talk(window: Window, **train: Any) -> Talk:
-    job = replace(make_job(Path("m"), "causal"), train=Train(**train))
-    return Talk(Endless(), Agreement("p", 1, window, 2**20, 0.0), job)  # type: ignore[arg-type]
+    of = Train(**train)
+    agreement = Agreement("p", 1, window, 2**20, 0.0)
+    return Talk(Endless(), agreement, of.checkpoint_every_steps, of.micro_batches)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_is_due_by_steps_messages_and_bytes() -> None:

@@ -24,8 +24,8 @@ from transom.cli.output import answer, plain_console, progress
 from transom.errors import MisconfiguredError, extra
 
 if TYPE_CHECKING:
+    from transom.link.told import Listener, Told
     from transom.split.job import SplitJob
-    from transom.split.told import Listener, Told
 
 app = App(no_args_is_help=True, help="Tune a vendor's model on private text.")
 app.command()(split_serve.serve)

@@ -175,7 +175,7 @@ def _context(model: Any) -> int:
 
 def _learnt(run: Run, party: str, learner: Any) -> None:
     """Put what was trained in its place."""
-    from transom.split import state
+    from transom.link import state
 
     if run.about.get("party") != party or run.trains != (learner is not None):
         raise CheckpointError(

@@ -18,7 +18,7 @@ from transom.errors import MisconfiguredError, NotYetError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from transom.split.learner import Learner
+    from transom.link.learner import Learner
 
 _SHOWN = 12
 

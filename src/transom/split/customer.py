@@ -19,19 +19,20 @@ from typing import TYPE_CHECKING
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.config import from_plain, to_plain
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.link import state
+from transom.link.learner import Schedule
 from transom.link.message import Step
-from transom.split import checks, messages, state
+from transom.link.talk import Talk, pack, unpack
+from transom.link.told import Kind, Listener, Told
+from transom.split import checks, messages
 from transom.split.denoised import Denoiser
 from transom.split.job import SplitJob
-from transom.split.learner import Schedule
 from transom.split.messages import packed, request, require_shape, tallies, unpacked
 from transom.split.metrics import Tally, count_targets, is_over
 from transom.split.parts import Customer, Head
 from transom.split.privatise import Privatiser, Topic
 from transom.split.room import AHEAD, require_room
 from transom.split.rows import Rows, batches, encode, pad_id_of, padded
-from transom.split.talk import Talk, pack, unpack
-from transom.split.told import Kind, Listener, Told
 
 if TYPE_CHECKING:
     from torch import Tensor

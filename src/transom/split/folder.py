@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from transom.config import read_config, to_plain
 from transom.errors import CheckpointError, system_errors
 from transom.files import write_file
+from transom.link import state
+from transom.link.learner import Learner
 from transom.privacy.stream import SECRET_BYTES
-from transom.split import state
 from transom.split.job import SplitJob
-from transom.split.learner import Learner
 from transom.split.privatise import Privatiser
 from transom.split.settle import Settled, settled_from
 

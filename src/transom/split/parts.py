@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from transom.checkpoint.cut import Front, Middle, Tail, three
 from transom.checkpoint.load import Checkpoint, load
 from transom.errors import LinkRefusedError, MisconfiguredError, NotYetError
+from transom.link.learner import Learner, Schedule
 from transom.split.checks import require_trainable
 from transom.split.job import SplitJob, Task
-from transom.split.learner import Learner, Schedule
 from transom.split.lora import add_adapter, head_names, train_head, trained
 from transom.split.metrics import IGNORED, Tally, count_targets, targets
 

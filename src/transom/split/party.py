@@ -22,20 +22,22 @@ from transom.checkpoint.cut import Front, three
 from transom.checkpoint.load import Checkpoint
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.link import state
 from transom.link.codec import Limits
+from transom.link.learner import Learner
 from transom.link.record import Record
-from transom.split import folder, messages, state
+from transom.link.talk import unpack
+from transom.link.told import Listener, Told
+from transom.split import folder, messages
 from transom.split.customer import CustomerSide, Progress
 from transom.split.folder import Role
 from transom.split.job import Data, SplitJob, terms
-from transom.split.learner import Learner, schedule
+from transom.split.learner import schedule
 from transom.split.messages import TRAIN, Bounds
 from transom.split.parts import load_model, make_customer, make_vendor
 from transom.split.privatise import Privatiser, make_privatiser
 from transom.split.rows import Rows, read_public, read_rows
 from transom.split.settle import settled_from
-from transom.split.talk import unpack
-from transom.split.told import Listener, Told
 from transom.split.vendor import VendorSide
 
 _LONGEST = 2**17

@@ -19,14 +19,14 @@ from transom.link.broker import Broker
 from transom.link.config import opened
 from transom.link.memory import memory_pair
 from transom.link.session import WINDOW_BYTES, Session
+from transom.link.talk import Talk
+from transom.link.told import Listener, Told
 from transom.split import folder
 from transom.split.customer import CustomerSide
 from transom.split.job import SplitJob
 from transom.split.messages import PREDICT
 from transom.split.party import Party, Side, customer, vendor
 from transom.split.predicted import Predicted
-from transom.split.talk import Talk
-from transom.split.told import Listener, Told
 from transom.split.vendor import VendorSide
 
 _HERE_S = 3600.0  # of one step, where both parties are one process
@@ -143,7 +143,8 @@ def _met(
     )  # fmt: skip
     with session:
         agreement = session.connect(timeout_s)
-        yield session, Talk(session, agreement, job)
+        train = job.train
+        yield session, Talk(session, agreement, train.checkpoint_every_steps, train.micro_batches)
 
 
 def _leave(party: Party[Side], counts: Mapping[str, int]) -> None:

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from transom.errors import LinkRefusedError
+from transom.link import state
 from transom.link.message import Step
-from transom.split import checks, messages, state
+from transom.link.talk import Message, Talk, pack, unpack
+from transom.link.told import Listener, Told
+from transom.split import checks, messages
 from transom.split.job import SplitJob
 from transom.split.learner import schedule
 from transom.split.messages import Asked, Bounds, packed, reply, require_shape, unpacked
 from transom.split.parts import Head, Vendor
-from transom.split.talk import Message, Talk, pack, unpack
-from transom.split.told import Listener, Told
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transom.config import load_json
 from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
@@ -19,25 +19,28 @@ from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Step
 from transom.link.session import Received, Session
-from transom.split.job import SplitJob
-from transom.split.messages import Tensors
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors = Mapping[str, "Tensor"]
 Message = tuple[Step, Tensors]
 _PREFIX_BYTES = 8  # the length of the plain part, little-endian
 
 
 class Talk:
-    """A connected session. A `checkpoint` becomes due every so many steps, or after so much received."""
+    """A connected session. A checkpoint becomes due every so many steps, or after so much received; between
+    two of them a party sends `at_once` messages at most without an answer."""
 
-    def __init__(self, session: Session, agreement: Agreement, job: SplitJob) -> None:
-        window, parts = agreement.window, job.train.micro_batches
-        if 4 * parts > window.messages:
+    def __init__(self, session: Session, agreement: Agreement, every_steps: int, at_once: int) -> None:
+        window = agreement.window
+        if 4 * at_once > window.messages:
             raise MisconfiguredError(
-                f"{parts} micro-batches do not fit the link's window of {window.messages} messages; set "
-                f"window to {4 * parts} or more for both parties"
+                f"{at_once} messages at once do not fit the link's window of {window.messages} messages; set "
+                f"window to {4 * at_once} or more for both parties"
             )
         self.agreement = agreement
-        self._session, self._every = session, job.train.checkpoint_every_steps
+        self._session, self._every = session, every_steps
         self._most_messages, self._most_bytes = window.messages // 4, window.bytes // 4
         self._steps = self._messages = self._bytes = 0
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from transom.checkpoint.finite import is_finite
 from transom.config import load_json
 from transom.errors import CheckpointError
-from transom.split.learner import Learner
+from transom.link.learner import Learner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,7 @@ class State:
     about: Mapping[str, str]
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Mapping[str, Tensor]]
+    buffers: Mapping[str, Tensor]
 
 
 def save(learner: Learner, about: Mapping[str, str]) -> bytes:
@@ -44,6 +45,7 @@ def save(learner: Learner, about: Mapping[str, str]) -> bytes:
     from safetensors.torch import save as to_bytes
 
     tensors = {f"weight/{name}": value.detach() for name, value in learner.parameters.items()}
+    tensors |= {f"buffer/{name}": value for name, value in learner.buffers.items()}
     for name, parameter in learner.parameters.items():
         for moment, value in learner.optimiser.state.get(parameter, {}).items():
             tensors[f"{moment}/{name}"] = value
@@ -74,13 +76,14 @@ def read(data: bytes, about: Mapping[str, str]) -> State:
             f"{name}: it has {str(found.get(name))[:80]!r}, here {about.get(name)!r}" for name in other
         )
         raise CheckpointError(f"this state is of something else: {told}; {_DO}")
-    kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("weight", *_MOMENTS)}
+    kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("weight", "buffer", *_MOMENTS)}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
-        if kind not in kinds or not value.is_floating_point() or not is_finite(value.float()):
+        floats = value.is_floating_point() or kind == "buffer"
+        if kind not in kinds or not floats or not is_finite(value.float()):
             raise CheckpointError(f"this state holds a tensor that is not finite or not known; {_DO}")
         kinds[kind][name] = value
-    return State(steps, found, kinds.pop("weight"), kinds)
+    return State(steps, found, kinds.pop("weight"), kinds, kinds.pop("buffer"))
 
 
 def restore(learner: Learner, data: bytes, about: Mapping[str, str]) -> None:
@@ -103,19 +106,23 @@ def put_weights(learner: Learner, state: State) -> None:
     """The state's weights alone, to use what was trained. Raises CheckpointError unless they fit."""
     import torch
 
-    _require_same(learner, state.weights)
+    _require_same(learner.parameters, state.weights)
+    _require_same(learner.buffers, state.buffers)
     with torch.no_grad():
         for name, parameter in learner.parameters.items():
             parameter.copy_(state.weights[name])
+        for name, buffer in learner.buffers.items():
+            buffer.copy_(state.buffers[name])
 
 
 def _require_fit(learner: Learner, state: State) -> None:
-    _require_same(learner, state.weights)
+    _require_same(learner.parameters, state.weights)
+    _require_same(learner.buffers, state.buffers)
     for kind in _MOMENTS:
         if not state.steps and state.moments[kind]:
             raise CheckpointError(f"this state has moments of the optimiser, and no steps; {_DO}")
         if state.steps and kind != "step":
-            _require_same(learner, state.moments[kind])
+            _require_same(learner.parameters, state.moments[kind])
     if not state.steps:
         return
     if state.moments["step"].keys() != learner.parameters.keys() or any(
@@ -127,10 +134,10 @@ def _require_fit(learner: Learner, state: State) -> None:
         raise CheckpointError(f"this state holds squares below zero; {_DO}")
 
 
-def _require_same(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
-    differing = sorted(learner.parameters.keys() ^ tensors.keys()) or sorted(
+def _require_same(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    differing = sorted(own.keys() ^ tensors.keys()) or sorted(
         name
-        for name, parameter in learner.parameters.items()
+        for name, parameter in own.items()
         if (parameter.shape, parameter.dtype) != (tensors[name].shape, tensors[name].dtype)
     )
     if differing:
