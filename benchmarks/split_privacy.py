@@ -15,7 +15,7 @@ by `split.parts`, without a link: the same numbers, faster.
 `ep_*` is the share that an attack does not name: tokens by the nearest row (`ep_nn`), a trained inverter
 (`ep_inverter`), BiSR (`ep_gradient`; layout customer, first step); contributing tokens by the nearest row
 (`ep_contributing`, the same tokens for every method); sentiment by the best of three (`ep_aia`).
-`ep` is the least of the three over all tokens, if all three ran. Attacks know the law and own other labelled
+`ep` is the least of the three over all tokens, of those that ran. Attacks know the law and own other labelled
 sentences of the corpus; they run for the first seed. `gain_at_1pct`: points of `ep` over no noise at the same
 cut for at most one point of accuracy; the lower of the models; `gains` says the same for each attack.
 Finished points are kept in results/split_privacy_points.json; a run that was stopped goes on from there.
@@ -242,10 +242,9 @@ def privacy(job: SplitJob, corpus: Corpus, privatise: Privatiser, sizes: Sizes) 
         return [None if one.value is None else 1 - one.value for one in findings]
 
     figures = dict(zip(TOKEN_ATTACKS, hidden([*TOKEN_ATTACKS.values()], data, sizes.attack_s), strict=True))
-    strongest = None if None in figures.values() else least(figures.values())
     figures["ep_contributing"] = least(hidden([split_nearest], apart, sizes.attack_s))
     figures["ep_aia"] = least(hidden(split_attribute.attacks(), data, sizes.attack_s / 3))
-    return {"ep": strongest, **figures}
+    return figures
 
 
 def least(values: Any) -> float | None:
@@ -328,11 +327,11 @@ def main() -> None:
         sizes = QUICK if args.quick else FULL[point.model]
         if (key := point.key(sizes)) not in kept:
             kept[key] = measured(point, sizes, args.device)
-            print(f"{key}: accuracy {kept[key]['accuracy']:.3f}, ep {kept[key].get('ep')}", file=sys.stderr)
+            print(f"{key}: accuracy {kept[key]['accuracy']:.3f}", file=sys.stderr)
             if not args.quick:
                 RESULTS.mkdir(exist_ok=True)
                 write_file(POINTS, (json.dumps(kept, indent=1) + "\n").encode())
-        rows.append(kept[key])
+        rows.append({**kept[key], "ep": least(kept[key].get(name) for name in TOKEN_ATTACKS)})
     gained = {model: gains([row for row in rows if row["model"] == model]) for model in args.model}
     at_1pct = least(one.get("ep") for one in gained.values())
     if not args.quick:
