@@ -65,16 +65,18 @@ class Denoiser:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        eta_V = self.settled.etas(np.arange(len(self.table_VD)))
-        found_ND = expected_rows(
-            noisy_ND, self.table_VD, eta_V, prior_V=self._prior_V, shape=self.settled.shape
-        )
+        found_ND = self.expected(noisy_ND)
         framed_N = self.settled.framed(len(ids_N))
         found_ND[framed_N] = self.table_VD[ids_N[framed_N]]
         self._kept[key] = found_ND
         while sum(one_ND.nbytes for one_ND in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
         return found_ND
+
+    def expected(self, noisy_ND: Floats) -> Floats:
+        """The rows [N, D] to expect of noisy ones, wherever they stand in their texts."""
+        eta_V = self.settled.etas(np.arange(len(self.table_VD)))
+        return expected_rows(noisy_ND, self.table_VD, eta_V, prior_V=self._prior_V, shape=self.settled.shape)
 
     @cached_property
     def _prior_V(self) -> Floats:
