@@ -2,11 +2,12 @@
 expect among the embeddings.
 
 A model that was trained on plain embeddings learns little of rows whose noise is several times their length,
-and much more of expected ones. They are a function of the noisy rows and of what is public (table, law, how
-often tokens come in public texts), so they cost no privacy: an attacker who expects them itself knows no
-less. The tokenizer's own tokens, such as [CLS], stand at public places and go as they are. A text's rows are
-the same in each epoch, as its noise is; they are kept, within a bound, since they cost a product with the
-whole table.
+and much more of expected ones. They are a function of the noisy rows and of what an attacker is taken to know
+(table, law, how often tokens come in public texts), so they cost no privacy: who expects them itself knows as
+much. Eta and the spared tokens are part of the law: where they come of the customer's texts, what is sent
+tells of them, and the guarantee says so. The tokenizer's own tokens, such as [CLS], stand at public places
+and go as they are. A text's rows are the same in each epoch, as its noise is; they are kept, within a bound,
+since they cost a product with the whole table.
 Threat model: as `privatise`. Does not protect anything: the noise does, and attacks are measured on the noisy
 rows. Source: Bayes' rule; that post-processing is free: Dwork and Roth 2014, proposition 2.1.
 

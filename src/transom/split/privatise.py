@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 
 Topic = Literal["train", "evaluate", "predict"]
 _SEEN = "the vendor can tell eta from the length of the noise, width / eta on average, though it is not told"
+_COMPUTED = (
+    "what is sent is computed with eta and with which tokens are spared, and tells of both, though the "
+    "vendor is told neither"
+)
+_NOISY = "the noisy rows"
+_EXPECTED = "of each noisy row what it lets expect, which tells of a text nothing that the noisy row does not"
 _NOT_MEASURED = (
     "after a block the nearest neighbour among embeddings reads nothing, which is no privacy: an inverter "
     "that is trained on public texts may; audit it"
@@ -120,7 +126,8 @@ class Privatiser:
             "noise": to_plain(noise),
             "eta": eta,
             "eta_from": settled.eta_from if eta else None,
-            "eta_known_to_vendor": _SEEN if eta else None,
+            "eta_known_to_vendor": _seen(settled) if eta else None,
+            "sent": _EXPECTED if noise.denoise else _NOISY,
             "nearest_distance": settled.nearest,
             "nearest_is_of": "states of texts" if settled.after_block else "embeddings",
             "eta_times_nearest": eta * settled.nearest if eta else None,
@@ -161,9 +168,17 @@ def guarantee(settled: Settled) -> Guarantee:
     found = d_chi_guarantee(
         eta, settled.nearest, inside=noise.inside, releases=settled.releases, spared=settled.spared_told
     )
+    told = []
     if settled.eta_from == "the customer's texts":
-        found = replace(found, discloses=(*found.discloses, f"eta, found on the texts: {_SEEN}"))
-    return found
+        told.append(f"eta, found on the texts: {_seen(settled)}")
+    if noise.denoise and settled.spared:
+        told.append(f"which tokens are spared: {_COMPUTED}")
+    return replace(found, discloses=(*found.discloses, *told))
+
+
+def _seen(settled: Settled) -> str:
+    """How the vendor may come to know eta: denoised rows have no length of noise."""
+    return _COMPUTED if settled.noise.denoise else _SEEN
 
 
 def _gaussian(settled: Settled) -> Guarantee:
