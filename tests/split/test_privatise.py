@@ -164,6 +164,13 @@ def test_the_guarantee_is_of_what_was_done() -> None:
     assert "length of the noise" in found_on_texts.discloses[-1]
 
 
+def test_the_report_s_bound_is_the_guarantee_s_with_a_shape_too() -> None:
+    noise = Noise("d_chi", eta=3.0, inside=0.5, public=Path("public.txt"))
+    report = Privatiser(replace(D_CHI, eta=3.0, noise=noise, nearest=1.5), SECRET, RUN).report()
+    assert report["eta_times_nearest"] == pytest.approx(9)
+    assert f"{report['eta_times_nearest']:g} between two nearest" in report["guarantee"]["assumptions"][0]
+
+
 def test_denoised_rows_have_no_length_of_noise_and_tell_of_what_they_are_computed_with() -> None:
     denoised = replace(D_CHI, eta=3.0, noise=Noise("d_chi", eta=3.0, denoise=True))
     assert (guarantee(denoised).kind, guarantee(denoised).discloses) == ("metric-dp", ())  # post-processing

@@ -130,7 +130,7 @@ class Privatiser:
             "sent": _EXPECTED if noise.denoise else _NOISY,
             "nearest_distance": settled.nearest,
             "nearest_is_of": "states of texts" if settled.after_block else "embeddings",
-            "eta_times_nearest": eta * settled.nearest if eta else None,
+            "eta_times_nearest": _bound(settled) if eta else None,
             "spared": settled.spared_told or None,
             "directions": len(settled.basis[0]) if settled.basis else 0,
             "drawn": "at each step" if settled.changing else "once a text",
@@ -161,7 +161,7 @@ def guarantee(settled: Settled) -> Guarantee:
     eta = settled.eta or math.nan
     if settled.after_block:
         return _empirical(
-            f"eta {eta:g}, released {settled.releases} times, {eta * settled.nearest:.3g} between nearest "
+            f"eta {eta:g}, released {settled.releases} times, {_bound(settled):.3g} between nearest "
             "states; a token moves every row of its text there, so d_chi's bound of one row covers no token, "
             "and attacks measure what is left"
         )
@@ -174,6 +174,11 @@ def guarantee(settled: Settled) -> Guarantee:
     if noise.denoise and settled.spared:
         told.append(f"which tokens are spared: {_COMPUTED}")
     return replace(found, discloses=(*found.discloses, *told))
+
+
+def _bound(settled: Settled) -> float:
+    """Of one release, between nearest tokens or states: where noise is shaped, in its weakest direction."""
+    return (settled.eta or math.nan) / settled.noise.inside * settled.nearest
 
 
 def _seen(settled: Settled) -> str:
