@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from transom.checkpoint import find, load, packaged_minilm, packaged_smollm2, source
+from transom.checkpoint import find, load, packaged_minilm, packaged_smollm2, resolve, source
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError
 
@@ -233,3 +233,25 @@ def test_threads_that_load_at_a_time_leave_heads_tied(tmp_path: Path, monkeypatc
         assert PreTrainedModel.tie_weights is tie
     finally:
         PreTrainedModel.tie_weights = tie  # type: ignore[method-assign]
+
+
+def test_a_gguf_is_tied_while_no_other_thread_makes_a_model(gguf_file: Path, monkeypatch: Any) -> None:
+    from transformers import LlamaForCausalLM
+
+    tie, alone = LlamaForCausalLM.tie_weights, []
+
+    def could_make() -> bool:
+        could = resolve.MAKING.acquire(blocking=False)
+        if could:
+            resolve.MAKING.release()
+        return could
+
+    def noted(self: Any, *args: Any, **options: Any) -> None:
+        with ThreadPoolExecutor(1) as other:
+            alone.append(not other.submit(could_make).result())
+        tie(self, *args, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "tie_weights", noted)
+    load(gguf_file)
+    assert alone
+    assert all(alone)

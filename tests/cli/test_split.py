@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 import yaml
 
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
-from transom.cli import main
+from transom.cli import main, split
 from transom.net.pin import make_certificate
 
 ROWS = [("a good dog", "good"), ("the bad cat", "bad"), ("so fine a mat", "good"), ("rain and rain", "bad")]
@@ -230,3 +232,13 @@ def test_a_board_shows_the_history_of_the_report(folder: Path, capsys: pytest.Ca
     means = [sum(losses[at : at + 2]) / 2 for at in (0, 2, 4)]  # of an epoch's batches, which are alike
     assert means == pytest.approx([one["train_loss"] for one in history])
     assert len({*losses}) == 6
+
+
+def test_the_guide_s_commands_lack_nothing() -> None:
+    guide = (Path(__file__).parents[2] / "docs/split.md").read_text("utf-8")
+    lines = re.findall(r"^\$ transom split ([^#\n]+)", guide, re.MULTILINE)
+    commands: Any = typer.main.get_command(split.app)
+    assert {line.split()[0] for line in lines} == {"vendor", "customer", "predict", "export"}
+    for line in lines:
+        name, *arguments = line.split()
+        commands.commands[name].make_context(name, arguments)  # raises for an option that is missing

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transom.config import to_plain
 from transom.errors import CheckpointError, MisconfiguredError, NotYetError, TransomError
 from transom.link import state
 from transom.net.listen import serve_in_thread
+from transom.privacy.denoise import expected_rows
 from transom.privacy.releases import Releases
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.embedded import EmbeddedEngine
@@ -213,6 +214,22 @@ def test_what_was_trained_on_expected_rows_is_asked_with_them(tmp_path: Path) ->
 
 def twice(left: Left) -> list[Releases]:
     return [customer_in(left.customer).releases for _ in range(2)]
+
+
+def test_rows_leave_as_in_training_where_they_were_denoised(tmp_path: Path) -> None:
+    (tmp_path / "noisy").mkdir()
+    (tmp_path / "denoised").mkdir()
+    noise = Noise(kind="d_chi", eta=60.0)
+    noisy = customer_in(leave(tmp_path / "noisy", layout="customer", noise=noise).customer)
+    left = leave(tmp_path / "denoised", layout="customer", noise=replace(noise, denoise=True))
+    one = customer_in(left.customer)
+    table_VD = one.front.parts.embedding.weight.detach().numpy()
+    rows, ids = table_VD[[5, 9, 70]], (5, 9, 70)
+    sent = one.releases.extend(one.releases.start, ids, rows)[1]
+    noisy.releases._secret = one.releases._secret  # the noise of the other
+    seen = noisy.releases.extend(one.releases.start, ids, rows)[1]
+    np.testing.assert_allclose(sent, expected_rows(seen, table_VD, 60.0), atol=1e-5)
+    assert np.abs(sent - seen).max() > 0.01
 
 
 def test_after_a_block_no_process_draws_like_another(tmp_path: Path) -> None:

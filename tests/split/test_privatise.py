@@ -161,6 +161,29 @@ def test_the_guarantee_is_of_what_was_done() -> None:
             price(guarantee(weak), 1e-5)
     found_on_texts = guarantee(replace(small, eta_from="the customer's texts"))
     assert "found on the texts" in found_on_texts.discloses[-1]
+    assert "length of the noise" in found_on_texts.discloses[-1]
+
+
+def test_the_report_s_bound_is_the_guarantee_s_with_a_shape_too() -> None:
+    noise = Noise("d_chi", eta=3.0, inside=0.5, public=Path("public.txt"))
+    report = Privatiser(replace(D_CHI, eta=3.0, noise=noise, nearest=1.5), SECRET, RUN).report()
+    assert report["eta_times_nearest"] == pytest.approx(9)
+    assert f"{report['eta_times_nearest']:g} between two nearest" in report["guarantee"]["assumptions"][0]
+
+
+def test_denoised_rows_have_no_length_of_noise_and_tell_of_what_they_are_computed_with() -> None:
+    denoised = replace(D_CHI, eta=3.0, noise=Noise("d_chi", eta=3.0, denoise=True))
+    assert (guarantee(denoised).kind, guarantee(denoised).discloses) == ("metric-dp", ())  # post-processing
+    report = Privatiser(denoised, SECRET, RUN).report()
+    assert report["sent"].startswith("of each noisy row what it lets expect")
+    assert "length of the noise" not in report["eta_known_to_vendor"]
+    found_on_texts = guarantee(replace(denoised, eta_from="the customer's texts"))
+    assert "computed with eta" in found_on_texts.discloses[-1]
+    spared = guarantee(replace(denoised, spared=(7,), spared_told="1 tokens"))
+    assert spared.discloses[-1].startswith("which tokens are spared: what is sent is computed with")
+    assert Privatiser(replace(denoised, noise=Noise("d_chi", eta=3.0)), SECRET, RUN).report()["sent"] == (
+        "the noisy rows"
+    )
 
 
 @pytest.mark.parametrize("releases", [1, 4])

@@ -49,6 +49,18 @@ def data_of(file: Path, texts: list[Any], labels: list[Any], **changes: Any) -> 
     return Data(train=file, **changes)
 
 
+def test_the_frame_is_what_the_tokenizer_puts_there_though_every_text_spells_more(bert: Path) -> None:
+    """Else a place that all rows to train on spell as [SEP] would be taken for public in other texts."""
+    files = export_tokenizer(bert)
+    files.tokenizer.add_special_tokens(["[CLS]", "[SEP]"])
+    found = encode(["[SEP] quick [SEP]", "[SEP][SEP] fox [SEP]", "[SEP]", ""], files, 16)
+    first, sep = found.ids[3]
+    assert found.ids[2] == (first, sep, sep)
+    assert {text[:2] for text in found.ids} == {(first, sep)}
+    assert found.frame == (1, 1)
+    assert encode(["", ""], files, 16).frame == (0, 0)  # which none can tell
+
+
 @pytest.mark.parametrize("ending", ["tsv", "csv", "jsonl", "parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str, word_piece: TokenizerFiles) -> None:
     rows = read_rows(

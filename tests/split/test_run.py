@@ -117,6 +117,19 @@ def test_noise_is_that_of_the_first_time_after_a_stop_and_when_it_is_used(
     assert states_of(other) != states_of(job)
 
 
+@pytest.mark.parametrize("other", [{"eta": 20.0}, {"eta": 50.0, "denoise": True}])
+def test_no_run_goes_on_with_other_noise_not_even_from_before_its_first_checkpoint(
+    bert: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """The secret is the run's: noise of one direction and two lengths would cancel out."""
+    job = run_job(bert, "classification", tmp_path, noise=Noise(kind="d_chi", eta=50.0))
+    with pytest.raises(StoppedError):
+        run.simulate(job, stop_at(1))  # of the 3 after which a checkpoint is due
+    with pytest.raises(CheckpointError, match="the noise kept of the run is not this job's"):
+        run.simulate(replace(job, noise=Noise(kind="d_chi", **other)), Heard())
+    run.simulate(job, Heard())
+
+
 @pytest.mark.parametrize(("wire", "bound"), [("bf16", 0.05), ("fp8", 0.3), ("int8", 0.3)])
 def test_every_wire_type_trains(llama: Path, tmp_path: Path, wire: Any, bound: float) -> None:
     job = run_job(llama, "classification", tmp_path, layout="customer", wire=wire)

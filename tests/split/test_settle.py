@@ -31,7 +31,8 @@ def rows_of(seed: int, count: int = 40, low: int = 10, high: int = 90, classes: 
     for number in range(count):
         words = drawn.integers(low, high - 5, drawn.integers(3, 9)).tolist()
         texts.append((CLS, *words, high - 1 - number % classes, SEP))
-    return Rows(tuple(texts), tuple(number % classes for number in range(count)), frozenset({CLS, SEP}))
+    labels = tuple(number % classes for number in range(count))
+    return Rows(tuple(texts), labels, frozenset({CLS, SEP}), frame=(1, 1))
 
 
 def job_of(model: Path, task: str = "classification", after_block: int = 0, **noise: Any) -> SplitJob:

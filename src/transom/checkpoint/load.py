@@ -173,5 +173,6 @@ def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
             if values.shape != wanted[name].shape:
                 raise NotYetError(f"{path}: {class_name} has another shape for {name!r}")
             wanted[name].copy_(values)
-    model.tie_weights()
+    with MAKING:  # or another thread's making would have it do nothing
+        model.tie_weights()
     return model

@@ -200,7 +200,8 @@ def _secret(run: Run) -> bytes:
 
 
 def _noise(run: Run, front: Front, context_tokens: int) -> tuple[Noising | None, Guarantee]:
-    """What the customer sends of a state, as in training, and what that promises of one release."""
+    """What the customer makes of a state, as in training, and what that promises of one release. A token that
+    comes alone has no place in its text, so the tokenizer's own are denoised as all others are."""
     import numpy as np
 
     from transom.privacy.noise import noised
@@ -213,12 +214,11 @@ def _noise(run: Run, front: Front, context_tokens: int) -> tuple[Noising | None,
     promise = guarantee(replace(settled, releases=1, longest=context_tokens))
     if settled.noise.kind == "none":
         return None, promise
-
     denoise = Denoiser.of(settled, front) if settled.noise.denoise else None
 
     def noising(stream: Stream, ids_N: Ints, rows_ND: Rows) -> Rows:
         ready_ND = settled.ready(rows_ND)
-        noisy_ND = noised(ready_ND, settled.draw(stream, ids_N, rows_ND.shape[1]))
-        return np.asarray(noisy_ND if denoise is None else denoise.expected(noisy_ND), np.float32)
+        noisy_ND = np.asarray(noised(ready_ND, settled.draw(stream, ids_N, rows_ND.shape[1])), np.float32)
+        return noisy_ND if denoise is None else denoise.expected(noisy_ND)
 
     return noising, promise

@@ -42,7 +42,10 @@ def expected_rows(
             f"{eta_V.shape} and {prior_V.shape}"
         )
     may = np.flatnonzero(prior_V > 0)
-    table, seen = (np.asarray(rows, np.float32) for rows in (table_VD[may], seen_ND))
+    known_VD = (
+        table_VD if len(may) == len(table_VD) else table_VD[may]
+    )  # a copy of all costs more than the rest
+    table, seen = (np.asarray(rows, np.float32) for rows in (known_VD, seen_ND))
     at, near = (table, seen) if shape is None else (shape.straighten(table), shape.straighten(seen))
     eta_V = eta_V[may].astype(np.float32)
     odds_V = (np.log(prior_V[may]) + table.shape[1] * np.log(eta_V)).astype(np.float32)

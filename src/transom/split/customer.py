@@ -136,7 +136,8 @@ class CustomerSide:
         if self.evaluation is not None:
             require_room(self.job, self._width, talk.agreement, self.evaluation)
         start = checks.copies(self.part.learner.parameters) if self.part.learner else {}
-        talk.send(Step(0, 0, "forward", topic=messages.BEGIN), self._request(counts=(len(self.rows), 0)))
+        begin = Step(0, 0, "forward", topic=messages.BEGIN)
+        talk.commit(self.saved(), (begin, self._request(counts=(len(self.rows), 0))))  # noise is kept first
         while not self.now.over:
             if self._is_evaluation_due:
                 self._evaluate(talk)

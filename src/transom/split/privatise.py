@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 
 Topic = Literal["train", "evaluate", "predict"]
 _SEEN = "the vendor can tell eta from the length of the noise, width / eta on average, though it is not told"
+_COMPUTED = (
+    "what is sent is computed with eta and with which tokens are spared, and tells of both, though the "
+    "vendor is told neither"
+)
+_NOISY = "the noisy rows"
+_EXPECTED = "of each noisy row what it lets expect, which tells of a text nothing that the noisy row does not"
 _NOT_MEASURED = (
     "after a block the nearest neighbour among embeddings reads nothing, which is no privacy: an inverter "
     "that is trained on public texts may; audit it"
@@ -120,10 +126,11 @@ class Privatiser:
             "noise": to_plain(noise),
             "eta": eta,
             "eta_from": settled.eta_from if eta else None,
-            "eta_known_to_vendor": _SEEN if eta else None,
+            "eta_known_to_vendor": _seen(settled) if eta else None,
+            "sent": _EXPECTED if noise.denoise else _NOISY,
             "nearest_distance": settled.nearest,
             "nearest_is_of": "states of texts" if settled.after_block else "embeddings",
-            "eta_times_nearest": eta * settled.nearest if eta else None,
+            "eta_times_nearest": _bound(settled) if eta else None,
             "spared": settled.spared_told or None,
             "directions": len(settled.basis[0]) if settled.basis else 0,
             "drawn": "at each step" if settled.changing else "once a text",
@@ -154,16 +161,29 @@ def guarantee(settled: Settled) -> Guarantee:
     eta = settled.eta or math.nan
     if settled.after_block:
         return _empirical(
-            f"eta {eta:g}, released {settled.releases} times, {eta * settled.nearest:.3g} between nearest "
+            f"eta {eta:g}, released {settled.releases} times, {_bound(settled):.3g} between nearest "
             "states; a token moves every row of its text there, so d_chi's bound of one row covers no token, "
             "and attacks measure what is left"
         )
     found = d_chi_guarantee(
         eta, settled.nearest, inside=noise.inside, releases=settled.releases, spared=settled.spared_told
     )
+    told = []
     if settled.eta_from == "the customer's texts":
-        found = replace(found, discloses=(*found.discloses, f"eta, found on the texts: {_SEEN}"))
-    return found
+        told.append(f"eta, found on the texts: {_seen(settled)}")
+    if noise.denoise and settled.spared:
+        told.append(f"which tokens are spared: {_COMPUTED}")
+    return replace(found, discloses=(*found.discloses, *told))
+
+
+def _bound(settled: Settled) -> float:
+    """Of one release, between nearest tokens or states: where noise is shaped, in its weakest direction."""
+    return (settled.eta or math.nan) / settled.noise.inside * settled.nearest
+
+
+def _seen(settled: Settled) -> str:
+    """How the vendor may come to know eta: denoised rows have no length of noise."""
+    return _COMPUTED if settled.noise.denoise else _SEEN
 
 
 def _gaussian(settled: Settled) -> Guarantee:

@@ -37,13 +37,15 @@ class Rows:
     """Ids of each text, with the tokenizer's own; labels, by their place in the job's list, of a classifier.
 
     `specials` are the ids that the tokenizer put in, such as [CLS]: no text's, and no secret. `shortened`
-    counts the texts that were cut to `max_tokens`. `digest` is of ids and labels.
+    counts the texts that were cut to `max_tokens`. `digest` is of ids and labels. `frame` says how many
+    tokens the tokenizer put before each text and after it, whatever the text spells.
     """
 
     ids: tuple[tuple[int, ...], ...]
     labels: tuple[int, ...]
     specials: frozenset[int] = frozenset()
     shortened: int = 0
+    frame: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,7 +87,7 @@ def read_rows(
     if problems:
         raise MisconfiguredError(f"{source}: {'; '.join(problems)}. Correct the rows or leave them out")
     numbers = {label: number for number, label in enumerate(labels)}
-    return Rows(encoded.ids, tuple(numbers[one] for one in named), encoded.specials, encoded.shortened)
+    return replace(encoded, labels=tuple(numbers[one] for one in named))
 
 
 def read_public(job: SplitJob, tokenizer: TokenizerFiles) -> Rows | None:
@@ -115,14 +117,16 @@ def encode(texts: Sequence[str], tokenizer: TokenizerFiles, max_tokens: int) -> 
         cutting = Tokenizer.from_str(tokenizer.tokenizer.to_str())  # the model's own stays as it is
         cutting.enable_truncation(max_tokens)
         found = cutting.encode_batch(list(texts))
+    marks = [one.special_tokens_mask for one in found]  # none where a text spells a special token
     specials = {
         token
-        for one in found
-        for token, special in zip(one.ids, one.special_tokens_mask, strict=True)
+        for one, own in zip(found, marks, strict=True)
+        for token, special in zip(one.ids, own, strict=True)
         if special
     }
     shortened = sum(bool(one.overflowing) for one in found)
-    return Rows(tuple(tuple(one.ids) for one in found), (), frozenset(specials), shortened)
+    frame = _leading(marks), _leading([own[::-1] for own in marks])
+    return Rows(tuple(tuple(one.ids) for one in found), (), frozenset(specials), shortened, frame)
 
 
 def order(count: int, seed: int, epoch: int) -> list[int]:
@@ -156,6 +160,11 @@ def pad_id_of(tokenizer: TokenizerFiles) -> int:
     names = (tokenizer.specials.get(role) for role in ("pad_token", "eos_token"))
     found = (tokenizer.tokenizer.token_to_id(name) for name in names if name is not None)
     return next((number for number in found if number is not None), 0)
+
+
+def _leading(marks: Sequence[Sequence[int]]) -> int:
+    """With how many ones all begin that have a zero, which a text without a token of its own has not."""
+    return min((own.index(0) for own in marks if 0 in own), default=0)
 
 
 def _teaches(ids: Sequence[int], specials: frozenset[int], task: Task) -> bool:

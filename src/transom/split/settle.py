@@ -154,8 +154,8 @@ def settle(
         spared_told="" if spared is None else spared.told,
         basis=_basis(job, front, public),
         common=_common(public) if public and job.noise.denoise else (),
-        before=_own(rows.ids, rows.specials),
-        after=_own([text[::-1] for text in rows.ids], rows.specials),
+        before=rows.frame[0],
+        after=rows.frame[1],
     )
     seen_ND = settled.ready(_states(front, public or rows) if job.after_block else table_VD)
     settled = replace(settled, nearest=nearest_distance(seen_ND))
@@ -216,11 +216,6 @@ def _common(public: Rows) -> tuple[tuple[int, int], ...]:
     """Tokens of public texts and how often each comes."""
     ids_C, counts_C = np.unique([one for text in public.ids for one in text], return_counts=True)
     return tuple(zip(ids_C.tolist(), counts_C.tolist(), strict=True))
-
-
-def _own(texts: Sequence[tuple[int, ...]], specials: frozenset[int]) -> int:
-    """With how many of the tokenizer's own tokens every text begins; one may spell another after them."""
-    return min(next((place for place, one in enumerate(text) if one not in specials), 0) for text in texts)
 
 
 def _releases(job: SplitJob, rows: int) -> int:

@@ -168,8 +168,8 @@ def trained(text: Sentences, *, budget_s: float, epochs: int = 6) -> Masked:
     assert checkpoint.tokenizer is not None  # noqa: S101  the packaged model has one
     with MAKING:
         network: Any = BertForMaskedLM(checkpoint.model.config)  # type: ignore[arg-type]
-    network.bert.load_state_dict(checkpoint.model.state_dict(), strict=False)
-    network.tie_weights()
+        network.bert.load_state_dict(checkpoint.model.state_dict(), strict=False)
+        network.tie_weights()
     name = "MiniLM with a head trained on the attacker's text"
     model = Masked(network, checkpoint.tokenizer.tokenizer, name)
     rng = np.random.default_rng(0)
