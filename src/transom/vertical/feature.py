@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -36,12 +36,13 @@ _EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
 
 @dataclass
 class _Going:
-    """A unit under way: its attempt, the count of steps when its embedding was asked of a worker, and when
-    that was sent."""
+    """A unit under way: its attempt, the count of steps when its embedding was asked of a worker, which one,
+    and when it was sent."""
 
     attempt: int
     made_at: int
     sent_s: float = math.inf
+    worker: int | None = None
 
 
 @dataclass
@@ -76,7 +77,7 @@ class FeatureSide(Side):
         super().__init__(job, part, pool, way, about, tell)
         self.tunnel, self.ages = tunnel, Ages()
         self._going: dict[int, _Going] = {}
-        self._gradients: deque[tuple[int, Tensor]] = deque()
+        self._gradients: dict[int, Tensor] = {}  # by unit, the oldest first
         self._evaluation: _Evaluation | None = None
 
     def run(self, talk: Talk) -> None:
@@ -107,9 +108,11 @@ class FeatureSide(Side):
         self._going[unit] = _Going(
             attempt, self.now.steps
         )  # before it is given: a worker here does it at once
-        if not self.pool.give(task, self.worker_of(unit)):
+        taken = self.pool.give(task, self.worker_of(unit))
+        if taken is None:
             del self._going[unit]
             return False
+        self._going[unit].worker = taken
         return True
 
     def _next(self) -> int | None:
@@ -167,19 +170,24 @@ class FeatureSide(Side):
             self._again(unit, "too old")
             return
         going.sent_s = math.inf
-        self._gradients.append((unit, gradient_BW))
+        self._gradients[unit] = gradient_BW
         if not self.way.lockstep and len(self._gradients) > self.job.train.gradients:
-            self._again(self._gradients.popleft()[0], "dropped here")
+            oldest = next(iter(self._gradients))
+            del self._gradients[oldest]
+            self._again(oldest, "dropped here")
 
     def _learn(self) -> bool:
-        """Give a worker the gradient that came first and that one is free for."""
-        for place, (unit, gradient_BW) in enumerate(self._gradients):
+        """Give a worker the gradient that came first and that one is free for: the one that has made its
+        embedding, or else any."""
+        for unit, gradient_BW in self._gradients.items():
             tensors = {**self._rows(unit), GRADIENT: gradient_BW}
             task = Task("backward", unit, tensors, self.units.batch_size(unit))
-            del self._gradients[place]
-            if self.pool.give(task, self.worker_of(unit)):
+            taken = self.pool.give(task, self._going[unit].worker)
+            if taken is None and not self.way.paired:
+                taken = self.pool.give(task)
+            if taken is not None:
+                del self._gradients[unit]
                 return True
-            self._gradients.insert(place, (unit, gradient_BW))
         return False
 
     def _finished(self, talk: Talk, done: Done) -> None:

@@ -117,7 +117,7 @@ class LabelSide(Side):
             tensors |= {} if rows_BF is None else {ROWS: rows_BF}
             self._at_work[unit] = attempt
             task = Task("train", unit, tensors, self.units.batch_size(unit))
-            if self.pool.give(task, self.worker_of(unit)):
+            if self.pool.give(task, self.worker_of(unit)) is not None:
                 del self._waiting[unit]
                 return True
             del self._at_work[unit]

@@ -66,18 +66,16 @@ class Pool:
         for worker in workers:
             worker.close()
 
-    def give(self, task: Task, worker: int | None = None) -> bool:
-        """Whether a worker took it: this one, or the one with the fewest tasks."""
-        number = min(range(self.count), key=lambda one: len(self._given[one])) if worker is None else worker
-        if len(self._given[number]) >= self.depth:
-            return False
+    def give(self, task: Task, worker: int | None = None) -> int | None:
+        """Which worker took it: this one, or the one with the fewest tasks; None where all have enough."""
+        number = min(range(self.count), key=self._load) if worker is None else worker
+        if self._load(number) >= self.depth:
+            return None
         self._hand(number, task)
-        return True
+        return number
 
-    @property
-    def is_free(self) -> bool:
-        """Whether `give` would be taken by some worker."""
-        return any(len(given) < self.depth for given in self._given)
+    def _load(self, number: int) -> int:
+        return sum(task.kind not in ("get", "put") for task in self._given[number])
 
     @property
     def ready(self) -> bool:

@@ -97,12 +97,11 @@ def read(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """The next frame; None where the stream ends, also within one."""
     try:
         lengths = stream.read(2 * _LENGTH_BYTES)
-        text = stream.read(int.from_bytes(lengths[:_LENGTH_BYTES], "little"))
-        size = int.from_bytes(lengths[_LENGTH_BYTES:], "little")
-        body = stream.read(size)
+        sizes = [int.from_bytes(one, "little") for one in (lengths[:_LENGTH_BYTES], lengths[_LENGTH_BYTES:])]
+        text, body = (stream.read(size) for size in sizes)
     except (OSError, ValueError):
         return None
-    if len(lengths) < 2 * _LENGTH_BYTES or len(body) < size:
+    if len(lengths) < 2 * _LENGTH_BYTES or [len(text), len(body)] != sizes:
         return None
     return json.loads(text), load(body) if body else {}
 
