@@ -8,11 +8,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import _bench
 from transom.link.nats_server import server_binary
 from transom.net.pin import make_certificate
 
@@ -85,3 +87,32 @@ class Nats:
             print(f"a stranger could not {what.__name__}: {error!r}", file=sys.stderr)
             return False
         return True
+
+
+def main(
+    name: str,
+    doc: str | None,
+    all_runs: Callable[[Path, list[int]], Iterable[dict[str, Any]]],
+    columns: Sequence[str],
+    runs: tuple[int, int],
+) -> None:
+    """A script whose runs are disturbed: so many of them, or so few with `--quick`, with seeds from `--first`
+    on. Prints what did not end `exact`."""
+    flags = _bench.parser(doc)
+    flags.add_argument("--runs", type=int, default=runs[0])
+    flags.add_argument("--first", type=int, default=1, help="seed of the first run")
+    args = flags.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        count = runs[1] if args.quick else args.runs
+        for found in all_runs(Path(folder), list(range(args.first, args.first + count))):
+            rows.append(found)
+            if not found["exact"]:
+                print(found, file=sys.stderr)
+    record = {
+        "runs": len(rows),
+        "exact": sum(row["exact"] for row in rows),
+        "late": sum(row["late"] for row in rows),
+        "longest_s": max(row["took_s"] for row in rows),
+    }
+    _bench.report(name, record, [{one: row[one] for one in columns} for row in rows], args)

@@ -19,8 +19,6 @@ import random
 import signal
 import socket
 import sqlite3
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,9 +26,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import _bench
 from _link_relay import Relay, relay
-from _link_scene import Nats, free_port, make_keys, start
+from _link_scene import Nats, free_port, main, make_keys, start
 from _link_toy import Toy, party
 from transom.link.config import LinkConfig
 from transom.link.record import Record
@@ -285,27 +282,5 @@ def all_runs(root: Path, seeds: list[int]) -> Iterator[dict[str, Any]]:
         yield judged(run(root / f"run{seed}", transport, root / "keys", seed), calm)
 
 
-def main() -> None:
-    flags = _bench.parser(__doc__)
-    flags.add_argument("--runs", type=int, default=64)
-    flags.add_argument("--first", type=int, default=1, help="seed of the first run")
-    args = flags.parse_args()
-    runs = 6 if args.quick else args.runs
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for found in all_runs(Path(folder), list(range(args.first, args.first + runs))):
-            rows.append(found)
-            if not found["exact"]:
-                print(found, file=sys.stderr)
-    record = {
-        "runs": len(rows),
-        "exact": sum(row["exact"] for row in rows),
-        "late": sum(row["late"] for row in rows),
-        "longest_s": max(row["took_s"] for row in rows),
-    }
-    shown = [{name: row[name] for name in ("seed", "transport", "events", "took_s", "exact")} for row in rows]
-    _bench.report("link_faults", record, shown, args)
-
-
 if __name__ == "__main__":
-    main()
+    main("link_faults", __doc__, all_runs, ("seed", "transport", "events", "took_s", "exact"), runs=(64, 6))

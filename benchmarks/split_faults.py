@@ -13,8 +13,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,8 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import _bench
-from _link_scene import Nats, free_port, make_keys, start
+from _link_scene import Nats, free_port, main, make_keys, start
 from _split_scene import ROLES, linked, work
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.link.told import Told
@@ -172,38 +169,14 @@ def kill(victim: str, alive: dict[str, Any], begin: Callable[[str], Any], nats: 
         alive[name] = begin(name)
 
 
-def all_runs(world: World, seeds: list[int], kills: int = 1) -> Iterator[dict[str, Any]]:
+def all_runs(root: Path, seeds: list[int], kills: int = 1) -> Iterator[dict[str, Any]]:
     """Each seed over both transports."""
+    world = World(root)
     for seed in seeds:
         for transport in ("tcp", "nats"):
             yield once(world, transport, seed, kills)
 
 
-def main() -> None:
-    flags = _bench.parser(__doc__)
-    flags.add_argument("--runs", type=int, default=20, help="over each transport")
-    flags.add_argument("--first", type=int, default=1, help="seed of the first run")
-    args = flags.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for found in all_runs(
-            World(Path(folder)), list(range(args.first, args.first + (3 if args.quick else args.runs)))
-        ):
-            rows.append(found)
-            if not found["exact"]:
-                print(found, file=sys.stderr)
-    record = {
-        "runs": len(rows),
-        "exact": sum(row["exact"] for row in rows),
-        "late": sum(row["late"] for row in rows),
-        "longest_s": max(row["took_s"] for row in rows),
-    }
-    shown = [
-        {name: row[name] for name in ("seed", "transport", "task", "kills", "took_s", "exact")}
-        for row in rows
-    ]
-    _bench.report("split_faults", record, shown, args)
-
-
 if __name__ == "__main__":
-    main()
+    columns = ("seed", "transport", "task", "kills", "took_s", "exact")
+    main("split_faults", __doc__, all_runs, columns, runs=(20, 3))  # over each transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import ipaddress
 import os
 import socket
@@ -100,6 +101,18 @@ def only_loopback() -> Iterator[None]:
     patch.setattr(socket.socket, "connect_ex", connect_ex)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def benchmark_script() -> Callable[[str], Any]:
+    """The module of a script in `benchmarks`, by its name."""
+
+    def load(name: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+            return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture

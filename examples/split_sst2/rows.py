@@ -13,14 +13,11 @@ from pathlib import Path
 TRAIN, EVALUATE = 400, 100
 
 
-def main() -> None:
-    """Read the table, write the folder."""
-    if len(sys.argv) not in (2, 3):
-        sys.exit((__doc__ or "").strip())
-    folder = Path(sys.argv[1])
-    if len(sys.argv) == 2 and "TRANSOM_DATA" not in os.environ:
+def write(folder: Path, table: Path | None = None) -> None:
+    """Make the folder, of the table's first rows. Exits with a message where that cannot be."""
+    if table is None and "TRANSOM_DATA" not in os.environ:
         sys.exit("set TRANSOM_DATA to the folder that holds sst2/, or name your own table")
-    table = Path(sys.argv[2] if len(sys.argv) == 3 else f"{os.environ['TRANSOM_DATA']}/sst2/train.tsv")
+    table = table or Path(os.environ["TRANSOM_DATA"]) / "sst2/train.tsv"
     head, *rows = table.read_text("utf-8").splitlines()
     if not {"sentence", "label"} <= set(head.split("\t")):
         sys.exit(f"{table} has no columns `sentence` and `label`; name them so in its first line")
@@ -31,8 +28,16 @@ def main() -> None:
     for name, part in parts.items():
         (folder / f"{name}.tsv").write_text("\n".join([head, *part, ""]), "utf-8")
     shutil.copy(Path(__file__).with_name("job.yaml"), folder)
-    print(f"{folder} holds {TRAIN} rows to train on and {EVALUATE} to evaluate; now:")
-    print(f"  transom split simulate {folder / 'job.yaml'}")
+    print(f"{folder} holds {TRAIN} rows to train on and {EVALUATE} to evaluate")
+
+
+def main() -> None:
+    """Read the command line."""
+    if len(sys.argv) not in (2, 3):
+        sys.exit((__doc__ or "").strip())
+    folder, *table = map(Path, sys.argv[1:])
+    write(folder, *table)
+    print(f"now: transom split simulate {folder / 'job.yaml'}")
 
 
 if __name__ == "__main__":

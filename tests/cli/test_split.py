@@ -213,27 +213,20 @@ def test_a_board_is_an_extra(
     assert "pip install '.[tensorboard]'" in capsys.readouterr().err
 
 
-def test_a_board_gets_steps_and_evaluations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[tuple[str, int]] = []
-
-    class SummaryWriter:
-        def __init__(self, log_dir: str) -> None:
-            self.log_dir = log_dir
-
-        def __enter__(self) -> SummaryWriter:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            written.append((self.log_dir, -1))
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            written.append((name, step))
-
-    module = type(sys)("torch.utils.tensorboard")
-    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    board = str(folder / "board")
-    assert main.run(["split", "simulate", write_job(folder), "--tensorboard", board, "--json"]) == 0
-    assert [one for one in written if one[0] == "train/loss"] == [("train/loss", n) for n in (1, 2, 3, 4)]
-    assert {"evaluate/loss", "evaluate/accuracy"} <= {name for name, _ in written}
-    assert written[-1] == (board, -1)
+def test_a_board_shows_the_history_of_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard is absent; run: pip install '.[tensorboard]'",
+    )
+    job = write_job(folder, train={"epochs": 3, "batch_rows": 4, "patience": 3})
+    history = ran(capsys, "split", "simulate", job, "--tensorboard", str(folder / "board"))["history"]
+    board = reader.EventAccumulator(str(folder / "board")).Reload()
+    assert {*board.Tags()["scalars"]} == {"train/loss", "evaluate/loss", "evaluate/accuracy"}
+    for name in ("loss", "accuracy"):
+        shown = [(event.step, event.value) for event in board.Scalars(f"evaluate/{name}")]
+        assert shown == [(one["step"], pytest.approx(one["metrics"][name])) for one in history]
+    steps, losses = zip(*((event.step, event.value) for event in board.Scalars("train/loss")), strict=True)
+    assert steps == (1, 2, 3, 4, 5, 6)
+    means = [sum(losses[at : at + 2]) / 2 for at in (0, 2, 4)]  # of an epoch's batches, which are alike
+    assert means == pytest.approx([one["train_loss"] for one in history])
+    assert len({*losses}) == 6

@@ -33,9 +33,12 @@ from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.split_server import SplitServer, create_split_app
 from transom.serving.tokenizer import load_tokenizer
-from transom.split.job import Noise, SplitJob
+from transom.split import run
+from transom.split.folder import keep_noise
+from transom.split.job import Data, Noise, SplitJob, Train
 from transom.split.learner import schedule
 from transom.split.parts import load_model, make_vendor
+from transom.split.privatise import Privatiser
 from transom.split.settle import Settled
 
 QUESTION = [{"role": "user", "content": "Tell Ada Lovelace about foxes."}]
@@ -67,7 +70,7 @@ def leave(folder: Path, **changes: Any) -> Left:
     learnt = state.save(part.learner, {"party": "vendor", "model": "tiny"})
     (folder / "vendor" / "state.safetensors").write_bytes(learnt)
     settled = Settled(job.noise, job.after_block, False, 1, 64, 0.5, job.noise.eta)
-    (folder / "customer" / "noise.json").write_bytes(settled.to_bytes())
+    keep_noise(folder / "customer", Privatiser(settled, bytes(32), "run"))
     return Left(folder / "vendor", folder / "customer", central)
 
 
@@ -139,6 +142,22 @@ def test_chat_is_that_of_the_tuned_model(
         assert "nothing is protected" in told["guarantee"]["assumptions"][0]
 
 
+@pytest.mark.parametrize("layout", ["vendor", "customer"])
+def test_what_a_run_left_is_served(layout: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "texts.txt").write_text("the fox ran\na good dog sat\n" * 4, "utf-8")
+    job = SplitJob(
+        name="tuned", model=str(tiny_llama(tmp_path / "model")), task="causal", layout=layout,
+        labels_in_the_clear=True, noise=Noise(kind="d_chi", eta=40.0), out=tmp_path / "out",
+        data=Data(tmp_path / "texts.txt"), train=Train(epochs=1, batch_rows=4),
+    )  # fmt: skip
+    run.simulate(job, lambda told: None)
+    left = Left(job.out / "vendor", job.out / "customer", load_model(job))
+    with served(left, monkeypatch, "--mode", "plain") as url:
+        told = ask(url)
+    assert told["usage"]["completion_tokens"] > 0
+    assert "eta 40, released 1 times" in told["transom"]["guarantee"]["assumptions"][0]
+
+
 def test_a_client_that_leaves_frees_the_vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, dropped = leave(tmp_path, layout="customer"), threading.Event()
     drop = SplitServer.drop
@@ -172,7 +191,7 @@ def test_noise_and_words_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (sent[0] == sent[1]).all()  # drawn once, whichever process asks
     assert (left.customer / "serve.secret").stat().st_mode & 0o777 == 0o600
     louder = Settled(Noise(kind="d_chi", eta=10.0), 0, False, 1, 64, 0.5, 5.0)
-    (left.customer / "noise.json").write_bytes(louder.to_bytes())
+    keep_noise(left.customer, Privatiser(louder, bytes(32), "run"))
     loud = twice(left)[0]
     loud_1D = loud.extend(loud.start, (5,), rows)[1]
     assert abs(float((loud_1D * sent[0]).sum())) < 0.9 * float(
@@ -216,7 +235,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(CheckpointError, match="lacks its state"):
         vendor_in(run_in(left.vendor), Room())
     (left.customer / "noise.json").unlink()
-    with pytest.raises(CheckpointError, match="lacks its noise"):
+    with pytest.raises(CheckpointError, match=r"noise\.json"):
         customer_in(left.customer)
     head = json.loads((left.vendor / "job.json").read_text())
     head["job"] |= {"task": "classification", "labels": ["a", "b"]}

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def faults() -> Iterator[Any]:
-    """The benchmark's module."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import link_faults
-
-        yield link_faults
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+def faults(benchmark_script: Callable[[str], Any]) -> Any:
+    return benchmark_script("link_faults")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from transom.privacy.noise import (
     gaussian,
     gaussian_guarantee,
     noised,
+    task_directions,
     used_directions,
 )
 from transom.privacy.stream import Stream
@@ -394,3 +395,41 @@ def test_noise_in_the_shape_of_a_task_costs_it_less() -> None:
 def test_directions_of_nothing_are_refused(states_ND: Any, gradients_ND: Any, rank: int) -> None:
     with pytest.raises(MisconfiguredError):
         used_directions(states_ND, rank, gradients_ND)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_directions_of_a_task_are_those_in_which_its_classes_differ(classes: int) -> None:
+    """Whatever else varies more; where the rank is more than the classes need, the first of them."""
+    axes_DD = np.linalg.qr(RNG.normal(size=(24, 24)))[0]
+    centres_CR = 4 * np.eye(classes)[:, 1:]
+    labels_B = np.arange(6000) % classes
+    states_BD = RNG.normal(size=(6000, 24)) @ (np.diag([1.0] * 20 + [5.0] * 4) @ axes_DD.T)
+    states_BD += centres_CR[labels_B] @ axes_DD[:, : classes - 1].T
+    for rank in (classes - 1, classes + 2, 24):
+        basis_DR = task_directions(states_BD + 7.0, labels_B, rank)
+        np.testing.assert_allclose(basis_DR.T @ basis_DR, np.eye(rank), atol=1e-9)
+        assert overlap(basis_DR[:, : classes - 1], axes_DD[:, : classes - 1]) > 0.95
+
+
+def test_the_first_direction_of_two_classes_is_a_ridge_classifiers() -> None:
+    labels_B, states_BD = RNG.integers(0, 2, 400), RNG.normal(size=(400, 6))
+    centred_BD = states_BD - states_BD.mean(0)
+    rows_BD = np.vstack([centred_BD, np.sqrt(0.01 * np.square(centred_BD).sum() / 6) * np.eye(6)])
+    wanted_B = np.concatenate([labels_B - labels_B.mean(), np.zeros(6)])
+    weights_D = np.linalg.lstsq(rows_BD, wanted_B, rcond=None)[0]  # ridge regression, by more rows
+    found_D = task_directions(states_BD, labels_B, 1)[:, 0]
+    assert abs(found_D @ weights_D) / np.linalg.norm(weights_D) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("states", "labels", "rank"),
+    [
+        (np.ones((4, 3)), [0, 1, 0], 1),
+        (np.ones((4, 3)), [1, 1, 1, 1], 1),
+        (np.ones((4, 3)), [0, 1, 0, 1], 4),
+        (np.full((4, 3), np.nan), [0, 1, 0, 1], 1),
+    ],
+)
+def test_directions_of_no_task_are_refused(states: Any, labels: list[int], rank: int) -> None:
+    with pytest.raises(MisconfiguredError):
+        task_directions(states, np.array(labels), rank)

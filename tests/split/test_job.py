@@ -85,6 +85,7 @@ def test_a_model_beside_the_file_is_meant_before_a_name(tmp_path: Path) -> None:
             {"after_block": 1, "noise": {"kind": "d_chi", "eta": 1, "denoise": True}},
             "not states after block 1",
         ),
+        ({"noise": {"kind": "d_chi", "eta": 1, "directions_of": "task"}}, "set inside below 1"),
         ({"noise": {"kind": "gaussian", "clip": 1, "sigma": 1, "denoise": True}}, "denoise are of d_chi"),
         ({"after_block": -1}, "after_block must be a whole number, at least 0, got -1"),
         ({"name": "../up"}, "name must be text of the form"),

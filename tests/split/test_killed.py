@@ -3,26 +3,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def faults() -> Iterator[Any]:
-    """The benchmark's module."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import split_faults
-
-        yield split_faults
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+def faults(benchmark_script: Callable[[str], Any]) -> Any:
+    return benchmark_script("split_faults")
 
 
 @pytest.fixture(scope="module")

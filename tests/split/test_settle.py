@@ -12,7 +12,7 @@ import torch
 
 from transom.checkpoint.cut import Front, three
 from transom.errors import CheckpointError, MisconfiguredError
-from transom.privacy.noise import d_chi
+from transom.privacy.noise import d_chi, task_directions
 from transom.privacy.stream import Stream
 from transom.split.job import Data, Noise, SplitJob
 from transom.split.rows import Rows, padded
@@ -136,6 +136,21 @@ def test_a_shape_comes_of_public_texts_alone(request: Any, model: str, task: str
     np.testing.assert_allclose(drawn_ND @ shape.basis_DR, 0.2 * plain_ND @ shape.basis_DR, atol=1e-9)
     outside_DD = np.eye(32) - shape.basis_DR @ shape.basis_DR.T
     np.testing.assert_allclose(drawn_ND @ outside_DD, plain_ND @ outside_DD, atol=1e-9)
+
+
+@pytest.mark.parametrize("after_block", [0, 1])
+def test_a_shape_of_the_task_tells_the_labels_of_public_texts(bert: Path, after_block: int) -> None:
+    more: dict[str, Any] = {"inside": 0.2, "directions": 3, "directions_of": "task", "public": Path("p")}
+    job = job_of(bert, "classification", after_block, kind="d_chi", eta=50, **more)
+    public, front = rows_of(9, 60), front_of(job)
+    one, other = (settled(job, rows_of(seed), public=public) for seed in (0, 1))
+    assert one.basis == other.basis
+    ids_BT, mask_BT, labels_B = padded(public, range(60), 0)
+    own_BT = mask_BT * (ids_BT != CLS) * (ids_BT != SEP)
+    states_BTD = front(ids_BT, mask_BT).detach() * own_BT[..., None]
+    means_BD = (states_BTD.sum(1) / own_BT.sum(1, keepdim=True)).numpy()
+    expected_DR = task_directions(means_BD, labels_B.numpy(), 3)
+    np.testing.assert_allclose(np.abs(np.diag(expected_DR.T @ np.array(one.basis))), 1, atol=1e-4)
 
 
 @pytest.mark.parametrize(

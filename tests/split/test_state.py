@@ -130,6 +130,10 @@ def rewritten(data: bytes, tensors: dict[str, torch.Tensor], **head: Any) -> byt
         (lambda one: one.update({"other/score.weight": torch.zeros(2)}), "not known"),
         (lambda one: one.update({"weight/score.weight": torch.zeros(3, 31)}), "score"),
         (lambda one: one.update({"weight/score.weight": torch.zeros(3, 32).half()}), "score"),
+        (
+            lambda one: one.update({"weight/score.weight": torch.zeros(3, 32).to(torch.float8_e4m3fn)}),
+            "score",
+        ),
         (lambda one: one["exp_avg/score.weight"].fill_(float("nan")), "finite"),
         (lambda one: one["exp_avg_sq/score.weight"].fill_(-1.0), "below zero"),
         (lambda one: one["step/score.weight"].fill_(3.0), "counts"),

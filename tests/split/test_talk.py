@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from transom.config import from_plain, to_plain
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Header, Step
 from transom.link.session import Received
@@ -77,7 +78,7 @@ def talk(window: Window, **train: Any) -> Talk:
 def test_a_checkpoint_is_due_by_steps_messages_and_bytes() -> None:
     by_steps = talk(Window(64, 2**28), checkpoint_every_steps=3)
     assert [by_steps.stepped() for _ in range(3)] == [False, False, True]
-    for window in (Window(64, 2**28), Window(4096, 64 * 4016)):
+    for window in (Window(64, 2**28), Window(4096, 64 * (4016 + HEADER_BYTES))):
         held = talk(window, checkpoint_every_steps=1000)
         for _ in range(15):
             held.receive("train")

@@ -34,6 +34,7 @@ from transom.cli import (
     obfuscated,
     pack,
     split,
+    vertical,
     words,
 )
 from transom.cli.app import App
@@ -88,6 +89,7 @@ app.add_typer(words.app, name="words")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(link.app, name="link")
 app.add_typer(split.app, name="split")
+app.add_typer(vertical.app, name="vertical")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -204,11 +204,10 @@ def _noise(run: Run, context_tokens: int) -> tuple[Noising | None, Guarantee]:
 
     from transom.privacy.noise import noised
     from transom.privacy.stream import Stream
+    from transom.split.folder import kept_noise
     from transom.split.privatise import guarantee
-    from transom.split.settle import settled_from
 
-    with system_errors(f"{run.folder} lacks its noise", "restore it, or train again", CheckpointError):
-        settled = settled_from((run.folder / "noise.json").read_bytes(), run.job)
+    settled = kept_noise(run.folder, run.job).settled
     promise = guarantee(replace(settled, releases=1, longest=context_tokens))
     if settled.noise.kind == "none":
         return None, promise

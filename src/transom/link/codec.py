@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NoReturn, get_args
 
+from transom.checkpoint.finite import is_finite
 from transom.config import load_json
 from transom.errors import LinkRefusedError, MisconfiguredError, extra
 from transom.link.broker import MAX_MESSAGE_BYTES
@@ -39,6 +40,7 @@ Shape = tuple[int | None, ...]
 
 VERSION = "1"
 MAX_HEADER_BYTES = 2**16
+HEADER_BYTES = 2**11  # more than a message of a handful of tensors has beside their values
 MAX_TENSORS, MAX_DIMS = 64, 8
 _PREFIX_BYTES = 8  # the length of the header, little-endian
 _SCALE = ".scale"
@@ -130,6 +132,12 @@ def decode(data: bytes, limits: Limits | None = None) -> tuple[Header, dict[str,
     _require_expected(entries, limits)
     body = memoryview(data)[start:]
     return header, {name: _values(entry, scales.get(name + _SCALE), body) for name, entry in entries.items()}
+
+
+def row_bytes(width: int, wire: Wire) -> int:
+    """What a row of so many floats takes in a message, with its scale if it has one."""
+    dtype = _ON_WIRE[wire]
+    return width * dtype.itemsize + (torch.float32.itemsize if dtype in _LARGEST_CODE else 0)
 
 
 def error_bound(wire: Wire, x_RD: Tensor) -> Tensor:
@@ -353,6 +361,6 @@ def _e4m3_table() -> Tensor:
 
 def _finite(x: Tensor) -> Tensor:
     """The tensor; its least and largest value say whether all are finite. Raises LinkRefusedError."""
-    if x.numel() and not all(math.isfinite(end) for end in x.aminmax()):
+    if not is_finite(x):
         _refuse("values of a tensor are not finite, or too large for their type on the wire")
     return x

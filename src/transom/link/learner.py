@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transom.checkpoint.finite import is_finite
 from transom.errors import LinkRefusedError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Learner:
     def step(self) -> None:
         """Apply the gradients and forget them. Raises LinkRefusedError for one that is not finite."""
         for name, parameter in self.parameters.items():
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            if parameter.grad is not None and not is_finite(parameter.grad):
                 raise LinkRefusedError(
                     f"the gradient of {name} is not finite at step {self.steps}, and was not applied; lower "
                     "the learning rate, or look at what the partner sends"

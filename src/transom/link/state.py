@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from transom.checkpoint.finite import is_finite
 from transom.config import load_json
 from transom.errors import CheckpointError
 from transom.link.learner import Learner
@@ -79,7 +80,7 @@ def read(data: bytes, about: Mapping[str, str]) -> State:
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
         floats = value.is_floating_point() or kind == "buffer"
-        if kind not in kinds or not floats or not bool(value.isfinite().all()):
+        if kind not in kinds or not floats or not is_finite(value.float()):
             raise CheckpointError(f"this state holds a tensor that is not finite or not known; {_DO}")
         kinds[kind][name] = value
     return State(steps, found, kinds.pop("weight"), kinds, kinds.pop("buffer"))

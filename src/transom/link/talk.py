@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.config import load_json
 from transom.errors import CheckpointError, LinkRefusedError, LinkTimeoutError, MisconfiguredError
+from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Step
 from transom.link.session import Received, Session
@@ -39,6 +40,7 @@ class Talk:
                 f"{at_once} messages at once do not fit the link's window of {window.messages} messages; set "
                 f"window to {4 * at_once} or more for both parties"
             )
+        self.agreement = agreement
         self._session, self._every = session, every_steps
         self._most_messages, self._most_bytes = window.messages // 4, window.bytes // 4
         self._steps = self._messages = self._bytes = 0
@@ -50,7 +52,7 @@ class Talk:
 
     def _counted(self, received: Received) -> Received:
         self._messages += 1
-        self._bytes += sum(tensor.nbytes for tensor in received.tensors.values())
+        self._bytes += HEADER_BYTES + sum(tensor.nbytes for tensor in received.tensors.values())
         return received
 
     def wait(self, topics: tuple[str, ...], ready: Callable[[], bool], until_s: float) -> Received | None:

@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
+from transom.checkpoint.finite import is_finite
 from transom.errors import LinkRefusedError, MisconfiguredError, extra
 from transom.link.message import Step
 from transom.privacy.account import gaussian
@@ -144,7 +145,7 @@ class Tunnel(nn.Module):
         )
         x = x.detach()
         x_BD = x.double().reshape(len(x), math.prod(x.shape[1:]))
-        if not x_BD.isfinite().all():
+        if not is_finite(x_BD):
             raise LinkRefusedError(
                 f"values of step {step} are not finite; nothing left. Try a lower learning rate"
             )

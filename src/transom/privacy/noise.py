@@ -35,6 +35,7 @@ from transom.privacy.stream import Stream
 Floats = NDArray[Any]  # float32 or float64
 
 MOST_METRIC = 10.0  # eta times the distance of nearest tokens: odds of e^10 = 22,000 are no protection
+_RIDGE = 0.01  # of a direction's mean variance
 _LEAST_SHARE = 0.01  # of what a direction tells: below it a sample's covariance is not to be trusted
 _ASSUMPTIONS = (
     "a row depends on its own token alone, as at the embedding; after a block each token moves every row of "
@@ -144,6 +145,36 @@ def used_directions(states_ND: Floats, rank: int, gradients_ND: Floats | None = 
     moved_ND = gradients_ND.astype(np.float64) @ to_told_DD
     _, best_DD = np.linalg.eigh(moved_ND.T @ moved_ND)
     return np.linalg.qr(to_told_DD @ best_DD[:, ::-1][:, :rank])[0]
+
+
+def task_directions(means_BD: Floats, labels_B: NDArray[np.int64], rank: int) -> NDArray[np.float64]:
+    """An orthonormal basis [D, rank] of the directions that tell the classes of public texts, best first.
+
+    `means_BD` are the mean states of the texts. A direction is the weights of a linear classifier (ridge
+    regression on each class), the next ones those of a classifier on what the former leave. Raises
+    MisconfiguredError for arrays that do not fit, one class alone, and a rank beyond the width.
+    Source: Ravfogel et al. 2020, arXiv 2004.07667 (iterative projection).
+    """
+    width = _checked(means_BD, rank)
+    kinds_C, class_B = np.unique(labels_B, return_inverse=True)
+    if len(labels_B) != len(means_BD) or len(kinds_C) < 2:
+        raise MisconfiguredError(
+            f"directions of a task need two classes and a label a text, got {len(kinds_C)} classes, "
+            f"{len(labels_B)} labels and {len(means_BD)} texts"
+        )
+    left_BD = means_BD.astype(np.float64)
+    left_BD -= left_BD.mean(axis=0)
+    wanted_BC = np.eye(len(kinds_C))[class_B][:, 1:]  # the first class is what the others are not
+    wanted_BC -= wanted_BC.mean(axis=0)
+    ridge_DD = np.eye(width) * _RIDGE * max(np.square(left_BD).sum() / width, 1e-30)
+    basis_DR = np.zeros((width, 0))
+    while basis_DR.shape[1] < rank:
+        weights_DC = np.linalg.solve(left_BD.T @ left_BD + ridge_DD, left_BD.T @ wanted_BC)
+        weights_DC -= basis_DR @ (basis_DR.T @ weights_DC)
+        found_DC = np.linalg.qr(weights_DC)[0]
+        basis_DR = np.linalg.qr(np.hstack([basis_DR, found_DC]))[0]
+        left_BD -= (left_BD @ basis_DR) @ basis_DR.T
+    return basis_DR[:, :rank]
 
 
 def d_chi_guarantee(

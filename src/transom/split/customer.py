@@ -31,12 +31,11 @@ from transom.split.messages import packed, request, require_shape, tallies, unpa
 from transom.split.metrics import Tally, count_targets
 from transom.split.parts import Customer, Head
 from transom.split.privatise import Privatiser, Topic
+from transom.split.room import AHEAD, require_room
 from transom.split.rows import Rows, batches, encode, pad_id_of, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_AHEAD = 4  # batches of an evaluation that are on their way at once
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,11 @@ class CustomerSide:
         return rows
 
     def run(self, talk: Talk) -> None:
-        """Train and evaluate to the end, from wherever it stands. Raises LinkError."""
+        """Train and evaluate to the end, from wherever it stands. Raises LinkError, and MisconfiguredError
+        where the rows do not fit the link."""
+        require_room(self.job, self._width, talk.agreement, self.rows, self.job.train.micro_batches)
+        if self.evaluation is not None:
+            require_room(self.job, self._width, talk.agreement, self.evaluation)
         start = checks.copies(self.part.learner.parameters) if self.part.learner else {}
         talk.send(Step(0, 0, "forward", topic=messages.BEGIN), self._request(counts=(len(self.rows), 0)))
         while not self.now.over:
@@ -150,10 +153,11 @@ class CustomerSide:
     def predict(self, talk: Talk, rows: Rows) -> tuple[list[Tally], Tensor | None]:
         """The rows' scores [rows, C] of a classifier; of a language model the tally of each row.
 
-        Rows that were evaluated leave with the noise that they had then.
+        Rows that were evaluated leave with the noise that they had then. Raises as `run`.
         """
         import torch
 
+        require_room(self.job, self._width, talk.agreement, rows)
         each: list[Tally] = []
         scores = []
         for steps in _chunks(self._plan(rows, messages.PREDICT)):
@@ -383,5 +387,5 @@ class CustomerSide:
 
 def _chunks(plan: Iterable[tuple[Step, Micro]]) -> Iterator[list[tuple[Step, Micro]]]:
     steps = iter(plan)
-    while found := list(itertools.islice(steps, _AHEAD)):
+    while found := list(itertools.islice(steps, AHEAD)):
         yield found

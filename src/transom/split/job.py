@@ -47,6 +47,9 @@ class Noise:
         float, Setting("Strength in directions that the model uses; 1: all alike.", above=0, most=1)
     ] = 1.0
     directions: Annotated[int, Setting("How many the model uses.", least=1, most=2**16)] = 32
+    directions_of: Annotated[
+        Literal["model", "task"], "Of what the model reads, or of what tells the labels of public rows."
+    ] = "model"
     public: Annotated[Path | None, "Public texts: for the directions, and to find eta on."] = None
     contributing: Annotated[
         float, Setting("Share of the vocabulary that the task needs most.", least=0, most=1)
@@ -71,6 +74,8 @@ class Noise:
             )
         if self.inside != 1 and self.public is None:
             yield "inside wants public texts, which the directions are found on"
+        if self.inside == 1 and self.directions_of != "model":
+            yield "directions_of is of shaped noise; set inside below 1"
         if self.kind != "gaussian" and (self.clip is not None or self.sigma is not None):
             yield f"clip and sigma are of gaussian, not of {self.kind}"
         if bool(self.contributing) != (self.spare != 1):
@@ -151,6 +156,8 @@ class SplitJob:
                 "layout vendor sends the vendor a causal model's labels, which are the text itself: take "
                 "layout customer, or say labels_in_the_clear: true"
             )
+        if self.noise.directions_of == "task" and self.task != "classification":
+            yield "noise.directions_of: task wants classes; a causal model's directions are the model's"
         if self.noise.denoise and self.after_block:
             yield f"noise.denoise expects rows of the embedding, not states after block {self.after_block}"
         if self.return_gradient and self.after_block == 0:

@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from transom.checkpoint.finite import is_finite
 from transom.errors import LinkRefusedError
 from transom.link.codec import Limits, Wire
 from transom.split.job import Task
@@ -75,7 +76,7 @@ def tallies(message: Tensors, count: int) -> list[Tally]:
     """The tallies of a message. Raises LinkRefusedError unless there are so many and each is possible."""
     found = message["tallies"]
     sums = found[:, 0].contiguous().view(torch.float64)
-    if len(found) != count or not bool(sums.isfinite().all()) or bool((found[:, 1:] < 0).any()):
+    if len(found) != count or not is_finite(sums) or bool((found[:, 1:] < 0).any()):
         raise LinkRefusedError(
             f"the vendor's reply has {len(found)} tallies, or impossible ones; want {count}"
         )

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from transom.checkpoint.cut import Front
+from transom.checkpoint.finite import is_finite
 from transom.config import to_plain
 from transom.errors import LinkRefusedError, MisconfiguredError
 from transom.privacy.guarantee import Guarantee
@@ -80,7 +81,7 @@ class Privatiser:
                 f"states {tuple(states_BTD.shape)}, ids {tuple(ids_BT.shape)}, mask {tuple(mask_BT.shape)} "
                 f"and {len(numbers_B)} row numbers do not fit each other"
             )
-        if not bool(states_BTD.isfinite().all()):
+        if not is_finite(states_BTD):
             raise LinkRefusedError(
                 f"states of step {step} are not finite; nothing left. Lower the learning rate"
             )

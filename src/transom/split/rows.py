@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -89,12 +89,15 @@ def read_rows(
 
 
 def read_public(job: SplitJob, tokenizer: TokenizerFiles) -> Rows | None:
-    """The job's public texts, without labels: lines, or the cells of the text column; None where it names
-    none. Raises MisconfiguredError, also where they hold fewer than two, and MissingExtraError."""
+    """The job's public texts: lines, or the cells of the text column, without labels unless the noise is to
+    spare the directions of its task; None where it names none. Raises MisconfiguredError, also where they
+    hold fewer than two, and as `read_rows`."""
     source = job.noise.public
     if source is None:
         return None
-    data = job.data or Data(source)
+    data = replace(job.data, train=source) if job.data else Data(source)
+    if job.noise.directions_of == "task":
+        return read_rows(data, "train", job.labels, job.task, tokenizer)
     column = None if files.form_of(source) is files.Format.text else data.text_column
     texts = files.read_texts(source, column)
     if len(texts) < _LEAST_PUBLIC:

@@ -31,7 +31,15 @@ from transom.errors import CheckpointError, MisconfiguredError
 from transom.privacy.contributing import Contributing, by_attention, by_class
 from transom.privacy.empirical import calibrate_eta, likeliest, nearest_distance
 from transom.privacy.nearest import Ints
-from transom.privacy.noise import Floats, Shape, clipped, d_chi, gaussian, used_directions
+from transom.privacy.noise import (
+    Floats,
+    Shape,
+    clipped,
+    d_chi,
+    gaussian,
+    task_directions,
+    used_directions,
+)
 from transom.privacy.stream import Stream
 from transom.split.job import Noise, SplitJob
 from transom.split.learner import schedule
@@ -259,15 +267,31 @@ def _received(front: Front, text: Sequence[int]) -> Floats:
 
 
 def _basis(job: SplitJob, front: Front, public: Rows | None) -> tuple[tuple[float, ...], ...]:
-    """The directions [D][R] that the public model uses: by gradients, where the customer has its blocks."""
+    """The directions [D][R] that the task's labels tell apart, or that the public model uses: by gradients,
+    where the customer has its blocks."""
     if job.noise.inside == 1:
         return ()
     if public is None:
         raise MisconfiguredError("noise.inside needs public texts to find the model's directions on")
+    if job.noise.directions_of == "task":
+        means_BD, labels_B = _means(front, public), np.array(public.labels)
+        return tuple(map(tuple, task_directions(means_BD, labels_B, job.noise.directions).tolist()))
     whole = len(front.parts.blocks) > front.blocks
     gradients_ND = _gradients(job, front, public) if whole else None
     basis_DR = used_directions(_states(front, public), job.noise.directions, gradients_ND)
     return tuple(map(tuple, basis_DR.tolist()))
+
+
+def _means(front: Front, rows: Rows) -> Floats:
+    """The mean state [B, D] of each text, without the tokenizer's own tokens."""
+    import torch
+
+    specials, means = torch.tensor(sorted(rows.specials)), []
+    with torch.no_grad():
+        for ids_BT, mask_BT in _batches(front, rows, len(rows)):
+            counts_BT1 = (mask_BT * ~torch.isin(ids_BT.cpu(), specials).to(mask_BT.device))[..., None]
+            means.append((front(ids_BT, mask_BT) * counts_BT1).sum(1) / counts_BT1.sum(1).clamp(min=1))
+    return np.asarray(torch.cat(means).float().cpu().numpy())
 
 
 def _states(front: Front, rows: Rows) -> Floats:
@@ -302,16 +326,16 @@ def _read(job: SplitJob, front: Front, mask_BT: Tensor) -> Tensor:
     return mask_BT * (places_BT == (places_BT[:, -1:] if front.parts.family.causal else 1))
 
 
-def _batches(front: Front, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(front: Front, rows: Rows, most: int = _TEXTS) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and mask [B, T] of some texts, where the front is."""
-    texts, device = _some(rows.ids), front.parts.embedding.weight.device
+    texts, device = _some(rows.ids, most), front.parts.embedding.weight.device
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         chosen = Rows(tuple(texts[start : start + _TEXTS_AT_ONCE]), ())
         ids_BT, mask_BT, _labels = padded(chosen, range(len(chosen)), 0)
         yield ids_BT.to(device), mask_BT.to(device)
 
 
-def _some(texts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _some(texts: Sequence[tuple[int, ...]], most: int = _TEXTS) -> list[tuple[int, ...]]:
     """Texts, evenly spaced, so many as a model is run on."""
-    numbers = np.linspace(0, len(texts) - 1, min(_TEXTS, len(texts))).round().astype(int)
+    numbers = np.linspace(0, len(texts) - 1, min(most, len(texts))).round().astype(int)
     return [texts[number] for number in numbers]

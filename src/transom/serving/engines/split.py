@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from transom.checkpoint.cut import Front, Tail, new_cache
+from transom.checkpoint.finite import is_finite
 from transom.errors import (
     EngineGarbageError,
     EngineTimeoutError,
@@ -198,7 +199,7 @@ class SplitEngine(HttpEngine):
             weight: Tensor = tail.parts.embedding.weight
             with torch.inference_mode():
                 logits_V = tail(answer_D[None, None].to(weight.device, weight.dtype))[0, 0].float()
-        if bool(torch.isfinite(logits_V).all()):
+        if is_finite(logits_V):
             with suppress(RuntimeError):  # torch's, of probabilities that are none
                 return next_step(row, logits_V, int(logits_V.argmax()), self._customer.eos_ids)
         raise EngineGarbageError("the vendor's answer gives no odds that can be drawn from")
