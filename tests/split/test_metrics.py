@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from transom.split.metrics import IGNORED, Tally, count_targets, is_over, targets, text_labels
+from transom.link.learner import is_over
+from transom.split.metrics import IGNORED, Tally, count_targets, targets, text_labels
 
 LOSSES = st.lists(st.one_of(st.floats(0, 9), st.just(math.nan)), max_size=8)
 

@@ -14,6 +14,7 @@ import torch
 
 from transom.data.rows import read_rows as read_table
 from transom.errors import CheckpointError, LinkError, LinkRefusedError, MisconfiguredError
+from transom.link.memory import together
 from transom.link.told import Told
 from transom.split import run
 from transom.split.job import Adapter, Noise, SplitJob
@@ -194,7 +195,7 @@ def assert_refused(job: SplitJob, other: SplitJob, told: str) -> None:
     heard = Heard()
     with closing(vendor(other, heard)) as seller, closing(customer(job, heard)) as buyer:
         with pytest.raises(LinkRefusedError, match=told) as refused:
-            run.together(lambda one: run.tune(seller, one), lambda one: run.tune(buyer, one))
+            together(lambda one: run.tune(seller, one), lambda one: run.tune(buyer, one))
         name = next(name for name in buyer.terms if name == told)
         for party in (seller, buyer):
             assert party.terms[name] in str(refused.value)

@@ -9,7 +9,8 @@ the last bits).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,3 +77,11 @@ class Learner:
         """Whether any gradient other than zero has reached this parameter."""
         moments: Any = self.optimiser.state.get(self.parameters[name], {})
         return "exp_avg" in moments and bool((moments["exp_avg"] != 0).any())
+
+
+def is_over(losses: Sequence[float], patience: int | None) -> bool:
+    """Whether the last `patience` evaluations brought no lower loss than those before. NaN is no gain."""
+    if patience is None or len(losses) <= patience:
+        return False
+    before = [loss for loss in losses[:-patience] if not math.isnan(loss)]
+    return not any(loss < min(before, default=math.inf) for loss in losses[-patience:])

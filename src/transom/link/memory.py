@@ -6,10 +6,15 @@ Source: own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
+from typing import TypeVar
 
-from transom.link.broker import MAX_MESSAGE_BYTES
+from transom.link.broker import MAX_MESSAGE_BYTES, Broker
 from transom.link.mailbox import Mailbox
+
+T = TypeVar("T")
 
 
 class MemoryBroker:
@@ -39,3 +44,30 @@ def memory_pair(capacity: int = 64, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple
     one.state = "in this process"
     other = one.opposite()
     return MemoryBroker(one, other), MemoryBroker(other, one)
+
+
+def together(first: Callable[[Broker], object], second: Callable[[Broker], T]) -> T:
+    """Both parties' work in one process, the first in a thread; what the second gives.
+
+    Raises what went wrong first, at either.
+    """
+    ends = memory_pair()
+    problems: list[BaseException] = []
+
+    def guarded(work: Callable[[Broker], T], broker: Broker) -> T:
+        try:
+            return work(broker)
+        except BaseException as problem:
+            problems.append(problem)
+            broker.close()  # both ends
+            raise
+
+    with closing(ends[0]), ThreadPoolExecutor(1, "transom-partner") as pool:
+        other = pool.submit(guarded, first, ends[0])  # type: ignore[arg-type]
+        try:
+            found = guarded(second, ends[1])
+            other.result()
+        except BaseException:
+            wait([other])
+            raise problems[0] from None
+        return found

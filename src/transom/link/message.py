@@ -45,6 +45,13 @@ class Step:
             raise LinkRefusedError("a step goes forward or backward")
         require_name(self.topic, "a topic")
 
+    @classmethod
+    def read(cls, text: str) -> Step:
+        """The reverse of `str`."""
+        topic, epoch, batch, direction, attempt = text.split("/")
+        way: Direction = "forward" if direction == "forward" else "backward"
+        return cls(int(epoch), int(batch), way, int(attempt), topic)
+
     def __str__(self) -> str:
         return f"{self.topic}/{self.epoch}/{self.batch}/{self.direction}/{self.attempt}"
 

@@ -147,6 +147,12 @@ class Record:
             number = _number(connection, step)
             return number if number is None else _held(connection, number) or number
 
+    def sent_steps(self) -> list[Step]:
+        """Of all messages that were sent in the run, whether they are held or not."""
+        with self._file.reading() as connection:
+            found = connection.execute("SELECT step FROM steps WHERE kind = 'sent'").fetchall()
+        return [Step.read(text) for (text,) in found]
+
     def message(self, number: int) -> bytes | None:
         """The bytes of a message that is held."""
         with self._file.reading() as connection:

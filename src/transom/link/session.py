@@ -100,7 +100,7 @@ class Session:
             raise LinkRefusedError("a window's bytes and a session's intervals are above 0")
         if not all(isinstance(value, str) for value in (terms or {}).values()):
             raise LinkRefusedError("terms map names to texts")
-        self._record, self._wire, self._timeout_s = record, wire, timeout_s
+        self._record, self._wire, self.timeout_s = record, wire, timeout_s
         self._limits = limits or codec.Limits(max_bytes=broker.max_bytes)
         self._exchange = Exchange(
             broker, record, terms or {}, Window(window, window_bytes),
@@ -113,6 +113,13 @@ class Session:
         """Messages sent, sent again, received, received again, refused; bytes of messages published."""
         with self._exchange.changed:
             return {name: self._exchange.counts[name] for name in _COUNTS}
+
+    @property
+    def partner_record(self) -> str:
+        """The id of the partner's record. Raises LinkError before the partner was met."""
+        self._agreement()
+        origin = self._exchange.peer.origin
+        return origin.record if origin is not None else ""
 
     def connect(self, timeout_s: float | None = None) -> Agreement:
         """Meet the partner and compare terms.
@@ -154,10 +161,36 @@ class Session:
                 self._bound(timeout_s),
                 f"no message of {' or '.join(topics)} came",
             )
+        return self._decoded(data)
+
+    def receive_or(
+        self, topics: tuple[str, ...], ready: Callable[[], bool], timeout_s: float
+    ) -> Received | None:
+        """As `receive`, or None once something else is `ready` (asked at each `wake`) or the time is over.
+
+        What is ready comes first.
+        """
+        exchange, end_s = self._exchange, time.monotonic() + self._bound(timeout_s)
+        self._agreement()
+
+        def found() -> tuple[bytes | None] | None:
+            data = None if ready() else exchange.inbox.take(topics, ordered=True)
+            return (data,) if data is not None or ready() or time.monotonic() >= end_s else None
+
+        with exchange.changed:
+            data = exchange.wait(found, timeout_s, "nothing came")[0]
+        return None if data is None else self._decoded(data)
+
+    def wake(self) -> None:
+        """From another thread: what `receive_or` waits for may be ready."""
+        with self._exchange.changed:
+            self._exchange.changed.notify_all()
+
+    def _decoded(self, data: bytes) -> Received:
         try:
             return Received(*codec.decode(data, self._limits))
         except LinkRefusedError as error:
-            exchange.fail(error)
+            self._exchange.fail(error)
             raise
 
     @contextmanager
@@ -213,7 +246,7 @@ class Session:
         self.close()
 
     def _bound(self, timeout_s: float | None) -> float:
-        bound_s = self._timeout_s if timeout_s is None else timeout_s
+        bound_s = self.timeout_s if timeout_s is None else timeout_s
         if not bound_s <= threading.TIMEOUT_MAX:  # nor NaN
             raise LinkRefusedError(f"a timeout is at most {threading.TIMEOUT_MAX:.0f} s, got {bound_s}")
         return bound_s

@@ -10,11 +10,12 @@ Source: own.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from transom.config import load_json
-from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
+from transom.errors import CheckpointError, LinkRefusedError, LinkTimeoutError, MisconfiguredError
 from transom.link.codec import HEADER_BYTES
 from transom.link.exchange import Agreement
 from transom.link.message import Step
@@ -43,13 +44,38 @@ class Talk:
         self._session, self._every = session, every_steps
         self._most_messages, self._most_bytes = window.messages // 4, window.bytes // 4
         self._steps = self._messages = self._bytes = 0
+        self._silent_s: float | None = None  # until when a silence may last, once it began
 
     def receive(self, *topics: str) -> Received:
         """The next message of these topics."""
-        received = self._session.receive(topics)
+        return self._counted(self._session.receive(topics))
+
+    def _counted(self, received: Received) -> Received:
         self._messages += 1
         self._bytes += HEADER_BYTES + sum(tensor.nbytes for tensor in received.tensors.values())
         return received
+
+    def wait(self, topics: tuple[str, ...], ready: Callable[[], bool], until_s: float) -> Received | None:
+        """The next message of these topics; None once something else is `ready`, or at a monotonic time.
+
+        Raises LinkTimeoutError where nothing came or was ready for the session's timeout.
+        """
+        now_s = time.monotonic()
+        self._silent_s = self._silent_s or now_s + self._session.timeout_s
+        left_s = max(0.0, min(until_s, self._silent_s) - now_s)
+        received = self._session.receive_or(topics, ready, left_s)
+        if received is not None or ready():
+            self._silent_s = None
+        elif time.monotonic() >= self._silent_s:
+            raise LinkTimeoutError(
+                f"no message of {' or '.join(topics)} came within {self._session.timeout_s:g} s; check that "
+                "the partner runs and reaches the broker"
+            )
+        return None if received is None else self._counted(received)
+
+    def wake(self) -> None:
+        """From another thread: what `wait` waits for may be ready."""
+        self._session.wake()
 
     def answer(self, step: Step) -> Tensors:
         """What the partner replies to our message of this step. Raises LinkRefusedError for another."""

@@ -20,7 +20,7 @@ from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.config import from_plain, to_plain
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link import state
-from transom.link.learner import Schedule
+from transom.link.learner import Schedule, is_over
 from transom.link.message import Step
 from transom.link.talk import Talk, pack, unpack
 from transom.link.told import Kind, Listener, Told
@@ -28,7 +28,7 @@ from transom.split import checks, messages
 from transom.split.denoised import Denoiser
 from transom.split.job import SplitJob
 from transom.split.messages import packed, request, require_shape, tallies, unpacked
-from transom.split.metrics import Tally, count_targets, is_over
+from transom.split.metrics import Tally, count_targets
 from transom.split.parts import Customer, Head
 from transom.split.privatise import Privatiser, Topic
 from transom.split.room import AHEAD, require_room

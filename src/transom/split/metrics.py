@@ -1,4 +1,4 @@
-"""How well a model does on rows, summed batch by batch, and when there is no more to gain.
+"""How well a model does on rows, summed batch by batch.
 
 Threat model: none; whoever has the labels counts. Does not protect: a loss tells something of the rows.
 Source: own. Shapes: B batch, T tokens, C classes, V vocabulary.
@@ -7,7 +7,6 @@ Source: own. Shapes: B batch, T tokens, C classes, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,11 +58,3 @@ def text_labels(ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
     labels_BT = ids_BT.masked_fill(mask_BT == 0, IGNORED)
     labels_BT[:, 1:][mask_BT[:, :-1] == 0] = IGNORED
     return labels_BT
-
-
-def is_over(losses: Sequence[float], patience: int | None) -> bool:
-    """Whether the last `patience` evaluations brought no lower loss than those before. NaN is no gain."""
-    if patience is None or len(losses) <= patience:
-        return False
-    before = [loss for loss in losses[:-patience] if not math.isnan(loss)]
-    return not any(loss < min(before, default=math.inf) for loss in losses[-patience:])

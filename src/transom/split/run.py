@@ -8,16 +8,15 @@ Source: own. Shapes: R rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from transom.config import to_plain
 from transom.errors import LinkTimeoutError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.config import opened
-from transom.link.memory import memory_pair
+from transom.link.memory import together
 from transom.link.session import WINDOW_BYTES, Session
 from transom.link.talk import Talk
 from transom.link.told import Listener, Told
@@ -31,7 +30,6 @@ from transom.split.vendor import VendorSide
 
 _HERE_S = 3600.0  # of one step, where both parties are one process
 _LEAVE_S = 5.0  # so long a run that is over waits for a partner that may be gone
-T = TypeVar("T")
 
 
 def tune(party: Party[Side], broker: Broker, heartbeat_s: float = 1.0) -> None:
@@ -89,33 +87,6 @@ def predict_here(job: SplitJob, texts: Sequence[str] | None) -> Predicted:
         closing(customer(job, _nobody, PREDICT)) as buyer,
     ):
         return together(lambda broker: answer(seller, broker), lambda broker: predict(buyer, broker, texts))
-
-
-def together(first: Callable[[Broker], object], second: Callable[[Broker], T]) -> T:
-    """Both parties' work in one process, the first in a thread; what the second gives.
-
-    Raises what went wrong first, at either.
-    """
-    ends = memory_pair()
-    problems: list[BaseException] = []
-
-    def guarded(work: Callable[[Broker], T], broker: Broker) -> T:
-        try:
-            return work(broker)
-        except BaseException as problem:
-            problems.append(problem)
-            broker.close()  # both ends
-            raise
-
-    with closing(ends[0]), ThreadPoolExecutor(1, "transom-vendor") as pool:
-        other = pool.submit(guarded, first, ends[0])  # type: ignore[arg-type]
-        try:
-            found = guarded(second, ends[1])
-            other.result()
-        except BaseException:
-            wait([other])
-            raise problems[0] from None
-        return found
 
 
 @contextmanager

@@ -1,0 +1,324 @@
+"""The feature party's side of a vertical training: it leads, unit by unit, and learns from what comes back.
+
+Of the units under way each has an attempt. Where a gradient does not come within the deadline, or is dropped
+on either side, or is too old, the unit is given out again under the next attempt, with an embedding of now.
+Threat model: a partner that answers other units, shapes or values that are none; refused.
+Does not protect: the partner sees embeddings with what noise the job adds, their order and their times.
+Source: Liu et al., arXiv 2510.12494, sections 4.1 and 4.2. Shapes: B rows of a unit, W width.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from transom.errors import LinkRefusedError
+from transom.link.message import Step
+from transom.link.session import Received
+from transom.link.talk import Talk
+from transom.link.told import Listener
+from transom.link.tunnel import Tunnel
+from transom.vertical import messages
+from transom.vertical.half import EMBEDDING, GRADIENT, ROWS, Done, Task
+from transom.vertical.job import VerticalJob
+from transom.vertical.messages import DROP, DROPPED, END, EVALUATE, OVER, TRAIN, message, rows_of, said
+from transom.vertical.part import Part
+from transom.vertical.pool import Pool
+from transom.vertical.schedule import Way
+from transom.vertical.side import Side
+
+_EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
+
+
+@dataclass
+class _Going:
+    """A unit under way: its attempt, the count of steps when its embedding was asked of a worker, which one,
+    and when it was sent."""
+
+    attempt: int
+    made_at: int
+    sent_s: float = math.inf
+    worker: int | None = None
+
+
+@dataclass
+class _Evaluation:
+    """One under way: messages sent, answered, and when the last one was sent."""
+
+    attempt: int = 0
+    sent: int = 0
+    answered: int = 0
+    sent_s: float = math.inf
+
+
+@dataclass
+class Ages:
+    """How old gradients were that were applied, in steps."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+
+    def report(self) -> dict[str, float]:
+        total = sum(self.counts.values())
+        mean = sum(age * count for age, count in self.counts.items()) / total if total else 0.0
+        return {"mean": mean, "most": max(self.counts, default=0)}
+
+
+class FeatureSide(Side):
+    """The feature party at work; `tunnel` is what its embeddings leave through."""
+
+    def __init__(
+        self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener,
+        tunnel: Tunnel,
+    ) -> None:  # fmt: skip
+        super().__init__(job, part, pool, way, about, tell)
+        self.tunnel, self.ages = tunnel, Ages()
+        self._going: dict[int, _Going] = {}
+        self._gradients: dict[int, Tensor] = {}  # by unit, the oldest first
+        self._evaluation: _Evaluation | None = None
+
+    def run(self, talk: Talk) -> None:
+        """Train and evaluate to the end, from wherever it stands. Raises LinkError."""
+        self.pool.wake = talk.wake
+        self.pool.start()
+        while not self.now.over:
+            if not self._proceed(talk):
+                self._await(talk)
+        self.told("done")
+
+    def _proceed(self, talk: Talk) -> bool:
+        """Do one thing that can be done now; whether there was one."""
+        if (done := self.pool.take()) is not None:
+            self._finished(talk, done)
+            return True
+        return self._learn() or self._evaluate(talk) or self._begin() or self._end(talk)
+
+    # Forward
+
+    def _begin(self) -> bool:
+        """Ask a worker for the next unit's embedding."""
+        unit = self._next()
+        if unit is None:
+            return False
+        task = Task("forward", unit, self._rows(unit), self.units.batch_size(unit))
+        attempt = self.now.attempts.get(str(unit), 0)
+        self._going[unit] = _Going(
+            attempt, self.now.steps
+        )  # before it is given: a worker here does it at once
+        taken = self.pool.give(task, self.worker_of(unit))
+        if taken is None:
+            del self._going[unit]
+            return False
+        self._going[unit].worker = taken
+        return True
+
+    def _next(self) -> int | None:
+        """The unit that may begin."""
+        if self.now.ends or len(self._going) >= self.way.ahead:
+            return None
+        unit = self.done.watermark
+        while unit in self.done or unit in self._going or unit in self._gathered:
+            unit += 1
+        if unit >= self.units.total:
+            return None
+        if self.way.lockstep and self.units.batch(unit) != self.units.batch(self.done.watermark):
+            return None
+        unevaluated = self.units.epoch(unit) - self.now.evaluated
+        return unit if unevaluated <= (0 if self.way.waits else 1) else None
+
+    def _send(self, talk: Talk, unit: int, embedding_BW: Tensor) -> None:
+        going = self._going.get(unit)
+        if going is None:
+            return
+        step = self.units.step(unit, TRAIN, going.attempt)
+        talk.send(step, message(self.job.width, self.tunnel.release(embedding_BW, step)))
+        going.sent_s = time.monotonic()
+
+    # Backward
+
+    def _await(self, talk: Talk) -> None:
+        """One message, or what is due when none comes in time."""
+        received = self.wait(talk, (TRAIN, EVALUATE), self._deadline_s)
+        if received is None:
+            self._expire(talk)
+        elif received.header.step.topic == TRAIN:
+            self._arrived(received)
+        else:
+            self._evaluated(talk, received)
+
+    def _arrived(self, received: Received) -> None:
+        """A gradient, or the word that an embedding was dropped. One that is late changes nothing."""
+        step = received.header.step
+        unit = self.units.unit(step)
+        if unit < 0 or step.direction != "backward":
+            raise LinkRefusedError(f"the partner answered {step}, which was not asked")
+        if unit in self.done:
+            return
+        if unit not in self._going and not self.way.lockstep:  # its embedding was sent before a restart
+            self._going[unit] = _Going(step.attempt, self.now.steps)
+        going = self._going.get(unit)
+        if going is None or step.attempt < going.attempt:
+            return
+        if said(received.tensors) == DROPPED:
+            self._again(unit, "dropped there")
+            return
+        gradient_BW = rows_of(received.tensors, len(self.unit_rows(unit)), "a gradient")
+        if self._is_old(going):
+            self._again(unit, "too old")
+            return
+        going.sent_s = math.inf
+        self._gradients[unit] = gradient_BW
+        if not self.way.lockstep and len(self._gradients) > self.job.train.gradients:
+            oldest = next(iter(self._gradients))
+            del self._gradients[oldest]
+            self._again(oldest, "dropped here")
+
+    def _learn(self) -> bool:
+        """Give a worker the gradient that came first and that one is free for: the one that has made its
+        embedding, or else any."""
+        for unit, gradient_BW in self._gradients.items():
+            tensors = {**self._rows(unit), GRADIENT: gradient_BW}
+            task = Task("backward", unit, tensors, self.units.batch_size(unit))
+            taken = self.pool.give(task, self._going[unit].worker)
+            if taken is None and not self.way.paired:
+                taken = self.pool.give(task)
+            if taken is not None:
+                del self._gradients[unit]
+                return True
+        return False
+
+    def _finished(self, talk: Talk, done: Done) -> None:
+        """A worker has an embedding, or has learnt."""
+        if done.kind == "forward":
+            self._send(talk, done.unit, done.tensors[EMBEDDING])
+            return
+        going = self._going.pop(done.unit)
+        self.ages.counts[self.now.steps - going.made_at] += 1
+        if not self.way.gathers:
+            self._stepped(talk, (done.unit,))
+        elif self.gather(done.unit, done.tensors):
+            first = done.unit - done.unit % self.way.shares
+            self._stepped(talk, range(first, first + self.way.shares))
+
+    def _stepped(self, talk: Talk, units: range | tuple[int, ...]) -> None:
+        attempts = dict(self.now.attempts)
+        for unit in units:
+            self.done.add(unit)
+            attempts.pop(str(unit), None)
+        self.now = replace(self.now, steps=self.now.steps + 1, attempts=attempts)
+        self.told("step", {"wait_s": self.wait_s, "busy_s": self.pool.busy_s, **self._age()})
+        if talk.stepped():
+            talk.commit(self.saved())
+
+    def _age(self) -> dict[str, float]:
+        return {f"staleness_{name}": value for name, value in self.ages.report().items()}
+
+    # What is given out again
+
+    def _is_old(self, going: _Going) -> bool:
+        old = self.now.steps - going.made_at > self.job.train.staleness
+        return old and self.job.train.schedule == "pubsub"
+
+    def _again(self, unit: int, why: str) -> None:
+        """The unit goes out once more, before others, with an embedding of now."""
+        going = self._going.pop(unit)
+        dropped = dict(self.now.dropped)
+        dropped[why] = dropped.get(why, 0) + 1
+        attempts = {**self.now.attempts, str(unit): going.attempt + 1}
+        self.now = replace(self.now, attempts=attempts, dropped=dropped)
+
+    @property
+    def _deadline_s(self) -> float:
+        """When the first of what is waited for is overdue. In lock-step nothing is."""
+        if self.way.lockstep:
+            return math.inf
+        sent = [going.sent_s for going in self._going.values()]
+        if self._evaluation is not None:
+            sent.append(self._evaluation.sent_s)
+        return min(sent, default=math.inf) + self.job.train.deadline_s
+
+    def _expire(self, talk: Talk) -> None:
+        if self.way.lockstep:
+            return
+        before_s = time.monotonic() - self.job.train.deadline_s
+        for unit, going in list(self._going.items()):
+            if going.sent_s <= before_s:
+                talk.send(self.units.step(unit, DROP, going.attempt), message(self.job.width))
+                self._again(unit, "overdue")
+        if self._evaluation is not None and self._evaluation.sent_s <= before_s:
+            self._evaluation = _Evaluation(self._evaluation.attempt + 1)
+
+    # Evaluation and end
+
+    def _evaluate(self, talk: Talk) -> bool:
+        """Send the next rows of the evaluation that is due."""
+        if self._evaluation is None:
+            if self.done.watermark < self.units.per_epoch * (self.now.evaluated + 1) or self.now.ends:
+                return False
+            next_average = self.average(self.now.evaluated + 1)
+            self.now = replace(self.now, next_average=next_average)
+            self._evaluation = _Evaluation()
+        now = self._evaluation
+        if now.sent == len(self.spans) or now.sent - now.answered >= _EVALUATED_AHEAD:
+            return False
+        step = Step(self.now.evaluated, now.sent, "forward", now.attempt, EVALUATE)
+        rows_BF = self.tensor(self.test_rows(now.sent))
+        embedding_BW = self.pool.half.embed(_require(rows_BF)).cpu()
+        talk.send(step, message(self.job.width, self.tunnel.release(embedding_BW, step)))
+        now.sent, now.sent_s = now.sent + 1, time.monotonic()
+        return True
+
+    def _evaluated(self, talk: Talk, received: Received) -> None:
+        """An answer; with the last one the epoch is evaluated."""
+        now, step = self._evaluation, received.header.step
+        if now is None or (step.epoch, step.attempt) != (self.now.evaluated, now.attempt):
+            return
+        now.answered += 1
+        if now.answered < len(self.spans):
+            return
+        self._evaluation, evaluated = None, self.now.evaluated + 1
+        ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs
+        self.now = replace(self.now, evaluated=evaluated, ends=ends)
+        talk.commit(self.saved())
+        self.told("evaluated")
+
+    def _end(self, talk: Talk) -> bool:
+        """Take leave once nothing is under way."""
+        if not self.now.ends or self._going:
+            return False
+        self.average(self.now.evaluated)
+        self.now = replace(self.now, over=True)
+        talk.commit(self.saved(), (Step(0, 0, "forward", topic=END), message(self.job.width)))
+        return True
+
+    def answer(self, talk: Talk) -> int:
+        """Embeddings of the rows that the label party asks for, until it ends; how many rows left."""
+        count = 0
+        while True:
+            received = talk.receive(messages.PREDICT, END)
+            step = received.header.step
+            if step.topic == END:
+                talk.commit(None)
+                return count
+            numbers = received.tensors["counts"].numpy()
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.part):
+                raise LinkRefusedError(
+                    f"the partner asks for rows beyond the {len(self.part)} that both parties have"
+                )
+            embedding_BW = self.pool.half.embed(_require(self.tensor(numbers))).cpu()
+            noisy_BW = self.tunnel.release(embedding_BW, step)
+            talk.commit(None, (replace(step, direction="backward"), message(self.job.width, noisy_BW)))
+            count += len(numbers)
+
+    def _rows(self, unit: int) -> dict[str, Tensor]:
+        return {ROWS: _require(self.tensor(self.unit_rows(unit)))}
+
+
+def _require(rows_BF: Tensor | None) -> Tensor:
+    if rows_BF is None:
+        raise LinkRefusedError("the feature party has no columns")
+    return rows_BF

@@ -1,0 +1,218 @@
+"""One party of a vertical training, ready to meet the other: its model and workers, its record, its terms.
+
+Threat model: as the room's. The terms tell the partner settings, versions, counts of rows and a hash of the
+IDs' order. Does not protect: who holds the partner's terms can test a guess of all joined IDs.
+Source: own. Shapes: N rows that both parties have, R rows of training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+
+from transom.errors import MisconfiguredError
+from transom.link.broker import Broker
+from transom.link.exchange import Agreement
+from transom.link.record import Record
+from transom.link.session import WINDOW_BYTES, Session
+from transom.link.talk import Talk
+from transom.link.told import Listener
+from transom.link.tunnel import Gaussian, Mechanism, Nothing, Tunnel
+from transom.vertical import folder, messages
+from transom.vertical.feature import FeatureSide
+from transom.vertical.half import Half, make_half
+from transom.vertical.job import Role, VerticalJob, terms
+from transom.vertical.label import LabelSide
+from transom.vertical.model import centre, standardise
+from transom.vertical.part import Part
+from transom.vertical.pool import Pool, Threaded, Told, Worker
+from transom.vertical.schedule import Way, way_of
+from transom.vertical.worker import Child
+
+Purpose = Literal["train", "predict"]
+Workers = Literal["here", "threads", "processes"]
+_VERSIONS = ("transom", "torch")
+_OF_ROWS = ("file", "rows", "rows of training", "order of the IDs")
+_HERE_S = 3600.0  # of one step, where both parties are one process
+_DEPTH = 2  # tasks that a worker in a process has at once, so that it need not wait for the next
+
+
+@dataclass(frozen=True)
+class Party:
+    """Who it is, what it does, what both must have alike."""
+
+    job: VerticalJob
+    side: LabelSide | FeatureSide
+    record: Record
+    terms: Mapping[str, str]
+
+    def close(self) -> None:
+        self.side.pool.close()
+        self.record.close()
+
+
+def make_party(
+    job: VerticalJob, part: Part, tell: Listener, *,
+    purpose: Purpose = "train", workers: Workers = "here", new_rows: bool = False,
+) -> Party:  # fmt: skip
+    """A party with its part of the joined rows, as its record says, or to predict, with what its run left;
+    with `new_rows` on others than it was trained on.
+
+    Raises MisconfiguredError, and CheckpointError for a run that began as another.
+    """
+    _require(job, part)
+    way = way_of(job)
+    half = make_half(job, part.width, local=way.local)
+    known = facts(job, part, way)
+    about = {name: one for name, one in terms(job, known).items() if not name.startswith("version of")}
+    about |= {"party": job.role, "columns": part.schema, "file": part.digest}
+    if purpose == "train":
+        _measure(half, part)
+    record = _record(job, purpose)
+    try:
+        pool = _pool(job, part, half, way, workers if purpose == "train" else "here")
+        side: LabelSide | FeatureSide
+        if job.role == "label":
+            side = LabelSide(job, part, pool, way, about, tell)
+        else:
+            tunnel = Tunnel(mechanism(job), Nothing(), record.secret, record.run)
+            side = FeatureSide(job, part, pool, way, about, tell, tunnel)
+        agreed = {**terms(job, known), "purpose": purpose}
+        if purpose == "predict":
+            head = folder.take(job, half, about, but=_OF_ROWS if new_rows else ())
+            agreed |= {"trained": head.run}
+        elif record.checkpoint is not None:
+            side.restore(record.checkpoint)
+        side.told("ready")
+        return Party(job, side, record, agreed)
+    except BaseException:
+        record.close()
+        raise
+
+
+@contextmanager
+def met(
+    party: Party, broker: Broker, heartbeat_s: float = 1.0, timeout_s: float | None = None
+) -> Iterator[tuple[Session, Talk]]:
+    """A session with the partner, who has agreed to the same terms."""
+    job, link = party.job, party.job.link
+    session = Session(
+        broker, party.record, party.terms, wire=job.wire,
+        limits=messages.limits(job.width, job.wire, broker.max_bytes),
+        window=link.window if link else 64, window_bytes=link.window_mb * 2**20 if link else WINDOW_BYTES,
+        timeout_s=link.timeout_s if link else _HERE_S,
+        heartbeat_s=heartbeat_s, resend_after_s=2 * heartbeat_s,
+    )  # fmt: skip
+    with session:
+        agreement: Agreement = session.connect(timeout_s)
+        at_once = max(party.side.way.ahead, 4)
+        yield session, Talk(session, agreement, job.train.checkpoint_every_steps, at_once)
+
+
+def mechanism(job: VerticalJob) -> Mechanism:
+    """What the feature party's embeddings pass."""
+    if job.noise.kind == "none" or job.noise.clip is None:
+        return Nothing()
+    return Gaussian(job.noise.clip, job.noise.deviation(job.train.epochs))
+
+
+def facts(job: VerticalJob, part: Part, way: Way) -> dict[str, str]:
+    """What the parties must have alike beside the job, as each finds it."""
+    found = {
+        "rows": str(len(part)),
+        "rows of training": str(len(part.train)),
+        "order of the IDs": part.order_hash,
+        **{f"version of {name}": version(name).partition("+")[0] for name in _VERSIONS},
+    }
+    return found | ({"workers": str(way.workers)} if way.paired else {})
+
+
+def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
+    """What a party knows of its run; `counts` are of the process that ended it."""
+    side, now = party.side, party.side.now
+    found: dict[str, Any] = {
+        "steps": now.steps,
+        "rows": len(side.part),
+        "rows_of_training": len(side.part.train),
+        "given_out_again": dict(now.dropped),
+        "wait_s": side.wait_s,
+        "busy_s": side.pool.busy_s,
+        "link": dict(counts),
+    }
+    if isinstance(side, LabelSide):
+        history = [{**vars(point), "metrics": dict(point.metrics)} for point in now.history]
+        return found | {"history": history}
+    return found | {"staleness": side.ages.report(), "noise": noise_report(party)}
+
+
+def noise_report(party: Party) -> dict[str, Any]:
+    """How often rows were released, by the record of what was sent, and what that promises together."""
+    side, job = party.side, party.job
+    train_R = np.zeros(len(side.part.train), dtype=np.int64)
+    evaluated: Counter[int] = Counter()
+    for step, count in Counter(
+        (step.topic, step.epoch, step.batch) for step in party.record.sent_steps()
+    ).items():
+        topic, epoch, batch = step
+        if topic == messages.TRAIN:
+            train_R[side.units.rows(epoch * side.units.per_epoch + batch)] += count
+        elif topic == messages.EVALUATE:
+            evaluated[batch] += count
+    releases = max(int(train_R.max(initial=0)), max(evaluated.values(), default=0))
+    found = {"releases_of_a_row_at_most": releases}
+    if not releases:
+        return found
+    guarantee = mechanism(job).guarantee(releases)
+    told: dict[str, Any] = {**found, "guarantee": guarantee.to_dict()}
+    if job.noise.clip is not None:
+        told["mu"] = math.sqrt(releases) * 2 * job.noise.clip / job.noise.deviation(job.train.epochs)
+    return told
+
+
+def _require(job: VerticalJob, part: Part) -> None:
+    if job.role == "feature" and not part.width:
+        raise MisconfiguredError("the feature party has no columns; name some in data.features")
+    if not len(part.train):
+        raise MisconfiguredError(
+            f"no row is left to train on, of {len(part)} that both parties have; lower data.test_share"
+        )
+
+
+def _measure(half: Half, part: Part) -> None:
+    """Mean and deviation of the rows of training."""
+    if half.bottom is not None:
+        standardise(half.bottom, part)
+    if half.top is not None:
+        centre(half.top, part)
+
+
+def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) -> Pool:
+    if workers == "here":
+        return Pool(half, way.workers)
+
+    def make(number: int, tell: Callable[[Told], None]) -> Worker:
+        if workers == "threads":
+            return Threaded(make_half(job, part.width, local=way.local), tell)
+        return Child(job, part.width, tell, local=way.local)
+
+    timeout_s = _HERE_S if job.link is None else job.link.timeout_s
+    return Pool(half, way.workers, make, 1 if way.lockstep else _DEPTH, timeout_s)
+
+
+def _record(job: VerticalJob, purpose: Purpose) -> Record:
+    """The party's record: on disk while it trains, in memory to predict."""
+    other: Role = "feature" if job.role == "label" else "label"
+    path, name, run, party, partner = job.folder / "record", job.name, "run", str(job.role), str(other)
+    if job.link is not None:
+        name, run, party, partner = job.link.job, job.link.run, job.link.party, job.link.partner
+        path = job.link.record or path
+    if purpose == "train":
+        return Record(path / f"{run}-{party}.sqlite", job=name, run=run, party=party, partner=partner)
+    return Record(None, job=name, run=f"{run}.{purpose}", party=party, partner=partner)

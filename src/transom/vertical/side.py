@@ -1,0 +1,146 @@
+"""What both sides of a vertical training have alike: workers, rows, progress, and how they wait.
+
+Threat model: that of the room. Does not protect anything beyond it. Source: own.
+Shapes: F columns, B rows of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from transom.config import from_plain, to_plain
+from transom.errors import CheckpointError
+from transom.link.numbers import Numbers
+from transom.link.session import Received
+from transom.link.talk import Talk, pack, unpack
+from transom.link.told import Kind, Listener, Told
+from transom.vertical.job import VerticalJob
+from transom.vertical.part import Part
+from transom.vertical.pool import Pool, sum_of
+from transom.vertical.schedule import Units, Way, chunks, interval
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluation: after which epoch and step, the training's mean loss since the last one, metrics."""
+
+    epoch: int
+    step: int
+    train_loss: float | None
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a party stands: units done (`Numbers` as plain), steps, epochs evaluated and averaged; units that
+    were given out again, with their attempt; what the label party counts; whether
+    nothing more begins; the mark that both parties' folders of the run share."""
+
+    done: tuple[int, ...] = (0,)
+    steps: int = 0
+    evaluated: int = 0
+    next_average: int = 1
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    history: tuple[Point, ...] = ()
+    ends: bool = False
+    mark: str = ""
+    over: bool = False
+
+
+class Side:
+    """A party at work on its rows; `about` is what its state is of."""
+
+    def __init__(
+        self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener
+    ) -> None:
+        self.job, self.part, self.pool, self.way = job, part, pool, way
+        self.about, self.tell = about, tell
+        self.units = Units.of(job, len(part.train))
+        self.spans = chunks(len(part.test), job.train.batch_rows)
+        self.now, self.done = Progress(), Numbers()
+        self.wait_s = 0.0
+        self._gathered: dict[int, Mapping[str, Tensor]] = {}
+
+    @property
+    def steps(self) -> int:
+        """How many are done."""
+        return self.now.steps
+
+    def saved(self) -> bytes:
+        """All that a restart needs."""
+        self.collect()
+        plain = {**to_plain(self.now), "done": self.done.to_plain()}
+        return pack(self.about, plain, self.pool.half.saved())
+
+    def restore(self, data: bytes) -> None:
+        """Stand where `saved` was called. Raises CheckpointError."""
+        plain, learnt = unpack(data, self.about)
+        self.now = from_plain(Progress, plain, "this checkpoint is of another version", error=CheckpointError)
+        self.done = Numbers.from_plain(list(self.now.done))
+        self.pool.half.restore(learnt)
+
+    def tensor(self, numbers: NDArray[np.int64]) -> Tensor | None:
+        """These rows' columns [B, F]; None for a label-only party."""
+        return torch.from_numpy(self.part.rows(numbers)) if self.part.width else None
+
+    def unit_rows(self, unit: int) -> NDArray[np.int64]:
+        return self.part.train[self.units.rows(unit)]
+
+    def test_rows(self, chunk: int) -> NDArray[np.int64]:
+        start, end = self.spans[chunk]
+        return self.part.test[start:end]
+
+    def worker_of(self, unit: int) -> int | None:
+        """Which worker a unit is for; None: any."""
+        return unit % self.way.workers if self.way.paired else None
+
+    def wait(self, talk: Talk, topics: tuple[str, ...], until_s: float = math.inf) -> Received | None:
+        """A message, or None once a worker is done or at a time; how long it took is counted."""
+        begun_s = time.monotonic()
+        received = talk.wait(topics, lambda: self.pool.ready, until_s)
+        self.wait_s += time.monotonic() - begun_s
+        return received
+
+    def gather(self, unit: int, tensors: Mapping[str, Tensor]) -> bool:
+        """Keep a share's gradients; with the last one of its batch the server steps, and tells the workers.
+        Whether it did."""
+        self._gathered[unit] = {
+            name.removeprefix("of/"): one for name, one in tensors.items() if name.startswith("of/")
+        }
+        if len(self._gathered) < self.way.shares:
+            return False
+        parts = [self._gathered[unit] for unit in sorted(self._gathered)]
+        self.pool.half.step({name: sum_of([part[name] for part in parts]) for name in parts[0]})
+        self._gathered.clear()
+        self.pool.spread()
+        return True
+
+    def collect(self) -> None:
+        """The server's replica is the mean of the workers', where these learn."""
+        if self.way.local:
+            self.pool.average()
+
+    def average(self, epoch: int) -> int:
+        """After so many epochs: one model of all replicas, which the workers take over when that is due. The
+        epoch after which it is due next."""
+        self.collect()
+        due = self.way.averages == "each" or epoch >= self.now.next_average
+        if self.way.averages == "never" or not due:
+            return self.now.next_average
+        self.pool.spread()
+        return epoch + interval(epoch, self.job.train.aggregate_epochs)
+
+    def told(self, kind: Kind, found: Mapping[str, float] | None = None) -> None:
+        total = self.units.total // self.way.shares
+        self.tell(Told(kind, self.now.steps, total, found or {}))
