@@ -35,6 +35,8 @@ from transom.report.statistics import Floats, Ints
 AREA, LABELS = "label AUC", "labels"
 _TINY = 1e-30
 _GROUPS = 10  # of epochs, at most
+_LATE = 4  # the last quarter of the epochs has embeddings that are trained
+_ROUNDS = 10  # in which batches are turned alike
 
 Score = Callable[[Seen], Floats]
 Found = Callable[[Exchanged, Known, Any], Finding]
@@ -106,15 +108,25 @@ def norms(seen: Seen) -> Floats:
 
 
 def directions(seen: Seen) -> Floats:
-    """How far a row's gradient points the main way of its batch [N], the mean of epochs; each batch's main
-    direction is turned to that of the batch before, for weights change little between them."""
+    """How far a row's gradient points the main way of its batch [N], the mean of epochs.
+
+    Each batch's main direction is turned to that of the batch before, for weights change little between
+    them, and then until its rows agree with what other epochs say of them.
+    """
     unit_ENW, found_EN = _units(seen), np.zeros(seen.batches_EN.shape)
-    before_W = np.zeros(unit_ENW.shape[2])
-    for epoch, batch in _batches(seen):
+    before_W, batches = np.zeros(unit_ENW.shape[2]), _batches(seen)
+    for epoch, batch in batches:
         _, axes_WW = np.linalg.eigh(unit_ENW[epoch, batch].T @ unit_ENW[epoch, batch])
         main_W = axes_WW[:, -1] if axes_WW[:, -1] @ before_W >= 0 else -axes_WW[:, -1]
         found_EN[epoch, batch] = unit_ENW[epoch, batch] @ main_W
         before_W = 0.5 * before_W + main_W
+    for _ in range(_ROUNDS):
+        sum_N = found_EN.sum(0)
+        for epoch, batch in batches:
+            own_B = found_EN[epoch, batch].copy()
+            if own_B @ (sum_N[batch] - own_B) < 0:
+                found_EN[epoch, batch] = -own_B
+                sum_N[batch] -= 2 * own_B
     score_N: Floats = found_EN.mean(0)
     return score_N if (score_N > 0).mean() <= 0.5 else -score_N
 
@@ -134,7 +146,9 @@ def _clustered(target: Exchanged, knowledge: Known, labels_N: Ints) -> Finding:
 def _completed(target: Exchanged, knowledge: Known, labels_N: Ints) -> Finding:
     """Share of labels named by a head on the embeddings. Where the feature party's columns are at hand,
     guessing is what the same head does on those: what is above that, the training gave away."""
-    found = _named("labels/completion", _headed(told(target.embeddings), knowledge), knowledge, labels_N)
+    seen = target.embeddings
+    late = replace(seen, views_ENW=seen.views_ENW[-max(1, len(seen.views_ENW) // _LATE) :])
+    found = _named("labels/completion", _headed(told(late), knowledge), knowledge, labels_N)
     columns_NF = knowledge.columns_NF
     if columns_NF is None:
         return found

@@ -120,23 +120,23 @@ def told(seen: Seen) -> Floats:
 
 def regress(x_ND: Floats, rows_K: Ints, values_KF: Floats) -> Floats:
     """What rows let expect [N, F], learnt from those that are known: for each column the kernel and the ridge
-    whose leave-one-out error is least, the mean of the known where none beats it."""
+    whose leave-one-out error is least, within what is known; the mean where none beats it."""
     rows_K, values_KF = rows_K[:_MOST_KNOWN], values_KF[:_MOST_KNOWN]
     known_KD, mean_F = x_ND[rows_K], values_KF.mean(0)
     found_NF = np.tile(mean_F, (len(x_ND), 1))
     count = len(rows_K)
     least_F = (((values_KF - mean_F) * count / max(1, count - 1)) ** 2).mean(0)
     for reach in _reaches(known_KD):
-        kernel_KK = _kernel(known_KD, known_KD, reach)
-        error_F, weights_KF = _ridge(kernel_KK, values_KF - mean_F)
+        kernel_KK = kernel(known_KD, known_KD, reach)
+        error_F, weights_KF = ridge_of(kernel_KK, values_KF - mean_F)
         better_F = error_F < least_F
         least_F = np.where(better_F, error_F, least_F)
         if better_F.any():
             for start in range(0, len(x_ND), _CHUNK):
                 piece = slice(start, start + _CHUNK)
-                guess_BF = _kernel(x_ND[piece], known_KD, reach) @ weights_KF + mean_F
+                guess_BF = kernel(x_ND[piece], known_KD, reach) @ weights_KF + mean_F
                 found_NF[piece] = np.where(better_F, guess_BF, found_NF[piece])
-    return found_NF
+    return np.clip(found_NF, values_KF.min(0), values_KF.max(0))
 
 
 def _reaches(known_KD: Floats) -> Iterator[float]:
@@ -146,7 +146,7 @@ def _reaches(known_KD: Floats) -> Iterator[float]:
     yield from (one * mean for one in _REACHES if mean)
 
 
-def _kernel(one_AD: Floats, other_BD: Floats, reach: float) -> Floats:
+def kernel(one_AD: Floats, other_BD: Floats, reach: float) -> Floats:
     """Products, or a Gaussian of distances."""
     products_AB: Floats = one_AD @ other_BD.T
     if not reach:
@@ -156,7 +156,7 @@ def _kernel(one_AD: Floats, other_BD: Floats, reach: float) -> Floats:
     return found_AB
 
 
-def _ridge(kernel_KK: Floats, values_KF: Floats) -> tuple[Floats, Floats]:
+def ridge_of(kernel_KK: Floats, values_KF: Floats) -> tuple[Floats, Floats]:
     """The least mean leave-one-out error of each column [F], and the weights [K, F] that have it."""
     power_K, axes_KK = np.linalg.eigh(kernel_KK)
     power_K, turned_KF = np.maximum(power_K, 0), axes_KK.T @ values_KF
