@@ -32,7 +32,8 @@ def write(path: str, columns: dict[str, Any]) -> None:
 def job_file(path: str, data: dict[str, Any], **more: Any) -> VerticalJob:
     train = {"schedule": "vfl", "epochs": 3, "batch_rows": 32, "learning_rate": 0.01, "record_traffic_mb": 5}
     plain = {
-        "name": "loans", "task": "binary", "data": data, "width": 6, "bottom": {"hidden": [8]}, "train": train,
+        "name": "loans", "task": "binary", "data": data, "width": 6, "bottom": {"hidden": [8]},
+        "train": train,
     } | more  # fmt: skip
     Path(path).write_text(json.dumps(plain))  # JSON is YAML
     return read_job(path)

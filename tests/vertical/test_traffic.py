@@ -13,6 +13,7 @@ import torch
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.message import Step
 from transom.link.told import Told
+from transom.privacy.stream import Direction
 from transom.vertical import run, traffic
 from transom.vertical.half import make_half
 from transom.vertical.job import Noise
@@ -20,6 +21,8 @@ from transom.vertical.model import standardise
 from transom.vertical.schedule import Units
 
 from .scene import Heard, Jobs, make_jobs, make_parts
+
+WAYS: tuple[Direction, ...] = ("forward", "backward")
 
 
 def recording(tmp_path: Path, *, most_mb: int = 10, **train: Any) -> Jobs:
@@ -34,8 +37,8 @@ def test_both_parties_record_the_same_of_every_row_in_every_epoch(tmp_path: Path
     assert label.keys() == feature.keys()
     assert all(np.array_equal(label[step], feature[step]) for step in label)
     assert {step.topic for step in label} == {"train"}
-    for way in ("forward", "backward"):
-        views_ERW, batch_ER = traffic.views(jobs[0], len(parts[0].train), label, way)  # type: ignore[arg-type]
+    for way in WAYS:
+        views_ERW, batch_ER = traffic.views(jobs[0], len(parts[0].train), label, way)
         assert views_ERW.shape == (2, len(parts[0].train), 5)
         assert sorted(np.bincount(batch_ER.ravel())) == sorted([16, 16, 16, 15] * 2)
     assert all(path.stat().st_mode & 0o077 == 0 for path in traffic.files(traffic.folder_of(jobs[0])))

@@ -85,12 +85,11 @@ def loaded(jobs: Sequence[VerticalJob]) -> Parts:
 
 def truth(mine: Parts) -> Truth:
     """Of the rows of training, as far as they are here."""
-    values_NF, names, labels_N = None, (), None
-    if feature := mine.get("feature"):
-        values_NF, names = feature.rows(feature.train).astype(np.float64), feature.names
-    if label := mine.get("label"):
-        labels_N = label.labels(label.train)
-    return Truth(values_NF, names, labels_N)
+    label, feature = mine.get("label"), mine.get("feature")
+    labels_N = None if label is None else label.labels(label.train)
+    if feature is None:
+        return Truth(labels_N=labels_N)
+    return Truth(feature.rows(feature.train).astype(np.float64), feature.names, labels_N)
 
 
 def known(data: Truth, count: int, rows: int, labels: int) -> Known:

@@ -136,7 +136,8 @@ def regress(x_ND: Floats, rows_K: Ints, values_KF: Floats) -> Floats:
                 piece = slice(start, start + _CHUNK)
                 guess_BF = kernel(x_ND[piece], known_KD, reach) @ weights_KF + mean_F
                 found_NF[piece] = np.where(better_F, guess_BF, found_NF[piece])
-    return np.clip(found_NF, values_KF.min(0), values_KF.max(0))
+    within_NF: Floats = np.clip(found_NF, values_KF.min(0), values_KF.max(0))
+    return within_NF
 
 
 def _reaches(known_KD: Floats) -> Iterator[float]:
