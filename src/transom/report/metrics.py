@@ -92,8 +92,8 @@ METRICS = (
     ),
     Metric(
         name="values named",
-        meaning="the share of a partner's values that are named within a tenth of their column's deviation",
-        outcome="of the partner's values can be named",
+        meaning="the share of private values that are named within a tenth of the deviation of their column",
+        outcome="of the private values can be named",
     ),
     Metric(
         name="variance explained",

@@ -8,7 +8,7 @@ the variance that the guesses explain.
 Threat model: see `vertical_view`; the label party knows all columns of a few rows. Its own columns and labels
 are not used. Does not protect anything; a model of the bottom's own kind may read more.
 Source: He et al. 2019, ACSAC (inversion at the cut of a model); Luo et al. 2021, arXiv 2010.10152 (feature
-inference in vertical learning).
+inference in vertical learning); Cochran 1977, Sampling Techniques, section 6.3 (interval of a ratio).
 
 Shapes: N rows, K known rows, R others, F columns.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from transom.audit.attacks.vertical_view import Exchanged, Known, Truth, misfit, others, regress, told
 from transom.report.finding import Bound, Finding, clustered, measured, not_run
-from transom.report.statistics import CONFIDENCE, Floats, Ints
+from transom.report.statistics import Floats, Ints
 
 Judge = Callable[[str, Floats, Floats, Ints, Sequence[str]], Finding]
 
@@ -29,7 +29,7 @@ VALUES, VARIANCE = "values named", "variance explained"
 FEWEST = 10  # known rows
 _TOLERANCE = 0.1  # of a column's deviation
 _FEW = 20  # different values of a column, up to which a guess is one of them
-_DRAWS = 400
+_Z = 1.96  # deviations that hold 95 %
 
 
 def attacks() -> tuple[Bound, ...]:
@@ -73,24 +73,19 @@ def values(name: str, guess_NF: Floats, truth_NF: Floats, rows_K: Ints, names: S
 def variance(
     name: str, guess_NF: Floats, truth_NF: Floats, rows_K: Ints, names: Sequence[str] = ()
 ) -> Finding:
-    """Share of the other rows' variance that the guesses explain, the mean over columns, with a bootstrap
-    interval over rows; what is less than none is none. Guessing the known rows' mean explains none."""
+    """Share of the other rows' variance that the guesses explain, the mean over columns, with the interval of
+    a mean of ratios (linearised); what is less than none is none. Guessing the known rows' mean explains
+    none."""
     rows_R, mean_F = others(rows_K, len(truth_NF)), truth_NF[rows_K].mean(0)
     left_RF, all_RF = (guess_NF[rows_R] - truth_NF[rows_R]) ** 2, (truth_NF[rows_R] - mean_F) ** 2
-    even_R = np.full(len(rows_R), 1 / len(rows_R))
-    draws_DR = np.random.default_rng(0).multinomial(len(rows_R), even_R, _DRAWS)
-    drawn_D = _explained(draws_DR @ left_RF, draws_DR @ all_RF).mean(1)
-    share_F, tail = _explained(left_RF.sum(0), all_RF.sum(0)), (1 - CONFIDENCE) / 2
-    ends = share_F.mean(), *np.quantile(drawn_D, (tail, 1 - tail))
-    value, low, high = (max(0.0, float(one)) for one in ends)
+    all_F = np.maximum(all_RF.sum(0), 1e-300)
+    share_F = 1 - left_RF.sum(0) / all_F
+    away_R = ((left_RF - (1 - share_F) * all_RF) / all_F).mean(1)
+    reach = _Z * float((away_R**2).sum()) ** 0.5
+    share = float(share_F.mean())
+    value, low, high = (min(1.0, max(0.0, one)) for one in (share, share - reach, share + reach))
     note = f"{len(rows_K)} rows known; {_most(share_F, names)}"
-    around = min(low, value), max(high, value)
-    return measured(name, VARIANCE, value, around, baseline=0.0, n=len(rows_R), note=note)
-
-
-def _explained(left_F: Floats, all_F: Floats) -> Floats:
-    found_F: Floats = 1 - left_F / np.maximum(all_F, 1e-300)
-    return found_F
+    return measured(name, VARIANCE, value, (low, high), baseline=0.0, n=len(rows_R), note=note)
 
 
 def _most(share_F: Floats, names: Sequence[str]) -> str:
