@@ -108,12 +108,11 @@ def test_what_is_known_decides_how_much_is_read(runs: dict[str, Run]) -> None:
 
 @pytest.mark.parametrize("which", ["binary", "pubsub", "noised"])
 def test_gradients_give_labels_away_whatever_noise_embeddings_have(runs: dict[str, Run], which: str) -> None:
-    area, named = found(runs[which], "labels/direction"), found(runs[which], "labels/gradient")
-    assert area.value is not None
-    assert named.value is not None
-    assert area.above_chance
-    assert named.above_chance
-    assert min(area.value, named.value) > 0.9
+    for name in ("labels/direction", "labels/classifier", "labels/gradient"):
+        made = found(runs[which], name)
+        assert made.above_chance, made
+        assert made.value is not None
+        assert made.value > 0.85
 
 
 def test_swamped_gradients_leave_chance(runs: dict[str, Run]) -> None:
@@ -140,6 +139,7 @@ def test_norms_tell_the_rarer_class(runs: dict[str, Run]) -> None:
     for labels in (0, 3):
         for name in ("labels/norm", "labels/direction"):
             assert found(one, name, one.known(labels=labels)).value == 1.0
+    assert found(one, "labels/classifier", one.known(labels=3)).value == 1.0
 
 
 def test_several_classes_are_named_and_numbers_read(runs: dict[str, Run]) -> None:

@@ -19,7 +19,7 @@ from transom.vertical.job import VerticalJob, read_job
 from transom.vertical.table import read_table
 
 ON_FEATURES = {"inversion/values", "inversion/variance"}
-ON_CLASSES = {"labels/norm", "labels/direction", "labels/gradient", "labels/completion"}
+ON_CLASSES = {f"labels/{name}" for name in ("norm", "direction", "classifier", "gradient", "completion")}
 
 
 def write(path: str, columns: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 The gradient of a row is a probability less the truth, times what the top makes of it: `labels/norm` takes
 longer ones within a batch for the rarer class, `labels/direction` the side of the batch's main direction that
 fewer rows are on, with directions of batches turned alike; both know no label but which class is rarer, or a
-few that turn them the right way. `labels/gradient` clusters directions around the labels that are known.
+few that turn them the right way. `labels/classifier` learns from both scores what they are of a few rows with
+known labels; `labels/gradient` clusters directions around these, of any number of classes.
 `labels/completion` completes the model: it learns from the trained embeddings and the known labels.
 Labels that are numbers are read by `labels/value`, a regression on gradients.
 
@@ -43,10 +44,11 @@ Found = Callable[[Exchanged, Known, Any], Finding]
 
 
 def attacks() -> tuple[Bound, ...]:
-    """Norm, direction, clusters, completion, values."""
+    """Norm, direction, both of them, clusters, completion, values."""
     return (
         _bound("labels/norm", AREA, _scored("labels/norm", norms)),
         _bound("labels/direction", AREA, _scored("labels/direction", directions)),
+        _bound("labels/classifier", LABELS, _classified),
         _bound("labels/gradient", LABELS, _clustered),
         _bound("labels/completion", LABELS, _completed, "embeddings"),
         _bound("labels/value", VARIANCE, _regressed),
@@ -131,6 +133,18 @@ def directions(seen: Seen) -> Floats:
     return score_N if (score_N > 0).mean() <= 0.5 else -score_N
 
 
+def _classified(target: Exchanged, knowledge: Known, labels_N: Ints) -> Finding:
+    """Share of labels named by what norm and direction are of the rows that are known."""
+    scores_N2 = np.stack([norms(target.gradients), directions(target.gradients)], axis=1)
+    return _named("labels/classifier", _headed(_levelled(scores_N2), knowledge), knowledge, labels_N)
+
+
+def _levelled(x_ND: Floats) -> Floats:
+    """With columns of mean 0 and deviation 1."""
+    found_ND: Floats = (x_ND - x_ND.mean(0)) / np.maximum(x_ND.std(0), _TINY)
+    return found_ND
+
+
 def _clustered(target: Exchanged, knowledge: Known, labels_N: Ints) -> Finding:
     """Share of labels named by the cluster that a row's directions are in."""
     import torch
@@ -152,8 +166,7 @@ def _completed(target: Exchanged, knowledge: Known, labels_N: Ints) -> Finding:
     columns_NF = knowledge.columns_NF
     if columns_NF is None:
         return found
-    plain_NF = (columns_NF - columns_NF.mean(0)) / np.maximum(columns_NF.std(0), _TINY)
-    alone = _named("labels/completion", _headed(plain_NF, knowledge), knowledge, labels_N)
+    alone = _named("labels/completion", _headed(_levelled(columns_NF), knowledge), knowledge, labels_N)
     note = f"{found.note}; guessing knows the feature party's columns"
     return replace(found, baseline=max(found.baseline or 0.0, alone.value or 0.0), note=note)
 
