@@ -16,6 +16,7 @@ from transom.cli import (
     audit_split,
     audit_text,
     audit_traffic,
+    audit_vertical,
     audit_words,
 )
 from transom.cli.app import App
@@ -29,4 +30,5 @@ app.command()(audit_traffic.traffic)
 app.command()(audit_adapter.adapter)
 app.command()(audit_epsilon.epsilon)
 app.command()(audit_split.split)
+app.command()(audit_vertical.vertical)
 app.command()(audit_plot.plot)

@@ -52,6 +52,7 @@ _KINDS = {
     "adapter": Kind("a fine-tuned adapter"),
     "checkpoint": Kind("an obfuscated checkpoint"),
     "split": Kind("a split tuning"),
+    "vertical": Kind("a vertical training"),
     "traffic": Kind("traffic of obfuscated ids"),
     "epsilon": Kind(
         "a claim of epsilon",

@@ -87,8 +87,25 @@ METRICS = (
     ),
     Metric(
         name="labels",
-        meaning="the share of texts whose label is named",
+        meaning="the share of texts or rows whose label is named",
         outcome="of the labels can be named",
+    ),
+    Metric(
+        name="values named",
+        meaning="the share of private values that are named within a tenth of the deviation of their column",
+        outcome="of the private values can be named",
+    ),
+    Metric(
+        name="variance explained",
+        meaning="how much of what differs between rows is read, by squared error; guessing the mean gives "
+        "none",
+        outcome="of the variance of what is private can be explained",
+    ),
+    Metric(
+        name="label AUC",
+        meaning="how often a row of one class looks more like it than one of the other does; guessing gives "
+        "one half",
+        gated=False,
     ),
     Metric(
         name="members found at 1 % false alarms",

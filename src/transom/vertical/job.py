@@ -24,7 +24,9 @@ Schedule = Literal["vfl", "vfl-ps", "avfl", "avfl-ps", "pubsub"]
 VERSION = "1"  # of what the parties say to each other
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CALLABLE = r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)?"
-_OWN = ("learning_rate", "weight_decay", "workers", "patience", "checkpoint_every_steps")  # of each party
+_OWN = (  # of each party
+    "learning_rate", "weight_decay", "workers", "patience", "checkpoint_every_steps", "record_traffic_mb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class Net:
 @dataclass(frozen=True)
 class Train:
     """AdamW. `vfl` is lock-step, `avfl` has several batches under way, `-ps` adds a parameter server in each
-    party; `pubsub` lets any worker take any batch. `workers`, learning rate, decay, patience and checkpoints
-    are each party's own.
+    party; `pubsub` lets any worker take any batch. `workers`, learning rate, decay, patience, checkpoints
+    and what is recorded are each party's own.
 
     Of batches that are under way at most `embeddings` and `gradients` wait, the oldest is dropped; a batch
     that waits longer than `deadline_s` is given to others. Workers' models are averaged every 1 to
@@ -88,6 +90,9 @@ class Train:
     staleness: Annotated[int, Setting("Most steps that a gradient may be old.", least=0, most=10_000)] = 8
     patience: Annotated[int | None, Setting("Epochs without a lower loss before the end.", least=1)] = None
     checkpoint_every_steps: Annotated[int, Setting("What a kill costs.", least=1, unit="steps")] = 10
+    record_traffic_mb: Annotated[
+        int, Setting("Of what is sent and received, kept for an audit at most.", least=0, most=2**20)
+    ] = 0
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from transom.vertical.model import centre, standardise
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool, Threaded, Told, Worker
 from transom.vertical.schedule import Way, way_of
+from transom.vertical.traffic import Keeper, KeptTalk, folder_of
 from transom.vertical.worker import Child
 
 Purpose = Literal["train", "predict"]
@@ -113,7 +114,17 @@ def met(
     with session:
         agreement: Agreement = session.connect(timeout_s)
         at_once = max(party.side.way.ahead, 4)
-        yield session, Talk(session, agreement, job.train.checkpoint_every_steps, at_once)
+        every_steps = job.train.checkpoint_every_steps
+        if job.train.record_traffic_mb and party.terms["purpose"] == "train":
+            yield session, KeptTalk(session, agreement, every_steps, at_once, _keeper(party))
+        else:
+            yield session, Talk(session, agreement, every_steps, at_once)
+
+
+def _keeper(party: Party) -> Keeper:
+    """Of the run's traffic, from where the last checkpoint stands."""
+    job, begins = party.job, party.record.checkpoint is None
+    return Keeper(folder_of(job), job.train.record_traffic_mb, anew=begins)
 
 
 def mechanism(job: VerticalJob) -> Mechanism:
