@@ -17,13 +17,12 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from transom.errors import MisconfiguredError
-from transom.vertical.job import Schedule
+from transom.vertical.job import Role, Schedule
 from transom.vertical.plan_plot import plot
 from transom.vertical.planner import (
     Choice,
     Convergence,
     Given,
-    Plan,
     Wire,
     candidates,
     choose,
@@ -161,7 +160,8 @@ def test_a_better_link_or_machine_never_makes_an_epoch_longer(
 
 def simulated(given: Given, choice: Choice) -> float:
     plan = (choice.batch_rows, choice.label_workers, choice.feature_workers)
-    return Training(given, *plan).epoch_s() * choice.epochs_factor
+    seconds: float = Training(given, *plan).epoch_s()
+    return seconds * choice.epochs_factor
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -314,18 +314,23 @@ def test_workers_that_would_be_idle_are_not_tried() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("role", ["label", "feature"])
-def test_the_plot_has_a_line_for_each_number_of_workers(schedule: Schedule, role: str) -> None:
+def test_curves_have_a_line_for_each_number_of_workers(schedule: Schedule) -> None:
     given = replace(GIVEN, schedule=schedule)
-    plan: Plan = choose(given, 256)
-    lines = curves(given, plan, "label" if role == "label" else "feature")
-    for count, line in lines.items():
-        assert [rows for rows, _ in line] == list(candidates(given, plan.chosen.batch_rows))
-        assert all(seconds > 0 for _, seconds in line)
-        assert count >= 1
-    drawing = plot(given, plan, "label" if role == "label" else "feature")
-    root = ET.fromstring(drawing)  # noqa: S314
-    assert root.tag.endswith("svg")
-    for count in lines:
-        assert f"{count} " + ("batches under way" if schedule == "avfl" else "workers") in drawing
-    assert drawing == plot(given, plan, "label" if role == "label" else "feature")
+    plan = choose(given, 256)
+    roles: tuple[Role, ...] = get_args(Role)
+    for role in roles:
+        lines, sizes = curves(given, plan, role), candidates(given, plan.chosen.batch_rows)
+        assert all([rows for rows, _ in line] == list(sizes) for line in lines.values())
+        assert any((plan.chosen.batch_rows, plan.chosen.epoch_s) in line for line in lines.values())
+        assert len(lines) == 1 if schedule == "vfl" else {1, 2, 4} <= set(lines)
+
+
+@pytest.mark.parametrize(("schedule", "what"), [("avfl", "batches under way"), ("pubsub", "workers")])
+def test_the_plot_is_an_svg_alike_each_time(schedule: Schedule, what: str) -> None:
+    given = replace(GIVEN, schedule=schedule)
+    plan = choose(given, 256)
+    drawing = plot(given, plan, "feature")
+    assert ET.fromstring(drawing).tag.endswith("svg")  # noqa: S314
+    for count in curves(given, plan, "feature"):
+        assert f"{count} {what}" in drawing
+    assert drawing == plot(given, plan, "feature")
