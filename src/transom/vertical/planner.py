@@ -7,7 +7,7 @@ Threat model: none beyond `transom.vertical.profile`: a partner's false constant
 the limits that this party offers.
 Does not protect: against a machine that is busy with other things than when it was measured. Times of tasks
 are taken as even; evaluation, stops and what is given out again are left out. With more workers than cores
-times are optimistic; `choose` takes none of these.
+times are optimistic, and up to 30 % so with one worker and two to four batches under way.
 Source: profile and search: Liu et al., arXiv 2510.12494, section 4.3. Throughput: asymptotic bounds of closed
 networks of queues (Denning and Buzen 1978, "The Operational Analysis of Queueing Network Models"). Weight of
 the batch: McCandlish et al., arXiv 1812.06162, section 2; of the delay: Koloskova et al., arXiv 2206.08307
@@ -50,9 +50,9 @@ class Convergence:
     1 + (replicas + delay_cost * delay) * B / critical_rows.
 
     `critical_rows` is where twice the epochs are needed; `noise_scale` measures it for a learning rate that
-    follows the batch. The defaults are own measurements of one small network (three layers of 64, AdamW, 14,000
-    rows, to within 3 % of the best loss): 170 to 250 rows at a learning rate of 0.001, which stayed, and 370 to
-    480 at 0.004; a delay of 2 to 8 steps cost 0.15 to 0.6 of a batch's part, and nothing at 64 rows.
+    follows the batch. The defaults are own measurements of one small network (three layers of 64, AdamW,
+    14,000 rows, to within 3 % of the best loss) at a learning rate that stayed: 170 to 250 rows at 0.001, 370
+    to 480 at 0.004. A delay of 2 to 8 steps cost 0.15 to 0.6 of a batch's part a step, nothing at 64 rows.
     """
 
     critical_rows: Annotated[float, Setting(above=0, most=1e12)] = 256.0
