@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -198,6 +199,16 @@ def test_noise_and_words_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ((loud_1D**2).sum() * (sent[0] ** 2).sum()) ** 0.5
     )  # or half of one less the other would be the state
     assert 0.2 * 32 / 10 < float((sent[0] ** 2).sum() ** 0.5) < 5 * 32 / 10
+
+
+def test_what_was_trained_on_expected_rows_is_asked_with_them(tmp_path: Path) -> None:
+    """At an eta under which the noisy row lets expect its own token, that token's row is sent."""
+    left = leave(tmp_path, layout="customer", noise=Noise(kind="d_chi", eta=1e6, denoise=True))
+    customer = customer_in(left.customer)
+    table_VD = customer.front.parts.embedding.weight.detach().numpy()
+    rows_ND = table_VD[[5, 9]] + 1e-3  # of no token: what is sent shows that it was not passed on
+    sent_ND = customer.releases.extend(customer.releases.start, (5, 9), rows_ND)[1]
+    np.testing.assert_array_equal(sent_ND, table_VD[[5, 9]])
 
 
 def twice(left: Left) -> list[Releases]:

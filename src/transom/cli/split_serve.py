@@ -34,6 +34,7 @@ from transom.privacy.stream import SECRET_BYTES
 from transom.split.job import SplitJob
 
 if TYPE_CHECKING:
+    from transom.checkpoint.cut import Front
     from transom.privacy.guarantee import Guarantee
     from transom.privacy.nearest import Ints
     from transom.privacy.releases import Noising, Rows
@@ -141,7 +142,7 @@ def customer_in(folder: Path) -> SplitCustomer:
     model: Any = found.model
     part = make_customer(model, run.job, schedule(run.job.train, 1))
     _learnt(run, "customer", part.learner)
-    noising, promise = _noise(run, _context(model))
+    noising, promise = _noise(run, part.front, _context(model))
     lasts = noising is not None and run.job.after_block == 0  # see `privacy.releases`
     return SplitCustomer(
         terms=_terms(run, model),
@@ -198,12 +199,13 @@ def _secret(run: Run) -> bytes:
     return hmac.digest(read_private(path), use.encode(), "sha256")
 
 
-def _noise(run: Run, context_tokens: int) -> tuple[Noising | None, Guarantee]:
-    """What the customer adds to a state, as in training, and what that promises of one release."""
+def _noise(run: Run, front: Front, context_tokens: int) -> tuple[Noising | None, Guarantee]:
+    """What the customer sends of a state, as in training, and what that promises of one release."""
     import numpy as np
 
     from transom.privacy.noise import noised
     from transom.privacy.stream import Stream
+    from transom.split.denoised import Denoiser
     from transom.split.folder import kept_noise
     from transom.split.privatise import guarantee
 
@@ -212,8 +214,11 @@ def _noise(run: Run, context_tokens: int) -> tuple[Noising | None, Guarantee]:
     if settled.noise.kind == "none":
         return None, promise
 
+    denoise = Denoiser.of(settled, front) if settled.noise.denoise else None
+
     def noising(stream: Stream, ids_N: Ints, rows_ND: Rows) -> Rows:
         ready_ND = settled.ready(rows_ND)
-        return np.asarray(noised(ready_ND, settled.draw(stream, ids_N, rows_ND.shape[1])), np.float32)
+        noisy_ND = noised(ready_ND, settled.draw(stream, ids_N, rows_ND.shape[1]))
+        return np.asarray(noisy_ND if denoise is None else denoise.expected(noisy_ND), np.float32)
 
     return noising, promise

@@ -25,7 +25,6 @@ import numpy as np
 
 from transom.checkpoint.cut import Front
 from transom.privacy.denoise import expected_rows
-from transom.privacy.nearest import Ints
 from transom.privacy.noise import Floats
 from transom.split.settle import Settled
 
@@ -55,12 +54,14 @@ class Denoiser:
 
         sent_BTD = torch.zeros_like(noisy_BTD)
         for row, length in enumerate(mask_BT.sum(1).tolist()):
-            noisy_ND = noisy_BTD[row, :length].float().cpu().numpy()
-            found_ND = self._expected(noisy_ND, ids_BT[row, :length].cpu().numpy())
-            sent_BTD[row, :length] = torch.from_numpy(found_ND).to(sent_BTD)
+            sent_ND = self.expected(noisy_BTD[row, :length].float().cpu().numpy()).copy()
+            own_N = self.settled.framed(length)
+            sent_ND[own_N] = self.table_VD[ids_BT[row, :length].cpu().numpy()[own_N]]
+            sent_BTD[row, :length] = torch.from_numpy(sent_ND).to(sent_BTD)
         return sent_BTD
 
-    def _expected(self, noisy_ND: Floats, ids_N: Ints) -> Floats:
+    def expected(self, noisy_ND: Floats) -> Floats:
+        """The expected rows [N, D], in float32, of a text's noisy ones, whatever tokens they are of."""
         key = hashlib.sha256(noisy_ND.tobytes()).digest()
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -69,8 +70,6 @@ class Denoiser:
         found_ND = expected_rows(
             noisy_ND, self.table_VD, eta_V, prior_V=self._prior_V, shape=self.settled.shape
         )
-        framed_N = self.settled.framed(len(ids_N))
-        found_ND[framed_N] = self.table_VD[ids_N[framed_N]]
         self._kept[key] = found_ND
         while sum(one_ND.nbytes for one_ND in self._kept.values()) > _KEPT_BYTES:
             self._kept.popitem(last=False)
