@@ -1,7 +1,8 @@
 """How well a model does on rows: loss, and by task AUC, accuracy, errors or deviance.
 
 Threat model: none; whoever has the labels counts. Does not protect: metrics tell something of the rows.
-Source: Mann and Whitney 1947 (AUC by ranks, ties by half); McCullagh and Nelder 1989 (Poisson deviance).
+Source: Mann and Whitney 1947 (AUC by ranks, ties by half); DeLong, DeLong and Clarke-Pearson 1988 (its
+interval); Clopper and Pearson 1934; Student 1908; McCullagh and Nelder 1989 (Poisson deviance).
 Shapes: N rows, C classes.
 """
 
@@ -13,9 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from transom.report.statistics import CONFIDENCE, interval
 from transom.vertical.job import Task
 
 Floats = NDArray[np.float64]
+SCORE: dict[Task, str] = {
+    "binary": "auc", "multiclass": "accuracy", "regression": "rmse", "counts": "deviance",
+}  # by which a task's model is judged  # fmt: skip
 _LEAST = 1e-12  # of a probability or an expected count, so that a logarithm is finite
 
 
@@ -40,6 +45,20 @@ def metrics(task: Task, scores: Floats, labels_N: NDArray[Any]) -> dict[str, flo
     return {"loss": mse / 2, "rmse": math.sqrt(mse), "mae": mae, "r2": r2}
 
 
+def score_interval(task: Task, scores: Floats, labels_N: NDArray[Any]) -> tuple[float, float] | None:
+    """In which the task's `SCORE` lies with 95 % confidence, over the choice of rows; None where the rows are
+    too few to say. The weights are taken as they are: another seed's are not covered."""
+    if task == "binary":
+        return _auc_interval(scores, labels_N)
+    if task == "multiclass":
+        right_N = scores.argmax(1) == labels_N
+        return interval(int(right_N.sum()), len(right_N)) if len(right_N) else None
+    if task == "counts":
+        return _mean_interval(deviances(scores, labels_N))
+    found = _mean_interval((scores - labels_N) ** 2)
+    return found and (math.sqrt(found[0]), math.sqrt(found[1]))
+
+
 def auc(scores_N: Floats, labels_N: NDArray[Any]) -> float:
     """The share of pairs of a row of class 1 and one of class 0 that the scores order so, ties by half; NaN
     without either."""
@@ -53,12 +72,48 @@ def auc(scores_N: Floats, labels_N: NDArray[Any]) -> float:
     return float((ranks_N[positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
+def _auc_interval(scores_N: Floats, labels_N: NDArray[Any]) -> tuple[float, float] | None:
+    """By the spread of each row's share of pairs that it orders so; exact where no pair or each one is."""
+    from scipy.stats import norm, rankdata
+
+    above_N, below_N = scores_N[labels_N == 1], scores_N[labels_N != 1]
+    if min(len(above_N), len(below_N)) < 2:
+        return None
+    value = auc(scores_N, labels_N)
+    if value in (0.0, 1.0):
+        least = min(len(above_N), len(below_N))
+        return interval(int(value) * least, least)
+    ranks = rankdata(np.concatenate([above_N, below_N]))
+    of_above = (ranks[: len(above_N)] - rankdata(above_N)) / len(below_N)
+    of_below = 1 - (ranks[len(above_N) :] - rankdata(below_N)) / len(above_N)
+    error = math.sqrt(of_above.var(ddof=1) / len(above_N) + of_below.var(ddof=1) / len(below_N))
+    reach = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+    return max(0.0, value - reach), min(1.0, value + reach)
+
+
+def _mean_interval(values_N: Floats) -> tuple[float, float] | None:
+    """Of the mean of values from 0."""
+    from scipy.stats import t
+
+    if len(values_N) < 2:
+        return None
+    mean, error = float(values_N.mean()), float(values_N.std(ddof=1)) / math.sqrt(len(values_N))
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, len(values_N) - 1)) * error
+    return max(0.0, mean - reach), mean + reach
+
+
 def poisson_deviance(expected_N: Floats, counts_N: NDArray[Any]) -> float:
     """Mean deviance of counts from what is expected of them."""
+    return float(deviances(expected_N, counts_N).mean())
+
+
+def deviances(expected_N: Floats, counts_N: NDArray[Any]) -> Floats:
+    """Of each count from what is expected of it."""
     from scipy.special import xlogy
 
     expected_N, counts_N = np.maximum(expected_N, _LEAST), counts_N.astype(np.float64)
-    return float((2 * (xlogy(counts_N, counts_N / expected_N) - counts_N + expected_N)).mean())
+    found: Floats = 2 * (xlogy(counts_N, counts_N / expected_N) - counts_N + expected_N)
+    return found
 
 
 def _nats(likely_N: Floats) -> float:
