@@ -16,8 +16,8 @@ from transom.vertical.half import make_half
 from transom.vertical.job import Data, Net, Train, VerticalJob
 from transom.vertical.metrics import metrics
 from transom.vertical.model import centre, standardise
+from transom.vertical.part import Part
 from transom.vertical.schedule import Units
-from transom.vertical.side import Part
 
 Jobs = tuple[VerticalJob, VerticalJob]
 Parts = tuple[Part, Part]
@@ -41,7 +41,10 @@ def make_parts(task: str, rows: int = 90, own: int = 3, partners: int = 4, seed:
     train, test = np.sort(order[:cut]), np.sort(order[cut:])
 
     def part(features_NF: Any, labels_N: Any) -> Part:
-        return Part(ids, np.ascontiguousarray(features_NF), labels_N, train, test, "hash", "digest")
+        names = tuple(f"column {number}" for number in range(features_NF.shape[1]))
+        shuffled = np.random.default_rng(7).permutation(rows)  # the file's order
+        table_NF = np.ascontiguousarray(features_NF[np.argsort(shuffled)])
+        return Part(ids, table_NF, shuffled, labels_N, train, test, names, "hash", "digest")
 
     return part(x_NF[:, :own], labels[task]), part(x_NF[:, own:], None)
 
@@ -83,15 +86,13 @@ class Joint:
     def __init__(self, jobs: Jobs, parts: Parts) -> None:
         self.jobs, self.parts = jobs, parts
         self.label, self.feature = (
-            make_half(job, part.columns, local=True) for job, part in zip(jobs, parts, strict=True)
+            make_half(job, part.width, local=True) for job, part in zip(jobs, parts, strict=True)
         )
         for half, part in ((self.label, parts[0]), (self.feature, parts[1])):
             if half.bottom is not None:
-                standardise(half.bottom, part.features_NF, part.train)
+                standardise(half.bottom, part)
         assert self.label.top is not None
-        assert parts[0].labels_N is not None
-        self.labels_N = parts[0].labels_N
-        centre(self.label.top, self.labels_N, parts[0].train)
+        centre(self.label.top, parts[0])
         self.named = {
             f"{job.role}/{name}": one
             for job, half in zip(jobs, (self.label, self.feature), strict=True)
@@ -103,7 +104,7 @@ class Joint:
         )
 
     def outputs(self, numbers: Any) -> Tensor:
-        own, other = (torch.from_numpy(part.features_NF[numbers]) for part in self.parts)
+        own, other = (torch.from_numpy(part.rows(numbers)) for part in self.parts)
         assert self.label.top is not None
         assert self.feature.bottom is not None
         joined = [self.feature.bottom(other)]
@@ -113,12 +114,19 @@ class Joint:
         return outputs
 
     def labels(self, numbers: Any) -> Tensor:
-        return torch.from_numpy(self.labels_N[numbers])
+        return torch.from_numpy(self.parts[0].labels(numbers))
 
     def scores(self, numbers: Any) -> Any:
         assert self.label.top is not None
         with torch.no_grad():
             return self.label.top.scores(self.outputs(numbers)).double().numpy()
+
+    def scores_after(self, weights: dict[str, Tensor]) -> Any:
+        """Of all rows, with what a run has left."""
+        with torch.no_grad():
+            for name, one in self.named.items():
+                one.copy_(weights[name])
+        return self.scores(np.arange(len(self.parts[0])))
 
     def run(self) -> Heard:
         """The batches of the job's units, whole."""
@@ -128,14 +136,14 @@ class Joint:
         for unit in range(units.total):
             numbers = part.train[units.rows(unit)]
             loss = self.label.top.losses(
-                self.outputs(numbers), torch.from_numpy(self.labels_N[numbers])
+                self.outputs(numbers), torch.from_numpy(self.parts[0].labels(numbers))
             ).mean()
             self.optimiser.zero_grad()
             torch.autograd.backward(loss)
             self.optimiser.step()
             heard.losses.append(float(loss.detach()))
             if (unit + 1) % units.per_epoch == 0:
-                heard.evaluations.append(metrics(job.task, self.scores(part.test), self.labels_N[part.test]))
+                heard.evaluations.append(metrics(job.task, self.scores(part.test), part.labels(part.test)))
         return heard
 
     def weights(self) -> dict[str, Tensor]:

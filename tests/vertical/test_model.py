@@ -15,6 +15,7 @@ from transom.errors import MisconfiguredError
 from transom.vertical import model
 from transom.vertical.job import Net
 from transom.vertical.metrics import metrics
+from transom.vertical.part import Part
 
 from .scene import TASKS, make_jobs, make_parts
 
@@ -68,7 +69,8 @@ def test_columns_are_standardised_by_the_rows_of_training(rows: int, seed: int) 
     draw = np.random.default_rng(seed)
     x_NF = (draw.normal(size=(rows + 5, 3)) * [1, 100, 0] + [0, 1e4, 7]).astype(np.float32)
     bottom, chosen = model.Bottom(torch.nn.Identity(), 3), draw.permutation(rows + 5)[:rows]
-    model.standardise(bottom, x_NF, chosen)
+    part = Part((), x_NF, np.arange(rows + 5), None, chosen, chosen)
+    model.standardise(bottom, part)
     np.testing.assert_allclose(bottom.mean_F, x_NF[chosen].mean(0, dtype=np.float64), rtol=1e-5, atol=1e-6)
     wanted_F = x_NF[chosen].std(0, dtype=np.float64)
     np.testing.assert_allclose(bottom.deviation_F, np.where(wanted_F > 0, wanted_F, 1), rtol=1e-4)
@@ -76,9 +78,9 @@ def test_columns_are_standardised_by_the_rows_of_training(rows: int, seed: int) 
 
 def test_pieces_do_not_change_the_standardisation(monkeypatch: pytest.MonkeyPatch) -> None:
     part, bottom, other = make_parts("binary")[1], *(model.Bottom(torch.nn.Identity(), 4) for _ in range(2))
-    model.standardise(bottom, part.features_NF, part.train)
+    model.standardise(bottom, part)
     monkeypatch.setattr(model, "_CHUNK_ROWS", 7)
-    model.standardise(other, part.features_NF, part.train)
+    model.standardise(other, part)
     torch.testing.assert_close(bottom.deviation_F, other.deviation_F)
 
 
@@ -86,12 +88,11 @@ def test_pieces_do_not_change_the_standardisation(monkeypatch: pytest.MonkeyPatc
 def test_losses_are_those_that_metrics_count_from_scores(task: str) -> None:
     label, _ = make_jobs(task, Path())
     part = make_parts(task)[0]
-    assert part.labels_N is not None
     top = model.make_top(label, own_features=False)
-    model.centre(top, part.labels_N, part.train)
+    model.centre(top, part)
     outputs_BO = top(torch.randn(90, 5))
-    losses_B = top.losses(outputs_BO, torch.from_numpy(part.labels_N))
-    scores, labels_N = top.scores(outputs_BO).detach().double().numpy(), part.labels_N
+    losses_B = top.losses(outputs_BO, torch.from_numpy(part.labels(np.arange(90))))
+    scores, labels_N = top.scores(outputs_BO).detach().double().numpy(), part.labels(np.arange(90))
     found, mean = metrics(label.task, scores, labels_N)["loss"], float(losses_B.detach().mean())
     if task == "regression":
         found /= float(top.deviation) ** 2
@@ -105,7 +106,6 @@ def test_losses_are_those_that_metrics_count_from_scores(task: str) -> None:
 def test_a_regression_that_knows_nothing_foretells_the_mean() -> None:
     label, _ = make_jobs("regression", Path())
     part, top = make_parts("regression")[0], model.make_top(label, own_features=False)
-    assert part.labels_N is not None
-    model.centre(top, part.labels_N, part.train)
-    assert float(top.scores(torch.zeros(1, 1))) == pytest.approx(part.labels_N[part.train].mean(), rel=1e-5)
+    model.centre(top, part)
+    assert float(top.scores(torch.zeros(1, 1))) == pytest.approx(part.labels(part.train).mean(), rel=1e-5)
     assert float(top.scores(torch.ones(1, 1))) == pytest.approx(float(top.mean + top.deviation))

@@ -15,6 +15,7 @@ from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
 from transom.link.told import Told
 from transom.vertical import run
 from transom.vertical.job import Net, Noise
+from transom.vertical.part import load_here
 
 from .scene import TASKS, Heard, Joint, at, make_jobs, make_parts, states_of, weights_of
 
@@ -126,7 +127,45 @@ def test_halves_of_two_runs_do_not_predict_together(tmp_path: Path) -> None:
 
 
 def test_a_model_that_diverges_is_told(tmp_path: Path) -> None:
-    jobs, parts = make_jobs("counts", tmp_path, epochs=40, learning_rate=1.0), make_parts("counts")
-    parts[1].features_NF[:, 0] = np.where(np.arange(90) % 9 == 0, 1e30, 0)
+    jobs, parts = make_jobs("counts", tmp_path), make_parts("counts")
+    parts[0].labels_M[:] = 3e38  # type: ignore[index]
     with pytest.raises((MisconfiguredError, LinkRefusedError), match=r"finite|diverges"):
         run.simulate(jobs, parts, Heard())
+
+
+def write_csv(path: Path, part: Any, *, labels: bool) -> Path:
+    """The rows of a part in the order of its table, and some that the partner does not have."""
+    order = np.argsort(part.places_M)
+    head = ["id", *part.names, *(["y"] if labels else [])]
+    lines = []
+    for row in order:
+        cells = [part.ids[row], *map(str, part.rows(row)), *([str(part.labels_M[row])] if labels else [])]
+        lines.append(",".join(cells))
+    more = ",".join([f"nobody of {path.stem}", *(["1.5"] * len(part.names)), *(["0"] if labels else [])])
+    path.write_text("\n".join([",".join(head), *lines, more]) + "\n", "utf-8")
+    return path
+
+
+def test_a_run_from_files_predicts_rows_of_other_files(tmp_path: Path) -> None:
+    parts, jobs = make_parts("regression"), make_jobs("regression", tmp_path / "out")
+    paths = tuple(
+        write_csv(tmp_path / f"{job.role}.csv", part, labels=job.role == "label")
+        for job, part in zip(jobs, parts, strict=True)
+    )
+    named = tuple(
+        replace(job, data=replace(job.data, path=path)) for job, path in zip(jobs, paths, strict=True)
+    )
+    files: Any = load_here(named)  # type: ignore[arg-type]
+    assert set(files[0].ids) == set(parts[0].ids)
+    run.simulate(named, files, Heard())  # type: ignore[arg-type]
+    scores = run.predict_here(named, files)  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores, Joint(named, files).scores_after(weights_of(named)), rtol=1e-5)  # type: ignore[arg-type]
+    fewer = [tmp_path / f"fewer-{path.name}" for path in paths]
+    for path, short in zip(paths, fewer, strict=True):
+        short.write_text("\n".join(path.read_text("utf-8").splitlines()[:31]) + "\n", "utf-8")
+    new: Any = load_here(named, tuple(fewer))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="rows was '90'"):
+        run.predict_here(named, new)  # type: ignore[arg-type]
+    found = run.predict_here(named, new, new_rows=True)  # type: ignore[arg-type]
+    places = [files[0].ids.index(one) for one in new[0].ids]
+    np.testing.assert_allclose(found, scores[places], rtol=1e-5)

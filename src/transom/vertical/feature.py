@@ -27,9 +27,10 @@ from transom.vertical import messages
 from transom.vertical.half import EMBEDDING, GRADIENT, ROWS, Done, Task
 from transom.vertical.job import VerticalJob
 from transom.vertical.messages import DROP, DROPPED, END, EVALUATE, OVER, TRAIN, message, rows_of, said
+from transom.vertical.part import Part
 from transom.vertical.pool import Pool
 from transom.vertical.schedule import Way
-from transom.vertical.side import Part, Side
+from transom.vertical.side import Side
 
 _EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
 
@@ -304,9 +305,9 @@ class FeatureSide(Side):
                 talk.commit(None)
                 return count
             numbers = received.tensors["counts"].numpy()
-            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.part.ids):
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.part):
                 raise LinkRefusedError(
-                    f"the partner asks for rows beyond the {len(self.part.ids)} that both parties have"
+                    f"the partner asks for rows beyond the {len(self.part)} that both parties have"
                 )
             embedding_BW = self.pool.half.embed(_require(self.tensor(numbers))).cpu()
             noisy_BW = self.tunnel.release(embedding_BW, step)

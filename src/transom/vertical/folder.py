@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +44,15 @@ def leave(job: VerticalJob, half: Half, head: Head, report: Mapping[str, Any]) -
     write_file(job.folder / "job.json", _json(to_plain(head)))
 
 
-def take(job: VerticalJob, half: Half, about: Mapping[str, str]) -> Head:
-    """What `leave` wrote, into the half. Raises CheckpointError: absent, damaged, or of another job or file
-    (both told)."""
+def take(job: VerticalJob, half: Half, about: Mapping[str, str], but: Collection[str] = ()) -> Head:
+    """What `leave` wrote, into the half. Raises CheckpointError: absent, damaged, or of something else than
+    `about`, `but` for these names (both told)."""
     path = job.folder / "job.json"
     if not path.exists():
         raise CheckpointError(f"{job.folder} holds no finished run; train first, or set `out` to its folder")
     head = read_config(Head, path, what="what a run left", error=CheckpointError)
-    if other := sorted(name for name in {*head.about, *about} if head.about.get(name) != about.get(name)):
+    names = {*head.about, *about} - {*but}
+    if other := sorted(name for name in names if head.about.get(name) != about.get(name)):
         told = "; ".join(
             f"{name} was {str(head.about.get(name))[:80]!r}, and is {about.get(name)!r}" for name in other
         )

@@ -38,9 +38,10 @@ from transom.vertical.messages import (
     rows_of,
 )  # fmt: skip
 from transom.vertical.metrics import metrics
+from transom.vertical.part import Part
 from transom.vertical.pool import Pool
 from transom.vertical.schedule import Way
-from transom.vertical.side import Part, Point, Side
+from transom.vertical.side import Point, Side
 
 
 class LabelSide(Side):
@@ -50,9 +51,6 @@ class LabelSide(Side):
         self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener
     ) -> None:
         super().__init__(job, part, pool, way, about, tell)
-        if part.labels_N is None:
-            raise MisconfiguredError("the label party has no labels")
-        self.labels_N = part.labels_N
         self._waiting: dict[int, tuple[int, Tensor]] = {}  # by unit: attempt and embedding, the oldest first
         self._at_work: dict[int, int] = {}
         self._outputs: list[Tensor] = []
@@ -112,7 +110,7 @@ class LabelSide(Side):
             if unit in self._at_work:
                 continue
             numbers = self.unit_rows(unit)
-            tensors = {EMBEDDING: embedding_BW, LABELS: torch.from_numpy(self.labels_N[numbers])}
+            tensors = {EMBEDDING: embedding_BW, LABELS: torch.from_numpy(self.part.labels(numbers))}
             rows_BF = self.tensor(numbers)
             tensors |= {} if rows_BF is None else {ROWS: rows_BF}
             self._at_work[unit] = attempt
@@ -208,7 +206,7 @@ class LabelSide(Side):
 
     def metrics(self, scores: NDArray[np.float64], numbers: NDArray[np.int64]) -> dict[str, float]:
         """How well these scores tell the labels of rows; nothing of none."""
-        return metrics(self.job.task, scores, self.labels_N[numbers]) if len(numbers) else {}
+        return metrics(self.job.task, scores, self.part.labels(numbers)) if len(numbers) else {}
 
     def predict(self, talk: Talk, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """The scores of rows by their number in the joined table, with the partner's help."""

@@ -17,17 +17,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
 from transom.errors import MisconfiguredError, extra
 from transom.vertical.job import Net, Task, VerticalJob
+from transom.vertical.part import Part
 
 with extra("link", "torch"):
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
 
-_CHUNK_ROWS = 2**16
+_CHUNK_ROWS = 2**14
 _RANDOMNESS = threading.Lock()
 
 
@@ -137,23 +137,24 @@ def _called(place: str, inputs: int, outputs: int, what: str) -> nn.Module:
     return made
 
 
-def standardise(bottom: Bottom, features_NF: NDArray[np.float32], rows_R: NDArray[np.int64]) -> None:
-    """Take mean and deviation of these rows over, summed as float64 in pieces. A column that is constant in
-    them keeps its deviation of 1."""
-    pieces = [rows_R[start : start + _CHUNK_ROWS] for start in range(0, len(rows_R), _CHUNK_ROWS)]
-    mean_F = sum(features_NF[piece].sum(0, dtype=np.float64) for piece in pieces) / len(rows_R)
-    squares_F = sum(((features_NF[piece] - mean_F) ** 2).sum(0) for piece in pieces) / len(rows_R)
+def standardise(bottom: Bottom, part: Part) -> None:
+    """Take mean and deviation of the rows of training over, summed as float64 in pieces. A column that is
+    constant in them keeps its deviation of 1."""
+    count = len(part.train)
+    pieces = [part.train[start : start + _CHUNK_ROWS] for start in range(0, count, _CHUNK_ROWS)]
+    mean_F = sum(part.rows(piece).sum(0, dtype=np.float64) for piece in pieces) / count
+    squares_F = sum(((part.rows(piece) - mean_F) ** 2).sum(0) for piece in pieces) / count
     deviation_F = np.sqrt(squares_F)
     with torch.no_grad():
         bottom.mean_F.copy_(torch.from_numpy(np.asarray(mean_F)))
         bottom.deviation_F.copy_(torch.from_numpy(np.where(deviation_F > 0, deviation_F, 1.0)))
 
 
-def centre(top: Top, labels_N: NDArray[np.float32 | np.int64], rows_R: NDArray[np.int64]) -> None:
-    """Take a regression's mean and deviation of these rows over; of other tasks nothing."""
+def centre(top: Top, part: Part) -> None:
+    """Take a regression's mean and deviation of the rows of training over; of other tasks nothing."""
     if top.task != "regression":
         return
-    chosen = labels_N[rows_R].astype(np.float64)
+    chosen = part.labels(part.train).astype(np.float64)
     with torch.no_grad():
         top.mean.fill_(float(chosen.mean()))
         top.deviation.fill_(float(chosen.std()) or 1.0)

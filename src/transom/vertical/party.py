@@ -31,14 +31,15 @@ from transom.vertical.half import Half, make_half
 from transom.vertical.job import Role, VerticalJob, terms
 from transom.vertical.label import LabelSide
 from transom.vertical.model import centre, standardise
+from transom.vertical.part import Part
 from transom.vertical.pool import Pool, Threaded, Told, Worker
 from transom.vertical.schedule import Way, way_of
-from transom.vertical.side import Part
 from transom.vertical.worker import Child
 
 Purpose = Literal["train", "predict"]
 Workers = Literal["here", "threads", "processes"]
 _VERSIONS = ("transom", "torch")
+_OF_ROWS = ("file", "rows", "rows of training", "order of the IDs")
 _HERE_S = 3600.0  # of one step, where both parties are one process
 _DEPTH = 2  # tasks that a worker in a process has at once, so that it need not wait for the next
 
@@ -58,18 +59,20 @@ class Party:
 
 
 def make_party(
-    job: VerticalJob, part: Part, tell: Listener, *, purpose: Purpose = "train", workers: Workers = "here"
-) -> Party:
-    """A party with its part of the joined rows, as its record says, or to predict, with what its run left.
+    job: VerticalJob, part: Part, tell: Listener, *,
+    purpose: Purpose = "train", workers: Workers = "here", new_rows: bool = False,
+) -> Party:  # fmt: skip
+    """A party with its part of the joined rows, as its record says, or to predict, with what its run left;
+    with `new_rows` on others than it was trained on.
 
     Raises MisconfiguredError, and CheckpointError for a run that began as another.
     """
     _require(job, part)
     way = way_of(job)
-    half = make_half(job, part.columns, local=way.local)
+    half = make_half(job, part.width, local=way.local)
     known = facts(job, part, way)
     about = {name: one for name, one in terms(job, known).items() if not name.startswith("version of")}
-    about |= {"party": job.role, "file": part.digest}
+    about |= {"party": job.role, "columns": part.schema, "file": part.digest}
     if purpose == "train":
         _measure(half, part)
     record = _record(job, purpose)
@@ -83,7 +86,7 @@ def make_party(
             side = FeatureSide(job, part, pool, way, about, tell, tunnel)
         agreed = {**terms(job, known), "purpose": purpose}
         if purpose == "predict":
-            head = folder.take(job, half, about)
+            head = folder.take(job, half, about, but=_OF_ROWS if new_rows else ())
             agreed |= {"trained": head.run}
         elif record.checkpoint is not None:
             side.restore(record.checkpoint)
@@ -123,7 +126,7 @@ def mechanism(job: VerticalJob) -> Mechanism:
 def facts(job: VerticalJob, part: Part, way: Way) -> dict[str, str]:
     """What the parties must have alike beside the job, as each finds it."""
     found = {
-        "rows": str(len(part.ids)),
+        "rows": str(len(part)),
         "rows of training": str(len(part.train)),
         "order of the IDs": part.order_hash,
         **{f"version of {name}": version(name).partition("+")[0] for name in _VERSIONS},
@@ -136,7 +139,7 @@ def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
     side, now = party.side, party.side.now
     found: dict[str, Any] = {
         "steps": now.steps,
-        "rows": len(side.part.ids),
+        "rows": len(side.part),
         "rows_of_training": len(side.part.train),
         "given_out_again": dict(now.dropped),
         "wait_s": side.wait_s,
@@ -174,20 +177,20 @@ def noise_report(party: Party) -> dict[str, Any]:
 
 
 def _require(job: VerticalJob, part: Part) -> None:
-    if job.role == "feature" and not part.columns:
+    if job.role == "feature" and not part.width:
         raise MisconfiguredError("the feature party has no columns; name some in data.features")
     if not len(part.train):
         raise MisconfiguredError(
-            f"no row is left to train on, of {len(part.ids)} that both parties have; lower data.test_share"
+            f"no row is left to train on, of {len(part)} that both parties have; lower data.test_share"
         )
 
 
 def _measure(half: Half, part: Part) -> None:
     """Mean and deviation of the rows of training."""
     if half.bottom is not None:
-        standardise(half.bottom, part.features_NF, part.train)
-    if half.top is not None and part.labels_N is not None:
-        centre(half.top, part.labels_N, part.train)
+        standardise(half.bottom, part)
+    if half.top is not None:
+        centre(half.top, part)
 
 
 def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) -> Pool:
@@ -196,8 +199,8 @@ def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) 
 
     def make(number: int, tell: Callable[[Told], None]) -> Worker:
         if workers == "threads":
-            return Threaded(make_half(job, part.columns, local=way.local), tell)
-        return Child(job, part.columns, tell, local=way.local)
+            return Threaded(make_half(job, part.width, local=way.local), tell)
+        return Child(job, part.width, tell, local=way.local)
 
     return Pool(half, way.workers, make, 1 if way.lockstep else _DEPTH)
 

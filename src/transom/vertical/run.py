@@ -8,24 +8,25 @@ Source: own. Shapes: R rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.config import to_plain
-from transom.errors import LinkTimeoutError
+from transom.errors import LinkTimeoutError, MisconfiguredError
 from transom.link.broker import Broker
+from transom.link.config import opened
 from transom.link.memory import together
 from transom.link.told import Listener, Told
 from transom.vertical import folder
 from transom.vertical.feature import FeatureSide
 from transom.vertical.job import VerticalJob
 from transom.vertical.label import LabelSide
+from transom.vertical.part import Part
 from transom.vertical.party import Party, Workers, make_party, met, report
-from transom.vertical.side import Part
 
 Scores = NDArray[np.float64]
 _LEAVE_S = 5.0  # so long a run that is over waits for a partner that may be gone
@@ -84,7 +85,7 @@ def predict(party: Party, broker: Broker, numbers: Sequence[int] | NDArray[np.in
     party's help."""
     side = _label(party)
     with met(party, broker) as (session, talk):
-        wanted = np.arange(len(side.part.ids)) if numbers is None else np.asarray(numbers, dtype=np.int64)
+        wanted = np.arange(len(side.part)) if numbers is None else np.asarray(numbers, dtype=np.int64)
         found = side.predict(talk, wanted)
         side.end(talk)
         session.finish()
@@ -93,16 +94,26 @@ def predict(party: Party, broker: Broker, numbers: Sequence[int] | NDArray[np.in
 
 def predict_here(
     jobs: tuple[VerticalJob, VerticalJob], parts: tuple[Part, Part],
-    numbers: Sequence[int] | NDArray[np.int64] | None = None,
+    numbers: Sequence[int] | NDArray[np.int64] | None = None, *, new_rows: bool = False,
 ) -> Scores:  # fmt: skip
     """As `predict`, both parties in one process."""
-    with (
-        closing(make_party(jobs[0], parts[0], _nobody, purpose="predict")) as label,
-        closing(make_party(jobs[1], parts[1], _nobody, purpose="predict")) as feature,
-    ):
-        return together(
-            lambda broker: answer(feature, broker), lambda broker: predict(label, broker, numbers)
+    label, feature = (
+        make_party(job, part, _nobody, purpose="predict", new_rows=new_rows)
+        for job, part in zip(jobs, parts, strict=True)
+    )
+    with closing(label), closing(feature):
+        return together(lambda end: answer(feature, end), lambda end: predict(label, end, numbers))
+
+
+@contextmanager
+def way(job: VerticalJob) -> Iterator[Broker]:
+    """The broker that the job's link names. Raises MisconfiguredError where it names none, LinkError."""
+    if job.link is None:
+        raise MisconfiguredError(
+            "the job has no link; add one, or run both parties here: transom vertical simulate"
         )
+    with opened(job.link) as broker:
+        yield broker
 
 
 def _leave(party: Party, counts: Mapping[str, int]) -> None:

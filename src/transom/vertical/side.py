@@ -1,7 +1,7 @@
 """What both sides of a vertical training have alike: workers, rows, progress, and how they wait.
 
 Threat model: that of the room. Does not protect anything beyond it. Source: own.
-Shapes: N rows that both parties have, F columns, B rows of a batch.
+Shapes: F columns, B rows of a batch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,26 +23,9 @@ from transom.link.session import Received
 from transom.link.talk import Talk, pack, unpack
 from transom.link.told import Kind, Listener, Told
 from transom.vertical.job import VerticalJob
+from transom.vertical.part import Part
 from transom.vertical.pool import Pool, sum_of
 from transom.vertical.schedule import Units, Way, chunks, interval
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A party's part of the joined table, in the order that both have: IDs, columns [N, F] (F is 0 for a
-    label-only party), labels [N] of the label party, the numbers of the rows to train and to test on."""
-
-    ids: tuple[str, ...]
-    features_NF: NDArray[np.float32]
-    labels_N: NDArray[Any] | None
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-    order_hash: str
-    digest: str = ""
-
-    @property
-    def columns(self) -> int:
-        return int(self.features_NF.shape[1])
 
 
 @dataclass(frozen=True)
@@ -110,7 +92,7 @@ class Side:
 
     def tensor(self, numbers: NDArray[np.int64]) -> Tensor | None:
         """These rows' columns [B, F]; None for a label-only party."""
-        return torch.from_numpy(self.part.features_NF[numbers]) if self.part.columns else None
+        return torch.from_numpy(self.part.rows(numbers)) if self.part.width else None
 
     def unit_rows(self, unit: int) -> NDArray[np.int64]:
         return self.part.train[self.units.rows(unit)]
