@@ -34,7 +34,8 @@ class Predicted:
         classes = self.job.classes
         if not classes:
             return [
-                {"id": one, "predicted": score} for one, score in zip(self.ids, self.scores.tolist(), strict=True)
+                {"id": one, "predicted": score}
+                for one, score in zip(self.ids, self.scores.tolist(), strict=True)
             ]
         shares_RC = self.scores if self.scores.ndim == 2 else np.stack([1 - self.scores, self.scores], 1)
         return [
