@@ -79,8 +79,8 @@ def nats(
     port: Annotated[int, Setting("Port to bind on this machine.", least=1, most=65535)] = 4222,
     tls: Annotated[Path | None, "Folder with tls.pem and tls.key, of the name localhost."] = None,
 ) -> None:
-    """Run a NATS server with JetStream on this machine alone, until Ctrl-C. With TLS, parties name its tls.pem
-    as nats_ca."""
+    """Run a NATS server with JetStream on this machine alone, until Ctrl-C. With `--tls` the parties name
+    its tls.pem as nats_ca."""
     from transom.link.nats_server import server_command, tls_settings
 
     command = server_command(folder, port, settings="" if tls is None else tls_settings(tls))

@@ -1,4 +1,4 @@
-"""What a run tells, for people: a bar with how fast it goes and what it waits for, and curves for TensorBoard.
+"""What a run tells, for people: a bar with how fast it goes and how long it waits, curves for TensorBoard.
 
 Threat model: none; counts and metrics, no content. Does not protect anything. Source: own.
 """

@@ -1,7 +1,7 @@
 """Rows as a file that other programs read: CSV, or JSON if its name ends so.
 
-Threat model: none; whoever asks for the file has the rows. Does not protect: a cell that begins like a formula
-is written as it is.
+Threat model: none; whoever asks for the file has the rows. Does not protect: a cell that begins like a
+formula is written as it is.
 Source: RFC 4180.
 """
 

@@ -85,7 +85,7 @@ def server_command(folder: Path, port: int, name: str = "transom", settings: str
 
 
 def tls_settings(folder: Path) -> str:
-    """Lines of the configuration for TLS with the tls.pem and tls.key of a folder. Raises MisconfiguredError."""
+    """Lines of the configuration for TLS with a folder's tls.pem and tls.key. Raises MisconfiguredError."""
     files = [folder.absolute() / name for name in ("tls.pem", "tls.key")]
     if gone := [path.name for path in files if not path.is_file()]:
         raise MisconfiguredError(

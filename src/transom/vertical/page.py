@@ -1,6 +1,6 @@
-"""A party's report of its run as an HTML page beside it: charts of loss and score, what crossed, what is promised.
+"""A party's report of its run as an HTML page beside it: charts of loss and score, what crossed, the promise.
 
-Threat model: that of `transom.report.run`. Does not protect: the page is the party's own, and tells of its run.
+Threat model: that of `transom.report.run`. Does not protect: the page tells of the party's own run.
 Source: own.
 """
 
@@ -60,11 +60,12 @@ def _details(report: Mapping[str, Any]) -> Iterator[str]:
     tested = report["rows"] - report["rows_of_training"]
     if score and score["low"] is not None:
         yield (
-            f"95 % interval {score['low']:.4g} to {score['high']:.4g}, on {tested:,} rows that were not trained on."
+            f"95 % interval {score['low']:.4g} to {score['high']:.4g}, on {tested:,} rows that were not "
+            "trained on."
         )
     yield (
-        f"{report['rows']:,} rows are common to both parties; {report['rows_of_training']:,} were trained on, in "
-        f"{report['steps']:,} steps by the schedule {report['schedule']}."
+        f"{report['rows']:,} rows are common to both parties; {report['rows_of_training']:,} were trained "
+        f"on, in {report['steps']:,} steps by the schedule {report['schedule']}."
     )
 
 

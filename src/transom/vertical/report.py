@@ -1,4 +1,4 @@
-"""What a party knows of its run: how it went, how good the model is, what crossed, what the partner has learnt.
+"""What a party knows of its run: how it went, how good the model is, what crossed, what was disclosed.
 
 Threat model: none; it is the party's own. Does not protect: whoever reads it learns losses and counts.
 Source: own; the promise: `transom.link.tunnel`. Shapes: R rows of training.
