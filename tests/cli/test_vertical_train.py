@@ -191,7 +191,7 @@ def test_a_party_whose_file_changed_since_is_told(capsys: pytest.CaptureFixture[
 
 def test_a_board_shows_what_the_run_told(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is absent; run: pip install '.[tensorboard]'")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     found = ran(capsys, "simulate", "bank.yaml", "shop.yaml", "--tensorboard", "board")
     board = EventAccumulator("board")

@@ -119,18 +119,17 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Score rows with the trained model. Both parties run this; the label party gets the scores."""
-    from transom.vertical.predicted import Predicted
-
     read = _read(job, device)
     if read.role == "feature" and (out is not None or ids):
         raise MisconfiguredError("the label party gets the scores; --out and --id are its options")
+    found: Predicted | int
     if partner is not None:
         found = _predict_here(_both(job, partner, device), rows, partner_rows, ids, quiet=as_json)
     elif partner_rows is not None:
         raise MisconfiguredError("--partner-rows goes with the partner's job, to run both parties here")
     else:
         found = _predict(read, rows, ids, quiet=as_json)
-    if not isinstance(found, Predicted):
+    if isinstance(found, int):
         answer({"party": "feature", "rows": found}, f"{found} embeddings sent", as_json=as_json)
         return
     if out is not None:
