@@ -190,12 +190,12 @@ def test_a_party_whose_file_changed_since_is_told(capsys: pytest.CaptureFixture[
 
 
 def test_a_board_shows_what_the_run_told(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tensorboard", reason="TensorBoard is absent; run: pip install '.[tensorboard]'")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard is absent; run: pip install '.[tensorboard]'",
+    )
     found = ran(capsys, "simulate", "bank.yaml", "shop.yaml", "--tensorboard", "board")
-    board = EventAccumulator("board")
-    board.Reload()
+    board = reader.EventAccumulator("board").Reload()
     assert [one.step for one in board.Scalars("evaluate/auc")] == [one["step"] for one in found["history"]]
     assert len(board.Scalars("train/loss")) == found["steps"]
 

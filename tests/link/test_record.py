@@ -271,3 +271,17 @@ def test_a_record_that_is_made_anew_is_another(tmp_path: Path) -> None:
             ids.append(record.id)
             assert record.secret.hex()[:16] != record.id
     assert ids[0] == ids[1] != ids[2]
+
+
+@given(st.integers(0, 2**40), st.integers(0, 9), st.integers(0, 9), st.sampled_from(["a.b-c", "train"]))
+def test_a_step_comes_back_from_its_text(batch: int, epoch: int, attempt: int, topic: str) -> None:
+    for direction in ("forward", "backward"):
+        one = Step(epoch, batch, direction, attempt, topic)  # type: ignore[arg-type]
+        assert Step.read(str(one)) == one
+
+
+def test_all_steps_that_were_sent_are_known_when_they_are_no_longer_held(path: Path) -> None:
+    with worked(path) as one:
+        assert sorted(one.sent_steps()) == [step(0), step(1)]
+    with record(path) as again:
+        assert sorted(again.sent_steps()) == [step(0), step(1)]

@@ -440,3 +440,26 @@ def test_two_sessions_that_fill_every_queue_still_move() -> None:
             session.finish()
 
         assert together(lambda: work(a), lambda: work(b)) == [None, None]
+
+
+def test_what_else_is_ready_ends_a_wait_and_comes_first() -> None:
+    with pair() as (one, other):
+        ready = threading.Event()
+
+        def set_soon() -> None:
+            ready.set()
+            one.wake()
+
+        def receive() -> Any:
+            return one.receive_or(("train",), ready.is_set, 20.0)
+
+        assert one.receive_or(("train",), lambda: False, 0.05) is None  # its time is over
+        assert together(receive, set_soon) == [None, None]
+        other.send(step(0), value(1))
+        assert receive() is None  # a message may be there, and what is ready comes first
+        ready.clear()
+        found = receive()
+        assert found.header.step == step(0)
+        with one.commit():
+            pass
+        assert one.partner_record != other.partner_record

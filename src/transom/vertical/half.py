@@ -212,7 +212,7 @@ class Half:
 
     def _seeded(self, unit: int) -> AbstractContextManager[None]:
         """Dropout and the like are those of the unit, also when it is computed again."""
-        return seeded(self.job.train.seed, self.job.role, unit)
+        return seeded(self.job.train.seed, self.job.role, unit, device=self.job.device)
 
 
 def make_half(job: VerticalJob, features: int, *, local: bool) -> Half:

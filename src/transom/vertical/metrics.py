@@ -62,13 +62,12 @@ def score_interval(task: Task, scores: Floats, labels_N: NDArray[Any]) -> tuple[
 def auc(scores_N: Floats, labels_N: NDArray[Any]) -> float:
     """The share of pairs of a row of class 1 and one of class 0 that the scores order so, ties by half; NaN
     without either."""
-    from scipy.stats import rankdata
-
     positive_N = labels_N == 1
     positives, negatives = int(positive_N.sum()), int((~positive_N).sum())
     if not positives or not negatives:
         return math.nan
-    ranks_N = rankdata(scores_N)
+    _, place_N, count_K = np.unique(scores_N, return_inverse=True, return_counts=True)
+    ranks_N = (np.cumsum(count_K) - (count_K - 1) / 2)[place_N]  # of equal ones the mean
     return float((ranks_N[positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
@@ -109,10 +108,9 @@ def poisson_deviance(expected_N: Floats, counts_N: NDArray[Any]) -> float:
 
 def deviances(expected_N: Floats, counts_N: NDArray[Any]) -> Floats:
     """Of each count from what is expected of it."""
-    from scipy.special import xlogy
-
     expected_N, counts_N = np.maximum(expected_N, _LEAST), counts_N.astype(np.float64)
-    found: Floats = 2 * (xlogy(counts_N, counts_N / expected_N) - counts_N + expected_N)
+    logs_N = counts_N * np.log(np.maximum(counts_N, _LEAST) / expected_N)
+    found: Floats = 2 * (logs_N - counts_N + expected_N)
     return found
 
 

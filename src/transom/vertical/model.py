@@ -161,10 +161,17 @@ def centre(top: Top, part: Part) -> None:
 
 
 @contextmanager
-def seeded(*names: object) -> Iterator[None]:
-    """Torch's randomness within the block is that of these names, and outside what it was. It is one for the
-    whole process: blocks of other threads wait."""
-    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
-    with _RANDOMNESS, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest[:7], "little"))
-        yield
+def seeded(*names: object, device: str = "cpu") -> Iterator[None]:
+    """Torch's randomness within the block is that of these names, and outside what it was, on the processor.
+    It is one for the whole process: blocks of other threads wait."""
+    seed = int.from_bytes(hashlib.sha256("/".join(map(str, names)).encode()).digest()[:7], "little")
+    generator = torch.default_generator  # `torch.manual_seed` notes its caller for devices that are not there
+    with _RANDOMNESS:
+        before = generator.get_state()
+        generator.manual_seed(seed)
+        if device != "cpu":
+            torch.cuda.manual_seed_all(seed)
+        try:
+            yield
+        finally:
+            generator.set_state(before)
