@@ -9,6 +9,7 @@ Shapes: N rows, C classes.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,19 @@ def auc(scores_N: Floats, labels_N: NDArray[Any]) -> float:
     positives, negatives = int(positive_N.sum()), int((~positive_N).sum())
     if not positives or not negatives:
         return math.nan
-    _, place_N, count_K = np.unique(scores_N, return_inverse=True, return_counts=True)
-    ranks_N = (np.cumsum(count_K) - (count_K - 1) / 2)[place_N]  # of equal ones the mean
+    ranks_N = _ranks(scores_N)
     return float((ranks_N[positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _ranks(values_N: Floats) -> Floats:
+    """From 1; of equal values the mean."""
+    _, place_N, count_K = np.unique(values_N, return_inverse=True, return_counts=True)
+    found: Floats = (np.cumsum(count_K) - (count_K - 1) / 2)[place_N]
+    return found
 
 
 def _auc_interval(scores_N: Floats, labels_N: NDArray[Any]) -> tuple[float, float] | None:
     """By the spread of each row's share of pairs that it orders so; exact where no pair or each one is."""
-    from scipy.stats import norm, rankdata
-
     above_N, below_N = scores_N[labels_N == 1], scores_N[labels_N != 1]
     if min(len(above_N), len(below_N)) < 2:
         return None
@@ -82,11 +87,11 @@ def _auc_interval(scores_N: Floats, labels_N: NDArray[Any]) -> tuple[float, floa
     if value in (0.0, 1.0):
         least = min(len(above_N), len(below_N))
         return interval(int(value) * least, least)
-    ranks = rankdata(np.concatenate([above_N, below_N]))
-    of_above = (ranks[: len(above_N)] - rankdata(above_N)) / len(below_N)
-    of_below = 1 - (ranks[len(above_N) :] - rankdata(below_N)) / len(above_N)
+    ranks = _ranks(np.concatenate([above_N, below_N]))
+    of_above = (ranks[: len(above_N)] - _ranks(above_N)) / len(below_N)
+    of_below = 1 - (ranks[len(above_N) :] - _ranks(below_N)) / len(above_N)
     error = math.sqrt(of_above.var(ddof=1) / len(above_N) + of_below.var(ddof=1) / len(below_N))
-    reach = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
     return max(0.0, value - reach), min(1.0, value + reach)
 
 
