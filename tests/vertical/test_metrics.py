@@ -88,7 +88,7 @@ def test_intervals_hold_the_truth_nineteen_times_in_twenty(task: Any) -> None:
         elif task == "regression":
             labels, scores = 2 * draw.normal(size=300), np.zeros(300)
         else:
-            labels, scores = draw.poisson(3.0, 300), np.full(80, 3.0)
+            labels, scores = draw.poisson(3.0, 300), np.full(300, 3.0)
         found = score_interval(task, scores, labels)
         assert found is not None
         held += found[0] <= truth[task] <= found[1]
