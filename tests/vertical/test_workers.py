@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transom.errors import MisconfiguredError
+from transom.errors import LinkTimeoutError, MisconfiguredError
 from transom.link.told import Told
 from transom.vertical import run
 from transom.vertical.half import EMBEDDING, ROWS, Task, make_half
@@ -149,3 +149,20 @@ def test_workers_of_both_parties_are_killed_and_the_run_ends_as_if_they_were_not
         assert states_of(calm) == states_of(jobs)
     else:
         assert end.now.history[-1].metrics["auc"] > 0.5
+
+
+class Stuck:
+    """A worker that never ends what it was given."""
+
+    def give(self, task: Task) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_worker_that_is_stuck_does_not_hold_up_the_run_for_ever(tmp_path: Path) -> None:
+    job = make_jobs("binary", tmp_path)[1]
+    pool = Pool(make_half(job, 4, local=True), 2, lambda number, tell: Stuck(), timeout_s=0.05)
+    pool.start()
+    with pytest.raises(LinkTimeoutError, match="no worker ended its task"):
+        pool.average()
+    assert [pool.give(Task("forward", unit)) for unit in range(3)] == [0, 1, None]

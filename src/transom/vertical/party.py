@@ -156,7 +156,8 @@ def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) 
             return Threaded(make_half(job, part.width, local=way.local), tell)
         return Child(job, part.width, tell, local=way.local)
 
-    return Pool(half, way.workers, make, 1 if way.lockstep else _DEPTH)
+    timeout_s = _HERE_S if job.link is None else job.link.timeout_s
+    return Pool(half, way.workers, make, 1 if way.lockstep else _DEPTH, timeout_s)
 
 
 def _record(job: VerticalJob, purpose: Purpose) -> Record:

@@ -10,7 +10,6 @@ Source: Liu et al., arXiv 2510.12494, section 4.1 (aggregation within a party); 
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections import deque
@@ -41,16 +40,18 @@ Make = Callable[[int, Callable[[Told], None]], Worker]  # number, and how it tel
 
 class Pool:
     """Workers 0 to `count` - 1; each has at most `depth` tasks at once. `make` None: the server itself works,
-    at once, in this thread."""
+    at once, in this thread. A task takes at most `timeout_s`."""
 
-    def __init__(self, half: Half, count: int = 1, make: Make | None = None, depth: int = 1) -> None:
+    def __init__(
+        self, half: Half, count: int = 1, make: Make | None = None, depth: int = 1, timeout_s: float = 3600.0
+    ) -> None:
         self.half, self.count, self.depth = half, count, depth
         self.busy_s, self.restarts = 0.0, 0
         self.wake: Callable[[], None] = lambda: None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._kept: deque[Done] = deque()  # taken from the events, not yet by the party
         self._given: list[list[Task]] = [[] for _ in range(count)]
-        self._base = half.learner.steps
+        self._base, self._timeout_s = half.learner.steps, timeout_s
         self._make = make
         self._workers: list[Worker] = []
 
@@ -88,12 +89,12 @@ class Pool:
             self._sort(self._events.get())
         return self._kept.popleft() if self._kept else None
 
-    def average(self, timeout_s: float = math.inf) -> None:
+    def average(self) -> None:
         """The server's replica becomes the mean of the workers', each by the steps it made since they were
         alike; waits until they have done what they were given. Raises LinkTimeoutError."""
         if self._make is None:
             return
-        found = [state.read(data, {}) for data in self._collected(timeout_s)]
+        found = [state.read(data, {}) for data in self._collected()]
         shares = [one.steps - self._base for one in found]
         if sum(shares) == 0:
             return
@@ -108,15 +109,18 @@ class Pool:
         for number in range(self.count):
             self._hand(number, data)
 
-    def _collected(self, timeout_s: float) -> list[bytes]:
+    def _collected(self) -> list[bytes]:
         found: dict[int, bytes] = {}
         for number in range(self.count):
             self._hand(number, Task("get", number))
         while len(found) < self.count:
             try:
-                number, done = self._events.get(timeout=None if timeout_s == math.inf else timeout_s)
+                number, done = self._events.get(timeout=self._timeout_s)
             except queue.Empty:
-                raise LinkTimeoutError(f"a worker did not end its task within {timeout_s:g} s") from None
+                raise LinkTimeoutError(
+                    f"no worker ended its task within {self._timeout_s:g} s; look at what holds it up, and "
+                    "start this party again"
+                ) from None
             if isinstance(done, Done) and done.kind == "get":
                 found[number] = done.tensors[STATE].numpy().tobytes()
             self._sort((number, done))
