@@ -17,6 +17,7 @@ import yaml
 from transom.cli import main
 from transom.cli.watched import Pace
 from transom.link.told import Told
+from transom.vertical.ids import canonical, is_test_N
 
 ROWS = 120
 
@@ -147,6 +148,21 @@ def test_the_reports_say_what_crossed_and_what_is_promised(capsys: pytest.Captur
         assert f"{report['sent']['train']['messages']:,} messages" in page
     assert Path("bank_out/label/report.html").read_text().count("<figure") == 2
     assert "AUC 0." in Path("bank_out/label/report.html").read_text()
+
+
+def test_a_test_part_of_one_class_has_no_auc_and_a_run_still_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = Path("bank.csv").read_text().splitlines()
+    ids = [canonical(row.partition(",")[0]) for row in rows]
+    tested = is_test_N(ids, "credit", 0.3)
+    rows = [
+        row.rpartition(",")[0] + ",no" if is_test else row for row, is_test in zip(rows, tested, strict=True)
+    ]
+    Path("bank.csv").write_text("\n".join([head, *rows]) + "\n")
+    found = ran(capsys, "simulate", "bank.yaml", "shop.yaml")
+    assert found["score"] is None
+    assert found["history"][-1]["metrics"]["auc"] is None
+    assert found["history"][-1]["metrics"]["accuracy"] <= 1
+    assert Path("bank_out/label/report.html").read_text().count("<figure") == 1
 
 
 def test_what_does_not_fit_is_told_with_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,10 +73,14 @@ def _charts(job: VerticalJob, history: Any) -> Iterator[Chart]:
     points = [(point["epoch"] + 1, point) for point in history]
     trained = [(epoch, point["train_loss"]) for epoch, point in points if point["train_loss"] is not None]
     lines = [Line("rows of training", tuple(trained))] if job.task not in ("regression", "counts") else []
-    tested = tuple((epoch, point["metrics"]["loss"]) for epoch, point in points if "loss" in point["metrics"])
+    tested = tuple(
+        (epoch, point["metrics"]["loss"])
+        for epoch, point in points
+        if point["metrics"].get("loss") is not None
+    )
     yield Chart("Loss", (*lines, Line("rows of test", tested)))
     name = SCORE[job.task]
-    scored = [(epoch, point) for epoch, point in points if name in point["metrics"]]
+    scored = [(epoch, point) for epoch, point in points if point["metrics"].get(name) is not None]
     yield Chart(
         _NAMES[name],
         (

@@ -48,7 +48,7 @@ def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
         "link": dict(counts),
     }
     if isinstance(side, LabelSide):
-        history = [to_plain(point) for point in now.history]
+        history = [_finite(to_plain(point)) for point in now.history]
         found |= {"score": score_of(job, history), "history": history}
         return found | {"noise": {"guarantee": Nothing().guarantee(max(job.train.epochs, 1)).to_dict()}}
     return found | {"staleness": side.ages.report(), "noise": noise_report(party)}
@@ -57,7 +57,7 @@ def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
 def score_of(job: VerticalJob, history: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The last evaluation in one figure, with its interval; None without rows to test on."""
     name = SCORE[job.task]
-    if not history or name not in history[-1]["metrics"]:
+    if not history or history[-1]["metrics"].get(name) is None:
         return None
     low, high = history[-1]["interval"] or (None, None)
     return {"name": name, "value": history[-1]["metrics"][name], "low": low, "high": high}
@@ -105,6 +105,13 @@ def noise_report(party: Party) -> dict[str, Any]:
     if job.noise.clip is not None:
         told["mu"] = math.sqrt(releases) * 2 * job.noise.clip / job.noise.deviation(job.train.epochs)
     return told
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no other numbers: an AUC of one class alone is None."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _by_topic(party: Party) -> dict[str, list[Any]]:
