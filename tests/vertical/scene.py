@@ -180,3 +180,18 @@ class Dropping(torch.nn.Sequential):
             torch.nn.Dropout(0.3),
             torch.nn.Linear(7, outputs),
         )
+
+
+class Tied(torch.nn.Module):
+    """A net that uses one weight under two names."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(inputs, 7)
+        self.second, self.again = torch.nn.Linear(7, 7), torch.nn.Linear(7, 7)
+        self.again.weight = self.second.weight
+        self.last = torch.nn.Linear(7, outputs)
+
+    def forward(self, x_BF: Tensor) -> Tensor:
+        last: Tensor = self.last(self.again(self.second(self.first(x_BF)).tanh()).tanh())
+        return last

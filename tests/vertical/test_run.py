@@ -169,3 +169,13 @@ def test_a_run_from_files_predicts_rows_of_other_files(tmp_path: Path) -> None:
     found = run.predict_here(named, new, new_rows=True)  # type: ignore[arg-type]
     places = [files[0].ids.index(one) for one in new[0].ids]
     np.testing.assert_allclose(found, scores[places], rtol=1e-5)
+
+
+def test_modules_that_share_weights_learn_as_the_joint_model_does(tmp_path: Path) -> None:
+    net = Net(module="tests.vertical.scene:Tied")
+    jobs, parts = make_jobs("regression", tmp_path, bottom=net), make_parts("regression")
+    joint, heard = Joint(jobs, parts), Heard()
+    run.simulate(jobs, parts, heard)
+    assert heard.losses == pytest.approx(joint.run().losses, abs=1e-6)
+    for name, value in joint.weights().items():
+        torch.testing.assert_close(weights_of(jobs)[name], value, rtol=0, atol=1e-6)

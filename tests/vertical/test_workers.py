@@ -13,14 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transom.errors import LinkTimeoutError, MisconfiguredError
+from transom.config import to_plain
+from transom.errors import LinkError, LinkTimeoutError, MisconfiguredError
 from transom.link.told import Told
 from transom.vertical import run
 from transom.vertical.half import EMBEDDING, ROWS, Task, make_half
-from transom.vertical.job import VerticalJob
+from transom.vertical.job import Net, VerticalJob
 from transom.vertical.party import make_party
 from transom.vertical.pool import Pool, mean_into
-from transom.vertical.worker import Child, read, write
+from transom.vertical.worker import Child, read, serve, write
 
 from .scene import Heard, Joint, at, make_jobs, make_parts, states_of, weights_of
 
@@ -127,7 +128,8 @@ class Killer:
 def test_workers_of_both_parties_are_killed_and_the_run_ends_as_if_they_were_not(
     tmp_path: Path, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = make_jobs("binary", tmp_path / "a", schedule=schedule, workers=2)
+    epochs = 2 if schedule == "vfl-ps" else 15  # what a killed worker had learnt alone is lost
+    jobs = make_jobs("binary", tmp_path / "a", schedule=schedule, workers=2, epochs=epochs)
     parts, killer = make_parts("binary"), Killer((2,))
 
     def watched(*args: Any, **more: Any) -> Any:
@@ -148,7 +150,7 @@ def test_workers_of_both_parties_are_killed_and_the_run_ends_as_if_they_were_not
         run.simulate(calm, parts, Heard())
         assert states_of(calm) == states_of(jobs)
     else:
-        assert end.now.history[-1].metrics["auc"] > 0.5
+        assert end.now.history[-1].metrics["auc"] > 0.8
 
 
 class Stuck:
@@ -166,3 +168,39 @@ def test_a_worker_that_is_stuck_does_not_hold_up_the_run_for_ever(tmp_path: Path
     with pytest.raises(LinkTimeoutError, match="no worker ended its task"):
         pool.average()
     assert [pool.give(Task("forward", unit)) for unit in range(3)] == [0, 1, None]
+
+
+class Dying:
+    """A worker that dies of what it is given."""
+
+    def __init__(self, tell: Any) -> None:
+        self.tell = tell
+
+    def give(self, task: Task) -> None:
+        if task.kind != "put":
+            self.tell(None)
+
+    def close(self) -> None: ...
+
+
+def test_a_worker_that_dies_of_each_task_ends_the_run(tmp_path: Path) -> None:
+    job = make_jobs("binary", tmp_path)[1]
+    pool = Pool(make_half(job, 4, local=True), 1, lambda number, tell: Dying(tell))
+    pool.start()
+    pool.give(Task("forward", 0))
+    with pytest.raises(LinkError, match="died 4 times without ending a task"):
+        taken(pool)
+
+
+def test_a_module_that_a_child_cannot_load_is_told(tmp_path: Path) -> None:
+    job = make_jobs("binary", tmp_path, bottom=Net(module="no.such.package:Net"))[1]
+    sink = io.BytesIO()
+    source = io.BytesIO()
+    write(source, {"job": to_plain(job), "features": 4, "local": True, "threads": 1}, {})
+    source.seek(0)
+    serve(source, sink)
+    sink.seek(0)
+    found = read(sink)
+    assert found is not None
+    assert found[0]["error"] == "MisconfiguredError"
+    assert "no.such.package" in found[0]["message"]

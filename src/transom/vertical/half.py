@@ -66,6 +66,8 @@ class Half:
         self.learner = Learner(
             dict(parts.named_parameters()), rates, job.train.weight_decay, dict(parts.named_buffers())
         )
+        self._own = dict(bottom.named_parameters()) if bottom is not None else {}
+        self._tied = len(self._own) < len(_all_parameters(bottom))
         self._under_way: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
         self.forget()
 
@@ -160,12 +162,12 @@ class Half:
     def _embedded(self, task: Task) -> Tensor:
         """The embedding with its way back, through a copy of the weights that later steps do not change."""
         if self._weights is None:
-            named = self._require_bottom().named_parameters()
-            self._weights = {name: one.detach().clone().requires_grad_() for name, one in named}
+            self._weights = {name: one.detach().clone().requires_grad_() for name, one in self._own.items()}
         rows_BF = task.tensors[ROWS].to(self.job.device)
         with self._seeded(task.unit):
             self._set_mode(train=True)
-            embedding_BW: Tensor = functional_call(self._require_bottom(), self._weights, (rows_BF,))
+            bottom = self._require_bottom()
+            embedding_BW: Tensor = functional_call(bottom, self._weights, (rows_BF,), tie_weights=self._tied)
         self._under_way[task.unit] = embedding_BW, self._weights
         if len(self._under_way) > _KEPT:
             del self._under_way[next(iter(self._under_way))]
@@ -213,6 +215,11 @@ class Half:
     def _seeded(self, unit: int) -> AbstractContextManager[None]:
         """Dropout and the like are those of the unit, also when it is computed again."""
         return seeded(self.job.train.seed, self.job.role, unit, device=self.job.device)
+
+
+def _all_parameters(bottom: Bottom | None) -> list[str]:
+    """Names of weights, of each of those that are one under several names, too."""
+    return [] if bottom is None else [name for name, _ in bottom.named_parameters(remove_duplicate=False)]
 
 
 def make_half(job: VerticalJob, features: int, *, local: bool) -> Half:

@@ -75,7 +75,6 @@ class LabelSide(Side):
         if step.direction != "forward":
             raise LinkRefusedError(f"the partner sent {step}, which goes the other way")
         if step.topic == END:
-            self.pool.average()
             self.now = replace(self.now, over=True)
             talk.commit(self.saved())
         elif step.topic == EVALUATE:

@@ -19,12 +19,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from transom.errors import LinkTimeoutError, TransomError
+from transom.errors import LinkError, LinkTimeoutError, TransomError
 from transom.link import state
 from transom.vertical.half import STATE, Done, Half, Task
 
 Told = Done | TransomError | None  # what came of a task, why there is nothing, or that the worker has died
 Event = tuple[int, Told]
+
+
+_MOST_DEATHS = 3
 
 
 class Worker(Protocol):
@@ -52,6 +55,7 @@ class Pool:
         self._kept: deque[Done] = deque()  # taken from the events, not yet by the party
         self._given: list[list[Task]] = [[] for _ in range(count)]
         self._base, self._timeout_s = half.learner.steps, timeout_s
+        self._deaths = [0] * count  # of each since it ended a task
         self._make = make
         self._workers: list[Worker] = []
 
@@ -136,13 +140,20 @@ class Pool:
         self._given[number].pop(0)
         self.busy_s += done.busy_s
         if done.kind not in ("get", "put"):
+            self._deaths[number] = 0
             self._kept.append(done)
 
     def _replace(self, number: int) -> None:
-        """A worker has died."""
+        """A worker has died. Raises LinkError for one that does so again and again."""
         if not self._workers or self._make is None:
             return
         self.restarts += 1
+        self._deaths[number] += 1
+        if self._deaths[number] > _MOST_DEATHS:
+            raise LinkError(
+                f"a worker process died {self._deaths[number]} times without ending a task; look at the "
+                "machine's memory, and at what a module of the job does"
+            )
         again, self._given[number] = self._given[number], []
         self._workers[number].close()
         self._workers[number] = self._make(number, self._teller(number))

@@ -81,7 +81,7 @@ class Side:
 
     def saved(self) -> bytes:
         """All that a restart needs."""
-        self.pool.average()
+        self.collect()
         plain = {**to_plain(self.now), "done": self.done.to_plain()}
         return pack(self.about, plain, self.pool.half.saved())
 
@@ -128,10 +128,15 @@ class Side:
         self.pool.spread()
         return True
 
+    def collect(self) -> None:
+        """The server's replica is the mean of the workers', where these learn."""
+        if self.way.local:
+            self.pool.average()
+
     def average(self, epoch: int) -> int:
         """After so many epochs: one model of all replicas, which the workers take over when that is due. The
         epoch after which it is due next."""
-        self.pool.average()
+        self.collect()
         due = self.way.averages == "each" or epoch >= self.now.next_average
         if self.way.averages == "never" or not due:
             return self.now.next_average

@@ -109,18 +109,15 @@ def read(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """Do tasks until the source ends, or one cannot be done."""
     first = read(source)
-    if first is None:
-        return
-    half = _begun(first[0])
-    while (frame := read(source)) is not None:
-        head, tensors = frame
-        try:
+    try:
+        half = None if first is None else _begun(first[0])
+        while half is not None and (frame := read(source)) is not None:
+            head, tensors = frame
             done = half.do(Task(head["kind"], head["unit"], tensors, head["batch_rows"]))
-        except errors.TransomError as error:
-            write(sink, {"error": type(error).__name__, "message": str(error)}, {})
-            return
-        told = {"kind": done.kind, "unit": done.unit, "loss": done.loss, "busy_s": done.busy_s}
-        write(sink, told, done.tensors)
+            told = {"kind": done.kind, "unit": done.unit, "loss": done.loss, "busy_s": done.busy_s}
+            write(sink, told, done.tensors)
+    except errors.TransomError as error:
+        write(sink, {"error": type(error).__name__, "message": str(error)}, {})
 
 
 def _begun(head: Mapping[str, Any]) -> Half:
