@@ -63,7 +63,17 @@ SETS = {
     ),
     "energy": Set("regression", "Appliances", "id", ("energydata_complete.csv", ""), 30, 256),
 }  # fmt: skip
-SHOWN = ("set", "metric", "score_joint", "score_split", "standard_error", "within", "joint_s", "split_s")
+SHOWN = (
+    "set",
+    "schedule",
+    "metric",
+    "score_joint",
+    "score_split",
+    "standard_error",
+    "within",
+    "joint_s",
+    "split_s",
+)
 
 
 def jobs_of(name: str, one: Set, folder: Path, schedule: str, epochs: int) -> Jobs:
@@ -159,15 +169,15 @@ def main() -> None:
     """Measure the sets, and print and store."""
     flags = parser(__doc__)
     flags.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    flags.add_argument("--schedule", choices=SCHEDULES, default="pubsub")
+    flags.add_argument("--schedule", nargs="+", choices=SCHEDULES, default=["pubsub"])
     args = flags.parse_args()
     if "TRANSOM_DATA" not in os.environ:
         sys.exit("set TRANSOM_DATA to the folder that holds vfl/")
     torch.set_num_threads(1)
     chosen = [name for name in args.sets if name in ("breast", "motor")] if args.quick else args.sets
     seeds, epochs = (2, 5) if args.quick else (3, None)
-    rows = [measured(name, args.schedule, seeds, epochs) for name in chosen]
-    record = {"schedule": args.schedule, "sets": rows, "numpy": np.__version__, "torch": torch.__version__}
+    rows = [measured(name, one, seeds, epochs) for name in chosen for one in args.schedule]
+    record = {"sets": rows, "numpy": np.__version__, "torch": torch.__version__}
     report("vertical_accuracy", record, [{key: row[key] for key in SHOWN} for row in rows], args)
 
 
