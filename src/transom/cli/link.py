@@ -77,10 +77,13 @@ def check(
 def nats(
     folder: Annotated[Path, "Where its streams are kept."],
     port: Annotated[int, Setting("Port to bind on this machine.", least=1, most=65535)] = 4222,
+    tls: Annotated[Path | None, "Folder with tls.pem and tls.key, of the name localhost."] = None,
 ) -> None:
-    """Run a NATS server with JetStream on this machine alone, until Ctrl-C."""
-    from transom.link.nats_server import server_command
+    """Run a NATS server with JetStream on this machine alone, until Ctrl-C. With `--tls` the parties name
+    its tls.pem as nats_ca."""
+    from transom.link.nats_server import server_command, tls_settings
 
-    command = server_command(folder, port)
-    typer.echo(f"NATS at nats://127.0.0.1:{port}; stop with Ctrl-C", err=True)
+    command = server_command(folder, port, settings="" if tls is None else tls_settings(tls))
+    place = f"nats://127.0.0.1:{port}" if tls is None else f"tls://localhost:{port}"
+    typer.echo(f"NATS at {place}; stop with Ctrl-C", err=True)
     os.execv(command[0], command)  # noqa: S606  signals are the server's own

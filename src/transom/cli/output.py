@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
@@ -31,6 +32,10 @@ class Meter:
     def reach(self, done: float) -> None:
         """So much is done in all."""
         self.bar.update(self.line, completed=done)
+
+    def say(self, text: str) -> None:
+        """What stands beside the bar."""
+        self.bar.update(self.line, description=escape(text))
 
 
 @contextmanager

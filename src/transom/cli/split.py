@@ -21,7 +21,8 @@ from transom.cli import split_serve
 from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
-from transom.errors import MisconfiguredError, extra
+from transom.cli.watched import board
+from transom.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from transom.link.told import Listener, Told
@@ -156,10 +157,10 @@ def _texts(job: SplitJob, path: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _watched(text: str, board: Path | None = None, *, quiet: bool) -> Iterator[Listener]:
+def _watched(text: str, folder: Path | None = None, *, quiet: bool) -> Iterator[Listener]:
     """A bar, what will be trained, and a board if one is named."""
     console = plain_console(stderr=True)
-    with _board(board) as write, progress(text, 1.0, quiet=quiet) as bar:
+    with board(folder) as write, progress(text, 1.0, quiet=quiet) as bar:
 
         def tell(told: Told) -> None:
             if told.kind == "ready" and told.trains and not quiet:
@@ -170,24 +171,6 @@ def _watched(text: str, board: Path | None = None, *, quiet: bool) -> Iterator[L
             write(told)
 
         yield tell
-
-
-@contextmanager
-def _board(folder: Path | None) -> Iterator[Listener]:
-    """Writes steps and evaluations for TensorBoard; nothing without a folder. Raises MissingExtraError."""
-    if folder is None:
-        yield lambda told: None
-        return
-    with extra("tensorboard", "tensorboard"):
-        from torch.utils.tensorboard import SummaryWriter
-    with SummaryWriter(str(folder)) as writer:
-
-        def write(told: Told) -> None:
-            part = "train" if told.kind == "step" else "evaluate"
-            for name, value in told.found.items():
-                writer.add_scalar(f"{part}/{name}", value, told.step)
-
-        yield write
 
 
 def _tell_end(job: SplitJob, as_json: bool) -> None:

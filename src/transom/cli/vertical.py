@@ -1,6 +1,7 @@
 """`transom vertical`: one model on the columns of two parties, who meet over their links.
 
-    OUT/label, OUT/feature    what each party keeps: aligned.json, the rows that both have
+    OUT/label, OUT/feature    what each party keeps: aligned.json, the rows that both have; its record, from
+                              which a killed run goes on; what it has learnt; report.json and report.html
 
 Threat model: that of `transom.vertical`. A party's folder names its people.
 Does not protect: who is in both files is known to both afterwards.
@@ -9,6 +10,7 @@ Source: `transom.vertical`.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,14 +20,26 @@ import typer
 from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
+from transom.cli.watched import watched
+from transom.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from transom.vertical.align import Aligned
+    from transom.vertical.job import VerticalJob
+    from transom.vertical.part import Part
+    from transom.vertical.predicted import Predicted
     from transom.vertical.table import Table
 
 app = App(no_args_is_help=True, help="Train with a partner on joined columns.")
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="This party's job, YAML.")]
+LabelFile = Annotated[Path, typer.Argument(metavar="LABEL", help="The label party's job, YAML.")]
+FeatureFile = Annotated[Path, typer.Argument(metavar="FEATURE", help="The feature party's job, YAML.")]
+PartnerFile = Annotated[
+    Path | None, typer.Argument(metavar="PARTNER", help="The partner's job, to run both parties here.")
+]
+Device = Annotated[str | None, "Where it computes, in place of the job's: cpu, cuda."]
+Board = Annotated[Path | None, "Folder for TensorBoard."]
 
 
 @app.command()
@@ -55,6 +69,200 @@ def psi(
         found = align.with_partner(read, table, lambda done, total: bar.reach(done / total))
     path = align.write(read, found)
     _tell(found, table, {"party": read.role, "file": str(path)}, as_json)
+
+
+@app.command()
+def train(job: JobFile, device: Device = None, tensorboard: Board = None, as_json: Json = False) -> None:
+    """Train with the partner, who runs this too. Without aligned.json the common rows are found first."""
+    from transom.vertical import run
+    from transom.vertical.party import make_party
+
+    read = _read(job, device)
+    part = _part(read, quiet=as_json)
+    workers = "processes" if read.train.workers > 1 else "here"
+    with (
+        watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
+        run.way(read) as broker,
+        closing(make_party(read, part, tell, workers=workers)) as party,  # type: ignore[arg-type]
+    ):
+        run.train(party, broker)
+    _tell_end([read], as_json)
+
+
+@app.command()
+def simulate(
+    label: LabelFile, feature: FeatureFile,
+    device: Device = None, tensorboard: Board = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run both parties in this process, on the rows that both files have."""
+    from transom.vertical import run
+    from transom.vertical.part import load_here
+
+    jobs = _both(label, feature, device)
+    with progress("reading", quiet=as_json):
+        parts = load_here(jobs)
+    workers = "threads" if any(one.train.workers > 1 for one in jobs) else "here"
+    with watched(f"training {jobs[0].name}", jobs[0].train.batch_rows, tensorboard, quiet=as_json) as tell:
+        run.simulate(jobs, parts, tell, workers=workers)  # type: ignore[arg-type]
+    _tell_end(list(jobs), as_json)
+
+
+@app.command()
+def predict(
+    job: JobFile,
+    partner: PartnerFile = None,
+    rows: Annotated[Path | None, "Other rows than those trained on; the partner names its file, too."] = None,
+    partner_rows: Annotated[Path | None, "The partner's other rows, where both parties run here."] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Only of this ID; of several.")] = None,
+    out: Annotated[Path | None, "Where the scores go: CSV, or JSON if it ends in .json."] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Score rows with the trained model. Both parties run this; the label party gets the scores."""
+    read = _read(job, device)
+    if read.role == "feature" and (out is not None or ids):
+        raise MisconfiguredError("the label party gets the scores; --out and --id are its options")
+    found: Predicted | int
+    if partner is not None:
+        found = _predict_here(_both(job, partner, device), rows, partner_rows, ids, quiet=as_json)
+    elif partner_rows is not None:
+        raise MisconfiguredError("--partner-rows goes with the partner's job, to run both parties here")
+    else:
+        found = _predict(read, rows, ids, quiet=as_json)
+    if isinstance(found, int):
+        answer({"party": "feature", "rows": found}, f"{found} embeddings sent", as_json=as_json)
+        return
+    if out is not None:
+        found.write(out)
+    _tell_scores(found, out, as_json)
+
+
+def _predict(job: VerticalJob, path: Path | None, ids: list[str] | None, *, quiet: bool) -> Predicted | int:
+    """With the partner; the feature party counts what it answered."""
+    from transom.vertical import run
+    from transom.vertical.part import load_new
+    from transom.vertical.party import make_party
+
+    if path is None:
+        part = _part(job, quiet=quiet, aligned=True)
+    else:
+        with progress("comparing IDs", 1.0, quiet=quiet) as bar:
+            part = load_new(job, path, lambda done, total: bar.reach(done / total))
+    numbers = _numbers(part, ids)
+    with (
+        progress("asking" if job.role == "label" else "answering", quiet=quiet),
+        run.way(job) as broker,
+        closing(
+            make_party(job, part, lambda told: None, purpose="predict", new_rows=path is not None)
+        ) as party,
+    ):
+        if job.role == "feature":
+            return run.answer(party, broker)
+        return _predicted(job, part, numbers, run.predict(party, broker, numbers))
+
+
+def _predict_here(
+    jobs: tuple[VerticalJob, VerticalJob], path: Path | None, partners: Path | None,
+    ids: list[str] | None, *, quiet: bool,
+) -> Predicted:  # fmt: skip
+    from transom.vertical import run
+    from transom.vertical.part import load_here
+
+    if (path is None) != (partners is None):
+        raise MisconfiguredError("--rows and --partner-rows go together: other rows of both parties")
+    paths = None if path is None or partners is None else (path, partners)
+    with progress("scoring", quiet=quiet):
+        parts = load_here(jobs, paths)
+        numbers = _numbers(parts[0], ids)
+        scores = run.predict_here(jobs, parts, numbers, new_rows=paths is not None)
+    return _predicted(jobs[0], parts[0], numbers, scores)
+
+
+def _numbers(part: Part, ids: list[str] | None) -> list[int]:
+    """Of all common rows, or of those with these IDs. Raises MisconfiguredError."""
+    from transom.vertical.ids import canonical
+
+    if not ids:
+        return list(range(len(part)))
+    places = {one: place for place, one in enumerate(part.ids)}
+    wanted = [canonical(one) for one in ids]
+    if gone := sum(one not in places for one in wanted):
+        raise MisconfiguredError(f"{gone} of {len(wanted)} IDs are not among the {len(part)} common rows")
+    return [places[one] for one in wanted]
+
+
+def _predicted(job: VerticalJob, part: Part, numbers: list[int], scores: Any) -> Predicted:
+    from transom.vertical.predicted import Predicted
+
+    labels_R = None if part.labels_M is None else part.labels_M[numbers]
+    return Predicted(job, tuple(part.ids[one] for one in numbers), scores, labels_R)
+
+
+def _read(path: Path, device: str | None) -> VerticalJob:
+    from transom.vertical.job import read_job
+
+    job = read_job(path)
+    return job if device is None else replace(job, device=device)
+
+
+def _both(label: Path, feature: Path, device: str | None) -> tuple[VerticalJob, VerticalJob]:
+    """Both jobs, the label party's first. Raises MisconfiguredError."""
+    jobs = _read(label, device), _read(feature, device)
+    for job, path, role, what in (
+        (jobs[0], label, "label", "names no"),
+        (jobs[1], feature, "feature", "names a"),
+    ):
+        if job.role != role:
+            raise MisconfiguredError(f"{path} {what} data.label_column; name the label party's job first")
+    return jobs
+
+
+def _part(job: VerticalJob, *, quiet: bool, aligned: bool = False) -> Part:
+    """The common rows, which are found with the partner where that was not done, unless they must be."""
+    from transom.vertical import align
+    from transom.vertical.part import make_part
+    from transom.vertical.table import read_table
+
+    with progress("reading", quiet=quiet):
+        table = read_table(job)
+    if aligned or (job.folder / align.FILE).exists():
+        return make_part(job, table, align.read(job, table))
+    with progress("waiting for the partner, and comparing IDs", 1.0, quiet=quiet) as bar:
+        found = align.with_partner(job, table, lambda done, total: bar.reach(done / total))
+    part = make_part(job, table, found)
+    align.write(job, found)
+    return part
+
+
+def _tell_end(jobs: list[VerticalJob], as_json: bool) -> None:
+    """The first party's report, in short for people; each one's page beside it."""
+    from transom.config import load_json
+    from transom.vertical.page import write_page
+
+    reports = [load_json((job.folder / "report.json").read_bytes()) for job in jobs]
+    pages = [write_page(job, report) for job, report in zip(jobs, reports, strict=True)]
+    report, score = reports[0], reports[0].get("score")
+    text = f"trained in {report['steps']} steps on {report['rows_of_training']} rows"
+    if score:
+        text += f", {score['name']} {score['value']:.4f}"
+        text += f" ({score['low']:.4f} to {score['high']:.4f})" if score["low"] is not None else ""
+    text += "".join(f"\n{page}" for page in pages)
+    answer({"folder": str(jobs[0].folder), "page": str(pages[0]), **report}, text, as_json=as_json)
+
+
+def _tell_scores(found: Predicted, out: Path | None, as_json: bool) -> None:
+    """How many and how good; and the scores themselves where they go to no file."""
+    metrics, scored = dict(found.metrics()), found.rows()
+    record: dict[str, Any] = {"party": "label", "rows": len(scored), "metrics": metrics}
+    record |= {"scores": scored} if out is None else {"out": str(out)}
+    said = "".join(f", {name} {value:.4g}" for name, value in metrics.items())
+    lines = [f"{len(scored)} rows scored{said}{'' if out is None else f'; {out}'}"]
+    if out is None:
+        lines += [
+            "\t".join(f"{one:.6g}" if isinstance(one, float) else str(one) for one in row.values())
+            for row in scored
+        ]
+    answer(record, "\n".join(lines), as_json=as_json)
 
 
 def _tell(found: Aligned, table: Table, record: dict[str, Any], as_json: bool) -> None:

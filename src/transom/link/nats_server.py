@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transom.errors import LinkError, MissingExtraError
+from transom.errors import LinkError, MisconfiguredError, MissingExtraError
 
 _START_S = 10.0
 _STOP_S = 5.0
@@ -82,6 +82,17 @@ def server_command(folder: Path, port: int, name: str = "transom", settings: str
     text = _SETTINGS.format(name=name, port=port, store=store, more=settings)
     (folder / "server.conf").write_text(text, encoding="utf-8")
     return [str(server_binary()), "-c", str(folder / "server.conf")]
+
+
+def tls_settings(folder: Path) -> str:
+    """Lines of the configuration for TLS with a folder's tls.pem and tls.key. Raises MisconfiguredError."""
+    files = [folder.absolute() / name for name in ("tls.pem", "tls.key")]
+    if gone := [path.name for path in files if not path.is_file()]:
+        raise MisconfiguredError(
+            f"{folder} lacks {' and '.join(gone)}: transom link keys --out {folder} --name localhost"
+        )
+    certificate, key = (json.dumps(str(path)) for path in files)
+    return f"tls {{ cert_file: {certificate}, key_file: {key} }}"
 
 
 def _started(folder: Path, port: int, name: str, settings: str) -> subprocess.Popen[bytes]:

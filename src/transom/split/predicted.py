@@ -6,15 +6,12 @@ Source: own. Shapes: R rows, C classes.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.files import write_file
+from transom.data.written import write_rows
 from transom.split.metrics import Tally
 
 if TYPE_CHECKING:
@@ -60,12 +57,4 @@ class Predicted:
 
     def write(self, path: Path) -> None:
         """As CSV, or as JSON if the name ends so. Raises MisconfiguredError."""
-        rows = self.rows()
-        if path.suffix == ".json":
-            write_file(path, (json.dumps(rows, indent=1) + "\n").encode())
-            return
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]) if rows else ["row"])
-        writer.writeheader()
-        writer.writerows(rows)
-        write_file(path, text.getvalue().encode())
+        write_rows(path, self.rows())

@@ -37,7 +37,7 @@ from transom.vertical.messages import (
     message,
     rows_of,
 )  # fmt: skip
-from transom.vertical.metrics import metrics
+from transom.vertical.metrics import metrics, score_interval
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool
 from transom.vertical.schedule import Way
@@ -183,10 +183,13 @@ class LabelSide(Side):
     def _point(self, epoch: int) -> None:
         now = self.now
         train_loss = now.loss_sum / now.loss_count if now.loss_count else None
-        found = self.metrics(self.scores(torch.cat(self._outputs)), self.part.test)
-        if not len(self.part.test):
+        scores, within = self.scores(torch.cat(self._outputs)), None
+        found = self.metrics(scores, self.part.test)
+        if len(self.part.test):
+            within = score_interval(self.job.task, scores, self.part.labels(self.part.test))
+        else:
             found = {"loss": math.nan if train_loss is None else train_loss}
-        point = Point(epoch, now.steps, train_loss, found)
+        point = Point(epoch, now.steps, train_loss, found, within)
         self._outputs = []
         self.now = replace(
             now, evaluated=epoch + 1, next_average=self._next_average, loss_sum=0.0, loss_count=0,

@@ -7,15 +7,11 @@ Source: own. Shapes: N rows that both parties have, R rows of training.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from transom.errors import MisconfiguredError
 from transom.link.broker import Broker
@@ -68,7 +64,7 @@ def make_party(
 
     Raises MisconfiguredError, and CheckpointError for a run that began as another.
     """
-    _require(job, part)
+    _require(job, part, purpose)
     way = way_of(job)
     half = make_half(job, part.width, local=way.local)
     known = facts(job, part, way)
@@ -145,52 +141,10 @@ def facts(job: VerticalJob, part: Part, way: Way) -> dict[str, str]:
     return found | ({"workers": str(way.workers)} if way.paired else {})
 
 
-def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
-    """What a party knows of its run; `counts` are of the process that ended it."""
-    side, now = party.side, party.side.now
-    found: dict[str, Any] = {
-        "steps": now.steps,
-        "rows": len(side.part),
-        "rows_of_training": len(side.part.train),
-        "given_out_again": dict(now.dropped),
-        "wait_s": side.wait_s,
-        "busy_s": side.pool.busy_s,
-        "link": dict(counts),
-    }
-    if isinstance(side, LabelSide):
-        history = [{**vars(point), "metrics": dict(point.metrics)} for point in now.history]
-        return found | {"history": history}
-    return found | {"staleness": side.ages.report(), "noise": noise_report(party)}
-
-
-def noise_report(party: Party) -> dict[str, Any]:
-    """How often rows were released, by the record of what was sent, and what that promises together."""
-    side, job = party.side, party.job
-    train_R = np.zeros(len(side.part.train), dtype=np.int64)
-    evaluated: Counter[int] = Counter()
-    for step, count in Counter(
-        (step.topic, step.epoch, step.batch) for step in party.record.sent_steps()
-    ).items():
-        topic, epoch, batch = step
-        if topic == messages.TRAIN:
-            train_R[side.units.rows(epoch * side.units.per_epoch + batch)] += count
-        elif topic == messages.EVALUATE:
-            evaluated[batch] += count
-    releases = max(int(train_R.max(initial=0)), max(evaluated.values(), default=0))
-    found = {"releases_of_a_row_at_most": releases}
-    if not releases:
-        return found
-    guarantee = mechanism(job).guarantee(releases)
-    told: dict[str, Any] = {**found, "guarantee": guarantee.to_dict()}
-    if job.noise.clip is not None:
-        told["mu"] = math.sqrt(releases) * 2 * job.noise.clip / job.noise.deviation(job.train.epochs)
-    return told
-
-
-def _require(job: VerticalJob, part: Part) -> None:
+def _require(job: VerticalJob, part: Part, purpose: Purpose) -> None:
     if job.role == "feature" and not part.width:
         raise MisconfiguredError("the feature party has no columns; name some in data.features")
-    if not len(part.train):
+    if purpose == "train" and not len(part.train):
         raise MisconfiguredError(
             f"no row is left to train on, of {len(part)} that both parties have; lower data.test_share"
         )

@@ -26,7 +26,8 @@ from transom.vertical.feature import FeatureSide
 from transom.vertical.job import VerticalJob
 from transom.vertical.label import LabelSide
 from transom.vertical.part import Part
-from transom.vertical.party import Party, Workers, make_party, met, report
+from transom.vertical.party import Party, Workers, make_party, met
+from transom.vertical.report import report
 
 Scores = NDArray[np.float64]
 _LEAVE_S = 5.0  # so long a run that is over waits for a partner that may be gone

@@ -30,12 +30,14 @@ from transom.vertical.schedule import Units, Way, chunks, interval
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation: after which epoch and step, the training's mean loss since the last one, metrics."""
+    """An evaluation: after which epoch and step, the training's mean loss since the last one, metrics, and
+    where the task's score lies with 95 % confidence."""
 
     epoch: int
     step: int
     train_loss: float | None
     metrics: Mapping[str, float]
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""What a party knows of its run: how it went, how good the model is, what crossed, what was disclosed.
+
+Threat model: none; it is the party's own. Does not protect: whoever reads it learns losses and counts.
+Source: own; the promise: `transom.link.tunnel`. Shapes: R rows of training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from transom.config import to_plain
+from transom.link.tunnel import Nothing
+from transom.vertical import messages
+from transom.vertical.job import VerticalJob
+from transom.vertical.label import LabelSide
+from transom.vertical.metrics import SCORE
+from transom.vertical.party import Party, mechanism
+
+_SHARED = (
+    "which rows both parties have, how many, and their order",
+    "which rows make each batch, when it is worked on, and how long that takes",
+    "the sizes and the times of all messages",
+    "settings of the training, versions of the software",
+)
+
+
+def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
+    """What a party knows of its run; `counts` are of the process that ended it."""
+    side, now, job = party.side, party.side.now, party.job
+    found: dict[str, Any] = {
+        "job": job.name,
+        "party": job.role,
+        "task": job.task,
+        "schedule": job.train.schedule,
+        "steps": now.steps,
+        "rows": len(side.part),
+        "rows_of_training": len(side.part.train),
+        "given_out_again": dict(now.dropped),
+        "wait_s": side.wait_s,
+        "busy_s": side.pool.busy_s,
+        "sent": crossed(party),
+        "disclosed": list(disclosed(job)),
+        "link": dict(counts),
+    }
+    if isinstance(side, LabelSide):
+        history = [_finite(to_plain(point)) for point in now.history]
+        found |= {"score": score_of(job, history), "history": history}
+        return found | {"noise": {"guarantee": Nothing().guarantee(max(job.train.epochs, 1)).to_dict()}}
+    return found | {"staleness": side.ages.report(), "noise": noise_report(party)}
+
+
+def score_of(job: VerticalJob, history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last evaluation in one figure, with its interval; None without rows to test on."""
+    name = SCORE[job.task]
+    if not history or history[-1]["metrics"].get(name) is None:
+        return None
+    low, high = history[-1]["interval"] or (None, None)
+    return {"name": name, "value": history[-1]["metrics"][name], "low": low, "high": high}
+
+
+def crossed(party: Party) -> dict[str, dict[str, int]]:
+    """What this party has sent in the whole run, by topic: messages, and rows of `job.width` numbers in them
+    (of an evaluation's, which may be answered with none, and a training's)."""
+    side, found = party.side, {}
+    for topic, steps in _by_topic(party).items():
+        rows = 0
+        if topic == messages.TRAIN:
+            rows = sum(len(side.unit_rows(max(side.units.unit(step), 0))) for step in steps)
+        elif topic == messages.EVALUATE and party.job.role == "feature":
+            rows = sum(len(side.test_rows(step.batch)) for step in steps)
+        found[topic] = {"messages": len(steps), "rows": rows}
+    return found
+
+
+def disclosed(job: VerticalJob) -> tuple[str, ...]:
+    """What the partner has learnt, in words."""
+    own = (
+        "embeddings of this party's columns, one a row and epoch, with the noise of the job"
+        if job.role == "feature"
+        else "gradients of the loss by its embeddings, which tell of the labels: nothing is added to them"
+    )
+    hashed = ("every other ID that the partner can guess",) if job.insecure_hashed_join else ()
+    return (*_SHARED, *hashed, own)
+
+
+def noise_report(party: Party) -> dict[str, Any]:
+    """How often rows were released, by the record of what was sent, and what that promises together."""
+    side, job = party.side, party.job
+    train_R = np.zeros(len(side.part.train), dtype=np.int64)
+    topics = _by_topic(party)
+    for step, count in Counter((one.epoch, one.batch) for one in topics.get(messages.TRAIN, ())).items():
+        train_R[side.units.rows(step[0] * side.units.per_epoch + step[1])] += count
+    evaluated = Counter(step.batch for step in topics.get(messages.EVALUATE, ()))
+    releases = max(int(train_R.max(initial=0)), max(evaluated.values(), default=0))
+    found = {"releases_of_a_row_at_most": releases}
+    if not releases:
+        return found
+    guarantee = mechanism(job).guarantee(releases)
+    told: dict[str, Any] = {**found, "guarantee": guarantee.to_dict()}
+    if job.noise.clip is not None:
+        told["mu"] = math.sqrt(releases) * 2 * job.noise.clip / job.noise.deviation(job.train.epochs)
+    return told
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no other numbers: an AUC of one class alone is None."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _by_topic(party: Party) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for step in party.record.sent_steps():
+        found.setdefault(step.topic, []).append(step)
+    return found

@@ -1,0 +1,98 @@
+"""The page of a run: nothing runs or loads, all is escaped, and lines stand where their figures are."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transom.report.lines import Chart, Line, line_chart, nice
+from transom.report.run import RunPage, Said, run_page
+
+from .test_html import EVIL, Reader
+
+LOSS = Chart("Loss", (Line("training", ((1, 0.7), (2, 0.5))), Line("test", ((1, 0.8), (2, 0.6)))))
+SCORE = Chart("AUC", (Line("test", ((1, 0.6), (2, 0.75)), ((0.5, 0.7), (0.65, 0.85))),))
+
+
+def page(name: str = "credit") -> str:
+    parts = (Said(f"Crossed {name}", (f"It is {name}.",), ((name, f"4 {name}"),), f"Lead {name}."),)
+    return run_page(
+        RunPage(
+            title=f"Training {name}", headline=f"AUC 0.75 {name}", details=(f"Of {name}.",),
+            charts=(LOSS, SCORE, Chart("Empty", (Line("none", ()),))), parts=parts,
+            created="2030-01-02T03:04:05Z",
+        )
+    )  # fmt: skip
+
+
+def test_all_is_said_and_nothing_is_loaded() -> None:
+    text = page()
+    reader = Reader(text)
+    said = " ".join(reader.texts)
+    for words in (
+        "Training credit",
+        "AUC 0.75 credit",
+        "Of credit.",
+        "Lead credit.",
+        "It is credit.",
+        "4 credit",
+    ):
+        assert words in said
+    assert not {name for name, _ in reader.tags} & {"script", "img", "link", "iframe"}
+    assert "default-src 'none'" in text
+    assert text.count("<figure") == 2  # a chart without a point is none
+    assert "http" not in re.sub(r"http-equiv", "", text)
+
+
+def test_what_a_name_holds_never_becomes_markup() -> None:
+    reader = Reader(page(EVIL))
+    assert not {name for name, _ in reader.tags} & {"script", "img"}
+    chart = line_chart(Chart(EVIL, (Line(EVIL, ((0, 1), (1, 2))),), EVIL))
+    assert "<script" not in chart
+    Reader(chart)
+
+
+def test_points_stand_where_their_values_are() -> None:
+    drawn = line_chart(SCORE)
+    dots = re.findall(r'cx="([\d.]+)%" cy="([\d.]+)%" r="3.5"', drawn)
+    assert [float(x) for x, _ in dots] == [0.0, 100.0]
+    ticks = [
+        (float(y), float(text))
+        for y, text in re.findall(
+            r'<text x="-8" y="([\d.]+)%" dy="4" text-anchor="end">([\d.]+)</text>', drawn
+        )
+    ]
+    (low, first), (high, last) = ticks[0], ticks[-1]
+    assert first <= 0.5
+    assert last >= 0.85
+    for (_, y), value in zip(dots, (0.6, 0.75), strict=True):
+        assert float(y) == pytest.approx(low + (value - first) / (last - first) * (high - low), abs=0.01)
+    assert drawn.count('class="reach"') == 2
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e6), st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf])),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_any_values_are_drawn_within_the_plot(points: list[tuple[float, float]]) -> None:
+    chart = Chart("any", (Line("one", tuple(points)),))
+    if not chart.points:
+        return
+    drawn = line_chart(chart)
+    Reader(drawn)
+    assert "nan" not in drawn.partition("<svg role")[2].partition(">")[2]
+    assert drawn.count('r="3.5"') == len(chart.points)
+
+
+@given(st.floats(1e-9, 1e9))
+def test_steps_are_round_and_no_smaller(step: float) -> None:
+    found = nice(step)
+    assert step * 0.999 <= found <= 2.5 * step * 1.01
+    assert float(f"{found:.0e}"[0]) in (1, 2, 5)
