@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transom.privacy.denoise import expected_rows
@@ -72,13 +72,19 @@ def test_equal_noisy_rows_are_sent_alike_whatever_the_text(bert: Path) -> None:
     assert torch.equal(Denoiser.of(found, front)(noisy_BTD, other_BT, mask_BT), sent_BTD)
 
 
-@given(numbers=st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True), kept=st.integers(0, 2000))
-def test_a_text_goes_alike_in_every_batch_kept_or_not(bert: Path, numbers: list[int], kept: int) -> None:
+@pytest.fixture(scope="module")
+def six(bert: Path) -> tuple[Any, Settled, Any, list[Any]]:
+    """Six texts, their noise, the front, and what is sent of each alone."""
     job, rows = job_of(bert, **ETA), rows_of(0, 6)
-    front = front_of(job)
-    found = settled(job, rows)
+    found, front = settled(job, rows), front_of(job)
+    return rows, found, front, [sent(found, front, rows, [number])[1][0] for number in range(6)]
+
+
+@settings(max_examples=30)
+@given(numbers=st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True), kept=st.integers(0, 2000))
+def test_a_text_goes_alike_in_every_batch_kept_or_not(six: Any, numbers: list[int], kept: int) -> None:
+    rows, found, front, alone = six
     denoise = Denoiser.of(found, front)
-    alone = [sent(found, front, rows, [number])[1][0] for number in range(6)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "_KEPT_BYTES", kept)
         for _ in range(2):
