@@ -175,8 +175,7 @@ def label_run(folder: Path, script: list[Any], *, idle: bool = False, **train: A
     assert isinstance(one.side, LabelSide)
     if idle:
         one.side.pool._make = lambda number, tell: Idle()
-        one.side.pool._base = 0
-        one.side.pool.depth = 2
+        one.side.pool.depth = 1
     with closing(one), pytest.raises(ByHand.GoneError):
         one.side.run(talk)  # type: ignore[arg-type]
     return talk, one.side
