@@ -15,7 +15,7 @@ from transom.cli import link as link_command
 from transom.cli import main
 from transom.cli.app import App
 from transom.link.identity import Identity
-from transom.link.nats_server import local_server
+from transom.link.nats_server import local_server, tls_settings
 from transom.net.pin import format_pin
 
 
@@ -83,6 +83,19 @@ def test_two_parties_meet_over_nats(capsys: pytest.CaptureFixture[str], tmp_path
         way = f"nats: {server.url}"
         seen = checked(capsys, configured("bank", "shop", way), configured("shop", "bank", way))
     assert seen["broker"]["server"].startswith("NATS ")
+
+
+def test_two_parties_meet_over_nats_with_tls_of_link_keys(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main.run(["link", "nats", "--folder", "streams", "--tls", "keys/broker"]) == 3
+    assert "lacks tls.pem and tls.key: transom link keys --out keys/broker" in capsys.readouterr().err
+    assert main.run(["link", "keys", "--out", "keys/broker", "--name", "localhost"]) == 0
+    with local_server(tmp_path / "nats", settings=tls_settings(Path("keys/broker"))) as server:
+        place = server.url.replace("nats://127.0.0.1", "tls://localhost")
+        ways = f"nats: {place}", "nats_ca: keys/broker/tls.pem"
+        seen = checked(capsys, configured("bank", "shop", *ways), configured("shop", "bank", *ways))
+    assert seen["broker"]["tls"] == "TLSv1.3"
 
 
 def test_the_least_window_and_the_longest_run_are_checked_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,8 @@ def test_intervals_hold_the_truth_nineteen_times_in_twenty(task: Any) -> None:
         large = draw.poisson(3.0, 10**6)
         truth["counts"] = metrics("counts", np.full(10**6, 3.0), large)["deviance"]
     for _ in range(times):
+        labels: Any
+        scores: Any
         if task == "binary":
             labels = draw.integers(0, 2, 300)
             scores = labels + draw.normal(size=300)

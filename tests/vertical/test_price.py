@@ -17,7 +17,8 @@ from transom.link.message import Step
 from transom.privacy.guarantee import price
 from transom.vertical.job import Noise
 from transom.vertical.messages import EVALUATE, TRAIN
-from transom.vertical.party import make_party, mechanism, noise_report
+from transom.vertical.party import make_party, mechanism
+from transom.vertical.report import noise_report
 
 from .scene import Heard, make_jobs, make_parts
 
