@@ -188,6 +188,26 @@ def test_a_replayed_hello_neither_connects_nor_refuses() -> None:
         assert session.receive().header.number == 0
 
 
+def test_a_partner_of_another_run_is_waited_for() -> None:
+    """Its run before this one may not have ended, or this one is the older; even if it knows us well."""
+    a, b = memory_pair()
+    with record("a") as held, Session(a, held, **QUICK) as session:
+        for heard in ({}, {session._exchange._instance: 0}):
+            other = ByHand(b, instance="c" * 16)
+            b.publish(
+                control.write(Origin("job", "before", "b", 7, "c" * 16, 1, heard), other.hello()), timeout_s=5
+            )
+            with pytest.raises(LinkRefusedError, match=r"run is run here and before there"):
+                session.connect(0.1)
+        partner = ByHand(b)
+        partner.connect(session)
+        b.publish(
+            control.write(Origin("job", "before", "b", 7, "c" * 16, 2, {}), partner.hello()), timeout_s=5
+        )
+        partner.message(0)
+        assert session.receive().header.number == 0
+
+
 def test_statuses_of_the_past_are_not_news() -> None:
     a, b = memory_pair()
     with record("a") as held, Session(a, held, **QUICK) as session:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.errors import MisconfiguredError
+from transom.link import memory
 from transom.link.codec import HEADER_BYTES, encode
 from transom.link.config import LinkConfig
 from transom.link.exchange import Agreement
@@ -75,7 +76,7 @@ def test_the_longest_texts_of_a_batch_count_whatever_their_order() -> None:
 
 def at_a_link(monkeypatch: pytest.MonkeyPatch, message_bytes: int, window_bytes: int) -> None:
     monkeypatch.setattr(run, "WINDOW_BYTES", window_bytes)
-    monkeypatch.setattr(run, "memory_pair", partial(memory_pair, max_bytes=message_bytes))
+    monkeypatch.setattr(memory, "memory_pair", partial(memory_pair, max_bytes=message_bytes))
     monkeypatch.setattr(run, "_HERE_S", 20.0)  # a run that stands still would be told
 
 

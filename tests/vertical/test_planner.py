@@ -28,10 +28,9 @@ from transom.vertical.planner import (
     choose,
     curves,
     epoch_time_s,
-    noise_scale,
     predict,
 )
-from transom.vertical.profile import Fitted, Power
+from transom.vertical.profile import Fitted, Power, noise_scale
 
 from .network import Training
 

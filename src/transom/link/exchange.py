@@ -261,6 +261,11 @@ class Exchange:
             if frame.kind == "status" and not (ours and frame.protocol == control.PROTOCOL):
                 self.counts.update(refused=1)
                 return
+            alike = (origin.job, origin.sender) == (record.job, record.partner)
+            if alike and not ours and frame.protocol == control.PROTOCOL:
+                # its run ends, or has not begun here: told where it does not come with this one in time
+                self.suspected = control.differences(frame, self._origin(), self._hello())
+                return
             standing = self.peer.meet(origin, self._count)
             news = standing in ("new", "known")
             if news:

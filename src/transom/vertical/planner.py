@@ -393,19 +393,3 @@ def curves(given: Given, plan: Plan, role: Role) -> dict[int, tuple[tuple[int, f
         if fitting:
             found[count] = tuple((rows, epoch_time_s(given, rows, *pair)) for rows in fitting)
     return found
-
-
-def noise_scale(small_rows: int, small_square: float, large_rows: int, large_square: float) -> float:
-    """`critical_rows` out of mean squared lengths of the loss's gradient at two batch sizes, at one model.
-
-    The two moments are unbiased (arXiv 1812.06162, appendix A.1), their ratio is not; average over many
-    batches before. Raises MisconfiguredError where noise hides the gradient.
-    """
-    signal = (large_rows * large_square - small_rows * small_square) / (large_rows - small_rows)
-    noise = (small_square - large_square) / (1 / small_rows - 1 / large_rows)
-    if not (signal > 0 and noise > 0 and math.isfinite(noise / signal)):
-        raise MisconfiguredError(
-            f"the gradient is hidden by noise: squared lengths {small_square:.3g} at {small_rows} rows and "
-            f"{large_square:.3g} at {large_rows}; average over more batches"
-        )
-    return noise / signal

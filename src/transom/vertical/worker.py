@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from transom import errors
-from transom.config import from_plain, to_plain
+from transom.config import from_plain, load_json, to_plain
 from transom.vertical.half import Done, Half, Task, make_half
 from transom.vertical.job import VerticalJob
 from transom.vertical.pool import Told
@@ -103,7 +103,7 @@ def read(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         return None
     if len(lengths) < 2 * _LENGTH_BYTES or [len(text), len(body)] != sizes:
         return None
-    return json.loads(text), load(body) if body else {}
+    return load_json(text), load(body) if body else {}
 
 
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:
