@@ -70,7 +70,7 @@ def interval(epoch: int, most: int) -> int:
     """Epochs from this one (from 1) to the next average: 1 early, `most` late.
 
     >>> [interval(epoch, 5) for epoch in (1, 4, 5, 6, 9, 30)]
-    [1, 3, 3, 4, 5, 5]
+    [1, 2, 3, 4, 5, 5]
     """
     half = most / 2
     return max(1, math.ceil(half * math.tanh(2 * epoch / most - 2) + half))
