@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ import pytest
 import torch
 
 from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
+from transom.link.broker import Broker
+from transom.link.memory import together
+from transom.link.message import Step
 from transom.link.told import Told
 from transom.vertical import run
 from transom.vertical.job import Net, Noise
+from transom.vertical.messages import PREDICT, message
 from transom.vertical.part import load_here
+from transom.vertical.party import make_party, met
 
 from .scene import TASKS, Heard, Joint, at, make_jobs, make_parts, states_of, weights_of
 
@@ -39,7 +45,7 @@ def test_a_run_equals_the_joint_one_and_predicts_as_it_ended(
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
     scores = run.predict_here(jobs, parts)
     np.testing.assert_allclose(scores, joint.scores(np.arange(90)), rtol=1e-5)
-    np.testing.assert_allclose(run.predict_here(jobs, parts, [7, 3]), scores[[7, 3]], rtol=1e-6)
+    np.testing.assert_allclose(run.predict_here(jobs, parts, [7, 3, 7]), scores[[7, 3, 7]], rtol=1e-6)
 
 
 class StoppedError(Exception):
@@ -179,3 +185,24 @@ def test_modules_that_share_weights_learn_as_the_joint_model_does(tmp_path: Path
     assert heard.losses == pytest.approx(joint.run().losses, abs=1e-6)
     for name, value in joint.weights().items():
         torch.testing.assert_close(weights_of(jobs)[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("asked", [[[3, 5, 3]], [[3, 5], [1, 3]]])
+def test_a_row_is_given_once_to_who_asks_again(tmp_path: Path, asked: list[list[int]]) -> None:
+    """With noise of its own each time the mean would have less."""
+    jobs, parts = make_jobs("binary", tmp_path), make_parts("binary")
+    run.simulate(jobs, parts, Heard())
+    label, feature = (
+        make_party(job, part, Heard(), purpose="predict") for job, part in zip(jobs, parts, strict=True)
+    )
+
+    def ask(broker: Broker) -> None:
+        with met(label, broker) as (_session, talk):
+            for count, numbers in enumerate(asked):
+                step = Step(0, count, "forward", topic=PREDICT)
+                talk.send(step, message(jobs[0].width, None, numbers))
+                talk.answer(step)
+                talk.commit(None)
+
+    with closing(label), closing(feature), pytest.raises(LinkRefusedError, match="each is given once"):
+        together(lambda end: run.answer(feature, end), ask)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.resolve import libraries
+from transom.checkpoint.resolve import MAKING, libraries
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,7 +68,8 @@ def _save(model_class: Any, config: Any, seed: int, folder: Path) -> None:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = model_class(config)
+        with MAKING:
+            model = model_class(config)
         for parameter in model.parameters():  # wider than usual: answers must depend on their prompts
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.2)

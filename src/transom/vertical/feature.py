@@ -296,15 +296,24 @@ class FeatureSide(Side):
         return True
 
     def answer(self, talk: Talk) -> int:
-        """Embeddings of the rows that the label party asks for, until it ends; how many rows left."""
-        count = 0
+        """Embeddings of the rows that the label party asks for, each once, until it ends; how many left.
+
+        Raises LinkRefusedError for a row that it has: with noise of its own again the mean would have less.
+        """
+        given: set[int] = set()
         while True:
             received = talk.receive(messages.PREDICT, END)
             step = received.header.step
             if step.topic == END:
                 talk.commit(None)
-                return count
+                return len(given)
             numbers = received.tensors["counts"].numpy()
+            asked = set(numbers.tolist())
+            if len(asked) < len(numbers) or not given.isdisjoint(asked):
+                raise LinkRefusedError(
+                    f"the partner asks for {len(numbers)} rows, some of which it asked for before; each is "
+                    "given once"
+                )
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.part):
                 raise LinkRefusedError(
                     f"the partner asks for rows beyond the {len(self.part)} that both parties have"
@@ -312,7 +321,7 @@ class FeatureSide(Side):
             embedding_BW = self.pool.half.embed(_require(self.tensor(numbers))).cpu()
             noisy_BW = self.tunnel.release(embedding_BW, step)
             talk.commit(None, (replace(step, direction="backward"), message(self.job.width, noisy_BW)))
-            count += len(numbers)
+            given |= asked
 
     def _rows(self, unit: int) -> dict[str, Tensor]:
         return {ROWS: _require(self.tensor(self.unit_rows(unit)))}

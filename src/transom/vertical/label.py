@@ -211,8 +211,9 @@ class LabelSide(Side):
         return metrics(self.job.task, scores, self.part.labels(numbers)) if len(numbers) else {}
 
     def predict(self, talk: Talk, numbers: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
-        """The scores of rows by their number in the joined table, with the partner's help."""
-        wanted = np.asarray(numbers, dtype=np.int64)
+        """The scores of rows by their number in the joined table, with the partner's help, who gives each row
+        once, however often it is named here."""
+        wanted, places = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)
         outputs = []
         for count, (start, end) in enumerate(self._pieces(len(wanted))):
             step = Step(0, count, "forward", topic=PREDICT)
@@ -221,7 +222,7 @@ class LabelSide(Side):
             embedding_BW = rows_of(talk.answer(step), len(piece), "a prediction")
             outputs.append(self.pool.half.outputs(self.tensor(piece), embedding_BW).cpu())
             talk.commit(None)
-        return self.scores(torch.cat(outputs))
+        return self.scores(torch.cat(outputs))[places]
 
     def end(self, talk: Talk) -> None:
         """No more is asked."""
