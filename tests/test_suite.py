@@ -13,8 +13,6 @@ from .enclave.swtpm_fixtures import PACKAGES
 ROOT = Path(__file__).parents[1]
 SKIPS = {  # where a test may be skipped, and what it then lacks
     "audit/test_traffic_attacks.py": "SST-2",
-    "cli/test_split.py": "TensorBoard is absent; run: pip install",
-    "cli/test_vertical_train.py": "TensorBoard is absent; run: pip install",
     "enclave/conftest.py": "attestation samples",
     "enclave/swtpm_fixtures.py": "not installed",
     "enclave/test_bundle.py": "root",
