@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from transom.vertical.planner import Given
+from transom.vertical.epoch import Given
 
 Then = Callable[[], None]
 
@@ -109,8 +109,8 @@ class Crew:
     def end_one(self) -> None:
         worker = min(self.at_work, key=lambda one: self.at_work[one].left_s)
         job = self.at_work.pop(worker)
+        job.then()  # first: a party begins a batch before it takes the next gradient from its inbox
         self.start()
-        job.then()
 
 
 class Training:
@@ -170,20 +170,23 @@ class Training:
         transfer_s = rows * self.given.width * self.given.value_bytes / self.given.wire.bytes_per_s
         worker = unit % self.workers if self.paired else None
         latency_s, label_s = self.given.wire.latency_s, label.forward(rows) + label.backward(rows)
+        forward_s, backward_s = feature.forward(rows), feature.backward(rows)
+        label_own_s, feature_own_s = label.message(rows), feature.message(rows)
+        if self.label.workers == 1:  # it is the party's own process, which sends and receives as well
+            label_s, label_own_s = label_s + 2 * label_own_s, 0.0
+        if self.feature.workers == 1:
+            forward_s, backward_s = forward_s + feature_own_s, backward_s + feature_own_s
+            feature_own_s = 0.0
         steps: list[Callable[[Then], None]] = [
-            lambda then: self.feature.give(
-                Job(self._took(feature.forward(rows)), then, worker), urgent=not self.learns
-            ),
-            lambda then: self.feature_own.serve(feature.message_s, then),
+            lambda then: self.feature.give(Job(self._took(forward_s), then, worker), urgent=not self.learns),
+            lambda then: self.feature_own.serve(feature_own_s, then),
             lambda then: self.forth.serve(transfer_s, then, latency_s),
-            lambda then: self.label_own.serve(label.message_s, then),
+            lambda then: self.label_own.serve(label_own_s, then),
             lambda then: self.label.give(Job(self._took(label_s), then, worker)),
-            lambda then: self.label_own.serve(label.message_s, then),
+            lambda then: self.label_own.serve(label_own_s, then),
             lambda then: self.back.serve(transfer_s, then, latency_s),
-            lambda then: self.feature_own.serve(feature.message_s, then),
-            lambda then: self.feature.give(
-                Job(self._took(feature.backward(rows)), then, worker), urgent=self.learns
-            ),
+            lambda then: self.feature_own.serve(feature_own_s, then),
+            lambda then: self.feature.give(Job(self._took(backward_s), then, worker), urgent=self.learns),
         ]
         self._go(iter(steps))
 
@@ -196,7 +199,7 @@ class Training:
 
     def _ended(self) -> None:
         self.done, self.going = self.done + 1, self.going - 1
-        averages_s = 0.0
         if self.shares > 1 and self.done % self.shares == 0:
-            averages_s = self.shares * self.given.feature.average_s
-        self.clock.after(averages_s, self._begin)
+            self.clock.after(self.shares * self.given.feature.average_s, self._begin)
+        else:
+            self._begin()

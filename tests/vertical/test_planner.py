@@ -17,20 +17,11 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from transom.errors import MisconfiguredError
+from transom.vertical.epoch import Convergence, Given, Wire, epoch_time_s
 from transom.vertical.job import Role, Schedule
 from transom.vertical.plan_plot import plot
-from transom.vertical.planner import (
-    Choice,
-    Convergence,
-    Given,
-    Wire,
-    candidates,
-    choose,
-    curves,
-    epoch_time_s,
-    predict,
-)
-from transom.vertical.profile import Fitted, Power, noise_scale
+from transom.vertical.planner import Choice, candidates, choose, curves, predict
+from transom.vertical.profile import Fitted, Power
 
 from .network import Training
 
@@ -50,8 +41,8 @@ def any_party(chance: random.Random) -> Fitted:
         gamma = chance.uniform(0.6, 1)
         return Power(log_uniform(chance, 1e-6, 1e-4), gamma, log_uniform(chance, 1e-4, 1e-2))
 
-    message_s = chance.choice([0.0, log_uniform(chance, 1e-4, 3e-3)])
-    return Fitted(forward=power(), backward=power(), message_s=message_s, cores=chance.choice([1, 2, 4, 8]))
+    message = chance.choice([Power(1e-9, 0), Power(log_uniform(chance, 1e-7, 1e-5), 1, 1e-3)])
+    return Fitted(forward=power(), backward=power(), message=message, cores=chance.choice([1, 2, 4, 8]))
 
 
 def any_given(chance: random.Random, schedule: Schedule) -> Given:
@@ -88,15 +79,15 @@ def settings(schedule: Schedule, count: int, seed: int) -> Iterator[tuple[Given,
 @pytest.mark.parametrize("uneven", [0.0, 0.3])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_model_is_near_the_simulation(schedule: Schedule, uneven: float) -> None:
-    """Half of the settings within 3 %, nine in ten within 15 %, all within a factor of 1.45; lock-step
+    """Half of the settings within 3 %, nine in ten within 10 %, all within a factor of 1.25; lock-step
     within 10 %."""
     factors = [
         epoch_time_s(*one) / Training(*one, uneven=uneven).epoch_s() for one in settings(schedule, 60, seed=7)
     ]
     errors = sorted(abs(math.log(factor)) for factor in factors)
     assert median(errors) < 0.03
-    assert errors[len(errors) * 9 // 10] < 0.15
-    assert errors[-1] < (0.1 if schedule.startswith("vfl") else math.log(1.45))
+    assert errors[len(errors) * 9 // 10] < 0.1
+    assert errors[-1] < (0.1 if schedule.startswith("vfl") else math.log(1.25))
 
 
 def test_lockstep_is_a_sum() -> None:
@@ -147,7 +138,7 @@ def test_a_better_link_or_machine_never_makes_an_epoch_longer(
         replace(given, wire=replace(wire, latency_s=wire.latency_s / 2)),
         replace(given, wire=replace(wire, bytes_per_s=wire.bytes_per_s * 2)),
         replace(given, label=replace(given.label, backward=Power(1e-9))),
-        replace(given, feature=replace(given.feature, message_s=0.0)),
+        replace(given, feature=replace(given.feature, message=Power(1e-9, 0))),
         replace(given, label=replace(given.label, cores=given.label.cores + 1)),
         replace(given, under_way=given.under_way + 1),
     ):
@@ -165,8 +156,6 @@ def simulated(given: Given, choice: Choice) -> float:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_choice_is_within_a_tenth_of_the_best_that_is_simulated(schedule: Schedule) -> None:
-    """In `avfl` within a quarter: two batches get in each other's way, which the model lacks."""
-    most = 1.25 if schedule == "avfl" else 1.1
     chance = random.Random(11)
     for _ in range(6):
         given = any_given(chance, schedule)
@@ -174,19 +163,21 @@ def test_the_choice_is_within_a_tenth_of_the_best_that_is_simulated(schedule: Sc
             given, rows=1500, label=replace(given.label, cores=2), feature=replace(given.feature, cores=2)
         )
         plan = choose(given, 100)
-        pairs = (
-            [(1, count) for count in range(1, 9)] if schedule == "avfl" else [(1, 1), (1, 2), (2, 1), (2, 2)]
-        )
+        pairs = [(1, 1), (1, 2), (2, 1), (2, 2)]
+        if schedule == "avfl":
+            pairs = [(1, count) for count in range(1, given.under_way + 1)]
+        elif given.under_way == 1 and schedule != "vfl-ps":
+            pairs = [(1, 1)]
         tried = [
             predict(given, rows, *pair) for rows in candidates(given, 100) if rows >= 32 for pair in pairs
         ]
         best_s = min(simulated(given, one) for one in tried)
-        assert simulated(given, plan.chosen) <= most * best_s
+        assert simulated(given, plan.chosen) <= 1.1 * best_s
 
 
-def test_the_papers_formula_takes_the_largest_batch_and_the_fewest_workers() -> None:
-    """Its objective, constants aside: for each party (lambda B^gamma + phi B^beta) * workers / cores, and the
-    link, of one iteration, with exponents as fitted to the time of a row, below 0."""
+def test_a_formula_of_one_iteration_takes_the_largest_batch_and_the_fewest_workers() -> None:
+    """Whatever is fitted to the time of a row, an exponent below 0, falls with the batch; and what counts
+    neither batches nor epochs pays for each worker."""
 
     def printed(rows: int, label: int, feature: int) -> float:
         parties = ((QUICK, label), (SLOW, feature))
@@ -224,35 +215,11 @@ def test_old_gradients_and_replicas_cost_epochs() -> None:
     assert delays == {"vfl": 0, "vfl-ps": 0, "avfl": 1, "avfl-ps": 0.5, "pubsub": 2}
 
 
-@drawn(st.floats(1, 1e4), st.floats(1e-3, 1e3), st.integers(1, 64), st.integers(2, 64))
-def test_the_noise_scale_comes_back_out_of_mean_squares(
-    scale: float, signal: float, rows: int, times: int
-) -> None:
-    small, large = (signal * (1 + scale / one) for one in (rows, rows * times))
-    assert noise_scale(rows, small, rows * times, large) == pytest.approx(scale, rel=1e-6)
-
-
-def test_the_noise_scale_of_drawn_gradients() -> None:
-    chance = np.random.default_rng(3)
-    mean, deviation = np.full(50, 0.2), 2.0  # noise over signal: 50 * 4 / (50 * 0.04)
-    squares = []
-    for rows in (8, 128):
-        gradients = mean + deviation / math.sqrt(rows) * chance.normal(size=(4000, 50))
-        squares.append(float(np.square(gradients).sum(1).mean()))
-    assert noise_scale(8, squares[0], 128, squares[1]) == pytest.approx(100, rel=0.1)
-
-
-def test_noise_that_hides_the_gradient_is_refused() -> None:
-    for small, large in ((1.0, 1.0), (1.0, 0.01), (1.0, math.nan)):
-        with pytest.raises(MisconfiguredError, match="average over more batches"):
-            noise_scale(8, small, 128, large)
-
-
 def test_memory_and_what_was_measured_bound_the_choice() -> None:
     hungry = replace(SLOW, base_bytes=100e6, row_bytes=1e6, memory_bytes=420e6)
     plan = choose(replace(GIVEN, feature=hungry), 256)
     for one in (plan.chosen, *plan.runners_up):
-        assert one.feature_workers * (100e6 + 1e6 * one.batch_rows) <= 420e6
+        assert one.feature_workers * 100e6 + 5 * 1e6 * one.batch_rows <= 420e6  # five are under way
     assert plan.too_large > 0
     assert f"memory forbids {plan.too_large} more" in "; ".join(plan.reasons)
     measured = replace(GIVEN, feature=replace(SLOW, most_rows=300))
@@ -273,7 +240,10 @@ def test_no_plan_that_fits_is_refused_with_what_is_needed() -> None:
         ({"wire": Wire(0.0, 1e5)}, "bandwidth of the link"),
         ({"wire": Wire(0.0, 1e12)}, "computing of the feature party"),
         ({"wire": Wire(0.0, 1e12), "label": SLOW, "feature": QUICK}, "computing of the label party"),
-        ({"wire": Wire(0.0, 1e12), "label": replace(QUICK, message_s=1.0)}, "messages of the label party"),
+        (
+            {"wire": Wire(0.0, 1e12), "label": replace(QUICK, message=Power(1.0, 0))},
+            "messages of the label party",
+        ),
         ({"wire": Wire(0.0, 1e12), "label": replace(QUICK, average_s=1e3)}, "averages of workers"),
     ],
 )
@@ -307,8 +277,9 @@ def test_of_plans_that_are_alike_the_one_with_the_fewest_workers_is_chosen() -> 
 def test_workers_that_would_be_idle_are_not_tried() -> None:
     large = replace(GIVEN, label=replace(QUICK, cores=64), feature=replace(SLOW, cores=1000))
     assert choose(large, 256).compared == 11 * 5 * 5
-    assert choose(replace(large, under_way=20), 256).compared == 11 * 20 * 20
-    assert choose(replace(large, schedule="avfl-ps"), 256).compared == 11 * 64
+    assert choose(replace(large, under_way=20), 256).compared == 11 * 16 * 16
+    assert choose(replace(large, schedule="avfl-ps"), 256).compared == 11 * 5
+    assert choose(replace(large, schedule="vfl-ps"), 256).compared == 11 * 16
 
 
 # The plot

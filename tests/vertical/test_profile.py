@@ -72,12 +72,19 @@ def test_time_that_falls_with_the_rows_is_fitted_as_even() -> None:
 
 
 def test_a_profile_is_fitted_whole() -> None:
-    found = fit(Profile(measured=measured(), message_s=1e-3, average_s=2e-3, cores=3, memory_bytes=1e8))
+    messages = tuple((rows, 1e-3 + 1e-6 * rows) for rows in SIZES)
+    found = fit(
+        Profile(
+            measured=measured(), messages=messages, average_s=2e-3, cores=3, memory_bytes=1e8, most_rows=500
+        )
+    )
     assert found.base_bytes == pytest.approx(5e6)
     assert found.row_bytes == pytest.approx(300)
-    assert found.memory(2, 1000) == pytest.approx(2 * (5e6 + 3e5))
+    assert found.memory(2, 3, 1000) == pytest.approx(2 * 5e6 + 3 * 3e5)
     assert found.forward(100) == pytest.approx(1e-5 * 100**0.9)
-    assert (found.message_s, found.average_s, found.cores, found.most_rows) == (1e-3, 2e-3, 3, 4096)
+    assert (found.average_s, found.cores, found.most_rows) == (2e-3, 3, 500)
+    assert found.message(512) == pytest.approx(1e-3 + 512e-6, rel=0.03)
+    assert fit(Profile(measured=measured(), messages=((16, 2e-3),))).message(4096) == 2e-3
 
 
 def test_memory_never_falls_with_rows_nor_below_nothing() -> None:
@@ -125,7 +132,7 @@ def test_constants_alone_cross_and_the_report_can_list_them() -> None:
     flat = {one for part in numbers.values() for one in (part.values() if isinstance(part, dict) else [part])}
     secret = {one.forward_s for one in measured()} | {one.backward_s for one in measured()}
     assert not flat & (secret | {one.memory_bytes for one in measured()})
-    assert len(flat) < 16
+    assert len(flat) < 20
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,8 @@ def test_constants_alone_cross_and_the_report_can_list_them() -> None:
         ("base_bytes", math.nan),
         ("memory_bytes", math.inf),
         ("memory_bytes", "all"),
-        ("message_s", -1e-9),
+        ("message", {"lambda_s": -1e-9}),
+        ("checkpoint_steps", 0),
         ("average_s", 1e9),
         ("forward", 1.0),
         ("forward", {"lambda_s": 0.0}),

@@ -17,9 +17,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from transom.cli import vertical_plan
 from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
+from transom.cli.vertical_jobs import (
+    Device,
+    FeatureFile,
+    JobFile,
+    LabelFile,
+    PartnerFile,
+    job_of,
+    jobs_of,
+    part_of,
+)
 from transom.cli.watched import watched
 from transom.errors import MisconfiguredError
 
@@ -31,15 +42,12 @@ if TYPE_CHECKING:
     from transom.vertical.table import Table
 
 app = App(no_args_is_help=True, help="Train with a partner on joined columns.")
+app.command()(vertical_plan.plan)
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="This party's job, YAML.")]
-LabelFile = Annotated[Path, typer.Argument(metavar="LABEL", help="The label party's job, YAML.")]
-FeatureFile = Annotated[Path, typer.Argument(metavar="FEATURE", help="The feature party's job, YAML.")]
-PartnerFile = Annotated[
-    Path | None, typer.Argument(metavar="PARTNER", help="The partner's job, to run both parties here.")
-]
-Device = Annotated[str | None, "Where it computes, in place of the job's: cpu, cuda."]
 Board = Annotated[Path | None, "Folder for TensorBoard."]
+AsPlanned = Annotated[
+    bool, typer.Option("--plan", help="Batch size and workers as `transom vertical plan` chose them.")
+]
 
 
 @app.command()
@@ -72,13 +80,18 @@ def psi(
 
 
 @app.command()
-def train(job: JobFile, device: Device = None, tensorboard: Board = None, as_json: Json = False) -> None:
+def train(
+    job: JobFile, as_planned: AsPlanned = False, device: Device = None, tensorboard: Board = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
     """Train with the partner, who runs this too. Without aligned.json the common rows are found first."""
     from transom.vertical import run
     from transom.vertical.party import make_party
+    from transom.vertical.plan import planned_job
 
-    read = _read(job, device)
-    part = _part(read, quiet=as_json)
+    read = job_of(job, device)
+    part = part_of(read, quiet=as_json)
+    read = planned_job(read, part) if as_planned else read
     workers = "processes" if read.train.workers > 1 else "here"
     with (
         watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
@@ -91,16 +104,19 @@ def train(job: JobFile, device: Device = None, tensorboard: Board = None, as_jso
 
 @app.command()
 def simulate(
-    label: LabelFile, feature: FeatureFile,
+    label: LabelFile, feature: FeatureFile, as_planned: AsPlanned = False,
     device: Device = None, tensorboard: Board = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run both parties in this process, on the rows that both files have."""
     from transom.vertical import run
     from transom.vertical.part import load_here
+    from transom.vertical.plan import planned_job
 
-    jobs = _both(label, feature, device)
+    jobs = jobs_of(label, feature, device)
     with progress("reading", quiet=as_json):
         parts = load_here(jobs)
+    if as_planned:
+        jobs = planned_job(jobs[0], parts[0]), planned_job(jobs[1], parts[1])
     workers = "threads" if any(one.train.workers > 1 for one in jobs) else "here"
     with watched(f"training {jobs[0].name}", jobs[0].train.batch_rows, tensorboard, quiet=as_json) as tell:
         run.simulate(jobs, parts, tell, workers=workers)  # type: ignore[arg-type]
@@ -119,12 +135,12 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Score rows with the trained model. Both parties run this; the label party gets the scores."""
-    read = _read(job, device)
+    read = job_of(job, device)
     if read.role == "feature" and (out is not None or ids):
         raise MisconfiguredError("the label party gets the scores; --out and --id are its options")
     found: Predicted | int
     if partner is not None:
-        found = _predict_here(_both(job, partner, device), rows, partner_rows, ids, quiet=as_json)
+        found = _predict_here(jobs_of(job, partner, device), rows, partner_rows, ids, quiet=as_json)
     elif partner_rows is not None:
         raise MisconfiguredError("--partner-rows goes with the partner's job, to run both parties here")
     else:
@@ -144,7 +160,7 @@ def _predict(job: VerticalJob, path: Path | None, ids: list[str] | None, *, quie
     from transom.vertical.party import make_party
 
     if path is None:
-        part = _part(job, quiet=quiet, aligned=True)
+        part = part_of(job, quiet=quiet, aligned=True)
     else:
         with progress("comparing IDs", 1.0, quiet=quiet) as bar:
             part = load_new(job, path, lambda done, total: bar.reach(done / total))
@@ -196,42 +212,6 @@ def _predicted(job: VerticalJob, part: Part, numbers: list[int], scores: Any) ->
 
     labels_R = None if part.labels_M is None else part.labels_M[numbers]
     return Predicted(job, tuple(part.ids[one] for one in numbers), scores, labels_R)
-
-
-def _read(path: Path, device: str | None) -> VerticalJob:
-    from transom.vertical.job import read_job
-
-    job = read_job(path)
-    return job if device is None else replace(job, device=device)
-
-
-def _both(label: Path, feature: Path, device: str | None) -> tuple[VerticalJob, VerticalJob]:
-    """Both jobs, the label party's first. Raises MisconfiguredError."""
-    jobs = _read(label, device), _read(feature, device)
-    for job, path, role, what in (
-        (jobs[0], label, "label", "names no"),
-        (jobs[1], feature, "feature", "names a"),
-    ):
-        if job.role != role:
-            raise MisconfiguredError(f"{path} {what} data.label_column; name the label party's job first")
-    return jobs
-
-
-def _part(job: VerticalJob, *, quiet: bool, aligned: bool = False) -> Part:
-    """The common rows, which are found with the partner where that was not done, unless they must be."""
-    from transom.vertical import align
-    from transom.vertical.part import make_part
-    from transom.vertical.table import read_table
-
-    with progress("reading", quiet=quiet):
-        table = read_table(job)
-    if aligned or (job.folder / align.FILE).exists():
-        return make_part(job, table, align.read(job, table))
-    with progress("waiting for the partner, and comparing IDs", 1.0, quiet=quiet) as bar:
-        found = align.with_partner(job, table, lambda done, total: bar.reach(done / total))
-    part = make_part(job, table, found)
-    align.write(job, found)
-    return part
 
 
 def _tell_end(jobs: list[VerticalJob], as_json: bool) -> None:

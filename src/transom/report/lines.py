@@ -28,21 +28,24 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines on one scale; `under` names what goes to the right. Values that are not finite are left out."""
+    """Lines on one scale; `under` names what goes to the right. Values that are not finite are left out.
+    `logarithmic`: both scales, of values above 0; those that are not are left out."""
 
     title: str
     lines: tuple[Line, ...]
     under: str = "epoch"
+    logarithmic: bool = False
 
     @property
     def points(self) -> tuple[tuple[float, float], ...]:
         """All that can be drawn."""
-        return tuple(point for line in self.lines for point in line.points if _drawn(point))
+        points = (point for line in self.lines for point in line.points if _drawn(point))
+        return tuple(point for point in points if not self.logarithmic or min(point) > 0)
 
 
 def line_chart(chart: Chart) -> str:
     """A figure with the lines, their names and both axes. The chart has a point that can be drawn."""
-    area = _Area.around(chart)
+    area = _LogArea.around(chart) if chart.logarithmic else _Area.around(chart)
     groups = "".join(
         f'<g class="series s{number}">{_line(line, area)}</g>' for number, line in enumerate(chart.lines)
     )
@@ -91,6 +94,48 @@ class _Area:
     def y(self, value: float) -> str:
         return _at(1 - (value - self.bottom) / (self.step * self.steps))
 
+    @property
+    def xs(self) -> tuple[float, ...]:
+        """What the lower axis names."""
+        return (self.left, self.right) if self.right > self.left else (self.left,)
+
+    @property
+    def ys(self) -> tuple[float, ...]:
+        """What the upright axis names."""
+        return tuple(self.bottom + at * self.step for at in range(self.steps + 1))
+
+
+@dataclass(frozen=True)
+class _LogArea:
+    """As `_Area`, in logarithms: from `left` to `right`, upwards from a nice number to another."""
+
+    left: float
+    right: float
+    ys: tuple[float, ...]
+
+    @classmethod
+    def around(cls, chart: Chart) -> _LogArea:
+        xs, ys = zip(*chart.points, strict=True)
+        bottom, top = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
+        nices = [times * 10.0**power for power in range(bottom, top + 1) for times in (1, 2, 5)]
+        low = max((one for one in nices if one <= min(ys)), default=nices[0])
+        high = next(one for one in (*nices, 10.0 ** (top + 1)) if one >= max(ys) and one > low)
+        return cls(min(xs), max(xs), tuple(one for one in nices if low <= one <= high))
+
+    def x(self, value: float) -> str:
+        return _at(math.log(value / self.left) / math.log(self.right / self.left) if self.xs[1:] else 0.5)
+
+    def y(self, value: float) -> str:
+        return _at(1 - math.log(value / self.ys[0]) / math.log(self.ys[-1] / self.ys[0]))
+
+    @property
+    def xs(self) -> tuple[float, ...]:
+        if self.right <= self.left:
+            return (self.left,)
+        steps = max(round(math.log2(self.right / self.left) / _PARTS), 1)
+        count = int(math.log2(self.right / self.left) / steps)
+        return tuple(self.left * 2.0 ** (steps * at) for at in range(count + 1))
+
 
 def nice(step: float) -> float:
     """The next of 1, 2 and 5 times a power of ten that is no smaller.
@@ -104,21 +149,19 @@ def nice(step: float) -> float:
     )
 
 
-def _frame(area: _Area) -> str:
+def _frame(area: _Area | _LogArea) -> str:
     parts = []
-    for at in range(area.steps + 1):
-        value = area.bottom + at * area.step
+    for value in area.ys:
         y = area.y(value)
         parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
         shown = f"{float(f'{value:.10g}'):.4g}"
         parts.append(f'<text x="-8" y="{y}" dy="4" text-anchor="end">{shown}</text>')
-    ends = (area.left, area.right) if area.right > area.left else (area.left,)
-    for x in ends:
+    for x in area.xs:
         parts.append(f'<text x="{area.x(x)}" y="{_HEIGHT + 18}" text-anchor="middle">{x:g}</text>')
     return "".join(parts)
 
 
-def _line(line: Line, area: _Area) -> str:
+def _line(line: Line, area: _Area | _LogArea) -> str:
     spots = [(area.x(x), area.y(y)) for x, y in line.points if _drawn((x, y))]
     parts = [
         f'<line class="path" x1="{x}" y1="{y}" x2="{u}" y2="{v}"/>' for (x, y), (u, v) in pairwise(spots)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 
 from transom.errors import extra
+from transom.vertical.epoch import Given
 from transom.vertical.job import Role
-from transom.vertical.planner import Given, Plan, curves
+from transom.vertical.planner import Plan, curves
 
 _WORDS = {"avfl": "batches under way"}
 

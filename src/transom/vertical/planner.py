@@ -1,85 +1,28 @@
-"""Which batch size and how many workers a vertical training takes, by a model of an epoch's time.
+"""Which batch size and how many workers a vertical training takes: a search by the model of `epoch`.
 
-The time of an epoch counts its batches, cores, what is under way at once, both directions of the link and the
-averages. It is weighed by how many more epochs large batches, many replicas and old gradients need. Without
-that weight, as in the paper's formula, the largest batch wins wherever a row costs less in a larger one.
 Threat model: none beyond `transom.vertical.profile`: a partner's false constants make a slow plan, within
 the limits that this party offers.
-Does not protect: against a machine that is busy with other things than when it was measured. Times of tasks
-are taken as even; evaluation, stops and what is given out again are left out. With more workers than cores
-times are optimistic, and up to 30 % so with one worker and two to four batches under way.
-Source: profile and search: Liu et al., arXiv 2510.12494, section 4.3. Throughput: asymptotic bounds of closed
-networks of queues (Denning and Buzen 1978, "The Operational Analysis of Queueing Network Models"). Weight of
-the batch: McCandlish et al., arXiv 1812.06162, section 2; of the delay: Koloskova et al., arXiv 2206.08307
-(delays slow what does not depend on the gradient's variance). That both multiply, and that replicas count as
-larger batches: own heuristic.
-Shapes: B rows of a batch.
+Does not protect: where the model is wrong, which `transom.vertical.epoch` says.
+Source: that a profile's constants and a search choose both: Liu et al., arXiv 2510.12494. Own: what is
+searched for, the time of all epochs that are needed, and not that of one iteration.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
-from transom.config import Setting, to_plain
+from transom.config import to_plain
 from transom.errors import MisconfiguredError
+from transom.vertical.epoch import ROLES, Given, epoch, epoch_time_s, way
 from transom.vertical.job import Role, Schedule
-from transom.vertical.profile import Fitted
 
 LEAST_ROWS = 16
-_MOST_WORKERS = 64  # of a party, that are tried
+_MOST_WORKERS = 16  # of a party, that are tried: more at once do not fit a link's window of 64 messages
 _EVEN = 1.01  # plans within this factor are alike; then the fewest workers win
 _RUNNERS_UP = 5
-_LATENCY, _BANDWIDTH, _AVERAGES = "latency of the link", "bandwidth of the link", "averages of workers"
-_ROLES: tuple[Role, Role] = ("label", "feature")
-
-
-@dataclass(frozen=True)
-class Wire:
-    """The link as measured: seconds one way, bytes a second in each direction."""
-
-    latency_s: Annotated[float, Setting(least=0, most=1e3)]
-    bytes_per_s: Annotated[float, Setting(above=0, most=1e15)]
-
-
-@dataclass(frozen=True)
-class Convergence:
-    """How many more epochs a plan needs than the smallest batches would:
-    1 + (replicas + delay_cost * delay) * B / critical_rows.
-
-    `critical_rows` is where twice the epochs are needed; `noise_scale` measures it for a learning rate that
-    follows the batch. The defaults are own measurements of one small network (three layers of 64, AdamW,
-    14,000 rows, to within 3 % of the best loss) at a learning rate that stayed: 170 to 250 rows at 0.001, 370
-    to 480 at 0.004. A delay of 2 to 8 steps cost 0.15 to 0.6 of a batch's part a step, nothing at 64 rows.
-    """
-
-    critical_rows: Annotated[float, Setting(above=0, most=1e12)] = 256.0
-    delay_cost: Annotated[float, Setting("Of a step that a gradient is old.", least=0, most=1e3)] = 0.25
-
-    def epochs_factor(self, batch_rows: int, replicas: int, delay: float) -> float:
-        """`replicas` are models that learn apart between averages, `delay` steps that a gradient is old."""
-        return 1 + (replicas + self.delay_cost * delay) * batch_rows / self.critical_rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What a plan is made for. `under_way`: batches that pubsub has at once; `epochs` of the run."""
-
-    schedule: Schedule
-    label: Fitted
-    feature: Fitted
-    wire: Wire
-    rows: int
-    width: int
-    value_bytes: float = 4.0
-    under_way: int = 5
-    epochs: int = 10
-    convergence: Convergence = field(default_factory=Convergence)
-
-    def party(self, role: Role) -> Fitted:
-        return self.label if role == "label" else self.feature
 
 
 @dataclass(frozen=True)
@@ -116,141 +59,6 @@ class Plan:
         return plain
 
 
-# The time of an epoch
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How a schedule goes, as `transom.vertical.schedule.way_of` has it: workers of each party, parts of a
-    batch, units under way, whether an epoch waits for the one before, models that learn apart."""
-
-    workers: Mapping[Role, int]
-    shares: int
-    ahead: int
-    waits: bool
-    replicas: int
-
-
-def _way(given: Given, label_workers: int, feature_workers: int) -> _Way:
-    most = max(label_workers, feature_workers)
-    one: dict[Role, int] = {"label": 1, "feature": 1}
-    both: dict[Role, int] = {"label": most, "feature": most}
-    own: dict[Role, int] = {"label": label_workers, "feature": feature_workers}
-    ways: dict[Schedule, _Way] = {
-        "vfl": _Way(one, 1, 1, True, 1),
-        "vfl-ps": _Way(both, most, most, True, 1),
-        "avfl": _Way(one, 1, feature_workers, True, 1),
-        "avfl-ps": _Way(both, 1, most, True, most),
-        "pubsub": _Way(own, 1, given.under_way, False, most),
-    }
-    return ways[given.schedule]
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """Seconds of what one message carries: a worker's time at each party, the transfer one way, the latency
-    there and back, each party's time for one message."""
-
-    computing_s: Mapping[Role, float]
-    transfer_s: float
-    latency_s: float
-    message_s: Mapping[Role, float]
-
-    def parts(self) -> dict[str, float]:
-        """The way there and back with nothing else under way."""
-        computing = {_computing(role): self.computing_s[role] for role in _ROLES}
-        messages = {_messages(role): 2 * self.message_s[role] for role in _ROLES}
-        return {**computing, _LATENCY: self.latency_s, _BANDWIDTH: 2 * self.transfer_s, **messages}
-
-    def stations(self, at_once: Mapping[Role, int]) -> dict[str, float]:
-        """What each station needs for a unit at the least, where so many are computed at once."""
-        computing = {_computing(role): self.computing_s[role] / at_once[role] for role in _ROLES}
-        messages = {_messages(role): 2 * self.message_s[role] for role in _ROLES}
-        return {**computing, _BANDWIDTH: self.transfer_s, **messages}
-
-
-def _computing(role: Role) -> str:
-    return f"computing of the {role} party"
-
-
-def _messages(role: Role) -> str:
-    return f"messages of the {role} party"
-
-
-def _unit(given: Given, rows: int) -> _Unit:
-    parties = {role: given.party(role) for role in _ROLES}
-    return _Unit(
-        {role: one.forward(rows) + one.backward(rows) for role, one in parties.items()},
-        rows * given.width * given.value_bytes / given.wire.bytes_per_s,
-        2 * given.wire.latency_s,
-        {role: one.message_s for role, one in parties.items()},
-    )
-
-
-def epoch_time_s(given: Given, batch_rows: int, label_workers: int, feature_workers: int) -> float:
-    """Seconds of an epoch. `vfl` has one worker a party whatever is said, `avfl` one worker with as many
-    batches under way as the feature party's number says; in `-ps` both parties have the larger number."""
-    return _epoch(given, batch_rows, _way(given, label_workers, feature_workers))[0]
-
-
-def _epoch(given: Given, batch_rows: int, way: _Way) -> tuple[float, dict[str, float], str]:
-    """Seconds of an epoch, of the parts of a batch's way, and what the epoch hangs on."""
-    batch_rows = min(batch_rows, given.rows)
-    batches = math.ceil(given.rows / batch_rows)
-    last_rows = given.rows - (batches - 1) * batch_rows
-    if way.ahead == 1 or way.shares > 1:
-        parts, last = _lockstep(given, batch_rows, way), _lockstep(given, last_rows, way)
-        seconds = (batches - 1) * sum(parts.values()) + sum(last.values())
-        return seconds, parts, _largest(parts)
-    return _pipelined(given, batch_rows, last_rows, batches, way)
-
-
-def _lockstep(given: Given, rows: int, way: _Way) -> dict[str, float]:
-    """The parts of a batch that is alone under way: its shares are computed at once, and queue for what is
-    there once, the link and each party's messages."""
-    unit, queued = _unit(given, math.ceil(rows / way.shares)), way.shares - 1
-    parts = unit.parts()
-    queues = {_BANDWIDTH: unit.transfer_s} | {_messages(role): unit.message_s[role] for role in _ROLES}
-    queue_s = queued * max(queues.values())
-    for role in _ROLES:
-        crowded_s = parts[_computing(role)] * max(1.0, way.shares / given.party(role).cores)
-        parts[_computing(role)] = max(parts[_computing(role)], crowded_s - queue_s)
-    parts[_largest(queues)] += queue_s
-    if queued:  # the label party's workers get their weights while the gradients travel
-        average_s = {role: way.shares * given.party(role).average_s for role in _ROLES}
-        meanwhile_s = parts[_computing("feature")] + unit.latency_s + 2 * unit.transfer_s
-        parts[_AVERAGES] = average_s["feature"] + max(0.0, average_s["label"] - meanwhile_s)
-    return parts
-
-
-def _pipelined(
-    given: Given, batch_rows: int, last_rows: int, batches: int, way: _Way
-) -> tuple[float, dict[str, float], str]:
-    """As `_epoch` where several batches are under way: they go in rounds of so many, or one after the other
-    through the slowest station, whichever takes longer. The feature party begins a batch before it learns
-    from another; the other way round batches come in bunches, and stations are idle between."""
-    at_once = {role: min(way.workers[role], given.party(role).cores) for role in _ROLES}
-    full, last = _unit(given, batch_rows), _unit(given, last_rows)
-    parts, stations = full.parts(), full.stations(at_once)
-    full_s, slowest_s = sum(parts.values()), max(stations.values())
-    cycle_s = ((batches - 1) * full_s + sum(last.parts().values())) / batches
-    station_s = ((batches - 1) * slowest_s + max(last.stations(at_once).values())) / batches
-    epochs = 1 if way.waits else given.epochs
-    following = batches * epochs - 1
-    rounds, rest = divmod(following, way.ahead)
-    apart_s, behind_s = rounds * cycle_s + rest * station_s, following * station_s
-    seconds = (full_s + max(apart_s, behind_s)) / epochs
-    average_s = sum(way.workers[role] * given.party(role).average_s for role in _ROLES)
-    average_s *= way.replicas > 1
-    bound = _largest(parts) if apart_s > behind_s else _largest(stations)
-    bound = _AVERAGES if average_s > seconds else bound
-    return seconds + average_s, parts | {_AVERAGES: average_s / batches}, bound
-
-
-def _largest(parts: Mapping[str, float]) -> str:
-    return max(parts, key=lambda name: parts[name])
-
-
 # The choice
 
 
@@ -263,14 +71,17 @@ def candidates(given: Given, batch_rows: int) -> tuple[int, ...]:
 
 def predict(given: Given, batch_rows: int, label_workers: int, feature_workers: int) -> Choice:
     """What the model says of one plan; workers as for `epoch_time_s`."""
-    way = _way(given, label_workers, feature_workers)
-    seconds, parts, bound = _epoch(given, batch_rows, way)
-    delay = 0.0 if way.shares > 1 else (way.ahead - 1) / way.replicas
-    factor = given.convergence.epochs_factor(batch_rows, way.replicas, delay)
-    label, feature = way.workers["label"], way.workers["feature"]
+    goes = way(given, label_workers, feature_workers)
+    found = epoch(given, batch_rows, goes)
+    delay = 0.0 if goes.shares > 1 else (goes.ahead - 1) / goes.replicas
+    factor = given.convergence.epochs_factor(batch_rows, goes.replicas, delay)
+    label, feature = goes.workers["label"], goes.workers["feature"]
     if given.schedule == "avfl":
-        feature = way.ahead
-    return Choice(batch_rows, label, feature, seconds, factor, seconds * factor, delay, bound, parts)
+        feature = goes.ahead
+    cost_s = found.seconds * factor
+    return Choice(
+        batch_rows, label, feature, found.seconds, factor, cost_s, delay, found.bound, found.parts_s
+    )
 
 
 def choose(given: Given, batch_rows: int) -> Plan:
@@ -295,14 +106,14 @@ def choose(given: Given, batch_rows: int) -> Plan:
 
 
 def _counts(given: Given) -> Iterator[tuple[int, int]]:
-    """Workers of the label party and of the feature party, no more than cores or than what pubsub has under
+    """Workers of the label party and of the feature party, no more than cores or than batches may be under
     way; in `avfl` the latter are batches under way."""
-    most = min(_MOST_WORKERS, given.under_way) if given.schedule == "pubsub" else _MOST_WORKERS
-    label, feature = (range(1, min(given.party(role).cores, most) + 1) for role in _ROLES)
+    most = _MOST_WORKERS if given.schedule == "vfl-ps" else min(_MOST_WORKERS, given.under_way)
+    label, feature = (range(1, min(given.party(role).cores, most) + 1) for role in ROLES)
     if given.schedule == "vfl":
         yield 1, 1
     elif given.schedule == "avfl":
-        yield from ((1, ahead) for ahead in range(1, _MOST_WORKERS + 1))
+        yield from ((1, ahead) for ahead in range(1, most + 1))
     elif given.schedule == "pubsub":
         yield from ((one, other) for one in label for other in feature)
     else:
@@ -311,14 +122,19 @@ def _counts(given: Given) -> Iterator[tuple[int, int]]:
 
 def _fits(given: Given, batch_rows: int, label_workers: int, feature_workers: int) -> bool:
     needs = _memory(given, batch_rows, label_workers, feature_workers)
-    return all(needs[role] <= given.party(role).memory_bytes for role in _ROLES)
+    return all(needs[role] <= given.party(role).memory_bytes for role in ROLES)
 
 
 def _memory(given: Given, batch_rows: int, label_workers: int, feature_workers: int) -> dict[Role, float]:
-    """Bytes of each party: its workers, and the messages of all units that are under way."""
-    way = _way(given, label_workers, feature_workers)
-    under_way = 2 * way.ahead * math.ceil(batch_rows / way.shares) * given.width * given.value_bytes
-    return {role: given.party(role).memory(way.workers[role], batch_rows) + under_way for role in _ROLES}
+    """Bytes of each party: its workers, what the label party computes and of what the feature party keeps
+    the way back, and the messages of all units that are under way."""
+    goes = way(given, label_workers, feature_workers)
+    rows = math.ceil(batch_rows / goes.shares)
+    under_way = 2 * goes.ahead * rows * given.width * given.value_bytes
+    batches = {"label": goes.workers["label"], "feature": max(goes.workers["feature"], goes.ahead)}
+    return {
+        role: given.party(role).memory(goes.workers[role], batches[role], rows) + under_way for role in ROLES
+    }
 
 
 def _too_small(given: Given, batch_rows: int) -> str:
@@ -326,7 +142,7 @@ def _too_small(given: Given, batch_rows: int) -> str:
     said = (
         f"the {role} party needs {needs[role] / 2**20:,.0f} MiB and offers "
         f"{given.party(role).memory_bytes / 2**20:,.0f}"
-        for role in _ROLES
+        for role in ROLES
     )
     return (
         f"no plan fits in memory: with one worker and batches of {batch_rows} rows {' and '.join(said)}; "

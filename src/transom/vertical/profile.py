@@ -1,18 +1,19 @@
-"""How long a party's work on a batch takes and what memory it needs: measured, and fitted to a few constants.
+"""How long a party's work on a batch takes and what memory it needs, fitted to a few constants.
 
-What was measured stays with its party. The constants of `Fitted` cross, and nothing else of a profile.
+What was measured (`transom.vertical.measure`) stays with its party. The constants of `Fitted` cross, and
+nothing else of a profile.
 Threat model: a partner whose constants are none, or out of any range; refused. Does not protect: against
 constants that are false, which make a slow plan; how fast a party's machines are, and what it offers of them,
 is known to the partner.
-Source: Liu et al., arXiv 2510.12494, section 4.3: t = lambda B^gamma and M0 + rho B (its exponent of memory
-is left at 1). Own: what a batch costs whatever its size, from four sizes on. B: rows of a batch.
+Source: Liu et al., arXiv 2510.12494: t = lambda B^gamma and M0 + rho B^chi (chi is left at 1). Own: the time
+of messages, and what a batch costs whatever its size, from four sizes on. B: rows of a batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -54,17 +55,22 @@ class Fitted:
     row_bytes: Annotated[
         float, Setting("Memory that each row of its batch adds.", least=0, most=_MOST_BYTES)
     ] = 0.0
-    message_s: Annotated[float, Setting("The party's own time for a message.", least=0, most=_MOST_S)] = 0.0
+    message: Annotated[Power, "The party's own time for a message, with its part of the checkpoints."] = (
+        field(default_factory=lambda: Power(_LEAST_S, 0.0))
+    )
     average_s: Annotated[
         float, Setting("The server's time for a worker's weights.", least=0, most=_MOST_S)
     ] = 0.0
+    checkpoint_steps: Annotated[int, Setting("Steps from checkpoint to checkpoint.", least=1, most=2**31)] = (
+        2**31
+    )
     most_rows: Annotated[int, Setting("The largest batch measured.", least=1, most=MOST_ROWS)] = MOST_ROWS
     cores: Annotated[int, Setting("Cores that it offers.", least=1, most=4096)] = 1
     memory_bytes: Annotated[float, Setting("Memory that it offers.", above=0, most=_MOST_BYTES)] = _MOST_BYTES
 
-    def memory(self, workers: int, batch_rows: int) -> float:
-        """Bytes of so many workers at batches of so many rows."""
-        return workers * (self.base_bytes + self.row_bytes * batch_rows)
+    def memory(self, workers: int, batches: int, batch_rows: int) -> float:
+        """Bytes of so many workers that have so many batches, of so many rows, at once."""
+        return workers * self.base_bytes + batches * self.row_bytes * batch_rows
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,19 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a party has measured, with one worker on one core, and what it offers. It stays here."""
+    """What a party has measured, with one worker on one core, and what it offers. It stays here.
+
+    `messages`: rows, and this party's seconds for a message of them; `checkpoint_s` are those in which a
+    checkpoint of `checkpoint_bytes` is made, before it is kept.
+    """
 
     measured: tuple[Measured, ...]
-    message_s: float = 0.0
+    messages: tuple[tuple[int, float], ...] = ()
     average_s: float = 0.0
+    checkpoint_s: float = 0.0
+    checkpoint_bytes: int = 0
+    checkpoint_steps: int = 2**31
+    most_rows: int = MOST_ROWS
     cores: int = 1
     memory_bytes: float = _MOST_BYTES
 
@@ -101,9 +115,10 @@ def fit(profile: Profile) -> Fitted:
         backward=fit_power(rows_P, [one.backward_s for one in profile.measured]),
         base_bytes=base_bytes,
         row_bytes=row_bytes,
-        message_s=profile.message_s,
+        message=_message(profile.messages),
         average_s=profile.average_s,
-        most_rows=int(rows_P.max()),
+        checkpoint_steps=profile.checkpoint_steps,
+        most_rows=min(int(rows_P.max()), profile.most_rows),
         cores=profile.cores,
         memory_bytes=profile.memory_bytes,
     )
@@ -112,13 +127,24 @@ def fit(profile: Profile) -> Fitted:
 def fit_power(rows: Sequence[float] | Floats, seconds: Sequence[float]) -> Power:
     """Least squares of the logarithms, so that a factor counts alike at each size.
 
-    An exponent outside 0 to 3 becomes the nearer end. With four sizes or more an overhead is sought as well.
+    An exponent outside 0 to 3 becomes the nearer end, and 0 if there is one size. With four sizes or more an
+    overhead is sought as well.
     """
     rows_P, seconds_P = np.asarray(rows, np.float64), np.asarray(seconds, np.float64)
     several = len(np.unique(rows_P)) >= _SIZES_FOR_OVERHEAD
+    if len(np.unique(rows_P)) == 1:
+        return Power(float(seconds_P.mean()), 0.0)
     overheads = _SHARES * seconds_P.min() if several else np.zeros(1)
     found = [_at_overhead(rows_P, seconds_P, float(overhead_s)) for overhead_s in overheads]
     return min(found, key=lambda one: _misfit(one, rows_P, seconds_P))
+
+
+def _message(measured: Sequence[tuple[int, float]]) -> Power:
+    """Of what was measured, or next to nothing."""
+    if not measured:
+        return Power(_LEAST_S, 0.0)
+    rows, seconds = zip(*measured, strict=True)
+    return fit_power(rows, [max(one, _LEAST_S) for one in seconds])
 
 
 def _at_overhead(rows_P: Floats, seconds_P: Floats, overhead_s: float) -> Power:
@@ -181,19 +207,3 @@ def received(value: Any) -> Fitted:
 def disclosed() -> dict[str, str]:
     """What of a profile crosses to the partner, as the report lists it: names and what they are."""
     return {name: known.setting.help for name, known in settings(Fitted).items()}
-
-
-def noise_scale(small_rows: int, small_square: float, large_rows: int, large_square: float) -> float:
-    """`critical_rows` out of mean squared lengths of the loss's gradient at two batch sizes, at one model.
-
-    The two moments are unbiased (arXiv 1812.06162, appendix A.1), their ratio is not; average over many
-    batches before. Raises MisconfiguredError where noise hides the gradient.
-    """
-    signal = (large_rows * large_square - small_rows * small_square) / (large_rows - small_rows)
-    noise = (small_square - large_square) / (1 / small_rows - 1 / large_rows)
-    if not (signal > 0 and noise > 0 and math.isfinite(noise / signal)):
-        raise MisconfiguredError(
-            f"the gradient is hidden by noise: squared lengths {small_square:.3g} at {small_rows} rows and "
-            f"{large_square:.3g} at {large_rows}; average over more batches"
-        )
-    return noise / signal

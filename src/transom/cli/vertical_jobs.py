@@ -1,0 +1,64 @@
+"""What commands of `transom vertical` share: their job files, and the rows that both parties have.
+
+Threat model: that of `transom.vertical`. Does not protect anything beyond it.
+Source: `transom.vertical`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from transom.cli.output import progress
+from transom.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    from transom.vertical.job import VerticalJob
+    from transom.vertical.part import Part
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="This party's job, YAML.")]
+LabelFile = Annotated[Path, typer.Argument(metavar="LABEL", help="The label party's job, YAML.")]
+FeatureFile = Annotated[Path, typer.Argument(metavar="FEATURE", help="The feature party's job, YAML.")]
+PartnerFile = Annotated[
+    Path | None, typer.Argument(metavar="PARTNER", help="The partner's job, to run both parties here.")
+]
+Device = Annotated[str | None, "Where it computes, in place of the job's: cpu, cuda."]
+
+
+def job_of(path: Path, device: str | None) -> VerticalJob:
+    from transom.vertical.job import read_job
+
+    job = read_job(path)
+    return job if device is None else replace(job, device=device)
+
+
+def jobs_of(label: Path, feature: Path, device: str | None) -> tuple[VerticalJob, VerticalJob]:
+    """Both jobs, the label party's first. Raises MisconfiguredError."""
+    jobs = job_of(label, device), job_of(feature, device)
+    for job, path, role, what in (
+        (jobs[0], label, "label", "names no"),
+        (jobs[1], feature, "feature", "names a"),
+    ):
+        if job.role != role:
+            raise MisconfiguredError(f"{path} {what} data.label_column; name the label party's job first")
+    return jobs
+
+
+def part_of(job: VerticalJob, *, quiet: bool, aligned: bool = False) -> Part:
+    """The common rows, which are found with the partner where that was not done, unless they must be."""
+    from transom.vertical import align
+    from transom.vertical.part import make_part
+    from transom.vertical.table import read_table
+
+    with progress("reading", quiet=quiet):
+        table = read_table(job)
+    if aligned or (job.folder / align.FILE).exists():
+        return make_part(job, table, align.read(job, table))
+    with progress("waiting for the partner, and comparing IDs", 1.0, quiet=quiet) as bar:
+        found = align.with_partner(job, table, lambda done, total: bar.reach(done / total))
+    made = make_part(job, table, found)
+    align.write(job, found)
+    return made
