@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -11,7 +12,6 @@ from dataclasses import replace
 from statistics import median
 from typing import get_args
 
-import numpy as np
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
@@ -108,6 +108,20 @@ def test_learning_before_beginning_a_batch_makes_bunches_and_takes_longer() -> N
     assert Training(given, 128, 7, 1, learns=True).epoch_s() > 1.3 * told_s
 
 
+def test_the_evaluation_is_waited_for_or_goes_beside() -> None:
+    """Of 9,000 rows, in three messages: there and back once, and the slowest of it twice more."""
+    message = Power(1e-6, 1, 1e-3)
+    given = replace(GIVEN, feature=replace(SLOW, message=message), label=replace(QUICK, message=message))
+    stations = [SLOW.forward(3000) + message(3000), 3000 * 32 * 4 / 12.5e6, QUICK.forward(3000) + message(1)]
+    for schedule in SCHEDULES:
+        one = replace(given, schedule=schedule)
+        adds_s = epoch_time_s(replace(one, tested_rows=9000), 256, 2, 2) - epoch_time_s(one, 256, 2, 2)
+        told_s = 3 * max(stations)
+        if schedule != "pubsub":
+            told_s = sum(stations) + 0.1 + 2 * max(stations)
+        assert adds_s == pytest.approx(told_s)
+
+
 def test_averages_take_time_where_there_are_several_replicas() -> None:
     slower = replace(GIVEN, feature=replace(SLOW, average_s=1e-2), label=replace(QUICK, average_s=1e-2))
     batches = math.ceil(GIVEN.rows / 256)
@@ -119,6 +133,10 @@ def test_averages_take_time_where_there_are_several_replicas() -> None:
     assert found["avfl-ps"] == pytest.approx(4e-2)
     assert found["pubsub"] == pytest.approx(4e-2)
     assert found["vfl-ps"] == pytest.approx(2e-2 * batches)  # the label party's pass while gradients travel
+    often = replace(slower, label=replace(slower.label, checkpoint_steps=10))  # each takes an average, too
+    more_s = epoch_time_s(often, 256, 2, 2) - epoch_time_s(slower, 256, 2, 2)
+    assert more_s == pytest.approx(2 * 1e-2 * batches / 10)
+    assert epoch_time_s(often, 256, 1, 1) == epoch_time_s(slower, 256, 1, 1)
 
 
 @drawn(
@@ -173,6 +191,22 @@ def test_the_choice_is_within_a_tenth_of_the_best_that_is_simulated(schedule: Sc
         ]
         best_s = min(simulated(given, one) for one in tried)
         assert simulated(given, plan.chosen) <= 1.1 * best_s
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_choice_is_the_best_of_every_size_and_pair(schedule: Schedule) -> None:
+    """By the model itself, as far as cores go and, but in `vfl-ps`, as batches may be under way."""
+    chance = random.Random(5)
+    for _ in range(8):
+        given, costs = any_given(chance, schedule), []
+        most = 8 if schedule == "vfl-ps" else given.under_way
+        for rows in candidates(given, 100):
+            for one, other in itertools.product(range(1, most + 1), repeat=2):
+                found = predict(given, rows, one, other)
+                feature_workers = 1 if schedule == "avfl" else found.feature_workers
+                if found.label_workers <= given.label.cores and feature_workers <= given.feature.cores:
+                    costs.append(found.cost_s)
+        assert min(costs) <= choose(given, 100).chosen.cost_s <= 1.01 * min(costs)
 
 
 def test_a_formula_of_one_iteration_takes_the_largest_batch_and_the_fewest_workers() -> None:
@@ -292,8 +326,8 @@ def test_curves_have_a_line_for_each_number_of_workers(schedule: Schedule) -> No
     roles: tuple[Role, ...] = get_args(Role)
     for role in roles:
         lines, sizes = curves(given, plan, role), candidates(given, plan.chosen.batch_rows)
-        assert all([rows for rows, _ in line] == list(sizes) for line in lines.values())
-        assert any((plan.chosen.batch_rows, plan.chosen.epoch_s) in line for line in lines.values())
+        assert all([one.batch_rows for one in line] == list(sizes) for line in lines.values())
+        assert any(plan.chosen in line for line in lines.values())
         assert len(lines) == 1 if schedule == "vfl" else {1, 2, 4} <= set(lines)
 
 

@@ -45,9 +45,10 @@ class Convergence:
     """How many more epochs a plan needs than the smallest batches would:
     1 + (replicas + delay_cost * delay) * B / critical_rows.
 
-    `critical_rows` is where twice the epochs are needed. The defaults are own measurements of one small network (three layers of 64, AdamW,
-    14,000 rows, to within 3 % of the best loss) at a learning rate that stayed: 170 to 250 rows at 0.001, 370
-    to 480 at 0.004. A delay of 2 to 8 steps cost 0.15 to 0.6 of a batch's part a step, nothing at 64 rows.
+    `critical_rows` is where twice the epochs are needed. The defaults are own measurements of one small
+    network (three layers of 64, AdamW, 14,000 rows, to within 3 % of the best loss) at a learning rate that
+    stayed: 170 to 250 rows at 0.001, 370 to 480 at 0.004. A delay of 2 to 8 steps cost 0.15 to 0.6 of a
+    batch's part a step, nothing at 64 rows.
     """
 
     critical_rows: Annotated[float, Setting(above=0, most=1e12)] = 256.0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ from transom.vertical.pool import mean_into
 from transom.vertical.profile import Measured, Profile
 
 SIZES = tuple(4**power for power in range(2, 9))  # 16 to 65,536
-_MOST_TIMES, _LEAST_TIMES = 20, 3
-_SIZE_S = 1.0  # for a size, if the fewest times are done
+_MOST_TIMES, _LEAST_TIMES = 200, 3
+_SIZE_S = 0.6  # for a size, if the fewest times are done
 _LONG_S = 3.0  # of a batch after which no larger one is tried
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -72,7 +72,7 @@ def sizes_of(count: int) -> tuple[int, ...]:
 
 
 def _size(job: VerticalJob, part: Part, half: Half, rows: int, base_bytes: float) -> Measured:
-    """The middle of several times, after a first one that does not count but for memory."""
+    """The mean of several times, which is what many batches take, after a first one for memory alone."""
     once = _label if job.role == "label" else _feature
     tunnel = Tunnel(mechanism(job), Nothing(), secrets.token_bytes(SECRET_BYTES), "plan")
     kept: dict[int, int] = {}
@@ -84,7 +84,7 @@ def _size(job: VerticalJob, part: Part, half: Half, rows: int, base_bytes: float
         times.append(once(part, half, tunnel, rows, len(times) + 1))
         if len(times) >= _LEAST_TIMES and time.perf_counter() - begun_s > _SIZE_S:
             break
-    forward_s, backward_s = (median(column) for column in zip(*times, strict=True))
+    forward_s, backward_s = (fmean(column) for column in zip(*times, strict=True))
     return Measured(rows, forward_s, backward_s, base_bytes + sum(kept.values()))
 
 
@@ -130,7 +130,7 @@ def _server(half: Half) -> tuple[float, float, int]:
         mean_into(half, [state.read(data, {})], [1.0])
         half.saved()
         averages.append(time.perf_counter() - begun_s)
-    return median(averages), median(checkpoints), len(data)
+    return fmean(averages), fmean(checkpoints), len(data)
 
 
 def _settle(half: Half) -> None:

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from statistics import median
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
@@ -38,7 +38,7 @@ _TIMES = 5  # of each size
 _LONG_S = 1.5  # of one there and back, after which no larger one is sent
 _BESIDE_BYTES = 2**12  # of a message, beside its numbers
 _MOST_OFFER_BYTES = 2**12
-_FASTEST = 1e12  # bytes a second, where the size of a message makes no difference
+FASTEST = 1e12  # bytes a second, where the size of a message makes no difference
 _MOST_S = 1e4
 
 
@@ -69,8 +69,8 @@ class _Times:
         self.own_s.setdefault(rows, []).append(own_s)
         self.away_s.setdefault(rows, []).append(away_s)
 
-    def middle(self, of: dict[int, list[float]]) -> dict[int, float]:
-        return {rows: median(times) for rows, times in sorted(of.items())}
+    def means(self, of: dict[int, list[float]]) -> dict[int, float]:
+        return {rows: fmean(times) for rows, times in sorted(of.items())}
 
 
 def disclosed() -> dict[str, str]:
@@ -179,14 +179,14 @@ def _keep(session: Session, profile: Profile) -> float:
 def _offer(job: VerticalJob, profile: Profile, found: _Times, agreement: Agreement, most: int) -> Offer:
     """Constants out of what was timed: for each message half of what is sent, and half of a checkpoint's
     part, for a step has two messages and sends one."""
-    own_s = found.middle(found.own_s)
+    own_s = found.means(found.own_s)
     every = min(profile.checkpoint_steps, max(agreement.window.messages // 4, 1))
-    kept_s = (median(found.kept_s) + profile.checkpoint_s) / every
+    kept_s = (fmean(found.kept_s) + profile.checkpoint_s) / every
     messages = tuple((rows, (seconds + kept_s) / 2) for rows, seconds in own_s.items())
     whole = replace(
         profile, messages=messages, checkpoint_steps=every, most_rows=min(most, profile.most_rows)
     )
-    told_s = found.middle(found.away_s) if job.role == "feature" else own_s
+    told_s = found.means(found.away_s) if job.role == "feature" else own_s
     return Offer(fitted=fit(whole), small_s=told_s[min(told_s)], large_s=told_s[max(told_s)])
 
 
@@ -197,7 +197,7 @@ def _given(job: VerticalJob, part: Part, offers: dict[Role, Offer], largest: int
     latency_s = max(feature.small_s - label.small_s, 0.0) / 2
     transfer_s = max(feature.large_s - label.large_s, 0.0) / 2 - latency_s
     size_bytes = largest * job.width * value_bytes
-    wire = Wire(latency_s, min(size_bytes / transfer_s, _FASTEST) if transfer_s > 0 else _FASTEST)
+    wire = Wire(latency_s, min(size_bytes / transfer_s, FASTEST) if transfer_s > 0 else FASTEST)
     waiting = min(train.embeddings, train.gradients)
     if train.schedule == "pubsub":
         waiting = min(train.embeddings, train.staleness + 1)

@@ -16,7 +16,7 @@ from transom.vertical import plan_link
 from transom.vertical.epoch import ROLES, Given
 from transom.vertical.job import VerticalJob
 from transom.vertical.plan import Made, workers
-from transom.vertical.planner import Choice, curves
+from transom.vertical.planner import LEAST_ROWS, Choice, curves
 
 _LIMITS = (
     "How many epochs a training needs is a rule of thumb, measured on small networks at learning rates of "
@@ -35,25 +35,25 @@ def write_page(job: VerticalJob, made: Made) -> Path:
 
 def lines(job: VerticalJob, made: Made) -> tuple[str, ...]:
     """What to put into the job file, in place of what stands there."""
-    return ("train:", f"  batch_rows: {made.plan.chosen.batch_rows}", f"  workers: {workers(job, made.plan)}")
+    return ("train:", *(f"  {name}: {value}" for name, value in _settings(job, made).items()))
+
+
+def _settings(job: VerticalJob, made: Made) -> dict[str, str]:
+    return {"batch_rows": str(made.plan.chosen.batch_rows), "workers": str(workers(job, made.plan))}
 
 
 def _page(job: VerticalJob, made: Made) -> RunPage:
     plan = made.plan
-    drawn = (
-        Line(f"{count} under way" if plan.schedule == "avfl" else _counted(count, "worker"), line)
-        for count, line in curves(made.given, plan, job.role).items()
-    )
     return RunPage(
         title=f"Plan of vertical training {job.name}, {job.role} party",
         headline=f"Batches of {plan.chosen.batch_rows:,} rows, {_own(job, made)}.",
-        details=plan.reasons[:3],
-        charted="Seconds of an epoch",
-        chart_lead="As the model has them, by the rows of a batch and the workers of this party, with the "
-        "partner's as chosen. Large batches make an epoch short and need more epochs.",
-        charts=(Chart("Seconds of an epoch", tuple(drawn), "rows of a batch", logarithmic=True),),
+        details=tuple(f"{text[:1].upper()}{text[1:]}." for text in plan.reasons[:3]),
+        charted="What the model says",
+        chart_lead="By the rows of a batch and the workers of this party, with the partner's as chosen. "
+        "Large batches make an epoch short, and more epochs are needed.",
+        charts=tuple(_charts(job, made)),
         parts=(
-            Said("For the job file", lines(job, made)),
+            Said("For the job file", (), tuple(_settings(job, made).items()), "Below train in the job."),
             Said("What else would cost", (), tuple(_choices(made))),
             Said("What was measured", (), tuple(_constants(made.given)), _LEAD),
             Said("What the partner has learnt by it", tuple(_disclosed())),
@@ -62,7 +62,25 @@ def _page(job: VerticalJob, made: Made) -> RunPage:
     )
 
 
-_LEAD = "Seconds of a batch of B rows are overhead + lambda · B^gamma, of one worker on one core."
+_LEAD = "Of one worker on one core; what lies between is a power of the rows beside an overhead."
+
+
+def _charts(job: VerticalJob, made: Made) -> Iterator[Chart]:
+    """An epoch alone, and weighed by how many are needed."""
+    plan, found = made.plan, curves(made.given, made.plan, job.role)
+    names = {
+        count: f"{count} under way" if plan.schedule == "avfl" else _counted(count, "worker")
+        for count in found
+    }
+    for title, value in (
+        ("Seconds of an epoch", "epoch_s"),
+        ("Seconds of an epoch, times the epochs", "cost_s"),
+    ):
+        drawn = (
+            Line(names[count], tuple((one.batch_rows, getattr(one, value)) for one in line))
+            for count, line in found.items()
+        )
+        yield Chart(title, tuple(drawn), "rows of a batch", logarithmic=True)
 
 
 def _choices(made: Made) -> Iterator[tuple[str, str]]:
@@ -84,15 +102,21 @@ def _workers(made: Made, one: Choice) -> str:
 
 def _constants(given: Given) -> Iterator[tuple[str, str]]:
     yield "latency of the link, one way", f"{1000 * given.wire.latency_s:.2f} ms"
-    yield "bandwidth of the link, each way", f"{given.wire.bytes_per_s / 1e6:,.1f} MB/s"
+    fast = given.wire.bytes_per_s >= plan_link.FASTEST
+    yield (
+        "bandwidth of the link, each way",
+        "none seen" if fast else f"{given.wire.bytes_per_s / 1e6:,.1f} MB/s",
+    )
     for role in ROLES:
         party = given.party(role)
+        most = min(party.most_rows, given.rows)
         for name, power in (
             ("forward", party.forward), ("backward", party.backward), ("a message", party.message),
         ):  # fmt: skip
-            told = f"{power.overhead_s:.3g} + {power.lambda_s:.3g} · B^{power.gamma:.2f} s"
+            few_ms, many_ms = (1000 * power(rows) for rows in (LEAST_ROWS, most))
+            told = f"{few_ms:.2g} ms for {LEAST_ROWS} rows, {many_ms:.2g} for {most:,}"
             yield f"{role} party, {name}", told
-        yield f"{role} party, a worker's weights", f"{1000 * party.average_s:.3g} ms"
+        yield f"{role} party, a worker's weights", f"{1000 * party.average_s:.2g} ms"
         memory = f"{party.base_bytes / 2**20:,.0f} MiB, and {party.row_bytes:,.0f} bytes a row"
         yield f"{role} party, memory of a worker", memory
         offered = f"{_counted(party.cores, 'core')}, {party.memory_bytes / 2**20:,.0f} MiB"
@@ -101,8 +125,7 @@ def _constants(given: Given) -> Iterator[tuple[str, str]]:
 
 def _disclosed() -> Iterator[str]:
     yield "Which rows both parties have, how many, and their order; settings of the training and versions."
-    for name, what in plan_link.disclosed().items():
-        yield f"{name}: {what}"
+    yield from plan_link.disclosed().values()
 
 
 def _own(job: VerticalJob, made: Made) -> str:

@@ -26,7 +26,8 @@ def plot(given: Given, plan: Plan, role: Role) -> str:
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         for count, line in curves(given, plan, role).items():
-            axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=f"{count} {what}")
+            spots = [(one.batch_rows, one.epoch_s) for one in line]
+            axes.plot(*zip(*spots, strict=True), marker="o", markersize=3, label=f"{count} {what}")
         axes.plot(chosen.batch_rows, chosen.epoch_s, "k*", markersize=12, label="chosen")
         axes.set(yscale="log", xlabel="rows of a batch", ylabel="seconds of an epoch, predicted")
         axes.set_xscale("log", base=2)

@@ -16,7 +16,7 @@ from typing import Any
 
 from transom.config import to_plain
 from transom.errors import MisconfiguredError
-from transom.vertical.epoch import ROLES, Given, epoch, epoch_time_s, way
+from transom.vertical.epoch import ROLES, Given, epoch, way
 from transom.vertical.job import Role, Schedule
 
 LEAST_ROWS = 16
@@ -189,9 +189,9 @@ def _workers(given: Given, choice: Choice) -> str:
     return f"workers {choice.label_workers} (label party) and {choice.feature_workers} (feature party)"
 
 
-def curves(given: Given, plan: Plan, role: Role) -> dict[int, tuple[tuple[int, float], ...]]:
+def curves(given: Given, plan: Plan, role: Role) -> dict[int, tuple[Choice, ...]]:
     """For each number of this party's workers (in `avfl`, of batches under way), of powers of two and the
-    chosen one: batch sizes and predicted seconds of an epoch, with the partner's workers as chosen."""
+    chosen one: what is predicted by the size of batches, with the partner's workers as chosen."""
     chosen = plan.chosen
     own, other = chosen.label_workers, chosen.feature_workers
     if role == "feature" or given.schedule == "avfl":
@@ -207,5 +207,5 @@ def curves(given: Given, plan: Plan, role: Role) -> dict[int, tuple[tuple[int, f
             pair = (count, count)
         fitting = [rows for rows in candidates(given, chosen.batch_rows) if _fits(given, rows, *pair)]
         if fitting:
-            found[count] = tuple((rows, epoch_time_s(given, rows, *pair)) for rows in fitting)
+            found[count] = tuple(predict(given, rows, *pair) for rows in fitting)
     return found
