@@ -41,9 +41,10 @@ from _vertical_epochs import MOST_EPOCHS, Run, epochs_to
 from transom.config import from_plain, load_json, to_plain
 from transom.link.config import LinkConfig, opened
 from transom.link.told import Told
+from transom.vertical import run
 from transom.vertical.epoch import Given, epoch_time_s
 from transom.vertical.part import load_here
-from transom.vertical.party import make_party, met
+from transom.vertical.party import make_party
 from transom.vertical.plan import Limits, with_partner
 from vertical_accuracy import SETS, Jobs, Parts, jobs_of
 
@@ -167,27 +168,29 @@ def planned(scene: Scene, jobs: Jobs, parts: Parts, folder: Path) -> tuple[Point
 
 
 def epoch_s(scene: Scene, jobs: Jobs, parts: Parts, point: Point, folder: Path) -> float:
-    """Seconds of an epoch, its evaluation included, from the first batch on."""
-    rows = len(parts[0].train)
-    epochs = 2 if rows / point[0] > 100 else 4
+    """Seconds of an epoch, its evaluation included. Workers that are processes begin in the first, which
+    does not count; where it would take long all from the first step on counts."""
+    batches = -(-len(parts[0].train) // point[0])
+    epochs = 2 if batches > 100 else 5
 
     def work(job: Any, number: int, file: Path) -> None:
+        stepped: list[float] = []
         evaluated: list[float] = []
 
         def tell(told: Told) -> None:
-            if told.kind == "evaluated":
-                evaluated.append(time.monotonic())
+            if told.kind in ("step", "evaluated"):
+                (stepped if told.kind == "step" else evaluated).append(time.monotonic())
 
         many = job.train.workers > 1 and scene.schedule != "avfl"
         with (
             opened(job.link) as broker,
             closing(make_party(job, parts[number], tell, workers="processes" if many else "here")) as party,
-            met(party, broker) as (session, talk),
         ):
-            begun_s = time.monotonic()
-            party.side.run(talk)
-            session.finish()
-        file.write_text(json.dumps({"epoch_s": (evaluated[-1] - begun_s) / epochs}))
+            run.train(party, broker)
+        seconds = (evaluated[-1] - evaluated[0]) / (epochs - 1)
+        if batches > 100:
+            seconds = (evaluated[-1] - stepped[0]) / (epochs - 1 / batches)
+        file.write_text(json.dumps({"epoch_s": seconds}))
 
     at = at_point(jobs, point, epochs)
     found = together(scene, at, folder, work, "-".join(map(str, point)))

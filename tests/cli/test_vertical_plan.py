@@ -1,4 +1,4 @@
-"""`transom vertical plan`: two processes choose alike and keep what they chose, and `train --plan` takes it."""
+"""`transom vertical plan`: two processes choose alike, keep what they chose, and `train --plan` takes it."""
 
 from __future__ import annotations
 

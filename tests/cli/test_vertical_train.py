@@ -18,6 +18,7 @@ import yaml
 from transom.cli import main
 from transom.cli.watched import Pace
 from transom.link.told import Told
+from transom.vertical import timeline
 from transom.vertical.ids import canonical, is_test_N
 
 ROWS = 120
@@ -147,7 +148,10 @@ def test_the_reports_say_what_crossed_and_what_is_promised(capsys: pytest.Captur
         assert report["noise"]["guarantee"]["kind"] == "empirical"
         assert promise in page
         assert f"{report['sent']['train']['messages']:,} messages" in page
-    assert Path("bank_out/label/report.html").read_text().count("<figure") == 2
+        assert {*report["timeline"]} == {"span_s", "seconds", *timeline.OF}
+        assert sum(report["timeline"]["sending"]) > 0
+        assert "The partner" in page
+    assert Path("bank_out/label/report.html").read_text().count("<figure") == 2 + 3
     assert "AUC 0." in Path("bank_out/label/report.html").read_text()
 
 
@@ -163,7 +167,7 @@ def test_a_test_part_of_one_class_has_no_auc_and_a_run_still_ends(capsys: pytest
     assert found["score"] is None
     assert found["history"][-1]["metrics"]["auc"] is None
     assert found["history"][-1]["metrics"]["accuracy"] <= 1
-    assert Path("bank_out/label/report.html").read_text().count("<figure") == 1
+    assert Path("bank_out/label/report.html").read_text().count("<figure") == 1 + 3
 
 
 def test_what_does_not_fit_is_told_with_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,14 +215,29 @@ def test_a_board_shows_what_the_run_told(capsys: pytest.CaptureFixture[str]) -> 
     found = ran(capsys, "simulate", "bank.yaml", "shop.yaml", "--tensorboard", "board")
     board = reader.EventAccumulator("board").Reload()
     assert [one.step for one in board.Scalars("evaluate/auc")] == [one["step"] for one in found["history"]]
-    assert len(board.Scalars("train/loss")) == found["steps"]
+    shown = {name: board.Scalars(f"train/{name}") for name in ("loss", "wait_s", "rows_per_s", "waiting")}
+    assert len(shown["loss"]) == len(shown["wait_s"]) == found["steps"]
+    assert [one.step for one in shown["rows_per_s"]] == list(range(2, found["steps"] + 1))
+    assert all(one.value > 0 for one in shown["rows_per_s"])
+    assert all(0 <= one.value <= 1.01 for one in shown["waiting"])
+    ages = [one.value for one in board.Scalars("train/staleness_most")]
+    assert 0 < len(ages) <= found["steps"]
+    assert ages == sorted(ages)
+    assert ages[-1] <= 4  # five batches are under way
 
 
 def test_the_pace_is_of_what_this_process_did() -> None:
     pace = Pace(10)
-    assert pace.of(Told("ready", 100, 400), 5.0) == ""
-    assert pace.of(Told("step", 101, 400, {"wait_s": 3.0}), 10.0) == ""
-    words = pace.of(Told("step", 105, 400, {"wait_s": 4.0, "staleness_mean": 1.25}), 14.0)
+
+    def said(told: Told, now_s: float) -> str:
+        return pace.words(told, pace.of(told, now_s))
+
+    assert said(Told("ready", 100, 400), 5.0) == ""
+    assert said(Told("step", 101, 400, {"wait_s": 3.0}), 10.0) == ""
+    words = said(Told("step", 105, 400, {"wait_s": 4.0, "staleness_mean": 1.25}), 14.0)
     assert words == ": 10 rows/s, 25 % waiting, gradients 1.2 steps old"
-    assert pace.of(Told("evaluated", 105, 400, {"auc": 0.75}), 15.0) == ", auc 0.75"
-    assert pace.of(Told("step", 106, 400, {"wait_s": 4.0}), 15.0).endswith("20 % waiting, auc 0.75")
+    assert said(Told("evaluated", 105, 400, {"auc": 0.75}), 15.0) == ", auc 0.75"
+    assert said(Told("step", 106, 400, {"wait_s": 4.0}), 15.0).endswith("20 % waiting, auc 0.75")
+    for step in range(64):  # only the last ones count
+        said(Told("step", 200 + step, 400, {"wait_s": 4.0}), 100.0 + step)
+    assert said(Told("step", 264, 400, {"wait_s": 4.0}), 164.0) == ": 10 rows/s, 0 % waiting, auc 0.75"

@@ -63,7 +63,8 @@ def test_either_party_measures_any_task_and_leaves_torch_alone(tmp_path: Path, t
         (label, replace(feature, noise=Noise("gaussian", clip=1.0, sigma=1.0))),
         make_parts(task, own=own),
     )
-    before, shares = (torch.get_num_threads(), torch.random.get_rng_state()), []
+    before = torch.get_num_threads(), torch.random.get_rng_state()
+    shares: list[float] = []
     for job, part in zip(jobs, parts, strict=True):
         found = measure(job, part, shares.append, cores=3, memory_bytes=1e9)
         assert [one.rows for one in found.measured] == [16, 63]

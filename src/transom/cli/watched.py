@@ -6,8 +6,10 @@ Threat model: none; counts and metrics, no content. Does not protect anything. S
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from transom.errors import extra
 
 if TYPE_CHECKING:
     from transom.link.told import Listener, Told
+
+_PACE_STEPS = 64
 
 
 @contextmanager
@@ -26,39 +30,44 @@ def watched(text: str, rows_a_step: int, folder: Path | None = None, *, quiet: b
         pace = Pace(rows_a_step)
 
         def tell(told: Told) -> None:
+            found = pace.of(told, time.monotonic())
             if told.total:
                 bar.reach(told.step / told.total)
-                bar.say(f"{text}{pace.of(told, time.monotonic())}")
-            write(told)
+                bar.say(f"{text}{pace.words(told, found)}")
+            write(replace(told, found={**told.found, **found}))
 
         yield tell
 
 
 class Pace:
-    """How fast steps come, since the first one that this process was told of."""
+    """How fast steps come, and which share of the time was waited, over the last steps that this process was
+    told of."""
 
     def __init__(self, rows_a_step: int) -> None:
         self._rows, self._last = rows_a_step, ""
-        self._first: tuple[int, float, float] | None = None  # steps, when, how long was waited till then
+        self._steps: deque[tuple[int, float, float]] = deque(maxlen=_PACE_STEPS)  # when, waited till then
 
-    def of(self, told: Told, now_s: float) -> str:
-        """In words, after what was told at a time."""
-        found = told.found
-        if told.kind == "evaluated":
-            self._last = "".join(f", {name} {value:.4g}" for name, value in found.items())
-        waited_s = found.get("wait_s", 0.0)
+    def of(self, told: Told, now_s: float) -> dict[str, float]:
+        """After what was told at a time; nothing after the first step."""
         if told.kind != "step":
-            return self._last
-        if self._first is None:
-            self._first = told.step, now_s, waited_s
-        steps, begun_s, before_s = self._first
+            return {}
+        self._steps.append((told.step, now_s, told.found.get("wait_s", 0.0)))
+        steps, begun_s, before_s = self._steps[0]
         took_s = now_s - begun_s
         if took_s <= 0:
+            return {}
+        waited_s = self._steps[-1][2] - before_s
+        return {"rows_per_s": (told.step - steps) * self._rows / took_s, "waiting": waited_s / took_s}
+
+    def words(self, told: Told, found: Mapping[str, float]) -> str:
+        """For people, with the last evaluation."""
+        if told.kind == "evaluated":
+            self._last = "".join(f", {name} {value:.4g}" for name, value in told.found.items())
+        if not found:
             return self._last
-        words = f": {(told.step - steps) * self._rows / took_s:,.0f} rows/s"
-        words += f", {100 * (waited_s - before_s) / took_s:.0f} % waiting"
-        if "staleness_mean" in found:
-            words += f", gradients {found['staleness_mean']:.1f} steps old"
+        words = f": {found['rows_per_s']:,.0f} rows/s, {100 * found['waiting']:.0f} % waiting"
+        if "staleness_mean" in told.found:
+            words += f", gradients {told.found['staleness_mean']:.1f} steps old"
         return words + self._last
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from transom.config import load_json
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, "Tensor"]
 Message = tuple[Step, Tensors]
+Spent = Callable[[str, float, float], None]  # on what (waiting, sending, saving), from when, until when
 _PREFIX_BYTES = 8  # the length of the plain part, little-endian
 
 
@@ -45,6 +47,7 @@ class Talk:
         self._most_messages, self._most_bytes = window.messages // 4, window.bytes // 4
         self._steps = self._messages = self._bytes = 0
         self._silent_s: float | None = None  # until when a silence may last, once it began
+        self.spent: Spent = lambda what, begun_s, ended_s: None
 
     def receive(self, *topics: str) -> Received:
         """The next message of these topics."""
@@ -63,7 +66,8 @@ class Talk:
         now_s = time.monotonic()
         self._silent_s = self._silent_s or now_s + self._session.timeout_s
         left_s = max(0.0, min(until_s, self._silent_s) - now_s)
-        received = self._session.receive_or(topics, ready, left_s)
+        with self._spending("waiting"):
+            received = self._session.receive_or(topics, ready, left_s)
         if received is not None or ready():
             self._silent_s = None
         elif time.monotonic() >= self._silent_s:
@@ -89,7 +93,8 @@ class Talk:
 
     def send(self, step: Step, tensors: Tensors) -> None:
         """Durable, then on its way; a step that was sent before a kill changes nothing."""
-        self._session.send(step, tensors)
+        with self._spending("sending"):
+            self._session.send(step, tensors)
 
     def stepped(self) -> bool:
         """A step is done; whether a checkpoint is due."""
@@ -107,12 +112,18 @@ class Talk:
 
     def commit(self, state: bytes | None, message: Message | None = None) -> None:
         """What was received is applied, with the state after it, and a last message goes: all or nothing."""
-        with self._session.commit() as commit:
+        with self._spending("saving"), self._session.commit() as commit:
             if state is not None:
                 commit.checkpoint(state)
             if message is not None:
                 commit.send(*message)
         self._steps = self._messages = self._bytes = 0
+
+    @contextmanager
+    def _spending(self, what: str) -> Iterator[None]:
+        begun_s = time.monotonic()
+        yield
+        self.spent(what, begun_s, time.monotonic())
 
 
 def pack(about: Mapping[str, str], plain: Mapping[str, Any], learnt: bytes = b"") -> bytes:

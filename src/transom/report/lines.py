@@ -29,12 +29,14 @@ class Line:
 @dataclass(frozen=True)
 class Chart:
     """Lines on one scale; `under` names what goes to the right. Values that are not finite are left out.
-    `logarithmic`: both scales, of values above 0; those that are not are left out."""
+    `logarithmic`: both scales, of values above 0; those that are not are left out. `stacked`: bars, a line's
+    upon another's, each as wide as from its point to the next; all lines have the same ones."""
 
     title: str
     lines: tuple[Line, ...]
     under: str = "epoch"
     logarithmic: bool = False
+    stacked: bool = False
 
     @property
     def points(self) -> tuple[tuple[float, float], ...]:
@@ -45,10 +47,13 @@ class Chart:
 
 def line_chart(chart: Chart) -> str:
     """A figure with the lines, their names and both axes. The chart has a point that can be drawn."""
-    area = _LogArea.around(chart) if chart.logarithmic else _Area.around(chart)
-    groups = "".join(
-        f'<g class="series s{number}">{_line(line, area)}</g>' for number, line in enumerate(chart.lines)
-    )
+    area: _Area | _LogArea
+    if chart.stacked:
+        area, drawn = _stacked(chart)
+    else:
+        area = _LogArea.around(chart) if chart.logarithmic else _Area.around(chart)
+        drawn = [_line(line, area) for line in chart.lines]
+    groups = "".join(f'<g class="series s{number}">{one}</g>' for number, one in enumerate(drawn))
     keys = "".join(
         f'<li class="series s{number}"><svg width="26" height="18" aria-hidden="true">'
         f'<circle class="dot" cx="13" cy="9" r="5"/></svg>{escape(line.name)}</li>'
@@ -86,6 +91,17 @@ class _Area:
         bottom = math.floor(min(ys) / step)
         steps = max(math.ceil(max(ys) / step) - bottom, 1)
         return cls(min(xs), max(xs), bottom * step, step, steps)
+
+    @classmethod
+    def above_zero(cls, chart: Chart) -> _Area:
+        """Of bars: from nothing to the highest, to the end of the last."""
+        xs = [x for x, _ in chart.lines[0].points]
+        top = max(
+            sum(y for _, y in points) for points in zip(*(one.points for one in chart.lines), strict=True)
+        )
+        step = nice(top / _PARTS or 1.0)
+        last = xs[-1] - xs[-2] if xs[1:] else 1.0
+        return cls(xs[0], xs[-1] + last, 0.0, step, max(math.ceil(top / step * 0.999), 1))
 
     def x(self, value: float) -> str:
         width = self.right - self.left
@@ -175,6 +191,25 @@ def _line(line: Line, area: _Area | _LogArea) -> str:
     if len(spots) <= _DOTS:
         parts += [f'<circle class="dot" cx="{x}" cy="{y}" r="3.5"/>' for x, y in spots]
     return "".join(parts)
+
+
+def _stacked(chart: Chart) -> tuple[_Area, list[str]]:
+    area = _Area.above_zero(chart)
+    xs = [*(x for x, _ in chart.lines[0].points), area.right]
+    heights = [0.0] * len(chart.lines[0].points)
+    drawn = []
+    for line in chart.lines:
+        bars = []
+        for at, (x, y) in enumerate(line.points):
+            share = (xs[at + 1] - x) / (area.right - area.left)
+            size = y / (area.step * area.steps)
+            heights[at] += y
+            bars.append(
+                f'<rect class="bar" x="{area.x(x)}" y="{area.y(heights[at])}" width="{_at(share)}" '
+                f'height="{_at(size)}"/>'
+            )
+        drawn.append("".join(bars))
+    return area, drawn
 
 
 def _drawn(point: tuple[float, float]) -> bool:

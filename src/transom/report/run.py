@@ -8,6 +8,7 @@ Source: own design.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -19,12 +20,13 @@ from transom.report.report import now
 
 @dataclass(frozen=True)
 class Said:
-    """A part of a page: sentences, and figures by their names."""
+    """A part of a page: sentences, charts, and figures by their names."""
 
     title: str
     said: tuple[str, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
     lead: str = ""
+    charts: tuple[Chart, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,11 @@ class RunPage:
 def run_page(run: RunPage) -> str:
     """The whole page. Every text in it is escaped."""
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_beside("run.html.j2"))
-    charts = [line_chart(chart) for chart in run.charts if chart.points]
-    return template.render(run=run, css=_beside("page.css"), charts=charts)
+    return template.render(run=run, css=_beside("page.css"), drawn=_drawn)
+
+
+def _drawn(charts: Sequence[Chart]) -> list[str]:
+    return [line_chart(chart) for chart in charts if chart.points]
 
 
 def _beside(name: str) -> str:

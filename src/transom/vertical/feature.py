@@ -90,6 +90,11 @@ class FeatureSide(Side):
                 self._await(talk)
         self.told("done")
 
+    @property
+    def partner_has(self) -> bool:
+        out = any(going.sent_s < math.inf for going in self._going.values())
+        return out or (self._evaluation is not None and self._evaluation.sent > self._evaluation.answered)
+
     def _proceed(self, talk: Talk) -> bool:
         """Do one thing that can be done now; whether there was one."""
         if (done := self.pool.take()) is not None:

@@ -56,6 +56,14 @@ class LabelSide(Side):
         self._outputs: list[Tensor] = []
         self._losses: list[float] = []  # of a batch's shares so far
         self._next_average = 1
+        self._most_here = way.ahead
+
+    @property
+    def partner_has(self) -> bool:
+        """Unless all that may be under way is here; in `avfl` the partner alone knows how much that is."""
+        here = len(self._waiting.keys() | self._at_work.keys())
+        self._most_here = max(self._most_here, here)
+        return here < self._most_here
 
     def run(self, talk: Talk) -> None:
         """Answer until the feature party ends it. Raises LinkError."""

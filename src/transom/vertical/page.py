@@ -6,8 +6,10 @@ Source: own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from transom.files import write_file
@@ -15,8 +17,10 @@ from transom.report.lines import Chart, Line
 from transom.report.run import RunPage, Said, run_page
 from transom.vertical.job import VerticalJob
 from transom.vertical.metrics import SCORE
+from transom.vertical.timeline import COMPUTING, PARTNER, SAVING, SENDING, WAITING
 
 _NAMES = {"auc": "AUC", "accuracy": "accuracy", "rmse": "RMSE", "deviance": "mean Poisson deviance"}
+_MOST_POINTS = 40  # of a time line
 _LIMITS = (
     "What embeddings tell of features, and gradients of labels, beyond what the noise bounds. No attack was "
     "run for this page.",
@@ -40,6 +44,7 @@ def _page(job: VerticalJob, report: Mapping[str, Any]) -> RunPage:
         charts=tuple(_charts(job, report.get("history", ()))),
         chart_lead="On the rows that were not trained on, after each epoch; bars are 95 % intervals.",
         parts=(
+            *_timelines(report),
             _promise(report),
             _crossed(report),
             _cost(job, report),
@@ -89,6 +94,35 @@ def _charts(job: VerticalJob, history: Any) -> Iterator[Chart]:
                 tuple((epoch, point["metrics"][name]) for epoch, point in scored),
                 tuple(tuple(point["interval"]) if point["interval"] else None for _, point in scored),
             ),
+        ),
+    )
+
+
+def _timelines(report: Mapping[str, Any]) -> Iterator[Said]:
+    """What this party was doing, and what messages tell of the partner."""
+    found = report.get("timeline")
+    if not found:
+        return
+    together = math.ceil(len(found[PARTNER]) / _MOST_POINTS)
+    span_s = together * found["span_s"]
+
+    def line(name: str, shown: str) -> Line:
+        shares = [found[name][at : at + together] for at in range(0, len(found[name]), together)]
+        return Line(shown, tuple((at * span_s, 100 * fmean(one)) for at, one in enumerate(shares)))
+
+    own = tuple(line(name, name) for name in (SENDING, SAVING, WAITING))
+    yield Said(
+        "Time lines",
+        (
+            "Of the partner a party knows what messages tell: where nothing of this party's is there or on "
+            "its way, it waits.",
+        ),
+        lead=f"Per cent of each {span_s:g} seconds, of the process that ended the run. Workers that are "
+        "processes compute while it waits; a single one computes in what is left of its time.",
+        charts=(
+            Chart("This party's workers", (line(COMPUTING, "computing"),), "seconds", stacked=True),
+            Chart("This party's process", own, "seconds", stacked=True),
+            Chart("The partner", (line(PARTNER, "had something to do"),), "seconds", stacked=True),
         ),
     )
 

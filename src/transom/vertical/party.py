@@ -112,9 +112,11 @@ def met(
         at_once = max(party.side.way.ahead, 4)
         every_steps = job.train.checkpoint_every_steps
         if job.train.record_traffic_mb and party.terms["purpose"] == "train":
-            yield session, KeptTalk(session, agreement, every_steps, at_once, _keeper(party))
+            talk: Talk = KeptTalk(session, agreement, every_steps, at_once, _keeper(party))
         else:
-            yield session, Talk(session, agreement, every_steps, at_once)
+            talk = Talk(session, agreement, every_steps, at_once)
+        talk.spent = party.side.spent
+        yield session, talk
 
 
 def _keeper(party: Party) -> Keeper:

@@ -46,6 +46,7 @@ def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
         "sent": crossed(party),
         "disclosed": list(disclosed(job)),
         "link": dict(counts),
+        "timeline": side.timeline.report(),
     }
     if isinstance(side, LabelSide):
         history = [_finite(to_plain(point)) for point in now.history]

@@ -56,14 +56,19 @@ def simulate(
     jobs: tuple[VerticalJob, VerticalJob], parts: tuple[Part, Part], tell: Listener, *,
     workers: Workers = "here",
 ) -> LabelSide:  # fmt: skip
-    """Both parties in one process, the label party first; its side, at its end."""
+    """Both parties in one process, the label party first; its side, at its end. It tells of both."""
+    ages: dict[str, float] = {}  # of gradients, which the feature party knows
 
     def of_feature(told: Told) -> None:
         if told.kind == "ready":
             tell(told)
+        ages.update((name, one) for name, one in told.found.items() if name.startswith("staleness"))
+
+    def of_label(told: Told) -> None:
+        tell(replace(told, found={**told.found, **ages}) if told.kind == "step" else told)
 
     with (
-        closing(make_party(jobs[0], parts[0], tell, workers=workers)) as label,
+        closing(make_party(jobs[0], parts[0], of_label, workers=workers)) as label,
         closing(make_party(jobs[1], parts[1], of_feature, workers=workers)) as feature,
     ):
         together(lambda broker: train(feature, broker), lambda broker: train(label, broker))

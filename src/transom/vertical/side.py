@@ -26,6 +26,7 @@ from transom.vertical.job import VerticalJob
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool, sum_of
 from transom.vertical.schedule import Units, Way, chunks, interval
+from transom.vertical.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Side:
         self.spans = chunks(len(part.test), job.train.batch_rows)
         self.now, self.done = Progress(), Numbers()
         self.wait_s = 0.0
+        self.timeline = Timeline(way.workers)
         self._gathered: dict[int, Mapping[str, Tensor]] = {}
 
     @property
@@ -106,6 +108,16 @@ class Side:
     def worker_of(self, unit: int) -> int | None:
         """Which worker a unit is for; None: any."""
         return unit % self.way.workers if self.way.paired else None
+
+    @property
+    def partner_has(self) -> bool:
+        """Whether the partner has something of this party's to work on, as far as messages tell, or it is on
+        its way."""
+        raise NotImplementedError
+
+    def spent(self, what: str, begun_s: float, ended_s: float) -> None:
+        """The party's process has done something."""
+        self.timeline.note(what, begun_s, ended_s, self.pool.busy_s, partner=self.partner_has)
 
     def wait(self, talk: Talk, topics: tuple[str, ...], until_s: float = math.inf) -> Received | None:
         """A message, or None once a worker is done or at a time; how long it took is counted."""
