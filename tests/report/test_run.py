@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 
@@ -72,6 +73,38 @@ def test_points_stand_where_their_values_are() -> None:
     for (_, y), value in zip(dots, (0.6, 0.75), strict=True):
         assert float(y) == pytest.approx(low + (value - first) / (last - first) * (high - low), abs=0.01)
     assert drawn.count('class="reach"') == 2
+
+
+def numbers(drawn: str, pattern: str) -> list[tuple[float, ...]]:
+    return [tuple(map(float, found)) for found in re.findall(pattern, drawn)]
+
+
+def test_equal_ratios_are_equal_distances_on_logarithmic_scales() -> None:
+    points = ((16, 8.0), (0, 1.0), (64, 2.0), (256, 0.5), (1024, -1.0), (1024, 0.125))
+    drawn = line_chart(Chart("Seconds", (Line("one", points),), logarithmic=True))
+    dots = numbers(drawn, r'cx="([\d.]+)%" cy="([\d.]+)%" r="3.5"')
+    assert [x for x, _ in dots] == pytest.approx([0, 100 / 3, 200 / 3, 100], abs=0.01)
+    assert [y for _, y in dots] == pytest.approx(
+        [dots[0][1] + at * (dots[1][1] - dots[0][1]) for at in range(4)], abs=0.05
+    )
+    ticks = numbers(drawn, r'<text x="-8" y="([\d.]+)%" dy="4" text-anchor="end">([\d.]+)</text>')
+    slopes = {
+        round((y - v) / math.log(value / other), 2) for (y, value), (v, other) in itertools.pairwise(ticks)
+    }
+    assert max(slopes) - min(slopes) < 0.1
+    shown = numbers(drawn, r'<text x="([\d.]+)%" y="258" text-anchor="middle">([\d.]+)</text>')
+    assert [x for x, _ in shown] == pytest.approx([100 * math.log(v / 16, 64) for _, v in shown], abs=0.01)
+
+
+def test_bars_stand_upon_each_other_and_side_by_side() -> None:
+    lines = Line("one", ((0, 10), (2, 40), (4, 0))), Line("other", ((0, 5), (2, 60), (4, 20)))
+    drawn = line_chart(Chart("Spent", lines, "seconds", stacked=True))
+    bars = numbers(drawn, r'x="([\d.]+)%" y="([\d.]+)%" width="([\d.]+)%" height="([\d.]+)%"')
+    third = pytest.approx(100 / 3, abs=0.01)
+    assert [width for _, _, width, _ in bars] == [third] * 6
+    assert [x for x, *_ in bars] == pytest.approx([0, 100 / 3, 200 / 3] * 2, abs=0.01)
+    assert [height for *_, height in bars] == pytest.approx([10, 40, 0, 5, 60, 20], abs=0.01)
+    assert [100 - y for _, y, *_ in bars] == pytest.approx([10, 40, 0, 15, 100, 20], abs=0.01)
 
 
 @given(

@@ -30,7 +30,7 @@ class Line:
 class Chart:
     """Lines on one scale; `under` names what goes to the right. Values that are not finite are left out.
     `logarithmic`: both scales, of values above 0; those that are not are left out. `stacked`: bars, a line's
-    upon another's, each as wide as from its point to the next; all lines have the same ones."""
+    upon another's, each as wide as from its point to the next; all lines have the same ones, finite."""
 
     title: str
     lines: tuple[Line, ...]
@@ -41,8 +41,11 @@ class Chart:
     @property
     def points(self) -> tuple[tuple[float, float], ...]:
         """All that can be drawn."""
-        points = (point for line in self.lines for point in line.points if _drawn(point))
-        return tuple(point for point in points if not self.logarithmic or min(point) > 0)
+        return tuple(point for line in self.lines for point in line.points if self.shows(point))
+
+    def shows(self, point: tuple[float, float]) -> bool:
+        """Whether it can be drawn."""
+        return all(map(math.isfinite, point)) and (not self.logarithmic or min(point) > 0)
 
 
 def line_chart(chart: Chart) -> str:
@@ -52,7 +55,7 @@ def line_chart(chart: Chart) -> str:
         area, drawn = _stacked(chart)
     else:
         area = _LogArea.around(chart) if chart.logarithmic else _Area.around(chart)
-        drawn = [_line(line, area) for line in chart.lines]
+        drawn = [_line(line, area, chart) for line in chart.lines]
     groups = "".join(f'<g class="series s{number}">{one}</g>' for number, one in enumerate(drawn))
     keys = "".join(
         f'<li class="series s{number}"><svg width="26" height="18" aria-hidden="true">'
@@ -177,13 +180,13 @@ def _frame(area: _Area | _LogArea) -> str:
     return "".join(parts)
 
 
-def _line(line: Line, area: _Area | _LogArea) -> str:
-    spots = [(area.x(x), area.y(y)) for x, y in line.points if _drawn((x, y))]
+def _line(line: Line, area: _Area | _LogArea, chart: Chart) -> str:
+    spots = [(area.x(x), area.y(y)) for x, y in line.points if chart.shows((x, y))]
     parts = [
         f'<line class="path" x1="{x}" y1="{y}" x2="{u}" y2="{v}"/>' for (x, y), (u, v) in pairwise(spots)
     ]
     for (x, _), both in zip(line.points, line.intervals, strict=False):
-        if both and _drawn(both):
+        if both and chart.shows(both):
             parts.append(
                 f'<line class="reach" x1="{area.x(x)}" x2="{area.x(x)}" y1="{area.y(both[0])}" '
                 f'y2="{area.y(both[1])}"/>'
@@ -210,10 +213,6 @@ def _stacked(chart: Chart) -> tuple[_Area, list[str]]:
             )
         drawn.append("".join(bars))
     return area, drawn
-
-
-def _drawn(point: tuple[float, float]) -> bool:
-    return all(map(math.isfinite, point))
 
 
 def _at(share: float) -> str:

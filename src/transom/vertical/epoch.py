@@ -24,12 +24,11 @@ from typing import Annotated
 from transom.config import Setting
 from transom.vertical.job import Role, Schedule
 from transom.vertical.profile import Fitted
-from transom.vertical.schedule import chunks
+from transom.vertical.schedule import EVALUATED_AHEAD, chunks
 
 ROLES: tuple[Role, Role] = ("label", "feature")
 _LATENCY, _BANDWIDTH, _AVERAGES = "latency of the link", "bandwidth of the link", "averages of workers"
 _EVALUATION = "evaluation"
-_EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
 
 
 @dataclass(frozen=True)
@@ -265,7 +264,7 @@ def _evaluation_s(given: Given, batch_rows: int, way: Way) -> float:
     if not way.waits:
         return count * max(stations)
     whole_s = sum(stations) + 2 * given.wire.latency_s
-    return whole_s + max(_following(whole_s, max(stations), count, _EVALUATED_AHEAD))
+    return whole_s + max(_following(whole_s, max(stations), count, EVALUATED_AHEAD))
 
 
 def _largest(parts: Mapping[str, float]) -> str:

@@ -29,10 +29,8 @@ from transom.vertical.job import VerticalJob
 from transom.vertical.messages import DROP, DROPPED, END, EVALUATE, OVER, TRAIN, message, rows_of, said
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool
-from transom.vertical.schedule import Way
+from transom.vertical.schedule import EVALUATED_AHEAD, Way
 from transom.vertical.side import Side
-
-_EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
 
 
 @dataclass
@@ -268,7 +266,7 @@ class FeatureSide(Side):
             self.now = replace(self.now, next_average=next_average)
             self._evaluation = _Evaluation()
         now = self._evaluation
-        if now.sent == len(self.spans) or now.sent - now.answered >= _EVALUATED_AHEAD:
+        if now.sent == len(self.spans) or now.sent - now.answered >= EVALUATED_AHEAD:
             return False
         step = Step(self.now.evaluated, now.sent, "forward", now.attempt, EVALUATE)
         rows_BF = self.tensor(self.test_rows(now.sent))

@@ -36,7 +36,7 @@ from transom.vertical.profile import Measured, Profile
 SIZES = tuple(4**power for power in range(2, 9))  # 16 to 65,536
 _MOST_TIMES, _LEAST_TIMES = 200, 3
 _SIZE_S = 0.6  # for a size, if the fewest times are done
-_LONG_S = 3.0  # of a batch after which no larger one is tried
+_LONG_S = 1.0  # of a batch after which no larger one is tried
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 

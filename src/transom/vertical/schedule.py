@@ -25,6 +25,7 @@ from transom.vertical.job import VerticalJob
 
 EVALUATED_ROWS = 4096  # of a message, at least
 EVALUATED_CHUNKS = 8  # of an evaluation, at most
+EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
 
 
 @dataclass(frozen=True)
