@@ -6,9 +6,10 @@ Per scene both parties, as processes behind a relay that emulates a link's laten
 stopped for two thirds of the time where the scene says so, make a plan as `transom vertical plan` does. Then
 each point of a small grid is measured, the plan's own too. What is compared is the planner's objective, the
 time to a quality: seconds of an epoch, times the epochs until the AUC on rows that were not trained on is
-0.77 (mean of the seeds' curves, straight between two epochs).
+0.76 (straight between two epochs, mean of the seeds). There the curves are steep; they end at 0.776, and a
+target close to that is reached by chance.
 Both factors are measured apart, which is cheaper and less noisy than whole runs: seconds over the relay, in
-a few epochs with their evaluations, from the first batch on; epochs in one process, with the same modules,
+a few epochs with their evaluations, once workers have begun; epochs in one process, with the same modules,
 optimisers, batches, averages, and gradients as old as the schedule makes them, without a link between.
 `regret` is the plan's time over the grid's least, less 1; `model_error` by which factor a predicted epoch is
 off at the worst; `regret_of_largest` that of the largest batch with one worker each. Credit data, one thread
@@ -48,7 +49,7 @@ from transom.vertical.party import make_party
 from transom.vertical.plan import Limits, with_partner
 from vertical_accuracy import SETS, Jobs, Parts, jobs_of
 
-TARGET = 0.77
+TARGET = 0.76
 TICK_S = 0.012  # a slowed party runs for a third of it
 LONG_S = 240.0  # of one measurement, after which it has failed
 
@@ -71,7 +72,7 @@ SCENES = {
     "far, slow feature party": Scene(
         "pubsub", 0.05, 12.5e6, {"feature": 3}, (1, 2), (128, 256, 512, 1024, 2048), ((1, 1), (1, 2))
     ),
-    "near, alike": Scene("pubsub", 0.002, 125e6, {}, (1, 1), (64, 128, 256, 512, 1024), ((1, 1),)),
+    "near, alike": Scene("pubsub", 0.002, 125e6, {}, (1, 1), (128, 256, 512, 1024, 2048), ((1, 1),)),
     "near, slow label party": Scene(
         "avfl", 0.01, 25e6, {"label": 3}, (1, 1), (128, 256, 512, 1024), ((1, 1), (1, 2), (1, 4))
     ),
