@@ -80,10 +80,12 @@ def curve(run: Run, parts: Parts) -> Iterator[float]:
     for unit in range(units.total):
         while begun < units.total and len(under_way) < run.ahead:
             maker = crews[1][begun % counts[1]]
-            under_way.append((maker, maker.do(Task("forward", begun, rows_of(parts[1], units, begun)))))
+            given = rows_of(parts[1], units, begun)
+            under_way.append((maker, maker.do(Task("forward", begun, given, len(given[ROWS])))))
             begun += 1
         maker, made = under_way.popleft()
-        numbers, size = parts[0].train[units.rows(unit)], units.batch_size(unit)
+        numbers = parts[0].train[units.rows(unit)]
+        size = len(numbers)
         graded = crews[0][unit % counts[0]].do(Task("train", unit, {
             **rows_of(parts[0], units, unit), EMBEDDING: made.tensors[EMBEDDING],
             LABELS: torch.from_numpy(parts[0].labels(numbers)),

@@ -136,7 +136,8 @@ class Training:
         self.feature = Crew(self.clock, feature, given.feature.cores)
         self.clock.crews = [self.label, self.feature]
         self.forth, self.back, self.label_own, self.feature_own = (Line(self.clock) for _ in range(4))
-        self.per_epoch = math.ceil(given.rows / batch_rows) * self.shares
+        self.bundle = 1 if schedule.startswith("vfl") else given.bundle
+        self.per_epoch = math.ceil(given.rows / (batch_rows * self.bundle)) * self.shares
         self.begun = self.done = self.going = 0
 
     def epoch_s(self) -> float:
@@ -147,8 +148,8 @@ class Training:
         return total_s / self.epochs
 
     def _rows(self, unit: int) -> int:
-        within = unit % self.per_epoch // self.shares
-        rows = min(self.batch_rows, self.given.rows - within * self.batch_rows)
+        within, whole = unit % self.per_epoch // self.shares, self.batch_rows * self.bundle
+        rows = min(whole, self.given.rows - within * whole)
         return len(range(unit % self.shares, rows, self.shares))
 
     def _begin(self) -> None:
@@ -169,8 +170,10 @@ class Training:
         rows, label, feature = self._rows(unit), self.given.label, self.given.feature
         transfer_s = rows * self.given.width * self.given.value_bytes / self.given.wire.bytes_per_s
         worker = unit % self.workers if self.paired else None
-        latency_s, label_s = self.given.wire.latency_s, label.forward(rows) + label.backward(rows)
-        forward_s, backward_s = feature.forward(rows), feature.backward(rows)
+        batches = math.ceil(rows / self.batch_rows)  # of a bundle, each computed by itself
+        each, latency_s = rows / batches, self.given.wire.latency_s
+        label_s = batches * (label.forward(each) + label.backward(each))
+        forward_s, backward_s = batches * feature.forward(each), batches * feature.backward(each)
         label_own_s, feature_own_s = label.message(rows), feature.message(rows)
         if self.label.workers == 1:  # it is the party's own process, which sends and receives as well
             label_s, label_own_s = label_s + 2 * label_own_s, 0.0

@@ -54,6 +54,7 @@ def any_given(chance: random.Random, schedule: Schedule) -> Given:
         rows=chance.randrange(200, 10_000),
         width=32,
         under_way=chance.choice([1, 2, 5, 9]),
+        bundle=chance.choice([1, 1, 3]),
         epochs=3,
     )
 
@@ -79,15 +80,16 @@ def settings(schedule: Schedule, count: int, seed: int) -> Iterator[tuple[Given,
 @pytest.mark.parametrize("uneven", [0.0, 0.3])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_model_is_near_the_simulation(schedule: Schedule, uneven: float) -> None:
-    """Half of the settings within 3 %, nine in ten within 10 %, all within a factor of 1.25; lock-step
-    within 10 %."""
+    """Half of the settings within 3 %, nine in ten within 12 %, all within a factor of 1.35; lock-step
+    within 10 %. Never too short by more than an eighth."""
     factors = [
         epoch_time_s(*one) / Training(*one, uneven=uneven).epoch_s() for one in settings(schedule, 60, seed=7)
     ]
     errors = sorted(abs(math.log(factor)) for factor in factors)
     assert median(errors) < 0.03
-    assert errors[len(errors) * 9 // 10] < 0.1
-    assert errors[-1] < (0.1 if schedule.startswith("vfl") else math.log(1.25))
+    assert errors[len(errors) * 9 // 10] < 0.12
+    assert errors[-1] < (0.1 if schedule.startswith("vfl") else math.log(1.35))
+    assert min(factors) > 7 / 8
 
 
 def test_lockstep_is_a_sum() -> None:
@@ -247,6 +249,9 @@ def test_old_gradients_and_replicas_cost_epochs() -> None:
     assert factor(500, 3, 0) == 2.5
     delays = {name: predict(replace(GIVEN, schedule=name), 256, 2, 2).delay for name in SCHEDULES}
     assert delays == {"vfl": 0, "vfl-ps": 0, "avfl": 1, "avfl-ps": 0.5, "pubsub": 2}
+    bundled = replace(GIVEN, bundle=3)  # the mean of 3, 4 and 5 steps, of two replicas
+    assert predict(replace(bundled, schedule="avfl-ps"), 256, 2, 2).delay == 2
+    assert predict(replace(bundled, schedule="vfl"), 256, 2, 2).delay == 0
 
 
 def test_memory_and_what_was_measured_bound_the_choice() -> None:

@@ -6,7 +6,7 @@ Without that weight the largest batch wins wherever a row costs less in a larger
 Threat model: none; numbers alone.
 Does not protect: against a machine that is busy with other things than when it was measured. Times of tasks
 are taken as even; stops and what is given out again are left out. With more workers than cores times are
-optimistic.
+optimistic; where an epoch is waited for and has less than ten messages, pessimistic by up to a third.
 Source: Throughput: asymptotic bounds of closed networks of queues (Denning and Buzen 1978, "The Operational
 Analysis of Queueing Network Models"). Weight of the batch: McCandlish et al., arXiv 1812.06162, section 2; of
 the delay: Koloskova et al., arXiv 2206.08307 (delays slow what does not depend on the gradient's variance).
@@ -61,7 +61,8 @@ class Convergence:
 @dataclass(frozen=True, kw_only=True)
 class Given:
     """What a plan is made for. `rows` are of training, `tested_rows` are evaluated after each epoch.
-    `under_way`: batches that pubsub has at once, and that may wait in `avfl`; `epochs` of the run."""
+    `under_way`: messages that pubsub has at once, and that may wait in `avfl`, each of `bundle` batches where
+    the schedule is not lock-step; `epochs` of the run."""
 
     schedule: Schedule
     label: Fitted
@@ -72,6 +73,7 @@ class Given:
     width: int
     value_bytes: float = 4.0
     under_way: int = 5
+    bundle: int = 1
     epochs: int = 10
     convergence: Convergence = field(default_factory=Convergence)
 
@@ -86,13 +88,22 @@ class Given:
 @dataclass(frozen=True)
 class Way:
     """How a schedule goes, as `transom.vertical.schedule.way_of` has it: workers of each party, parts of a
-    batch, units under way, whether an epoch waits for the one before, models that learn apart."""
+    batch, units under way, whether an epoch waits for the one before, models that learn apart, batches of a
+    unit."""
 
     workers: Mapping[Role, int]
     shares: int
     ahead: int
     waits: bool
     replicas: int
+    bundle: int = 1
+
+    @property
+    def delay(self) -> float:
+        """Steps that a gradient is old, of those of its own model."""
+        if self.shares > 1:
+            return 0.0
+        return ((self.ahead - 1) * self.bundle + (self.bundle - 1) / 2) / self.replicas
 
 
 def way(given: Given, label_workers: int, feature_workers: int) -> Way:
@@ -105,9 +116,9 @@ def way(given: Given, label_workers: int, feature_workers: int) -> Way:
     ways: dict[Schedule, Way] = {
         "vfl": Way(one, 1, 1, True, 1),
         "vfl-ps": Way(both, most, most, True, 1),
-        "avfl": Way(one, 1, feature_workers, True, 1),
-        "avfl-ps": Way(both, 1, most, True, most),
-        "pubsub": Way(own, 1, given.under_way, False, most),
+        "avfl": Way(one, 1, feature_workers, True, 1, given.bundle),
+        "avfl-ps": Way(both, 1, most, True, most, given.bundle),
+        "pubsub": Way(own, 1, given.under_way, False, most, given.bundle),
     }
     return ways[given.schedule]
 
@@ -151,10 +162,12 @@ def _messages(role: Role) -> str:
     return f"messages of the {role} party"
 
 
-def _unit(given: Given, rows: int) -> _Unit:
+def _unit(given: Given, rows: int, batches: int = 1) -> _Unit:
+    """Of so many rows, in so many batches."""
     parties = {role: given.party(role) for role in ROLES}
+    each = rows / batches
     return _Unit(
-        {role: one.forward(rows) + one.backward(rows) for role, one in parties.items()},
+        {role: batches * (one.forward(each) + one.backward(each)) for role, one in parties.items()},
         given.transfer_s(rows),
         2 * given.wire.latency_s,
         {role: one.message(rows) for role, one in parties.items()},
@@ -180,12 +193,12 @@ def epoch(given: Given, batch_rows: int, way: Way) -> Epoch:
     """What an epoch takes."""
     batch_rows = min(batch_rows, given.rows)
     batches = math.ceil(given.rows / batch_rows)
-    last_rows = given.rows - (batches - 1) * batch_rows
-    if way.ahead == 1 or way.shares > 1:
+    if (way.ahead == 1 and way.bundle == 1) or way.shares > 1:
+        last_rows = given.rows - (batches - 1) * batch_rows
         parts, last = _lockstep(given, batch_rows, way), _lockstep(given, last_rows, way)
         found = Epoch((batches - 1) * sum(parts.values()) + sum(last.values()), parts, _largest(parts))
     else:
-        found = _pipelined(given, batch_rows, last_rows, batches, way)
+        found = _pipelined(given, batch_rows, way)
     once = {_AVERAGES: _averages_s(given, batches, way), _EVALUATION: _evaluation_s(given, batch_rows, way)}
     name = _largest(once)
     parts = {**found.parts_s}
@@ -210,23 +223,26 @@ def _lockstep(given: Given, rows: int, way: Way) -> dict[str, float]:
     return parts
 
 
-def _pipelined(given: Given, batch_rows: int, last_rows: int, batches: int, way: Way) -> Epoch:
-    """Where several batches are under way: they go in rounds of so many, or one after the other through the
-    slowest station, whichever takes longer. The feature party begins a batch before it learns from another;
-    the other way round batches come in bunches, and stations are idle between."""
+def _pipelined(given: Given, batch_rows: int, way: Way) -> Epoch:
+    """Where several units are under way: they go in rounds of so many, or one after the other through the
+    slowest station, whichever takes longer. The feature party begins one before it learns from another;
+    the other way round they come in bunches, and stations are idle between."""
     cores = {role: given.party(role).cores for role in ROLES}
-    full, last = _unit(given, batch_rows), _unit(given, last_rows)
+    unit_rows = min(way.bundle * batch_rows, given.rows)
+    units = math.ceil(given.rows / unit_rows)
+    last_rows = given.rows - (units - 1) * unit_rows
+    full, last = (_unit(given, rows, math.ceil(rows / batch_rows)) for rows in (unit_rows, last_rows))
     parts, stations = full.parts(), full.stations(way, cores)
     full_s, slowest_s = sum(parts.values()), max(stations.values())
     less_s = full_s - sum(last.parts().values()), slowest_s - max(last.stations(way, cores).values())
     if way.waits:
-        epochs, spared_s = 1, less_s[(batches - 1) % way.ahead > 0]
-        rounds_s, queue_s = _following(full_s, slowest_s, batches, way.ahead)
+        epochs, spared_s = 1, less_s[(units - 1) % way.ahead > 0]
+        rounds_s, queue_s = _following(full_s, slowest_s, units, way.ahead)
         rounds_s, queue_s = rounds_s - spared_s, queue_s - less_s[1]
     else:
         epochs = given.epochs
-        means_s = full_s - less_s[0] / batches, slowest_s - less_s[1] / batches
-        rounds_s, queue_s = _following(*means_s, batches * epochs, way.ahead)
+        means_s = full_s - less_s[0] / units, slowest_s - less_s[1] / units
+        rounds_s, queue_s = _following(*means_s, units * epochs, way.ahead)
     bound = _largest(parts) if rounds_s > queue_s else _largest(stations)
     return Epoch((full_s + max(rounds_s, queue_s)) / epochs, parts, bound)
 

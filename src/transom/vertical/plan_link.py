@@ -32,6 +32,7 @@ from transom.vertical.measure import sizes_of
 from transom.vertical.part import Part
 from transom.vertical.planner import Plan
 from transom.vertical.profile import Fitted, Profile, fit
+from transom.vertical.schedule import way_of
 
 _ECHO, _OFFER, _CHOICE = "plan-echo", "plan-offer", "plan-choice"
 _TIMES = 5  # of each size
@@ -200,7 +201,7 @@ def _given(job: VerticalJob, part: Part, offers: dict[Role, Offer], largest: int
     wire = Wire(latency_s, min(size_bytes / transfer_s, FASTEST) if transfer_s > 0 else FASTEST)
     waiting = min(train.embeddings, train.gradients)
     if train.schedule == "pubsub":
-        waiting = min(train.embeddings, train.staleness + 1)
+        waiting = way_of(job).ahead
     return Given(
         schedule=train.schedule, label=label.fitted, feature=feature.fitted, wire=wire,
         rows=len(part.train), tested_rows=len(part.test), width=job.width, value_bytes=value_bytes,

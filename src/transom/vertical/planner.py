@@ -73,14 +73,13 @@ def predict(given: Given, batch_rows: int, label_workers: int, feature_workers: 
     """What the model says of one plan; workers as for `epoch_time_s`."""
     goes = way(given, label_workers, feature_workers)
     found = epoch(given, batch_rows, goes)
-    delay = 0.0 if goes.shares > 1 else (goes.ahead - 1) / goes.replicas
-    factor = given.convergence.epochs_factor(batch_rows, goes.replicas, delay)
+    factor = given.convergence.epochs_factor(batch_rows, goes.replicas, goes.delay)
     label, feature = goes.workers["label"], goes.workers["feature"]
     if given.schedule == "avfl":
         feature = goes.ahead
     cost_s = found.seconds * factor
     return Choice(
-        batch_rows, label, feature, found.seconds, factor, cost_s, delay, found.bound, found.parts_s
+        batch_rows, label, feature, found.seconds, factor, cost_s, goes.delay, found.bound, found.parts_s
     )
 
 
@@ -129,7 +128,7 @@ def _memory(given: Given, batch_rows: int, label_workers: int, feature_workers: 
     """Bytes of each party: its workers, what the label party computes and of what the feature party keeps
     the way back, and the messages of all units that are under way."""
     goes = way(given, label_workers, feature_workers)
-    rows = math.ceil(batch_rows / goes.shares)
+    rows = math.ceil(batch_rows / goes.shares) * goes.bundle
     under_way = 2 * goes.ahead * rows * given.width * given.value_bytes
     batches = {"label": goes.workers["label"], "feature": max(goes.workers["feature"], goes.ahead)}
     return {
