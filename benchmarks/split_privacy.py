@@ -8,16 +8,20 @@ contributing tokens, `sap-without-cti` plain d_chi; `shaped` has a quarter of it
 that the public model uses, `task` 0.03 of it in 16 that tell the labels of public texts; `gaussian` clips
 rows and adds N(0, sigma^2), as DP-Forward does at the embedding, of the mean length of plain d_chi.
 `-denoised`: the customer sends expected rows; `task-cti` spares a fifth of the vocabulary nearly wholly and
-the rest in 4 of the task's directions. The dev set gets noise of its own, as in use.
+the rest in 4 of the task's directions. `pooled` sends one row a text, the mean of its states, without noise
+(`pooled-noise`: with d_chi, in `pooled-task` with 0.03 of it in 64 directions of the task); try it with
+--after-block. The dev set gets noise of its own, as in use.
 The front is frozen and noise is drawn once a text, so states are computed once and trained on in each epoch
 by `split.parts`, without a link: the same numbers, faster.
 
 `ep_*` is the share that an attack does not name: tokens by the nearest row (`ep_nn`), a trained inverter
-(`ep_inverter`), BiSR (`ep_gradient`; layout customer, first step); contributing tokens by the nearest row
-(`ep_contributing`, the same tokens for every method); sentiment by the best of three (`ep_aia`).
-`ep` is the least of the three over all tokens, of those that ran. Attacks know the law and own other labelled
-sentences of the corpus; they run for the first seed. `gain_at_1pct`: points of `ep` over no noise at the same
-cut for at most one point of accuracy; the lower of the models; `gains` says the same for each attack.
+(`ep_inverter`), BiSR (`ep_gradient`; layout customer, first step); of pooled rows, wherever they stand in
+their text, by a learnt bag of words (`ep_bag`) and a search from there (`ep_search`), which are told how many
+there are; contributing tokens by the nearest row (`ep_contributing`, the same tokens for every method);
+sentiment by the best of three (`ep_aia`). `ep` is the least over all tokens, of those that ran. Attacks know
+the law and own other labelled sentences of the corpus; they run for the first seed. `gain_at_1pct`: points of
+`ep` over no noise at the same cut for at most one point of accuracy; the lower of the models; `gains` says
+the same for each attack.
 Finished points are kept in results/split_privacy_points.json; a run that was stopped goes on from there.
 SANTEXT+ and Opacus with LoRA are not here: the first has no states of its own law (`words_sst2.py` measures
 it on the same data), the second protects the adapter from its readers, not the texts from the vendor.
@@ -40,7 +44,7 @@ import numpy as np
 import torch
 
 from _bench import RESULTS, parser, report
-from transom.audit.attacks import split_attribute, split_gradient, split_inverter, split_nearest
+from transom.audit.attacks import split_attribute, split_gradient, split_inverter, split_nearest, split_pooled
 from transom.audit.attacks.split_inverter import side_by_side
 from transom.audit.attacks.split_view import Private, Public, but
 from transom.audit.split_case import seen
@@ -58,7 +62,10 @@ from transom.split.rows import Rows, batches, pad_id_of, padded, read_rows
 from transom.split.settle import settle
 
 CONTRIBUTING, SPARE = 0.05, 2.0
-TOKEN_ATTACKS = {"ep_nn": split_nearest, "ep_inverter": split_inverter, "ep_gradient": split_gradient}
+TOKEN_ATTACKS: Mapping[str, Attack] = {
+    "ep_nn": split_nearest, "ep_inverter": split_inverter, "ep_gradient": split_gradient,
+    **dict(zip(("ep_bag", "ep_search"), split_pooled.attacks(), strict=True)),
+}  # fmt: skip
 SHOWN = ("model", "method", "level", "seed", "accuracy", "ep", *TOKEN_ATTACKS, "ep_contributing", "ep_aia")
 POINTS = RESULTS / "split_privacy_points.json"
 
@@ -119,8 +126,13 @@ METHODS: Mapping[str, Noise] = {
     "task-denoised": replace(_TASK, denoise=True),
     "task-cti-denoised": replace(_TASK, directions=4, contributing=0.2, spare=20.0, denoise=True),
     "gaussian": Noise("gaussian", clip=1.0, sigma=1.0),
+    "pooled": Noise(pool=True),
+    "pooled-noise": replace(_PLAIN, pool=True),
+    "pooled-task": replace(_TASK, directions=64, pool=True),
 }
+BARE = ("none", "pooled")
 LEVELS = {name: (15.0, 25.0, 40.0) if "task" in name else (60.0, 80.0, 110.0) for name in METHODS}
+LEVELS |= {"pooled-noise": (800.0, 400.0, 200.0), "pooled-task": (400.0, 150.0, 50.0)}
 
 
 def job_of(point: Point, sizes: Sizes) -> SplitJob:
@@ -227,9 +239,10 @@ def privacy(job: SplitJob, corpus: Corpus, privatise: Privatiser, sizes: Sizes) 
     found.model.requires_grad_(False)
     rows = chosen(corpus.train, range(sizes.audited))
     target = seen(job, found.model, rows, privatise, pad_id_of(found.tokenizer))
-    knowledge = Public(found.model, job.after_block, corpus.public.ids, corpus.public.labels)
+    frame = rows.frame if job.noise.pool else None
+    knowledge = Public(found.model, job.after_block, corpus.public.ids, corpus.public.labels, frame=frame)
     data = Private(rows.ids, rows.labels, but(rows.ids, rows.specials))
-    if job.after_block:
+    if job.after_block and not frame:
         knowledge.around  # noqa: B018 (made once, out of the attacks' time)
     needed = set(corpus.contributing)
     apart = replace(data, counted=tuple(tuple(token in needed for token in text) for text in rows.ids))
@@ -241,8 +254,10 @@ def privacy(job: SplitJob, corpus: Corpus, privatise: Privatiser, sizes: Sizes) 
                 print(f"{one.name} not run: {one.reason}", file=sys.stderr)
         return [None if one.value is None else 1 - one.value for one in findings]
 
-    figures = dict(zip(TOKEN_ATTACKS, hidden([*TOKEN_ATTACKS.values()], data, sizes.attack_s), strict=True))
-    figures["ep_contributing"] = least(hidden([split_nearest], apart, sizes.attack_s))
+    names = [name for name in TOKEN_ATTACKS if (name in ("ep_bag", "ep_search")) == (frame is not None)]
+    figures: dict[str, float | None] = dict.fromkeys(TOKEN_ATTACKS)
+    figures |= zip(names, hidden([TOKEN_ATTACKS[name] for name in names], data, sizes.attack_s), strict=True)
+    figures["ep_contributing"] = None if frame else least(hidden([split_nearest], apart, sizes.attack_s))
     figures["ep_aia"] = least(hidden(split_attribute.attacks(), data, sizes.attack_s / 3))
     return figures
 
@@ -304,7 +319,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def points(args: argparse.Namespace) -> Iterator[Point]:
     for model in args.model:
         for method in args.method or METHODS:
-            for level in [None] if method == "none" else args.level or LEVELS[method]:
+            for level in [None] if method in BARE else args.level or LEVELS[method]:
                 for seed in range(args.seeds):
                     yield Point(model, args.after_block, method, level, seed)
 

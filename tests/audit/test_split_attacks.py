@@ -16,6 +16,7 @@ from transom.audit.attacks import (
     split_labels,
     split_nearest,
     split_next,
+    split_pooled,
 )
 from transom.audit.attacks.rows import Noise
 from transom.audit.attacks.split_view import Law, Private, Public, Seen, but, cut_up, observe, read
@@ -308,3 +309,41 @@ def test_training_that_makes_it_worse_is_undone(model: Any, monkeypatch: pytest.
     alone = split_nearest.attack(target, knowledge, DATA, NO_HURRY_S)
     assert spoilt.value == pytest.approx(alone.value, abs=0.02)  # distances are added up in another order
     assert spoilt.note.startswith("0 steps")
+
+
+def pooled(model: Any, law: Law) -> tuple[Seen, Public]:
+    knowledge = replace(public(model, 1), frame=(1, 0))
+    draw = torch.Generator().manual_seed(3)
+    return Seen(tuple(law.add(row, draw)[None] for row in knowledge.crossing(PLAIN)), law), knowledge
+
+
+@pytest.mark.parametrize("law", [Law(), shared(Noise("norm", 0.003), seed=4)])
+def test_the_row_of_a_text_tells_its_words(model: Any, law: Law) -> None:
+    learnt, searched = split_pooled.attacks()
+    target, knowledge = pooled(model, law)
+    words = learnt.attack(target, knowledge, DATA, NO_HURRY_S)
+    assert words.value > words.baseline + 0.2, words
+    few = replace(target, states=target.states[:3]), replace(DATA, texts=PLAIN[:3], labels=KINDS[:3])
+    found = searched.attack(few[0], knowledge, few[1], NO_HURRY_S)
+    assert found.value > found.baseline + 0.2, found
+    assert found.n == sum(len(text) - 1 for text in PLAIN[:3])
+    kinds = split_attribute.attack(target, knowledge, DATA, NO_HURRY_S, kind="pooled", steps=60)
+    assert kinds.value > 0.9
+
+
+def test_a_swamped_row_of_a_text_tells_what_all_texts_hold(model: Any) -> None:
+    target, knowledge = pooled(model, SWAMPED)
+    found = split_pooled.attacks()[0].attack(target, knowledge, DATA, NO_HURRY_S)
+    assert found.value < found.baseline + 0.05
+
+
+def test_rows_of_texts_and_rows_of_tokens_have_attacks_of_their_own(model: Any) -> None:
+    target, knowledge = pooled(model, Law())
+    for attack in (split_nearest, split_inverter, split_gradient, *split_attribute.attacks()[2:]):
+        assert "left as one row" in attack.attack(target, knowledge, DATA, 1.0).reason
+    for attack in split_pooled.attacks():
+        apart = attack.attack(seen(public(model, 1), Law()), public(model, 1), DATA, 1.0)
+        assert "left as a row of its own" in apart.reason
+        broken = replace(target, states=(torch.full((1, 1, WIDTH), float("nan")), *target.states[1:]))
+        assert "not finite" in attack.attack(broken, knowledge, DATA, 1.0).reason
+        assert "needs 32" in attack.attack(target, replace(knowledge, texts=OWN[:9]), DATA, 1.0).reason

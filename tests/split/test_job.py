@@ -103,6 +103,16 @@ def test_a_model_beside_the_file_is_meant_before_a_name(tmp_path: Path) -> None:
         ({"noise": {"kind": "gaussian", "clip": 1}}, "clip and sigma"),
         ({"noise": {"eta": 5}}, "not of none"),
         ({"noise": {"kind": "gaussian", "clip": 1, "sigma": 1, "inside": 0.5}}, "not of gaussian"),
+        ({"noise": {"pool": True, "kind": "d_chi", "target_privacy": 0.5}}, "do not go with pool"),
+        (
+            {"noise": {"pool": True, "kind": "d_chi", "eta": 1, "inside": 0.5, "public": "p"}},
+            "task's directions",
+        ),
+        ({"noise": {"pool": True}, "after_block": 1, "return_gradient": True}, "brings no gradient"),
+        (
+            {"noise": {"pool": True}, "task": "causal", "labels": None, "layout": "customer"},
+            "needs its tokens",
+        ),
         ({"link": LINK}, "one of listen, connect and nats"),
         ({"link": LINK | {"listen": "0.0.0.0:1"}}, "beyond this machine"),
         ({"link": LINK | {"listen": "127.0.0.1:1", "wire": "bf16"}}, "say it once"),

@@ -72,7 +72,8 @@ def case(job: SplitJob, public: Path, limit: int = 100, known: int = 2) -> Case:
     privatise, made_here = _privatiser(job, three(found.model, job.after_block)[0], rows, found.tokenizer)
     target = seen(job, found.model, audited, privatise, pad_id_of(found.tokenizer))
     own = _without(_public(job, public, found.tokenizer), audited)
-    knowledge = Public(found.model, job.after_block, own.ids, own.labels, _known(audited, known))
+    frame = audited.frame if job.noise.pool else None
+    knowledge = Public(found.model, job.after_block, own.ids, own.labels, _known(audited, known), frame)
     counted = but(audited.ids, rows.specials)
     data = Private(audited.ids, audited.labels, counted, found.tokenizer.tokenizer.decode)
     told = {
@@ -100,11 +101,12 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
                 [privatise(hidden_BTD, ids_BT, mask_BT, numbers, view) for view in range(views)]
             )
             sent_BTD = noisy_RBTD[0] if denoise is None else denoise(noisy_RBTD[0], ids_BT, mask_BT)
-            top_BTD = middle(sent_BTD, mask_BT) if head else None
-        lengths = mask_BT.sum(1).tolist()
+            sent_BT = privatise.leaving(mask_BT)
+            top_BTD = middle(sent_BTD, sent_BT) if head else None
+        lengths = sent_BT.sum(1).tolist()
         states += [noisy_RBTD[:, row, :length] for row, length in enumerate(lengths)]
         if head is not None and top_BTD is not None:
-            graded = head.grade(top_BTD, mask_BT, labels, count_targets(job.task, labels))
+            graded = head.grade(top_BTD, sent_BT, labels, count_targets(job.task, labels))
             tops += _cut(top_BTD, lengths)
             gradients += _cut(graded.gradient_BTD, lengths)
     law = law_of(privatise.settled, front)

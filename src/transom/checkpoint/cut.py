@@ -39,10 +39,15 @@ class Front:
         cache: Any = None,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states after the cut. The mask has 1 for real tokens; padding may be on either side."""
-        hidden_BTD: Tensor = self.parts.embedding(ids_BT)
+        return self.from_rows(self.parts.embedding(ids_BT), attention_mask_BS, cache)
+
+    def from_rows(
+        self, rows_BTD: Float[Tensor, "B T D"], attention_mask_BS: Tensor | None = None, cache: Any = None
+    ) -> Float[Tensor, "B T D"]:
+        """The same from the embedding's rows of the ids."""
         if self.blocks == 0:
-            return hidden_BTD
-        return _run(self.parts, hidden_BTD, attention_mask_BS, 0, self.blocks, cache)
+            return rows_BTD
+        return _run(self.parts, rows_BTD, attention_mask_BS, 0, self.blocks, cache)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from transom.audit.attacks import (
     split_labels,
     split_nearest,
     split_next,
+    split_pooled,
 )
 from transom.cli.audit_report import Options, auditing
 from transom.cli.output import progress
@@ -35,7 +36,13 @@ from transom.config import Setting
 from transom.report.finding import Attack
 
 ON_TOKENS: tuple[Attack, ...] = (split_nearest, split_inverter, split_gradient)
-ATTACKS: tuple[Attack, ...] = (*ON_TOKENS, *split_attribute.attacks(), split_labels, split_next)
+ATTACKS: tuple[Attack, ...] = (
+    *ON_TOKENS,
+    *split_pooled.attacks(),
+    *split_attribute.attacks(),
+    split_labels,
+    split_next,
+)
 CONTRIBUTING = "contributing tokens"
 
 

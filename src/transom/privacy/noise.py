@@ -37,9 +37,12 @@ Floats = NDArray[Any]  # float32 or float64
 MOST_METRIC = 10.0  # eta times the distance of nearest tokens: odds of e^10 = 22,000 are no protection
 _RIDGE = 0.01  # of a direction's mean variance
 _LEAST_SHARE = 0.01  # of what a direction tells: below it a sample's covariance is not to be trusted
-_ASSUMPTIONS = (
+_TOKEN, TEXT = "one token's vector", "one text's mean"
+_OF_A_TOKEN = (
     "a row depends on its own token alone, as at the embedding; after a block each token moves every row of "
     "its text, and their costs add up",
+)
+_ASSUMPTIONS = (
     "table, clip and shape are public and independent of the text",
     "each release has a label of its own under a secret that stays with its sender",
     "epsilon is that of the real-valued law; the rounding of floats is not counted",
@@ -185,8 +188,9 @@ def d_chi_guarantee(
     inside: float = 1.0,
     releases: int = 1,
     spared: str = "",
+    unit: str = _TOKEN,
 ) -> Guarantee:
-    """What d_chi promises of one row that is released so often.
+    """What d_chi promises of one row, which holds `unit`, that is released so often.
 
     `nearest` is `empirical.nearest_distance`'s, of the table as it is clipped.
 
@@ -201,30 +205,31 @@ def d_chi_guarantee(
     if releases < 1:
         raise MisconfiguredError(f"a row is released at least once, got {releases}")
     epsilon = math.nextafter(eta / inside * releases, math.inf)
-    told = f"eta {eta:g}, released {releases} times: {epsilon * nearest:.3g} between two nearest tokens"
+    rows = "tokens" if unit == _TOKEN else "rows"
+    told = f"eta {eta:g}, released {releases} times: {epsilon * nearest:.3g} between two nearest {rows}"
     if spared or not epsilon * nearest <= MOST_METRIC:
         why = "tokens with less noise are told by its length" if spared else "d_chi's bound is void there"
         return Guarantee(
             kind="empirical",
-            unit="one token's vector",
-            adjacency="texts that differ in one token",
-            assumptions=(f"{told}; {why}, and attacks measure what is left", *_ASSUMPTIONS[1:3]),
+            unit=unit,
+            adjacency=f"texts that differ in {unit}",
+            assumptions=(f"{told}; {why}, and attacks measure what is left", *_ASSUMPTIONS[:2]),
             discloses=(f"that a token is among those with less noise: {spared}",) if spared else (),
             source="Shen et al., arXiv 2312.15603",
         )
     return Guarantee(
         kind="metric-dp",
-        unit="one token's vector, times the Euclidean distance of the two vectors",
-        adjacency="texts that differ in one token" + (", its vector clipped" if clip else ""),
+        unit=f"{unit}, times the Euclidean distance of the two",
+        adjacency=f"texts that differ in {unit}" + (", clipped" if clip else ""),
         epsilon=epsilon,
         diameter=2 * clip if clip else None,
-        assumptions=(told, *_ASSUMPTIONS),
+        assumptions=(told, *_assumed(unit)),
         source="Chatzikokolakis et al. 2013; Qu et al. 2021, arXiv 2102.01502",
     )
 
 
 def gaussian_guarantee(
-    sigma: float, clip: float, *, inside: float = 1.0, releases: int = 1, unit: str = "one token's vector"
+    sigma: float, clip: float, *, inside: float = 1.0, releases: int = 1, unit: str = _TOKEN
 ) -> Guarantee:
     """What N(0, sigma^2) on rows clipped to `clip` promises: the events that `guarantee.price` prices.
 
@@ -237,9 +242,13 @@ def gaussian_guarantee(
         unit=unit,
         adjacency=f"texts that differ in {unit}",
         events=(event,),
-        assumptions=_ASSUMPTIONS,
+        assumptions=_assumed(unit),
         source="Balle and Wang 2018, theorem 8; Dong, Roth and Su 2022, corollary 3.3",
     )
+
+
+def _assumed(unit: str) -> tuple[str, ...]:
+    return (*(_OF_A_TOKEN if unit == _TOKEN else ()), *_ASSUMPTIONS)
 
 
 def _checked(rows_ND: Floats, rank: int) -> int:

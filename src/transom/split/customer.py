@@ -61,10 +61,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Micro:
-    """A micro-batch at the customer: ids and mask [B, T], labels; which noise its rows have."""
+    """A micro-batch at the customer: ids and mask [B, T], the mask of what is sent, labels; which noise its
+    rows have."""
 
     ids_BT: Tensor
     mask_BT: Tensor
+    sent_BT: Tensor
     labels: Tensor
     numbers: tuple[int, ...]
     noise: Topic
@@ -246,9 +248,9 @@ class CustomerSide:
         targets = sum(count_targets(self.job.task, micro.labels) for micro, _ in sent)
         for part, (micro, _) in enumerate(sent):
             at = self._at(number, part)
-            top_BTD = self._top(talk.answer(at), micro.mask_BT)
-            graded = head.grade(top_BTD, micro.mask_BT, micro.labels, targets)
-            gradient_ND = packed(graded.gradient_BTD, micro.mask_BT)
+            top_BTD = self._top(talk.answer(at), micro.sent_BT)
+            graded = head.grade(top_BTD, micro.sent_BT, micro.labels, targets)
+            gradient_ND = packed(graded.gradient_BTD, micro.sent_BT)
             talk.send(replace(at, direction="backward", topic=messages.GRADIENT), request(gradient_ND))
             tally += graded.tally
         if self.part.has_adapter:
@@ -260,7 +262,7 @@ class CustomerSide:
     def _take_back(self, found: messages.Tensors, micro: Micro, hidden_BTD: Tensor) -> None:
         if self.part.has_adapter:
             gradient_ND = require_shape(found["rows"], self._packed_shape(micro), "gradients at the cut")
-            self.part.take_back(hidden_BTD, unpacked(gradient_ND, micro.mask_BT))
+            self.part.take_back(hidden_BTD, unpacked(gradient_ND, micro.sent_BT))
 
     # Evaluation
 
@@ -290,21 +292,21 @@ class CustomerSide:
         return Point(now.steps, loss, measured.metrics(task))
 
     def _ask(self, talk: Talk, at: Step, micro: Micro) -> Tensor:
-        """Send rows that nothing is learnt from; their mask."""
+        """Send rows that nothing is learnt from; the mask of what was sent."""
         labels = at.topic == messages.EVALUATE or self.job.task == "causal"
         targets = count_targets(self.job.task, micro.labels) if labels else 0
         hidden_BTD = self.part.bottom(micro.ids_BT, micro.mask_BT, train=False)
         talk.send(at, self._states(hidden_BTD, micro, at, (targets, 1), labels=labels))
-        return micro.mask_BT
+        return micro.sent_BT
 
     def _tallies(self, found: messages.Tensors, micro: Micro, *, each_row: bool = False) -> list[Tally]:
         head = self.part.head
         if head is None:
             return tallies(found, len(micro.numbers) if each_row else 1)
-        top_BTD = self._top(found, micro.mask_BT)
+        top_BTD = self._top(found, micro.sent_BT)
         if each_row:
-            return head.evaluate_each(top_BTD, micro.mask_BT, micro.labels)
-        return [head.evaluate(top_BTD, micro.mask_BT, micro.labels)]
+            return head.evaluate_each(top_BTD, micro.sent_BT, micro.labels)
+        return [head.evaluate(top_BTD, micro.sent_BT, micro.labels)]
 
     def _scores(self, found: messages.Tensors, mask_BT: Tensor) -> Tensor:
         if self.part.head is None:
@@ -338,7 +340,7 @@ class CustomerSide:
             topic = messages.EVALUATE
         elif topic == messages.PREDICT:
             numbers = (0,) * len(numbers)  # the same text has the same noise whenever it is asked
-        return Micro(ids_BT, mask_BT, labels, numbers, topic)
+        return Micro(ids_BT, mask_BT, self.privatise.leaving(mask_BT), labels, numbers, topic)
 
     def _at(self, number: int, part: int) -> Step:
         epoch, within = divmod(number, self._steps_of_epoch)
@@ -358,7 +360,7 @@ class CustomerSide:
         )
         if self._denoise is not None:
             noisy_BTD = self._denoise(noisy_BTD, micro.ids_BT, micro.mask_BT)
-        rows_ND, lengths_B = packed(noisy_BTD, micro.mask_BT), micro.mask_BT.sum(1)
+        rows_ND, lengths_B = packed(noisy_BTD, micro.sent_BT), micro.sent_BT.sum(1)
         if not labels or self.part.head is not None:
             return request(rows_ND, lengths_B, counts=counts)
         ids_N = packed(micro.ids_BT, micro.mask_BT)
@@ -374,7 +376,7 @@ class CustomerSide:
         return unpacked(require_shape(found["rows"], shape, "top states"), mask_BT)
 
     def _packed_shape(self, micro: Micro) -> tuple[int, int]:
-        return int(micro.mask_BT.sum()), self._width
+        return int(micro.sent_BT.sum()), self._width
 
     @cached_property
     def _denoise(self) -> Denoiser | None:

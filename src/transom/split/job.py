@@ -32,7 +32,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Noise:
-    """What the customer adds to each token's state before it is sent.
+    """What the customer adds to each token's state, or with `pool` to each text's, before it is sent.
 
     `d_chi`: of density exp(-eta |n|); eta is given, or found for an empirical privacy (share of tokens that
     the nearest neighbour gets wrong). `gaussian`: states clipped to length `clip`, N(0, sigma^2) added.
@@ -58,6 +58,7 @@ class Noise:
     denoise: Annotated[bool, "Send the rows that the noisy ones let expect; the vendor learns from them."] = (
         False
     )
+    pool: Annotated[bool, "Send one row a text, the mean of its tokens' states."] = False
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the fields together."""
@@ -80,6 +81,10 @@ class Noise:
             yield f"clip and sigma are of gaussian, not of {self.kind}"
         if bool(self.contributing) != (self.spare != 1):
             yield "contributing and spare go together: a share above 0, and a factor above 1"
+        if self.pool and (self.contributing or self.denoise or self.target_privacy is not None):
+            yield "contributing, denoise and target_privacy are of tokens, whose rows do not go with pool"
+        if self.pool and self.inside != 1 and self.directions_of != "task":
+            yield "pool has the task's directions alone; set directions_of: task, or leave inside out"
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,10 @@ class SplitJob:
             yield "noise.directions_of: task wants classes; a causal model's directions are the model's"
         if self.noise.denoise and self.after_block:
             yield f"noise.denoise expects rows of the embedding, not states after block {self.after_block}"
+        if self.noise.pool and self.task != "classification":
+            yield "noise.pool sends one row a text, which names its class; a causal model needs its tokens"
+        if self.noise.pool and self.return_gradient:
+            yield "noise.pool brings no gradient back to a text's tokens; leave return_gradient out"
         if self.return_gradient and self.after_block == 0:
             yield "return_gradient trains an adapter in the customer's blocks, and after_block 0 leaves none"
         if self.link is not None and self.link.wire not in ("fp32", self.wire):

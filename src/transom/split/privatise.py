@@ -9,7 +9,9 @@ Threat model: the vendor keeps all that it gets and knows model, law and setting
 Does not protect: the number of tokens of each text; gradients and labels, which are not states; that a text
 of no file is asked again, which equal bytes show; after a block, states whose last bits differ with the batch
 that they were computed in.
-Source: Shen et al., arXiv 2312.15603; Balle and Wang 2018 (Gaussian).
+With `pool` a text leaves as one row, the mean of its tokens' states: neither their number nor their order
+leaves, and what the noise promises of a row it promises of the whole text.
+Source: Shen et al., arXiv 2312.15603; Balle and Wang 2018 (Gaussian). Pooling at the cut is own.
 
 Shapes: B batch, T tokens, D width.
 """
@@ -30,7 +32,7 @@ from transom.config import to_plain
 from transom.errors import LinkRefusedError, MisconfiguredError
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.nearest import Ints
-from transom.privacy.noise import Floats, d_chi_guarantee, gaussian_guarantee, noised
+from transom.privacy.noise import TEXT, Floats, d_chi_guarantee, gaussian_guarantee, noised
 from transom.privacy.stream import Stream
 from transom.split.job import SplitJob
 from transom.split.rows import Rows
@@ -47,6 +49,8 @@ _COMPUTED = (
 )
 _NOISY = "the noisy rows"
 _EXPECTED = "of each noisy row what it lets expect, which tells of a text nothing that the noisy row does not"
+_POOLED = "one row a text: the mean of its tokens' states, with the noise"
+_MEAN = "the mean of a text's states tells of its words, whatever their order; audit it"
 _NOT_MEASURED = (
     "after a block the nearest neighbour among embeddings reads nothing, which is no privacy: an inverter "
     "that is trained on public texts may; audit it"
@@ -71,6 +75,7 @@ class Privatiser:
         topic: Topic = "train",
     ) -> Tensor:
         """The states [B, T, D] to send: with noise, zero at padding, without a graph; their type and device.
+        With `pool` [B, 1, D].
 
         `numbers_B` are the rows' numbers in their file, 0 for texts of no file (`predict`: one that is asked
         again has the same noise); `step` counts where the front is trained. Raises LinkRefusedError for
@@ -93,12 +98,18 @@ class Privatiser:
             )
         token_BT, real_BT = ids_BT.cpu().numpy().astype("<i8"), mask_BT.cpu().numpy() != 0
         plain_BTD = states_BTD.detach().float().cpu().numpy()
-        sent_BTD = np.zeros_like(plain_BTD)
+        leaves_BT = self.leaving(mask_BT).cpu().numpy() != 0
+        sent_BTD = np.zeros((*leaves_BT.shape, plain_BTD.shape[2]), plain_BTD.dtype)
         for row, number in enumerate(numbers_B):
             real_T = real_BT[row]
             label = f"{topic}/{number:d}"
-            sent_BTD[row, real_T] = self._noisy(plain_BTD[row, real_T], token_BT[row, real_T], label, step)
+            noisy_ND = self._noisy(plain_BTD[row, real_T], token_BT[row, real_T], label, step)
+            sent_BTD[row, leaves_BT[row]] = noisy_ND
         return torch.from_numpy(sent_BTD).to(states_BTD)
+
+    def leaving(self, mask_BT: Tensor) -> Tensor:
+        """The mask of what is sent of texts with this one: with `pool` [B, 1], of ones."""
+        return mask_BT.new_ones((len(mask_BT), 1)) if self.settled.noise.pool else mask_BT
 
     def _noisy(self, states_ND: Floats, ids_N: Ints, row: str, step: int) -> Floats:
         settled = self.settled
@@ -110,6 +121,8 @@ class Privatiser:
         if settled.changing:
             what, when = what + states_ND.tobytes(), str(step)
         label = f"split/{self.run}/{row}/{when}/{hashlib.sha256(what).hexdigest()}"
+        if settled.noise.pool:
+            states_ND, ids_N = settled.pooled(states_ND), ids_N[:1]
         noise_ND = settled.draw(Stream(self.secret, label), ids_N, states_ND.shape[1])
         return noised(settled.ready(states_ND), noise_ND)
 
@@ -127,16 +140,16 @@ class Privatiser:
             "eta": eta,
             "eta_from": settled.eta_from if eta else None,
             "eta_known_to_vendor": _seen(settled) if eta else None,
-            "sent": _EXPECTED if noise.denoise else _NOISY,
+            "sent": _EXPECTED if noise.denoise else _POOLED if noise.pool else _NOISY,
             "nearest_distance": settled.nearest,
-            "nearest_is_of": "states of texts" if settled.after_block else "embeddings",
+            "nearest_is_of": _nearest_is_of(settled),
             "eta_times_nearest": _bound(settled) if eta else None,
             "spared": settled.spared_told or None,
             "directions": len(settled.basis[0]) if settled.basis else 0,
             "drawn": "at each step" if settled.changing else "once a text",
             "releases_of_a_row_at_most": settled.releases,
             "privacy_nearest_neighbour": dict(settled.measured) or None,
-            "not_measured": None if settled.measured else _NOT_MEASURED,
+            "not_measured": None if settled.measured else _MEAN if noise.pool else _NOT_MEASURED,
             "guarantee": self.guarantee.to_dict(),
         }
 
@@ -154,11 +167,17 @@ def make_privatiser(
 def guarantee(settled: Settled) -> Guarantee:
     """What the noise promises: of a token's row at the embedding, of a whole text's rows after a block."""
     noise = settled.noise
+    if noise.kind == "none" and noise.pool:
+        return replace(_empirical(f"no noise: {_MEAN}"), discloses=())
     if noise.kind == "none":
         return _empirical("nothing is protected: the vendor gets the states themselves")
     if noise.kind == "gaussian":
         return _gaussian(settled)
     eta = settled.eta or math.nan
+    if noise.pool:
+        return d_chi_guarantee(
+            eta, settled.nearest, inside=noise.inside, releases=settled.releases, unit=TEXT
+        )
     if settled.after_block:
         return _empirical(
             f"eta {eta:g}, released {settled.releases} times, {_bound(settled):.3g} between nearest "
@@ -176,6 +195,12 @@ def guarantee(settled: Settled) -> Guarantee:
     return replace(found, discloses=(*found.discloses, *told))
 
 
+def _nearest_is_of(settled: Settled) -> str:
+    if settled.noise.pool:
+        return "means of texts"
+    return "states of texts" if settled.after_block else "embeddings"
+
+
 def _bound(settled: Settled) -> float:
     """Of one release, between nearest tokens or states: where noise is shaped, in its weakest direction."""
     return (settled.eta or math.nan) / settled.noise.inside * settled.nearest
@@ -189,13 +214,15 @@ def _seen(settled: Settled) -> str:
 def _gaussian(settled: Settled) -> Guarantee:
     """A token moves one row at the embedding; after a block all rows of its text, each by twice the clip."""
     clip, sigma = settled.noise.clip or math.nan, settled.noise.sigma or math.nan
+    if settled.noise.pool:
+        return gaussian_guarantee(sigma, clip, releases=settled.releases, unit=TEXT)
     if not settled.after_block:
         return gaussian_guarantee(sigma, clip, releases=settled.releases)
     found = gaussian_guarantee(
         sigma, clip * math.sqrt(settled.longest), releases=settled.releases, unit="all tokens of one text"
     )
     told = f"a text has at most {settled.longest} tokens, all of whose rows are covered together"
-    return replace(found, assumptions=(told, *found.assumptions[1:]))
+    return replace(found, assumptions=(told, *found.assumptions))
 
 
 def _empirical(why: str) -> Guarantee:

@@ -38,7 +38,8 @@ class Needs:
 
 def needs(job: SplitJob, width: int, rows: Rows, parts: int = 1) -> Needs:
     """Of these rows, in so many micro-batches, whatever order brings the longest together."""
-    lengths = sorted(map(len, rows.ids), reverse=True)[: job.train.batch_rows] or [0]
+    each = (1 if job.noise.pool else len(ids) for ids in rows.ids)
+    lengths = sorted(each, reverse=True)[: job.train.batch_rows] or [0]
     parts = min(parts, len(lengths))
     message = _bytes(job, width, lengths[: math.ceil(len(lengths) / parts)])
     batch = _bytes(job, width, lengths) + (parts - 1) * HEADER_BYTES

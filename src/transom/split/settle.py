@@ -58,8 +58,9 @@ _RANGE = (1e-3, 1e2)  # of eta, in units of sqrt(width) / nearest distance: noth
 class Settled:
     """The noise of a run.
 
-    `nearest` is the distance that eta is multiplied by: from a token's embedding to the nearest other one, or
-    after a block from a state to the nearest other one of some texts. `releases` is how often a row goes with
+    `nearest` is the distance that eta is multiplied by: from a token's embedding to the nearest other one,
+    after a block from a state to the nearest other one of some texts, with `pool` from a text's mean to the
+    nearest other one. `releases` is how often a row goes with
     noise of its own at most, `longest` how many tokens a text has at most. `basis` [D][R] is empty without a
     shape. `measured` is empty where the nearest neighbour measures nothing. To denoise: `common` are
     tokens of public texts and how often each comes, `before` and `after` how many of each text's first and
@@ -96,6 +97,12 @@ class Settled:
         """Which tokens [N] of a text of this length are the tokenizer's own, by their places alone."""
         places_N = np.arange(length)
         return np.asarray((places_N < self.before) | (places_N >= length - self.after))
+
+    def pooled(self, states_ND: Floats) -> Floats:
+        """The row [1, D] of a text that goes with `pool`: the mean of its tokens' states, the tokenizer's own
+        left out where there are others."""
+        own_N = self.framed(len(states_ND))
+        return np.asarray(states_ND[~own_N if not own_N.all() else own_N].mean(0, keepdims=True))
 
     def ready(self, rows_ND: Floats) -> Floats:
         """The rows that noise is added to: the Gaussian's are clipped first."""
@@ -157,13 +164,16 @@ def settle(
         before=rows.frame[0],
         after=rows.frame[1],
     )
-    seen_ND = settled.ready(_states(front, public or rows) if job.after_block else table_VD)
+    if job.noise.pool:
+        seen_ND = settled.ready(_means(front, public or rows, _TEXTS))
+    else:
+        seen_ND = settled.ready(_states(front, public or rows) if job.after_block else table_VD)
     settled = replace(settled, nearest=nearest_distance(seen_ND))
     if job.noise.target_privacy is not None:
         eta = _calibrated(settled, job.noise.target_privacy, table_VD, public or rows, secret, run)
         told = "the customer's texts" if public is None else "public texts"
         settled = replace(settled, eta=eta, eta_from=told)
-    if job.after_block:
+    if job.after_block or job.noise.pool:
         return settled
     return replace(
         settled, measured=_measured(settled, table_VD, rows, Stream(secret, f"split/{run}/measured"))
@@ -269,7 +279,7 @@ def _basis(job: SplitJob, front: Front, public: Rows | None) -> tuple[tuple[floa
     if public is None:
         raise MisconfiguredError("noise.inside needs public texts to find the model's directions on")
     if job.noise.directions_of == "task":
-        means_BD, labels_B = _means(front, public), np.array(public.labels)
+        means_BD, labels_B = _means(front, public, len(public)), np.array(public.labels)
         return tuple(map(tuple, task_directions(means_BD, labels_B, job.noise.directions).tolist()))
     whole = len(front.parts.blocks) > front.blocks
     gradients_ND = _gradients(job, front, public) if whole else None
@@ -277,13 +287,13 @@ def _basis(job: SplitJob, front: Front, public: Rows | None) -> tuple[tuple[floa
     return tuple(map(tuple, basis_DR.tolist()))
 
 
-def _means(front: Front, rows: Rows) -> Floats:
-    """The mean state [B, D] of each text, without the tokenizer's own tokens."""
+def _means(front: Front, rows: Rows, most: int) -> Floats:
+    """The mean state [B, D] of some texts, without the tokenizer's own tokens."""
     import torch
 
     specials, means = torch.tensor(sorted(rows.specials)), []
     with torch.no_grad():
-        for ids_BT, mask_BT in _batches(front, rows, len(rows)):
+        for ids_BT, mask_BT in _batches(front, rows, most):
             counts_BT1 = (mask_BT * ~torch.isin(ids_BT.cpu(), specials).to(mask_BT.device))[..., None]
             means.append((front(ids_BT, mask_BT) * counts_BT1).sum(1) / counts_BT1.sum(1).clamp(min=1))
     return np.asarray(torch.cat(means).float().cpu().numpy())

@@ -60,7 +60,7 @@ def attack(
     import torch
 
     stop, name = time.monotonic() + _SHARE * budget_s, f"aia/{kind}"
-    if gap := misfit(name, METRIC, target, knowledge, data):
+    if gap := misfit(name, METRIC, target, knowledge, data, of_texts=kind != "read"):
         return gap
     if len(knowledge.attributes) != len(knowledge.texts) or len(knowledge.texts) < FEWEST:
         held = f"{len(knowledge.texts)} public texts and {len(knowledge.attributes)} attributes"

@@ -115,13 +115,17 @@ class Seen:
 @dataclass(frozen=True, eq=False)
 class Public:
     """What the vendor knows: the model, after which block it is cut, public texts as ids with the tokenizer's
-    own tokens, their attributes where it has labelled ones, and the labels of a few of the target's texts."""
+    own tokens, their attributes where it has labelled ones, and the labels of a few of the target's texts.
+
+    `frame` is given where a text leaves as one row, the mean of its states (`noise.pool`): how many of its
+    first and last tokens are the tokenizer's own, which the mean leaves out."""
 
     model: Any
     after_block: int
     texts: Texts
     attributes: tuple[int, ...] = ()
     known: Mapping[int, int] = field(default_factory=dict)
+    frame: tuple[int, int] | None = None
 
     @cached_property
     def front(self) -> Front:
@@ -142,8 +146,13 @@ class Public:
 
     @cached_property
     def clean(self) -> tuple[torch.Tensor, ...]:
-        """The states [T, D] of the public texts without noise."""
-        return states_of(self.front, self.texts)
+        """What crosses of the public texts without noise: states [T, D], or means [1, D]."""
+        return self.crossing(self.texts)
+
+    def crossing(self, texts: Texts) -> tuple[torch.Tensor, ...]:
+        """The same of any texts."""
+        states = states_of(self.front, texts)
+        return states if self.frame is None else tuple(mean_of(one, self.frame) for one in states)
 
     @cached_property
     def around(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,6 +213,13 @@ def states_of(front: Front, texts: Texts) -> tuple[torch.Tensor, ...]:
     return tuple(found[place] for place in range(len(texts)))
 
 
+def mean_of(states_TD: torch.Tensor, frame: tuple[int, int]) -> torch.Tensor:
+    """The mean [1, D] of a text's states but for so many first and last ones, where there are others."""
+    before, after = frame
+    inner_TD = states_TD[before : len(states_TD) - after]
+    return (inner_TD if len(inner_TD) else states_TD).mean(0, keepdim=True)
+
+
 def _put_in(texts: Texts, ids_U: Ints) -> Texts:
     """Texts like these with all `ids_U` in them, each once; the last may be met again."""
     frames, made, ids = cycle(text for text in texts if len(text) > 2), [], ids_U.tolist()
@@ -240,10 +256,17 @@ def cut_up(ids_N: Ints, like: Texts) -> Texts:
     return tuple(tuple(part.tolist()) for part in np.split(ids_N, ends[:-1]))
 
 
-def misfit(name: str, metric: str, target: Seen, knowledge: Public, data: Private) -> Finding | None:
-    """A finding "not run" where states, model and truth do not belong together or are no numbers."""
-    rows_ = Rows(target.means, target.law.noise)
-    gap = rows.misfit(name, rows_, knowledge.table_VD, Truth(data.texts))
+def misfit(
+    name: str, metric: str, target: Seen, knowledge: Public, data: Private, *, of_texts: bool = False
+) -> Finding | None:
+    """A finding "not run" where states, model and truth do not belong together or are no numbers; or where
+    each text left as one row, unless the attack is one `of_texts`."""
+    if knowledge.frame is not None and not of_texts:
+        return not_run(name, metric, "each text left as one row, the mean of its states; try eia/bag")
+    rows_, seen = Rows(target.means, target.law.noise), data.texts
+    if knowledge.frame is not None:
+        seen = tuple(text[:1] for text in seen)
+    gap = rows.misfit(name, rows_, knowledge.table_VD, Truth(seen))
     if gap is None and not any(knowledge.texts):
         gap = not_run(name, metric, "no public text to learn from")
     return None if gap is None else not_run(name, metric, gap.reason)

@@ -1,0 +1,138 @@
+"""With `pool` a text leaves as one row: its mean, noised; whole runs work; promises are of texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from transom.errors import NeverError
+from transom.privacy.account import gaussian
+from transom.privacy.guarantee import price, released
+from transom.split import run
+from transom.split.job import Noise
+from transom.split.messages import request as real_request
+from transom.split.privatise import Privatiser, guarantee
+from transom.split.room import needs
+from transom.split.settle import Settled
+
+from .runs import Heard, run_job, states_of, weights_of
+from .test_privatise import TEXTS, batch_of, sent
+from .test_run import StoppedError, assert_predicts_the_end, stop_at
+from .test_settle import RUN, SECRET, front_of, job_of, rows_of, settled
+
+BARE = Settled(Noise(pool=True), 0, False, releases=1, longest=16, nearest=0.5)
+D_CHI = replace(BARE, noise=Noise("d_chi", eta=9.0, pool=True), eta=9.0)
+GAUSSIAN = replace(BARE, noise=Noise("gaussian", clip=2.0, sigma=0.5, pool=True))
+
+
+@pytest.mark.parametrize("frame", [(0, 0), (1, 1), (2, 0)])
+def test_a_texts_row_is_the_mean_of_its_own_tokens(frame: tuple[int, int]) -> None:
+    states, ids, mask = batch_of(TEXTS, wide=3)
+    privatiser = Privatiser(replace(BARE, before=frame[0], after=frame[1]), SECRET, RUN)
+    out = privatiser(states, ids, mask, [0, 1, 2], 0)
+    for row, text in enumerate(TEXTS):
+        inner = states[row, frame[0] : len(text) - frame[1]]
+        inner = inner if len(inner) else states[row, : len(text)]  # nothing but the tokenizer's own
+        torch.testing.assert_close(out[row], inner.mean(0, keepdim=True))
+    assert torch.equal(privatiser.leaving(mask), torch.ones(3, 1).long())
+
+
+@pytest.mark.parametrize("of", [D_CHI, GAUSSIAN])
+def test_a_text_has_the_same_row_in_every_batch_and_no_other_has(of: Settled) -> None:
+    alone = torch.cat([sent(of, [text], [number]) for number, text in enumerate(TEXTS)])
+    assert torch.equal(alone, sent(of, TEXTS, [0, 1, 2], wide=9))
+    noise_BD = (alone - sent(replace(BARE, noise=Noise(pool=True)), TEXTS, [0, 1, 2]))[:, 0]
+    assert torch.cdist(noise_BD, noise_BD).fill_diagonal_(9).min() > 0.1
+    reordered = sent(of, [TEXTS[0][::-1]], [0])  # the same mean, and noise of its own
+    assert not torch.allclose(reordered, alone[:1], atol=1e-3)
+
+
+def test_the_noise_is_of_the_law_once_a_text() -> None:
+    texts = [np.random.default_rng(row).integers(1, 99, 1 + row % 16).tolist() for row in range(300)]
+    states, ids, mask = batch_of(texts)
+    noisy, bare = (Privatiser(of, SECRET, RUN)(states, ids, mask, range(300), 0) for of in (D_CHI, BARE))
+    lengths_N = (noisy - bare).flatten(0, 1).norm(dim=1).numpy()
+    assert stats.kstest(lengths_N, stats.gamma(32, scale=1 / 9).cdf).pvalue > 1e-3
+
+
+def test_what_is_promised_is_of_a_whole_text_wherever_it_is_cut() -> None:
+    for after_block in (0, 2):
+        found = guarantee(replace(GAUSSIAN, after_block=after_block))
+        assert released(found) == (gaussian(sigma=0.5, clip=2.0, neighbours="replace-one", count=1),)
+        assert found.unit == "one text's mean"
+        metric = guarantee(replace(D_CHI, eta=3.0, after_block=after_block))
+        assert (metric.kind, metric.unit.split(",")[0]) == ("metric-dp", "one text's mean")
+        assert not any("token" in one for one in (*found.assumptions, *metric.assumptions))
+    for weak in (BARE, replace(D_CHI, eta=90.0)):
+        assert (guarantee(weak).kind, guarantee(weak).discloses) == ("empirical", ())
+        with pytest.raises(NeverError):
+            price(guarantee(weak), 1e-5)
+    report = Privatiser(D_CHI, SECRET, RUN).report()
+    assert report["sent"].startswith("one row a text")
+    assert (report["nearest_is_of"], report["privacy_nearest_neighbour"]) == ("means of texts", None)
+
+
+def test_it_is_settled_on_means_and_shaped_by_the_task(bert: Path) -> None:
+    public = replace(rows_of(1, 60), labels=tuple(number % 2 for number in range(60)))
+    job = job_of(bert, kind="d_chi", eta=3.0, pool=True, inside=0.1, directions=3, directions_of="task",
+                 public=Path("public"))  # fmt: skip
+    job = replace(job, after_block=1)
+    found = settled(job, rows_of(0, 6), public=public)
+    assert (len(found.basis), len(found.basis[0]), found.measured) == (32, 3, {})
+    front = front_of(job)
+    means = []
+    for text in public.ids:
+        with torch.no_grad():
+            states_TD = front(torch.tensor([text]), torch.ones(1, len(text)).long())[0]
+        means.append(found.pooled(states_TD.numpy())[0])
+    apart = np.linalg.norm(np.array(means)[:, None] - np.array(means)[None], axis=2)
+    nearest = np.median(np.where(np.eye(60, dtype=bool), np.inf, apart).min(1))
+    assert found.nearest == pytest.approx(nearest, rel=0.5)  # the same rows, whatever sum of them is taken
+
+
+@pytest.mark.parametrize("layout", ["vendor", "customer"])
+@pytest.mark.parametrize(("model", "after_block"), [("bert", 0), ("bert", 2), ("llama", 1)])
+def test_a_run_trains_on_one_row_a_text_and_predicts_as_it_ended(
+    request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, after_block: int, layout: str
+) -> None:
+    job = run_job(
+        request.getfixturevalue(model), "classification", tmp_path, after_block=after_block, layout=layout,
+        noise=Noise(pool=True),
+    )  # fmt: skip
+    lengths: list[int] = []
+
+    def request_(rows_ND: Any, lengths_B: Any = torch.zeros(0), *more: Any, **named: Any) -> Any:  # noqa: B008
+        lengths.extend(lengths_B.tolist())
+        return real_request(rows_ND, lengths_B.long(), *more, **named)
+
+    monkeypatch.setattr("transom.split.customer.request", request_)
+    heard = Heard()
+    run.simulate(job, heard)
+    assert len(lengths) > 22
+    assert set(lengths) == {1}  # how long a text is does not leave
+    assert all(np.isfinite(heard.losses))
+    assert_predicts_the_end(job, heard)
+    assert any(float(one.abs().max()) > 0 for name, one in weights_of(job).items() if "lora_B" in name)
+
+
+def test_a_stopped_run_ends_with_the_same_bits(bert: Path, tmp_path: Path) -> None:
+    job = run_job(bert, "classification", tmp_path, noise=Noise(pool=True))
+    run.simulate(job, Heard())
+    undisturbed = states_of(job)
+    again = replace(job, out=tmp_path / "again")
+    with pytest.raises(StoppedError):
+        run.simulate(again, stop_at(4))
+    run.simulate(again, Heard())
+    assert states_of(again) == undisturbed
+
+
+def test_a_batch_of_pooled_rows_needs_the_room_of_one_token_a_text(bert: Path) -> None:
+    job, rows = job_of(bert, kind="d_chi", eta=3.0), rows_of(0, 6)
+    pooled = replace(job, noise=replace(job.noise, pool=True))
+    assert (needs(pooled, 32, rows).tokens, needs(job, 32, rows).tokens > 1) == (1, True)
