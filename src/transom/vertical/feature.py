@@ -95,7 +95,9 @@ class FeatureSide(Side):
         if (done := self.pool.take()) is not None:
             self._finished(talk, done)
             return True
-        return self._learn() or self._evaluate(talk) or self._begin() or self._end(talk)
+        if self.way.lockstep:
+            return self._learn() or self._evaluate(talk) or self._begin() or self._end(talk)
+        return self._begin() or self._learn() or self._evaluate(talk) or self._end(talk)
 
     # Forward
 
@@ -117,8 +119,9 @@ class FeatureSide(Side):
         return True
 
     def _next(self) -> int | None:
-        """The unit that may begin."""
-        if self.now.ends or len(self._going) >= self.way.ahead:
+        """The unit that may begin. None does where gradients wait: this party is the slower one, and more
+        under way would only make them older. One is let wait, so that there is always something to do."""
+        if self.now.ends or len(self._going) >= self.way.ahead or len(self._gradients) > 1:
             return None
         unit = self.done.watermark
         while unit in self.done or unit in self._going or unit in self._gathered:
@@ -141,8 +144,10 @@ class FeatureSide(Side):
     # Backward
 
     def _await(self, talk: Talk) -> None:
-        """One message, or what is due when none comes in time."""
-        received = self.wait(talk, (TRAIN, EVALUATE), self._deadline_s)
+        """One message, or what is due when none comes in time. After a restart answers to an evaluation may be
+        here before it begins again: they wait for it."""
+        topics = (TRAIN,) if self._evaluation is None else (TRAIN, EVALUATE)
+        received = self.wait(talk, topics, self._deadline_s)
         if received is None:
             self._expire(talk)
         elif received.header.step.topic == TRAIN:
@@ -283,7 +288,6 @@ class FeatureSide(Side):
         self._evaluation, evaluated = None, self.now.evaluated + 1
         ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs
         self.now = replace(self.now, evaluated=evaluated, ends=ends)
-        talk.commit(self.saved())
         self.told("evaluated")
 
     def _end(self, talk: Talk) -> bool:

@@ -170,8 +170,7 @@ class LabelSide(Side):
             self._reply(talk, step, None, GO)
             return
         self._point(step.epoch)
-        answer = message(self.job.width, None, [self._verdict])
-        talk.commit(self.saved(), (replace(step, direction="backward"), answer))
+        self._reply(talk, step, None, self._verdict)
         self.told("evaluated", self.now.history[-1].metrics)
 
     @property

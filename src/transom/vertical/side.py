@@ -110,8 +110,9 @@ class Side:
     def wait(self, talk: Talk, topics: tuple[str, ...], until_s: float = math.inf) -> Received | None:
         """A message, or None once a worker is done or at a time; how long it took is counted."""
         begun_s = time.monotonic()
-        received = talk.wait(topics, lambda: self.pool.ready, until_s)
+        received = talk.wait(topics, lambda: self.pool.ready, min(until_s, self.pool.due_s))
         self.wait_s += time.monotonic() - begun_s
+        self.pool.replace_stuck()
         return received
 
     def gather(self, unit: int, tensors: Mapping[str, Tensor]) -> bool:
