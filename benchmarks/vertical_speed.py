@@ -222,7 +222,10 @@ def row_of(schedule: str, one: Run, size: int, times: Mapping[int, float | None]
         found[f"cpu_s_{role}"] = one.spent(role, "cpu_s")
     found |= {"wall_s": one.spent("label", "at_s"), "bytes": sum(one.spent(role, "bytes") for role in ROLES)}
     found["staleness"] = one.lines["feature"][-1]["staleness"]
-    return found | {"given_out_again": one.lines["feature"][-1]["given_out_again"], "by_batch_rows": dict(times)}
+    return found | {
+        "given_out_again": one.lines["feature"][-1]["given_out_again"],
+        "by_batch_rows": dict(times),
+    }
 
 
 def differences(folders: Mapping[str, Path], runs: Mapping[str, Run], quick: bool) -> dict[str, Any]:

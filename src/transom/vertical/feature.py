@@ -128,7 +128,7 @@ class FeatureSide(Side):
             unit += 1
         if unit >= self.units.total:
             return None
-        if self.way.lockstep and self.units.batch(unit) != self.units.batch(self.done.watermark):
+        if self.way.lockstep and self.units.whole(unit) != self.units.whole(self.done.watermark):
             return None
         unevaluated = self.units.epoch(unit) - self.now.evaluated
         return unit if unevaluated <= (0 if self.way.waits else 1) else None
@@ -202,7 +202,8 @@ class FeatureSide(Side):
             self._send(talk, done.unit, done.tensors[EMBEDDING])
             return
         going = self._going.pop(done.unit)
-        self.ages.counts[self.now.steps - going.made_at] += 1
+        for own in range(self.units.steps_of(done.unit)):
+            self.ages.counts[self.now.steps - going.made_at + own] += 1
         if not self.way.gathers:
             self._stepped(talk, (done.unit,))
         elif self.gather(done.unit, done.tensors):
@@ -214,9 +215,10 @@ class FeatureSide(Side):
         for unit in units:
             self.done.add(unit)
             attempts.pop(str(unit), None)
-        self.now = replace(self.now, steps=self.now.steps + 1, attempts=attempts)
+        steps = self.units.steps_of(units[0])
+        self.now = replace(self.now, steps=self.now.steps + steps, attempts=attempts)
         self.told("step", {"wait_s": self.wait_s, "busy_s": self.pool.busy_s, **self._age()})
-        if talk.stepped():
+        if talk.stepped(steps):
             talk.commit(self.saved())
 
     def _age(self) -> dict[str, float]:
@@ -225,7 +227,7 @@ class FeatureSide(Side):
     # What is given out again
 
     def _is_old(self, going: _Going) -> bool:
-        old = self.now.steps - going.made_at > self.job.train.staleness
+        old = self.now.steps - going.made_at + self.way.bundle - 1 > self.job.train.staleness
         return old and self.job.train.schedule == "pubsub"
 
     def _again(self, unit: int, why: str) -> None:

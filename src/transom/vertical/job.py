@@ -84,6 +84,7 @@ class Train:
     weight_decay: Annotated[float, Setting(least=0, most=1)] = 0.0
     seed: Annotated[int, Setting("Of order and initial weights, not of noise.", least=0, most=2**31)] = 0
     workers: Annotated[int, Setting("Of this party.", least=1, most=1024)] = 1
+    bundle: Annotated[int, Setting("Batches of a message.", least=1, most=1024)] = 1
     embeddings: Annotated[int, Setting("Embeddings that may wait.", least=1, most=1024)] = 5
     gradients: Annotated[int, Setting("Gradients that may wait.", least=1, most=1024)] = 5
     deadline_s: Annotated[float, Setting("How long a batch may wait.", above=0, most=1e6)] = 10.0
@@ -97,6 +98,11 @@ class Train:
     record_traffic_mb: Annotated[
         int, Setting("Of what is sent and received, kept for an audit at most.", least=0, most=2**20)
     ] = 0
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the fields together."""
+        if self.bundle > self.staleness + 1:
+            yield f"bundle: {self.bundle} batches of one message are {self.bundle - 1} steps apart, and staleness is less"
 
 
 @dataclass(frozen=True)

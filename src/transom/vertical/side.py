@@ -145,5 +145,4 @@ class Side:
         return epoch + interval(epoch, self.job.train.aggregate_epochs)
 
     def told(self, kind: Kind, found: Mapping[str, float] | None = None) -> None:
-        total = self.units.total // self.way.shares
-        self.tell(Told(kind, self.now.steps, total, found or {}))
+        self.tell(Told(kind, self.now.steps, self.units.steps, found or {}))
