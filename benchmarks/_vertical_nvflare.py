@@ -1,4 +1,4 @@
-"""The same split model by NVFlare's collab API: the peer of `vertical_speed.py`, in an environment of its own.
+"""The same split model by NVFlare's collab API: the peer of `vertical_speed.py`, in its own environment.
 
     python -m venv nvflare && nvflare/bin/pip install nvflare==2.9.0 torch==2.13.0
     nvflare/bin/python benchmarks/_vertical_nvflare.py FOLDER

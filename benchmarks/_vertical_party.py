@@ -3,9 +3,9 @@
     python _vertical_party.py LABEL_JOB FEATURE_JOB ROLE
 
 It runs what `transom vertical train` runs, once it has read a line. A line of JSON says that it is ready, and
-one follows its first step and each evaluation: when that was, and since the process began what was computed,
-waited for and sent. `busy_s` is processor time of forward, backward and optimiser, of the workers' tasks and of
-evaluations. The label party's scores of the rows of test lie beside its job, by evaluation.
+one follows its first step and each evaluation: when that was, and since the process began what was
+computed, waited for and sent. `busy_s` is processor time of forward, backward and optimiser, of the workers'
+tasks and of evaluations. The label party's scores of the rows of test lie beside its job, by evaluation.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transom.vertical import run
 from transom.vertical.job import read_job
 from transom.vertical.part import load_here
 from transom.vertical.party import Party, make_party
+from transom.vertical.schedule import way_of
 
 
 class Watch:
@@ -94,7 +95,7 @@ def main(label: str, feature: str, role: str) -> None:
     number = ("label", "feature").index(role)
     job, part = jobs[number], load_here(jobs)[number]
     watch = Watch(Path(label).parent)
-    workers: Any = "processes" if job.train.workers > 1 and job.train.schedule != "avfl" else "here"
+    workers: Any = "processes" if way_of(job).workers > 1 else "here"
     with run.way(job) as broker, closing(make_party(job, part, watch, workers=workers)) as party:
         watch.watch(party, broker)
         print(json.dumps({"kind": "ready"}), flush=True)

@@ -76,10 +76,11 @@ def train(job: JobFile, device: Device = None, tensorboard: Board = None, as_jso
     """Train with the partner, who runs this too. Without aligned.json the common rows are found first."""
     from transom.vertical import run
     from transom.vertical.party import make_party
+    from transom.vertical.schedule import way_of
 
     read = _read(job, device)
     part = _part(read, quiet=as_json)
-    workers = "processes" if read.train.workers > 1 else "here"
+    workers = "processes" if way_of(read).workers > 1 else "here"
     with (
         watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
         run.way(read) as broker,
@@ -97,11 +98,12 @@ def simulate(
     """Run both parties in this process, on the rows that both files have."""
     from transom.vertical import run
     from transom.vertical.part import load_here
+    from transom.vertical.schedule import way_of
 
     jobs = _both(label, feature, device)
     with progress("reading", quiet=as_json):
         parts = load_here(jobs)
-    workers = "threads" if any(one.train.workers > 1 for one in jobs) else "here"
+    workers = "threads" if any(way_of(one).workers > 1 for one in jobs) else "here"
     with watched(f"training {jobs[0].name}", jobs[0].train.batch_rows, tensorboard, quiet=as_json) as tell:
         run.simulate(jobs, parts, tell, workers=workers)  # type: ignore[arg-type]
     _tell_end(list(jobs), as_json)

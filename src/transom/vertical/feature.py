@@ -144,8 +144,8 @@ class FeatureSide(Side):
     # Backward
 
     def _await(self, talk: Talk) -> None:
-        """One message, or what is due when none comes in time. After a restart answers to an evaluation may be
-        here before it begins again: they wait for it."""
+        """One message, or what is due when none comes in time. After a restart answers to an evaluation may
+        be here before it begins again: they wait for it."""
         topics = (TRAIN,) if self._evaluation is None else (TRAIN, EVALUATE)
         received = self.wait(talk, topics, self._deadline_s)
         if received is None:

@@ -89,7 +89,7 @@ class Half:
         if task.unit not in self._under_way:
             self._embedded(task)
         embeddings, weights = self._under_way.pop(task.unit)
-        gradients = task.tensors[GRADIENT].split(task.batch_rows)
+        gradients = torch.split(task.tensors[GRADIENT], task.batch_rows)
         learnt: dict[str, Tensor] = {}
         for embedding_BW, gradient_BW in zip(embeddings, gradients, strict=True):
             given_BW = gradient_BW.to(embedding_BW)
@@ -105,8 +105,8 @@ class Half:
         embedding_BW, labels_B, rows_BF = (task.tensors.get(name) for name in (EMBEDDING, LABELS, ROWS))
         if embedding_BW is None or labels_B is None:
             raise LinkRefusedError("a task lacks an embedding or labels")
-        embeddings, labels = embedding_BW.split(task.batch_rows), labels_B.split(task.batch_rows)
-        rows = [None] * len(embeddings) if rows_BF is None else rows_BF.split(task.batch_rows)
+        embeddings, labels = (torch.split(one, task.batch_rows) for one in (embedding_BW, labels_B))
+        rows = [None] * len(embeddings) if rows_BF is None else torch.split(rows_BF, task.batch_rows)
         gradients, learnt, total = [], dict[str, Tensor](), 0.0
         with self._seeded(task.unit):
             self._set_mode(train=True)
@@ -192,7 +192,7 @@ class Half:
             self._set_mode(train=True)
             embeddings: list[Tensor] = [
                 functional_call(bottom, weights, (one_BF.to(self.job.device),), tie_weights=self._tied)
-                for one_BF in task.tensors[ROWS].split(task.batch_rows)
+                for one_BF in torch.split(task.tensors[ROWS], task.batch_rows)
             ]
         self._under_way[task.unit] = embeddings, weights
         if len(self._under_way) > _KEPT:

@@ -102,7 +102,7 @@ class Train:
     def problems(self) -> Iterator[str]:
         """What is wrong with the fields together."""
         if self.bundle > self.staleness + 1:
-            yield f"bundle: {self.bundle} batches of one message are {self.bundle - 1} steps apart, and staleness is less"
+            yield f"bundle is {self.bundle}, and staleness {self.staleness}; it is at least bundle - 1"
 
 
 @dataclass(frozen=True)

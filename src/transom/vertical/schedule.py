@@ -1,7 +1,8 @@
 """Which batches there are, in which order, and how many of them are under way at once.
 
-A *unit* is what one message carries: a batch, a bundle of them, or in `vfl-ps` a worker's share of one. Units are numbered
-through the run. Both parties derive rows and order from the job and the count of rows, without a word.
+A *unit* is what one message carries: a batch, a bundle of them, or in `vfl-ps` a worker's share of one. Units
+are numbered through the run. Both parties derive rows and order from the job and the count of rows, without a
+word.
 Threat model: none; order and composition of batches are known to both parties by design.
 Does not protect: against a partner that takes other rows.
 Source: Liu et al., arXiv 2510.12494, section 4 and equation 7 (interval of aggregation).
@@ -29,9 +30,10 @@ EVALUATED_CHUNKS = 8  # of an evaluation, at most
 
 @dataclass(frozen=True)
 class Way:
-    """How a schedule goes. `shares`: parts of a batch; `bundle`: batches of a unit; `ahead`: units under way; `lockstep`: one batch after
-    the other; `paired`: a unit's worker is given by its number, at both parties; `waits`: an epoch begins
-    when the one before was evaluated. `gathers`: the server steps with the gradients of all shares."""
+    """How a schedule goes. `shares`: parts of a batch; `bundle`: batches of a unit; `ahead`: units under way;
+    `lockstep`: one batch after the other; `paired`: a unit's worker is given by its number, at both parties;
+    `waits`: an epoch begins when the one before was evaluated. `gathers`: the server steps with the gradients
+    of all shares."""
 
     workers: int
     shares: int
