@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from transom.vertical import run
 from transom.vertical.party import Workers
 
-from .scene import Heard, at, make_jobs, make_parts
+from .scene import Heard, Joint, at, make_jobs, make_parts, weights_of
 from .test_run import StoppedError, stop_at
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "workers": 2, "aggregate_epochs": 2, "deadline_s": 5.0}
@@ -20,7 +21,13 @@ SETTINGS: dict[str, Any] = {"epochs": 6, "workers": 2, "aggregate_epochs": 2, "d
 
 @pytest.mark.parametrize(
     ("schedule", "workers"),
-    [("avfl", "here"), ("avfl-ps", "threads"), ("pubsub", "here"), ("pubsub", "threads")],
+    [
+        ("avfl", "here"),
+        ("avfl-ps", "threads"),
+        ("pubsub", "here"),
+        ("pubsub", "threads"),
+        ("bundles", "here"),
+    ],
 )
 def test_a_run_ends_within_noise_of_the_synchronous_one(
     tmp_path: Path, schedule: str, workers: Workers
@@ -29,7 +36,10 @@ def test_a_run_ends_within_noise_of_the_synchronous_one(
     calm = make_jobs("binary", tmp_path / "calm", **SETTINGS)
     wanted = run.simulate(calm, parts, Heard()).now.history[-1].metrics
     epochs = SETTINGS["epochs"] * (1 if workers == "here" else 2)  # each replica sees half of the batches
-    jobs = make_jobs("binary", tmp_path / "a", **SETTINGS | {"schedule": schedule, "epochs": epochs})
+    one: dict[str, Any] = {"schedule": schedule, "epochs": epochs}
+    if schedule == "bundles":
+        one |= {"schedule": "pubsub", "bundle": 2}
+    jobs = make_jobs("binary", tmp_path / "a", **SETTINGS | one)
     end = run.simulate(jobs, parts, Heard(), workers=workers)
     assert end.done.to_plain() == [end.units.total]
     assert len(end.now.history) == epochs
@@ -38,6 +48,46 @@ def test_a_run_ends_within_noise_of_the_synchronous_one(
     assert found["loss"] == pytest.approx(wanted["loss"], abs=0.15)
     scores = run.predict_here(jobs, parts, parts[0].test)
     assert end.metrics(scores, parts[0].test) == pytest.approx(found, rel=1e-5)
+
+
+def test_a_bundle_is_its_batches_one_after_the_other_on_embeddings_of_one_moment(tmp_path: Path) -> None:
+    settings = SETTINGS | {"schedule": "pubsub", "bundle": 2, "embeddings": 1, "epochs": 2, "batch_rows": 8}
+    jobs, parts = make_jobs("binary", tmp_path, **settings), make_parts("binary", rows=50)
+    heard = Heard()
+    end = run.simulate(jobs, parts, heard)
+    assert end.steps == end.units.steps == 2 * 5  # 35 rows of training: 8, 8 - 8, 8 - 3
+    joint = Joint(jobs, parts)
+    assert joint.label.top is not None
+    assert joint.feature.bottom is not None
+    own = dict(joint.feature.bottom.named_parameters())
+    losses = []
+    for unit in range(end.units.total):
+        numbers = parts[0].train[end.units.rows(unit)].reshape(-1)
+        chunks = [numbers[start : start + 8] for start in range(0, len(numbers), 8)]
+        made = [joint.feature.bottom(torch.from_numpy(parts[1].rows(one))) for one in chunks]
+        gradients = []
+        for one, embedding in zip(chunks, made, strict=True):
+            other = embedding.detach().requires_grad_()
+            mine = joint.label.bottom(torch.from_numpy(parts[0].rows(one)))  # type: ignore[misc]
+            loss = joint.label.top.losses(
+                joint.label.top(torch.cat([mine, other], 1)), joint.labels(one)
+            ).mean()
+            torch.autograd.backward(loss)
+            joint.label.learner.step()
+            gradients.append(other.grad)
+            losses.append(loss.item() * len(one))
+        found = [
+            torch.autograd.grad(embedding, list(own.values()), gradient)
+            for embedding, gradient in zip(made, gradients, strict=True)
+        ]
+        for one in found:
+            for parameter, gradient in zip(own.values(), one, strict=True):
+                parameter.grad = gradient
+            joint.feature.learner.step()
+        losses[-len(chunks) :] = [sum(losses[-len(chunks) :]) / len(numbers)]
+    assert heard.losses == pytest.approx(losses, abs=1e-6)
+    for name, value in joint.weights().items():
+        torch.testing.assert_close(weights_of(jobs)[name], value, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("workers", ["here", "threads"])

@@ -32,10 +32,27 @@ def test_each_epoch_has_every_row_once_and_shares_make_up_a_batch(units: Units) 
         assert sorted(np.concatenate(rows)) == list(range(units.count))
         for unit in numbers:
             assert units.epoch(unit) == epoch
-            assert units.batch_size(unit) == len(whole.rows(units.batch(unit)))
+            assert units.batch_size(unit) == len(whole.rows(units.whole(unit)))
+            assert units.steps_of(unit) == 1
             assert units.unit(units.step(unit, "train")) == unit
         batch = whole.rows(epoch * whole.per_epoch)
         assert list(np.concatenate(rows[: units.shares])) == list(batch)
+
+
+@given(UNITS, st.integers(1, 5))
+def test_a_bundle_has_the_batches_that_follow_each_other(units: Units, bundle: int) -> None:
+    single = replace(units, shares=1)
+    bundled = replace(single, bundle=bundle)
+    rows, batches = [], []
+    for unit in range(bundled.total):
+        rows.append(bundled.rows(unit))
+        batches.append(bundled.batches(unit))
+        assert len(rows[-1]) == bundled.whole_rows(unit)
+        assert len(set(batches[-1])) == bundled.steps_of(unit) <= bundle
+    assert list(np.concatenate(rows)) == [row for unit in range(single.total) for row in single.rows(unit)]
+    wanted = [unit for unit in range(single.total) for _ in single.rows(unit)]
+    assert list(np.concatenate(batches)) == wanted
+    assert sum(map(bundled.steps_of, range(bundled.total))) == bundled.steps == single.total
 
 
 @given(UNITS, st.integers(0, 99), st.integers(0, 999))
@@ -79,3 +96,6 @@ def test_what_is_under_way_by_schedule(schedule: str, ahead: int, workers: int, 
     assert (way.ahead, way.workers, way.shares) == (ahead, workers, shares)
     few = replace(job, train=replace(job.train, staleness=1))
     assert way_of(few).ahead == (2 if schedule == "pubsub" else ahead)
+    bundled = way_of(replace(job, train=replace(job.train, bundle=3, staleness=8)))
+    assert bundled.bundle == (1 if schedule.startswith("vfl") else 3)
+    assert bundled.ahead == (3 if schedule == "pubsub" else ahead)

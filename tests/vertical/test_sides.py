@@ -59,7 +59,7 @@ class ByHand:
         self.sent.append(step)
         self.said[step] = int(tensors["counts"][0]) if len(tensors["counts"]) else -1
 
-    def stepped(self) -> bool:
+    def stepped(self, steps: int) -> bool:
         return False
 
     def commit(self, state: bytes | None, last: Message | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 from pathlib import Path
@@ -14,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transom.config import to_plain
-from transom.errors import LinkError, LinkTimeoutError, MisconfiguredError
+from transom.errors import LinkError, MisconfiguredError
 from transom.link.told import Told
 from transom.vertical import run
-from transom.vertical.half import EMBEDDING, ROWS, Task, make_half
+from transom.vertical.half import EMBEDDING, ROWS, Done, Task, make_half
 from transom.vertical.job import Net, VerticalJob
 from transom.vertical.party import make_party
 from transom.vertical.pool import Pool, mean_into
@@ -53,9 +54,11 @@ def taken(pool: Pool) -> Any:
     return done
 
 
-def test_a_child_does_what_the_server_would_and_a_killed_one_is_replaced(tmp_path: Path) -> None:
+def test_a_child_does_what_the_server_would_and_one_that_is_killed_or_stopped_is_replaced(
+    tmp_path: Path,
+) -> None:
     job = make_jobs("binary", tmp_path)[1]
-    pool, rows_BF = child_pool(job, 1), torch.randn(6, 4)
+    pool, rows_BF = child_pool(job, 1), torch.randn(20_000, 4)  # more than a pipe holds
     try:
         pool.start()
         assert pool.give(Task("forward", 0, {ROWS: rows_BF}, 6)) == 0
@@ -68,6 +71,15 @@ def test_a_child_does_what_the_server_would_and_a_killed_one_is_replaced(tmp_pat
         assert pool.give(Task("forward", 1, {ROWS: rows_BF}, 6)) == 0
         assert taken(pool).unit == 1
         assert pool.restarts
+        stopped = pool._workers[0]
+        assert isinstance(stopped, Child)
+        os.kill(stopped.pid, signal.SIGSTOP)
+        assert pool.give(Task("forward", 2, {ROWS: 2 * rows_BF}, 6)) == 0
+        pool._deadline_s = 0.0
+        pool.replace_stuck()
+        pool._deadline_s = math.inf
+        stopped._tell(Done("forward", 2, {}))  # too late
+        assert torch.equal(taken(pool).tensors[EMBEDDING], pool.half.embed(2 * rows_BF))
     finally:
         pool.close()
 
@@ -161,12 +173,14 @@ class Stuck:
     def close(self) -> None: ...
 
 
-def test_a_worker_that_is_stuck_does_not_hold_up_the_run_for_ever(tmp_path: Path) -> None:
+def test_a_worker_that_is_stuck_is_given_up_and_so_is_the_run_if_all_are(tmp_path: Path) -> None:
     job = make_jobs("binary", tmp_path)[1]
-    pool = Pool(make_half(job, 4, local=True), 2, lambda number, tell: Stuck(), timeout_s=0.05)
+    pool = Pool(make_half(job, 4, local=True), 2, lambda number, tell: Stuck(), deadline_s=0.05)
+    pool.starting_s = 0.0
     pool.start()
-    with pytest.raises(LinkTimeoutError, match="no worker ended its task"):
+    with pytest.raises(LinkError, match=r"died 4 times .* or took longer than 0.05 s"):
         pool.average()
+    assert pool.restarts > 3
     assert [pool.give(Task("forward", unit)) for unit in range(3)] == [0, 1, None]
 
 

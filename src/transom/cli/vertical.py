@@ -88,11 +88,12 @@ def train(
     from transom.vertical import run
     from transom.vertical.party import make_party
     from transom.vertical.plan import planned_job
+    from transom.vertical.schedule import way_of
 
     read = job_of(job, device)
     part = part_of(read, quiet=as_json)
     read = planned_job(read, part) if as_planned else read
-    workers = "processes" if read.train.workers > 1 else "here"
+    workers = "processes" if way_of(read).workers > 1 else "here"
     with (
         watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
         run.way(read) as broker,
@@ -111,13 +112,14 @@ def simulate(
     from transom.vertical import run
     from transom.vertical.part import load_here
     from transom.vertical.plan import planned_job
+    from transom.vertical.schedule import way_of
 
     jobs = jobs_of(label, feature, device)
     with progress("reading", quiet=as_json):
         parts = load_here(jobs)
     if as_planned:
         jobs = planned_job(jobs[0], parts[0]), planned_job(jobs[1], parts[1])
-    workers = "threads" if any(one.train.workers > 1 for one in jobs) else "here"
+    workers = "threads" if any(way_of(one).workers > 1 for one in jobs) else "here"
     with watched(f"training {jobs[0].name}", jobs[0].train.batch_rows, tensorboard, quiet=as_json) as tell:
         run.simulate(jobs, parts, tell, workers=workers)  # type: ignore[arg-type]
     _tell_end(list(jobs), as_json)

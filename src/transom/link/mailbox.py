@@ -142,7 +142,8 @@ class Mailbox:
     def next(self) -> bytes | None:
         """The one to be sent next, if any; it is the carrier's now."""
         with self._changed:
-            self._changed.notify_all()
+            if self._outgoing.full:  # else nobody waits for room
+                self._changed.notify_all()
             return self._outgoing.pop() if self._outgoing else None
 
     def tell(self, trouble: LinkError | None, *, last: bool = False) -> None:

@@ -96,9 +96,9 @@ class Talk:
         with self._spending("sending"):
             self._session.send(step, tensors)
 
-    def stepped(self) -> bool:
-        """A step is done; whether a checkpoint is due."""
-        self._steps += 1
+    def stepped(self, steps: int = 1) -> bool:
+        """So many steps are done; whether a checkpoint is due."""
+        self._steps += steps
         return (
             self._steps >= self._every
             or self._messages >= self._most_messages

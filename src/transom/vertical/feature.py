@@ -98,7 +98,9 @@ class FeatureSide(Side):
         if (done := self.pool.take()) is not None:
             self._finished(talk, done)
             return True
-        return self._learn() or self._evaluate(talk) or self._begin() or self._end(talk)
+        if self.way.lockstep:
+            return self._learn() or self._evaluate(talk) or self._begin() or self._end(talk)
+        return self._begin() or self._learn() or self._evaluate(talk) or self._end(talk)
 
     # Forward
 
@@ -120,15 +122,16 @@ class FeatureSide(Side):
         return True
 
     def _next(self) -> int | None:
-        """The unit that may begin."""
-        if self.now.ends or len(self._going) >= self.way.ahead:
+        """The unit that may begin. None does where gradients wait: this party is the slower one, and more
+        under way would only make them older. One is let wait, so that there is always something to do."""
+        if self.now.ends or len(self._going) >= self.way.ahead or len(self._gradients) > 1:
             return None
         unit = self.done.watermark
         while unit in self.done or unit in self._going or unit in self._gathered:
             unit += 1
         if unit >= self.units.total:
             return None
-        if self.way.lockstep and self.units.batch(unit) != self.units.batch(self.done.watermark):
+        if self.way.lockstep and self.units.whole(unit) != self.units.whole(self.done.watermark):
             return None
         unevaluated = self.units.epoch(unit) - self.now.evaluated
         return unit if unevaluated <= (0 if self.way.waits else 1) else None
@@ -144,8 +147,10 @@ class FeatureSide(Side):
     # Backward
 
     def _await(self, talk: Talk) -> None:
-        """One message, or what is due when none comes in time."""
-        received = self.wait(talk, (TRAIN, EVALUATE), self._deadline_s)
+        """One message, or what is due when none comes in time. After a restart answers to an evaluation may
+        be here before it begins again: they wait for it."""
+        topics = (TRAIN,) if self._evaluation is None else (TRAIN, EVALUATE)
+        received = self.wait(talk, topics, self._deadline_s)
         if received is None:
             self._expire(talk)
         elif received.header.step.topic == TRAIN:
@@ -200,7 +205,8 @@ class FeatureSide(Side):
             self._send(talk, done.unit, done.tensors[EMBEDDING])
             return
         going = self._going.pop(done.unit)
-        self.ages.counts[self.now.steps - going.made_at] += 1
+        for own in range(self.units.steps_of(done.unit)):
+            self.ages.counts[self.now.steps - going.made_at + own] += 1
         if not self.way.gathers:
             self._stepped(talk, (done.unit,))
         elif self.gather(done.unit, done.tensors):
@@ -212,9 +218,10 @@ class FeatureSide(Side):
         for unit in units:
             self.done.add(unit)
             attempts.pop(str(unit), None)
-        self.now = replace(self.now, steps=self.now.steps + 1, attempts=attempts)
+        steps = self.units.steps_of(units[0])
+        self.now = replace(self.now, steps=self.now.steps + steps, attempts=attempts)
         self.told("step", {"wait_s": self.wait_s, "busy_s": self.pool.busy_s, **self._age()})
-        if talk.stepped():
+        if talk.stepped(steps):
             talk.commit(self.saved())
 
     def _age(self) -> dict[str, float]:
@@ -223,7 +230,7 @@ class FeatureSide(Side):
     # What is given out again
 
     def _is_old(self, going: _Going) -> bool:
-        old = self.now.steps - going.made_at > self.job.train.staleness
+        old = self.now.steps - going.made_at + self.way.bundle - 1 > self.job.train.staleness
         return old and self.job.train.schedule == "pubsub"
 
     def _again(self, unit: int, why: str) -> None:
@@ -286,7 +293,6 @@ class FeatureSide(Side):
         self._evaluation, evaluated = None, self.now.evaluated + 1
         ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs
         self.now = replace(self.now, evaluated=evaluated, ends=ends)
-        talk.commit(self.saved())
         self.told("evaluated")
 
     def _end(self, talk: Talk) -> bool:

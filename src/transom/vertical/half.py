@@ -34,7 +34,8 @@ _KEPT = 64  # embeddings of which the way back is kept, more than are ever under
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to do with a unit of work: which one, its tensors, and the rows of its whole batch."""
+    """What a worker is to do with a unit of work: which one, its tensors, and the rows of a whole batch. More
+    rows are a bundle of such batches, each a step, and fewer a share of one."""
 
     kind: Kind
     unit: int = -1
@@ -44,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a task: tensors, the batch's share of its mean loss, and processor time."""
+    """What came of a task: tensors, its share of the mean loss of its rows, and processor time."""
 
     kind: Kind
     unit: int
@@ -68,7 +69,7 @@ class Half:
         )
         self._own = dict(bottom.named_parameters()) if bottom is not None else {}
         self._tied = len(self._own) < len(_all_parameters(bottom))
-        self._under_way: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
+        self._under_way: dict[int, tuple[list[Tensor], dict[str, Tensor]]] = {}
         self.forget()
 
     def do(self, task: Task) -> Done:
@@ -81,28 +82,50 @@ class Half:
 
     def _forward(self, task: Task) -> tuple[float, dict[str, Tensor]]:
         """The embedding of rows [B, F]."""
-        return 0.0, {EMBEDDING: self._embedded(task).detach()}
+        return 0.0, {EMBEDDING: torch.cat([one.detach() for one in self._embedded(task)])}
 
     def _backward(self, task: Task) -> tuple[float, dict[str, Tensor]]:
         """Learn from the gradient [B, W] of an embedding that was made of these rows."""
         if task.unit not in self._under_way:
             self._embedded(task)
-        embedding_BW, weights = self._under_way.pop(task.unit)
-        gradient_BW = task.tensors[GRADIENT].to(embedding_BW)
-        found = torch.autograd.grad(embedding_BW, list(weights.values()), gradient_BW, allow_unused=True)
-        for name, gradient in zip(weights, found, strict=True):
-            parameter = self.learner.parameters[f"bottom.{name}"]
-            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
-        return 0.0, self._learnt()
+        embeddings, weights = self._under_way.pop(task.unit)
+        gradients = torch.split(task.tensors[GRADIENT], task.batch_rows)
+        learnt: dict[str, Tensor] = {}
+        for embedding_BW, gradient_BW in zip(embeddings, gradients, strict=True):
+            given_BW = gradient_BW.to(embedding_BW)
+            found = torch.autograd.grad(embedding_BW, list(weights.values()), given_BW, allow_unused=True)
+            for name, gradient in zip(weights, found, strict=True):
+                parameter = self.learner.parameters[f"bottom.{name}"]
+                parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+            learnt = self._learnt()
+        return 0.0, learnt
 
     def _train(self, task: Task) -> tuple[float, dict[str, Tensor]]:
         """Learn from a partner's embedding [B, W] and own rows; its gradient [B, W]."""
-        embedding_BW = task.tensors[EMBEDDING].to(self.job.device).detach().requires_grad_()
-        labels_B = task.tensors[LABELS].to(self.job.device)
+        embedding_BW, labels_B, rows_BF = (task.tensors.get(name) for name in (EMBEDDING, LABELS, ROWS))
+        if embedding_BW is None or labels_B is None:
+            raise LinkRefusedError("a task lacks an embedding or labels")
+        embeddings, labels = (torch.split(one, task.batch_rows) for one in (embedding_BW, labels_B))
+        rows = [None] * len(embeddings) if rows_BF is None else torch.split(rows_BF, task.batch_rows)
+        gradients, learnt, total = [], dict[str, Tensor](), 0.0
         with self._seeded(task.unit):
             self._set_mode(train=True)
-            outputs_BO = self._joined(task.tensors.get(ROWS), embedding_BW)
-            mean = self._top.losses(outputs_BO, labels_B).sum() / task.batch_rows
+            for one_BW, one_B, one_BF in zip(embeddings, labels, rows, strict=True):
+                of = task.batch_rows if len(embeddings) == 1 else len(one_B)
+                loss, gradient_BW = self._graded(one_BW, one_B, one_BF, of)
+                gradients.append(gradient_BW)
+                learnt, total = self._learnt(), total + loss * of
+        of = task.batch_rows if len(embeddings) == 1 else len(labels_B)
+        return total / of, {GRADIENT: torch.cat(gradients)} | learnt
+
+    def _graded(
+        self, embedding_BW: Tensor, labels_B: Tensor, rows_BF: Tensor | None, of: int
+    ) -> tuple[float, Tensor]:
+        """The rows' share of the mean loss of so many, and its gradient by the embedding [B, W]; those by
+        the weights are left in them."""
+        embedding_BW = embedding_BW.to(self.job.device).detach().requires_grad_()
+        outputs_BO = self._joined(rows_BF, embedding_BW)
+        mean = self._top.losses(outputs_BO, labels_B.to(self.job.device)).sum() / of
         loss = float(mean.detach())
         if not math.isfinite(loss):
             raise MisconfiguredError(
@@ -112,7 +135,7 @@ class Half:
         torch.autograd.backward(mean)
         if embedding_BW.grad is None:
             raise MisconfiguredError("the top takes no gradient back to the embedding; nothing can be learnt")
-        return loss, {GRADIENT: embedding_BW.grad} | self._learnt()
+        return loss, embedding_BW.grad
 
     def _get(self, task: Task) -> tuple[float, dict[str, Tensor]]:
         """All that this replica has learnt."""
@@ -159,19 +182,22 @@ class Half:
 
     # Within
 
-    def _embedded(self, task: Task) -> Tensor:
-        """The embedding with its way back, through a copy of the weights that later steps do not change."""
+    def _embedded(self, task: Task) -> list[Tensor]:
+        """The embedding of each batch with its way back, through a copy of the weights that later steps do
+        not change."""
         if self._weights is None:
             self._weights = {name: one.detach().clone().requires_grad_() for name, one in self._own.items()}
-        rows_BF = task.tensors[ROWS].to(self.job.device)
+        weights, bottom = self._weights, self._require_bottom()
         with self._seeded(task.unit):
             self._set_mode(train=True)
-            bottom = self._require_bottom()
-            embedding_BW: Tensor = functional_call(bottom, self._weights, (rows_BF,), tie_weights=self._tied)
-        self._under_way[task.unit] = embedding_BW, self._weights
+            embeddings: list[Tensor] = [
+                functional_call(bottom, weights, (one_BF.to(self.job.device),), tie_weights=self._tied)
+                for one_BF in torch.split(task.tensors[ROWS], task.batch_rows)
+            ]
+        self._under_way[task.unit] = embeddings, weights
         if len(self._under_way) > _KEPT:
             del self._under_way[next(iter(self._under_way))]
-        return embedding_BW
+        return embeddings
 
     def _learnt(self) -> dict[str, Tensor]:
         """Apply the gradients, or give them away. What had no part in the loss has a gradient of zero."""

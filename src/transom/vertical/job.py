@@ -25,7 +25,8 @@ VERSION = "1"  # of what the parties say to each other
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CALLABLE = r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)?"
 _OWN = (  # of each party
-    "learning_rate", "weight_decay", "workers", "patience", "checkpoint_every_steps", "record_traffic_mb",
+    "learning_rate", "weight_decay", "workers", "patience", "worker_deadline_s", "checkpoint_every_steps",
+    "record_traffic_mb",
 )  # fmt: skip
 
 
@@ -68,8 +69,8 @@ class Net:
 @dataclass(frozen=True)
 class Train:
     """AdamW. `vfl` is lock-step, `avfl` has several batches under way, `-ps` adds a parameter server in each
-    party; `pubsub` lets any worker take any batch. `workers`, learning rate, decay, patience, checkpoints
-    and what is recorded are each party's own.
+    party; `pubsub` lets any worker take any batch. `workers` and their deadline, learning rate, decay,
+    patience, checkpoints and what is recorded are each party's own.
 
     Of batches that are under way at most `embeddings` and `gradients` wait, the oldest is dropped; a batch
     that waits longer than `deadline_s` is given to others. Workers' models are averaged every 1 to
@@ -83,9 +84,13 @@ class Train:
     weight_decay: Annotated[float, Setting(least=0, most=1)] = 0.0
     seed: Annotated[int, Setting("Of order and initial weights, not of noise.", least=0, most=2**31)] = 0
     workers: Annotated[int, Setting("Of this party.", least=1, most=1024)] = 1
+    bundle: Annotated[int, Setting("Batches of a message.", least=1, most=1024)] = 1
     embeddings: Annotated[int, Setting("Embeddings that may wait.", least=1, most=1024)] = 5
     gradients: Annotated[int, Setting("Gradients that may wait.", least=1, most=1024)] = 5
     deadline_s: Annotated[float, Setting("How long a batch may wait.", above=0, most=1e6)] = 10.0
+    worker_deadline_s: Annotated[
+        float, Setting("How long a task of a worker may take.", above=0, most=1e6)
+    ] = 30.0
     aggregate_epochs: Annotated[int, Setting("Most epochs between averages.", least=1, most=10_000)] = 5
     staleness: Annotated[int, Setting("Most steps that a gradient may be old.", least=0, most=10_000)] = 8
     patience: Annotated[int | None, Setting("Epochs without a lower loss before the end.", least=1)] = None
@@ -93,6 +98,11 @@ class Train:
     record_traffic_mb: Annotated[
         int, Setting("Of what is sent and received, kept for an audit at most.", least=0, most=2**20)
     ] = 0
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the fields together."""
+        if self.bundle > self.staleness + 1:
+            yield f"bundle is {self.bundle}, and staleness {self.staleness}; it is at least bundle - 1"
 
 
 @dataclass(frozen=True)

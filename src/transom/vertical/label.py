@@ -100,7 +100,7 @@ class LabelSide(Side):
     def _keep(self, talk: Talk, unit: int, step: Step, received: Received) -> None:
         """An embedding waits; where too many do, the oldest does no longer."""
         embedding_BW = rows_of(received.tensors, len(self.unit_rows(unit)), "an embedding")
-        if self.way.lockstep and self.units.batch(unit) != self.units.batch(self.done.watermark):
+        if self.way.lockstep and self.units.whole(unit) != self.units.whole(self.done.watermark):
             raise LinkRefusedError(f"the partner sent {step} out of its turn; it is of another version")
         self._waiting.pop(unit, None)
         self._waiting[unit] = step.attempt, embedding_BW
@@ -132,7 +132,7 @@ class LabelSide(Side):
         """A worker has learnt: the gradient of its embedding goes back."""
         step = self.units.step(done.unit, TRAIN, self._at_work.pop(done.unit))
         self._reply(talk, step, done.tensors[GRADIENT], GO)
-        size = self.units.batch_size(done.unit)
+        size = self.units.whole_rows(done.unit)
         self.now = replace(
             self.now, loss_sum=self.now.loss_sum + done.loss * size,
             loss_count=self.now.loss_count + len(done.tensors[GRADIENT]),
@@ -149,9 +149,10 @@ class LabelSide(Side):
     def _stepped(self, talk: Talk, units: range | tuple[int, ...], loss: float) -> None:
         for unit in units:
             self.done.add(unit)
-        self.now = replace(self.now, steps=self.now.steps + 1)
+        steps = self.units.steps_of(units[0])
+        self.now = replace(self.now, steps=self.now.steps + steps)
         self.told("step", {"loss": loss, "wait_s": self.wait_s, "busy_s": self.pool.busy_s})
-        if talk.stepped():
+        if talk.stepped(steps):
             talk.commit(self.saved())
 
     def _reply(self, talk: Talk, step: Step, rows_BW: Tensor | None, said: int) -> None:
@@ -178,8 +179,7 @@ class LabelSide(Side):
             self._reply(talk, step, None, GO)
             return
         self._point(step.epoch)
-        answer = message(self.job.width, None, [self._verdict])
-        talk.commit(self.saved(), (replace(step, direction="backward"), answer))
+        self._reply(talk, step, None, self._verdict)
         self.told("evaluated", self.now.history[-1].metrics)
 
     @property

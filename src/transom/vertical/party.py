@@ -7,6 +7,7 @@ Source: own. Shapes: N rows that both parties have, R rows of training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,8 +170,8 @@ def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) 
             return Threaded(make_half(job, part.width, local=way.local), tell)
         return Child(job, part.width, tell, local=way.local)
 
-    timeout_s = _HERE_S if job.link is None else job.link.timeout_s
-    return Pool(half, way.workers, make, 1 if way.lockstep else _DEPTH, timeout_s)
+    deadline_s = job.train.worker_deadline_s if workers == "processes" else math.inf
+    return Pool(half, way.workers, make, 1 if way.lockstep else _DEPTH, deadline_s)
 
 
 def _record(job: VerticalJob, purpose: Purpose) -> Record:

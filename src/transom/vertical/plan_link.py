@@ -205,7 +205,8 @@ def _given(job: VerticalJob, part: Part, offers: dict[Role, Offer], largest: int
     return Given(
         schedule=train.schedule, label=label.fitted, feature=feature.fitted, wire=wire,
         rows=len(part.train), tested_rows=len(part.test), width=job.width, value_bytes=value_bytes,
-        under_way=waiting, epochs=train.epochs,
+        under_way=waiting, bundle=way_of(job).bundle,
+        epochs=train.epochs,
     )  # fmt: skip
 
 

@@ -1,17 +1,20 @@
 """A party's workers and its parameter server: who does which task, and one model out of all replicas.
 
 The server's own replica (`half`) is what is saved, evaluated and used. With one worker in this process it is
-the worker's, too. A worker that dies is replaced, with the server's weights, and its tasks are given again.
-Threat model: accidents: a worker that is killed, at any moment. Does not protect: a worker that is stopped
-and not killed holds up its tasks until their deadline, and then the run.
+the worker's, too. A worker that dies, or is silent for too long while it has a task, is replaced, with the
+server's weights, and its tasks are given again.
+Threat model: accidents: a worker that is killed or stuck, at any moment. Does not protect: a task that takes
+longer than the deadline on every worker ends the run.
 Source: Liu et al., arXiv 2510.12494, section 4.1 (aggregation within a party); McMahan et al. 2017, arXiv
 1602.05629 (averages weighted by what each has learnt). Own: moments of the optimiser are averaged as well.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -19,15 +22,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from transom.errors import LinkError, LinkTimeoutError, TransomError
+from transom.errors import LinkError, TransomError
 from transom.link import state
 from transom.vertical.half import STATE, Done, Half, Task
 
 Told = Done | TransomError | None  # what came of a task, why there is nothing, or that the worker has died
-Event = tuple[int, Told]
+Event = tuple[int, int, Told]  # of which worker, and of which of those that had its number
 
 
 _MOST_DEATHS = 3
+_STARTING_S = 120.0  # more than the deadline, for the first answer: a process has to start
 
 
 class Worker(Protocol):
@@ -43,26 +47,28 @@ Make = Callable[[int, Callable[[Told], None]], Worker]  # number, and how it tel
 
 class Pool:
     """Workers 0 to `count` - 1; each has at most `depth` tasks at once. `make` None: the server itself works,
-    at once, in this thread. A task takes at most `timeout_s`."""
+    at once, in this thread. A worker that ends no task within `deadline_s` is given up."""
 
     def __init__(
-        self, half: Half, count: int = 1, make: Make | None = None, depth: int = 1, timeout_s: float = 3600.0
-    ) -> None:
+        self, half: Half, count: int = 1, make: Make | None = None, depth: int = 1,
+        deadline_s: float = math.inf,
+    ) -> None:  # fmt: skip
         self.half, self.count, self.depth = half, count, depth
-        self.busy_s, self.restarts = 0.0, 0
+        self.busy_s, self.restarts, self.starting_s = 0.0, 0, _STARTING_S
         self.wake: Callable[[], None] = lambda: None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._kept: deque[Done] = deque()  # taken from the events, not yet by the party
         self._given: list[list[Task]] = [[] for _ in range(count)]
-        self._base, self._timeout_s = half.learner.steps, timeout_s
+        self._since_s = [math.inf] * count  # since when each has been at its first task
+        self._base, self._deadline_s = half.learner.steps, deadline_s
+        self._lives = [0] * count  # how many workers had each number before
         self._deaths = [0] * count  # of each since it ended a task
         self._make = make
         self._workers: list[Worker] = []
 
     def start(self) -> None:
         """Make the workers, with the weights of now."""
-        make = self._make or (lambda number, tell: _Here(self.half, tell))
-        self._workers = [make(number, self._teller(number)) for number in range(self.count)]
+        self._workers = [self._started(number) for number in range(self.count)]
         self.spread()
 
     def close(self) -> None:
@@ -83,6 +89,22 @@ class Pool:
         return sum(task.kind not in ("get", "put") for task in self._given[number])
 
     @property
+    def due_s(self) -> float:
+        """Until when the first of the workers has to end its task."""
+        return min(self._since_s) + self._deadline_s
+
+    def replace_stuck(self) -> None:
+        """Others take the place of workers that ended no task in time. Raises LinkError as `take` does."""
+        if time.monotonic() < self.due_s:
+            return
+        while not self._events.empty():  # it may have ended it just now
+            self._sort(self._events.get())
+        overdue_s = time.monotonic() - self._deadline_s
+        for number, since_s in enumerate(self._since_s):
+            if since_s <= overdue_s:
+                self._replace(number)
+
+    @property
     def ready(self) -> bool:
         """Whether `take` may give something."""
         return bool(self._kept) or not self._events.empty()
@@ -95,7 +117,7 @@ class Pool:
 
     def average(self) -> None:
         """The server's replica becomes the mean of the workers', each by the steps it made since they were
-        alike; waits until they have done what they were given. Raises LinkTimeoutError."""
+        alike; waits until they have done what they were given. Raises LinkError."""
         if self._make is None:
             return
         found = [state.read(data, {}) for data in self._collected()]
@@ -118,56 +140,71 @@ class Pool:
         for number in range(self.count):
             self._hand(number, Task("get", number))
         while len(found) < self.count:
+            left_s = self.due_s - time.monotonic()
             try:
-                number, done = self._events.get(timeout=self._timeout_s)
+                event = self._events.get(timeout=None if left_s == math.inf else max(0.0, left_s))
             except queue.Empty:
-                raise LinkTimeoutError(
-                    f"no worker ended its task within {self._timeout_s:g} s; look at what holds it up, and "
-                    "start this party again"
-                ) from None
-            if isinstance(done, Done) and done.kind == "get":
+                self.replace_stuck()
+                continue
+            number, life, done = event
+            if isinstance(done, Done) and done.kind == "get" and life == self._lives[number]:
                 found[number] = done.tensors[STATE].numpy().tobytes()
-            self._sort((number, done))
+            self._sort(event)
         return [found[number] for number in range(self.count)]
 
     def _sort(self, event: Event) -> None:
-        number, done = event
+        number, life, done = event
+        if life < self._lives[number]:  # of one that was given up
+            return
         if done is None:
             self._replace(number)
             return
         if isinstance(done, TransomError):
             raise done
         self._given[number].pop(0)
-        self.busy_s += done.busy_s
+        self._since_s[number] = time.monotonic() if self._given[number] else math.inf
         if done.kind not in ("get", "put"):
+            self.busy_s += done.busy_s
             self._deaths[number] = 0
             self._kept.append(done)
 
     def _replace(self, number: int) -> None:
-        """A worker has died. Raises LinkError for one that does so again and again."""
+        """A worker has died, or is stuck. Raises LinkError for one of which that is so again and again."""
         if not self._workers or self._make is None:
             return
         self.restarts += 1
         self._deaths[number] += 1
         if self._deaths[number] > _MOST_DEATHS:
             raise LinkError(
-                f"a worker process died {self._deaths[number]} times without ending a task; look at the "
-                "machine's memory, and at what a module of the job does"
+                f"a worker process died {self._deaths[number]} times without ending a task, or took longer "
+                f"than {self._deadline_s:g} s for it; look at the machine's memory, at what a module of the "
+                "job does, and at worker_deadline_s"
             )
         again, self._given[number] = self._given[number], []
         self._workers[number].close()
-        self._workers[number] = self._make(number, self._teller(number))
+        self._lives[number] += 1
+        self._workers[number] = self._started(number)
         self._hand(number, _state_task(self.half))
         for task in again:
             self._hand(number, task)
 
     def _hand(self, number: int, task: Task) -> None:
+        if self._since_s[number] == math.inf:
+            self._since_s[number] = time.monotonic()
         self._given[number].append(task)
         self._workers[number].give(task)
 
+    def _started(self, number: int) -> Worker:
+        if self._make is None:
+            return _Here(self.half, self._teller(number))
+        self._since_s[number] = time.monotonic() + self.starting_s
+        return self._make(number, self._teller(number))
+
     def _teller(self, number: int) -> Callable[[Told], None]:
+        life = self._lives[number]
+
         def tell(done: Told) -> None:
-            self._events.put((number, done))
+            self._events.put((number, life, done))
             self.wake()
 
         return tell

@@ -1,7 +1,8 @@
 """Which batches there are, in which order, and how many of them are under way at once.
 
-A *unit* is what one message carries: a batch, or in `vfl-ps` a worker's share of one. Units are numbered
-through the run. Both parties derive rows and order from the job and the count of rows, without a word.
+A *unit* is what one message carries: a batch, a bundle of them, or in `vfl-ps` a worker's share of one. Units
+are numbered through the run. Both parties derive rows and order from the job and the count of rows, without a
+word.
 Threat model: none; order and composition of batches are known to both parties by design.
 Does not protect: against a partner that takes other rows.
 Source: Liu et al., arXiv 2510.12494, section 4 and equation 7 (interval of aggregation).
@@ -30,9 +31,10 @@ EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
 
 @dataclass(frozen=True)
 class Way:
-    """How a schedule goes. `shares`: parts of a batch; `ahead`: units under way; `lockstep`: one batch after
-    the other; `paired`: a unit's worker is given by its number, at both parties; `waits`: an epoch begins
-    when the one before was evaluated. `gathers`: the server steps with the gradients of all shares."""
+    """How a schedule goes. `shares`: parts of a batch; `bundle`: batches of a unit; `ahead`: units under way;
+    `lockstep`: one batch after the other; `paired`: a unit's worker is given by its number, at both parties;
+    `waits`: an epoch begins when the one before was evaluated. `gathers`: the server steps with the gradients
+    of all shares."""
 
     workers: int
     shares: int
@@ -41,6 +43,7 @@ class Way:
     paired: bool
     waits: bool
     averages: Literal["never", "each", "seldom"]
+    bundle: int = 1
 
     @property
     def gathers(self) -> bool:
@@ -54,17 +57,17 @@ class Way:
 
 def way_of(job: VerticalJob) -> Way:
     """The schedule of a job, as this party goes it."""
-    train, workers = job.train, job.train.workers
+    train, workers, bundle = job.train, job.train.workers, job.train.bundle
     if train.schedule == "vfl" or (train.schedule == "vfl-ps" and workers == 1):
         return Way(1, 1, 1, True, False, True, "never")
     if train.schedule == "vfl-ps":
         return Way(workers, workers, workers, True, True, True, "never")
     if train.schedule == "avfl":
-        return Way(1, 1, workers, False, False, True, "never")
+        return Way(1, 1, workers, False, False, True, "never", bundle)
     if train.schedule == "avfl-ps":
-        return Way(workers, 1, workers, False, True, True, "each")
-    ahead = min(train.embeddings, train.staleness + 1)
-    return Way(workers, 1, ahead, False, False, False, "seldom")
+        return Way(workers, 1, workers, False, True, True, "each", bundle)
+    ahead = min(train.embeddings, (train.staleness + 1) // bundle)
+    return Way(workers, 1, ahead, False, False, False, "seldom", bundle)
 
 
 def interval(epoch: int, most: int) -> int:
@@ -87,16 +90,25 @@ class Units:
     batch_rows: int
     epochs: int
     shares: int
+    bundle: int = 1
 
     @classmethod
     def of(cls, job: VerticalJob, count: int) -> Units:
-        return cls(
-            job.name, job.train.seed, count, job.train.batch_rows, job.train.epochs, way_of(job).shares
-        )
+        train, way = job.train, way_of(job)
+        return cls(job.name, train.seed, count, train.batch_rows, train.epochs, way.shares, way.bundle)
 
     @cached_property
     def per_epoch(self) -> int:
-        return math.ceil(self.count / self.batch_rows) * self.shares
+        return math.ceil(self.count / self.bundle_rows) * self.shares
+
+    @property
+    def bundle_rows(self) -> int:
+        return self.batch_rows * self.bundle
+
+    @property
+    def steps(self) -> int:
+        """Of a run."""
+        return math.ceil(self.count / self.batch_rows) * self.epochs
 
     @property
     def total(self) -> int:
@@ -105,20 +117,35 @@ class Units:
     def epoch(self, unit: int) -> int:
         return unit // self.per_epoch
 
-    def batch(self, unit: int) -> int:
-        """The number of its batch in the run."""
+    def whole(self, unit: int) -> int:
+        """The number in the run of the batch that it is a share of, or of its bundle."""
         return unit // self.shares
 
-    def batch_size(self, unit: int) -> int:
-        """Rows of its whole batch."""
+    def whole_rows(self, unit: int) -> int:
+        """Rows of the batch that it is a share of, or of its bundle."""
         within = unit % self.per_epoch // self.shares
-        return min(self.batch_rows, self.count - within * self.batch_rows)
+        return min(self.bundle_rows, self.count - within * self.bundle_rows)
+
+    def batch_size(self, unit: int) -> int:
+        """Rows of its batches; the last one of a bundle may have fewer."""
+        return min(self.batch_rows, self.whole_rows(unit))
+
+    def steps_of(self, unit: int) -> int:
+        """How many batches it has, each a step; of all shares of a batch one."""
+        return math.ceil(self.whole_rows(unit) / self.batch_rows)
+
+    def batches(self, unit: int) -> NDArray[np.int64]:
+        """The number in the run of each row's batch."""
+        epoch, within = divmod(unit, self.per_epoch)
+        first = epoch * math.ceil(self.count / self.batch_rows) + within // self.shares * self.bundle
+        place = np.arange(len(self.rows(unit))) // self.batch_rows
+        return first + place
 
     def rows(self, unit: int) -> NDArray[np.int64]:
         epoch, within = divmod(unit, self.per_epoch)
-        start = within // self.shares * self.batch_rows
-        batch = self._order(epoch)[start : start + self.batch_rows]
-        return np.array_split(batch, self.shares)[within % self.shares]
+        start = within // self.shares * self.bundle_rows
+        batch = self._order(epoch)[start : start + self.bundle_rows]
+        return batch if self.shares == 1 else np.array_split(batch, self.shares)[within % self.shares]
 
     def step(self, unit: int, topic: str, attempt: int = 0) -> Step:
         """What a message of the unit is of, on the way forth."""

@@ -122,8 +122,9 @@ class Side:
     def wait(self, talk: Talk, topics: tuple[str, ...], until_s: float = math.inf) -> Received | None:
         """A message, or None once a worker is done or at a time; how long it took is counted."""
         begun_s = time.monotonic()
-        received = talk.wait(topics, lambda: self.pool.ready, until_s)
+        received = talk.wait(topics, lambda: self.pool.ready, min(until_s, self.pool.due_s))
         self.wait_s += time.monotonic() - begun_s
+        self.pool.replace_stuck()
         return received
 
     def gather(self, unit: int, tensors: Mapping[str, Tensor]) -> bool:
@@ -156,5 +157,4 @@ class Side:
         return epoch + interval(epoch, self.job.train.aggregate_epochs)
 
     def told(self, kind: Kind, found: Mapping[str, float] | None = None) -> None:
-        total = self.units.total // self.way.shares
-        self.tell(Told(kind, self.now.steps, total, found or {}))
+        self.tell(Told(kind, self.now.steps, self.units.steps, found or {}))

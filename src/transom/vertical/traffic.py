@@ -129,7 +129,7 @@ def views(
             found[step.epoch] = np.zeros((count, job.width), np.float32), np.full(count, -1)
         rows_RW, batch_R = found[step.epoch]
         rows_RW[units.rows(unit)] = kept[step]
-        batch_R[units.rows(unit)] = units.batch(unit)
+        batch_R[units.rows(unit)] = units.batches(unit)
     whole = [pair for _, pair in sorted(found.items()) if (pair[1] >= 0).all()]
     if not whole:
         return np.zeros((0, count, job.width), np.float32), np.zeros((0, count), np.int64)

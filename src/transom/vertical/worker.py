@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from transom.vertical.half import Done, Half, Task, make_half
 from transom.vertical.job import VerticalJob
 from transom.vertical.pool import Told
 
+Frame = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 _LENGTH_BYTES = 8
 _ENDING_S = 5.0
 
@@ -45,31 +47,42 @@ class Child:
             [sys.executable, "-m", "transom.vertical.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
-        self._writing = threading.Lock()
-        self._write({"job": to_plain(job), "features": features, "local": local, "threads": threads}, {})
-        self._thread = threading.Thread(target=self._listen, name="transom-worker", daemon=True)
-        self._thread.start()
+        self._tasks: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._tasks.put(
+            ({"job": to_plain(job), "features": features, "local": local, "threads": threads}, {})
+        )
+        self._threads = [
+            threading.Thread(target=work, name="transom-worker", daemon=True)
+            for work in (self._listen, self._speak)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def give(self, task: Task) -> None:
-        self._write({"kind": task.kind, "unit": task.unit, "batch_rows": task.batch_rows}, task.tensors)
+        head = {"kind": task.kind, "unit": task.unit, "batch_rows": task.batch_rows}
+        self._tasks.put((head, task.tensors))
 
     def close(self) -> None:
         """End it, at once: what it has learnt and not told is lost."""
         self._closed = True
         self._process.kill()
         self._process.wait(_ENDING_S)
-        self._thread.join(_ENDING_S)
+        self._tasks.put(None)
+        for thread in self._threads:
+            thread.join(_ENDING_S)
         for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 _open(stream).close()
 
-    def _write(self, head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        with self._writing, contextlib.suppress(BrokenPipeError):  # its death is told by what listens
-            write(_open(self._process.stdin), head, tensors)
+    def _speak(self) -> None:
+        """A worker that is stuck reads nothing, and holds up this thread alone."""
+        with contextlib.suppress(BrokenPipeError):  # its death is told by what listens
+            while (frame := self._tasks.get()) is not None:
+                write(_open(self._process.stdin), *frame)
 
     def _listen(self) -> None:
         output = _open(self._process.stdout)
