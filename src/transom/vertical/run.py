@@ -75,8 +75,9 @@ def answer(party: Party, broker: Broker) -> int:
     side = party.side
     if not isinstance(side, FeatureSide):
         raise TypeError("the label party asks")
+    noise = party.row_noise()
     with met(party, broker) as (session, talk):
-        count = side.answer(talk)
+        count = side.answer(talk, noise)
         session.finish()
     return count
 
