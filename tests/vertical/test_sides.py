@@ -62,6 +62,8 @@ class ByHand:
     def stepped(self) -> bool:
         return False
 
+    is_full = False
+
     def commit(self, state: bytes | None, last: Message | None = None) -> None:
         if last is not None:
             self.send(*last)
@@ -266,6 +268,17 @@ def test_after_a_restart_units_whose_gradients_are_lost_go_out_again_at_once(
         kept = one.side.saved()
     talk = restarted(party(tmp_path / "b", "feature"), kept)
     assert talk.sent == [trained(0, 1), trained(1, 1), trained(2, 1)]
+
+
+def test_of_two_answers_that_come_again_at_a_restart_one_is_learnt_from(tmp_path: Path) -> None:
+    with closing(party(tmp_path / "a", "feature")) as one:
+        half = one.side.pool.half
+        one.side.pool._make = lambda number, tell: Reluctant(half, tell)
+        with pytest.raises(ByHand.GoneError):
+            one.side.run(ByHand([answered(0), answered(0, attempt=1)]))  # type: ignore[arg-type]
+        assert isinstance(one.side, FeatureSide)
+        assert not one.side._gradients  # the first is at a worker, and the other is not kept
+        assert one.side.standing().attempts == {"0": 2}
 
 
 def test_after_a_restart_the_label_party_says_which_embeddings_are_lost(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ Source: `transom.vertical`.
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
 from transom.cli.watched import watched
-from transom.errors import MisconfiguredError
+from transom.errors import LinkError, MisconfiguredError
 
 if TYPE_CHECKING:
     from transom.vertical.align import Aligned
@@ -75,17 +76,31 @@ def psi(
 def train(job: JobFile, device: Device = None, tensorboard: Board = None, as_json: Json = False) -> None:
     """Train with the partner, who runs this too. Without aligned.json the common rows are found first."""
     from transom.vertical import run
+    from transom.vertical.align import FILE
     from transom.vertical.party import make_party
 
     read = _read(job, device)
-    part = _part(read, quiet=as_json)
-    workers = "processes" if read.train.workers > 1 else "here"
-    with (
-        watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
-        run.way(read) as broker,
-        closing(make_party(read, part, tell, workers=workers)) as party,  # type: ignore[arg-type]
-    ):
-        run.train(party, broker)
+    timeout_s, was_aligned = read.link.timeout_s if read.link else 0.0, (read.folder / FILE).exists()
+    table = _table(read, quiet=as_json)
+    part = _part(read, table, quiet=as_json)
+    workers = "processes" if read.train.workers > 1 or read.train.cluster else "here"
+    end_s = time.monotonic() + timeout_s
+    while True:
+        with (
+            watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
+            run.way(read) as broker,
+            closing(make_party(read, part, tell, workers=workers)) as party,  # type: ignore[arg-type]
+        ):
+            unsure = was_aligned and not party.has_begun
+            meet_s, begun_s = timeout_s / 8 if unsure else None, time.monotonic()
+            try:
+                run.train(party, broker, meet_s=meet_s)
+                break
+            except LinkError:
+                now_s = time.monotonic()  # terms that differ are told before the time is over
+                if meet_s is None or party.has_begun or not begun_s + meet_s <= now_s <= end_s:
+                    raise
+        part = _realigned(read, table, part, timeout_s / 16, quiet=as_json)
     _tell_end([read], as_json)
 
 
@@ -144,7 +159,7 @@ def _predict(job: VerticalJob, path: Path | None, ids: list[str] | None, *, quie
     from transom.vertical.party import make_party
 
     if path is None:
-        part = _part(job, quiet=quiet, aligned=True)
+        part = _part(job, _table(job, quiet=quiet), quiet=quiet, aligned=True)
     else:
         with progress("comparing IDs", 1.0, quiet=quiet) as bar:
             part = load_new(job, path, lambda done, total: bar.reach(done / total))
@@ -217,14 +232,18 @@ def _both(label: Path, feature: Path, device: str | None) -> tuple[VerticalJob, 
     return jobs
 
 
-def _part(job: VerticalJob, *, quiet: bool, aligned: bool = False) -> Part:
-    """The common rows, which are found with the partner where that was not done, unless they must be."""
-    from transom.vertical import align
-    from transom.vertical.part import make_part
+def _table(job: VerticalJob, *, quiet: bool) -> Table:
     from transom.vertical.table import read_table
 
     with progress("reading", quiet=quiet):
-        table = read_table(job)
+        return read_table(job)
+
+
+def _part(job: VerticalJob, table: Table, *, quiet: bool, aligned: bool = False) -> Part:
+    """The common rows, which are found with the partner where that was not done, unless they must be."""
+    from transom.vertical import align
+    from transom.vertical.part import make_part
+
     if aligned or (job.folder / align.FILE).exists():
         return make_part(job, table, align.read(job, table))
     with progress("waiting for the partner, and comparing IDs", 1.0, quiet=quiet) as bar:
@@ -232,6 +251,23 @@ def _part(job: VerticalJob, *, quiet: bool, aligned: bool = False) -> Part:
     part = make_part(job, table, found)
     align.write(job, found)
     return part
+
+
+def _realigned(job: VerticalJob, table: Table, part: Part, meet_s: float, *, quiet: bool) -> Part:
+    """A partner that does not come to train may look for the common rows, which it has lost or never kept."""
+    from transom.vertical import align
+    from transom.vertical.part import make_part
+
+    with progress("looking whether the partner compares IDs", 1.0, quiet=quiet) as bar:
+        end_s = time.monotonic() + meet_s
+        try:
+            found = align.with_partner(job, table, lambda done, total: bar.reach(done / total), meet_s)
+        except LinkError:
+            if time.monotonic() < end_s:
+                raise
+            return part
+    align.write(job, found)
+    return make_part(job, table, found)
 
 
 def _tell_end(jobs: list[VerticalJob], as_json: bool) -> None:

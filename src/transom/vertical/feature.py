@@ -176,6 +176,9 @@ class FeatureSide(Side):
         going = self._going.get(unit)
         if going is None or step.attempt < going.attempt:
             return
+        going.attempt = step.attempt
+        if going.answered:  # a later attempt of before a restart, while the first answer is being learnt from
+            return
         if said(received.tensors) == DROPPED:
             self._again(unit, "dropped there")
             return
@@ -306,6 +309,7 @@ class FeatureSide(Side):
         now.answered += 1
         now.sent = max(now.sent, now.answered)
         if now.answered < len(self.spans):
+            self.due = self.due or talk.is_full
             return
         self._evaluation, evaluated = None, self.now.evaluated + 1
         ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs

@@ -26,7 +26,8 @@ PREDICTED = 1  # releases of a row by all runs of `predict` together: they carry
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CALLABLE = r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)?"
 _OWN = (  # of each party
-    "learning_rate", "weight_decay", "workers", "patience", "checkpoint_every_steps", "record_traffic_mb",
+    "learning_rate", "weight_decay", "workers", "cluster", "patience", "checkpoint_every_steps",
+    "record_traffic_mb",
 )  # fmt: skip
 
 
@@ -84,6 +85,9 @@ class Train:
     weight_decay: Annotated[float, Setting(least=0, most=1)] = 0.0
     seed: Annotated[int, Setting("Of order and initial weights, not of noise.", least=0, most=2**31)] = 0
     workers: Annotated[int, Setting("Of this party.", least=1, most=1024)] = 1
+    cluster: Annotated[
+        str, Setting("Address of a Ray cluster ('auto') that has the workers; of this party.")
+    ] = ""
     embeddings: Annotated[int, Setting("Embeddings that may wait.", least=1, most=1024)] = 5
     gradients: Annotated[int, Setting("Gradients that may wait.", least=1, most=1024)] = 5
     deadline_s: Annotated[float, Setting("How long a batch may wait.", above=0, most=1e6)] = 10.0

@@ -189,6 +189,7 @@ class LabelSide(Side):
         self._outputs.append(self.pool.half.outputs(self.tensor(numbers), embedding_BW).cpu())
         if len(self._outputs) < len(self.spans):
             self._reply(talk, step, None, GO)
+            self.due = self.due or talk.is_full
             return
         self._point(step.epoch)
         answer = message(self.job.width, None, [self._verdict])

@@ -52,6 +52,11 @@ class Party:
     record: Record
     terms: Mapping[str, str]
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of the run was sent or applied, by this process or one before."""
+        return self.record.next_number > 0 or len(self.record.applied) > 0
+
     def row_noise(self) -> RowNoise:
         """What the embeddings of predictions carry: with the secret of the run that trained, so that a row
         has the same noise in each run of `predict`. Raises CheckpointError where its record is gone."""
@@ -176,12 +181,17 @@ def _measure(half: Half, part: Part) -> None:
 
 
 def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) -> Pool:
-    if workers == "here":
+    """One worker in lock-step is the server itself: what a worker alone has learnt would be lost with it."""
+    if workers == "here" or (way.lockstep and way.local):
         return Pool(half, way.workers)
 
     def make(number: int, tell: Callable[[Told], None]) -> Worker:
         if workers == "threads":
             return Threaded(make_half(job, part.width, local=way.local), tell)
+        if job.train.cluster:
+            from transom.vertical.cluster import Actor
+
+            return Actor(job, part.width, tell, local=way.local)
         return Child(job, part.width, tell, local=way.local)
 
     timeout_s = _HERE_S if job.link is None else job.link.timeout_s
