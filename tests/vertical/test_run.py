@@ -16,8 +16,11 @@ from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.memory import together
 from transom.link.message import Step
+from transom.link.session import Received
+from transom.link.talk import Talk
 from transom.link.told import Told
-from transom.vertical import run
+from transom.vertical import run, schedule
+from transom.vertical.feature import FeatureSide
 from transom.vertical.job import Net, Noise
 from transom.vertical.messages import PREDICT, message
 from transom.vertical.part import load_here
@@ -81,6 +84,33 @@ def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(
     assert not again.losses  # nothing was left to do but to take leave
     marks = {json.loads((job.folder / "job.json").read_text())["run"] for job in jobs}
     assert len(marks) == 1
+
+
+def test_an_evaluation_of_more_messages_than_the_window_holds_ends_also_where_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was received has to be applied in its midst, or the window of 64 messages stays full."""
+    monkeypatch.setattr(schedule, "EVALUATED_ROWS", 1)
+    settings: dict[str, Any] = {"batch_rows": 1, "epochs": 1, "checkpoint_every_steps": 1000}
+    jobs, parts = make_jobs("binary", tmp_path / "a", **settings), make_parts("binary", rows=250)
+    assert len(schedule.chunks(len(parts[0].test), 1)) > 64
+    kept, graded = FeatureSide._evaluated, []
+
+    def stopped(side: FeatureSide, talk: Talk, received: Received) -> None:
+        graded.append(received)
+        if len(graded) == 40:
+            raise StoppedError
+        kept(side, talk, received)
+
+    monkeypatch.setattr(FeatureSide, "_evaluated", stopped)
+    with pytest.raises(StoppedError):
+        run.simulate(jobs, parts, Heard())
+    end = run.simulate(jobs, parts, Heard())
+    monkeypatch.undo()
+    calm = at(jobs, tmp_path / "calm")
+    wanted = run.simulate(calm, parts, Heard())
+    assert states_of(jobs) == states_of(calm)
+    assert end.now.history[-1].metrics == pytest.approx(wanted.now.history[-1].metrics)
 
 
 def test_noise_is_that_of_the_first_time_and_its_price_is_told(tmp_path: Path) -> None:
