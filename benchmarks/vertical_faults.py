@@ -78,7 +78,7 @@ def make_parts(seed: int = 5) -> dict[str, Part]:
 def make_jobs(schedule: str, out: Path, every: int = 5) -> Jobs:
     """Small models; `every` so many steps a checkpoint."""
     train = Train(
-        schedule, EPOCHS, BATCH_ROWS, learning_rate=1e-2, seed=3, workers=2, deadline_s=3.0,  # type: ignore[arg-type]
+        schedule, EPOCHS, BATCH_ROWS, learning_rate=1e-2, seed=3, workers=2, deadline_s=10.0,  # type: ignore[arg-type]
         aggregate_epochs=2, checkpoint_every_steps=every,
     )  # fmt: skip
     feature = VerticalJob(
