@@ -9,6 +9,10 @@ optimiser, step by step. Scores are of the same rows that neither trained on (30
 RMSE (lower is), mean over seeds. `standard_error` is of the difference of both means over seeds; `within`:
 whether the split's is worse by no more. A seed sets weights and order, not the rows. Energy: one file, the
 first half of its columns at the label party. Everything on one thread.
+`--sets synthetic` is 1,000,000 rows of 500 columns, made up as they are written, of two seeds, one epoch; and
+per count of rows the most memory that each party had for itself (a process each, equal buffers), and how many
+bytes that grows by with each row, where the row itself has 1,000 at each party. Not among the sets unless
+named: it writes 2 GB. Alone it is stored as `vertical_synthetic`.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, variance
@@ -27,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import _vertical_synthetic as synthetic
 from _bench import parser, report
 from transom.vertical import run
 from transom.vertical.half import make_half
@@ -63,6 +69,8 @@ SETS = {
     ),
     "energy": Set("regression", "Appliances", "id", ("energydata_complete.csv", ""), 30, 256),
 }  # fmt: skip
+SYNTHETIC = "synthetic"
+MEMORY_ROWS = (100_000, 300_000, 1_000_000)
 SHOWN = (
     "set",
     "schedule",
@@ -76,8 +84,11 @@ SHOWN = (
 )
 
 
-def jobs_of(name: str, one: Set, folder: Path, schedule: str, epochs: int) -> Jobs:
-    """Both parties' jobs, on files of the data or made of one."""
+def jobs_of(name: str, one: Set, folder: Path, schedule: str, epochs: int, rows: int) -> Jobs:
+    """Both parties' jobs, on files of the data or made of one, or of so many rows made up."""
+    if name == SYNTHETIC:
+        train = Train(schedule, epochs, one.batch_rows)  # type: ignore[arg-type]
+        return synthetic.make_jobs(synthetic.write(folder, rows), folder / "out", train)
     source = Path(os.environ["TRANSOM_DATA"]) / "vfl"
     paths = [source / file for file in one.files if file]
     if len(paths) == 1:
@@ -139,13 +150,13 @@ def split(jobs: Jobs, parts: Parts) -> float:
     return side.now.history[-1].metrics[SCORE[jobs[0].task]]
 
 
-def measured(name: str, schedule: str, seeds: int, epochs: int | None) -> dict[str, Any]:
+def measured(name: str, schedule: str, seeds: int, epochs: int | None, rows: int) -> dict[str, Any]:
     """A row of the table."""
-    one = SETS[name]
+    one = Set("binary", "0", "", ("", ""), 1, 1024) if name == SYNTHETIC else SETS[name]
     found: dict[str, list[float]] = {"joint": [], "split": [], "joint_s": [], "split_s": []}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            both = jobs_of(name, one, Path(folder), schedule, epochs or one.epochs)
+            both = jobs_of(name, one, Path(folder), schedule, epochs or one.epochs, rows)
             jobs = tuple(replace(job, train=replace(job.train, seed=seed)) for job in both)
             parts = load_here(both)
             for way, work in (("joint", joint), ("split", split)):
@@ -165,20 +176,39 @@ def measured(name: str, schedule: str, seeds: int, epochs: int | None) -> dict[s
     }  # fmt: skip
 
 
+def memory(counts: Sequence[int]) -> dict[str, Any]:
+    """What each party needed for itself, by rows."""
+    points = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            points.append(synthetic.peak_mb(Path(folder), count))
+    grows = synthetic.growth(points)
+    within = max(grows.values()) <= synthetic.BOUND_BYTES
+    return {"points": points, "bytes_a_row": grows, "bound_bytes": synthetic.BOUND_BYTES, "within": within}
+
+
 def main() -> None:
     """Measure the sets, and print and store."""
     flags = parser(__doc__)
-    flags.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    flags.add_argument("--sets", nargs="+", choices=[*SETS, SYNTHETIC], default=list(SETS))
+    flags.add_argument("--rows", type=int, default=MEMORY_ROWS[-1], help="of the synthetic set")
     flags.add_argument("--schedule", nargs="+", choices=SCHEDULES, default=["pubsub"])
     args = flags.parse_args()
-    if "TRANSOM_DATA" not in os.environ:
+    if "TRANSOM_DATA" not in os.environ and args.sets != [SYNTHETIC]:
         sys.exit("set TRANSOM_DATA to the folder that holds vfl/")
     torch.set_num_threads(1)
     chosen = [name for name in args.sets if name in ("breast", "motor")] if args.quick else args.sets
     seeds, epochs = (2, 5) if args.quick else (3, None)
-    rows = [measured(name, one, seeds, epochs) for name in chosen for one in args.schedule]
+    rows = [
+        measured(name, one, 2 if name == SYNTHETIC else seeds, epochs, args.rows)
+        for name in chosen
+        for one in args.schedule
+    ]
     record = {"sets": rows, "numpy": np.__version__, "torch": torch.__version__}
-    report("vertical_accuracy", record, [{key: row[key] for key in SHOWN} for row in rows], args)
+    if SYNTHETIC in chosen:
+        record["memory"] = memory([count for count in MEMORY_ROWS if count <= args.rows])
+    name = "vertical_synthetic" if args.sets == [SYNTHETIC] else "vertical_accuracy"
+    report(name, record, [{key: row[key] for key in SHOWN} for row in rows], args)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,39 @@ def test_two_processes_align_train_and_score(capsys: pytest.CaptureFixture[str])
     assert [row["id"] for row in rows] == common
     assert all(float(row["no"]) + float(row["yes"]) == pytest.approx(1) for row in rows)
     assert Path("scores.csv").stat().st_mode & 0o777 == 0o600
+    by_id = {row["id"]: float(row["yes"]) for row in rows}
+    for name, count in (("bank", 40), ("shop", 60)):
+        lines = Path(f"{name}.csv").read_text().splitlines()
+        Path(f"{name}2.csv").write_text("\n".join(lines[: count + 1]) + "\n")
+    code, out, other_code, told = both(
+        capsys, ["predict", "bank.yaml", "--rows", "bank2.csv", "--json"],
+        ["predict", "shop.yaml", "--rows", "shop2.csv"],
+    )  # fmt: skip
+    assert (code, other_code) == (0, 0), out + told
+    again = {row["id"]: row["yes"] for row in json.loads(out)["scores"]}
+    assert 0 < len(again) < 40
+    assert again == pytest.approx(
+        {one: by_id[one] for one in again}, rel=1e-5
+    )  # with the very noise of before
+
+
+def test_a_party_that_lost_the_common_rows_finds_them_with_one_that_has_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, other_code, told = both(capsys, ["psi", "bank.yaml"], ["psi", "shop.yaml"])
+    assert (code, other_code) == (0, 0), out + told
+    kept = Path("bank_out/label/aligned.json").read_bytes()
+    Path("shop_out/feature/aligned.json").unlink()  # killed before it was written
+    code, out, other_code, told = both(capsys, ["train", "bank.yaml", "--json"], ["train", "shop.yaml"])
+    assert (code, other_code) == (0, 0), out + told
+    assert Path("bank_out/label/aligned.json").read_bytes() == kept
+    again, first = (
+        ran(capsys, "train", "bank.yaml"),
+        json.loads(out),
+    )  # nobody is there, and nothing left to do
+    assert [again[one] for one in ("steps", "score", "history", "sent")] == [
+        first[one] for one in ("steps", "score", "history", "sent")
+    ]
 
 
 def test_both_here_and_what_a_fresh_process_says_of_rows(capsys: pytest.CaptureFixture[str]) -> None:

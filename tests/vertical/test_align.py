@@ -14,7 +14,9 @@ import pytest
 
 from transom.config import from_plain
 from transom.errors import CheckpointError, LinkRefusedError, LinkTimeoutError, MisconfiguredError
-from transom.vertical import align
+from transom.link.nats_server import local_server
+from transom.net.pin import make_certificate
+from transom.vertical import align, psi
 from transom.vertical.align import Aligned
 from transom.vertical.ids import canonical, order_hash
 from transom.vertical.job import VerticalJob
@@ -77,6 +79,52 @@ def test_parties_that_write_and_order_ids_differently_get_the_same_rows(tmp_path
         table = read_table(job)
         assert tuple(table.ids[row] for row in found.rows_M) == found.ids
     assert not (tmp_path / "records").exists()
+
+
+class KilledError(Exception):
+    """A party ended here."""
+
+
+@pytest.mark.parametrize("role", [0, 1])
+def test_a_party_that_is_killed_and_started_again_finds_the_rows_with_the_one_that_waits(
+    tmp_path: Path, role: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that waits meets a process that knows nothing of what was said, and begins anew."""
+    monkeypatch.setattr(psi, "CHUNK", 1)
+    each = jobs(tmp_path, *MESSY)
+    tables = [read_table(job) for job in each]
+
+    def killed() -> Aligned:
+        def advance(done: int, total: int) -> None:
+            if done > 4:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            align.with_partner(each[role], tables[role], advance)
+        return align.with_partner(each[role], tables[role])
+
+    found: list[Any] = together(killed, lambda: align.with_partner(each[1 - role], tables[1 - role]))
+    assert [getattr(one, "ids", one) for one in found] == [("anna 1", "bert", "x10", "émile")] * 2
+
+
+def test_alignment_over_nats_is_that_over_tcp(tmp_path: Path) -> None:
+    for name in ("bank", "shop"):
+        make_certificate(tmp_path / name, name)
+    with local_server() as server:
+        each = [
+            replace(
+                job,
+                link=replace(
+                    job.link, listen="", connect="", nats=server.url, identity=tmp_path / job.link.party,
+                    partner_certificate=tmp_path / job.link.partner / "tls.pem",
+                ),
+            )
+            for job in jobs(tmp_path, *MESSY)
+            if job.link is not None
+        ]  # fmt: skip
+        found = over_tcp(*each)
+    assert [getattr(one, "ids", one) for one in found] == [("anna 1", "bert", "x10", "émile")] * 2
+    assert found[0].order_hash == found[1].order_hash
 
 
 def test_alignment_here_is_that_over_the_link(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_columns_are_standardised_by_the_rows_of_training(rows: int, seed: int) 
 def test_pieces_do_not_change_the_standardisation(monkeypatch: pytest.MonkeyPatch) -> None:
     part, bottom, other = make_parts("binary")[1], *(model.Bottom(torch.nn.Identity(), 4) for _ in range(2))
     model.standardise(bottom, part)
-    monkeypatch.setattr(model, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(model, "_CHUNK_CELLS", 28)
     model.standardise(other, part)
     torch.testing.assert_close(bottom.deviation_F, other.deviation_F)
 

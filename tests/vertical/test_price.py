@@ -22,13 +22,12 @@ from transom.vertical.report import noise_report
 
 from .scene import Heard, make_jobs, make_parts
 
-SENT = st.sets(
-    st.builds(
-        Step, st.integers(0, 2), st.integers(0, 3), st.just("forward"), st.integers(0, 3),
-        st.just(TRAIN),
-    ),
-    min_size=1, max_size=30,
-)  # fmt: skip
+EPOCHS = 5
+BATCHES = st.tuples(st.integers(0, EPOCHS - 1), st.integers(0, 3), st.integers(0, 3))  # epoch, batch, attempt
+EVALUATIONS = st.tuples(st.integers(0, EPOCHS - 1), st.just(0), st.integers(0, 3))
+
+
+Sent = set[tuple[int, int, int]]
 
 
 def delta_of(mu: float, epsilon: float) -> float:
@@ -37,27 +36,34 @@ def delta_of(mu: float, epsilon: float) -> float:
 
 
 @settings(max_examples=25)
-@given(SENT, st.integers(0, 4), st.floats(0.5, 20), st.floats(0.1, 5))
+@given(st.sets(BATCHES, max_size=40), st.sets(EVALUATIONS, max_size=8), st.floats(0.5, 20), st.floats(0.1, 5))
 def test_releases_are_counted_row_by_row_and_priced_by_the_closed_form(
-    tmp_path_factory: pytest.TempPathFactory, sent: set[Step], evaluated: int, sigma: float, clip: float
+    tmp_path_factory: pytest.TempPathFactory, trained: Sent, evaluated: Sent, sigma: float, clip: float
 ) -> None:
-    jobs = make_jobs("binary", tmp_path_factory.mktemp("run"), epochs=3)
-    job = replace(jobs[1], noise=Noise("gaussian", clip=clip, sigma=sigma))
+    """Of random runs: epochs, batches given out again, evaluations that began again, predictions."""
+    folder = tmp_path_factory.mktemp("run")
+    job = make_jobs("binary", folder, epochs=EPOCHS)[1]
+    job = replace(job, noise=Noise("gaussian", clip=clip, sigma=sigma))
     with closing(make_party(job, make_parts("binary")[1], Heard())) as party:
-        also = {Step(epoch, 0, "forward", topic=EVALUATE) for epoch in range(evaluated)}
         with party.record.writing() as writing:
-            for step in sorted(sent | also):
-                writing.send(step, lambda number: b"%d" % number)
+            for topic, sent in ((TRAIN, trained), (EVALUATE, evaluated)):
+                for epoch, batch, attempt in sorted(sent):
+                    step = Step(epoch, batch, "forward", attempt, topic)
+                    writing.send(step, lambda number: b"%d" % number)
         report = noise_report(party)
         slow = np.zeros(63, int)  # row by row
-        for step in sent:
-            for row in party.side.units.rows(step.epoch * 4 + step.batch):
+        for epoch, batch, _ in trained:
+            for row in party.side.units.rows(epoch * 4 + batch):
                 slow[row] += 1
-    most = max(int(slow.max()), evaluated)
+    most = max(int(slow.max()), len(evaluated)) + 1  # a row is trained on or tested on; then it is predicted
     assert report["releases_of_a_row_at_most"] == most
     mu = math.sqrt(most) * 2 * clip / sigma
     assert report["mu"] == pytest.approx(mu)
-    epsilon = price(mechanism(job).guarantee(most), 1e-5)
+    guarantee = mechanism(job).guarantee(most)
+    assert report["guarantee"] == guarantee.to_dict()
+    (event,) = guarantee.events  # as if one of two neighbours lacked the row: the distance is put in by us
+    assert (event.noise, event.count) == (pytest.approx(sigma / (2 * clip)), most)
+    epsilon = price(guarantee, 1e-5)
     assert delta_of(mu, epsilon) == pytest.approx(1e-5, rel=1e-3) or epsilon == 0
 
 
@@ -65,5 +71,5 @@ def test_releases_are_counted_row_by_row_and_priced_by_the_closed_form(
 def test_a_wanted_mu_is_that_of_the_whole_run(epochs: int, mu: float, clip: float) -> None:
     job = make_jobs("binary", Path(), epochs=epochs)[1]
     one = mechanism(replace(job, noise=Noise("gaussian", clip=clip, mu=mu)))
-    epsilon = price(one.guarantee(epochs), 1e-5)
+    epsilon = price(one.guarantee(epochs + 1), 1e-5)
     assert epsilon == 0 or delta_of(mu, epsilon) == pytest.approx(1e-5, rel=1e-2)

@@ -16,12 +16,15 @@ from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.memory import together
 from transom.link.message import Step
+from transom.link.session import Received
+from transom.link.talk import Talk
 from transom.link.told import Told
-from transom.vertical import run
+from transom.vertical import run, schedule
+from transom.vertical.feature import FeatureSide
 from transom.vertical.job import Net, Noise
 from transom.vertical.messages import PREDICT, message
 from transom.vertical.part import load_here
-from transom.vertical.party import make_party, met
+from transom.vertical.party import Workers, make_party, met
 
 from .scene import TASKS, Heard, Joint, at, make_jobs, make_parts, states_of, weights_of
 
@@ -60,8 +63,12 @@ def stop_at(step: int, kind: str = "step") -> Any:
     return tell
 
 
+@pytest.mark.parametrize("workers", ["here", "threads"])
 @pytest.mark.parametrize("schedule", ["vfl", "vfl-ps"])
-def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(tmp_path: Path, schedule: str) -> None:
+def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(
+    tmp_path: Path, schedule: str, workers: Workers
+) -> None:
+    """Where workers take their time, all that came since the checkpoint waits for them at a restart."""
     net = Net(module="tests.vertical.scene:Dropping") if schedule == "vfl" else None
     jobs = make_jobs("binary", tmp_path / "a", bottom=net, schedule=schedule, workers=2)
     parts, heard = make_parts("binary"), Heard()
@@ -69,14 +76,41 @@ def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_bits(tmp_path:
     run.simulate(calm, parts, heard)
     for step, kind in ((1, "step"), (4, "evaluated"), (7, "step"), (8, "done")):
         with pytest.raises(StoppedError):
-            run.simulate(jobs, parts, stop_at(step, kind))
+            run.simulate(jobs, parts, stop_at(step, kind), workers=workers)
     again = Heard()
-    end = run.simulate(jobs, parts, again)
+    end = run.simulate(jobs, parts, again, workers=workers)
     assert states_of(jobs) == states_of(calm)
     assert [dict(point.metrics) for point in end.now.history] == heard.evaluations
     assert not again.losses  # nothing was left to do but to take leave
     marks = {json.loads((job.folder / "job.json").read_text())["run"] for job in jobs}
     assert len(marks) == 1
+
+
+def test_an_evaluation_of_more_messages_than_the_window_holds_ends_also_where_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was received has to be applied in its midst, or the window of 64 messages stays full."""
+    monkeypatch.setattr(schedule, "EVALUATED_ROWS", 1)
+    settings: dict[str, Any] = {"batch_rows": 1, "epochs": 1, "checkpoint_every_steps": 1000}
+    jobs, parts = make_jobs("binary", tmp_path / "a", **settings), make_parts("binary", rows=250)
+    assert len(schedule.chunks(len(parts[0].test), 1)) > 64
+    kept, graded = FeatureSide._evaluated, []
+
+    def stopped(side: FeatureSide, talk: Talk, received: Received) -> None:
+        graded.append(received)
+        if len(graded) == 40:
+            raise StoppedError
+        kept(side, talk, received)
+
+    monkeypatch.setattr(FeatureSide, "_evaluated", stopped)
+    with pytest.raises(StoppedError):
+        run.simulate(jobs, parts, Heard())
+    end = run.simulate(jobs, parts, Heard())
+    monkeypatch.undo()
+    calm = at(jobs, tmp_path / "calm")
+    wanted = run.simulate(calm, parts, Heard())
+    assert states_of(jobs) == states_of(calm)
+    assert end.now.history[-1].metrics == pytest.approx(wanted.now.history[-1].metrics)
 
 
 def test_noise_is_that_of_the_first_time_and_its_price_is_told(tmp_path: Path) -> None:
@@ -87,12 +121,38 @@ def test_noise_is_that_of_the_first_time_and_its_price_is_told(tmp_path: Path) -
         run.simulate(jobs, parts, stop_at(2))
     run.simulate(jobs, parts, Heard())
     report = json.loads((jobs[1].folder / "report.json").read_text())
-    assert report["noise"]["releases_of_a_row_at_most"] == 2
+    assert report["noise"]["releases_of_a_row_at_most"] == 2 + 1  # all predictions together are one
     assert report["noise"]["mu"] == pytest.approx(2.0)
     assert report["noise"]["guarantee"]["kind"] == "approximate-dp"
+
+
+def noisy_run(folder: Path) -> tuple[Any, Any]:
+    label, feature = make_jobs("binary", folder)
+    jobs, parts = (label, replace(feature, noise=Noise("gaussian", clip=1.0, mu=2.0))), make_parts("binary")
+    run.simulate(jobs, parts, Heard())
+    return jobs, parts
+
+
+def test_a_row_has_one_noise_in_all_predictions(tmp_path: Path) -> None:
+    jobs, parts = noisy_run(tmp_path / "a")
     scores = run.predict_here(jobs, parts)
-    assert scores.shape == (90,)
-    assert not np.allclose(scores, run.predict_here(jobs, parts))  # each prediction is a release of its own
+    np.testing.assert_array_equal(run.predict_here(jobs, parts), scores)
+    some = np.array([7, 3])
+    np.testing.assert_allclose(run.predict_here(jobs, parts, some), scores[some], rtol=1e-5)
+    plain = (jobs[0], replace(jobs[1], noise=Noise()))
+    assert not np.allclose(run.predict_here(plain, parts), scores, rtol=1e-2)
+    changed = parts[1].features_NF.copy()
+    changed[parts[1].places_M[3]] += 1e-4
+    again = run.predict_here(jobs, (parts[0], replace(parts[1], features_NF=changed)))
+    assert again[3] != pytest.approx(scores[3], rel=1e-3)  # other values are another row
+    np.testing.assert_array_equal(np.delete(again, 3), np.delete(scores, 3))
+
+
+def test_without_the_runs_secret_no_noisy_row_is_given(tmp_path: Path) -> None:
+    jobs, parts = noisy_run(tmp_path / "a")
+    (jobs[1].folder / "record" / "run-feature.sqlite").unlink()
+    with pytest.raises(CheckpointError, match="is gone, the record of the run that trained"):
+        run.predict_here(jobs, parts)
 
 
 def test_a_run_ends_early_when_nothing_is_gained(tmp_path: Path) -> None:
@@ -189,7 +249,6 @@ def test_modules_that_share_weights_learn_as_the_joint_model_does(tmp_path: Path
 
 @pytest.mark.parametrize("asked", [[[3, 5, 3]], [[3, 5], [1, 3]]])
 def test_a_row_is_given_once_to_who_asks_again(tmp_path: Path, asked: list[list[int]]) -> None:
-    """With noise of its own each time the mean would have less."""
     jobs, parts = make_jobs("binary", tmp_path), make_parts("binary")
     run.simulate(jobs, parts, Heard())
     label, feature = (

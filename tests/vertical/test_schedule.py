@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.link.message import Step
-from transom.vertical.schedule import EVALUATED_CHUNKS, Units, chunks, interval, way_of
+from transom.vertical.schedule import EVALUATED_ROWS, Units, chunks, interval, way_of
 
 from .scene import make_jobs
 
@@ -78,9 +78,9 @@ def test_the_interval_is_the_formulas_and_rises(epoch: int, most: int) -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(1, 2**20))
-def test_chunks_cover_all_rows_in_few_messages(count: int, batch_rows: int) -> None:
+def test_chunks_cover_all_rows_in_messages_of_a_size(count: int, batch_rows: int) -> None:
     spans = chunks(count, batch_rows)
-    assert 1 <= len(spans) <= EVALUATED_CHUNKS
+    assert 1 <= len(spans) <= count // max(batch_rows, EVALUATED_ROWS) + 1
     assert spans[0][0] == 0
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(spans))
     assert spans[-1][1] == count

@@ -18,7 +18,7 @@ from transom.errors import LinkRefusedError
 from transom.link.message import Header, Step
 from transom.link.session import Received
 from transom.link.talk import Message
-from transom.vertical import feature
+from transom.vertical import feature, schedule
 from transom.vertical.feature import FeatureSide
 from transom.vertical.label import LabelSide
 from transom.vertical.messages import DROP, DROPPED, END, EVALUATE, GO, TRAIN, message
@@ -61,6 +61,8 @@ class ByHand:
 
     def stepped(self, steps: int) -> bool:
         return False
+
+    is_full = False
 
     def commit(self, state: bytes | None, last: Message | None = None) -> None:
         if last is not None:
@@ -232,3 +234,102 @@ def test_an_evaluation_that_began_again_is_answered_again(tmp_path: Path) -> Non
     assert len(side.now.history) == 1
     assert math.isfinite(side.now.history[0].metrics["auc"])
     assert END not in {step.topic for step in talk.sent}
+
+
+def restarted(one: Party, kept: bytes) -> ByHand:
+    """What a party does first that goes on from a checkpoint."""
+    talk = ByHand([])
+    with closing(one):
+        one.side.restore(kept)
+        with pytest.raises(ByHand.GoneError):
+            one.side.run(talk)  # type: ignore[arg-type]
+    return talk
+
+
+class Reluctant(Idle):
+    """A worker that learns nothing."""
+
+    def __init__(self, half: Any, tell: Any) -> None:
+        self.half, self.tell = half, tell
+
+    def give(self, task: Any) -> None:
+        if task.kind != "backward":
+            self.tell(self.half.do(task))
+
+
+def test_after_a_restart_units_whose_gradients_are_lost_go_out_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(party(tmp_path / "a", "feature")) as one:
+        half = one.side.pool.half
+        one.side.pool._make = lambda number, tell: Reluctant(half, tell)
+        with pytest.raises(ByHand.GoneError):
+            one.side.run(ByHand([answered(1), answered(0, says=DROPPED), answered(2)]))  # type: ignore[arg-type]
+        kept = one.side.saved()
+    talk = restarted(party(tmp_path / "b", "feature"), kept)
+    assert talk.sent == [trained(0, 1), trained(1, 1), trained(2, 1)]
+
+
+def test_of_two_answers_that_come_again_at_a_restart_one_is_learnt_from(tmp_path: Path) -> None:
+    with closing(party(tmp_path / "a", "feature")) as one:
+        half = one.side.pool.half
+        one.side.pool._make = lambda number, tell: Reluctant(half, tell)
+        with pytest.raises(ByHand.GoneError):
+            one.side.run(ByHand([answered(0), answered(0, attempt=1)]))  # type: ignore[arg-type]
+        assert isinstance(one.side, FeatureSide)
+        assert not one.side._gradients  # the first is at a worker, and the other is not kept
+        assert one.side.standing().attempts == {"0": 2}
+
+
+def test_after_a_restart_the_label_party_says_which_embeddings_are_lost(tmp_path: Path) -> None:
+    script = [came(2), came(0), came(3), came(0, 1)]
+    _, side = label_run(tmp_path / "a", script, idle=True, embeddings=3)
+    kept = side.saved()
+    talk = restarted(party(tmp_path / "b", "label", embeddings=3), kept)
+    assert set(talk.sent) == {
+        trained(unit, attempt, "backward") for unit, attempt in ((2, 0), (0, 1), (3, 0))
+    }
+    assert set(talk.said.values()) == {DROPPED}
+
+
+@pytest.fixture
+def _two_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation of 27 rows has one of 16 and one of 11."""
+    monkeypatch.setattr(schedule, "EVALUATED_ROWS", 1)
+
+
+def of_test(number: int, attempt: int = 0, direction: Any = "forward") -> Step:
+    return Step(0, number, direction, attempt, EVALUATE)
+
+
+@pytest.mark.usefixtures("_two_messages")
+def test_an_evaluation_whose_beginning_is_lost_there_begins_again_at_once(tmp_path: Path) -> None:
+    rows = {0: 16, 1: 11}
+    script = [
+        came(0),
+        *((of_test(one, attempt), rows[one], None) for one, attempt in ((1, 0), (0, 1), (1, 1))),
+    ]
+    talk, side = label_run(tmp_path, script)
+    answers = [of_test(1, 0, "backward"), of_test(0, 1, "backward"), of_test(1, 1, "backward")]
+    assert talk.sent[1:] == answers
+    assert [talk.said[step] for step in answers] == [DROPPED, GO, GO]
+    assert len(side.now.history) == 1
+
+
+@pytest.mark.usefixtures("_two_messages")
+def test_an_evaluation_goes_on_where_a_restart_or_a_loss_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt = [answered(unit) for unit in range(4)]
+    script = [*learnt, (of_test(0, 0, "backward"), 0, DROPPED), (of_test(1, 0, "backward"), 0, DROPPED)]
+    sent, side = feature_run(tmp_path / "a", monkeypatch, [*script, (of_test(0, 1, "backward"), 0, GO)])
+    assert sent[4:] == [of_test(0), of_test(1), of_test(0, 1), of_test(1, 1)]
+    assert side.now.evaluated == 0
+    kept = side.saved()
+    for answers in ([(1, 1)], [(0, 2), (1, 2)]):  # it had begun again after what is kept
+        with closing(party(tmp_path / f"b{len(answers)}", "feature")) as one:
+            one.side.restore(kept)
+            talk = ByHand([(of_test(number, attempt, "backward"), 0, GO) for number, attempt in answers])
+            one.side.run(talk)  # type: ignore[arg-type]
+        assert (talk.sent[0], talk.sent[-1].topic) == (of_test(1, 1), END)
+        assert one.side.now.evaluated == 1

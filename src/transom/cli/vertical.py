@@ -10,6 +10,7 @@ Source: `transom.vertical`.
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,11 @@ from transom.cli.vertical_jobs import (
     job_of,
     jobs_of,
     part_of,
+    realigned,
+    table_of,
 )
 from transom.cli.watched import watched
-from transom.errors import MisconfiguredError
+from transom.errors import LinkError, MisconfiguredError
 
 if TYPE_CHECKING:
     from transom.vertical.align import Aligned
@@ -86,20 +89,34 @@ def train(
 ) -> None:  # fmt: skip
     """Train with the partner, who runs this too. Without aligned.json the common rows are found first."""
     from transom.vertical import run
+    from transom.vertical.align import FILE
     from transom.vertical.party import make_party
     from transom.vertical.plan import planned_job
     from transom.vertical.schedule import way_of
 
     read = job_of(job, device)
-    part = part_of(read, quiet=as_json)
+    timeout_s, was_aligned = read.link.timeout_s if read.link else 0.0, (read.folder / FILE).exists()
+    table = table_of(read, quiet=as_json)
+    part = part_of(read, table, quiet=as_json)
     read = planned_job(read, part) if as_planned else read
-    workers = "processes" if way_of(read).workers > 1 else "here"
-    with (
-        watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
-        run.way(read) as broker,
-        closing(make_party(read, part, tell, workers=workers)) as party,  # type: ignore[arg-type]
-    ):
-        run.train(party, broker)
+    workers = "processes" if way_of(read).workers > 1 or read.train.cluster else "here"
+    end_s = time.monotonic() + timeout_s
+    while True:
+        with (
+            watched(f"training {read.name}", read.train.batch_rows, tensorboard, quiet=as_json) as tell,
+            run.way(read) as broker,
+            closing(make_party(read, part, tell, workers=workers)) as party,  # type: ignore[arg-type]
+        ):
+            unsure = was_aligned and not party.has_begun
+            meet_s, begun_s = timeout_s / 8 if unsure else None, time.monotonic()
+            try:
+                run.train(party, broker, meet_s=meet_s)
+                break
+            except LinkError:
+                now_s = time.monotonic()  # terms that differ are told before the time is over
+                if meet_s is None or party.has_begun or not begun_s + meet_s <= now_s <= end_s:
+                    raise
+        part = realigned(read, table, part, timeout_s / 16, quiet=as_json)
     _tell_end([read], as_json)
 
 
@@ -162,7 +179,7 @@ def _predict(job: VerticalJob, path: Path | None, ids: list[str] | None, *, quie
     from transom.vertical.party import make_party
 
     if path is None:
-        part = part_of(job, quiet=quiet, aligned=True)
+        part = part_of(job, table_of(job, quiet=quiet), quiet=quiet, aligned=True)
     else:
         with progress("comparing IDs", 1.0, quiet=quiet) as bar:
             part = load_new(job, path, lambda done, total: bar.reach(done / total))

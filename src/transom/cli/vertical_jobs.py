@@ -6,6 +6,7 @@ Source: `transom.vertical`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transom.cli.output import progress
-from transom.errors import MisconfiguredError
+from transom.errors import LinkError, MisconfiguredError
 
 if TYPE_CHECKING:
     from transom.vertical.job import VerticalJob
     from transom.vertical.part import Part
+    from transom.vertical.table import Table
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="This party's job, YAML.")]
 LabelFile = Annotated[Path, typer.Argument(metavar="LABEL", help="The label party's job, YAML.")]
@@ -47,14 +49,18 @@ def jobs_of(label: Path, feature: Path, device: str | None) -> tuple[VerticalJob
     return jobs
 
 
-def part_of(job: VerticalJob, *, quiet: bool, aligned: bool = False) -> Part:
-    """The common rows, which are found with the partner where that was not done, unless they must be."""
-    from transom.vertical import align
-    from transom.vertical.part import make_part
+def table_of(job: VerticalJob, *, quiet: bool) -> Table:
     from transom.vertical.table import read_table
 
     with progress("reading", quiet=quiet):
-        table = read_table(job)
+        return read_table(job)
+
+
+def part_of(job: VerticalJob, table: Table, *, quiet: bool, aligned: bool = False) -> Part:
+    """The common rows, which are found with the partner where that was not done, unless they must be."""
+    from transom.vertical import align
+    from transom.vertical.part import make_part
+
     if aligned or (job.folder / align.FILE).exists():
         return make_part(job, table, align.read(job, table))
     with progress("waiting for the partner, and comparing IDs", 1.0, quiet=quiet) as bar:
@@ -62,3 +68,20 @@ def part_of(job: VerticalJob, *, quiet: bool, aligned: bool = False) -> Part:
     made = make_part(job, table, found)
     align.write(job, found)
     return made
+
+
+def realigned(job: VerticalJob, table: Table, part: Part, meet_s: float, *, quiet: bool) -> Part:
+    """A partner that does not come to train may look for the common rows, which it has lost or never kept."""
+    from transom.vertical import align
+    from transom.vertical.part import make_part
+
+    with progress("looking whether the partner compares IDs", 1.0, quiet=quiet) as bar:
+        end_s = time.monotonic() + meet_s
+        try:
+            found = align.with_partner(job, table, lambda done, total: bar.reach(done / total), meet_s)
+        except LinkError:
+            if time.monotonic() < end_s:
+                raise
+            return part
+    align.write(job, found)
+    return make_part(job, table, found)

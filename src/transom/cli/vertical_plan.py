@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from transom.cli.options import Json
 from transom.cli.output import answer, progress
-from transom.cli.vertical_jobs import Device, JobFile, PartnerFile, job_of, jobs_of, part_of
+from transom.cli.vertical_jobs import Device, JobFile, PartnerFile, job_of, jobs_of, part_of, table_of
 from transom.config import Setting
 from transom.errors import MisconfiguredError, MissingExtraError
 
@@ -51,7 +51,7 @@ def plan(
     wire = _wire(latency_ms, mbit_s, here=partner is not None)
     if partner is None:
         jobs = [job_of(job, device)]
-        parts = [part_of(jobs[0], quiet=as_json)]
+        parts = [part_of(jobs[0], table_of(jobs[0], quiet=as_json), quiet=as_json)]
         with progress("measuring, and meeting the partner", 1.0, quiet=as_json) as bar:
             made = planning.with_partner(jobs[0], parts[0], limits, bar.reach)
     else:

@@ -151,9 +151,10 @@ def _keys(config: LinkConfig) -> tuple[Identity | None, Partner | None]:
 
 @contextmanager
 def connected(
-    config: LinkConfig, terms: Mapping[str, str], *, run: str | None = None
+    config: LinkConfig, terms: Mapping[str, str], *, run: str | None = None, meet_s: float | None = None
 ) -> Iterator[tuple[Session, Agreement, Broker]]:
-    """A session with the partner that has agreed to the same terms; `run` in place of the file's.
+    """A session with the partner that has agreed to the same terms; `run` in place of the file's. Who does
+    not come in `meet_s`, or the link's timeout, is not waited for.
 
     Raises LinkError (a stranger, terms that differ, nobody came), MisconfiguredError.
     """
@@ -174,4 +175,4 @@ def connected(
             timeout_s=config.timeout_s,
         )
         with closing(session):
-            yield session, session.connect(config.timeout_s), broker
+            yield session, session.connect(meet_s), broker

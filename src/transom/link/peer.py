@@ -81,12 +81,12 @@ class Peer:
     def update(self, status: Status, sent: int, applied: Numbers) -> None:
         """Take over a status of the current life, held against what was sent and applied here.
 
-        Raises LinkRefusedError for what cannot be and LinkError where a record is older than it was.
+        Raises LinkError where a record is older than it was, or a partner lies.
         """
         have, theirs = status.numbers()
         end = max(have.end, theirs.end)
         if end > sent:
-            raise LinkRefusedError(
+            raise LinkError(
                 f"{self.name} says it has message {end - 1}, but {sent} were sent: this party's record is "
                 "older than what it sent, or the partner is wrong; restore the newest record"
             )

@@ -99,11 +99,12 @@ class Talk:
     def stepped(self, steps: int = 1) -> bool:
         """So many steps are done; whether a checkpoint is due."""
         self._steps += steps
-        return (
-            self._steps >= self._every
-            or self._messages >= self._most_messages
-            or self._bytes >= self._most_bytes
-        )
+        return self._steps >= self._every or self.is_full
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a checkpoint is due for what was received, also within a step."""
+        return self._messages >= self._most_messages or self._bytes >= self._most_bytes
 
     @property
     def is_ahead(self) -> bool:

@@ -149,7 +149,7 @@ def write_all_ray(work: Work, shards: Sequence[Shard], address: str) -> Iterator
     Raises MissingExtraError, MisconfiguredError (no cluster at `address`).
     """
     with extra("cluster", "ray"):
-        import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import ray
     try:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.config import from_plain, load_json
-from transom.errors import CheckpointError, MisconfiguredError, system_errors
+from transom.errors import (
+    CheckpointError,
+    LinkError,
+    LinkRefusedError,
+    LinkTimeoutError,
+    MisconfiguredError,
+    system_errors,
+)
 from transom.files import read_private, write_file
 from transom.link.config import connected
 from transom.link.session import Session
@@ -29,6 +36,7 @@ from transom.vertical.table import LEAST_ROWS, Table
 Join = Literal["psi", "hashed", "local"]
 FILE = "aligned.json"
 _VERSION = 1
+_MOST_BEGINNINGS = 4
 _MOST_RUN_CHARS = 60  # of the link's run, before ".psi"
 
 
@@ -81,8 +89,12 @@ def align(
     return _made(table, found.places, found.partner_count, "hashed" if hashed else "psi")
 
 
-def with_partner(job: VerticalJob, table: Table, advance: psi.Advance = lambda done, total: None) -> Aligned:
-    """As `align`, over the job's link; nothing of it is resumed.
+def with_partner(
+    job: VerticalJob, table: Table, advance: psi.Advance = lambda done, total: None,
+    meet_s: float | None = None,
+) -> Aligned:  # fmt: skip
+    """As `align`, over the job's link, with a partner that comes in `meet_s`, or the link's timeout. Nothing
+    of it is resumed: where either is started again, both begin anew, a few times.
 
     Raises also LinkRefusedError with every term that differs.
     """
@@ -92,8 +104,15 @@ def with_partner(job: VerticalJob, table: Table, advance: psi.Advance = lambda d
         )
     link = replace(job.link, record=None, wire=job.wire)
     run = f"{link.run[:_MOST_RUN_CHARS]}.psi"
-    with connected(link, terms(job, {"purpose": "psi"}), run=run) as (session, _, _):
-        return align(job, table, session, advance)
+    again = _MOST_BEGINNINGS
+    while True:
+        try:
+            with connected(link, terms(job, {"purpose": "psi"}), run=run, meet_s=meet_s) as (session, _, _):
+                return align(job, table, session, advance)
+        except LinkError as error:
+            again -= 1
+            if isinstance(error, LinkRefusedError | LinkTimeoutError) or not again:
+                raise  # else one of both is another process now, which knows nothing of what was said
 
 
 def here(one: Table, other: Table) -> tuple[Aligned, Aligned]:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from transom.errors import LinkRefusedError
@@ -29,19 +30,21 @@ from transom.vertical.job import VerticalJob
 from transom.vertical.messages import DROP, DROPPED, END, EVALUATE, OVER, TRAIN, message, rows_of, said
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool
+from transom.vertical.row_noise import RowNoise
 from transom.vertical.schedule import EVALUATED_AHEAD, Way
-from transom.vertical.side import Side
+from transom.vertical.side import Progress, Side
 
 
 @dataclass
 class _Going:
     """A unit under way: its attempt, the count of steps when its embedding was asked of a worker, which one,
-    and when it was sent."""
+    when it was sent, and whether its gradient is here."""
 
     attempt: int
     made_at: int
     sent_s: float = math.inf
     worker: int | None = None
+    answered: bool = False
 
 
 @dataclass
@@ -84,7 +87,9 @@ class FeatureSide(Side):
         self.pool.wake = talk.wake
         self.pool.start()
         while not self.now.over:
-            if not self._proceed(talk):
+            if self.due:
+                self.keep(talk)
+            elif not self._proceed(talk):
                 self._await(talk)
         self.told("done")
 
@@ -96,7 +101,7 @@ class FeatureSide(Side):
     def _proceed(self, talk: Talk) -> bool:
         """Do one thing that can be done now; whether there was one."""
         if (done := self.pool.take()) is not None:
-            self._finished(talk, done)
+            self.finished(talk, done)
             return True
         if self.way.lockstep:
             return self._learn() or self._evaluate(talk) or self._begin() or self._end(talk)
@@ -138,7 +143,9 @@ class FeatureSide(Side):
 
     def _send(self, talk: Talk, unit: int, embedding_BW: Tensor) -> None:
         going = self._going.get(unit)
-        if going is None:
+        if (
+            going is None or going.answered or going.sent_s < math.inf
+        ):  # what it answers went before a restart
             return
         step = self.units.step(unit, TRAIN, going.attempt)
         talk.send(step, message(self.job.width, self.tunnel.release(embedding_BW, step)))
@@ -147,16 +154,20 @@ class FeatureSide(Side):
     # Backward
 
     def _await(self, talk: Talk) -> None:
-        """One message, or what is due when none comes in time. After a restart answers to an evaluation may
-        be here before it begins again: they wait for it."""
-        topics = (TRAIN,) if self._evaluation is None else (TRAIN, EVALUATE)
-        received = self.wait(talk, topics, self._deadline_s)
+        """One message, or what is due when none comes in time."""
+        received = self.wait(talk, self._topics(), self._deadline_s)
         if received is None:
             self._expire(talk)
         elif received.header.step.topic == TRAIN:
             self._arrived(received)
         else:
             self._evaluated(talk, received)
+
+    def _topics(self) -> tuple[str, ...]:
+        """What is received now. After a restart all comes at once that came since the checkpoint, also
+        answers to what is not asked yet: these stay with the link."""
+        asked = not self.way.lockstep or any(not going.answered for going in self._going.values())
+        return (*((TRAIN,) if asked else ()), *((EVALUATE,) if self._evaluation is not None else ()))
 
     def _arrived(self, received: Received) -> None:
         """A gradient, or the word that an embedding was dropped. One that is late changes nothing."""
@@ -171,6 +182,9 @@ class FeatureSide(Side):
         going = self._going.get(unit)
         if going is None or step.attempt < going.attempt:
             return
+        going.attempt = step.attempt
+        if going.answered:  # a later attempt of before a restart, while the first answer is being learnt from
+            return
         if said(received.tensors) == DROPPED:
             self._again(unit, "dropped there")
             return
@@ -178,7 +192,7 @@ class FeatureSide(Side):
         if self._is_old(going):
             self._again(unit, "too old")
             return
-        going.sent_s = math.inf
+        going.sent_s, going.answered = math.inf, True
         self._gradients[unit] = gradient_BW
         if not self.way.lockstep and len(self._gradients) > self.job.train.gradients:
             oldest = next(iter(self._gradients))
@@ -199,7 +213,7 @@ class FeatureSide(Side):
                 return True
         return False
 
-    def _finished(self, talk: Talk, done: Done) -> None:
+    def finished(self, talk: Talk, done: Done) -> None:
         """A worker has an embedding, or has learnt."""
         if done.kind == "forward":
             self._send(talk, done.unit, done.tensors[EMBEDDING])
@@ -221,13 +235,20 @@ class FeatureSide(Side):
         steps = self.units.steps_of(units[0])
         self.now = replace(self.now, steps=self.now.steps + steps, attempts=attempts)
         self.told("step", {"wait_s": self.wait_s, "busy_s": self.pool.busy_s, **self._age()})
-        if talk.stepped(steps):
-            talk.commit(self.saved())
+        self.due = talk.stepped(steps)
 
     def _age(self) -> dict[str, float]:
         return {f"staleness_{name}": value for name, value in self.ages.report().items()}
 
     # What is given out again
+
+    def standing(self) -> Progress:
+        """Gradients that are here and not learnt from are lost with the process, and do not come again: after
+        a restart their units go out under the next attempt. An evaluation goes on from its last answer."""
+        lost = {str(unit): going.attempt + 1 for unit, going in self._going.items() if going.answered}
+        now = self._evaluation
+        evaluation = self.now.evaluation if now is None else (now.attempt, now.answered)
+        return replace(self.now, attempts={**self.now.attempts, **lost}, evaluation=evaluation)
 
     def _is_old(self, going: _Going) -> bool:
         old = self.now.steps - going.made_at + self.way.bundle - 1 > self.job.train.staleness
@@ -271,7 +292,8 @@ class FeatureSide(Side):
                 return False
             next_average = self.average(self.now.evaluated + 1)
             self.now = replace(self.now, next_average=next_average)
-            self._evaluation = _Evaluation()
+            attempt, answered = self.now.evaluation
+            self._evaluation = _Evaluation(attempt, answered, answered)
         now = self._evaluation
         if now.sent == len(self.spans) or now.sent - now.answered >= EVALUATED_AHEAD:
             return False
@@ -285,14 +307,22 @@ class FeatureSide(Side):
     def _evaluated(self, talk: Talk, received: Received) -> None:
         """An answer; with the last one the epoch is evaluated."""
         now, step = self._evaluation, received.header.step
-        if now is None or (step.epoch, step.attempt) != (self.now.evaluated, now.attempt):
+        if now is None or step.epoch != self.now.evaluated or step.attempt < now.attempt:
+            return
+        if step.attempt > now.attempt:  # it began again before a restart
+            now = self._evaluation = _Evaluation(step.attempt, step.batch, step.batch)
+        if said(received.tensors) == DROPPED:
+            self._evaluation = _Evaluation(now.attempt + 1)
             return
         now.answered += 1
+        now.sent = max(now.sent, now.answered)
         if now.answered < len(self.spans):
+            self.due = self.due or talk.is_full
             return
         self._evaluation, evaluated = None, self.now.evaluated + 1
         ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs
-        self.now = replace(self.now, evaluated=evaluated, ends=ends)
+        self.now = replace(self.now, evaluated=evaluated, evaluation=(0, 0), ends=ends)
+        self.keep(talk)
         self.told("evaluated")
 
     def _end(self, talk: Talk) -> bool:
@@ -301,13 +331,13 @@ class FeatureSide(Side):
             return False
         self.average(self.now.evaluated)
         self.now = replace(self.now, over=True)
-        talk.commit(self.saved(), (Step(0, 0, "forward", topic=END), message(self.job.width)))
+        self.keep(talk, (Step(0, 0, "forward", topic=END), message(self.job.width)))
         return True
 
-    def answer(self, talk: Talk) -> int:
+    def answer(self, talk: Talk, noise: RowNoise) -> int:
         """Embeddings of the rows that the label party asks for, each once, until it ends; how many left.
 
-        Raises LinkRefusedError for a row that it has: with noise of its own again the mean would have less.
+        Raises LinkRefusedError for a row that it has.
         """
         given: set[int] = set()
         while True:
@@ -327,8 +357,9 @@ class FeatureSide(Side):
                 raise LinkRefusedError(
                     f"the partner asks for rows beyond the {len(self.part)} that both parties have"
                 )
-            embedding_BW = self.pool.half.embed(_require(self.tensor(numbers))).cpu()
-            noisy_BW = self.tunnel.release(embedding_BW, step)
+            rows_BF, ids_B = self.part.rows(numbers), [self.part.ids[number] for number in numbers]
+            embedding_BW = self.pool.half.embed(torch.from_numpy(rows_BF)).cpu()
+            noisy_BW = noise(ids_B, rows_BF, embedding_BW)
             talk.commit(None, (replace(step, direction="backward"), message(self.job.width, noisy_BW)))
             given |= asked
 

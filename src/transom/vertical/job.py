@@ -22,10 +22,12 @@ Task = Literal["binary", "multiclass", "regression", "counts"]
 Role = Literal["label", "feature"]
 Schedule = Literal["vfl", "vfl-ps", "avfl", "avfl-ps", "pubsub"]
 VERSION = "1"  # of what the parties say to each other
+PREDICTED = 1  # releases of a row by all runs of `predict` together: they carry one noise
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CALLABLE = r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)?"
 _OWN = (  # of each party
-    "learning_rate", "weight_decay", "workers", "patience", "worker_deadline_s", "checkpoint_every_steps",
+    "learning_rate", "weight_decay", "workers", "cluster", "patience", "worker_deadline_s",
+    "checkpoint_every_steps",
     "record_traffic_mb",
 )  # fmt: skip
 
@@ -85,6 +87,9 @@ class Train:
     seed: Annotated[int, Setting("Of order and initial weights, not of noise.", least=0, most=2**31)] = 0
     workers: Annotated[int, Setting("Of this party.", least=1, most=1024)] = 1
     bundle: Annotated[int, Setting("Batches of a message.", least=1, most=1024)] = 1
+    cluster: Annotated[
+        str, Setting("Address of a Ray cluster ('auto') that has the workers; of this party.")
+    ] = ""
     embeddings: Annotated[int, Setting("Embeddings that may wait.", least=1, most=1024)] = 5
     gradients: Annotated[int, Setting("Gradients that may wait.", least=1, most=1024)] = 5
     deadline_s: Annotated[float, Setting("How long a batch may wait.", above=0, most=1e6)] = 10.0
@@ -110,7 +115,7 @@ class Noise:
     """What the feature party adds to each row of its embeddings before it is sent.
 
     `gaussian`: rows clipped to length `clip`, N(0, sigma^2) added; `mu` instead of sigma is that of the whole
-    run's mu-GDP, a person's row against another row.
+    run's mu-GDP, predictions included, a person's row against another row.
     """
 
     kind: Literal["none", "gaussian"] = "none"
@@ -127,10 +132,11 @@ class Noise:
             yield "clip, sigma and mu are of gaussian, not of none"
 
     def deviation(self, epochs: int) -> float:
-        """Sigma; 0 without noise. Each row is released once an epoch: mu = sqrt(epochs) * 2 clip / sigma."""
+        """Sigma; 0 without noise. Each row is released once an epoch, and once to be predicted, however
+        often: mu = sqrt(epochs + 1) * 2 clip / sigma."""
         if self.kind == "none" or self.clip is None:
             return 0.0
-        return self.sigma or 2 * self.clip * math.sqrt(epochs) / (self.mu or math.inf)
+        return self.sigma or 2 * self.clip * math.sqrt(epochs + PREDICTED) / (self.mu or math.inf)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from transom.vertical.metrics import metrics, score_interval
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool
 from transom.vertical.schedule import Way
-from transom.vertical.side import Point, Side
+from transom.vertical.side import Point, Progress, Side
 
 
 class LabelSide(Side):
@@ -69,14 +69,24 @@ class LabelSide(Side):
         """Answer until the feature party ends it. Raises LinkError."""
         self.pool.wake = talk.wake
         self.pool.start()
+        self._excuse(talk)
         while not self.now.over:
-            if (done := self.pool.take()) is not None:
-                self._graded(talk, done)
+            if self.due:
+                self.keep(talk)
+            elif (done := self.pool.take()) is not None:
+                self.finished(talk, done)
             elif not self._grade():
-                received = self.wait(talk, (TRAIN, DROP, EVALUATE, END))
+                received = self.wait(talk, () if self._is_full else (TRAIN, DROP, EVALUATE, END))
                 if received is not None:
                     self._arrived(talk, received)
         self.told("done")
+
+    @property
+    def _is_full(self) -> bool:
+        """In lock-step: the whole batch is here. After a restart the next ones may be at the door, for all
+        comes at once that came since the checkpoint."""
+        here = len(self._waiting) + len(self._at_work) + len(self._gathered)
+        return self.way.lockstep and here >= self.way.shares
 
     def _arrived(self, talk: Talk, received: Received) -> None:
         step = received.header.step
@@ -84,7 +94,7 @@ class LabelSide(Side):
             raise LinkRefusedError(f"the partner sent {step}, which goes the other way")
         if step.topic == END:
             self.now = replace(self.now, over=True)
-            talk.commit(self.saved())
+            self.keep(talk)
         elif step.topic == EVALUATE:
             self._evaluate(talk, step, received)
         else:
@@ -128,7 +138,7 @@ class LabelSide(Side):
             del self._at_work[unit]
         return False
 
-    def _graded(self, talk: Talk, done: Done) -> None:
+    def finished(self, talk: Talk, done: Done) -> None:
         """A worker has learnt: the gradient of its embedding goes back."""
         step = self.units.step(done.unit, TRAIN, self._at_work.pop(done.unit))
         self._reply(talk, step, done.tensors[GRADIENT], GO)
@@ -152,8 +162,18 @@ class LabelSide(Side):
         steps = self.units.steps_of(units[0])
         self.now = replace(self.now, steps=self.now.steps + steps)
         self.told("step", {"loss": loss, "wait_s": self.wait_s, "busy_s": self.pool.busy_s})
-        if talk.stepped(steps):
-            talk.commit(self.saved())
+        self.due = talk.stepped(steps)
+
+    def standing(self) -> Progress:
+        """Embeddings that are here and not answered are lost with the process, and do not come again."""
+        attempts = self._at_work | {unit: attempt for unit, (attempt, _) in self._waiting.items()}
+        return replace(self.now, unanswered={str(unit): attempt for unit, attempt in attempts.items()})
+
+    def _excuse(self, talk: Talk) -> None:
+        """After a restart: tell which embeddings were lost. Of those that were answered since the checkpoint
+        the answer is a step that was sent, and stays."""
+        for unit, attempt in self.now.unanswered.items():
+            self._reply(talk, self.units.step(int(unit), TRAIN, attempt), None, DROPPED)
 
     def _reply(self, talk: Talk, step: Step, rows_BW: Tensor | None, said: int) -> None:
         talk.send(replace(step, direction="backward"), message(self.job.width, rows_BW, [said]))
@@ -171,15 +191,18 @@ class LabelSide(Side):
             self._outputs = []
             self._next_average = self.average(step.epoch + 1)
         if step.batch != len(self._outputs):
-            return  # the rows before it went to a process that is no more; the partner will begin again
+            self._reply(talk, step, None, DROPPED)  # the rows before it went to a process that is no more
+            return
         numbers = self.test_rows(step.batch)
         embedding_BW = rows_of(received.tensors, len(numbers), "an evaluation")
         self._outputs.append(self.pool.half.outputs(self.tensor(numbers), embedding_BW).cpu())
         if len(self._outputs) < len(self.spans):
             self._reply(talk, step, None, GO)
+            self.due = self.due or talk.is_full
             return
         self._point(step.epoch)
-        self._reply(talk, step, None, self._verdict)
+        answer = message(self.job.width, None, [self._verdict])
+        self.keep(talk, (replace(step, direction="backward"), answer))
         self.told("evaluated", self.now.history[-1].metrics)
 
     @property

@@ -27,7 +27,7 @@ with extra("link", "torch"):
     from torch import Tensor, nn
     from torch.nn import functional
 
-_CHUNK_ROWS = 2**14
+_CHUNK_CELLS = 2**19  # of a piece that is summed at once
 _RANDOMNESS = threading.Lock()
 
 
@@ -140,8 +140,8 @@ def _called(place: str, inputs: int, outputs: int, what: str) -> nn.Module:
 def standardise(bottom: Bottom, part: Part) -> None:
     """Take mean and deviation of the rows of training over, summed as float64 in pieces. A column that is
     constant in them keeps its deviation of 1."""
-    count = len(part.train)
-    pieces = [part.train[start : start + _CHUNK_ROWS] for start in range(0, count, _CHUNK_ROWS)]
+    count, size = len(part.train), max(1, _CHUNK_CELLS // part.width)
+    pieces = [part.train[start : start + size] for start in range(0, count, size)]
     mean_F = sum(part.rows(piece).sum(0, dtype=np.float64) for piece in pieces) / count
     squares_F = sum(((part.rows(piece) - mean_F) ** 2).sum(0) for piece in pieces) / count
     deviation_F = np.sqrt(squares_F)

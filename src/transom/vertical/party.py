@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.exchange import Agreement
 from transom.link.record import Record
@@ -30,6 +31,7 @@ from transom.vertical.label import LabelSide
 from transom.vertical.model import centre, standardise
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool, Threaded, Told, Worker
+from transom.vertical.row_noise import RowNoise
 from transom.vertical.schedule import Way, way_of
 from transom.vertical.traffic import Keeper, KeptTalk, folder_of
 from transom.vertical.worker import Child
@@ -50,6 +52,26 @@ class Party:
     side: LabelSide | FeatureSide
     record: Record
     terms: Mapping[str, str]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of the run was sent or applied, by this process or one before."""
+        return self.record.next_number > 0 or len(self.record.applied) > 0
+
+    def row_noise(self) -> RowNoise:
+        """What the embeddings of predictions carry: with the secret of the run that trained, so that a row
+        has the same noise in each run of `predict`. Raises CheckpointError where its record is gone."""
+        law = mechanism(self.job)
+        if isinstance(law, Nothing):
+            return RowNoise(law, self.record.secret, b"")
+        path, names = _record_of(self.job)
+        if not path.exists():
+            raise CheckpointError(
+                f"{path} is gone, the record of the run that trained; the noise of predictions is made with "
+                "its secret. Restore it, or train again"
+            )
+        with Record(path, **names) as trained:
+            return RowNoise(law, trained.secret, self.side.pool.half.saved())
 
     def close(self) -> None:
         self.side.pool.close()
@@ -162,12 +184,17 @@ def _measure(half: Half, part: Part) -> None:
 
 
 def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) -> Pool:
-    if workers == "here":
+    """One worker in lock-step is the server itself: what a worker alone has learnt would be lost with it."""
+    if workers == "here" or (way.lockstep and way.local):
         return Pool(half, way.workers)
 
     def make(number: int, tell: Callable[[Told], None]) -> Worker:
         if workers == "threads":
             return Threaded(make_half(job, part.width, local=way.local), tell)
+        if job.train.cluster:
+            from transom.vertical.cluster import Actor
+
+            return Actor(job, part.width, tell, local=way.local)
         return Child(job, part.width, tell, local=way.local)
 
     deadline_s = job.train.worker_deadline_s if workers == "processes" else math.inf
@@ -176,11 +203,18 @@ def _pool(job: VerticalJob, part: Part, half: Half, way: Way, workers: Workers) 
 
 def _record(job: VerticalJob, purpose: Purpose) -> Record:
     """The party's record: on disk while it trains, in memory to predict."""
-    other: Role = "feature" if job.role == "label" else "label"
-    path, name, run, party, partner = job.folder / "record", job.name, "run", str(job.role), str(other)
-    if job.link is not None:
-        name, run, party, partner = job.link.job, job.link.run, job.link.party, job.link.partner
-        path = job.link.record or path
+    path, names = _record_of(job)
     if purpose == "train":
-        return Record(path / f"{run}-{party}.sqlite", job=name, run=run, party=party, partner=partner)
-    return Record(None, job=name, run=f"{run}.{purpose}", party=party, partner=partner)
+        return Record(path, **names)
+    return Record(None, **names | {"run": f"{names['run']}.{purpose}"})
+
+
+def _record_of(job: VerticalJob) -> tuple[Path, dict[str, str]]:
+    """Where the record of the training is, and whose it is."""
+    other: Role = "feature" if job.role == "label" else "label"
+    path, link = job.folder / "record", job.link
+    names = {"job": job.name, "run": "run", "party": str(job.role), "partner": str(other)}
+    if link is not None:
+        names = {"job": link.job, "run": link.run, "party": link.party, "partner": link.partner}
+        path = link.record or path
+    return path / f"{names['run']}-{names['party']}.sqlite", names

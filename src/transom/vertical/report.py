@@ -16,7 +16,7 @@ import numpy as np
 from transom.config import to_plain
 from transom.link.tunnel import Nothing
 from transom.vertical import messages
-from transom.vertical.job import VerticalJob
+from transom.vertical.job import PREDICTED, VerticalJob
 from transom.vertical.label import LabelSide
 from transom.vertical.metrics import SCORE
 from transom.vertical.party import Party, mechanism
@@ -90,17 +90,16 @@ def disclosed(job: VerticalJob) -> tuple[str, ...]:
 
 
 def noise_report(party: Party) -> dict[str, Any]:
-    """How often rows were released, by the record of what was sent, and what that promises together."""
+    """How often rows were released, by the record of what was sent, and once more for all predictions that
+    may follow; and what that promises together."""
     side, job = party.side, party.job
     train_R = np.zeros(len(side.part.train), dtype=np.int64)
     topics = _by_topic(party)
     for step, count in Counter((one.epoch, one.batch) for one in topics.get(messages.TRAIN, ())).items():
         train_R[side.units.rows(step[0] * side.units.per_epoch + step[1])] += count
     evaluated = Counter(step.batch for step in topics.get(messages.EVALUATE, ()))
-    releases = max(int(train_R.max(initial=0)), max(evaluated.values(), default=0))
-    found = {"releases_of_a_row_at_most": releases}
-    if not releases:
-        return found
+    releases = max(int(train_R.max(initial=0)), max(evaluated.values(), default=0)) + PREDICTED
+    found = {"releases_of_a_row_at_most": releases, "of_these_by_predictions": PREDICTED}
     guarantee = mechanism(job).guarantee(releases)
     told: dict[str, Any] = {**found, "guarantee": guarantee.to_dict()}
     if job.noise.clip is not None:

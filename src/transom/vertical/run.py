@@ -33,8 +33,9 @@ Scores = NDArray[np.float64]
 _LEAVE_S = 5.0  # so long a run that is over waits for a partner that may be gone
 
 
-def train(party: Party, broker: Broker, heartbeat_s: float = 1.0) -> None:
-    """Train to the end with the partner behind the broker, and leave it on disk.
+def train(party: Party, broker: Broker, heartbeat_s: float = 1.0, meet_s: float | None = None) -> None:
+    """Train to the end with the partner behind the broker, and leave it on disk. A partner that does not come
+    in `meet_s`, or the link's timeout, is not waited for.
 
     Raises LinkError (terms that differ, a partner that breaks the rules or is silent), MisconfiguredError
     for a model that diverges.
@@ -45,7 +46,7 @@ def train(party: Party, broker: Broker, heartbeat_s: float = 1.0) -> None:
         with suppress(LinkTimeoutError), met(party, broker, heartbeat_s, wait_s) as (session, _):
             session.finish(wait_s)
         return
-    with met(party, broker, heartbeat_s) as (session, talk):
+    with met(party, broker, heartbeat_s, meet_s) as (session, talk):
         party.side.now = replace(party.side.now, mark=folder.mark_of(party.record.id, session.partner_record))
         party.side.run(talk)
         _leave(party, session.counts)
@@ -80,8 +81,9 @@ def answer(party: Party, broker: Broker) -> int:
     side = party.side
     if not isinstance(side, FeatureSide):
         raise TypeError("the label party asks")
+    noise = party.row_noise()
     with met(party, broker) as (session, talk):
-        count = side.answer(talk)
+        count = side.answer(talk, noise)
         session.finish()
     return count
 

@@ -25,7 +25,6 @@ from transom.privacy.stream import Stream
 from transom.vertical.job import VerticalJob
 
 EVALUATED_ROWS = 4096  # of a message, at least
-EVALUATED_CHUNKS = 8  # of an evaluation, at most
 EVALUATED_AHEAD = 4  # messages of an evaluation that are on their way at once
 
 
@@ -174,8 +173,8 @@ class Units:
 
 def chunks(count: int, batch_rows: int) -> list[tuple[int, int]]:
     """Beginnings and ends of the messages that carry so many rows which nothing is learnt from; one is empty
-    where there are none."""
-    size = max(batch_rows, EVALUATED_ROWS, math.ceil(count / EVALUATED_CHUNKS))
+    where there are none. A message's size does not grow with the rows."""
+    size = max(batch_rows, EVALUATED_ROWS)
     return list(_spans(count, size)) or [(0, 0)]
 
 

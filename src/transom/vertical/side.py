@@ -20,8 +20,9 @@ from transom.config import from_plain, to_plain
 from transom.errors import CheckpointError
 from transom.link.numbers import Numbers
 from transom.link.session import Received
-from transom.link.talk import Talk, pack, unpack
+from transom.link.talk import Message, Talk, pack, unpack
 from transom.link.told import Kind, Listener, Told
+from transom.vertical.half import Done
 from transom.vertical.job import VerticalJob
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool, sum_of
@@ -44,14 +45,17 @@ class Point:
 @dataclass(frozen=True)
 class Progress:
     """Where a party stands: units done (`Numbers` as plain), steps, epochs evaluated and averaged; units that
-    were given out again, with their attempt; what the label party counts; whether
-    nothing more begins; the mark that both parties' folders of the run share."""
+    were given out again, with their attempt; of an evaluation under way its attempt and the answers that
+    came; units that the label party has received and not answered, with their attempt; what it counts;
+    whether nothing more begins; the mark that both parties' folders of the run share."""
 
     done: tuple[int, ...] = (0,)
     steps: int = 0
     evaluated: int = 0
     next_average: int = 1
     attempts: Mapping[str, int] = field(default_factory=dict)
+    evaluation: tuple[int, int] = (0, 0)
+    unanswered: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     loss_sum: float = 0.0
     loss_count: int = 0
@@ -74,17 +78,34 @@ class Side:
         self.now, self.done = Progress(), Numbers()
         self.wait_s = 0.0
         self.timeline = Timeline(way.workers)
+        self.due = False  # whether a checkpoint is
         self._gathered: dict[int, Mapping[str, Tensor]] = {}
+
+    def standing(self) -> Progress:
+        """As `now`, with what a process that is killed would lose of what it received."""
+        return self.now
+
+    def finished(self, talk: Talk, done: Done) -> None:
+        """A worker has done a task."""
+        raise NotImplementedError
 
     @property
     def steps(self) -> int:
         """How many are done."""
         return self.now.steps
 
+    def keep(self, talk: Talk, last: Message | None = None) -> None:
+        """A checkpoint, and a last message with it. What workers have learnt is counted before it is kept:
+        else a restart would have it learnt twice."""
+        self.collect()
+        while (done := self.pool.take()) is not None:
+            self.finished(talk, done)
+        self.due = False
+        talk.commit(self.saved(), last)
+
     def saved(self) -> bytes:
         """All that a restart needs."""
-        self.collect()
-        plain = {**to_plain(self.now), "done": self.done.to_plain()}
+        plain = {**to_plain(self.standing()), "done": self.done.to_plain()}
         return pack(self.about, plain, self.pool.half.saved())
 
     def restore(self, data: bytes) -> None:

@@ -29,7 +29,7 @@ from transom.vertical.half import Done, Half, Task, make_half
 from transom.vertical.job import VerticalJob
 from transom.vertical.pool import Told
 
-Frame = tuple[Mapping[str, Any], Mapping[str, Tensor]]
+Frame = tuple[Mapping[str, Any], Mapping[str, Tensor]]  # a head and tensors
 _LENGTH_BYTES = 8
 _ENDING_S = 5.0
 
@@ -48,9 +48,7 @@ class Child:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
         self._tasks: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
-        self._tasks.put(
-            ({"job": to_plain(job), "features": features, "local": local, "threads": threads}, {})
-        )
+        self._tasks.put((first_head(job, features, local=local, threads=threads), {}))
         self._threads = [
             threading.Thread(target=work, name="transom-worker", daemon=True)
             for work in (self._listen, self._speak)
@@ -63,8 +61,7 @@ class Child:
         return self._process.pid
 
     def give(self, task: Task) -> None:
-        head = {"kind": task.kind, "unit": task.unit, "batch_rows": task.batch_rows}
-        self._tasks.put((head, task.tensors))
+        self._tasks.put((task_head(task), task.tensors))
 
     def close(self) -> None:
         """End it, at once: what it has learnt and not told is lost."""
@@ -87,11 +84,7 @@ class Child:
     def _listen(self) -> None:
         output = _open(self._process.stdout)
         while (frame := read(output)) is not None:
-            head, tensors = frame
-            if "error" in head:
-                self._tell(_error(head["error"], head["message"]))
-            else:
-                self._tell(Done(head["kind"], head["unit"], tensors, head["loss"], head["busy_s"]))
+            self._tell(told_of(*frame))
         if not self._closed:
             self._tell(None)
 
@@ -119,29 +112,52 @@ def read(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     return load_json(text), load(body) if body else {}
 
 
+def first_head(job: VerticalJob, features: int, *, local: bool, threads: int = 1) -> dict[str, Any]:
+    """Of the frame that a worker begins with."""
+    return {"job": to_plain(job), "features": features, "local": local, "threads": threads}
+
+
+def task_head(task: Task) -> dict[str, Any]:
+    """Of a task's frame."""
+    return {"kind": task.kind, "unit": task.unit, "batch_rows": task.batch_rows}
+
+
+def told_of(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Done | errors.TransomError:
+    """What an answer says."""
+    if "error" not in head:
+        return Done(head["kind"], head["unit"], tensors, head["loss"], head["busy_s"])
+    known = {one.__name__: one for one in (errors.MisconfiguredError, errors.LinkRefusedError)}
+    return known.get(head["error"], errors.LinkError)(head["message"])
+
+
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     """Do tasks until the source ends, or one cannot be done."""
     first = read(source)
     try:
-        half = None if first is None else _begun(first[0])
+        half = None if first is None else begun(first[0])
         while half is not None and (frame := read(source)) is not None:
-            head, tensors = frame
-            done = half.do(Task(head["kind"], head["unit"], tensors, head["batch_rows"]))
-            told = {"kind": done.kind, "unit": done.unit, "loss": done.loss, "busy_s": done.busy_s}
-            write(sink, told, done.tensors)
+            write(sink, *answered(half, *frame))
     except errors.TransomError as error:
-        write(sink, {"error": type(error).__name__, "message": str(error)}, {})
+        write(sink, failed(error), {})
 
 
-def _begun(head: Mapping[str, Any]) -> Half:
+def begun(head: Mapping[str, Any]) -> Half:
+    """A worker's replica. Raises MisconfiguredError."""
     torch.set_num_threads(head["threads"])
     job = from_plain(VerticalJob, head["job"], "the job of a worker", folder=Path())
     return make_half(job, head["features"], local=head["local"])
 
 
-def _error(name: str, message: str) -> errors.TransomError:
-    known = {one.__name__: one for one in (errors.MisconfiguredError, errors.LinkRefusedError)}
-    return known.get(name, errors.LinkError)(message)
+def answered(half: Half, head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Frame:
+    """What came of a task. Raises as `Half.do`."""
+    done = half.do(Task(head["kind"], head["unit"], tensors, head["batch_rows"]))
+    told = {"kind": done.kind, "unit": done.unit, "loss": done.loss, "busy_s": done.busy_s}
+    return told, done.tensors
+
+
+def failed(error: errors.TransomError) -> dict[str, str]:
+    """The head of an answer after which there are no more."""
+    return {"error": type(error).__name__, "message": str(error)}
 
 
 def _open(stream: IO[bytes] | None) -> IO[bytes]:
