@@ -9,8 +9,8 @@ Threat model: the vendor keeps all that it gets and knows model, law and setting
 Does not protect: the number of tokens of each text; gradients and labels, which are not states; that a text
 of no file is asked again, which equal bytes show; after a block, states whose last bits differ with the batch
 that they were computed in.
-With `pool` a text leaves as one row, the mean of its tokens' states: neither their number nor their order
-leaves, and what the noise promises of a row it promises of the whole text.
+With `pool` a text leaves as one row, the mean of its tokens' states: neither their number nor the
+state of any one leaves, and what the noise promises of a row it promises of the whole text.
 Source: Shen et al., arXiv 2312.15603; Balle and Wang 2018 (Gaussian). Pooling at the cut is own.
 
 Shapes: B batch, T tokens, D width.
