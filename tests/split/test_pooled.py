@@ -96,6 +96,13 @@ def test_it_is_settled_on_means_and_shaped_by_the_task(bert: Path) -> None:
     assert found.nearest == pytest.approx(nearest, rel=0.5)  # the same rows, whatever sum of them is taken
 
 
+def test_the_gaussian_clips_the_mean_that_it_prices() -> None:
+    quiet = replace(GAUSSIAN, noise=Noise("gaussian", clip=2.0, sigma=1e-9, pool=True))
+    states, ids, mask = batch_of(TEXTS)
+    out = Privatiser(quiet, SECRET, RUN)(100 * states, ids, mask, [0, 1, 2], 0)
+    torch.testing.assert_close(out.norm(dim=-1), torch.full((3, 1), 2.0))
+
+
 @pytest.mark.parametrize("layout", ["vendor", "customer"])
 @pytest.mark.parametrize(("model", "after_block"), [("bert", 0), ("bert", 2), ("llama", 1)])
 def test_a_run_trains_on_one_row_a_text_and_predicts_as_it_ended(

@@ -117,6 +117,7 @@ def train(
                 if meet_s is None or party.has_begun or not begun_s + meet_s <= now_s <= end_s:
                     raise
         part = realigned(read, table, part, timeout_s / 16, quiet=as_json)
+        read = planned_job(read, part) if as_planned else read  # a plan of other rows is refused
     _tell_end([read], as_json)
 
 

@@ -17,13 +17,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.source import read_safetensors_head
+from transom.checkpoint.threads import one_thread
 from transom.errors import MisconfiguredError, extra
 from transom.files import file_sha256, whole, write_file
 from transom.obfuscation.keys import Settings, Space
@@ -98,19 +99,6 @@ def give_back_memory() -> None:
     """Return freed memory to the system now; glibc keeps pieces up to 32 MiB for itself."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in one order: torch's result may depend on its number of threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def write_all(work: Work, shards: Sequence[Shard], workers: int, space: Space) -> Iterator[str]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transom.checkpoint.threads import one_thread
 from transom.link import state
 from transom.link.message import Step
 from transom.link.tunnel import Nothing, Tunnel
@@ -51,7 +51,7 @@ def measure(
     """
     sizes, found = sizes_of(len(part.train)), []
     half, base_bytes = make_half(job, part.width, local=True), _resident_bytes()
-    with _one_thread():
+    with one_thread():
         for done, rows in enumerate(sizes, 1):
             found.append(_size(job, part, half, rows, base_bytes))
             advance(done / len(sizes))
@@ -162,13 +162,3 @@ def machine() -> tuple[int, float]:
     """Cores that this process may use, and the machine's memory in bytes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores, float(os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
