@@ -18,7 +18,7 @@ from transom.audit.attacks import (
     split_next,
     split_pooled,
 )
-from transom.audit.attacks.rows import Noise
+from transom.audit.attacks.rows import NO_NOISE, Noise
 from transom.audit.attacks.split_view import Law, Private, Public, Seen, but, cut_up, observe, read
 from transom.checkpoint import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
@@ -335,6 +335,34 @@ def test_a_swamped_row_of_a_text_tells_what_all_texts_hold(model: Any) -> None:
     target, knowledge = pooled(model, SWAMPED)
     found = split_pooled.attacks()[0].attack(target, knowledge, DATA, NO_HURRY_S)
     assert found.value < found.baseline + 0.05
+
+
+def narrowed(directions: int, noise: Noise) -> Law:
+    basis_DD, _ = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(5)))
+    return Law(noise, narrow=(torch.full((WIDTH,), 0.1), basis_DD[:, :directions]))
+
+
+def test_a_narrow_row_tells_as_much_as_its_directions(model: Any) -> None:
+    """All of them tell what the row tells; one tells next to nothing; the search works with what there is."""
+    bag, search = split_pooled.attacks()
+    whole = bag.attack(*pooled(model, Law()), DATA, NO_HURRY_S)
+    every = bag.attack(*pooled(model, narrowed(WIDTH, NO_NOISE)), DATA, NO_HURRY_S)
+    assert every.value == pytest.approx(whole.value, abs=0.03)  # the same rows, turned
+    target, knowledge = pooled(model, narrowed(1, NO_NOISE))
+    assert {tuple(states.shape) for states in target.states} == {(1, 1, 1)}
+    one = bag.attack(target, knowledge, DATA, NO_HURRY_S)
+    assert one.value < whole.value - 0.1
+    few = replace(target, states=target.states[:2]), replace(DATA, texts=PLAIN[:2], labels=KINDS[:2])
+    assert search.attack(few[0], knowledge, few[1], 5.0).n == sum(len(text) - 1 for text in PLAIN[:2])
+
+
+def test_a_narrow_rows_clip_and_noise_are_of_its_coordinates() -> None:
+    law = narrowed(3, Noise("gaussian", 0.5, clip=2.0))
+    rows_ND = 9 * torch.randn(4000, WIDTH, generator=torch.Generator().manual_seed(1))
+    away_NR = law.add(rows_ND, torch.Generator().manual_seed(2)) - law.clean(rows_ND)
+    assert away_NR.shape == (4000, 3)
+    assert float(away_NR.std()) == pytest.approx(0.5, rel=0.05)
+    assert float(law.clean(rows_ND).norm(dim=1).max()) < 2.0 + 1e-4
 
 
 def test_rows_of_texts_and_rows_of_tokens_have_attacks_of_their_own(model: Any) -> None:

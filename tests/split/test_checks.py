@@ -14,7 +14,7 @@ from transom.errors import MisconfiguredError, NotYetError
 from transom.link.learner import Schedule
 from transom.split.checks import copies, covered, require_changed, require_moved, require_trainable
 from transom.split.job import Adapter
-from transom.split.lora import add_adapter
+from transom.split.lora import add_adapter, weighing
 from transom.split.parts import load_model, make_vendor
 
 from .splits import Split, make_batch, make_job
@@ -123,6 +123,30 @@ def test_after_the_first_steps_everything_has_moved(request: Any, model: str, ta
     require_changed(scores, split.scores(probe))
     with pytest.raises(MisconfiguredError, match="no part in them"):
         require_changed(scores, scores.clone())
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_queries_and_keys_have_nothing_to_weigh_in_a_text_of_one_row(request: Any, model: str) -> None:
+    """So a run of such texts goes on without them, and is refused where anything else stands still."""
+    split = Split(make_job(request.getfixturevalue(model), "classification"))
+    learner, states_BTD = split.vendor.learner, torch.randn(4, 1, 32)
+    idle = weighing(split.vendor.middle.parts.model, learner.parameters)
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in idle} == (
+        {"query"} if model == "bert" else {"q_proj"}
+    )
+    before, top_BTD = copies(learner.parameters), split.vendor.rise(states_BTD, torch.ones(4, 1).long())
+    split.vendor.sink(top_BTD, torch.randn_like(top_BTD.top_BTD))
+    for name in idle:
+        assert learner.parameters[name].grad is None or learner.parameters[name].grad.abs().max() < 1e-6
+    others = [name for name in learner.parameters if name not in idle and ".lora_B" in name]
+    assert others
+    assert all(learner.parameters[name].grad.abs().max() > 1e-6 for name in others)
+    learner.step()
+    still = {**before, others[0]: learner.parameters[others[0]].detach().clone()}
+    with pytest.raises(MisconfiguredError, match="have not moved") as told:
+        require_moved(learner, still, idle)
+    assert others[0] in str(told.value)
+    assert not any(name in str(told.value) for name in idle)
 
 
 def test_a_still_parameter_is_named_though_decay_moves_it(llama: Path) -> None:

@@ -71,6 +71,9 @@ def test_a_model_beside_the_file_is_meant_before_a_name(tmp_path: Path) -> None:
     assert read_job(written(tmp_path, model="org/name")).model == "org/name"
 
 
+NARROW = {"pool": True, "narrow": True, "directions_of": "task", "public": "p"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -98,7 +101,7 @@ def test_a_model_beside_the_file_is_meant_before_a_name(tmp_path: Path) -> None:
         ({"noise": {"kind": "d_chi", "eta": 5, "target_privacy": 0.5}}, "one of eta and target_privacy"),
         ({"noise": {"kind": "d_chi", "eta": 5, "clip": 1}}, "clip and sigma are of gaussian"),
         ({"noise": {"kind": "d_chi", "eta": 5, "contributing": 0.1}}, "go together"),
-        ({"noise": {"kind": "d_chi", "eta": 5, "inside": 0.5}}, "inside wants public texts"),
+        ({"noise": {"kind": "d_chi", "eta": 5, "inside": 0.5}}, "inside and narrow want public texts"),
         ({"noise": {"kind": "d_chi", "eta": 5, "inside": 0}}, r"noise\.inside must be .*above 0"),
         ({"noise": {"kind": "gaussian", "clip": 1}}, "clip and sigma"),
         ({"noise": {"eta": 5}}, "not of none"),
@@ -108,6 +111,11 @@ def test_a_model_beside_the_file_is_meant_before_a_name(tmp_path: Path) -> None:
             {"noise": {"pool": True, "kind": "d_chi", "eta": 1, "inside": 0.5, "public": "p"}},
             "task's directions",
         ),
+        ({"noise": NARROW | {"pool": False}}, "narrow is of pool"),
+        ({"noise": NARROW | {"public": None}}, "inside and narrow want public texts"),
+        ({"noise": NARROW | {"directions_of": "model"}}, "task's directions"),
+        ({"noise": NARROW | {"kind": "d_chi", "eta": 1, "inside": 0.5}}, "nothing outside to be shaped"),
+        ({"noise": NARROW | {"kind": "d_chi", "eta": 1, "directions": 1}}, "two directions or more"),
         ({"noise": {"pool": True}, "after_block": 1, "return_gradient": True}, "brings no gradient"),
         (
             {"noise": {"pool": True}, "task": "causal", "labels": None, "layout": "customer"},

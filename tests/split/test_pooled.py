@@ -19,13 +19,14 @@ from transom.split.job import Noise
 from transom.split.messages import request as real_request
 from transom.split.privatise import Privatiser, guarantee
 from transom.split.room import needs
-from transom.split.settle import Settled
+from transom.split.settle import Settled, settled_from
 
 from .runs import Heard, run_job, states_of, weights_of
 from .test_privatise import TEXTS, batch_of, sent
 from .test_run import StoppedError, assert_predicts_the_end, stop_at
 from .test_settle import RUN, SECRET, front_of, job_of, rows_of, settled
 
+PUBLIC = replace(rows_of(1, 60), labels=tuple(number % 2 for number in range(60)))
 BARE = Settled(Noise(pool=True), 0, False, releases=1, longest=16, nearest=0.5)
 D_CHI = replace(BARE, noise=Noise("d_chi", eta=9.0, pool=True), eta=9.0)
 GAUSSIAN = replace(BARE, noise=Noise("gaussian", clip=2.0, sigma=0.5, pool=True))
@@ -79,21 +80,92 @@ def test_what_is_promised_is_of_a_whole_text_wherever_it_is_cut() -> None:
 
 
 def test_it_is_settled_on_means_and_shaped_by_the_task(bert: Path) -> None:
-    public = replace(rows_of(1, 60), labels=tuple(number % 2 for number in range(60)))
     job = job_of(bert, kind="d_chi", eta=3.0, pool=True, inside=0.1, directions=3, directions_of="task",
                  public=Path("public"))  # fmt: skip
     job = replace(job, after_block=1)
-    found = settled(job, rows_of(0, 6), public=public)
+    found = settled(job, rows_of(0, 6), public=PUBLIC)
     assert (len(found.basis), len(found.basis[0]), found.measured) == (32, 3, {})
     front = front_of(job)
     means = []
-    for text in public.ids:
+    for text in PUBLIC.ids:
         with torch.no_grad():
             states_TD = front(torch.tensor([text]), torch.ones(1, len(text)).long())[0]
         means.append(found.pooled(states_TD.numpy())[0])
     apart = np.linalg.norm(np.array(means)[:, None] - np.array(means)[None], axis=2)
     nearest = np.median(np.where(np.eye(60, dtype=bool), np.inf, apart).min(1))
     assert found.nearest == pytest.approx(nearest, rel=0.5)  # the same rows, whatever sum of them is taken
+
+
+def narrow(bert: Path, **noise: Any) -> Settled:
+    job = job_of(bert, pool=True, narrow=True, directions=3, directions_of="task", public=Path("p"), **noise)
+    return settled(replace(job, after_block=1), rows_of(0, 6), public=PUBLIC)
+
+
+def test_of_a_narrow_row_what_tells_the_classes_leaves_and_nothing_else(bert: Path) -> None:
+    found = narrow(bert)
+    assert found.narrow is not None
+    basis_DR, center_D = found.narrow.basis_DR, found.narrow.center_D
+    states, ids, mask = batch_of(TEXTS)
+    out_BD = Privatiser(found, SECRET, RUN)(states, ids, mask, [0, 1, 2], 0)[:, 0].numpy()
+    whole_BD = Privatiser(replace(BARE, before=1, after=1), SECRET, RUN)(states, ids, mask, [0, 1, 2], 0)[
+        :, 0
+    ]
+    np.testing.assert_allclose(
+        (out_BD - center_D) @ basis_DR, (whole_BD.numpy() - center_D) @ basis_DR, atol=1e-5
+    )
+    outside_BD = out_BD - center_D
+    outside_BD -= outside_BD @ basis_DR @ basis_DR.T
+    assert np.abs(outside_BD).max() < 1e-6  # what lies there is the public mean, whatever the text
+    beside_D = np.linalg.svd(basis_DR.T)[2][-1]  # a direction that does not leave
+    moved = states + 100 * torch.from_numpy(beside_D).to(states) * mask[..., None]
+    again_BD = Privatiser(found, SECRET, RUN)(moved, ids, mask, [0, 1, 2], 0)[:, 0].numpy()
+    np.testing.assert_allclose(again_BD, out_BD, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "noise", [{"kind": "d_chi", "eta": 9.0}, {"kind": "gaussian", "clip": 0.5, "sigma": 0.4}]
+)
+def test_a_narrow_rows_noise_is_where_the_row_is(bert: Path, noise: dict[str, Any]) -> None:
+    found = narrow(bert, **noise)
+    assert found.narrow is not None
+    texts = [np.random.default_rng(row).integers(1, 99, 3 + row % 13).tolist() for row in range(300)]
+    states, ids, mask = batch_of(texts)
+    out_BD = Privatiser(found, SECRET, RUN)(states, ids, mask, range(300), 0)[:, 0].numpy()
+    clean_BR = np.concatenate(
+        [found.ready(found.pooled(one[: len(text)].numpy())) for one, text in zip(states, texts, strict=True)]
+    )
+    noise_BR = found.narrow.coordinates(out_BD.astype(np.float64)) - clean_BR
+    if found.eta:
+        law = stats.gamma(3, scale=1 / 9).cdf  # of as many numbers as leave, not of the width
+        assert stats.kstest(np.linalg.norm(noise_BR, axis=1), law).pvalue > 1e-3
+    else:
+        assert np.linalg.norm(clean_BR, axis=1).max() < 0.5 + 1e-5
+        assert stats.kstest(noise_BR.ravel(), stats.norm(scale=0.4).cdf).pvalue > 1e-3
+        promised = released(guarantee(found))
+        assert promised == (gaussian(sigma=0.4, clip=0.5, neighbours="replace-one", count=1),)
+
+
+def test_what_is_said_of_a_narrow_row(bert: Path) -> None:
+    found = narrow(bert)
+    told = guarantee(found)
+    assert (told.kind, told.discloses) == ("empirical", ())
+    assert "3 numbers a text" in told.assumptions[0]
+    report = Privatiser(found, SECRET, RUN).report()
+    assert (report["directions"], report["nearest_is_of"]) == (3, "means of texts, in the directions")
+    assert "in the task's directions" in report["sent"]
+    job = job_of(bert, **{name: getattr(found.noise, name) for name in vars(found.noise)})
+    assert settled_from(found.to_bytes(), replace(job, after_block=1)) == found
+
+
+def test_a_narrow_run_learns_what_a_run_of_whole_rows_learns(bert: Path, tmp_path: Path) -> None:
+    """From the file of public rows to the same scores in a fresh process."""
+    job = run_job(bert, "classification", tmp_path, after_block=1)
+    assert job.data is not None
+    noise = Noise(pool=True, narrow=True, directions=2, directions_of="task", public=job.data.train)
+    job, heard = replace(job, noise=noise), Heard()
+    run.simulate(job, heard)
+    assert all(np.isfinite(heard.losses))
+    assert_predicts_the_end(job, heard)
 
 
 def test_the_gaussian_clips_the_mean_that_it_prices() -> None:

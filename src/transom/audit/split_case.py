@@ -93,6 +93,7 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
     front, middle, tail = three(model, job.after_block)
     head = Head(tail, job.task) if job.layout == "customer" else None
     denoise = Denoiser.of(privatise.settled, front) if privatise.settled.noise.denoise else None
+    law = law_of(privatise.settled, front)
     views, states, tops, gradients = job.train.epochs if job.return_gradient else 1, [], [], []
     for numbers, ids_BT, mask_BT, labels in _batches(rows, pad_id):
         with torch.no_grad():
@@ -104,12 +105,11 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
             sent_BT = privatise.leaving(mask_BT)
             top_BTD = middle(sent_BTD, sent_BT) if head else None
         lengths = sent_BT.sum(1).tolist()
-        states += [noisy_RBTD[:, row, :length] for row, length in enumerate(lengths)]
+        states += [law.told(noisy_RBTD[:, row, :length]) for row, length in enumerate(lengths)]
         if head is not None and top_BTD is not None:
             graded = head.grade(top_BTD, sent_BT, labels, count_targets(job.task, labels))
             tops += _cut(top_BTD, lengths)
             gradients += _cut(graded.gradient_BTD, lengths)
-    law = law_of(privatise.settled, front)
     return Seen(tuple(states), law, tuple(tops), tuple(gradients))
 
 
@@ -119,15 +119,19 @@ def law_of(settled: Settled, front: Front) -> Law:
 
     vocabulary, width = front.parts.embedding.weight.shape[0], front.parts.width
     noise, shape = settled.noise, settled.shape
+    passing = None
+    if settled.narrow is not None:
+        center_D, basis_DR = settled.narrow.center_D, settled.narrow.basis_DR
+        passing = torch.from_numpy(center_D).float(), torch.from_numpy(basis_DR).float()
     if noise.kind == "none":
-        return Law(NO_NOISE)
+        return Law(NO_NOISE, narrow=passing)
     if noise.kind == "gaussian":
-        return Law(Noise("gaussian", noise.sigma, noise.clip))
+        return Law(Noise("gaussian", noise.sigma, noise.clip), narrow=passing)
     if settled.eta is None:
         raise CheckpointError("the noise kept of the run has no eta; restore the folder of the run")
     bent = None if shape is None else torch.from_numpy(shape.bend(np.eye(width))).float()
     spare_V = torch.from_numpy(settled.etas(np.arange(vocabulary)) / settled.eta).float()
-    return Law(Noise("norm", 1 / settled.eta), bent, spare_V if settled.spared else None)
+    return Law(Noise("norm", 1 / settled.eta), bent, spare_V if settled.spared else None, passing)
 
 
 def _privatiser(

@@ -15,7 +15,7 @@ distinguisher sees, so add it by `noised`; what is left of that is not counted.
 Source: Chatzikokolakis et al. 2013 (metric privacy); Qu et al. 2021, arXiv 2102.01502 (d_chi on tokens); Shen
 et al., arXiv 2312.15603; Balle and Wang 2018 (Gaussian); Mironov 2012 (low bits); the shape is Transom's own.
 
-Shapes: N rows (tokens), D width, R directions.
+Shapes: N rows (tokens, or texts where each is one), D width, R directions.
 """
 
 from __future__ import annotations
@@ -124,6 +124,24 @@ class Shape:
     def _scaled(self, rows_ND: Floats, factor: float) -> Floats:
         basis_DR = self.basis_DR.astype(rows_ND.dtype, copy=False)
         return np.asarray(rows_ND + (rows_ND @ basis_DR) @ basis_DR.T * rows_ND.dtype.type(factor - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Narrow:
+    """What of rows passes: their part in the span of orthonormal `basis_DR`, around a public `center_D`."""
+
+    center_D: Floats
+    basis_DR: Floats
+
+    def coordinates(self, rows_ND: Floats) -> Floats:
+        """[N, R], of the rows' type."""
+        told_NR = (rows_ND - self.center_D.astype(rows_ND.dtype)) @ self.basis_DR.astype(rows_ND.dtype)
+        return np.asarray(told_NR)
+
+    def rows(self, told_NR: Floats) -> Floats:
+        """The rows [N, D] that have these coordinates and lie in the span: what the next block can read."""
+        made_ND = told_NR @ self.basis_DR.astype(told_NR.dtype).T
+        return np.asarray(made_ND + self.center_D.astype(told_NR.dtype))
 
 
 def used_directions(states_ND: Floats, rank: int, gradients_ND: Floats | None = None) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ Source: own; peft's ways are those of version 0.21.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.families import family_of
@@ -96,8 +96,9 @@ def copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in parameters.items()}
 
 
-def require_moved(learner: Learner, before: Mapping[str, Tensor]) -> None:
-    """What is trained has changed since `before`, and by its gradient, not by the decay of weights alone.
+def require_moved(learner: Learner, before: Mapping[str, Tensor], but: Collection[str] = ()) -> None:
+    """What is trained, `but` these, has changed since `before`, and by its gradient, not by the decay of
+    weights alone.
 
     LoRA's A moves from the second step on: while B is zero, so is A's gradient. Raises MisconfiguredError
     that names what stood still.
@@ -106,6 +107,7 @@ def require_moved(learner: Learner, before: Mapping[str, Tensor]) -> None:
         name
         for name, value in learner.parameters.items()
         if not (learner.steps == 1 and ".lora_A." in name)
+        and name not in but
         and (bool((value == before[name]).all()) or not learner.has_gradient(name))
     ]
     if still:

@@ -59,6 +59,7 @@ class Noise:
         False
     )
     pool: Annotated[bool, "Send one row a text, the mean of its tokens' states."] = False
+    narrow: Annotated[bool, "Of a text's one row send the part in the directions alone."] = False
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the fields together."""
@@ -73,18 +74,22 @@ class Noise:
                 "eta, target_privacy, inside, contributing, spare and denoise are of d_chi, not of "
                 f"{self.kind}"
             )
-        if self.inside != 1 and self.public is None:
-            yield "inside wants public texts, which the directions are found on"
-        if self.inside == 1 and self.directions_of != "model":
-            yield "directions_of is of shaped noise; set inside below 1"
+        if (self.inside != 1 or self.narrow) and self.public is None:
+            yield "inside and narrow want public texts, which the directions are found on"
+        if self.inside == 1 and not self.narrow and self.directions_of != "model":
+            yield "directions_of is of shaped noise and of narrow; set inside below 1, or narrow"
+        if self.narrow and (not self.pool or self.inside != 1):
+            yield "narrow is of pool, and leaves nothing outside to be shaped; set pool, leave inside out"
+        if self.narrow and self.kind == "d_chi" and self.directions < 2:
+            yield "d_chi wants two directions or more"
         if self.kind != "gaussian" and (self.clip is not None or self.sigma is not None):
             yield f"clip and sigma are of gaussian, not of {self.kind}"
         if bool(self.contributing) != (self.spare != 1):
             yield "contributing and spare go together: a share above 0, and a factor above 1"
         if self.pool and (self.contributing or self.denoise or self.target_privacy is not None):
             yield "contributing, denoise and target_privacy are of tokens, whose rows do not go with pool"
-        if self.pool and self.inside != 1 and self.directions_of != "task":
-            yield "pool has the task's directions alone; set directions_of: task, or leave inside out"
+        if self.pool and (self.inside != 1 or self.narrow) and self.directions_of != "task":
+            yield "pool has the task's directions alone; set directions_of: task"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Source: Hu et al., arXiv 2106.09685.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.cut import Tail
@@ -45,6 +45,14 @@ def targets_of(model: Any, adapter: Adapter) -> tuple[str, ...]:
     if adapter.targets or family is None:
         return adapter.targets
     return tuple(name.rsplit(".", 1)[-1] for name in (family.names.query, family.names.value))
+
+
+def weighing(model: Any, names: Iterable[str]) -> frozenset[str]:
+    """Those of these tensors that belong to queries and keys. They say how much a token heeds each other: of
+    a text of one row, which heeds itself alone, their gradient is zero but for rounding."""
+    family = family_of({"model_type": model.config.model_type})
+    layers = () if family is None else (family.names.query, family.names.key)
+    return frozenset(name for name in names if any(f".{layer}." in name for layer in layers))
 
 
 def add_adapter(model: Any, adapter: Adapter, blocks: range, seed: int) -> None:

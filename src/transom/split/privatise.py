@@ -10,7 +10,8 @@ Does not protect: the number of tokens of each text; gradients and labels, which
 of no file is asked again, which equal bytes show; after a block, states whose last bits differ with the batch
 that they were computed in.
 With `pool` a text leaves as one row, the mean of its tokens' states: neither their number nor the
-state of any one leaves, and what the noise promises of a row it promises of the whole text.
+state of any one leaves, and what the noise promises of a row it promises of the whole text. With `narrow`
+only its part in the task's directions does: a few numbers a text, which is where the noise is, too.
 Source: Shen et al., arXiv 2312.15603; Balle and Wang 2018 (Gaussian). Pooling at the cut is own.
 
 Shapes: B batch, T tokens, D width.
@@ -34,7 +35,7 @@ from transom.privacy.guarantee import Guarantee
 from transom.privacy.nearest import Ints
 from transom.privacy.noise import TEXT, Floats, d_chi_guarantee, gaussian_guarantee, noised
 from transom.privacy.stream import Stream
-from transom.split.job import SplitJob
+from transom.split.job import Noise, SplitJob
 from transom.split.rows import Rows
 from transom.split.settle import Settled, settle
 
@@ -50,7 +51,11 @@ _COMPUTED = (
 _NOISY = "the noisy rows"
 _EXPECTED = "of each noisy row what it lets expect, which tells of a text nothing that the noisy row does not"
 _POOLED = "one row a text: the mean of its tokens' states, with the noise"
+_NARROWED = "one row a text: the part of the mean of its states in the task's directions, with the noise"
 _MEAN = "the mean of a text's states tells of its words, whatever their order; audit it"
+_FEW = (
+    "they tell of it what tells the classes of public texts, and of its words what goes with that; audit it"
+)
 _NOT_MEASURED = (
     "after a block the nearest neighbour among embeddings reads nothing, which is no privacy: an inverter "
     "that is trained on public texts may; audit it"
@@ -123,8 +128,9 @@ class Privatiser:
         label = f"split/{self.run}/{row}/{when}/{hashlib.sha256(what).hexdigest()}"
         if settled.noise.pool:
             states_ND, ids_N = settled.pooled(states_ND), ids_N[:1]
-        noise_ND = settled.draw(Stream(self.secret, label), ids_N, states_ND.shape[1])
-        return noised(settled.ready(states_ND), noise_ND)
+        ready_ND = settled.ready(states_ND)
+        noisy_ND = noised(ready_ND, settled.draw(Stream(self.secret, label), ids_N, ready_ND.shape[1]))
+        return noisy_ND if settled.narrow is None else settled.narrow.rows(noisy_ND)
 
     @property
     def guarantee(self) -> Guarantee:
@@ -140,7 +146,7 @@ class Privatiser:
             "eta": eta,
             "eta_from": settled.eta_from if eta else None,
             "eta_known_to_vendor": _seen(settled) if eta else None,
-            "sent": _EXPECTED if noise.denoise else _POOLED if noise.pool else _NOISY,
+            "sent": _sent(noise),
             "nearest_distance": settled.nearest,
             "nearest_is_of": _nearest_is_of(settled),
             "eta_times_nearest": _bound(settled) if eta else None,
@@ -168,7 +174,8 @@ def guarantee(settled: Settled) -> Guarantee:
     """What the noise promises: of a token's row at the embedding, of a whole text's rows after a block."""
     noise = settled.noise
     if noise.kind == "none" and noise.pool:
-        return replace(_empirical(f"no noise: {_MEAN}"), discloses=())
+        what = f"{len(settled.basis[0])} numbers a text, and {_FEW}" if settled.narrow else _MEAN
+        return replace(_empirical(f"no noise: {what}"), discloses=())
     if noise.kind == "none":
         return _empirical("nothing is protected: the vendor gets the states themselves")
     if noise.kind == "gaussian":
@@ -195,7 +202,15 @@ def guarantee(settled: Settled) -> Guarantee:
     return replace(found, discloses=(*found.discloses, *told))
 
 
+def _sent(noise: Noise) -> str:
+    if noise.narrow:
+        return _NARROWED
+    return _EXPECTED if noise.denoise else _POOLED if noise.pool else _NOISY
+
+
 def _nearest_is_of(settled: Settled) -> str:
+    if settled.noise.narrow:
+        return "means of texts, in the directions"
     if settled.noise.pool:
         return "means of texts"
     return "states of texts" if settled.after_block else "embeddings"

@@ -33,6 +33,7 @@ from transom.privacy.empirical import calibrate_eta, likeliest, nearest_distance
 from transom.privacy.nearest import Ints
 from transom.privacy.noise import (
     Floats,
+    Narrow,
     Shape,
     clipped,
     d_chi,
@@ -60,11 +61,11 @@ class Settled:
 
     `nearest` is the distance that eta is multiplied by: from a token's embedding to the nearest other one,
     after a block from a state to the nearest other one of some texts, with `pool` from a text's mean to the
-    nearest other one. `releases` is how often a row goes with
-    noise of its own at most, `longest` how many tokens a text has at most. `basis` [D][R] is empty without a
-    shape. `measured` is empty where the nearest neighbour measures nothing. To denoise: `common` are
-    tokens of public texts and how often each comes, `before` and `after` how many of each text's first and
-    last tokens are the tokenizer's own.
+    nearest other one. `releases` is how often a row goes with noise of its own at most, `longest` how many
+    tokens a text has at most. `basis` [D][R] is empty without directions, `center` [D], the public texts'
+    mean, but with `narrow`. `measured` is empty where the nearest neighbour measures nothing. To denoise:
+    `common` are tokens of public texts and how often each comes, `before` and `after` how many of each text's
+    first and last tokens are the tokenizer's own.
     """
 
     noise: Noise
@@ -78,6 +79,7 @@ class Settled:
     spared: tuple[int, ...] = ()
     spared_told: str = ""
     basis: tuple[tuple[float, ...], ...] = ()
+    center: tuple[float, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     common: tuple[tuple[int, int], ...] = ()
     before: int = 0
@@ -86,7 +88,12 @@ class Settled:
     @property
     def shape(self) -> Shape | None:
         """The noise's shape, if it has one."""
-        return Shape(np.array(self.basis), self.noise.inside) if self.basis else None
+        return Shape(np.array(self.basis), self.noise.inside) if self.basis and not self.center else None
+
+    @property
+    def narrow(self) -> Narrow | None:
+        """What alone passes of a text's row, if not all does."""
+        return Narrow(np.array(self.center), np.array(self.basis)) if self.center else None
 
     def etas(self, ids_N: Ints) -> Floats:
         """The eta of each token's noise [N]."""
@@ -105,7 +112,8 @@ class Settled:
         return np.asarray(states_ND[~own_N if not own_N.all() else own_N].mean(0, keepdims=True))
 
     def ready(self, rows_ND: Floats) -> Floats:
-        """The rows that noise is added to: the Gaussian's are clipped first."""
+        """The rows that noise is added to: of narrow ones the coordinates; the Gaussian's are clipped."""
+        rows_ND = rows_ND if self.narrow is None else self.narrow.coordinates(rows_ND)
         return rows_ND if self.noise.clip is None else clipped(rows_ND, self.noise.clip)
 
     def draw(self, stream: Stream, ids_N: Ints, width: int) -> NDArray[np.float64]:
@@ -149,6 +157,7 @@ def settle(
     """
     table_VD = front.parts.embedding.weight.detach().float().cpu().numpy()
     spared = _contributing(job, front, rows, len(table_VD))
+    basis, center = _directions(job, front, public)
     settled = Settled(
         noise=job.noise,
         after_block=job.after_block,
@@ -159,7 +168,8 @@ def settle(
         eta=job.noise.eta,
         spared=() if spared is None else spared.ids,
         spared_told="" if spared is None else spared.told,
-        basis=_basis(job, front, public),
+        basis=basis,
+        center=center,
         common=_common(public) if public and job.noise.denoise else (),
         before=rows.frame[0],
         after=rows.frame[1],
@@ -271,19 +281,26 @@ def _received(front: Front, text: Sequence[int]) -> Floats:
     return np.asarray(found_T.float().cpu().numpy())
 
 
-def _basis(job: SplitJob, front: Front, public: Rows | None) -> tuple[tuple[float, ...], ...]:
+def _directions(
+    job: SplitJob, front: Front, public: Rows | None
+) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
     """The directions [D][R] that the task's labels tell apart, or that the public model uses: by gradients,
-    where the customer has its blocks."""
-    if job.noise.inside == 1:
-        return ()
+    where the customer has its blocks. And what a narrow row lies around [D]: the mean of public ones."""
+    if job.noise.inside == 1 and not job.noise.narrow:
+        return (), ()
     if public is None:
-        raise MisconfiguredError("noise.inside needs public texts to find the model's directions on")
+        raise MisconfiguredError("this noise needs public texts to find its directions on")
     if job.noise.directions_of == "task":
         means_BD, labels_B = _means(front, public, len(public)), np.array(public.labels)
-        return tuple(map(tuple, task_directions(means_BD, labels_B, job.noise.directions).tolist()))
+        basis_DR = task_directions(means_BD, labels_B, job.noise.directions)
+        return _plain(basis_DR), tuple(means_BD.mean(0).tolist()) if job.noise.narrow else ()
     whole = len(front.parts.blocks) > front.blocks
     gradients_ND = _gradients(job, front, public) if whole else None
     basis_DR = used_directions(_states(front, public), job.noise.directions, gradients_ND)
+    return _plain(basis_DR), ()
+
+
+def _plain(basis_DR: Floats) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, basis_DR.tolist()))
 
 

@@ -16,7 +16,7 @@ from transom.link import state
 from transom.link.message import Step
 from transom.link.talk import Message, Talk, pack, unpack
 from transom.link.told import Listener, Told
-from transom.split import checks, messages
+from transom.split import checks, lora, messages
 from transom.split.job import SplitJob
 from transom.split.learner import schedule
 from transom.split.messages import Asked, Bounds, packed, reply, require_shape, unpacked
@@ -175,6 +175,8 @@ class _Watched:
     def after(self) -> None:
         if self._first is None or self._part.learner.steps > 2:
             return
-        checks.require_moved(self._part.learner, self._start)
         now, before_BTD = self._first
+        is_one_row = now.mask_BT.shape[1] == 1
+        idle = lora.weighing(self._part.middle.parts.model, self._start) if is_one_row else ()
+        checks.require_moved(self._part.learner, self._start, idle)
         checks.require_changed(before_BTD, self._part.top(now.hidden_BTD, now.mask_BT))

@@ -51,7 +51,7 @@ class Means(sentences.Encoder):
         return self.knowledge.table_VD
 
     def unit(self, rows_ND: torch.Tensor) -> torch.Tensor:
-        """Rows [N, D] of means as directions from the public mean."""
+        """Rows [N, D] as `Law.told`, as directions from the public mean."""
         import torch
 
         return torch.nn.functional.normalize(self.target.law.level(rows_ND - self.center_D), dim=1)
@@ -59,7 +59,8 @@ class Means(sentences.Encoder):
     def embed(self, texts: Texts) -> torch.Tensor:
         import torch
 
-        return self.unit(torch.cat(self.knowledge.crossing(tuple(map(self._framed, texts)))))
+        means_ND = torch.cat(self.knowledge.crossing(tuple(map(self._framed, texts))))
+        return self.unit(self.target.law.told(means_ND))
 
     def pull(self, text: tuple[int, ...], goal_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
@@ -68,7 +69,8 @@ class Means(sentences.Encoder):
         rows_TD = self.table_VE[torch.tensor(framed)].clone().requires_grad_()
         inner = slice(before, len(framed) - after)
         states_TD = self.knowledge.front.from_rows(rows_TD[None], torch.ones(1, len(framed)).long())[0]
-        like = (self.unit(states_TD[inner].float().mean(0, keepdim=True)) @ goal_D).sum()
+        mean_1D = self.target.law.told(states_TD[inner].float().mean(0, keepdim=True))
+        like = (self.unit(mean_1D) @ goal_D).sum()
         (slope_TD,) = torch.autograd.grad(like, rows_TD)
         return slope_TD[inner], rows_TD.detach()[inner]
 
@@ -106,7 +108,8 @@ def _attack(
     if len(public) < FEWEST:
         return not_run(name, METRIC, f"{len(public)} public texts; training needs {FEWEST}")
     clean_ND = torch.cat(knowledge.clean)
-    encoder = Means(knowledge.model, _ends(knowledge), knowledge, target, clean_ND.mean(0))
+    told_ND = target.law.told(clean_ND)
+    encoder = Means(knowledge.model, _ends(knowledge), knowledge, target, told_ND.mean(0))
     seen_BD = encoder.unit(torch.cat(target.means))
     learnt = bag.fit(
         encoder.unit(target.law.add(clean_ND, torch.Generator().manual_seed(0), target.views))[public],
@@ -120,7 +123,7 @@ def _attack(
     )
     note = f"learnt from {len(public)} public texts, {target.views} views"
     if search:
-        spread = float(target.law.level(clean_ND - encoder.center_D).norm(dim=1).mean())
+        spread = float(target.law.level(told_ND - encoder.center_D).norm(dim=1).mean())
         scale = target.law.noise.variance(encoder.width) ** 0.5 / target.views**0.5 / spread
         goal = sentences.Sentences(seen_BD, Noise("gaussian", scale) if scale else Noise())
         brought = sentences.Public(encoder, tuple(_inner(text, knowledge.frame) for text in knowledge.texts))

@@ -41,12 +41,26 @@ _SINGULAR = 1e-3  # of full strength: what the noise is taken to have where its 
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """Noise, the matrix that it was multiplied by (None: the same in all directions), and by what it was
-    divided for each token id [V], 1 or more (None: by nothing). The attacker knows which ids were spared."""
+    """Noise, the matrix that it was multiplied by (None: the same in all directions), by what it was divided
+    for each token id [V], 1 or more (None: by nothing). Of narrow rows the point [D] around which they lie,
+    and the directions [D, R]: the attacker works with their coordinates, where the noise is. It knows all,
+    also which ids were spared."""
 
     noise: Noise = NO_NOISE
     shape_DD: torch.Tensor | None = None
     spare_V: torch.Tensor | None = None
+    narrow: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def told(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        """Rows as the attacker takes them: the coordinates [N, R] of narrow ones, others as they are."""
+        if self.narrow is None:
+            return rows_ND
+        center_D, basis_DR = self.narrow
+        return (rows_ND - center_D) @ basis_DR
+
+    def clean(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        """Rows as the noise is added to them: told, and shortened where it has a clip."""
+        return self.noise.clipped(self.told(rows_ND))
 
     def add(
         self,
@@ -59,9 +73,10 @@ class Law:
         are spared. Seeded: for measuring, not for protecting."""
         import torch
 
-        clean_ND, zero_ND = self.noise.clipped(rows_ND), torch.zeros_like(rows_ND)
+        clean_ND = self.clean(rows_ND)
+        zero_ND = torch.zeros_like(clean_ND)
         for _ in range(views if self.noise.law != "none" else 0):
-            drawn_ND = self.noise.protect(torch.zeros_like(rows_ND), generator)
+            drawn_ND = self.noise.protect(torch.zeros_like(clean_ND), generator)
             zero_ND += drawn_ND if self.shape_DD is None else drawn_ND @ self.shape_DD.T
         if self.spare_V is not None:
             zero_ND /= self.spare_V[torch.as_tensor(ids_N)][:, None]
@@ -92,8 +107,9 @@ class Law:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """The target. Of each text: the noised states at the cut [R, T, D]; under the layout `customer` also the
-    states at the top [T, D] that the vendor sent and the gradients [T, D] there that came back."""
+    """The target. Of each text: the noised states at the cut [R, T, D], as `Law.told`; under the layout
+    `customer` also the states at the top [T, D] that the vendor sent and the gradients [T, D] there that
+    came back."""
 
     states: tuple[torch.Tensor, ...]
     law: Law = field(default_factory=Law)
@@ -266,7 +282,7 @@ def misfit(
     rows_, seen = Rows(target.means, target.law.noise), data.texts
     if knowledge.frame is not None:
         seen = tuple(text[:1] for text in seen)
-    gap = rows.misfit(name, rows_, knowledge.table_VD, Truth(seen))
+    gap = rows.misfit(name, rows_, target.law.told(knowledge.table_VD[:1]), Truth(seen))
     if gap is None and not any(knowledge.texts):
         gap = not_run(name, metric, "no public text to learn from")
     return None if gap is None else not_run(name, metric, gap.reason)
