@@ -171,6 +171,29 @@ def corpus_of(model: str, sizes: Sizes) -> Corpus:
     return Corpus(train, chosen(dev, range(min(sizes.dev, len(dev)))), public, needed.ids)
 
 
+class Remembered:
+    """A front that keeps what came of each batch, for the next points."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._kept: dict[bytes, torch.Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._front, name)
+
+    def __call__(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        key = ids_BT.numpy().tobytes()
+        if key not in self._kept:
+            self._kept[key] = self._front(ids_BT, mask_BT).detach()
+        return self._kept[key]
+
+
+@cache
+def front_of(model: str, after_block: int) -> Any:
+    job = job_of(Point(model, after_block, "none", None, 0), FULL[model])
+    return Remembered(three(load_model(job).model, after_block)[0])
+
+
 def chosen(rows: Rows, numbers: Sequence[int]) -> Rows:
     ids, labels = (tuple(of[number] for number in numbers) for of in (rows.ids, rows.labels))
     return replace(rows, ids=ids, labels=labels)
@@ -229,7 +252,7 @@ def sent(front: Front, rows: Rows, privatise: Privatiser, topic: Topic) -> list[
 def accuracy(job: SplitJob, corpus: Corpus, privatise: Privatiser, device: str) -> float:
     """Of the dev set, after training on what left."""
     job = replace(job, layout="vendor", device=device)  # who has the head changes no number
-    front = three(load_model(replace(job, device="cpu")).model, job.after_block)[0]
+    front = front_of(job.model, job.after_block)
     train, dev = (
         sent(front, rows, privatise, topic)
         for rows, topic in ((corpus.train, "train"), (corpus.dev, "evaluate"))
@@ -300,7 +323,7 @@ def measured(point: Point, sizes: Sizes, device: str) -> dict[str, Any]:
     """One point of the frontier."""
     job = job_of(point, sizes)
     corpus = corpus_of(point.model, sizes)
-    privatise = privatiser(job, three(load_model(job).model, job.after_block)[0], corpus, point.level)
+    privatise = privatiser(job, front_of(point.model, point.after_block), corpus, point.level)
     row: dict[str, Any] = {**vars(point), "eta": privatise.settled.eta}
     if privatise.guarantee.kind == "approximate-dp":
         row["epsilon"] = price(privatise.guarantee, DELTA)
