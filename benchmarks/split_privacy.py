@@ -27,8 +27,9 @@ the law and own other labelled sentences of the corpus; they run for the first s
 `ep` over no noise at the same cut for at most one point of accuracy; the lower of the models; `gains` says
 the same for each attack.
 Finished points are kept in results/split_privacy_points.json; a run that was stopped goes on from there.
-SANTEXT+ and Opacus with LoRA are not here: the first has no states of its own law (`words_sst2.py` measures
-it on the same data), the second protects the adapter from its readers, not the texts from the vendor.
+`santext+` (cut at the embedding) and `opacus-lora` are others' ways, `level` their epsilon: see
+`_split_rivals`. The first is attacked by the likeliest token alone (`ep_nn`); the second hides no text from
+who trains.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ import numpy as np
 import torch
 
 from _bench import RESULTS, parser, report
+from _split_rivals import Santext, dp_sgd
 from transom.audit.attacks import split_attribute, split_gradient, split_inverter, split_nearest, split_pooled
 from transom.audit.attacks.split_inverter import side_by_side
 from transom.audit.attacks.split_view import Private, Public, but
@@ -139,11 +141,13 @@ METHODS: Mapping[str, Noise] = {
     "narrow-16": replace(_NARROW, directions=16),
     "narrow-gaussian": replace(_NARROW, kind="gaussian", clip=1.0, sigma=1.0),
     "none-longer": Noise(),
+    "santext+": Noise(),
+    "opacus-lora": Noise(),
 }
 BARE = ("none", "none-longer", "pooled", "narrow", "narrow-16")
 LEVELS = {name: (15.0, 25.0, 40.0) if "task" in name else (60.0, 80.0, 110.0) for name in METHODS}
 LEVELS |= {"pooled-noise": (800.0, 400.0, 200.0), "pooled-task": (400.0, 150.0, 50.0)}
-LEVELS |= {"narrow-gaussian": (0.25, 0.5, 1.0)}
+LEVELS |= {"narrow-gaussian": (0.25, 0.5, 1.0), "santext+": (16.0, 20.0, 24.0), "opacus-lora": (8.0, 3.0)}
 
 
 def job_of(point: Point, sizes: Sizes) -> SplitJob:
@@ -323,6 +327,8 @@ def measured(point: Point, sizes: Sizes, device: str) -> dict[str, Any]:
     """One point of the frontier."""
     job = job_of(point, sizes)
     corpus = corpus_of(point.model, sizes)
+    if point.method in ("santext+", "opacus-lora"):
+        return {**vars(point), **rivals(point, job, corpus, sizes, device)}
     privatise = privatiser(job, front_of(point.model, point.after_block), corpus, point.level)
     row: dict[str, Any] = {**vars(point), "eta": privatise.settled.eta}
     if privatise.guarantee.kind == "approximate-dp":
@@ -330,6 +336,25 @@ def measured(point: Point, sizes: Sizes, device: str) -> dict[str, Any]:
     row["accuracy"] = accuracy(job, corpus, privatise, device)
     attacked = point.seed == 0 and point.method != "none-longer"  # what leaves is the same as with `none`
     return row | (privacy(job, corpus, privatise, sizes) if attacked else {})
+
+
+def rivals(point: Point, job: SplitJob, corpus: Corpus, sizes: Sizes, device: str) -> dict[str, float | None]:
+    """Of others' ways: accuracy, and what of the tokens is hidden."""
+    assert point.level is not None
+    if point.method == "opacus-lora":
+        model = load_model(job).model
+        vendor = make_vendor(model, replace(job, layout="vendor"), schedule(job.train, len(corpus.train)))
+        trained = list(vendor.learner.parameters.values())
+        found = dp_sgd(model, trained, corpus.train, corpus.dev, job.train, point.level)
+        return {"accuracy": found, "ep_nn": 0.0}
+    front = front_of(point.model, point.after_block)
+    way = Santext(front.parts.embedding.weight.detach().float(), corpus.public, point.level)
+    train, dev = way.changed(corpus.train, point.seed), way.changed(corpus.dev, point.seed + 1000)
+    some = range(sizes.audited)
+    hidden = way.hidden(chosen(corpus.train, some), chosen(train, some))
+    changed = replace(corpus, train=train, dev=dev)
+    bare = privatiser(job, front, changed, None)
+    return {"accuracy": accuracy(job, changed, bare, device), "ep_nn": hidden}
 
 
 def gains(rows: Sequence[Mapping[str, Any]], loss: float = 0.01) -> dict[str, float]:

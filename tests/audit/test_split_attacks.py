@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -335,6 +336,18 @@ def test_a_swamped_row_of_a_text_tells_what_all_texts_hold(model: Any) -> None:
     target, knowledge = pooled(model, SWAMPED)
     found = split_pooled.attacks()[0].attack(target, knowledge, DATA, NO_HURRY_S)
     assert found.value < found.baseline + 0.05
+
+
+def test_a_search_leaves_time_to_end_what_it_began(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_s: list[float] = []
+
+    def invert(*given: Any) -> Any:
+        left_s.append(given[-1] - time.monotonic())
+        return given[-2], 1.0
+
+    monkeypatch.setattr(split_pooled.sentence_inversion, "invert", invert)
+    split_pooled.attacks()[1].attack(*pooled(model, Law()), DATA, 1e6)
+    assert 0.8e6 < left_s[0] < 0.95e6
 
 
 def narrowed(directions: int, noise: Noise) -> Law:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_SHARE = 0.9  # of the budget, for the search: what it has begun it ends
+
+
 @dataclass(frozen=True)
 class Means(sentences.Encoder):
     """Texts as levelled means around the public one, of length 1, as `sentence_inversion` compares them."""
@@ -97,7 +100,7 @@ def _attack(
 ) -> Finding:
     import torch
 
-    stop = time.monotonic() + budget_s
+    begun_s = time.monotonic()
     if knowledge.frame is None:
         return not_run(
             name, METRIC, "each token left as a row of its own; eia/nearest and eia/inverter read those"
@@ -114,7 +117,7 @@ def _attack(
     learnt = bag.fit(
         encoder.unit(target.law.add(clean_ND, torch.Generator().manual_seed(0), target.views))[public],
         tuple(_inner(knowledge.texts[place], knowledge.frame) for place in public),
-        stop - budget_s / 2,
+        begun_s + budget_s / 2,
     )
     truth = tuple(_inner(text, knowledge.frame) for text in data.texts)
     log_odds_BU = learnt.log_odds(seen_BD)
@@ -127,7 +130,9 @@ def _attack(
         scale = target.law.noise.variance(encoder.width) ** 0.5 / target.views**0.5 / spread
         goal = sentences.Sentences(seen_BD, Noise("gaussian", scale) if scale else Noise())
         brought = sentences.Public(encoder, tuple(_inner(text, knowledge.frame) for text in knowledge.texts))
-        guesses, likeness = sentence_inversion.invert(goal, brought, learnt, log_odds_BU, guesses, stop)
+        guesses, likeness = sentence_inversion.invert(
+            goal, brought, learnt, log_odds_BU, guesses, begun_s + _SHARE * budget_s
+        )
         note += f", {len(guesses)} of {len(truth)} texts searched for, likeness {likeness:.3f}"
         if not guesses:
             return not_run(name, METRIC, "no time was left for one text; raise --budget")
