@@ -11,10 +11,10 @@ rows and adds N(0, sigma^2), as DP-Forward does at the embedding, of the mean le
 the rest in 4 of the task's directions. `pooled` sends one row a text, the mean of its states, without noise
 (`pooled-noise`: with d_chi, in `pooled-task` with 0.03 of it in 64 directions of the task); try it with
 --after-block. `narrow` sends of that row its part in 4 directions of the task alone, `narrow-16` in 16,
-`narrow-gaussian` with the Gaussian there, whose clip is half the median length (its guarantee is of a whole
-text: sigma is `level` times the clip). One row costs a seventh of a text's, so pooled methods have three
-times the epochs; `none-longer` has as many, and the better of it and `none` is what gains are over. The dev
-set gets noise of its own, as in use.
+`narrow-own` in 2 that the customer's own labels tell, `narrow-gaussian` with the Gaussian there, whose clip
+is half the median length (its guarantee is of a whole text: sigma is `level` times the clip). One row costs a
+seventh of a text's, so pooled methods have three times the epochs; `none-longer` has as many, and the better
+of it and `none` is what gains are over. The dev set gets noise of its own, as in use.
 The front is frozen and noise is drawn once a text, so states are computed once and trained on in each epoch
 by `split.parts`, without a link: the same numbers, faster.
 
@@ -139,12 +139,13 @@ METHODS: Mapping[str, Noise] = {
     "pooled-task": replace(_TASK, directions=64, pool=True),
     "narrow": _NARROW,
     "narrow-16": replace(_NARROW, directions=16),
+    "narrow-own": Noise(pool=True, narrow=True, directions=2, directions_of="own"),
     "narrow-gaussian": replace(_NARROW, kind="gaussian", clip=1.0, sigma=1.0),
     "none-longer": Noise(),
     "santext+": Noise(),
     "opacus-lora": Noise(),
 }
-BARE = ("none", "none-longer", "pooled", "narrow", "narrow-16")
+BARE = ("none", "none-longer", "pooled", "narrow", "narrow-16", "narrow-own")
 LEVELS = {name: (15.0, 25.0, 40.0) if "task" in name else (60.0, 80.0, 110.0) for name in METHODS}
 LEVELS |= {"pooled-noise": (800.0, 400.0, 200.0), "pooled-task": (400.0, 150.0, 50.0)}
 LEVELS |= {"narrow-gaussian": (0.25, 0.5, 1.0), "santext+": (16.0, 20.0, 24.0), "opacus-lora": (8.0, 3.0)}

@@ -114,6 +114,8 @@ NARROW = {"pool": True, "narrow": True, "directions_of": "task", "public": "p"}
         ({"noise": NARROW | {"pool": False}}, "narrow is of pool"),
         ({"noise": NARROW | {"public": None}}, "inside and narrow want public texts"),
         ({"noise": NARROW | {"directions_of": "model"}}, "task's directions"),
+        ({"noise": NARROW | {"directions_of": "own", "narrow": False}}, "of narrow rows without noise"),
+        ({"noise": NARROW | {"directions_of": "own", "kind": "d_chi", "eta": 1}}, "would not cover"),
         ({"noise": NARROW | {"kind": "d_chi", "eta": 1, "inside": 0.5}}, "nothing outside to be shaped"),
         ({"noise": NARROW | {"kind": "d_chi", "eta": 1, "directions": 1}}, "two directions or more"),
         ({"noise": {"pool": True}, "after_block": 1, "return_gradient": True}, "brings no gradient"),

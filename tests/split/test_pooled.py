@@ -157,11 +157,24 @@ def test_what_is_said_of_a_narrow_row(bert: Path) -> None:
     assert settled_from(found.to_bytes(), replace(job, after_block=1)) == found
 
 
-def test_a_narrow_run_learns_what_a_run_of_whole_rows_learns(bert: Path, tmp_path: Path) -> None:
-    """From the file of public rows to the same scores in a fresh process."""
+def test_directions_of_the_own_rows_are_theirs_and_said_to_leave(bert: Path) -> None:
+    """Public rows have no part in them, and need not be there."""
+    job = replace(job_of(bert, pool=True, narrow=True, directions=2, directions_of="own"), after_block=1)
+    own = settled(job, PUBLIC)
+    as_public = replace(job, noise=replace(job.noise, directions_of="task", public=Path("p")))
+    named = settled(as_public, rows_of(0, 6), public=PUBLIC)
+    assert (own.basis, own.center) == (named.basis, named.center)
+    assert guarantee(named).discloses == ()
+    assert any("directions" in one for one in guarantee(own).discloses)
+
+
+@pytest.mark.parametrize("of", ["task", "own"])
+def test_a_narrow_run_learns_and_predicts_as_it_ended(bert: Path, tmp_path: Path, of: Any) -> None:
+    """With the files of a real run."""
     job = run_job(bert, "classification", tmp_path, after_block=1)
     assert job.data is not None
-    noise = Noise(pool=True, narrow=True, directions=2, directions_of="task", public=job.data.train)
+    public = job.data.train if of == "task" else None
+    noise = Noise(pool=True, narrow=True, directions=2, directions_of=of, public=public)
     job, heard = replace(job, noise=noise), Heard()
     run.simulate(job, heard)
     assert all(np.isfinite(heard.losses))

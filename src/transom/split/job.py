@@ -48,7 +48,8 @@ class Noise:
     ] = 1.0
     directions: Annotated[int, Setting("How many the model uses.", least=1, most=2**16)] = 32
     directions_of: Annotated[
-        Literal["model", "task"], "Of what the model reads, or of what tells the labels of public rows."
+        Literal["model", "task", "own"],
+        "Of what the model reads, or of what tells the labels of public rows, or of the own ones.",
     ] = "model"
     public: Annotated[Path | None, "Public texts: for the directions, and to find eta on."] = None
     contributing: Annotated[
@@ -74,7 +75,8 @@ class Noise:
                 "eta, target_privacy, inside, contributing, spare and denoise are of d_chi, not of "
                 f"{self.kind}"
             )
-        if (self.inside != 1 or self.narrow) and self.public is None:
+        own_rows = self.narrow and self.directions_of == "own"
+        if (self.inside != 1 or self.narrow) and self.public is None and not own_rows:
             yield "inside and narrow want public texts, which the directions are found on"
         if self.inside == 1 and not self.narrow and self.directions_of != "model":
             yield "directions_of is of shaped noise and of narrow; set inside below 1, or narrow"
@@ -88,8 +90,13 @@ class Noise:
             yield "contributing and spare go together: a share above 0, and a factor above 1"
         if self.pool and (self.contributing or self.denoise or self.target_privacy is not None):
             yield "contributing, denoise and target_privacy are of tokens, whose rows do not go with pool"
-        if self.pool and (self.inside != 1 or self.narrow) and self.directions_of != "task":
+        if self.pool and (self.inside != 1 or self.narrow) and self.directions_of == "model":
             yield "pool has the task's directions alone; set directions_of: task"
+        if self.directions_of == "own" and (not self.narrow or self.kind != "none"):
+            yield (
+                "directions_of: own is of narrow rows without noise, whose promise would not cover "
+                "directions that the own texts were asked for; set directions_of: task"
+            )
 
 
 @dataclass(frozen=True)

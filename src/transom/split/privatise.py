@@ -53,9 +53,8 @@ _EXPECTED = "of each noisy row what it lets expect, which tells of a text nothin
 _POOLED = "one row a text: the mean of its tokens' states, with the noise"
 _NARROWED = "one row a text: the part of the mean of its states in the task's directions, with the noise"
 _MEAN = "the mean of a text's states tells of its words, whatever their order; audit it"
-_FEW = (
-    "they tell of it what tells the classes of public texts, and of its words what goes with that; audit it"
-)
+_FEW = "they tell of it what tells the classes, and of its words what goes with that; audit it"
+_OWN = "the directions, and the mean around which rows lie: what tells the classes of all texts together"
 _NOT_MEASURED = (
     "after a block the nearest neighbour among embeddings reads nothing, which is no privacy: an inverter "
     "that is trained on public texts may; audit it"
@@ -175,7 +174,8 @@ def guarantee(settled: Settled) -> Guarantee:
     noise = settled.noise
     if noise.kind == "none" and noise.pool:
         what = f"{len(settled.basis[0])} numbers a text, and {_FEW}" if settled.narrow else _MEAN
-        return replace(_empirical(f"no noise: {what}"), discloses=())
+        told = (_OWN,) if noise.directions_of == "own" else ()
+        return replace(_empirical(f"no noise: {what}"), discloses=told)
     if noise.kind == "none":
         return _empirical("nothing is protected: the vendor gets the states themselves")
     if noise.kind == "gaussian":
@@ -194,12 +194,12 @@ def guarantee(settled: Settled) -> Guarantee:
     found = d_chi_guarantee(
         eta, settled.nearest, inside=noise.inside, releases=settled.releases, spared=settled.spared_told
     )
-    told = []
+    disclosed = []
     if settled.eta_from == "the customer's texts":
-        told.append(f"eta, found on the texts: {_seen(settled)}")
+        disclosed.append(f"eta, found on the texts: {_seen(settled)}")
     if noise.denoise and settled.spared:
-        told.append(f"which tokens are spared: {_COMPUTED}")
-    return replace(found, discloses=(*found.discloses, *told))
+        disclosed.append(f"which tokens are spared: {_COMPUTED}")
+    return replace(found, discloses=(*found.discloses, *disclosed))
 
 
 def _sent(noise: Noise) -> str:

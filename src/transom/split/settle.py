@@ -2,7 +2,8 @@
 tokens that are spared, the directions that the public model uses.
 
 Eta is found on public texts where the job names some, else on the customer's own; then it depends on them,
-and shows in the noise's length, so the guarantee says so. Directions are found on public texts alone. What is
+and shows in the noise's length, so the guarantee says so. Directions are found on public texts; those of
+narrow rows, which have no noise then, may be found on the customer's, and the guarantee says so. What is
 spared is chosen on the customer's texts: by labels for a classifier, by attention for a language model.
 Threat model: the vendor knows everything here but the texts; it is told none of it, and can estimate eta and
 the spared tokens from what it gets.
@@ -157,7 +158,7 @@ def settle(
     """
     table_VD = front.parts.embedding.weight.detach().float().cpu().numpy()
     spared = _contributing(job, front, rows, len(table_VD))
-    basis, center = _directions(job, front, public)
+    basis, center = _directions(job, front, rows if job.noise.directions_of == "own" else public)
     settled = Settled(
         noise=job.noise,
         after_block=job.after_block,
@@ -282,21 +283,21 @@ def _received(front: Front, text: Sequence[int]) -> Floats:
 
 
 def _directions(
-    job: SplitJob, front: Front, public: Rows | None
+    job: SplitJob, front: Front, found_on: Rows | None
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
     """The directions [D][R] that the task's labels tell apart, or that the public model uses: by gradients,
-    where the customer has its blocks. And what a narrow row lies around [D]: the mean of public ones."""
+    where the customer has its blocks. And what a narrow row lies around [D]: the mean of those rows."""
     if job.noise.inside == 1 and not job.noise.narrow:
         return (), ()
-    if public is None:
+    if found_on is None:
         raise MisconfiguredError("this noise needs public texts to find its directions on")
-    if job.noise.directions_of == "task":
-        means_BD, labels_B = _means(front, public, len(public)), np.array(public.labels)
+    if job.noise.directions_of != "model":
+        means_BD, labels_B = _means(front, found_on, len(found_on)), np.array(found_on.labels)
         basis_DR = task_directions(means_BD, labels_B, job.noise.directions)
         return _plain(basis_DR), tuple(means_BD.mean(0).tolist()) if job.noise.narrow else ()
     whole = len(front.parts.blocks) > front.blocks
-    gradients_ND = _gradients(job, front, public) if whole else None
-    basis_DR = used_directions(_states(front, public), job.noise.directions, gradients_ND)
+    gradients_ND = _gradients(job, front, found_on) if whole else None
+    basis_DR = used_directions(_states(front, found_on), job.noise.directions, gradients_ND)
     return _plain(basis_DR), ()
 
 
