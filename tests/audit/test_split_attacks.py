@@ -350,6 +350,20 @@ def test_a_search_leaves_time_to_end_what_it_began(model: Any, monkeypatch: pyte
     assert 0.8e6 < left_s[0] < 0.95e6
 
 
+def test_a_descent_ends_when_its_time_does(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_s: list[float] = []
+
+    def stays(_optimiser: Any, _loss: Any, _steps: int, stop: float) -> int:
+        left_s.append(stop - time.monotonic())
+        return 1
+
+    monkeypatch.setattr(split_gradient, "descend", stays)
+    knowledge = public(model, 1)
+    assert split_gradient.attack(seen(knowledge, Law()), knowledge, DATA, 1e6, learn=1).value is not None
+    assert left_s
+    assert all(0.8e6 < one_s < 0.95e6 for one_s in left_s)
+
+
 def narrowed(directions: int, noise: Noise) -> Law:
     basis_DD, _ = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(5)))
     return Law(noise, narrow=(torch.full((WIDTH,), 0.1), basis_DD[:, :directions]))

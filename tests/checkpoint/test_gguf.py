@@ -28,6 +28,7 @@ from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.load import load
+from transom.checkpoint.source import Source
 from transom.errors import CheckpointError, NotYetError
 
 Key = tuple[str, int, bytes]
@@ -242,11 +243,9 @@ def test_a_thousand_mutations_are_refused_or_llama_cpps(whole_file: bytes, tmp_p
 
 def model_at(path: Path) -> Any:
     """The model of a file whatever its tokenizer, whose reader has mutations of its own."""
-    import transformers
-
     from transom.checkpoint.load import _read_gguf
 
-    return _read_gguf(path, transformers, torch, torch.float32).eval()
+    return _read_gguf(Source(str(path), "gguf", path), torch.float32, "causal-lm", None).eval()
 
 
 CHILD = """

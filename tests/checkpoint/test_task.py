@@ -104,8 +104,24 @@ def test_without_a_task_a_head_of_another_kind_is_still_refused(tmp_path: Path) 
         load(folder)
 
 
+@pytest.mark.parametrize("task", ["sequence-classification", "token-classification"])
+def test_a_gguf_is_loaded_for_classes_as_its_directory_is(llama: Path, gguf_file: Path, task: Any) -> None:
+    torch.manual_seed(0)
+    ours: Any = load(gguf_file, task=task, num_labels=3).model
+    torch.manual_seed(0)
+    again: Any = load(gguf_file, task=task, num_labels=3).model
+    theirs: Any = load(llama, task=task, num_labels=3).model
+    assert type(ours) is type(theirs)
+    assert_same_trunk(ours, theirs)
+    assert ours.score.weight.shape == (3, ours.config.hidden_size)
+    assert torch.equal(ours.score.weight, again.score.weight)  # new, and of the seed
+    assert 0 < float(ours.score.weight.abs().max()) < 1
+    ours.score.load_state_dict(theirs.score.state_dict())
+    torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits)
+
+
 def test_what_an_architecture_is_not_for_is_refused(llama: Path, bert: Path) -> None:
-    for folder, task in ((llama, "masked-lm"), (bert, "causal-lm"), ("smollm2", "sequence-classification")):
+    for folder, task in ((llama, "masked-lm"), (bert, "causal-lm"), ("smollm2", "masked-lm")):
         with pytest.raises(NotYetError, match=task):
             load(folder, task=task)  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ Does not protect against: a model that was trained to misbehave.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +20,7 @@ from transom.checkpoint.gguf_config import class_config, gguf_model
 from transom.checkpoint.gguf_weights import gguf_weights
 from transom.checkpoint.resolve import (
     MAKING,
+    TASKS,
     check_fit,
     is_tied,
     libraries,
@@ -127,9 +129,7 @@ def _leave_gradients(model: Any, patterns: Collection[str]) -> None:
 
 def _read(found: Source, dtype: Any, task: Task | None, num_labels: int | None) -> Any:
     if found.kind == "gguf":
-        if task not in (None, "causal-lm"):
-            raise NotYetError(f"a GGUF is read as causal-lm only, not as {task}; give its source model")
-        return _read_gguf(found.path, *libraries(), dtype)
+        return _read_gguf(found, dtype, task or "causal-lm", num_labels)
     tensors = stored_tensors(found.path)
     config = model_config(found, tensors)
     if num_labels is not None:
@@ -152,24 +152,37 @@ def _read(found: Source, dtype: Any, task: Task | None, num_labels: int | None) 
     return model
 
 
-def _read_gguf(path: Path, transformers: Any, torch: Any, dtype: Any) -> Any:
-    """A model of the head's class, filled with one dequantised weight after another."""
+def _read_gguf(found: Source, dtype: Any, task: Task, num_labels: int | None) -> Any:
+    """A model of the head's class, or of a task with a head that starts from torch's random numbers, filled
+    with one dequantised weight after another."""
     from transformers.initialization import no_init_weights
 
+    path, (transformers, torch) = found.path, libraries()
     head = read_gguf_head(path)
     described = gguf_model(head)
-    config = class_config(described)
-    with MAKING, no_init_weights():
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    config, speaks = class_config(described), task == "causal-lm"
+    if num_labels is not None:
+        config.num_labels = num_labels
+    auto = getattr(transformers, TASKS[task])
+    task_class(found, config, task)  # may be refused
+    with MAKING, no_init_weights() if speaks else nullcontext():
+        model = auto.from_config(config, dtype=dtype)
     class_name = type(model).__name__
     wanted = model.state_dict()
-    if config.tie_word_embeddings:
+    if speaks and config.tie_word_embeddings:
         del wanted["lm_head.weight"]
-    if wanted.keys() != described.weights.keys():
-        differing = sorted(wanted.keys() ^ described.weights.keys())
+    if not speaks:  # its own head is new, the file's is left
+        wanted = {
+            name: value for name, value in wanted.items() if name.startswith(f"{model.base_model_prefix}.")
+        }
+    there = described.weights.keys() - (set() if speaks else {"lm_head.weight"})
+    if wanted.keys() != there:
+        differing = sorted(wanted.keys() ^ there)
         raise NotYetError(f"{class_name} has not the weights of {path}, such as {differing[0]!r}")
     with torch.no_grad():
         for name, values in gguf_weights(head, described):
+            if name not in wanted:
+                continue
             if values.shape != wanted[name].shape:
                 raise NotYetError(f"{path}: {class_name} has another shape for {name!r}")
             wanted[name].copy_(values)

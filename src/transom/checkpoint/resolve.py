@@ -34,7 +34,7 @@ _SIDES = (
 _SHORT = 2**20  # a side that costs nothing, though a model may do without what it is the side of
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _OLD_NAMES = {"LLaMAForCausalLM": "LlamaForCausalLM"}
-_TASKS = {
+TASKS = {
     "causal-lm": "AutoModelForCausalLM",
     "masked-lm": "AutoModelForMaskedLM",
     "sequence-classification": "AutoModelForSequenceClassification",
@@ -155,7 +155,7 @@ def model_class(source: Source, config: Any) -> Any:
 def task_class(source: Source, config: Any, task: str) -> Any:
     """The class of the configuration's architecture for a task. Raises NotYetError."""
     transformers, _torch = libraries()
-    auto = getattr(transformers, _TASKS[task])
+    auto = getattr(transformers, TASKS[task])
     family = family_of({"model_type": config.model_type})
     sees_ahead = task == "causal-lm" and family is not None and not family.causal
     if sees_ahead or type(config) not in auto._model_mapping:

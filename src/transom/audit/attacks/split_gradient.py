@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 NAME = "bisr"
 _CANDIDATES, _BATCH, _RATE = 16, 32, 0.3
-_SHARE = 0.5  # of the budget, for the inverter
+_SHARE, _ENDS = 0.5, 0.9  # of the budget: for the inverter, and when no further step of a descent is taken
 __all__ = ["METRIC", "NAME", "attack"]
 
 
@@ -50,6 +50,7 @@ def attack(
 ) -> Finding:
     """Share of tokens named: `learn` steps or half of `budget_s` for the inverter, `steps` for each text."""
     started = time.monotonic()
+    stop = started + _ENDS * budget_s
     if gap := misfit(NAME, METRIC, target, knowledge, data):
         return gap
     if len(knowledge.texts) < FEWEST:
@@ -64,10 +65,11 @@ def attack(
     searched = 0
     if knowledge.after_block:
         for places in by_length(target.means, _BATCH):
-            if time.monotonic() > started + budget_s:
+            if time.monotonic() > stop:
                 break
             some = [starts[place] for place in places]
-            found = _refined(target, knowledge, [target.means[place] for place in places], some, steps)
+            means = [target.means[place] for place in places]
+            found = _refined(target, knowledge, means, some, steps, stop)
             guesses |= dict(zip(places, found, strict=True))
             searched += len(places)
     used = "states and gradients at the top" if backward else "states"
@@ -107,9 +109,14 @@ def _told(target: Seen, knowledge: Public, place: int, log_TV: torch.Tensor) -> 
 
 
 def _refined(
-    target: Seen, knowledge: Public, states: list[torch.Tensor], starts: list[_Start], steps: int
+    target: Seen,
+    knowledge: Public,
+    states: list[torch.Tensor],
+    starts: list[_Start],
+    steps: int,
+    stop: float,
 ) -> list[tuple[int, ...]]:
-    """The likelier of start and end of a descent, of each text."""
+    """The likelier of start and end of a descent, of each text; it ends at `stop` if need be."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -128,7 +135,7 @@ def _refined(
         return (cost_BT * real_BT).sum(1)
 
     optimiser = torch.optim.Adam([weight_BTK], lr=_RATE)
-    descend(optimiser, lambda: cost_B(weight_BTK.softmax(2)).sum(), steps, float("inf"))
+    descend(optimiser, lambda: cost_B(weight_BTK.softmax(2)).sum(), steps, stop)
     count = ids_BTK.shape[2]
     ends = [torch.zeros_like(ids_BTK[..., 0]), weight_BTK.detach().argmax(2)]
     with torch.no_grad():
