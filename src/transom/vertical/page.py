@@ -134,7 +134,7 @@ def _promise(report: Mapping[str, Any]) -> Said:
         figures.append(("mu of the whole run (Gaussian differential privacy)", f"{noise['mu']:.4g}"))
     if "releases_of_a_row_at_most" in noise:
         figures.append(
-            ("times that a row's embedding was released, at most", str(noise["releases_of_a_row_at_most"]))
+            ("times that a row's embedding is released at most", str(noise["releases_of_a_row_at_most"]))
         )
     if not guarantee:
         return Said("What is promised", ("Nothing left.",), tuple(figures))
