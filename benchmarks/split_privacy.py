@@ -35,6 +35,7 @@ and three times the epochs, hides no text from who trains.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -104,8 +105,10 @@ class Point:
     seed: int
 
     def key(self, sizes: Sizes) -> str:
-        """Its name in the file of points."""
-        return "/".join(map(str, (*vars(self).values(), *vars(sizes).values())))
+        """Its name in the file of points, by all that it is made of."""
+        of = repr((METHODS[self.method], train_of(self, sizes)))
+        digest = hashlib.sha256(of.encode()).hexdigest()[:8]
+        return "/".join(map(str, (*vars(self).values(), *vars(sizes).values(), digest)))
 
 
 @dataclass(frozen=True)
@@ -145,20 +148,28 @@ METHODS: Mapping[str, Noise] = {
     "santext+": Noise(),
     "opacus-lora": Noise(),
 }
+RIVALS = ("santext+", "opacus-lora")
 BARE = ("none", "none-longer", "pooled", "narrow", "narrow-16", "narrow-own")
 LEVELS = {name: (15.0, 25.0, 40.0) if "task" in name else (60.0, 80.0, 110.0) for name in METHODS}
 LEVELS |= {"pooled-noise": (800.0, 400.0, 200.0), "pooled-task": (400.0, 150.0, 50.0)}
 LEVELS |= {"narrow-gaussian": (0.25, 0.5, 1.0), "santext+": (16.0, 20.0, 24.0), "opacus-lora": (8.0, 3.0)}
 
 
+def train_of(point: Point, sizes: Sizes) -> Train:
+    of = Train(epochs=sizes.epochs, seed=point.seed)
+    if point.method == "opacus-lora":
+        return replace(of, batch_rows=256, epochs=3 * sizes.epochs, learning_rate=3e-3)
+    longer = METHODS[point.method].pool or point.method == "none-longer"
+    return replace(of, epochs=3 * sizes.epochs) if longer else of
+
+
 def job_of(point: Point, sizes: Sizes) -> SplitJob:
     folder = Path(os.environ["TRANSOM_DATA"]) / "sst2"
-    longer = METHODS[point.method].pool or point.method == "none-longer"
     data = Data(folder / "train.tsv", folder / "dev.tsv", "sentence", "label", max_tokens=64)
     return SplitJob(
         name="sst2", model=point.model, task="classification", labels=("0", "1"), layout="customer",
         after_block=point.after_block, noise=METHODS[point.method], data=data,
-        train=Train(epochs=sizes.epochs * (3 if longer else 1), seed=point.seed),
+        train=train_of(point, sizes),
     )  # fmt: skip
 
 
@@ -328,7 +339,7 @@ def measured(point: Point, sizes: Sizes, device: str) -> dict[str, Any]:
     """One point of the frontier."""
     job = job_of(point, sizes)
     corpus = corpus_of(point.model, sizes)
-    if point.method in ("santext+", "opacus-lora"):
+    if point.method in RIVALS:
         return {**vars(point), **rivals(point, job, corpus, sizes, device)}
     privatise = privatiser(job, front_of(point.model, point.after_block), corpus, point.level)
     row: dict[str, Any] = {**vars(point), "eta": privatise.settled.eta}
@@ -346,8 +357,7 @@ def rivals(point: Point, job: SplitJob, corpus: Corpus, sizes: Sizes, device: st
         model = load_model(job).model
         vendor = make_vendor(model, replace(job, layout="vendor"), schedule(job.train, len(corpus.train)))
         trained = list(vendor.learner.parameters.values())
-        larger = replace(job.train, batch_rows=256, epochs=3 * job.train.epochs, learning_rate=3e-3)
-        found = dp_sgd(model, trained, corpus.train, corpus.dev, larger, point.level)
+        found = dp_sgd(model, trained, corpus.train, corpus.dev, job.train, point.level)
         return {"accuracy": found, "ep_nn": 0.0}
     front = front_of(point.model, point.after_block)
     way = Santext(front.parts.embedding.weight.detach().float(), corpus.public, point.level)
@@ -362,7 +372,7 @@ def rivals(point: Point, job: SplitJob, corpus: Corpus, sizes: Sizes, device: st
 def gains(rows: Sequence[Mapping[str, Any]], loss: float = 0.01) -> dict[str, float]:
     """For `ep` and each attack: the most points gained over no noise, for at most this loss of accuracy."""
     means: dict[tuple[Any, ...], dict[str, float]] = {}
-    for of in {(row["method"], row["level"]) for row in rows}:
+    for of in {(row["method"], row["level"]) for row in rows if row["method"] not in RIVALS}:
         alike = [row for row in rows if (row["method"], row["level"]) == of]
         told = next((row for row in alike if row["seed"] == 0), {})
         means[of] = {**told, "accuracy": float(np.mean([row["accuracy"] for row in alike]))}
@@ -419,6 +429,8 @@ def main() -> None:
     args = flags.parse_args()
     if "TRANSOM_DATA" not in os.environ:
         sys.exit("set TRANSOM_DATA to the folder that holds sst2/train.tsv and sst2/dev.tsv")
+    if args.after_block and set(RIVALS) & set(args.method or METHODS):
+        sys.exit(f"{' and '.join(RIVALS)} are not cut after a block; name other methods")
     if args.quick:
         args.method, args.level = args.method or ["none", "sap"], args.level or [50.0]
     kept: dict[str, Any] = json.loads(POINTS.read_text()) if POINTS.exists() and not args.quick else {}

@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
-from transom.errors import NeverError
+from transom.errors import CheckpointError, MisconfiguredError, NeverError
 from transom.privacy.account import gaussian
 from transom.privacy.guarantee import price, released
-from transom.split import run
+from transom.split import run, settle
 from transom.split.job import Noise
 from transom.split.messages import request as real_request
 from transom.split.privatise import Privatiser, guarantee
@@ -151,26 +151,77 @@ def test_what_is_said_of_a_narrow_row(bert: Path) -> None:
     assert (told.kind, told.discloses) == ("empirical", ())
     assert "3 numbers a text" in told.assumptions[0]
     report = Privatiser(found, SECRET, RUN).report()
-    assert (report["directions"], report["nearest_is_of"]) == (3, "means of texts, in the directions")
+    assert (report["directions"], report["nearest_is_of"]) == (3, "two texts, at the median distance")
     assert "in the task's directions" in report["sent"]
-    job = job_of(bert, **{name: getattr(found.noise, name) for name in vars(found.noise)})
-    assert settled_from(found.to_bytes(), replace(job, after_block=1)) == found
 
 
 def test_directions_of_the_own_rows_are_theirs_and_said_to_leave(bert: Path) -> None:
-    """Public rows have no part in them, and need not be there."""
+    """Public rows have no part in them, and need not be there. With few rows a fit names any labels."""
     job = replace(job_of(bert, pool=True, narrow=True, directions=2, directions_of="own"), after_block=1)
-    own = settled(job, PUBLIC)
+    many = rows_of(1, 128)
+    own = settled(job, many)
     as_public = replace(job, noise=replace(job.noise, directions_of="task", public=Path("p")))
-    named = settled(as_public, rows_of(0, 6), public=PUBLIC)
+    named = settled(as_public, rows_of(0, 6), public=many)
     assert (own.basis, own.center) == (named.basis, named.center)
     assert guarantee(named).discloses == ()
-    assert any("directions" in one for one in guarantee(own).discloses)
+    assert any("the label of each text" in one for one in guarantee(own).discloses)
+    with pytest.raises(MisconfiguredError, match="127 rows by heart.* want 128 rows"):
+        settled(job, rows_of(1, 127))
+
+
+def test_more_directions_than_a_file_keeps_are_refused_before_a_step(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "_MOST_NUMBERS", 95)
+    with pytest.raises(MisconfiguredError, match="3 directions of 32 numbers.* take 2 or fewer"):
+        narrow(bert)
+
+
+def test_kept_directions_that_are_not_the_jobs_are_refused(bert: Path) -> None:
+    """Without a center a narrow row would leave whole."""
+    found = narrow(bert)
+    job = replace(job_of(bert, **vars(found.noise)), after_block=1)
+    assert settled_from(found.to_bytes(), job) == found
+    for broken in (
+        {"center": ()}, {"center": found.center[:-1]},
+        {"basis": ()}, {"basis": found.basis[:-1]},
+        {"basis": (*found.basis[:-1], found.basis[-1][:-1])},
+        {"basis": tuple(row[:2] for row in found.basis)},
+    ):  # fmt: skip
+        with pytest.raises(CheckpointError, match="not this job's"):
+            settled_from(replace(found, **broken).to_bytes(), job)  # type: ignore[arg-type]
+    shaped = job_of(bert, kind="d_chi", eta=3.0, inside=0.5, directions=3, public=Path("p"))
+    kept = settled(shaped, rows_of(0, 6), public=PUBLIC)
+    with pytest.raises(CheckpointError, match="not this job's"):
+        settled_from(replace(kept, basis=()).to_bytes(), shaped)
+
+
+def test_in_a_few_directions_metric_privacy_is_of_texts_that_lie_apart(bert: Path) -> None:
+    """Of so many texts some two lie side by side there, which says nothing of others."""
+    found = narrow(bert, kind="d_chi", eta=1.0)
+    front = front_of(replace(job_of(bert), after_block=1))
+    with torch.no_grad():
+        told_NR = np.concatenate(
+            [
+                found.ready(
+                    found.pooled(front(torch.tensor([text]), torch.ones(1, len(text)).long())[0].numpy())
+                )
+                for text in PUBLIC.ids
+            ]
+        )
+    apart_N = np.linalg.norm(told_NR[:, None] - told_NR[None], axis=2)[np.triu_indices(60, 1)]
+    assert found.nearest == pytest.approx(float(np.median(apart_N)), rel=0.05)
+    strict, loose = (replace(found, eta=eta / found.nearest) for eta in (3.0, 12.0))
+    assert (guarantee(strict).kind, guarantee(loose).kind) == ("metric-dp", "empirical")
+    assert "two texts, at the median distance" in guarantee(loose).assumptions[0]
 
 
 @pytest.mark.parametrize("of", ["task", "own"])
-def test_a_narrow_run_learns_and_predicts_as_it_ended(bert: Path, tmp_path: Path, of: Any) -> None:
+def test_a_narrow_run_learns_and_predicts_as_it_ended(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: Any
+) -> None:
     """With the files of a real run."""
+    monkeypatch.setattr(settle, "_ROWS_A_NUMBER", 0)  # 22 rows
     job = run_job(bert, "classification", tmp_path, after_block=1)
     assert job.data is not None
     public = job.data.train if of == "task" else None

@@ -128,7 +128,8 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Narrow:
-    """What of rows passes: their part in the span of orthonormal `basis_DR`, around a public `center_D`."""
+    """What of rows passes: their part in the span of orthonormal `basis_DR`, around `center_D`. The receiver
+    knows both: rows in the span tell of it."""
 
     center_D: Floats
     basis_DR: Floats
@@ -207,6 +208,7 @@ def d_chi_guarantee(
     releases: int = 1,
     spared: str = "",
     unit: str = _TOKEN,
+    between: str = "",
 ) -> Guarantee:
     """What d_chi promises of one row, which holds `unit`, that is released so often.
 
@@ -223,8 +225,8 @@ def d_chi_guarantee(
     if releases < 1:
         raise MisconfiguredError(f"a row is released at least once, got {releases}")
     epsilon = math.nextafter(eta / inside * releases, math.inf)
-    rows = "tokens" if unit == _TOKEN else "rows"
-    told = f"eta {eta:g}, released {releases} times: {epsilon * nearest:.3g} between two nearest {rows}"
+    between = between or ("two nearest tokens" if unit == _TOKEN else "two nearest rows")
+    told = f"eta {eta:g}, released {releases} times: {epsilon * nearest:.3g} between {between}"
     if spared or not epsilon * nearest <= MOST_METRIC:
         why = "tokens with less noise are told by its length" if spared else "d_chi's bound is void there"
         return Guarantee(

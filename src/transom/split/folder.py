@@ -83,7 +83,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 def keep_noise(folder: Path, privatise: Privatiser) -> None:
     """So that what is asked later has the noise of the run. Raises MisconfiguredError."""
     kept = _KeptNoise(privatise.run, privatise.secret.hex(), privatise.settled)
-    write_file(folder / "noise.json", _json(to_plain(kept)), mode=0o600)
+    write_file(folder / "noise.json", json.dumps(to_plain(kept)).encode(), mode=0o600)  # it may be long
 
 
 def kept_noise(folder: Path, job: SplitJob) -> Privatiser:

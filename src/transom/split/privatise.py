@@ -54,7 +54,11 @@ _POOLED = "one row a text: the mean of its tokens' states, with the noise"
 _NARROWED = "one row a text: the part of the mean of its states in the task's directions, with the noise"
 _MEAN = "the mean of a text's states tells of its words, whatever their order; audit it"
 _FEW = "they tell of it what tells the classes, and of its words what goes with that; audit it"
-_OWN = "the directions, and the mean around which rows lie: what tells the classes of all texts together"
+_OWN = (
+    "the label of each text that is trained on, as far as the directions fit it, which were found on these "
+    "labels; the directions themselves, and the mean around which rows lie"
+)
+_TYPICAL = "two texts, at the median distance"  # in a few directions some two always lie side by side
 _NOT_MEASURED = (
     "after a block the nearest neighbour among embeddings reads nothing, which is no privacy: an inverter "
     "that is trained on public texts may; audit it"
@@ -183,8 +187,9 @@ def guarantee(settled: Settled) -> Guarantee:
     eta = settled.eta or math.nan
     if noise.pool:
         return d_chi_guarantee(
-            eta, settled.nearest, inside=noise.inside, releases=settled.releases, unit=TEXT
-        )
+            eta, settled.nearest, inside=noise.inside, releases=settled.releases, unit=TEXT,
+            between=_TYPICAL if noise.narrow else "",
+        )  # fmt: skip
     if settled.after_block:
         return _empirical(
             f"eta {eta:g}, released {settled.releases} times, {_bound(settled):.3g} between nearest "
@@ -210,7 +215,7 @@ def _sent(noise: Noise) -> str:
 
 def _nearest_is_of(settled: Settled) -> str:
     if settled.noise.narrow:
-        return "means of texts, in the directions"
+        return _TYPICAL
     if settled.noise.pool:
         return "means of texts"
     return "states of texts" if settled.after_block else "embeddings"

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _TOKENS = 1024  # that privacy is measured on: a standard error of at most 0.016
 _TEXTS = 256  # that a model is run on, for attention, directions and distances
 _TEXTS_AT_ONCE = 8
+_MOST_NUMBERS = 2**17  # of a basis, which is kept as JSON
+_ROWS_A_NUMBER = 4  # of a row: with as many rows as numbers a linear fit names random labels
 _RANGE = (1e-3, 1e2)  # of eta, in units of sqrt(width) / nearest distance: nothing is seen, and everything
 
 
@@ -62,11 +64,11 @@ class Settled:
 
     `nearest` is the distance that eta is multiplied by: from a token's embedding to the nearest other one,
     after a block from a state to the nearest other one of some texts, with `pool` from a text's mean to the
-    nearest other one. `releases` is how often a row goes with noise of its own at most, `longest` how many
-    tokens a text has at most. `basis` [D][R] is empty without directions, `center` [D], the public texts'
-    mean, but with `narrow`. `measured` is empty where the nearest neighbour measures nothing. To denoise:
-    `common` are tokens of public texts and how often each comes, `before` and `after` how many of each text's
-    first and last tokens are the tokenizer's own.
+    nearest other one, with `narrow` to the median other one. `releases` is how often a row goes with noise of
+    its own at most, `longest` how many tokens a text has at most. `basis` [D][R] is empty without directions,
+    `center` [D], the mean of the texts that they were found on, but with `narrow`. `measured` is empty where
+    the nearest neighbour measures nothing. To denoise: `common` are tokens of public texts and how often each
+    comes, `before` and `after` how many of each text's first and last tokens are the tokenizer's own.
     """
 
     noise: Noise
@@ -89,12 +91,12 @@ class Settled:
     @property
     def shape(self) -> Shape | None:
         """The noise's shape, if it has one."""
-        return Shape(np.array(self.basis), self.noise.inside) if self.basis and not self.center else None
+        return Shape(np.array(self.basis), self.noise.inside) if self.noise.inside != 1 else None
 
     @property
     def narrow(self) -> Narrow | None:
         """What alone passes of a text's row, if not all does."""
-        return Narrow(np.array(self.center), np.array(self.basis)) if self.center else None
+        return Narrow(np.array(self.center), np.array(self.basis)) if self.noise.narrow else None
 
     def etas(self, ids_N: Ints) -> Floats:
         """The eta of each token's noise [N]."""
@@ -144,6 +146,13 @@ def settled_from(data: bytes, job: SplitJob) -> Settled:
     before = (replace(found.noise, public=None), found.after_block, found.changing)
     if before != (replace(job.noise, public=None), job.after_block, job.return_gradient):
         raise CheckpointError("the noise kept of the run is not this job's; restore the job, or begin anew")
+    directions = found.noise.directions if found.noise.narrow or found.noise.inside != 1 else 0
+    center = len(found.basis) if found.noise.narrow else 0
+    if (len(found.center), {len(row) for row in found.basis}) != (center, {directions} - {0}):
+        raise CheckpointError(
+            f"the noise kept of the run has {len(found.basis)} rows of directions and a mean of "
+            f"{len(found.center)} numbers, which are not this job's; restore it, or begin the run anew"
+        )
     return found
 
 
@@ -177,6 +186,8 @@ def settle(
     )
     if job.noise.pool:
         seen_ND = settled.ready(_means(front, public or rows, _TEXTS))
+        if job.noise.narrow:
+            return replace(settled, nearest=_typical_distance(seen_ND))
     else:
         seen_ND = settled.ready(_states(front, public or rows) if job.after_block else table_VD)
     settled = replace(settled, nearest=nearest_distance(seen_ND))
@@ -291,6 +302,17 @@ def _directions(
         return (), ()
     if found_on is None:
         raise MisconfiguredError("this noise needs public texts to find its directions on")
+    width, count = front.parts.width, job.noise.directions
+    if count * width > _MOST_NUMBERS:
+        raise MisconfiguredError(
+            f"{count} directions of {width} numbers are more than the {_MOST_NUMBERS} that are kept; take "
+            f"{_MOST_NUMBERS // width} or fewer"
+        )
+    if job.noise.directions_of == "own" and len(found_on) < _ROWS_A_NUMBER * width:
+        raise MisconfiguredError(
+            f"directions of {width} numbers fit the labels of {len(found_on)} rows by heart, and would give "
+            f"them away; they want {_ROWS_A_NUMBER * width} rows, or directions_of: task"
+        )
     if job.noise.directions_of != "model":
         means_BD, labels_B = _means(front, found_on, len(found_on)), np.array(found_on.labels)
         basis_DR = task_directions(means_BD, labels_B, job.noise.directions)
@@ -301,19 +323,28 @@ def _directions(
     return _plain(basis_DR), ()
 
 
+def _typical_distance(rows_ND: Floats) -> float:
+    """The median distance of two rows: the nearest are at any distance where there are few directions."""
+    from scipy.spatial.distance import pdist
+
+    return float(np.median(pdist(rows_ND)))
+
+
 def _plain(basis_DR: Floats) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, basis_DR.tolist()))
 
 
 def _means(front: Front, rows: Rows, most: int) -> Floats:
-    """The mean state [B, D] of some texts, without the tokenizer's own tokens."""
+    """The mean state [B, D] of some texts, as `Settled.pooled`."""
     import torch
 
-    specials, means = torch.tensor(sorted(rows.specials)), []
+    means, (before, after) = [], rows.frame
     with torch.no_grad():
         for ids_BT, mask_BT in _batches(front, rows, most):
-            counts_BT1 = (mask_BT * ~torch.isin(ids_BT.cpu(), specials).to(mask_BT.device))[..., None]
-            means.append((front(ids_BT, mask_BT) * counts_BT1).sum(1) / counts_BT1.sum(1).clamp(min=1))
+            places_BT = mask_BT.cumsum(1) * mask_BT  # from 1; rows are padded on the right
+            inner_BT = (places_BT > before) & (places_BT <= mask_BT.sum(1, keepdim=True) - after)
+            counts_BT1 = torch.where(inner_BT.any(1, keepdim=True), inner_BT, mask_BT != 0)[..., None]
+            means.append((front(ids_BT, mask_BT) * counts_BT1).sum(1) / counts_BT1.sum(1))
     return np.asarray(torch.cat(means).float().cpu().numpy())
 
 
