@@ -329,7 +329,7 @@ def test_the_row_of_a_text_tells_its_words(model: Any, law: Law) -> None:
     assert found.value > found.baseline + 0.2, found
     assert found.n == sum(len(text) - 1 for text in PLAIN[:3])
     kinds = split_attribute.attack(target, knowledge, DATA, NO_HURRY_S, kind="pooled", steps=60)
-    assert kinds.value > 0.9
+    assert kinds.value > 0.8
 
 
 def test_a_swamped_row_of_a_text_tells_what_all_texts_hold(model: Any) -> None:

@@ -37,7 +37,7 @@ Floats = NDArray[Any]  # float32 or float64
 MOST_METRIC = 10.0  # eta times the distance of nearest tokens: odds of e^10 = 22,000 are no protection
 _RIDGE = 0.01  # of a direction's mean variance
 _LEAST_SHARE = 0.01  # of what a direction tells: below it a sample's covariance is not to be trusted
-_TOKEN, TEXT = "one token's vector", "one text's mean"
+_TOKEN, TEXT = "one token's vector", "one text's row"
 _OF_A_TOKEN = (
     "a row depends on its own token alone, as at the embedding; after a block each token moves every row of "
     "its text, and their costs add up",

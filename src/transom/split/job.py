@@ -59,7 +59,7 @@ class Noise:
     denoise: Annotated[bool, "Send the rows that the noisy ones let expect; the vendor learns from them."] = (
         False
     )
-    pool: Annotated[bool, "Send one row a text, the mean of its tokens' states."] = False
+    pool: Annotated[bool, "Send one row a text: its states' mean, of a causal model the last one."] = False
     narrow: Annotated[bool, "Of a text's one row send the part in the directions alone."] = False
 
     def problems(self) -> Iterator[str]:

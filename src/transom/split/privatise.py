@@ -9,9 +9,10 @@ Threat model: the vendor keeps all that it gets and knows model, law and setting
 Does not protect: the number of tokens of each text; gradients and labels, which are not states; that a text
 of no file is asked again, which equal bytes show; after a block, states whose last bits differ with the batch
 that they were computed in.
-With `pool` a text leaves as one row, the mean of its tokens' states: neither their number nor the
-state of any one leaves, and what the noise promises of a row it promises of the whole text. With `narrow`
-only its part in the task's directions does: a few numbers a text, which is where the noise is, too.
+With `pool` a text leaves as one row, the mean of its tokens' states, of a causal model the last one, which
+alone has seen them all: their number does not leave, and what the noise promises of a row it promises of the
+whole text. With `narrow` only its part in the task's directions does: a few numbers a text, which is where
+the noise is, too.
 Source: Shen et al., arXiv 2312.15603; Balle and Wang 2018 (Gaussian). Pooling at the cut is own.
 
 Shapes: B batch, T tokens, D width.
@@ -50,9 +51,10 @@ _COMPUTED = (
 )
 _NOISY = "the noisy rows"
 _EXPECTED = "of each noisy row what it lets expect, which tells of a text nothing that the noisy row does not"
-_POOLED = "one row a text: the mean of its tokens' states, with the noise"
-_NARROWED = "one row a text: the part of the mean of its states in the task's directions, with the noise"
-_MEAN = "the mean of a text's states tells of its words, whatever their order; audit it"
+_ROW = "one row a text, the mean of its tokens' states or, of a causal model, the last one"
+_POOLED = f"{_ROW}: with the noise"
+_NARROWED = f"{_ROW}: its part in the task's directions, with the noise"
+_MEAN = "the row of a text tells of its words, whatever their order; audit it"
 _FEW = "they tell of it what tells the classes, and of its words what goes with that; audit it"
 _OWN = (
     "the label of each text that is trained on, as far as the directions fit it, which were found on these "
@@ -217,7 +219,7 @@ def _nearest_is_of(settled: Settled) -> str:
     if settled.noise.narrow:
         return _TYPICAL
     if settled.noise.pool:
-        return "means of texts"
+        return "rows of texts"
     return "states of texts" if settled.after_block else "embeddings"
 
 

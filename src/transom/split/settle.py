@@ -68,7 +68,8 @@ class Settled:
     its own at most, `longest` how many tokens a text has at most. `basis` [D][R] is empty without directions,
     `center` [D], the mean of the texts that they were found on, but with `narrow`. `measured` is empty where
     the nearest neighbour measures nothing. To denoise: `common` are tokens of public texts and how often each
-    comes, `before` and `after` how many of each text's first and last tokens are the tokenizer's own.
+    comes, `before` and `after` how many of each text's first and last tokens are the tokenizer's own. `last`:
+    see `pooled`.
     """
 
     noise: Noise
@@ -87,6 +88,7 @@ class Settled:
     common: tuple[tuple[int, int], ...] = ()
     before: int = 0
     after: int = 0
+    last: bool = False
 
     @property
     def shape(self) -> Shape | None:
@@ -109,10 +111,11 @@ class Settled:
         return np.asarray((places_N < self.before) | (places_N >= length - self.after))
 
     def pooled(self, states_ND: Floats) -> Floats:
-        """The row [1, D] of a text that goes with `pool`: the mean of its tokens' states, the tokenizer's own
-        left out where there are others."""
+        """The row [1, D] of a text that goes with `pool`: the mean of its tokens' states or the `last`
+        one; the tokenizer's own are left out where there are others."""
         own_N = self.framed(len(states_ND))
-        return np.asarray(states_ND[~own_N if not own_N.all() else own_N].mean(0, keepdims=True))
+        inner_ND = states_ND[~own_N if not own_N.all() else own_N]
+        return np.asarray(inner_ND[-1:] if self.last else inner_ND.mean(0, keepdims=True))
 
     def ready(self, rows_ND: Floats) -> Floats:
         """The rows that noise is added to: of narrow ones the coordinates; the Gaussian's are clipped."""
@@ -183,11 +186,14 @@ def settle(
         common=_common(public) if public and job.noise.denoise else (),
         before=rows.frame[0],
         after=rows.frame[1],
+        last=job.noise.pool and front.parts.family.causal,
     )
     if job.noise.pool:
         seen_ND = settled.ready(_means(front, public or rows, _TEXTS))
         if job.noise.narrow:
-            return replace(settled, nearest=_typical_distance(seen_ND))
+            from scipy.spatial.distance import pdist
+
+            return replace(settled, nearest=float(np.median(pdist(seen_ND))))
     else:
         seen_ND = settled.ready(_states(front, public or rows) if job.after_block else table_VD)
     settled = replace(settled, nearest=nearest_distance(seen_ND))
@@ -323,19 +329,12 @@ def _directions(
     return _plain(basis_DR), ()
 
 
-def _typical_distance(rows_ND: Floats) -> float:
-    """The median distance of two rows: the nearest are at any distance where there are few directions."""
-    from scipy.spatial.distance import pdist
-
-    return float(np.median(pdist(rows_ND)))
-
-
 def _plain(basis_DR: Floats) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, basis_DR.tolist()))
 
 
 def _means(front: Front, rows: Rows, most: int) -> Floats:
-    """The mean state [B, D] of some texts, as `Settled.pooled`."""
+    """The row [B, D] of some texts, as `Settled.pooled`."""
     import torch
 
     means, (before, after) = [], rows.frame
@@ -343,7 +342,10 @@ def _means(front: Front, rows: Rows, most: int) -> Floats:
         for ids_BT, mask_BT in _batches(front, rows, most):
             places_BT = mask_BT.cumsum(1) * mask_BT  # from 1; rows are padded on the right
             inner_BT = (places_BT > before) & (places_BT <= mask_BT.sum(1, keepdim=True) - after)
-            counts_BT1 = torch.where(inner_BT.any(1, keepdim=True), inner_BT, mask_BT != 0)[..., None]
+            inner_BT = torch.where(inner_BT.any(1, keepdim=True), inner_BT, mask_BT != 0)
+            if front.parts.family.causal:
+                inner_BT &= places_BT == (places_BT * inner_BT).max(1, keepdim=True).values
+            counts_BT1 = inner_BT[..., None]
             means.append((front(ids_BT, mask_BT) * counts_BT1).sum(1) / counts_BT1.sum(1))
     return np.asarray(torch.cat(means).float().cpu().numpy())
 

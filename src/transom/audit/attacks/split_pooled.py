@@ -1,4 +1,4 @@
-"""Words out of a text's one row: with `noise.pool` a text leaves as the mean of its states, with noise.
+"""Words out of a text's one row: with `noise.pool` a text leaves as the mean of its states or the last.
 
 `eia/bag` learns from public texts, passed through the front, pooled and noised by the same law, which words a
 row tells of. `eia/search` goes on from there: it changes words and their order until the text's own mean lies
@@ -72,8 +72,8 @@ class Means(sentences.Encoder):
         rows_TD = self.table_VE[torch.tensor(framed)].clone().requires_grad_()
         inner = slice(before, len(framed) - after)
         states_TD = self.knowledge.front.from_rows(rows_TD[None], torch.ones(1, len(framed)).long())[0]
-        mean_1D = self.target.law.told(states_TD[inner].float().mean(0, keepdim=True))
-        like = (self.unit(mean_1D) @ goal_D).sum()
+        row_1D = self.target.law.told(self.knowledge.row_of(states_TD.float()))
+        like = (self.unit(row_1D) @ goal_D).sum()
         (slope_TD,) = torch.autograd.grad(like, rows_TD)
         return slope_TD[inner], rows_TD.detach()[inner]
 
@@ -149,7 +149,7 @@ def _score(name: str, guesses: Texts, truth: Texts, data: Private, note: str) ->
     others = [(pairs[place - 1][0], text) for place, (_, text) in enumerate(pairs)]
     interval, value = clustered_interval(hits_B, sizes_B), float(hits_B.sum() / sizes_B.sum())
     dealt = sum(_shared(guess, text) for guess, text in others) / int(sizes_B.sum())
-    shown = examples(guesses, Truth(data.texts[: len(guesses)], data.decode), "the mean of its states")
+    shown = examples(guesses, Truth(data.texts[: len(guesses)], data.decode), "its row")
     return measured(
         name, METRIC, value, interval, baseline=float(dealt), n=int(sizes_B.sum()), note=note, examples=shown
     )

@@ -133,8 +133,8 @@ class Public:
     """What the vendor knows: the model, after which block it is cut, public texts as ids with the tokenizer's
     own tokens, their attributes where it has labelled ones, and the labels of a few of the target's texts.
 
-    `frame` is given where a text leaves as one row, the mean of its states (`noise.pool`): how many of its
-    first and last tokens are the tokenizer's own, which the mean leaves out."""
+    `frame` is given where a text leaves as one row (`noise.pool`): how many of its first and last tokens are
+    the tokenizer's own, which have no part in it."""
 
     model: Any
     after_block: int
@@ -168,7 +168,15 @@ class Public:
     def crossing(self, texts: Texts) -> tuple[torch.Tensor, ...]:
         """The same of any texts."""
         states = states_of(self.front, texts)
-        return states if self.frame is None else tuple(mean_of(one, self.frame) for one in states)
+        return states if self.frame is None else tuple(map(self.row_of, states))
+
+    def row_of(self, states_TD: torch.Tensor) -> torch.Tensor:
+        """The one row [1, D] as which a text leaves: the mean of its states but for so many first and last
+        ones, where there are others; of a causal model the last of them."""
+        before, after = self.frame or (0, 0)
+        inner_TD = states_TD[before : len(states_TD) - after]
+        inner_TD = inner_TD if len(inner_TD) else states_TD
+        return inner_TD[-1:] if self.front.parts.family.causal else inner_TD.mean(0, keepdim=True)
 
     @cached_property
     def around(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -229,13 +237,6 @@ def states_of(front: Front, texts: Texts) -> tuple[torch.Tensor, ...]:
     return tuple(found[place] for place in range(len(texts)))
 
 
-def mean_of(states_TD: torch.Tensor, frame: tuple[int, int]) -> torch.Tensor:
-    """The mean [1, D] of a text's states but for so many first and last ones, where there are others."""
-    before, after = frame
-    inner_TD = states_TD[before : len(states_TD) - after]
-    return (inner_TD if len(inner_TD) else states_TD).mean(0, keepdim=True)
-
-
 def _put_in(texts: Texts, ids_U: Ints) -> Texts:
     """Texts like these with all `ids_U` in them, each once; the last may be met again."""
     frames, made, ids = cycle(text for text in texts if len(text) > 2), [], ids_U.tolist()
@@ -278,7 +279,7 @@ def misfit(
     """A finding "not run" where states, model and truth do not belong together or are no numbers; or where
     each text left as one row, unless the attack is one `of_texts`."""
     if knowledge.frame is not None and not of_texts:
-        return not_run(name, metric, "each text left as one row, the mean of its states; try eia/bag")
+        return not_run(name, metric, "each text left as one row; try eia/bag")
     rows_, seen = Rows(target.means, target.law.noise), data.texts
     if knowledge.frame is not None:
         seen = tuple(text[:1] for text in seen)
