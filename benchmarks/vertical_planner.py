@@ -278,7 +278,7 @@ def main() -> None:
     rows, begun_s = [], time.monotonic()
     with tempfile.TemporaryDirectory() as kept:
         folder = Path(kept)
-        base = jobs_of("credit", SETS["credit"], folder, "pubsub", 10)
+        base = jobs_of("credit", SETS["credit"], folder, "pubsub", 10, 256)
         parts = load_here(base)
         for name in args.scenes[:1] if args.quick else args.scenes:
             scene = SCENES[name]

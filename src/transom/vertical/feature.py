@@ -322,7 +322,7 @@ class FeatureSide(Side):
         self._evaluation, evaluated = None, self.now.evaluated + 1
         ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs
         self.now = replace(self.now, evaluated=evaluated, evaluation=(0, 0), ends=ends)
-        self.keep(talk)
+        self.due = self.due or talk.is_full  # the verdict is durable there, and is told again if need be
         self.told("evaluated")
 
     def _end(self, talk: Talk) -> bool:
