@@ -217,15 +217,33 @@ def test_gradients_give_labels_away_and_noise_hides_them(classes: int, covers: A
     knowledge = Public(None, 0, (), known=known)
     data = Private(((1, 2),) * 300, tuple(labels.tolist()))
     target = Seen((), top_gradients=gradients_of(labels, classes, seed=8))
-    bare = split_labels.attack(target, knowledge, data, 1.0)
+    bare = split_labels.attacks()[0].attack(target, knowledge, data, 1.0)
     assert bare.value > 0.95, bare
     found = []
     for seed in range(100):
         noise = torch.randn(300, 2, WIDTH, generator=torch.Generator().manual_seed(seed))
         noised = replace(target, top_gradients=tuple(noise))
-        found.append(split_labels.attack(noised, knowledge, data, 1.0))
+        found.append(split_labels.attacks()[0].attack(noised, knowledge, data, 1.0))
     assert np.mean([one.above_chance for one in found]) < 0.06
     assert np.mean([one.value for one in found]) == pytest.approx(1 / classes, abs=0.03)
+
+
+@pytest.mark.parametrize("of_labels", [True, False])
+def test_states_in_directions_of_labels_give_them_away(of_labels: bool) -> None:
+    """Without a gradient; where they have nothing to do with labels they leave chance."""
+    draw = np.random.default_rng(7)
+    labels, numbers_BR = draw.integers(0, 2, 300), draw.normal(size=(300, 2))
+    if of_labels:
+        numbers_BR[:, 0] += 4 * labels
+    known = {int(place): one for one in range(2) for place in np.flatnonzero(labels == one)[:2]}
+    target = Seen(tuple(torch.from_numpy(numbers_BR).float()[:, None, None]))
+    data, knowledge = Private(((1,),) * 300, tuple(labels.tolist())), Public(None, 0, (), known=known)
+    attack = split_labels.attacks()[1]
+    found = attack.attack(target, knowledge, data, 1.0)
+    assert found.n == 296
+    assert found.value > 0.9 if of_labels else found.value < 0.65
+    assert "known labels" in attack.attack(target, replace(knowledge, known={}), data, 1.0).reason
+    assert attack.attack(Seen(()), knowledge, data, 1.0).reason
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +299,7 @@ def test_what_does_not_fit_is_not_run(llama: Any) -> None:
         "each with its attribute"
         in split_attribute.attack(target, replace(few, attributes=()), DATA, 1.0).reason
     )
-    assert "customer" in split_labels.attack(target, knowledge, DATA, 1.0).reason
+    assert "customer" in split_labels.attacks()[0].attack(target, knowledge, DATA, 1.0).reason
     assert "customer" in split_next.attack(target, knowledge, DATA, 1.0).reason
     for attack in (*ON_TOKENS, split_attribute.attacks()[0].attack):
         assert "same text" in attack(replace(target, states=target.states[1:]), knowledge, DATA, 1.0).reason

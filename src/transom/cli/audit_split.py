@@ -40,7 +40,7 @@ ATTACKS: tuple[Attack, ...] = (
     *ON_TOKENS,
     *split_pooled.attacks(),
     *split_attribute.attacks(),
-    split_labels,
+    *split_labels.attacks(),
     split_next,
 )
 CONTRIBUTING = "contributing tokens"

@@ -1,11 +1,12 @@
-"""Label inference: under the layout `customer` the gradient at the top gives away the label of each text.
+"""Label inference: under the layout `customer` gradients at the top, or the states alone, give labels away.
 
 With cross entropy the gradient of a text mixes the classes' directions by probability less truth: those of
 one label point the same way, and two classes point against each other. Directions are clustered, starting
-from the few that have a known label, which names its cluster.
+from the few that have a known label, which names its cluster. States, around their mean over texts, are
+clustered alike: where they leave in directions of the customer's own labels, these stand out.
 
-Threat model: see `split_view`; the vendor sees each text's gradient and knows the labels of a few texts, but
-not the head. Does not protect anything.
+Threat model: see `split_view`; the vendor sees each text's states and gradients and knows the labels of a few
+texts, but not the head. Does not protect anything.
 Source: Li et al. 2022, arXiv 2102.08504 (direction and sign of gradients in split learning); Dhillon and
 Modha 2001 (clusters of directions).
 
@@ -20,34 +21,54 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transom.audit.attacks.split_view import Private, Public, Seen, named
-from transom.report.finding import Finding, not_run
+from transom.report.finding import Bound, Finding, not_run
 from transom.report.statistics import Ints
 
 if TYPE_CHECKING:
     import torch
 
-NAME = "labels/gradient"
 METRIC = "labels"
 _ROUNDS, _BELIEF = 50, 5.0  # rounds of clustering; how often a known label counts in its cluster
 
 
-def attack(target: Seen, knowledge: Public, data: Private, budget_s: float) -> Finding:
-    """Share of texts named whose label is not known; `budget_s` is not used: a few products."""
+def attacks() -> tuple[Bound, ...]:
+    """From gradients, and from states."""
+    return Bound("labels/gradient", METRIC, _from_gradients), Bound("labels/states", METRIC, _from_states)
+
+
+def _from_gradients(target: Seen, knowledge: Public, data: Private, budget_s: float) -> Finding:
     import torch
 
-    known = knowledge.known
+    name = "labels/gradient"
     if len(target.top_gradients) != len(data.labels) or not data.labels:
         held = f"{len(target.top_gradients)} gradients for {len(data.labels)} labels"
-        return not_run(NAME, METRIC, f"{held}; it needs the layout `customer`, one gradient a text")
-    if len(set(known.values())) < 2 or len(known) >= len(data.labels):
-        return not_run(NAME, METRIC, f"{len(known)} known labels; it needs one of each class, and others")
+        return not_run(name, METRIC, f"{held}; it needs the layout `customer`, one gradient a text")
     pooled_BD = torch.stack([gradient_TD.float().sum(0) for gradient_TD in target.top_gradients])
+    return _clustered(name, pooled_BD, knowledge.known, data)
+
+
+def _from_states(target: Seen, knowledge: Public, data: Private, budget_s: float) -> Finding:
+    import torch
+
+    name = "labels/states"
+    if len(target.states) != len(data.labels) or not data.labels:
+        return not_run(name, METRIC, f"{len(target.states)} texts were seen, with {len(data.labels)} labels")
+    pooled_BD = torch.stack([states_TD.mean(0) for states_TD in target.means])
+    return _clustered(name, pooled_BD - pooled_BD.mean(0), knowledge.known, data)
+
+
+def _clustered(name: str, pooled_BD: torch.Tensor, known: Mapping[int, int], data: Private) -> Finding:
+    """Share of texts named whose label is not known."""
+    import torch
+
+    if len(set(known.values())) < 2 or len(known) >= len(data.labels):
+        return not_run(name, METRIC, f"{len(known)} known labels; it needs one of each class, and others")
     if not bool(pooled_BD.isfinite().all()):
-        return not_run(NAME, METRIC, "some gradients are not finite")
+        return not_run(name, METRIC, "some of what was seen is not finite")
     guess_B = cluster(torch.nn.functional.normalize(pooled_BD, dim=1), known)
     rest = [place for place in range(len(guess_B)) if place not in known]
     note = f"{len(known)} labels known, {len(set(known.values()))} classes"
-    return named(NAME, METRIC, guess_B[rest], np.array(data.labels)[rest], note=note)
+    return named(name, METRIC, guess_B[rest], np.array(data.labels)[rest], note=note)
 
 
 def cluster(unit_BD: torch.Tensor, known: Mapping[int, int]) -> Ints:
