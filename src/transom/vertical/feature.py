@@ -188,7 +188,7 @@ class FeatureSide(Side):
         if said(received.tensors) == DROPPED:
             self._again(unit, "dropped there")
             return
-        gradient_BW = rows_of(received.tensors, len(self.unit_rows(unit)), "a gradient")
+        gradient_BW = rows_of(received.tensors, len(self.units.rows(unit)), "a gradient")
         if self._is_old(going):
             self._again(unit, "too old")
             return
