@@ -10,6 +10,7 @@ Source: own. Shapes: N rows of the table, M common ones.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -36,7 +37,8 @@ from transom.vertical.table import LEAST_ROWS, Table
 Join = Literal["psi", "hashed", "local"]
 FILE = "aligned.json"
 _VERSION = 1
-_MOST_BEGINNINGS = 4
+_MOST_BEGINNINGS = 6
+_PAUSE_S = 0.2  # before the second beginning, twice as long before each further one
 _MOST_RUN_CHARS = 60  # of the link's run, before ".psi"
 
 
@@ -104,7 +106,7 @@ def with_partner(
         )
     link = replace(job.link, record=None, wire=job.wire)
     run = f"{link.run[:_MOST_RUN_CHARS]}.psi"
-    again = _MOST_BEGINNINGS
+    again, pause_s = _MOST_BEGINNINGS, _PAUSE_S
     while True:
         try:
             with connected(link, terms(job, {"purpose": "psi"}), run=run, meet_s=meet_s) as (session, _, _):
@@ -113,6 +115,8 @@ def with_partner(
             again -= 1
             if isinstance(error, LinkRefusedError | LinkTimeoutError) or not again:
                 raise  # else one of both is another process now, which knows nothing of what was said
+            time.sleep(pause_s)  # the partner may not have noticed yet
+            pause_s *= 2
 
 
 def here(one: Table, other: Table) -> tuple[Aligned, Aligned]:
