@@ -113,6 +113,32 @@ def test_an_evaluation_of_more_messages_than_the_window_holds_ends_also_where_it
     assert end.now.history[-1].metrics == pytest.approx(wanted.now.history[-1].metrics)
 
 
+def test_a_feature_party_that_is_stopped_after_an_evaluation_is_told_its_verdict_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps nothing of its own then; what it sent for it goes no second time."""
+    jobs = make_jobs("binary", tmp_path / "a", epochs=2, schedule="vfl", checkpoint_every_steps=1000)
+    parts, calm, heard = make_parts("binary"), at(jobs, tmp_path / "calm"), Heard()
+    run.simulate(calm, parts, heard)
+    kept = FeatureSide._evaluated
+
+    def stopped(side: FeatureSide, talk: Talk, received: Received) -> None:
+        kept(side, talk, received)
+        if side.now.evaluated == 1:
+            raise StoppedError
+
+    monkeypatch.setattr(FeatureSide, "_evaluated", stopped)
+    with pytest.raises(StoppedError):
+        run.simulate(jobs, parts, Heard())
+    monkeypatch.undo()
+    end = run.simulate(jobs, parts, Heard())
+    assert states_of(jobs) == states_of(calm)
+    assert [dict(point.metrics) for point in end.now.history] == heard.evaluations
+    reports = [json.loads((one[1].folder / "report.json").read_text()) for one in (jobs, calm)]
+    released = [one["noise"]["releases_of_a_row_at_most"] for one in reports]
+    assert released[0] == released[1]
+
+
 def test_noise_is_that_of_the_first_time_and_its_price_is_told(tmp_path: Path) -> None:
     noise = Noise("gaussian", clip=1.0, mu=2.0)
     label, feature = make_jobs("binary", tmp_path / "a")
