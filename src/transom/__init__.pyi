@@ -53,20 +53,29 @@ from transom.link.config import LinkConfig
 from transom.link.config import connected as link_connected
 from transom.link.faults import FaultyBroker
 from transom.link.identity import Identity, Partner
+from transom.link.mechanisms import Clipping, DChi, Gaussian, Laplace, Nothing
 from transom.link.memory import MemoryBroker, memory_pair
 from transom.link.message import Step
 from transom.link.nats import NatsBroker
+from transom.link.r3elu import R3elu, R3eluDp
 from transom.link.record import Record
 from transom.link.session import Received, Session
 from transom.link.tcp import TcpBroker
-from transom.link.tunnel import Gaussian, Nothing, Tunnel
+from transom.link.tunnel import Tunnel
 from transom.net.listen import Tls, serve_in_thread
 from transom.net.pin import KeyPin, parse_pin
 from transom.obfuscation.card import Card, verify_card
 from transom.obfuscation.keyfile import KeyFile, load_key, new_key, save_key
 from transom.obfuscation.keys import preset as obfuscation_preset
 from transom.obfuscation.writer import obfuscate
-from transom.privacy.account import ApproximateEvent, Event, GaussianEvent, LaplaceEvent, PureEvent
+from transom.privacy.account import (
+    ApproximateEvent,
+    Event,
+    GaussianEvent,
+    LaplaceEvent,
+    PureEvent,
+    ResponseEvent,
+)
 from transom.privacy.account import gaussian as gaussian_event
 from transom.privacy.build import build_policy
 from transom.privacy.channel import BayesAttack, Channel, exact_epsilon
@@ -124,6 +133,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Claims",
+    "Clipping",
+    "DChi",
     "EchoEngine",
     "EmbeddedEngine",
     "EmbeddingTable",
@@ -156,6 +167,7 @@ __all__ = [
     "InsecureDevEvidence",
     "KeyFile",
     "KeyPin",
+    "Laplace",
     "LaplaceEvent",
     "Ledger",
     "LedgerError",
@@ -185,6 +197,8 @@ __all__ = [
     "PolicyError",
     "Presidio",
     "PureEvent",
+    "R3elu",
+    "R3eluDp",
     "Received",
     "Recogniser",
     "Record",
@@ -192,6 +206,7 @@ __all__ = [
     "ReleaseLog",
     "ReplaceableError",
     "Report",
+    "ResponseEvent",
     "Rule",
     "Sanitized",
     "Sanitizer",

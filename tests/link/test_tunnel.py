@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from transom.errors import LinkRefusedError, MisconfiguredError, NeverError
+from transom.link.mechanisms import Gaussian, Nothing, clipped
 from transom.link.message import Step
-from transom.link.tunnel import Gaussian, Nothing, Tunnel, clipped
+from transom.link.tunnel import Tunnel
 from transom.privacy.account import LaplaceEvent, gaussian_epsilon
 from transom.privacy.guarantee import Guarantee, price
 from transom.privacy.stream import Stream, step_label

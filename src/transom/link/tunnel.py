@@ -8,7 +8,7 @@ Threat model: the partner keeps every release, of every epoch, and knows everyth
 Does not protect: sizes, steps and their times. A promise is for the row itself: weights that were trained
 on a record carry it into other rows, which no noise on its own row covers. Values are rounded after float64
 noise, and the noise has the bits of floating point.
-Source: Dwork and Roth 2014, appendix A (Gaussian noise); Dong, Roth and Su 2022 (its composition).
+Source: own; the mechanisms: `mechanisms` and `r3elu`.
 
 Legend: B rows, which are the records of a batch, D the values of one.
 """
@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Protocol
+from dataclasses import replace
+from typing import Any, NoReturn
 
 from transom.checkpoint.finite import is_finite
 from transom.errors import LinkRefusedError, MisconfiguredError, extra
+from transom.link.mechanisms import Mechanism, Nothing
 from transom.link.message import Step
-from transom.privacy.account import gaussian
-from transom.privacy.guarantee import Guarantee
+from transom.link.r3elu import R3elu, R3eluDp, importance
 from transom.privacy.stream import Direction, Stream, step_label
 
 with extra("link", "torch"):
@@ -32,79 +32,9 @@ with extra("link", "torch"):
     from torch import Tensor, nn
     from torch.autograd.function import once_differentiable
 
-_LEAST_CLIP = 1e-100
 _REMEMBERED = 2**16  # labels of which a tunnel knows what was released
-
-
-class Mechanism(Protocol):
-    """How rows are privatised, and what that promises. A frozen dataclass, so that it says what it is."""
-
-    def privatise(self, x_BD: Tensor, stream: Stream) -> Tensor:
-        """The rows to release, of the same shape; `x_BD` is float64 and finite. The randomness is that of
-        `stream` alone."""
-        ...
-
-    def guarantee(self, releases: int) -> Guarantee:
-        """What so many releases of one row promise together."""
-        ...
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """Rows as they are."""
-
-    def privatise(self, x_BD: Tensor, stream: Stream) -> Tensor:
-        return x_BD
-
-    def guarantee(self, releases: int) -> Guarantee:
-        return Guarantee(
-            kind="empirical",
-            unit=_unit(releases),
-            adjacency="any two rows",
-            assumptions=("nothing is protected: the partner gets the values themselves",),
-        )
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Each row is shortened to the L2 norm `clip` if it is longer, and gets N(0, sigma^2) on every value.
-
-    Raises MisconfiguredError for a clip that is not positive and finite, or is below 1e-100, where squares
-    are lost; and unless sigma is 2e-6 to 2e12 times the clip.
-    """
-
-    clip: float
-    sigma: float
-
-    def __post_init__(self) -> None:
-        self.guarantee(1)
-        if self.clip < _LEAST_CLIP:
-            raise MisconfiguredError(f"the clip must be at least {_LEAST_CLIP:g}, got {self.clip:g}")
-
-    def privatise(self, x_BD: Tensor, stream: Stream) -> Tensor:
-        return clipped(x_BD, self.clip) + torch.from_numpy(stream.normal(x_BD.shape)).to(x_BD) * self.sigma
-
-    def guarantee(self, releases: int) -> Guarantee:
-        return Guarantee(
-            kind="approximate-dp",
-            unit=_unit(releases),
-            adjacency="any two rows (replace-one: they are up to twice the clip apart)",
-            events=(gaussian(sigma=self.sigma, clip=self.clip, neighbours="replace-one", count=releases),),
-            assumptions=(
-                "what is released of other rows does not depend on the record, also not by weights that "
-                "were trained on it",
-                "each label is released once, with its own noise",
-                "noise is float64 and its least bits are not those of a real Gaussian",
-            ),
-            source="Dwork and Roth 2014, appendix A; Dong, Roth and Su 2022, corollary 3.3",
-        )
-
-
-def clipped(x_BD: Tensor, clip: float) -> Tensor:
-    """Rows of L2 norm at most `clip`, also after rounding; float64. Shorter ones stay as they are."""
-    slack = 1 + (x_BD.shape[1] + 8) * 2.0**-52  # more than what the norm and the scaling can be off
-    norm_B1: Tensor = torch.linalg.vector_norm(x_BD, dim=1, keepdim=True) * slack
-    return x_BD * (clip / norm_B1).clamp(max=1.0)
+_KEPT = 64  # releases whose answer may still come, more than are ever under way
+_NEW = 0.1  # of what is newly learnt of the importance of values, in its running mean
 
 
 class Tunnel(nn.Module):
@@ -122,6 +52,8 @@ class Tunnel(nn.Module):
         self.mechanisms: dict[Direction, Mechanism] = {"forward": forward, "backward": backward}
         self._secret, self._run = secret, run
         self._released: dict[str, bytes] = {}
+        self._unanswered: dict[Step, Tensor] = {}
+        self.importance: dict[Direction, tuple[float, ...]] = {"forward": (), "backward": ()}
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """The release of `x` for a step that goes forward: of its shape, type and device."""
@@ -152,8 +84,28 @@ class Tunnel(nn.Module):
         if isinstance(mechanism, Nothing):  # what follows would take a third of a message's time for it
             return x.clone()
         x_BD = x.double().reshape(len(x), math.prod(x.shape[1:]))
-        y_BD = mechanism.privatise(x_BD, Stream(self._secret, label))
+        if isinstance(mechanism, R3elu | R3eluDp) and mechanism.learns:
+            y_BD = mechanism.weighed(self.importance[step.direction]).privatise(
+                x_BD, Stream(self._secret, label)
+            )
+            public_BD = torch.full_like(x_BD, mechanism.clip)  # in the place of values that may not show
+            self._unanswered[step] = x_BD if isinstance(mechanism, R3elu) else public_BD
+            if len(self._unanswered) > _KEPT:
+                del self._unanswered[next(iter(self._unanswered))]
+        else:
+            y_BD = mechanism.privatise(x_BD, Stream(self._secret, label))
         return y_BD.reshape(x.shape).to(x.dtype, copy=True)
+
+    def learn(self, step: Step, answer: Tensor) -> None:
+        """Where the mechanism of a step learns: the partner's `answer` to its release tells how much each
+        value matters. One that was answered, or was forgotten by a restart, teaches nothing."""
+        sent_BD = self._unanswered.pop(step, None)
+        if sent_BD is None or not is_finite(answer):
+            return
+        found = importance(sent_BD, answer.detach().reshape(sent_BD.shape)).tolist()
+        before = self.importance[step.direction] or found
+        pairs = zip(before, found, strict=True)
+        self.importance[step.direction] = tuple((1 - _NEW) * old + _NEW * new for old, new in pairs)
 
     def __reduce__(self) -> NoReturn:
         raise MisconfiguredError(
@@ -189,8 +141,5 @@ class _Crossing(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        ctx.tunnel.learn(ctx.step, gradient)
         return ctx.tunnel.release(gradient, replace(ctx.step, direction="backward")), None, None
-
-
-def _unit(releases: int) -> str:
-    return f"one row in each of {releases} releases"

@@ -10,7 +10,8 @@ loss distributions. Every rounding is upwards, and events that are added never l
 Threat model: that of the mechanisms. Does not protect: an event is a claim about a mechanism. The error of
 dp-accounting's Fourier transforms is measured by tests and not bounded by proof.
 Source: Balle and Wang 2018, theorem 8 (Gaussian); Dong, Roth and Su 2022, corollary 3.3 (composition of
-Gaussians); Dwork and Roth 2014, theorem 3.16; Doroshenko et al. 2022 (privacy loss distributions).
+Gaussians); Dwork and Roth 2014, theorem 3.16; Doroshenko et al. 2022 (privacy loss distributions); Kairouz,
+Oh and Viswanath 2015 (what is pure is a randomised response, seen through a channel).
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ class PureEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResponseEvent(Event):
+    """A pure release that composes at a delta as the worst of its kind: a randomised response."""
+
+    name: ClassVar[str] = "response"
+    epsilon: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApproximateEvent(Event):
     """A release of which nothing but (epsilon, delta) is known."""
 
@@ -109,8 +118,11 @@ _RANGES = {
     "sampling": (0.0, 1.0, "above 0 and at most 1"),
 }
 _KINDS: dict[str, type[Event]] = {
-    kind.name: kind for kind in (PureEvent, ApproximateEvent, LaplaceEvent, GaussianEvent)
+    kind.name: kind for kind in (PureEvent, ResponseEvent, ApproximateEvent, LaplaceEvent, GaussianEvent)
 }
+
+
+_PURE = PureEvent | ResponseEvent | LaplaceEvent  # with an epsilon at delta 0
 
 
 def event_from(record: Any) -> Event:
@@ -159,7 +171,7 @@ def compose(events: Iterable[Event], delta: float) -> float:
     if delta != 0 and not LEAST_DELTA <= delta < 1:
         raise MisconfiguredError(f"delta must be 0, or at least {LEAST_DELTA:g} and below 1, got {delta}")
     counts = merged(events)
-    unbounded = {event.name for event in counts if not isinstance(event, PureEvent | LaplaceEvent)}
+    unbounded = {event.name for event in counts if not isinstance(event, _PURE)}
     if delta == 0 and unbounded:
         raise MisconfiguredError(
             f"{' and '.join(sorted(unbounded))} events have no epsilon at delta 0; give a delta, such as 1e-6"
@@ -186,7 +198,7 @@ def _sum(counts: Mapping[Event, int], delta: float) -> float:
     for event, count in counts.items():
         if isinstance(event, LaplaceEvent):
             epsilon += count / _exact(event.noise)
-        elif isinstance(event, PureEvent | ApproximateEvent) and event.epsilon < math.inf:
+        elif isinstance(event, PureEvent | ResponseEvent | ApproximateEvent) and event.epsilon < math.inf:
             epsilon += count * _exact(event.epsilon)
             spent_delta += count * _exact(getattr(event, "delta", 0.0))
         else:
@@ -258,8 +270,9 @@ def _pld_epsilon(events: Iterable[tuple[Event, int]], mu: float, delta: float) -
             one = make.from_gaussian_mechanism(event.noise, sampling_prob=event.sampling, **grid)
         elif isinstance(event, LaplaceEvent):
             one = make.from_laplace_mechanism(event.noise, **grid)
-        elif isinstance(event, ApproximateEvent):
-            known = common.DifferentialPrivacyParameters(event.epsilon, event.delta)
+        elif isinstance(event, ApproximateEvent | ResponseEvent):
+            spent_delta = getattr(event, "delta", 0.0)
+            known = common.DifferentialPrivacyParameters(event.epsilon, spent_delta)
             one = make.from_privacy_parameters(known, **grid)
         else:
             raise NotYetError(f"{event.name} events cannot be composed; use a newer Transom")

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from transom.checkpoint.threads import one_thread
 from transom.link import state
+from transom.link.mechanisms import Nothing
 from transom.link.message import Step
-from transom.link.tunnel import Nothing, Tunnel
+from transom.link.tunnel import Tunnel
 from transom.privacy.stream import SECRET_BYTES
 from transom.vertical.half import EMBEDDING, GRADIENT, LABELS, ROWS, Half, Task, make_half
 from transom.vertical.job import VerticalJob

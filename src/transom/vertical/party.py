@@ -18,11 +18,12 @@ from typing import Literal
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.exchange import Agreement
+from transom.link.mechanisms import Gaussian, Mechanism, Nothing
 from transom.link.record import Record
 from transom.link.session import WINDOW_BYTES, Session
 from transom.link.talk import Talk
 from transom.link.told import Listener
-from transom.link.tunnel import Gaussian, Mechanism, Nothing, Tunnel
+from transom.link.tunnel import Tunnel
 from transom.vertical import folder, messages
 from transom.vertical.feature import FeatureSide
 from transom.vertical.half import Half, make_half

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from transom.config import to_plain
-from transom.link.tunnel import Nothing
+from transom.link.mechanisms import Nothing
 from transom.vertical import messages
 from transom.vertical.job import PREDICTED, VerticalJob
 from transom.vertical.label import LabelSide

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from transom.checkpoint.finite import is_finite
 from transom.errors import LinkRefusedError, extra
-from transom.link.tunnel import Mechanism
+from transom.link.mechanisms import Mechanism
 from transom.privacy.stream import Stream
 
 with extra("link", "torch"):
