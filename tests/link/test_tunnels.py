@@ -88,13 +88,15 @@ def test_the_paper_s_epsilon_is_divided_by_the_releases() -> None:
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"kind": "gaussian"}, "gaussian wants epsilon"),
+        ({"kind": "gaussian"}, "gaussian wants one of epsilon, sigma and mu"),
         ({"kind": "gaussian", "epsilon": 1.0, "clip": None}, "gaussian wants clip"),
         ({"kind": "none"}, "none has no clip"),
         ({"kind": "clipping", "epsilon": 1.0}, "clipping has no epsilon"),
         ({"kind": "gaussian", "epsilon": 0.0}, "epsilon"),
         ({"kind": "gaussian", "epsilon": -3.0}, "epsilon"),
         ({"kind": "gaussian", "epsilon": 1.0, "delta": 0.0}, "no epsilon at delta 0"),
+        ({"kind": "gaussian", "epsilon": 1.0, "sigma": 1.0}, "gaussian wants one of epsilon, sigma and mu"),
+        ({"kind": "d_chi", "epsilon": 1.0, "mu": 1.0}, "sigma and mu are of gaussian, not of d_chi"),
         ({"kind": "laplace", "epsilon": 1.0, "keep": 3}, "keep and response are of r3elu-dp"),
         ({"kind": "laplace", "epsilon": 1.0, "learns": True}, "learns is of r3elu"),
         ({"kind": "r3elu-dp", "epsilon": 1.0, "keep": 0}, "keep"),

@@ -12,7 +12,8 @@ import yaml
 
 from transom.config import from_plain, to_plain
 from transom.errors import MisconfiguredError
-from transom.vertical.job import Data, Net, Noise, VerticalJob, read_job, terms
+from transom.link.tunnels import TunnelSettings
+from transom.vertical.job import Data, Net, VerticalJob, read_job, terms
 
 LABEL: dict[str, Any] = {
     "name": "credit",
@@ -43,7 +44,7 @@ def test_a_short_job_has_its_role_by_its_label_column(tmp_path: Path) -> None:
     assert (label.role, label.folder) == ("label", tmp_path / "o" / "label")
     assert (feature.role, feature.folder) == ("feature", tmp_path / "o" / "feature")
     assert feature.data == Data(tmp_path / "shop.csv")
-    assert (feature.train.schedule, feature.noise, feature.link) == ("pubsub", Noise(), None)
+    assert (feature.train.schedule, feature.noise, feature.link) == ("pubsub", TunnelSettings(), None)
     assert not feature.insecure_hashed_join
 
 
@@ -72,10 +73,11 @@ def test_a_long_job_is_read_as_it_was_written(tmp_path: Path) -> None:
         (LABEL, {"classes": ["a", "a"]}, "twice"),
         (LABEL, {"task": "regression"}, "leave them out for the label party of a regression task"),
         (FEATURE, {"classes": ["no", "yes"]}, "leave them out for the feature party"),
-        (LABEL, {"noise": {"kind": "gaussian", "clip": 1, "sigma": 1}}, "noise is the feature party's"),
-        (FEATURE, {"noise": {"kind": "gaussian", "clip": 1}}, "one of sigma and mu"),
-        (FEATURE, {"noise": {"kind": "gaussian", "clip": 1, "mu": 1, "sigma": 1}}, "one of sigma and mu"),
-        (FEATURE, {"noise": {"clip": 1}}, "are of gaussian, not of none"),
+        (LABEL, {"noise": {"kind": "r3elu-dp", "clip": 1, "epsilon": 1, "response": 1}}, "tells its sign"),
+        (LABEL, {"watch": True}, "watch is the feature party's"),
+        (FEATURE, {"noise": {"kind": "gaussian", "clip": 1}}, "one of epsilon, sigma and mu"),
+        (FEATURE, {"noise": {"kind": "gaussian", "clip": 1, "mu": 1, "sigma": 1}}, "one of epsilon, sigma"),
+        (FEATURE, {"noise": {"clip": 1}}, "none has no clip"),
         (FEATURE, {"noise": {"kind": "gaussian", "clip": 1, "mu": math.nan}}, "mu must be a number"),
         (FEATURE, {"data": {"path": "s.csv", "features": ["a", "a"]}}, "stands there twice"),
         (FEATURE, {"data": {"path": "s.csv", "features": ["id"]}}, "'id' is the id_column"),
@@ -103,15 +105,16 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     file = written(tmp_path, FEATURE, width=0, train={"epochs": 0, "seed": -1}, noise={"mu": 1}, wire=1)
     with pytest.raises(MisconfiguredError) as told:
         read_job(file)
-    for part in ("width", "train.epochs", "train.seed", "noise: clip", "wire"):
+    for part in ("width", "train.epochs", "train.seed", "noise: sigma", "wire"):
         assert part in str(told.value)
 
 
 def test_sigma_gives_the_mu_that_was_asked_for_the_whole_run() -> None:
-    noise = Noise("gaussian", clip=3.0, mu=0.5)
-    assert math.sqrt(7 + 1) * 2 * 3.0 / noise.deviation(7) == pytest.approx(0.5)  # predictions are one more
-    assert Noise("gaussian", clip=3.0, sigma=1.5).deviation(7) == 1.5
-    assert Noise().deviation(7) == 0
+    noise = TunnelSettings("gaussian", clip=3.0, mu=0.5)
+    made = noise.mechanism(7 + 1, signed=False)  # predictions are one more
+    assert math.sqrt(7 + 1) * 2 * 3.0 / made.sigma == pytest.approx(0.5)  # type: ignore[attr-defined]
+    made = TunnelSettings("gaussian", clip=3.0, sigma=1.5).mechanism(8, signed=False)
+    assert made.sigma == 1.5  # type: ignore[attr-defined]
 
 
 def test_parties_of_one_job_have_one_set_of_terms() -> None:
@@ -122,11 +125,14 @@ def test_parties_of_one_job_have_one_set_of_terms() -> None:
         "device": "cuda",
         "out": "there",
         "bottom": {"hidden": []},
-        "noise": {"kind": "gaussian", "clip": 1, "mu": 1},
         "train": {"workers": 9, "learning_rate": 0.5, "checkpoint_every_steps": 3},
     }
     assert terms(made(FEATURE, **own), facts) == label
     assert terms(made(FEATURE), facts) == terms(made(LABEL), facts)
+    noise, kind = {"kind": "gaussian", "clip": 1, "mu": 1}, {"partner_noise": "gaussian"}
+    assert terms(made(FEATURE, noise=noise), facts) == terms(made(LABEL, **kind), facts)
+    assert terms(made(FEATURE, **kind), facts) == terms(made(LABEL, noise=noise), facts)
+    assert terms(made(FEATURE, noise=noise), facts) != terms(made(LABEL, noise=noise), facts)
     assert all(isinstance(value, str) for value in label.values())
 
 

@@ -22,9 +22,10 @@ from transom.link.memory import together
 from transom.link.message import Step
 from transom.link.record import Record
 from transom.link.session import Session
+from transom.link.tunnels import TunnelSettings
 from transom.vertical import plan_link, run
 from transom.vertical.epoch import Wire
-from transom.vertical.job import Net, Noise
+from transom.vertical.job import Net
 from transom.vertical.measure import measure, sizes_of
 from transom.vertical.part import Part
 from transom.vertical.plan import FILE, Limits, Made, here, planned_job, workers, write
@@ -60,7 +61,10 @@ def test_either_party_measures_any_task_and_leaves_torch_alone(tmp_path: Path, t
     net = Net(module="tests.vertical.scene:Dropping")
     label, feature = make_jobs(task, tmp_path, bottom=net)
     jobs, parts = (
-        (label, replace(feature, noise=Noise("gaussian", clip=1.0, sigma=1.0))),
+        (
+            replace(label, partner_noise="gaussian"),
+            replace(feature, noise=TunnelSettings("gaussian", clip=1.0, sigma=1.0)),
+        ),
         make_parts(task, own=own),
     )
     before = torch.get_num_threads(), torch.random.get_rng_state()

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from transom.link.message import Step
+from transom.link.tunnels import TunnelSettings
 from transom.privacy.guarantee import price
-from transom.vertical.job import Noise
 from transom.vertical.messages import EVALUATE, TRAIN
-from transom.vertical.party import make_party, mechanism
+from transom.vertical.party import make_party
 from transom.vertical.report import noise_report
 
 from .scene import Heard, make_jobs, make_parts
@@ -43,7 +43,7 @@ def test_releases_are_counted_row_by_row_and_priced_by_the_closed_form(
     """Of random runs: epochs, batches given out again, evaluations that began again, predictions."""
     folder = tmp_path_factory.mktemp("run")
     job = make_jobs("binary", folder, epochs=EPOCHS)[1]
-    job = replace(job, noise=Noise("gaussian", clip=clip, sigma=sigma))
+    job = replace(job, noise=TunnelSettings("gaussian", clip=clip, sigma=sigma))
     with closing(make_party(job, make_parts("binary")[1], Heard())) as party:
         with party.record.writing() as writing:
             for topic, sent in ((TRAIN, trained), (EVALUATE, evaluated)):
@@ -59,7 +59,7 @@ def test_releases_are_counted_row_by_row_and_priced_by_the_closed_form(
     assert report["releases_of_a_row_at_most"] == most
     mu = math.sqrt(most) * 2 * clip / sigma
     assert report["mu"] == pytest.approx(mu)
-    guarantee = mechanism(job).guarantee(most)
+    guarantee = job.mechanism.guarantee(most)
     assert report["guarantee"] == guarantee.to_dict()
     (event,) = guarantee.events  # as if one of two neighbours lacked the row: the distance is put in by us
     assert (event.noise, event.count) == (pytest.approx(sigma / (2 * clip)), most)
@@ -70,6 +70,6 @@ def test_releases_are_counted_row_by_row_and_priced_by_the_closed_form(
 @given(st.integers(1, 500), st.floats(0.1, 10), st.floats(0.1, 10))
 def test_a_wanted_mu_is_that_of_the_whole_run(epochs: int, mu: float, clip: float) -> None:
     job = make_jobs("binary", Path(), epochs=epochs)[1]
-    one = mechanism(replace(job, noise=Noise("gaussian", clip=clip, mu=mu)))
+    one = replace(job, noise=TunnelSettings("gaussian", clip=clip, mu=mu)).mechanism
     epsilon = price(one.guarantee(epochs + 1), 1e-5)
     assert epsilon == 0 or delta_of(mu, epsilon) == pytest.approx(1e-5, rel=1e-2)

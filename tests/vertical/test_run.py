@@ -19,9 +19,10 @@ from transom.link.message import Step
 from transom.link.session import Received
 from transom.link.talk import Talk
 from transom.link.told import Told
+from transom.link.tunnels import TunnelSettings
 from transom.vertical import run, schedule
 from transom.vertical.feature import FeatureSide
-from transom.vertical.job import Net, Noise
+from transom.vertical.job import Net
 from transom.vertical.messages import PREDICT, message
 from transom.vertical.part import load_here
 from transom.vertical.party import Workers, make_party, met
@@ -140,9 +141,10 @@ def test_a_feature_party_that_is_stopped_after_an_evaluation_is_told_its_verdict
 
 
 def test_noise_is_that_of_the_first_time_and_its_price_is_told(tmp_path: Path) -> None:
-    noise = Noise("gaussian", clip=1.0, mu=2.0)
+    noise = TunnelSettings("gaussian", clip=1.0, mu=2.0)
     label, feature = make_jobs("binary", tmp_path / "a")
-    jobs, parts = (label, replace(feature, noise=noise)), make_parts("binary")
+    jobs = replace(label, partner_noise="gaussian"), replace(feature, noise=noise)
+    parts = make_parts("binary")
     with pytest.raises(StoppedError):
         run.simulate(jobs, parts, stop_at(2))
     run.simulate(jobs, parts, Heard())
@@ -154,7 +156,13 @@ def test_noise_is_that_of_the_first_time_and_its_price_is_told(tmp_path: Path) -
 
 def noisy_run(folder: Path) -> tuple[Any, Any]:
     label, feature = make_jobs("binary", folder)
-    jobs, parts = (label, replace(feature, noise=Noise("gaussian", clip=1.0, mu=2.0))), make_parts("binary")
+    jobs, parts = (
+        (
+            replace(label, partner_noise="gaussian"),
+            replace(feature, noise=TunnelSettings("gaussian", clip=1.0, mu=2.0)),
+        ),
+        make_parts("binary"),
+    )
     run.simulate(jobs, parts, Heard())
     return jobs, parts
 
@@ -165,8 +173,11 @@ def test_a_row_has_one_noise_in_all_predictions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.predict_here(jobs, parts), scores)
     some = np.array([7, 3])
     np.testing.assert_allclose(run.predict_here(jobs, parts, some), scores[some], rtol=1e-5)
-    plain = (jobs[0], replace(jobs[1], noise=Noise()))
-    assert not np.allclose(run.predict_here(plain, parts), scores, rtol=1e-2)
+    plain = replace(jobs[0], partner_noise="none"), replace(jobs[1], noise=TunnelSettings())
+    with pytest.raises(
+        CheckpointError, match="noise of embeddings was 'gaussian'"
+    ):  # as it trained, or not at all
+        run.predict_here(plain, parts)
     changed = parts[1].features_NF.copy()
     changed[parts[1].places_M[3]] += 1e-4
     again = run.predict_here(jobs, (parts[0], replace(parts[1], features_NF=changed)))

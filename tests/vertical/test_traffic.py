@@ -13,10 +13,10 @@ import torch
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.message import Step
 from transom.link.told import Told
+from transom.link.tunnels import TunnelSettings
 from transom.privacy.stream import Direction
 from transom.vertical import run, traffic
 from transom.vertical.half import make_half
-from transom.vertical.job import Noise
 from transom.vertical.model import standardise
 from transom.vertical.schedule import Units
 
@@ -60,7 +60,10 @@ def test_rows_stand_where_their_embeddings_were_made(tmp_path: Path) -> None:
 
 def test_embeddings_are_recorded_with_their_noise(tmp_path: Path) -> None:
     jobs = recording(tmp_path)
-    jobs = jobs[0], replace(jobs[1], noise=Noise("gaussian", clip=1.0, sigma=1000.0))
+    jobs = (
+        replace(jobs[0], partner_noise="gaussian"),
+        replace(jobs[1], noise=TunnelSettings("gaussian", clip=1.0, sigma=1000.0)),
+    )
     run.simulate(jobs, make_parts("binary"), Heard())
     for job in jobs:
         sent = np.concatenate([one for step, one in traffic.read(job).items() if step.direction == "forward"])

@@ -12,6 +12,7 @@ Shapes: N rows of training, K known ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from transom.audit.attacks.vertical_view import Exchanged, Known, Seen, Truth
 from transom.config import read_config
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.link.mechanisms import Gaussian, Laplace
 from transom.report.statistics import Floats
 from transom.vertical import part as parts
 from transom.vertical import traffic
@@ -55,18 +57,26 @@ def case(
     count = len(mine[kept_by.role].train)
     _require_same(kept_by, mine[kept_by.role])
     kept = traffic.read(kept_by)
-    sigma = max(one.noise.deviation(one.train.epochs) for one in jobs)
+    sigmas = {one.role: deviation(one) for one in jobs}
     target = Exchanged(
-        Seen(*traffic.views(kept_by, count, kept, "forward"), sigma),
-        Seen(*traffic.views(kept_by, count, kept, "backward")),
+        Seen(*traffic.views(kept_by, count, kept, "forward"), sigmas.get("feature", 0.0)),
+        Seen(*traffic.views(kept_by, count, kept, "backward"), sigmas.get("label", 0.0)),
     )
     data = truth(mine)
     told = {
         "rows": count,
         "epochs": f"{len(target.embeddings.views_ENW)} of {kept_by.train.epochs} recorded whole",
-        "noise": sigma,
+        "noise": sigmas,
     }
     return Case(target, known(data, count, known_rows, known_labels), data, told)
+
+
+def deviation(job: VerticalJob) -> float:
+    """Of the noise that was added to each number; 0 where it is not the same for all."""
+    law = job.mechanism
+    if isinstance(law, Gaussian):
+        return law.sigma
+    return math.sqrt(2) * law.scale if isinstance(law, Laplace) else 0.0
 
 
 def loaded(jobs: Sequence[VerticalJob]) -> Parts:

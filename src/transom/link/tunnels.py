@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -36,12 +37,16 @@ class TunnelSettings:
     """The mechanism that a party's rows pass, and what all their releases may cost.
 
     `clip` is the longest row (L2; of laplace L1), and of the r3elu ones a value's threshold. A row may be
-    released `spare` times more than planned, for a step that is given out again.
+    released `spare` times more than planned, for a step that is given out again. Gaussian noise may have a
+    deviation `sigma`, or `mu`, that of the planned releases' mu-GDP, in the place of `epsilon`: then releases
+    are counted, and none is refused.
     """
 
     kind: Name = "none"
     clip: Annotated[float | None, Setting("Longest row, or largest value.", above=0)] = None
     epsilon: Annotated[float | None, Setting("Of all releases of a row.", above=0)] = None
+    sigma: Annotated[float | None, Setting("Of gaussian: deviation of each number.", above=0)] = None
+    mu: Annotated[float | None, Setting("Of gaussian: of all releases planned.", above=0)] = None
     delta: Annotated[float, Setting("At which epsilon is counted.", least=0, most=0.1)] = 1e-6
     keep: Annotated[int, Setting("Of r3elu-dp: values of a row that may leave.", least=1)] = 1
     response: Annotated[float, Setting("Of r3elu-dp: share of the response.", above=0, most=1)] = 0.5
@@ -53,8 +58,13 @@ class TunnelSettings:
         needs_clip, needs_epsilon = self.kind != "none", self.kind not in ("none", "clipping")
         if needs_clip != (self.clip is not None):
             yield f"{self.kind} {'wants' if needs_clip else 'has no'} clip"
-        if needs_epsilon != (self.epsilon is not None):
+        ways = sum(one is not None for one in (self.epsilon, self.sigma, self.mu))
+        if self.kind == "gaussian" and ways != 1:
+            yield "gaussian wants one of epsilon, sigma and mu"
+        if self.kind != "gaussian" and needs_epsilon != (self.epsilon is not None):
             yield f"{self.kind} {'wants' if needs_epsilon else 'has no'} epsilon"
+        if self.kind != "gaussian" and (self.sigma is not None or self.mu is not None):
+            yield f"sigma and mu are of gaussian, not of {self.kind}"
         if self.kind != "r3elu-dp" and (self.keep, self.response) != (1, 0.5):
             yield f"keep and response are of r3elu-dp, not of {self.kind}"
         if self.learns and not self.kind.startswith("r3elu"):
@@ -62,12 +72,15 @@ class TunnelSettings:
         if self.kind == "gaussian" and self.delta == 0:
             yield "gaussian has no epsilon at delta 0; give a delta, such as 1e-6"
 
+    @lru_cache(maxsize=64)  # noqa: B019 - it is a value, and finding a strength takes a while
     def mechanism(self, releases: int, *, signed: bool) -> Mechanism:
         """For so many planned releases of a row; `signed` for gradients. Raises MisconfiguredError where no
         strength has so low a price."""
         clip = self.clip or math.nan
         if self.kind in ("none", "clipping"):
             return Clipping(clip) if self.kind == "clipping" else Nothing()
+        if self.sigma is not None or self.mu is not None:
+            return Gaussian(clip, self.sigma or 2 * clip * math.sqrt(releases) / (self.mu or math.nan))
         epsilon, total = self.epsilon or math.nan, releases + self.spare
         if self.kind == "r3elu":
             return R3elu(epsilon / total, clip, signed=signed, learns=self.learns)
@@ -81,11 +94,12 @@ class TunnelSettings:
         }
         return weakest(makes[self.kind], total, epsilon, self.delta)
 
-    def budget(self, mechanism: Mechanism, rows: int) -> Budget:
-        """That of `rows` records: without end where nothing is promised."""
+    def budget(self, mechanism: Mechanism, rows: int, kept: int = 0) -> Budget:
+        """That of `rows` records, but for `kept` releases of each; without end where nothing is promised."""
         if self.kind not in _PROVED or self.epsilon is None:
             return Budget(np.zeros(rows, np.int64), math.inf)
-        return Budget(np.zeros(rows, np.int64), most_releases(mechanism, self.epsilon, self.delta))
+        most = most_releases(mechanism, self.epsilon, self.delta)
+        return Budget(np.zeros(rows, np.int64), most - kept)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from transom.errors import LinkRefusedError
+from transom.link.hijack import Watch
 from transom.link.message import Step
 from transom.link.session import Received
 from transom.link.talk import Talk
@@ -49,12 +50,14 @@ class _Going:
 
 @dataclass
 class _Evaluation:
-    """One under way: messages sent, answered, and when the last one was sent."""
+    """One under way: messages sent, answered, when the last one was sent, and whether the budget refused one:
+    then what was sent is answered, and no more."""
 
     attempt: int = 0
     sent: int = 0
     answered: int = 0
     sent_s: float = math.inf
+    refused: bool = False
 
 
 @dataclass
@@ -76,8 +79,8 @@ class FeatureSide(Side):
         self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener,
         tunnel: Tunnel,
     ) -> None:  # fmt: skip
-        super().__init__(job, part, pool, way, about, tell)
-        self.tunnel, self.ages = tunnel, Ages()
+        super().__init__(job, part, pool, way, about, tell, tunnel)
+        self.ages, self._watch = Ages(), Watch() if job.watch else None
         self._going: dict[int, _Going] = {}
         self._gradients: dict[int, Tensor] = {}  # by unit, the oldest first
         self._evaluation: _Evaluation | None = None
@@ -148,7 +151,11 @@ class FeatureSide(Side):
         ):  # what it answers went before a restart
             return
         step = self.units.step(unit, TRAIN, going.attempt)
-        talk.send(step, message(self.job.width, self.tunnel.release(embedding_BW, step)))
+        released_BW = self.release(embedding_BW, step)
+        if released_BW is None:
+            del self._going[unit]
+            return
+        talk.send(step, message(self.job.width, released_BW))
         going.sent_s = time.monotonic()
 
     # Backward
@@ -188,7 +195,14 @@ class FeatureSide(Side):
         if said(received.tensors) == DROPPED:
             self._again(unit, "dropped there")
             return
+        if said(received.tensors) == OVER:  # the partner's budget is spent
+            del self._going[unit]
+            self.now = replace(self.now, ends=True)
+            return
         gradient_BW = rows_of(received.tensors, len(self.units.rows(unit)), "a gradient")
+        if self._watch is not None:
+            self._watch.see(gradient_BW)
+        self.tunnel.learn(replace(step, direction="forward"), gradient_BW)
         if self._is_old(going):
             self._again(unit, "too old")
             return
@@ -295,12 +309,16 @@ class FeatureSide(Side):
             attempt, answered = self.now.evaluation
             self._evaluation = _Evaluation(attempt, answered, answered)
         now = self._evaluation
-        if now.sent == len(self.spans) or now.sent - now.answered >= EVALUATED_AHEAD:
+        if now.refused or now.sent == len(self.spans) or now.sent - now.answered >= EVALUATED_AHEAD:
             return False
         step = Step(self.now.evaluated, now.sent, "forward", now.attempt, EVALUATE)
         rows_BF = self.tensor(self.test_rows(now.sent))
         embedding_BW = self.pool.half.embed(_require(rows_BF)).cpu()
-        talk.send(step, message(self.job.width, self.tunnel.release(embedding_BW, step)))
+        released_BW = self.release(embedding_BW, step)
+        if released_BW is None:
+            now.refused = True
+            return True
+        talk.send(step, message(self.job.width, released_BW))
         now.sent, now.sent_s = now.sent + 1, time.monotonic()
         return True
 
@@ -320,14 +338,16 @@ class FeatureSide(Side):
             self.due = self.due or talk.is_full
             return
         self._evaluation, evaluated = None, self.now.evaluated + 1
-        ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs
+        ends = said(received.tensors) == OVER or evaluated == self.job.train.epochs or self.now.ends
         self.now = replace(self.now, evaluated=evaluated, evaluation=(0, 0), ends=ends)
         self.due = self.due or talk.is_full  # the verdict is durable there, and is told again if need be
         self.told("evaluated")
 
     def _end(self, talk: Talk) -> bool:
         """Take leave once nothing is under way."""
-        if not self.now.ends or self._going:
+        now = self._evaluation
+        evaluates = now is not None and (now.sent > now.answered or not now.refused)
+        if not self.now.ends or self._going or evaluates:
             return False
         self.average(self.now.evaluated)
         self.now = replace(self.now, over=True)

@@ -8,7 +8,6 @@ Source: own; the defaults of the schedule: Liu et al., arXiv 2510.12494, section
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,9 @@ from typing import Annotated, Any, Literal
 
 from transom.config import Setting, read_config, to_plain
 from transom.link.config import LinkConfig, Wire
+from transom.link.mechanisms import Mechanism
+from transom.link.tunnels import Name as TunnelName
+from transom.link.tunnels import TunnelSettings
 from transom.vertical import ids
 
 Task = Literal["binary", "multiclass", "regression", "counts"]
@@ -111,42 +113,16 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """What the feature party adds to each row of its embeddings before it is sent.
-
-    `gaussian`: rows clipped to length `clip`, N(0, sigma^2) added; `mu` instead of sigma is that of the whole
-    run's mu-GDP, predictions included, a person's row against another row.
-    """
-
-    kind: Literal["none", "gaussian"] = "none"
-    clip: Annotated[float | None, Setting("Longest row.", above=0)] = None
-    sigma: Annotated[float | None, Setting("Deviation of each number.", above=0)] = None
-    mu: Annotated[float | None, Setting("Of the whole run.", above=0)] = None
-
-    def problems(self) -> Iterator[str]:
-        """What is wrong with the fields together."""
-        ways = (self.sigma is not None) + (self.mu is not None)
-        if self.kind == "gaussian" and (self.clip is None or ways != 1):
-            yield "gaussian wants clip, and one of sigma and mu"
-        if self.kind == "none" and (self.clip is not None or ways):
-            yield "clip, sigma and mu are of gaussian, not of none"
-
-    def deviation(self, epochs: int) -> float:
-        """Sigma; 0 without noise. Each row is released once an epoch, and once to be predicted, however
-        often: mu = sqrt(epochs + 1) * 2 clip / sigma."""
-        if self.kind == "none" or self.clip is None:
-            return 0.0
-        return self.sigma or 2 * self.clip * math.sqrt(epochs + PREDICTED) / (self.mu or math.inf)
-
-
-@dataclass(frozen=True)
 class VerticalJob:
     """A party's side of a vertical training. Who has `data.label_column` is the label party.
 
     `width` is the embedding's; `bottom` is the party's own, `top` and `classes` (as the label column spells
-    them, in their order) the label party's, `noise` the feature party's. Without a `link` both parties are
-    one process; a link's own `wire` is not read. `insecure_hashed_join` joins IDs by their hashes, which the
-    partner can undo by trying.
+    them, in their order) the label party's. `noise` is what a party's rows pass before they are sent: the
+    feature party's embeddings, the label party's gradients, which are of a batch's mean loss, so that they
+    are about 1 / batch_rows of a row's. `watch` ends a training whose gradients all push one way, as those
+    of a partner do that hijacks the bottom. Without a `link` both parties are one process; a link's own
+    `wire` is not read. `insecure_hashed_join` joins IDs by their hashes, which the partner can undo by
+    trying.
     """
 
     name: Annotated[str, Setting(pattern=_NAME)]
@@ -157,7 +133,9 @@ class VerticalJob:
     bottom: Net = field(default_factory=lambda: Net((64, 64)))
     top: Net = field(default_factory=Net)
     train: Train = field(default_factory=Train)
-    noise: Noise = field(default_factory=Noise)
+    noise: TunnelSettings = field(default_factory=TunnelSettings)
+    partner_noise: Annotated[TunnelName, "What kind the partner's noise is; both must say the same."] = "none"
+    watch: Annotated[bool, "Look for hijacking in the gradients; of the feature party."] = False
     insecure_hashed_join: bool = False
     wire: Wire = "fp32"
     link: LinkConfig | None = None
@@ -174,11 +152,23 @@ class VerticalJob:
         """Where this party's run is kept."""
         return self.out / self.role
 
+    @property
+    def planned_releases(self) -> int:
+        """Of a row: once an epoch, and an embedding once more for all predictions."""
+        return self.train.epochs + (PREDICTED if self.role == "feature" else 0)
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """What this party's rows pass. Raises MisconfiguredError for an epsilon that no strength has."""
+        return self.noise.mechanism(self.planned_releases, signed=self.role == "label")
+
     def problems(self) -> Iterator[str]:
         """What is wrong with the fields together."""
         yield from self._class_problems()
-        if self.role == "label" and self.noise.kind != "none":
-            yield "noise is the feature party's, whose embeddings are sent; leave it out here"
+        if self.role == "label" and self.noise.response == 1:
+            yield "noise.response: a gradient needs noise, which tells its sign; lower it"
+        if self.role == "label" and self.watch:
+            yield "watch is the feature party's, which gets gradients; leave it out here"
         if self.link is not None and self.link.wire not in ("fp32", self.wire):
             yield f"wire is {self.wire}, and link says {self.link.wire}; say it once, outside link"
 
@@ -206,6 +196,9 @@ def terms(job: VerticalJob, facts: Mapping[str, str]) -> dict[str, str]:
     alike: dict[str, Any] = {name: getattr(job, name) for name in ("name", "task", "width", "wire")}
     alike |= {f"train.{name}": one for name, one in to_plain(job.train).items() if name not in _OWN}
     alike |= {"data.test_share": job.data.test_share, "label party": _label_party(job)}
+    own, partners = job.noise.kind, job.partner_noise
+    kinds = (own, partners) if job.role == "feature" else (partners, own)
+    alike |= {"noise of embeddings": kinds[0], "noise of gradients": kinds[1]}
     alike |= {"insecure_hashed_join": job.insecure_hashed_join, "IDs": ids.RULE, "version": VERSION}
     return {name: str(value) for name, value in alike.items()} | dict(facts)
 

@@ -2,7 +2,7 @@
 
 Embeddings that came wait for a worker, at most so many; then the oldest is dropped, and its sender told.
 Threat model: a partner that sends units that are none, or of other shapes; refused.
-Does not protect: gradients tell of the labels, and nothing is added to them.
+Does not protect: gradients tell of the labels, unless the job's noise is added to them.
 Source: Liu et al., arXiv 2510.12494, sections 4.1 and 4.2. Shapes: B rows of a unit, W width, O outputs.
 """
 
@@ -23,6 +23,7 @@ from transom.link.message import Step
 from transom.link.session import Received
 from transom.link.talk import Talk
 from transom.link.told import Listener
+from transom.link.tunnel import Tunnel
 from transom.vertical.half import EMBEDDING, GRADIENT, LABELS, ROWS, Done, Task
 from transom.vertical.job import VerticalJob
 from transom.vertical.messages import (
@@ -48,11 +49,13 @@ class LabelSide(Side):
     """The label party at work."""
 
     def __init__(
-        self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener
-    ) -> None:
-        super().__init__(job, part, pool, way, about, tell)
+        self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener,
+        tunnel: Tunnel,
+    ) -> None:  # fmt: skip
+        super().__init__(job, part, pool, way, about, tell, tunnel)
         self._waiting: dict[int, tuple[int, Tensor]] = {}  # by unit: attempt and embedding, the oldest first
         self._at_work: dict[int, int] = {}
+        self._graded: dict[int, Tensor] = {}  # embeddings at work, where a tunnel learns from them
         self._outputs: list[Tensor] = []
         self._losses: list[float] = []  # of a batch's shares so far
         self._next_average = 1
@@ -131,6 +134,8 @@ class LabelSide(Side):
             rows_BF = self.tensor(numbers)
             tensors |= {} if rows_BF is None else {ROWS: rows_BF}
             self._at_work[unit] = attempt
+            if self.job.noise.learns:
+                self._graded[unit] = embedding_BW
             task = Task("train", unit, tensors, self.units.batch_size(unit))
             if self.pool.give(task, self.worker_of(unit)) is not None:
                 del self._waiting[unit]
@@ -141,7 +146,12 @@ class LabelSide(Side):
     def finished(self, talk: Talk, done: Done) -> None:
         """A worker has learnt: the gradient of its embedding goes back."""
         step = self.units.step(done.unit, TRAIN, self._at_work.pop(done.unit))
-        self._reply(talk, step, done.tensors[GRADIENT], GO)
+        gradient_BW: Tensor | None = done.tensors[GRADIENT]
+        if self.job.noise.kind == "none":  # as they are: a tunnel would only cost
+            self.budget.spend(self.unit_rows(done.unit))
+        else:
+            gradient_BW = self._released(done, replace(step, direction="backward"))
+        self._reply(talk, step, gradient_BW, OVER if gradient_BW is None else GO)
         size = self.units.whole_rows(done.unit)
         self.now = replace(
             self.now, loss_sum=self.now.loss_sum + done.loss * size,
@@ -163,6 +173,13 @@ class LabelSide(Side):
         self.now = replace(self.now, steps=self.now.steps + steps)
         self.told("step", {"loss": loss, "wait_s": self.wait_s, "busy_s": self.pool.busy_s})
         self.due = talk.stepped(steps)
+
+    def _released(self, done: Done, step: Step) -> Tensor | None:
+        """The gradient as it may leave; None once the budget is spent."""
+        found_BW = self.release(done.tensors[GRADIENT], step)
+        if found_BW is not None and self.job.noise.learns:
+            self.tunnel.learn(step, self._graded.pop(done.unit))
+        return found_BW
 
     def standing(self) -> Progress:
         """Embeddings that are here and not answered are lost with the process, and do not come again."""

@@ -30,7 +30,6 @@ from transom.vertical.half import EMBEDDING, GRADIENT, LABELS, ROWS, Half, Task,
 from transom.vertical.job import VerticalJob
 from transom.vertical.messages import TRAIN
 from transom.vertical.part import Part
-from transom.vertical.party import mechanism
 from transom.vertical.pool import mean_into
 from transom.vertical.profile import Measured, Profile
 
@@ -75,7 +74,7 @@ def sizes_of(count: int) -> tuple[int, ...]:
 def _size(job: VerticalJob, part: Part, half: Half, rows: int, base_bytes: float) -> Measured:
     """The mean of several times, which is what many batches take, after a first one for memory alone."""
     once = _label if job.role == "label" else _feature
-    tunnel = Tunnel(mechanism(job), Nothing(), secrets.token_bytes(SECRET_BYTES), "plan")
+    tunnel = Tunnel(job.mechanism, Nothing(), secrets.token_bytes(SECRET_BYTES), "plan")
     kept: dict[int, int] = {}
     with torch.autograd.graph.saved_tensors_hooks(_counting(kept), lambda tensor: tensor):
         once(part, half, tunnel, rows, 0)

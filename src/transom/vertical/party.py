@@ -15,10 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from transom.config import to_plain
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.exchange import Agreement
-from transom.link.mechanisms import Gaussian, Mechanism, Nothing
+from transom.link.mechanisms import Nothing
+from transom.link.r3elu import R3elu, R3eluDp
 from transom.link.record import Record
 from transom.link.session import WINDOW_BYTES, Session
 from transom.link.talk import Talk
@@ -62,7 +64,9 @@ class Party:
     def row_noise(self) -> RowNoise:
         """What the embeddings of predictions carry: with the secret of the run that trained, so that a row
         has the same noise in each run of `predict`. Raises CheckpointError where its record is gone."""
-        law = mechanism(self.job)
+        law = self.job.mechanism
+        if isinstance(law, R3elu | R3eluDp) and law.learns:
+            law = law.weighed(self.side.learnt)
         if isinstance(law, Nothing):
             return RowNoise(law, self.record.secret, b"")
         path, names = _record_of(self.job)
@@ -93,6 +97,7 @@ def make_party(
     half = make_half(job, part.width, local=way.local)
     known = facts(job, part, way)
     about = {name: one for name, one in terms(job, known).items() if not name.startswith("version of")}
+    about |= {"noise": str(to_plain(job.noise))}
     about |= {"party": job.role, "columns": part.schema, "file": part.digest}
     if purpose == "train":
         _measure(half, part)
@@ -101,13 +106,16 @@ def make_party(
         pool = _pool(job, part, half, way, workers if purpose == "train" else "here")
         side: LabelSide | FeatureSide
         if job.role == "label":
-            side = LabelSide(job, part, pool, way, about, tell)
+            tunnel = Tunnel(Nothing(), job.mechanism, record.secret, record.run)
+            side = LabelSide(job, part, pool, way, about, tell, tunnel)
         else:
-            tunnel = Tunnel(mechanism(job), Nothing(), record.secret, record.run)
+            tunnel = Tunnel(job.mechanism, Nothing(), record.secret, record.run)
             side = FeatureSide(job, part, pool, way, about, tell, tunnel)
+        side.charge(record.sent_steps())
         agreed = {**terms(job, known), "purpose": purpose}
         if purpose == "predict":
             head = folder.take(job, half, about, but=_OF_ROWS if new_rows else ())
+            side.learnt = head.importance
             agreed |= {"trained": head.run}
         elif record.checkpoint is not None:
             side.restore(record.checkpoint)
@@ -147,13 +155,6 @@ def _keeper(party: Party) -> Keeper:
     """Of the run's traffic, from where the last checkpoint stands."""
     job, begins = party.job, party.record.checkpoint is None
     return Keeper(folder_of(job), job.train.record_traffic_mb, anew=begins)
-
-
-def mechanism(job: VerticalJob) -> Mechanism:
-    """What the feature party's embeddings pass."""
-    if job.noise.kind == "none" or job.noise.clip is None:
-        return Nothing()
-    return Gaussian(job.noise.clip, job.noise.deviation(job.train.epochs))
 
 
 def facts(job: VerticalJob, part: Part, way: Way) -> dict[str, str]:

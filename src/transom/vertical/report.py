@@ -7,19 +7,17 @@ Source: own; the promise: `transom.link.tunnel`. Shapes: R rows of training.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from transom.config import to_plain
-from transom.link.mechanisms import Nothing
+from transom.link.mechanisms import Gaussian
+from transom.privacy.guarantee import price
 from transom.vertical import messages
 from transom.vertical.job import PREDICTED, VerticalJob
 from transom.vertical.label import LabelSide
 from transom.vertical.metrics import SCORE
-from transom.vertical.party import Party, mechanism
+from transom.vertical.party import Party
 
 _SHARED = (
     "which rows both parties have, how many, and their order",
@@ -50,8 +48,7 @@ def report(party: Party, counts: Mapping[str, int]) -> dict[str, Any]:
     }
     if isinstance(side, LabelSide):
         history = [_finite(to_plain(point)) for point in now.history]
-        found |= {"score": score_of(job, history), "history": history}
-        return found | {"noise": {"guarantee": Nothing().guarantee(max(job.train.epochs, 1)).to_dict()}}
+        return found | {"score": score_of(job, history), "history": history, "noise": noise_report(party)}
     return found | {"staleness": side.ages.report(), "noise": noise_report(party)}
 
 
@@ -83,27 +80,35 @@ def disclosed(job: VerticalJob) -> tuple[str, ...]:
     own = (
         "embeddings of this party's columns, one a row and epoch, with the noise of the job"
         if job.role == "feature"
-        else "gradients of the loss by its embeddings, which tell of the labels: nothing is added to them"
+        else "gradients of the loss by its embeddings, which tell of the labels, with the noise of the job"
     )
     hashed = ("every other ID that the partner can guess",) if job.insecure_hashed_join else ()
     return (*_SHARED, *hashed, own)
 
 
 def noise_report(party: Party) -> dict[str, Any]:
-    """How often rows were released, by the record of what was sent, and once more for all predictions that
-    may follow; and what that promises together."""
+    """How often a row was released at most (replies without rows may count), embeddings once more for all
+    predictions that may follow; what that promises together, and what was paid for."""
     side, job = party.side, party.job
-    train_R = np.zeros(len(side.part.train), dtype=np.int64)
-    topics = _by_topic(party)
-    for step, count in Counter((one.epoch, one.batch) for one in topics.get(messages.TRAIN, ())).items():
-        train_R[side.units.rows(step[0] * side.units.per_epoch + step[1])] += count
-    evaluated = Counter(step.batch for step in topics.get(messages.EVALUATE, ()))
-    releases = max(int(train_R.max(initial=0)), max(evaluated.values(), default=0)) + PREDICTED
-    found = {"releases_of_a_row_at_most": releases, "of_these_by_predictions": PREDICTED}
-    guarantee = mechanism(job).guarantee(releases)
-    told: dict[str, Any] = {**found, "guarantee": guarantee.to_dict()}
-    if job.noise.clip is not None:
-        told["mu"] = math.sqrt(releases) * 2 * job.noise.clip / job.noise.deviation(job.train.epochs)
+    predicted = PREDICTED if job.role == "feature" else 0
+    releases = int(side.budget.spent_R.max(initial=0)) + predicted
+    guarantee = job.mechanism.guarantee(max(releases, 1))
+    told: dict[str, Any] = {
+        "kind": job.noise.kind,
+        "releases_of_a_row_at_most": releases,
+        "of_these_by_predictions": predicted,
+        "guarantee": guarantee.to_dict(),
+    }
+    if isinstance(job.mechanism, Gaussian):
+        told["mu"] = math.sqrt(releases) * 2 * job.mechanism.clip / job.mechanism.sigma
+    if math.isfinite(side.budget.most):
+        told["budget"] = {
+            "epsilon": job.noise.epsilon,
+            "delta": job.noise.delta,
+            "spent": price(guarantee, job.noise.delta) if releases else 0.0,
+            "releases": side.budget.most + predicted,
+            "ended_the_run": side.now.spent,
+        }
     return told
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from torch import Tensor
 
 from transom.config import from_plain, to_plain
 from transom.errors import CheckpointError
+from transom.link.message import Step
 from transom.link.numbers import Numbers
 from transom.link.session import Received
 from transom.link.talk import Message, Talk, pack, unpack
 from transom.link.told import Kind, Listener, Told
+from transom.link.tunnel import Tunnel
+from transom.privacy.stream import Direction
 from transom.vertical.half import Done
-from transom.vertical.job import VerticalJob
+from transom.vertical.job import PREDICTED, VerticalJob
+from transom.vertical.messages import EVALUATE, TRAIN
 from transom.vertical.part import Part
 from transom.vertical.pool import Pool, sum_of
 from transom.vertical.schedule import Units, Way, chunks, interval
@@ -47,7 +51,8 @@ class Progress:
     """Where a party stands: units done (`Numbers` as plain), steps, epochs evaluated and averaged; units that
     were given out again, with their attempt; of an evaluation under way its attempt and the answers that
     came; units that the label party has received and not answered, with their attempt; what it counts;
-    whether nothing more begins; the mark that both parties' folders of the run share."""
+    whether nothing more begins; the mark that both parties' folders of the run share; what its tunnel has
+    learnt; whether it ended because a budget was spent."""
 
     done: tuple[int, ...] = (0,)
     steps: int = 0
@@ -62,6 +67,8 @@ class Progress:
     history: tuple[Point, ...] = ()
     ends: bool = False
     mark: str = ""
+    importance: tuple[float, ...] = ()
+    spent: bool = False
     over: bool = False
 
 
@@ -69,9 +76,10 @@ class Side:
     """A party at work on its rows; `about` is what its state is of."""
 
     def __init__(
-        self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener
-    ) -> None:
-        self.job, self.part, self.pool, self.way = job, part, pool, way
+        self, job: VerticalJob, part: Part, pool: Pool, way: Way, about: Mapping[str, str], tell: Listener,
+        tunnel: Tunnel,
+    ) -> None:  # fmt: skip
+        self.job, self.part, self.pool, self.way, self.tunnel = job, part, pool, way, tunnel
         self.about, self.tell = about, tell
         self.units = Units.of(job, len(part.train))
         self.spans = chunks(len(part.test), job.train.batch_rows)
@@ -80,10 +88,53 @@ class Side:
         self.timeline = Timeline(way.workers)
         self.due = False  # whether a checkpoint is
         self._gathered: dict[int, Mapping[str, Tensor]] = {}
+        kept = PREDICTED if job.role == "feature" else 0
+        self.budget = job.noise.budget(job.mechanism, len(part), kept)
+        self._charged: set[Step] = set()  # before a restart: they leave as the same bytes
 
     def standing(self) -> Progress:
         """As `now`, with what a process that is killed would lose of what it received."""
         return self.now
+
+    def charge(self, sent: Sequence[Step]) -> None:
+        """What an earlier process released, as the record has it."""
+        for step in sent:
+            if (numbers := self._released_by(step)) is not None:
+                self.budget.spend(numbers)
+                self._charged.add(step)
+
+    def release(self, rows_BW: Tensor, step: Step) -> Tensor | None:
+        """Rows as they may leave, or None where the budget of one of them is spent: then nothing more begins,
+        and the run ends."""
+        numbers = self._released_by(step)
+        if numbers is not None and step not in self._charged:
+            if not self.budget.affords(numbers):
+                self.now = replace(self.now, ends=True, spent=True)
+                return None
+            self.budget.spend(numbers)
+        return self.tunnel.release(rows_BW, step)
+
+    @property
+    def learnt(self) -> tuple[float, ...]:
+        """What the tunnel has learnt of the importance of values."""
+        return self.tunnel.importance[self._own]
+
+    @learnt.setter
+    def learnt(self, importance: tuple[float, ...]) -> None:
+        self.tunnel.importance[self._own] = importance
+
+    @property
+    def _own(self) -> Direction:
+        """The way that this party's rows go."""
+        return "forward" if self.job.role == "feature" else "backward"
+
+    def _released_by(self, step: Step) -> NDArray[np.int64] | None:
+        """The rows whose values a message of this party holds; None for one that tells of none."""
+        if step.direction != self._own:
+            return None
+        if step.topic == TRAIN:
+            return self.unit_rows(max(self.units.unit(step), 0))
+        return self.test_rows(step.batch) if step.topic == EVALUATE and self.job.role == "feature" else None
 
     def finished(self, talk: Talk, done: Done) -> None:
         """A worker has done a task."""
@@ -105,7 +156,7 @@ class Side:
 
     def saved(self) -> bytes:
         """All that a restart needs."""
-        plain = {**to_plain(self.standing()), "done": self.done.to_plain()}
+        plain = {**to_plain(replace(self.standing(), importance=self.learnt)), "done": self.done.to_plain()}
         return pack(self.about, plain, self.pool.half.saved())
 
     def restore(self, data: bytes) -> None:
@@ -114,6 +165,7 @@ class Side:
         self.now = from_plain(Progress, plain, "this checkpoint is of another version", error=CheckpointError)
         self.done = Numbers.from_plain(list(self.now.done))
         self.pool.half.restore(learnt)
+        self.learnt = self.now.importance
 
     def tensor(self, numbers: NDArray[np.int64]) -> Tensor | None:
         """These rows' columns [B, F]; None for a label-only party."""
