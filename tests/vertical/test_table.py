@@ -293,3 +293,15 @@ def test_what_is_written_is_what_is_read(tmp_path: Path, rows: list[tuple[str, f
     assert found.labels_N is not None
     assert found.labels_N.tolist() == [count for *_, count in rows]
     assert len(found.ids) == len(rows)
+
+
+def test_an_array_may_have_a_border_and_not_be_one(tmp_path: Path) -> None:
+    """Images have columns that never change."""
+    images = np.zeros((6, 4), np.float32)
+    np.save(tmp_path / "blank.npy", images)
+    images[:, 1] = np.arange(6)
+    np.save(tmp_path / "images.npy", images)
+    job = VerticalJob("images", "binary", Data(tmp_path / "images.npy"))
+    assert read_table(job).features_NF.shape == (6, 4)
+    with pytest.raises(MisconfiguredError, match="column '0' is constant"):
+        read_table(replace(job, data=Data(tmp_path / "blank.npy")))

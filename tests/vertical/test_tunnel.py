@@ -14,7 +14,7 @@ import torch
 
 from transom.errors import CheckpointError, LinkRefusedError
 from transom.link import hijack
-from transom.link.hijack import Watch, coherence
+from transom.link.hijack import Watch, coherence, directions
 from transom.link.tunnels import Budget, TunnelSettings
 from transom.privacy.guarantee import price
 from transom.vertical import run
@@ -151,11 +151,11 @@ def hijacked(batches: int, rows: int = 32, width: int = 8, spread: float = 0.3) 
 
 
 def test_the_watch_stops_a_hijacker_and_only_after_the_first_batches() -> None:
-    watch, last = Watch(), hijack.FIRST + hijack.WINDOW
+    watch, last = Watch(one_output=True), hijack.FIRST + hijack.WINDOW
     *before, gradient_BW = hijacked(last)
     for one_BW in before:
         watch.see(one_BW)
-    with pytest.raises(LinkRefusedError, match="push all rows one way"):
+    with pytest.raises(LinkRefusedError, match="train your model to read"):
         watch.see(gradient_BW)
 
 
@@ -166,17 +166,34 @@ def test_coherence_is_one_of_one_direction_and_little_of_many() -> None:
     assert coherence(torch.tensor([[1.0], [-1.0]])) == 0.0
 
 
+def test_directions_are_the_rank_of_equal_ones() -> None:
+    assert directions(torch.eye(6)) == pytest.approx(6.0)
+    assert directions(torch.eye(6).repeat(4, 1)) == pytest.approx(6.0)
+    assert directions(torch.ones(9, 4)) == pytest.approx(1.0)
+    assert directions(torch.zeros(9, 4)) == 0.0
+
+
+def highest(seen: list[float]) -> float:
+    """The highest mean of a window."""
+    return float(max(np.convolve(seen, np.ones(hijack.WINDOW) / hijack.WINDOW, "valid")))
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression", "counts"])
 def test_honest_runs_raise_no_alarm(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
-    monkeypatch.setattr(
-        hijack, "coherence", lambda gradient_BW: seen.append(coherence(gradient_BW)) or seen[-1]
-    )
+    seen: dict[str, list[float]] = {"coherence": [], "directions": []}
+
+    def looked(name: str, found: Any) -> Any:
+        return lambda gradient_BW: seen[name].append(found(gradient_BW)) or seen[name][-1]
+
+    monkeypatch.setattr(hijack, "coherence", looked("coherence", coherence))
+    monkeypatch.setattr(hijack, "directions", looked("directions", directions))
     jobs = make_jobs(task, tmp_path, epochs=60)
     jobs = jobs[0], replace(jobs[1], watch=True)
     run.simulate(jobs, make_parts(task), Heard())
-    assert len(seen) > 100
-    assert max(np.convolve(seen, np.ones(100) / 100, "valid")) < 0.6 * hijack.MOST
+    assert len(seen["coherence"]) > 100
+    assert highest(seen["coherence"]) < 0.6 * hijack.MOST_COHERENCE
+    assert highest(seen["directions"] or [0.0] * 100) < 0.8 * hijack.MOST_DIRECTIONS
+    assert bool(seen["directions"]) == (task != "multiclass")
 
 
 def test_a_hijacked_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,5 +207,5 @@ def test_a_hijacked_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(LabelSide, "_reply", made_up)
     jobs = make_jobs("binary", tmp_path, epochs=100)
     jobs = jobs[0], replace(jobs[1], watch=True)
-    with pytest.raises(LinkRefusedError, match="push all rows one way"):
+    with pytest.raises(LinkRefusedError, match="train your model to read"):
         run.simulate(jobs, make_parts("binary"), Heard())

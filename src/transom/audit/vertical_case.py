@@ -55,7 +55,7 @@ def case(
     mine = loaded(jobs)
     kept_by = next((one for one in jobs if traffic.files(traffic.folder_of(one))), job)
     count = len(mine[kept_by.role].train)
-    _require_same(kept_by, mine[kept_by.role])
+    require_same(kept_by, mine[kept_by.role])
     kept = traffic.read(kept_by)
     sigmas = {one.role: deviation(one) for one in jobs}
     target = Exchanged(
@@ -121,8 +121,8 @@ def known(data: Truth, count: int, rows: int, labels: int) -> Known:
     return Known(rows_K, by_row, rarer, columns_NF)
 
 
-def _require_same(job: VerticalJob, part: Part) -> None:
-    """The rows are those that the recorded run had. Raises CheckpointError."""
+def require_same(job: VerticalJob, part: Part) -> Head:
+    """What the recorded run left, whose rows these are. Raises CheckpointError."""
     path = job.folder / "job.json"
     if not path.exists():
         raise CheckpointError(
@@ -135,3 +135,4 @@ def _require_same(job: VerticalJob, part: Part) -> None:
             f"{job.data.path} or its alignment has changed since the run in {job.folder}; restore it, or "
             "train again"
         )
+    return head

@@ -16,6 +16,7 @@ from transom.cli import (
     audit_split,
     audit_text,
     audit_traffic,
+    audit_tunnel,
     audit_vertical,
     audit_words,
 )
@@ -30,5 +31,6 @@ app.command()(audit_traffic.traffic)
 app.command()(audit_adapter.adapter)
 app.command()(audit_epsilon.epsilon)
 app.command()(audit_split.split)
+app.command()(audit_tunnel.tunnel)
 app.command()(audit_vertical.vertical)
 app.command()(audit_plot.plot)

@@ -23,11 +23,16 @@ from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
 from transom.cli.vertical_jobs import (
+    Clip,
     Device,
+    Epsilon,
     FeatureFile,
     JobFile,
     LabelFile,
     PartnerFile,
+    PartnerKind,
+    TunnelKind,
+    Tunnels,
     job_of,
     jobs_of,
     part_of,
@@ -84,7 +89,8 @@ def psi(
 
 @app.command()
 def train(
-    job: JobFile, as_planned: AsPlanned = False, device: Device = None, tensorboard: Board = None,
+    job: JobFile, as_planned: AsPlanned = False, tunnel: TunnelKind = None, epsilon: Epsilon = None,
+    clip: Clip = None, partner_tunnel: PartnerKind = None, device: Device = None, tensorboard: Board = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train with the partner, who runs this too. Without aligned.json the common rows are found first."""
@@ -94,7 +100,7 @@ def train(
     from transom.vertical.plan import planned_job
     from transom.vertical.schedule import way_of
 
-    read = job_of(job, device)
+    read = job_of(job, device, Tunnels(tunnel, epsilon, clip, partner_tunnel))
     timeout_s, was_aligned = read.link.timeout_s if read.link else 0.0, (read.folder / FILE).exists()
     table = table_of(read, quiet=as_json)
     part = part_of(read, table, quiet=as_json)
@@ -123,8 +129,9 @@ def train(
 
 @app.command()
 def simulate(
-    label: LabelFile, feature: FeatureFile, as_planned: AsPlanned = False,
-    device: Device = None, tensorboard: Board = None, as_json: Json = False,
+    label: LabelFile, feature: FeatureFile, as_planned: AsPlanned = False, tunnel: TunnelKind = None,
+    epsilon: Epsilon = None, clip: Clip = None, device: Device = None, tensorboard: Board = None,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run both parties in this process, on the rows that both files have."""
     from transom.vertical import run
@@ -132,7 +139,7 @@ def simulate(
     from transom.vertical.plan import planned_job
     from transom.vertical.schedule import way_of
 
-    jobs = jobs_of(label, feature, device)
+    jobs = jobs_of(label, feature, device, Tunnels(tunnel, epsilon, clip))
     with progress("reading", quiet=as_json):
         parts = load_here(jobs)
     if as_planned:
@@ -151,16 +158,21 @@ def predict(
     partner_rows: Annotated[Path | None, "The partner's other rows, where both parties run here."] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Only of this ID; of several.")] = None,
     out: Annotated[Path | None, "Where the scores go: CSV, or JSON if it ends in .json."] = None,
+    tunnel: TunnelKind = None,
+    epsilon: Epsilon = None,
+    clip: Clip = None,
+    partner_tunnel: PartnerKind = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Score rows with the trained model. Both parties run this; the label party gets the scores."""
-    read = job_of(job, device)
+    tunnels = Tunnels(tunnel, epsilon, clip, partner_tunnel)
+    read = job_of(job, device, Tunnels() if partner is not None else tunnels)
     if read.role == "feature" and (out is not None or ids):
         raise MisconfiguredError("the label party gets the scores; --out and --id are its options")
     found: Predicted | int
     if partner is not None:
-        found = _predict_here(jobs_of(job, partner, device), rows, partner_rows, ids, quiet=as_json)
+        found = _predict_here(jobs_of(job, partner, device, tunnels), rows, partner_rows, ids, quiet=as_json)
     elif partner_rows is not None:
         raise MisconfiguredError("--partner-rows goes with the partner's job, to run both parties here")
     else:

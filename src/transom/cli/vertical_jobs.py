@@ -7,9 +7,9 @@ Source: `transom.vertical`.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,18 +28,60 @@ PartnerFile = Annotated[
     Path | None, typer.Argument(metavar="PARTNER", help="The partner's job, to run both parties here.")
 ]
 Device = Annotated[str | None, "Where it computes, in place of the job's: cpu, cuda."]
+TunnelKind = Annotated[
+    str | None,
+    typer.Option("--tunnel", help="What this party's rows pass, in place of the job's: see docs/tunnel.md."),
+]
+PartnerKind = Annotated[str | None, typer.Option("--partner-tunnel", help="What the partner's rows pass.")]
+Epsilon = Annotated[float | None, "Of a row in the whole run, at the job's delta; with --tunnel."]
+Clip = Annotated[float | None, "Longest row or largest value, in place of the job's or 1; with --tunnel."]
 
 
-def job_of(path: Path, device: str | None) -> VerticalJob:
+@dataclass(frozen=True)
+class Tunnels:
+    """What the command line says of tunnels, in place of a job."""
+
+    kind: str | None = None
+    epsilon: float | None = None
+    clip: float | None = None
+    partner_kind: str | None = None
+
+    def of(self, job: VerticalJob) -> VerticalJob:
+        """The job with them. Raises MisconfiguredError."""
+        from transom.config import from_plain, to_plain
+        from transom.vertical.job import VerticalJob
+
+        if self.kind is None and (self.epsilon is not None or self.clip is not None):
+            raise MisconfiguredError("--epsilon and --clip go with --tunnel, which says of what")
+        plain: dict[str, Any] = {}
+        if self.kind is not None:
+            clip = None if self.kind == "none" else self.clip or job.noise.clip or 1.0
+            kept = {"delta": job.noise.delta, "spare": job.noise.spare}
+            plain["noise"] = {"kind": self.kind, "clip": clip, "epsilon": self.epsilon, **kept}
+        if self.partner_kind is not None:
+            plain["partner_noise"] = self.partner_kind
+        if not plain:
+            return job
+        found: VerticalJob = from_plain(VerticalJob, {**to_plain(job), **plain}, "--tunnel", folder=Path())
+        return found
+
+
+def job_of(path: Path, device: str | None, tunnels: Tunnels | None = None) -> VerticalJob:
     from transom.vertical.job import read_job
 
     job = read_job(path)
+    job = job if tunnels is None else tunnels.of(job)
     return job if device is None else replace(job, device=device)
 
 
-def jobs_of(label: Path, feature: Path, device: str | None) -> tuple[VerticalJob, VerticalJob]:
-    """Both jobs, the label party's first. Raises MisconfiguredError."""
-    jobs = job_of(label, device), job_of(feature, device)
+def jobs_of(
+    label: Path, feature: Path, device: str | None, tunnels: Tunnels | None = None
+) -> tuple[VerticalJob, VerticalJob]:
+    """Both jobs, the label party's first; tunnels of the command line are the feature party's. Raises
+    MisconfiguredError."""
+    tunnels = tunnels or Tunnels()
+    theirs = Tunnels(partner_kind=tunnels.kind)
+    jobs = job_of(label, device, theirs), job_of(feature, device, tunnels)
     for job, path, role, what in (
         (jobs[0], label, "label", "names no"),
         (jobs[1], feature, "feature", "names a"),

@@ -1,14 +1,17 @@
-"""Does the partner train our model for the task, or for itself? Gradients that all push one way tell.
+"""Does the partner train our model for the task, or for itself? Gradients of a task have a look of their own.
 
-Of a loss that a top with a bias has learnt, the rows of a batch pull embeddings apart: residuals add up to
-about nothing. Who hijacks a bottom (feature-space hijacking) sends gradients of a discriminator that wants
-all rows to look like rows of its own, and they all push one way. `coherence` is the squared length of the
-gradients' mean by their mean squared length, from 1 / B for independent rows to 1. The watch looks at its
-mean over the last `WINDOW` batches, once the first ones are over, in which a bias may still be learnt.
-Threat model: a partner that makes up gradients, and does not know that someone watches or how.
-Does not protect: against gradients from which the partner takes their mean away (the benchmark has a row for
-that attacker), or against trainings of fewer batches than the first ones and a window; what was sent until
-then is seen.
+Of a loss that a top with a bias has learnt, residuals add up to about nothing, so the rows of a batch pull
+embeddings apart: who wants them all in one place pushes them one way, and `coherence` shows it: the squared
+length of the gradients' mean by their mean squared length, from 1 / B for independent rows to 1. And a top
+with one output asks for little: its gradients lie in few directions, while those of a decoder, which wants to
+know all of a row, lie in many: `directions` is their participation ratio (tr M)^2 / tr M^2, M the matrix of
+their second moments. The watch looks at the means over the last `WINDOW` batches, once the first ones are
+over, in which a bias may still be learnt.
+Threat model: a partner that makes up gradients.
+Does not protect: against one that keeps to few directions (through a narrow tunnel it has no others), against
+trainings of fewer batches than the first ones and a window, against what was sent until then. Tasks of
+several outputs have as many directions, so of these coherence alone is looked at. Honest gradients with noise
+have as many, too, and are not to be watched.
 Source: own; the attack: Pasquini et al., CCS 2021, arXiv 2012.02670; others compare gradients of rows of one
 label with those of others, which a party without labels cannot: Fu et al., NDSS 2023; Erdogan et al. 2022,
 arXiv 2108.09052.
@@ -27,16 +30,18 @@ with extra("link", "torch"):
     from torch import Tensor
 
 FIRST, WINDOW = 100, 100  # batches
-MOST = 0.5  # mean coherence; of honest runs see benchmarks/tunnel_defence.py
+MOST_COHERENCE, MOST_DIRECTIONS = 0.5, 4.0  # means; those of honest runs: docs/tunnel.md
 _FEWEST_ROWS = 8  # a batch of fewer says little
 
 
 @dataclass
 class Watch:
-    """Looks at one batch of gradients after the other."""
+    """Looks at one batch of gradients after the other; `one_output` says that the task has no more."""
 
+    one_output: bool
     seen: int = 0
-    _last: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _coherence: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _directions: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def see(self, gradient_BW: Tensor) -> None:
         """Raises LinkRefusedError once gradients look like those of a hijacker."""
@@ -45,13 +50,17 @@ class Watch:
         self.seen += 1
         if self.seen <= FIRST:
             return
-        self._last.append(coherence(gradient_BW))
-        mean = sum(self._last) / WINDOW
-        if len(self._last) == WINDOW and mean > MOST:
+        self._coherence.append(coherence(gradient_BW))
+        self._directions.append(directions(gradient_BW) if self.one_output else 0.0)
+        if len(self._coherence) < WINDOW:
+            return
+        found, many = sum(self._coherence) / WINDOW, sum(self._directions) / WINDOW
+        if found > MOST_COHERENCE or many > MOST_DIRECTIONS:
             raise LinkRefusedError(
-                f"gradients of the last {WINDOW} batches push all rows one way ({mean:.2f}, of a learnt task "
-                f"below {MOST}): the partner may train your model to read your rows. Nothing more is sent; "
-                "ask what it trains, and audit what it got: transom audit tunnel"
+                f"gradients of the last {WINDOW} batches have coherence {found:.2f} and {many:.1f} "
+                f"directions, a task's at most {MOST_COHERENCE:g} and {MOST_DIRECTIONS:g}: the partner may "
+                "train your model to read your rows. Nothing more is sent; ask what it trains, and audit "
+                "what it got: transom audit tunnel"
             )
 
 
@@ -60,3 +69,11 @@ def coherence(gradient_BW: Tensor) -> float:
     rows_BW = gradient_BW.detach().double().flatten(1)
     power = rows_BW.square().sum(1).mean()
     return float(rows_BW.mean(0).square().sum() / power) if power else 0.0
+
+
+def directions(gradient_BW: Tensor) -> float:
+    """In how many directions rows lie: from 1 to their width; 0 for zeros."""
+    rows_BW = gradient_BW.detach().double().flatten(1)
+    gram = rows_BW.T @ rows_BW if rows_BW.shape[1] < len(rows_BW) else rows_BW @ rows_BW.T
+    whole = gram.square().sum()
+    return float(gram.trace() ** 2 / whole) if whole else 0.0

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from transom.report.picture import Picture
 from transom.report.statistics import Bools, clustered_interval, interval
 
 MAX_EXAMPLES = 10
@@ -39,7 +40,8 @@ class Finding:
 
     `baseline` is what guessing reaches, `n` the number of trials behind `value`, `cost_s` the seconds spent.
     `setting` is the point of a sweep that it belongs to, empty without one. A finding that was "not run" has
-    None for its figures and says in `reason` what was missing. At most MAX_EXAMPLES `examples` are shown.
+    None for its figures and says in `reason` what was missing. At most MAX_EXAMPLES `examples` are shown;
+    `pictures` stand in the page alone.
     """
 
     name: str
@@ -55,10 +57,13 @@ class Finding:
     status: Literal["run", "not run"] = "run"
     reason: str = ""
     examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
+    pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, in the order of the fields."""
-        return asdict(self)
+        """Plain values for JSON, in the order of the fields; without pictures."""
+        plain = asdict(self)
+        del plain["pictures"]
+        return plain
 
     @property
     def label(self) -> str:

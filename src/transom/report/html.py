@@ -41,6 +41,7 @@ def page(report: Report) -> str:
         # strongest first, and open
         shown=sorted((f for f in report.findings if f.examples), key=lambda found: -(found.value or 0)),
         settings=[(key.replace("_", " "), _plain(value)) for key, value in _settings(report)],
+        pictured=[found for found in report.findings if found.pictures],
         most=MAX_EXAMPLES,
         cells=_cells,
         figure=figure,

@@ -53,6 +53,7 @@ _KINDS = {
     "checkpoint": Kind("an obfuscated checkpoint"),
     "split": Kind("a split tuning"),
     "vertical": Kind("a vertical training"),
+    "tunnel": Kind("what leaves through a tunnel"),
     "traffic": Kind("traffic of obfuscated ids"),
     "epsilon": Kind(
         "a claim of epsilon",

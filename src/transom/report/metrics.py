@@ -108,6 +108,19 @@ METRICS = (
         gated=False,
     ),
     Metric(
+        name="property AUC",
+        meaning="how often a row that has the property looks more like it than one that has not; guessing "
+        "gives one half",
+        gated=False,
+    ),
+    Metric(
+        name="SSIM",
+        meaning="likeness of images by brightness, contrast and structure, 1 for equal ones; guessing is the "
+        "mean image",
+        least=-1.0,
+        gated=False,
+    ),
+    Metric(
         name="members found at 1 % false alarms",
         meaning="the share of training texts recognised when one other text in a hundred is taken for one",
         outcome="of the training texts can be recognised at 1 % false alarms",

@@ -80,7 +80,7 @@ class FeatureSide(Side):
         tunnel: Tunnel,
     ) -> None:  # fmt: skip
         super().__init__(job, part, pool, way, about, tell, tunnel)
-        self.ages, self._watch = Ages(), Watch() if job.watch else None
+        self.ages, self._watch = Ages(), Watch(job.task != "multiclass") if job.watch else None
         self._going: dict[int, _Going] = {}
         self._gradients: dict[int, Tensor] = {}  # by unit, the oldest first
         self._evaluation: _Evaluation | None = None

@@ -119,8 +119,8 @@ class VerticalJob:
     `width` is the embedding's; `bottom` is the party's own, `top` and `classes` (as the label column spells
     them, in their order) the label party's. `noise` is what a party's rows pass before they are sent: the
     feature party's embeddings, the label party's gradients, which are of a batch's mean loss, so that they
-    are about 1 / batch_rows of a row's. `watch` ends a training whose gradients all push one way, as those
-    of a partner do that hijacks the bottom. Without a `link` both parties are one process; a link's own
+    are about 1 / batch_rows of a row's. `watch` ends a training whose gradients look like those of a
+    partner that hijacks the bottom. Without a `link` both parties are one process; a link's own
     `wire` is not read. `insecure_hashed_join` joins IDs by their hashes, which the partner can undo by
     trying.
     """
@@ -167,6 +167,8 @@ class VerticalJob:
         yield from self._class_problems()
         if self.role == "label" and self.noise.response == 1:
             yield "noise.response: a gradient needs noise, which tells its sign; lower it"
+        if self.watch and self.partner_noise != "none":
+            yield "watch: gradients with noise look like a hijacker's; leave out partner_noise, or watch"
         if self.role == "label" and self.watch:
             yield "watch is the feature party's, which gets gradients; leave it out here"
         if self.link is not None and self.link.wire not in ("fp32", self.wire):

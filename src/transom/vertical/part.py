@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from transom.config import listed
 from transom.errors import MisconfiguredError
-from transom.vertical import align
+from transom.vertical import align, sheet
 from transom.vertical.align import Aligned
 from transom.vertical.ids import is_test_N
 from transom.vertical.job import VerticalJob
@@ -83,7 +83,7 @@ def make_part(job: VerticalJob, table: Table, aligned: Aligned, *, train: bool =
         raise MisconfiguredError(
             f"no row is left to train on, of {len(part)} that both parties have; lower data.test_share"
         )
-    if found := constant(table, aligned.rows_M[~is_test_M]):
+    if found := constant(table, aligned.rows_M[~is_test_M], array=sheet.is_array(job.data.path)):
         raise MisconfiguredError(
             listed(
                 f"{job.data.path} cannot be used",

@@ -57,7 +57,8 @@ def read_table(job: VerticalJob, path: Path | None = None, *, train: bool = True
     """
     data = job.data if path is None else replace(job.data, path=path)
     job = replace(job, data=data)
-    table, problems, first = _array(job, train) if sheet.is_array(data.path) else _sheet(job, train)
+    array = sheet.is_array(data.path)
+    table, problems, first = _array(job, train) if array else _sheet(job, train)
     found = list(problems)
     if not table.names and job.role == "feature":
         found.append("there is no column beside the ID, and the feature party needs one")
@@ -66,14 +67,15 @@ def read_table(job: VerticalJob, path: Path | None = None, *, train: bool = True
     if not found:
         table, found = _merged(table, first)
     if train and not found:
-        found = [f"column {name!r} is constant; take it out" for name in constant(table)]
+        found = [f"column {name!r} is constant; take it out" for name in constant(table, array=array)]
     if found:
         raise MisconfiguredError(listed(f"{data.path} cannot be used", found))
     return replace(table, digest=_digest(table))
 
 
-def constant(table: Table, rows_M: NDArray[np.int64] | None = None) -> list[str]:
-    """The features that have one value in all rows, or in those at `rows_M`; "the label", if it has."""
+def constant(table: Table, rows_M: NDArray[np.int64] | None = None, *, array: bool = False) -> list[str]:
+    """The features that have one value in all rows, or in those at `rows_M`; "the label", if it has. Of an
+    array, whose columns may be the border of images, features are named where all have one."""
     features_NF, labels_N = table.features_NF, table.labels_N
     size, count = sheet.block_rows(features_NF.shape[1]), len(table if rows_M is None else rows_M)
     if not count:
@@ -84,6 +86,8 @@ def constant(table: Table, rows_M: NDArray[np.int64] | None = None) -> list[str]
         part = slice(start, start + size)
         changes_F |= (features_NF[part if rows_M is None else rows_M[part]] != first_F).any(0)
     found = [name for name, changes in zip(table.names, changes_F, strict=True) if not changes]
+    if array and changes_F.any():
+        found = []
     if labels_N is not None and len({*(labels_N if rows_M is None else labels_N[rows_M]).tolist()}) == 1:
         found.append("the label")
     return found
