@@ -109,3 +109,10 @@ def test_a_regression_that_knows_nothing_foretells_the_mean() -> None:
     model.centre(top, part)
     assert float(top.scores(torch.zeros(1, 1))) == pytest.approx(part.labels(part.train).mean(), rel=1e-5)
     assert float(top.scores(torch.ones(1, 1))) == pytest.approx(float(top.mean + top.deviation))
+
+
+def test_a_bounded_bottom_stays_within_a_clip_of_one() -> None:
+    x_BF = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * 100
+    nets = [model.make_net(Net((8,), bounded=bounded), 3, 4, "bottom") for bounded in (True, False)]
+    bounded, free = (net(x_BF) for net in nets)
+    assert bounded.abs().max() <= 1 < free.abs().max()

@@ -50,6 +50,7 @@ class TunnelSettings:
     delta: Annotated[float, Setting("At which epsilon is counted.", least=0, most=0.1)] = 1e-6
     keep: Annotated[int, Setting("Of r3elu-dp: values of a row that may leave.", least=1)] = 1
     response: Annotated[float, Setting("Of r3elu-dp: share of the response.", above=0, most=1)] = 0.5
+    signed: Annotated[bool, "Of the r3elu ones: values keep their signs, as gradients always do."] = False
     learns: Annotated[bool, "Of the r3elu ones: budgets follow what mattered so far."] = False
     spare: Annotated[int, Setting("Releases beside those planned.", least=0, most=10**6)] = 1
 
@@ -67,8 +68,10 @@ class TunnelSettings:
             yield f"sigma and mu are of gaussian, not of {self.kind}"
         if self.kind != "r3elu-dp" and (self.keep, self.response) != (1, 0.5):
             yield f"keep and response are of r3elu-dp, not of {self.kind}"
-        if self.learns and not self.kind.startswith("r3elu"):
-            yield f"learns is of r3elu and r3elu-dp, not of {self.kind}"
+        if (self.learns or self.signed) and not self.kind.startswith("r3elu"):
+            yield f"learns and signed are of r3elu and r3elu-dp, not of {self.kind}"
+        if self.signed and self.response == 1:
+            yield "response: a signed value needs noise, which tells its sign; lower it"
         if self.kind == "gaussian" and self.delta == 0:
             yield "gaussian has no epsilon at delta 0; give a delta, such as 1e-6"
 
@@ -76,7 +79,7 @@ class TunnelSettings:
     def mechanism(self, releases: int, *, signed: bool) -> Mechanism:
         """For so many planned releases of a row; `signed` for gradients. Raises MisconfiguredError where no
         strength has so low a price."""
-        clip = self.clip or math.nan
+        clip, signed = self.clip or math.nan, signed or self.signed
         if self.kind in ("none", "clipping"):
             return Clipping(clip) if self.kind == "clipping" else Nothing()
         if self.sigma is not None or self.mu is not None:

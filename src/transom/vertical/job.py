@@ -68,6 +68,7 @@ class Net:
 
     hidden: tuple[Annotated[int, Setting("Width.", least=1, most=2**16)], ...] = (64,)
     module: Annotated[str, Setting(pattern=_CALLABLE)] = ""
+    bounded: Annotated[bool, "Outputs go through tanh, so that a tunnel with clip 1 cuts none."] = False
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,10 @@ def make_net(net: Net, inputs: int, outputs: int, what: str) -> nn.Module:
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+        last = [nn.Linear(widths[-1], outputs), *([nn.Tanh()] if net.bounded else [])]
+        return nn.Sequential(*layers, *last)
     module = _called(net.module, inputs, outputs, what)
+    module = nn.Sequential(module, nn.Tanh()) if net.bounded else module
     module.eval()
     with torch.no_grad():
         found = tuple(module(torch.zeros(2, inputs)).shape)
