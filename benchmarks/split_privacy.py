@@ -1,7 +1,8 @@
 """Split tuning on SST-2: accuracy against what the strongest attacker reads of the noised states.
 
     TRANSOM_DATA=DIR python benchmarks/split_privacy.py [--quick] [--json] [--model minilm smollm2]
-        [--method none sap sap-without-cti shaped gaussian] [--level 30 50 ...] [--after-block K] [--seeds N]
+        [--method none sap sap-without-cti shaped gaussian] [--level 30 50 ...] [--after-block K ...]
+        [--seeds N]
 
 `level` is eta times the distance between nearest tokens (after a block: states). `sap` is d_chi that spares
 contributing tokens, `sap-without-cti` plain d_chi; `shaped` has a quarter of its strength in 32 directions
@@ -56,6 +57,7 @@ from transom.audit.attacks.split_inverter import side_by_side
 from transom.audit.attacks.split_view import Private, Public, but
 from transom.audit.split_case import seen
 from transom.checkpoint.cut import Front, three
+from transom.errors import MisconfiguredError
 from transom.files import write_file
 from transom.privacy.contributing import by_class
 from transom.privacy.guarantee import price
@@ -412,11 +414,11 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def points(args: argparse.Namespace) -> Iterator[Point]:
-    for model in args.model:
+    for model, after_block in zip(args.model, args.after_block, strict=True):
         for method in args.method or METHODS:
             for level in [None] if method in BARE else args.level or LEVELS[method]:
                 for seed in range(args.seeds):
-                    yield Point(model, args.after_block, method, level, seed)
+                    yield Point(model, after_block, method, level, seed)
 
 
 def main() -> None:
@@ -424,12 +426,15 @@ def main() -> None:
     flags.add_argument("--model", nargs="+", default=["minilm"], choices=tuple(FULL))
     flags.add_argument("--method", nargs="+", choices=tuple(METHODS))
     flags.add_argument("--level", nargs="+", type=float)
-    flags.add_argument("--after-block", type=int, default=0)
+    flags.add_argument("--after-block", nargs="+", type=int, default=[0], help="of each model, or of all")
     flags.add_argument("--seeds", type=int, default=1)
     args = flags.parse_args()
     if "TRANSOM_DATA" not in os.environ:
         sys.exit("set TRANSOM_DATA to the folder that holds sst2/train.tsv and sst2/dev.tsv")
-    if args.after_block and set(RIVALS) & set(args.method or METHODS):
+    args.after_block = args.after_block * (len(args.model) if len(args.after_block) == 1 else 1)
+    if len(args.after_block) != len(args.model):
+        sys.exit(f"--after-block has {len(args.after_block)} blocks for {len(args.model)} models")
+    if any(args.after_block) and set(RIVALS) & set(args.method or METHODS):
         sys.exit(f"{' and '.join(RIVALS)} are not cut after a block; name other methods")
     if args.quick:
         args.method, args.level = args.method or ["none", "sap"], args.level or [50.0]
@@ -438,7 +443,11 @@ def main() -> None:
     for point in points(args):
         sizes = QUICK if args.quick else FULL[point.model]
         if (key := point.key(sizes)) not in kept:
-            kept[key] = measured(point, sizes, args.device)
+            try:
+                kept[key] = measured(point, sizes, args.device)
+            except MisconfiguredError as error:  # such as own directions of too few rows
+                print(f"{key} is refused: {error}", file=sys.stderr)
+                continue
             print(f"{key}: accuracy {kept[key]['accuracy']:.3f}", file=sys.stderr)
             if not args.quick:
                 RESULTS.mkdir(exist_ok=True)

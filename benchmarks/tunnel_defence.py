@@ -8,8 +8,8 @@ chosen so that both sides' mean images are alike, since whoever is told a label 
 the property is a long garment (trousers, dresses), alike in both. `credit` (TRANSOM_DATA): is a loan not paid
 back, from all columns at the feature party; the property is the client's sex, likeness the variance
 explained, and accuracy the AUC: one client in five does not pay, and to say so of none is right for four.
-Every tunnel has the same bottom, bounded by tanh, and a clip of its own; strengths are epsilons of a whole run
-(of r3elu the paper's claim). `r3elu-dp-k` lets k values leave; `gaussian-1` is Gaussian noise on an embedding
+Every tunnel has the same bottom, bounded by tanh, and a clip of 1; strengths are epsilons of a whole run (of
+r3elu the paper's claim). `r3elu-dp-k` lets k values leave; `gaussian-1` is Gaussian noise on an embedding
 of one value, which says what narrowness alone does.
 `excess` of an attack is (attack - chance) / (undefended - chance), the mean of seeds, chance that of the mean
 image or row, and `worst_excess` the largest of the three; `accuracy_loss` is against no tunnel.
