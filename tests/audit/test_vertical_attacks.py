@@ -22,15 +22,15 @@ from transom.audit.attacks.vertical_view import (
     ridge_of,
     told,
 )
+from transom.link.tunnels import TunnelSettings
 from transom.report.checked import checked
 from transom.report.finding import Finding
 from transom.vertical import run, traffic
-from transom.vertical.job import Noise
 
 from ..vertical.scene import Heard, make_jobs, make_parts
 
 EPOCHS = 6
-BARE, STRONG = Noise(), Noise("gaussian", clip=1.0, sigma=100.0)
+BARE, STRONG = TunnelSettings(), TunnelSettings("gaussian", clip=1.0, sigma=100.0)
 ATTACKS = {one.NAME: one for one in (*vertical_inversion.attacks(), *vertical_labels.attacks())}
 INVERSION = ("inversion/values", "inversion/variance")
 
@@ -46,21 +46,22 @@ class Run:
         return vertical_case.known(self.data, len(self.target.embeddings), rows, labels)
 
     def swamped(self) -> Run:
-        """With noise on gradients, which no job has."""
+        """With noise on gradients that swamps them."""
         seen = self.target.gradients
         noise_ENW = np.random.default_rng(5).normal(size=seen.views_ENW.shape) * 100
         noisy = replace(seen, views_ENW=(seen.views_ENW + noise_ENW).astype(np.float32))
         return Run(replace(self.target, gradients=noisy), self.data)
 
 
-def make_run(folder: Path, task: str, noise: Noise = BARE, **train: Any) -> Run:
+def make_run(folder: Path, task: str, noise: TunnelSettings = BARE, **train: Any) -> Run:
     jobs = make_jobs(task, folder, epochs=EPOCHS, batch_rows=64, record_traffic_mb=20, **train)
-    jobs = replace(jobs[0], width=8), replace(jobs[1], width=8, noise=noise)
+    label_job = replace(jobs[0], width=8, partner_noise=noise.kind)
+    jobs = label_job, replace(jobs[1], width=8, noise=noise)
     label, feature = make_parts(task, rows=500)
     run.simulate(jobs, (label, feature), Heard())
     kept, count = traffic.read(jobs[0]), len(label.train)
     target = Exchanged(
-        Seen(*traffic.views(jobs[0], count, kept, "forward"), noise.deviation(EPOCHS)),
+        Seen(*traffic.views(jobs[0], count, kept, "forward"), vertical_case.deviation(jobs[1])),
         Seen(*traffic.views(jobs[0], count, kept, "backward")),
     )
     return Run(target, vertical_case.truth({"label": label, "feature": feature}))

@@ -81,6 +81,7 @@ def both(capsys: pytest.CaptureFixture[str], ours: list[str], theirs: list[str])
 
 def test_two_processes_align_train_and_score(capsys: pytest.CaptureFixture[str]) -> None:
     change("shop", noise={"kind": "gaussian", "clip": 1.0, "mu": 2.0})
+    change("bank", partner_noise="gaussian")
     code, out, other_code, told = both(capsys, ["train", "bank.yaml", "--json"], ["train", "shop.yaml"])
     assert (code, other_code) == (0, 0), out + told
     found = json.loads(out)
