@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 
 from transom.audit import tunnel_case
 from transom.audit.attacks import tunnel_hijack, tunnel_read
-from transom.audit.attacks.tunnel_view import SSIM, VARIANCE, Aux, ssim
+from transom.audit.attacks.tunnel_view import SSIM, VARIANCE, Aux, Hidden, likeness, ssim
 from transom.audit.tunnel_case import Case
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.tunnels import TunnelSettings
 from transom.report.finding import Finding
 from transom.vertical import run
@@ -47,7 +47,7 @@ def digits() -> PARTS:
 
 
 def jobs(noise: TunnelSettings, folder: Path, **fields: Any) -> JOBS:
-    train = Train(schedule="vfl", epochs=6, batch_rows=64, learning_rate=3e-3, record_traffic_mb=256)
+    train = Train(schedule="vfl", epochs=40, batch_rows=64, learning_rate=3e-3, record_traffic_mb=256)
     base: dict[str, Any] = {"name": "digits", "task": "binary", "width": 32, "train": train, "out": folder}
     data = Data(Path("labels.csv"), label_column="odd")
     return (
@@ -111,7 +111,7 @@ def test_a_tunnel_helps(name: str) -> None:
 
 def test_a_watch_ends_a_hijack_early() -> None:
     finding = found(case(watch=True), "hijack")
-    assert "199 steps, until the watch ended the training" in finding.note
+    assert "200 steps, until the watch ended the training" in finding.note
     assert (finding.value or 0) < (found(case(), "hijack").value or 0)
 
 
@@ -133,6 +133,29 @@ def test_likeness_is_one_of_itself_and_little_of_noise() -> None:
     assert ssim(images, images, (8, 8)) == pytest.approx(np.ones(4))
     assert ssim(images, images[::-1], (8, 8)).max() < 0.4
     assert ssim(images[:, :9], images[:, :9], (3, 3)) == pytest.approx(np.ones(4))
+
+
+def test_a_column_that_never_changes_hides_no_reading() -> None:
+    """Rare values and borders: one column without variance in what is scored swamped all others."""
+    draw = np.random.default_rng(0)
+    truth_NF = draw.normal(size=(1000, 5))
+    truth_NF[:, 4] = 0.0
+    data = Hidden(truth_NF)
+    mean_F = np.array([0.0, 0.0, 0.0, 0.0, 0.01])
+    guess_NF = truth_NF.copy()
+    guess_NF[:, 4] = 0.01
+    finding = likeness("one", data, np.arange(1000), guess_NF, mean_F, "")
+    assert finding.value == pytest.approx(1.0)
+
+
+def test_recorded_traffic_of_another_tunnel_is_refused(tmp_path: Path) -> None:
+    label, feature = jobs(NARROW, tmp_path)
+    short = replace(feature.train, epochs=1)
+    label, feature = replace(label, train=short), replace(feature, train=short)
+    run.simulate((label, feature), digits(), lambda told: None)
+    tunnel_case.seen_of(feature, digits()[1])
+    with pytest.raises(CheckpointError, match="had another tunnel than this job's none"):
+        tunnel_case.seen_of(replace(feature, noise=NOTHING), digits()[1])
 
 
 def test_a_case_that_does_not_fit_is_refused(tmp_path: Path) -> None:

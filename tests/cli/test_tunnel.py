@@ -79,6 +79,7 @@ def test_the_audit_runs_both_parties_where_nothing_was_recorded(
     assert report["target"]["seen"] == "a run of both parties here"
     assert "pictures" not in findings["hijack"]
     page = Path("report.html").read_text()
+    assert "of an image can be rebuilt" in page
     assert page.count('<img src="data:image/png;base64,') == 2 * 8 * 3
     assert not Path("vertical").exists()
 

@@ -129,6 +129,32 @@ def test_a_run_does_not_go_on_with_another_budget(tmp_path: Path) -> None:
     run.simulate(jobs, parts, Heard())
 
 
+def test_a_prediction_has_the_strength_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other versions may find another one for the same epsilon; two of one noise would tell a row."""
+    jobs, parts = jobs_with(tmp_path, settings("gaussian")), make_parts("binary")
+    run.simulate(jobs, parts, Heard())
+    monkeypatch.setattr("transom.link.tunnels._DIGITS", 0.5)
+    TunnelSettings.mechanism.cache_clear()
+    with pytest.raises(CheckpointError, match="two strengths of one noise"):
+        run.predict_here(jobs, parts)
+    TunnelSettings.mechanism.cache_clear()
+
+
+def test_what_a_watch_saw_survives_a_kill(tmp_path: Path) -> None:
+    watch, again = Watch(one_output=True), Watch(one_output=True)
+    gradients = hijacked(hijack.FIRST + hijack.WINDOW)
+    for gradient_BW in gradients[:-1]:
+        watch.see(gradient_BW)
+    again.restore(watch.saved())
+    with pytest.raises(LinkRefusedError, match="train your model to read"):
+        again.see(gradients[-1])
+    fresh = Watch(one_output=True)
+    fresh.restore(())
+    assert fresh == Watch(one_output=True)
+
+
 @pytest.mark.parametrize("own", ["none", "gaussian"])
 def test_parties_with_other_tunnels_do_not_train(own: str, tmp_path: Path) -> None:
     label, feature = jobs_with(tmp_path, settings("laplace"))

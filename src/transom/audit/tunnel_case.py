@@ -10,6 +10,7 @@ Shapes: N rows of training, K known ones, F columns.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,8 @@ import numpy as np
 from transom.audit.attacks.tunnel_view import Aux, Hidden, Tunnelled
 from transom.audit.attacks.vertical_view import Seen
 from transom.audit.vertical_case import deviation, require_same
-from transom.errors import MisconfiguredError
+from transom.config import to_plain
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.hijack import Watch
 from transom.link.r3elu import R3elu, R3eluDp
 from transom.report.statistics import Bools, Floats
@@ -87,6 +89,7 @@ def made(
         mechanism = mechanism.weighed(importance)
     target = Tunnelled(
         seen, _maker(feature, part), values_NF, mechanism, feature.width, feature.train.batch_rows,
+        feature.train.epochs * math.ceil(len(part.train) / feature.train.batch_rows),
         Watch(feature.task != "multiclass") if feature.watch else None,
     )  # fmt: skip
     count = len(part.train)
@@ -110,8 +113,8 @@ def _live(
     with tempfile.TemporaryDirectory() as folder:
         kept = replace(feature.train, record_traffic_mb=_TRAFFIC_MB)
         jobs = (
-            replace(label, out=Path(folder)),
-            replace(feature, out=Path(folder), train=kept),
+            replace(label, out=Path(folder), link=None),  # not with the records of a real run
+            replace(feature, out=Path(folder), link=None, train=kept),
         )
         run.simulate(jobs, both, lambda told: None)
         return made(feature, both[1], *seen_of(jobs[1], both[1]), known, column, shape)
@@ -119,8 +122,14 @@ def _live(
 
 def seen_of(job: VerticalJob, part: Part) -> tuple[Seen, tuple[float, ...]]:
     """What was recorded of the rows of training, and what the tunnel learnt of importance."""
+    head = require_same(job, part)
+    if head.about.get("noise") != str(to_plain(job.noise)):
+        raise CheckpointError(
+            f"the run in {job.folder} had another tunnel than this job's {job.noise.kind}: set the "
+            "job's noise to what it trained with"
+        )
     views = traffic.views(job, len(part.train), traffic.read(job), "forward")
-    return Seen(*views, deviation(job)), require_same(job, part).importance
+    return Seen(*views, deviation(job)), head.importance
 
 
 def _maker(job: VerticalJob, part: Part) -> Callable[[], Half]:
@@ -138,7 +147,8 @@ def _property(values_NF: Floats, names: tuple[str, ...], column: str) -> tuple[B
         raise MisconfiguredError(f"--property {column!r:.60} is none of the {len(names)} columns of the job")
     of_N = values_NF[:, names.index(column)] if column else values_NF.sum(1)
     said = f"{column} above its median" if column else BRIGHT
-    found_N: Bools = of_N > np.median(of_N)
+    middle = np.median(of_N)
+    found_N: Bools = of_N > middle if (of_N > middle).any() else of_N >= middle  # most are the largest
     return found_N, said
 
 

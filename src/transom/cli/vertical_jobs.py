@@ -56,8 +56,11 @@ class Tunnels:
         plain: dict[str, Any] = {}
         if self.kind is not None:
             clip = None if self.kind == "none" else self.clip or job.noise.clip or 1.0
-            kept = {"delta": job.noise.delta, "spare": job.noise.spare}
-            plain["noise"] = {"kind": self.kind, "clip": clip, "epsilon": self.epsilon, **kept}
+            same = self.kind == job.noise.kind
+            kept = to_plain(job.noise) if same else {"delta": job.noise.delta, "spare": job.noise.spare}
+            said = {"kind": self.kind, "clip": clip}
+            ways = {"epsilon": self.epsilon, "sigma": None, "mu": None} if self.epsilon is not None else {}
+            plain["noise"] = {**kept, **said, **ways}
         if self.partner_kind is not None:
             plain["partner_noise"] = self.partner_kind
         if not plain:

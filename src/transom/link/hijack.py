@@ -43,6 +43,17 @@ class Watch:
     _coherence: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _directions: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
+    def saved(self) -> tuple[float, ...]:
+        """All that it has seen and still looks at."""
+        return (float(self.seen), *self._coherence, *self._directions)
+
+    def restore(self, saved: tuple[float, ...]) -> None:
+        """The reverse of `saved`."""
+        half = (len(saved) - 1) // 2
+        self.seen = int(saved[0]) if saved else 0
+        self._coherence.extend(saved[1 : 1 + half])
+        self._directions.extend(saved[1 + half :])
+
     def see(self, gradient_BW: Tensor) -> None:
         """Raises LinkRefusedError once gradients look like those of a hijacker."""
         if len(gradient_BW) < _FEWEST_ROWS:

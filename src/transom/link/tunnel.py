@@ -89,7 +89,8 @@ class Tunnel(nn.Module):
                 x_BD, Stream(self._secret, label)
             )
             public_BD = torch.full_like(x_BD, mechanism.clip)  # in the place of values that may not show
-            self._unanswered[step] = x_BD if isinstance(mechanism, R3elu) else public_BD
+            if step.topic == "train":  # nothing comes back for others
+                self._unanswered[step] = x_BD if isinstance(mechanism, R3elu) else public_BD
             if len(self._unanswered) > _KEPT:
                 del self._unanswered[next(iter(self._unanswered))]
         else:

@@ -117,8 +117,8 @@ METRICS = (
         name="SSIM",
         meaning="likeness of images by brightness, contrast and structure, 1 for equal ones; guessing is the "
         "mean image",
+        outcome="of an image can be rebuilt, by structural likeness (SSIM)",
         least=-1.0,
-        gated=False,
     ),
     Metric(
         name="members found at 1 % false alarms",

@@ -150,6 +150,9 @@ class FeatureSide(Side):
             going is None or going.answered or going.sent_s < math.inf
         ):  # what it answers went before a restart
             return
+        if self.now.ends:  # nothing more leaves
+            del self._going[unit]
+            return
         step = self.units.step(unit, TRAIN, going.attempt)
         released_BW = self.release(embedding_BW, step)
         if released_BW is None:
@@ -262,7 +265,15 @@ class FeatureSide(Side):
         lost = {str(unit): going.attempt + 1 for unit, going in self._going.items() if going.answered}
         now = self._evaluation
         evaluation = self.now.evaluation if now is None else (now.attempt, now.answered)
-        return replace(self.now, attempts={**self.now.attempts, **lost}, evaluation=evaluation)
+        watched = () if self._watch is None else self._watch.saved()
+        return replace(
+            self.now, attempts={**self.now.attempts, **lost}, evaluation=evaluation, watched=watched
+        )
+
+    def restore(self, data: bytes) -> None:
+        super().restore(data)
+        if self._watch is not None:
+            self._watch.restore(self.now.watched)
 
     def _is_old(self, going: _Going) -> bool:
         old = self.now.steps - going.made_at + self.way.bundle - 1 > self.job.train.staleness
@@ -287,7 +298,7 @@ class FeatureSide(Side):
         return min(sent, default=math.inf) + self.job.train.deadline_s
 
     def _expire(self, talk: Talk) -> None:
-        if self.way.lockstep:
+        if self.way.lockstep or self.now.ends:  # then what is out is waited for, and nothing goes out again
             return
         before_s = time.monotonic() - self.job.train.deadline_s
         for unit, going in list(self._going.items()):

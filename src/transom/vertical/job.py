@@ -166,6 +166,10 @@ class VerticalJob:
     def problems(self) -> Iterator[str]:
         """What is wrong with the fields together."""
         yield from self._class_problems()
+        if self.noise.kind == "r3elu-dp" and self.noise.keep > self.width:
+            yield f"noise.keep is {self.noise.keep}, and a row has {self.width} values"
+        if self.noise.kind == "d_chi" and self.width < 2:
+            yield f"noise: d_chi is for rows of two values and more, and width is {self.width}"
         if self.role == "label" and self.noise.response == 1:
             yield "noise.response: a gradient needs noise, which tells its sign; lower it"
         if self.watch and self.partner_noise != "none":

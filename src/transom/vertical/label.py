@@ -193,7 +193,10 @@ class LabelSide(Side):
             self._reply(talk, self.units.step(int(unit), TRAIN, attempt), None, DROPPED)
 
     def _reply(self, talk: Talk, step: Step, rows_BW: Tensor | None, said: int) -> None:
-        talk.send(replace(step, direction="backward"), message(self.job.width, rows_BW, [said]))
+        step = replace(step, direction="backward")
+        if rows_BW is None and step.topic == TRAIN:
+            self.now = replace(self.now, rowless=(*self.now.rowless, str(step)))
+        talk.send(step, message(self.job.width, rows_BW, [said]))
 
     # Evaluation
 

@@ -111,14 +111,15 @@ def make_party(
         else:
             tunnel = Tunnel(job.mechanism, Nothing(), record.secret, record.run)
             side = FeatureSide(job, part, pool, way, about, tell, tunnel)
-        side.charge(record.sent_steps())
         agreed = {**terms(job, known), "purpose": purpose}
         if purpose == "predict":
             head = folder.take(job, half, about, but=_OF_ROWS if new_rows else ())
             side.learnt = head.importance
+            _require_strength(job, head)
             agreed |= {"trained": head.run}
         elif record.checkpoint is not None:
             side.restore(record.checkpoint)
+        side.charge(record.sent_steps())
         side.told("ready")
         return Party(job, side, record, agreed)
     except BaseException:
@@ -174,6 +175,16 @@ def _require(job: VerticalJob, part: Part, purpose: Purpose) -> None:
     if purpose == "train" and not len(part.train):
         raise MisconfiguredError(
             f"no row is left to train on, of {len(part)} that both parties have; lower data.test_share"
+        )
+
+
+def _require_strength(job: VerticalJob, head: folder.Head) -> None:
+    """Of the noise, that of the training: two strengths of one row's noise would tell the row."""
+    if head.mechanism != str(job.mechanism):
+        raise CheckpointError(
+            f"{job.folder} was trained with {head.mechanism}, and this software finds {job.mechanism} for "
+            "the same epsilon: a row would leave with two strengths of one noise. Use the versions that "
+            "trained, or train again"
         )
 
 

@@ -52,7 +52,8 @@ class Progress:
     were given out again, with their attempt; of an evaluation under way its attempt and the answers that
     came; units that the label party has received and not answered, with their attempt; what it counts;
     whether nothing more begins; the mark that both parties' folders of the run share; what its tunnel has
-    learnt; whether it ended because a budget was spent."""
+    learnt; whether it ended because a budget was spent; what its watch saw; replies of training that held no
+    row."""
 
     done: tuple[int, ...] = (0,)
     steps: int = 0
@@ -69,6 +70,8 @@ class Progress:
     mark: str = ""
     importance: tuple[float, ...] = ()
     spent: bool = False
+    watched: tuple[float, ...] = ()
+    rowless: tuple[str, ...] = ()
     over: bool = False
 
 
@@ -98,8 +101,9 @@ class Side:
 
     def charge(self, sent: Sequence[Step]) -> None:
         """What an earlier process released, as the record has it."""
+        rowless = set(self.now.rowless)
         for step in sent:
-            if (numbers := self._released_by(step)) is not None:
+            if str(step) not in rowless and (numbers := self._released_by(step)) is not None:
                 self.budget.spend(numbers)
                 self._charged.add(step)
 

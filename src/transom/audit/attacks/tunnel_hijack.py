@@ -18,6 +18,7 @@ Shapes: N rows, K known ones, B rows of a batch, F values of a row, W width.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -37,7 +38,7 @@ STEPS = 3000
 FEWEST = 200  # known rows
 _RATE = 1e-3
 _PULL = 0.3  # of the discriminator, by the length of the decoder's gradient
-_SCORED = 1000  # rows that are read at least, if there are so many
+_KEPT = 20  # last batches that are read
 
 
 def attacks(metric: str) -> tuple[Bound, ...]:
@@ -68,35 +69,39 @@ def attack(target: Tunnelled, knowledge: Aux, data: Hidden, budget_s: float, nam
         values_NF = torch.from_numpy(data.values_NF.astype(np.float32))
         attacker = Attacker(values_NF, known_N, target.width, pulls=name == SPACE)
         victim = Victim(target)
-        steps, stopped = _train(attacker, victim, order, ends)
-        read_O, guess_OF = _read(attacker, victim, order, known_N)
+        last, stopped, steps = _train(attacker, victim, order, min(STEPS, target.steps), ends)
+        read_O, guess_OF = _read(attacker, last, known_N)
     note = f"{len(knowledge.rows_K)} rows are known, {steps} steps{stopped}"
     known_KF = data.values_NF[knowledge.rows_K]
     return likeness(name, data, read_O, guess_OF, known_KF.mean(0), note)
 
 
-def _train(attacker: Attacker, victim: Victim, order: Iterator[Ints], ends: float) -> tuple[int, str]:
-    """How many steps, and why not more."""
-    for step in range(STEPS):
+Released = deque[tuple[Ints, Tensor]]  # rows, and what left of them
+
+
+def _train(
+    attacker: Attacker, victim: Victim, order: Iterator[Ints], most: int, ends: float
+) -> tuple[Released, str, int]:
+    """The last releases, why there were no more, and how many there were."""
+    last: Released = deque(maxlen=_KEPT)
+    for step in range(most):
         numbers_B = next(order)
+        released_BW = victim.release(numbers_B)
+        last.append((numbers_B, released_BW))
         try:
-            victim.learn(numbers_B, attacker.answer(numbers_B, victim.release(numbers_B)))
+            victim.learn(numbers_B, attacker.answer(numbers_B, released_BW))
         except LinkRefusedError:
-            victim.skip()
-            return step, ", until the watch ended the training"
+            return last, ", until the watch ended the training", step + 1
         if time.monotonic() > ends:
-            return step + 1, ", until the time was over"
-    return STEPS, ""
+            return last, ", until the time was over", step + 1
+    return last, "", most
 
 
-def _read(attacker: Attacker, victim: Victim, order: Iterator[Ints], known_N: Bools) -> tuple[Ints, Floats]:
-    """Rows that are not known, each once, and what is read of them."""
+def _read(attacker: Attacker, last: Released, known_N: Bools) -> tuple[Ints, Floats]:
+    """Rows that are not known, each once, and what is read of their last release."""
     seen: dict[int, Floats] = {}
-    while len(seen) < min(_SCORED, (~known_N).sum()):
-        numbers_B = next(order)
-        guess_BF = attacker.read(victim.release(numbers_B))
-        victim.skip()
-        pairs = zip(numbers_B.tolist(), guess_BF, strict=True)
+    for numbers_B, released_BW in last:
+        pairs = zip(numbers_B.tolist(), attacker.read(released_BW), strict=True)
         seen |= {number: guess_F for number, guess_F in pairs if not known_N[number]}
     return np.array(list(seen)), np.stack(list(seen.values()))
 

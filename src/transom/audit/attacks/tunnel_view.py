@@ -40,7 +40,8 @@ _Z = 1.96
 @dataclass(frozen=True, eq=False)
 class Tunnelled:
     """The target: what was seen of each row of training; and, where it can be run here, the party with its
-    rows [N, F], to be trained by whoever sends gradients, and what watches these."""
+    rows [N, F], to be trained by whoever sends gradients, for so many steps, and
+    what watches these."""
 
     seen: Seen
     make: Callable[[], Half] | None
@@ -48,6 +49,7 @@ class Tunnelled:
     mechanism: Mechanism
     width: int
     batch_rows: int
+    steps: int
     watch: Watch | None = None
 
 
@@ -84,7 +86,7 @@ class Victim:
         self._half = target.make()
         self._values = torch.from_numpy(target.rows_NF.astype(np.float32))
         self._tunnel = Tunnel(target.mechanism, Nothing(), secrets.token_bytes(SECRET_BYTES), "audit")
-        self._watch = copy.copy(target.watch)
+        self._watch = copy.deepcopy(target.watch)
         self._step = 0
 
     def release(self, numbers_B: Ints) -> Tensor:
@@ -157,7 +159,10 @@ def ssim(truth_OF: Floats, guess_OF: Floats, shape: tuple[int, int]) -> Floats:
 
 def _explained(name: str, truth_OF: Floats, guess_OF: Floats, mean_F: Floats, note: str) -> Finding:
     """The share of the variance, each column in its own deviation."""
-    deviation_F = truth_OF.std(0) + 1e-9
+    deviation_F = truth_OF.std(0)
+    differs = deviation_F > 1e-6 * deviation_F.max()  # of a column that is constant there is nothing to read
+    truth_OF, guess_OF = truth_OF[:, differs], guess_OF[:, differs]
+    mean_F, deviation_F = mean_F[differs], deviation_F[differs]
     left_O = (((truth_OF - guess_OF) / deviation_F) ** 2).mean(1)
     of_O = (((truth_OF - mean_F) / deviation_F) ** 2).mean(1)
     ratio = float(left_O.mean() / of_O.mean())
