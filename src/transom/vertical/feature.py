@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,42 +33,7 @@ from transom.vertical.pool import Pool
 from transom.vertical.row_noise import RowNoise
 from transom.vertical.schedule import EVALUATED_AHEAD, Way
 from transom.vertical.side import Progress, Side
-
-
-@dataclass
-class _Going:
-    """A unit under way: its attempt, the count of steps when its embedding was asked of a worker, which one,
-    when it was sent, and whether its gradient is here."""
-
-    attempt: int
-    made_at: int
-    sent_s: float = math.inf
-    worker: int | None = None
-    answered: bool = False
-
-
-@dataclass
-class _Evaluation:
-    """One under way: messages sent, answered, when the last one was sent, and whether the budget refused one:
-    then what was sent is answered, and no more."""
-
-    attempt: int = 0
-    sent: int = 0
-    answered: int = 0
-    sent_s: float = math.inf
-    refused: bool = False
-
-
-@dataclass
-class Ages:
-    """How old gradients were that were applied, in steps."""
-
-    counts: Counter[int] = field(default_factory=Counter)
-
-    def report(self) -> dict[str, float]:
-        total = sum(self.counts.values())
-        mean = sum(age * count for age, count in self.counts.items()) / total if total else 0.0
-        return {"mean": mean, "most": max(self.counts, default=0)}
+from transom.vertical.under_way import Ages, Evaluation, Going
 
 
 class FeatureSide(Side):
@@ -81,9 +45,9 @@ class FeatureSide(Side):
     ) -> None:  # fmt: skip
         super().__init__(job, part, pool, way, about, tell, tunnel)
         self.ages, self._watch = Ages(), Watch(job.task != "multiclass") if job.watch else None
-        self._going: dict[int, _Going] = {}
+        self._going: dict[int, Going] = {}
         self._gradients: dict[int, Tensor] = {}  # by unit, the oldest first
-        self._evaluation: _Evaluation | None = None
+        self._evaluation: Evaluation | None = None
 
     def run(self, talk: Talk) -> None:
         """Train and evaluate to the end, from wherever it stands. Raises LinkError."""
@@ -119,7 +83,7 @@ class FeatureSide(Side):
             return False
         task = Task("forward", unit, self._rows(unit), self.units.batch_size(unit))
         attempt = self.now.attempts.get(str(unit), 0)
-        self._going[unit] = _Going(
+        self._going[unit] = Going(
             attempt, self.now.steps
         )  # before it is given: a worker here does it at once
         taken = self.pool.give(task, self.worker_of(unit))
@@ -188,7 +152,7 @@ class FeatureSide(Side):
         if unit in self.done:
             return
         if unit not in self._going and not self.way.lockstep:  # its embedding was sent before a restart
-            self._going[unit] = _Going(step.attempt, self.now.steps)
+            self._going[unit] = Going(step.attempt, self.now.steps)
         going = self._going.get(unit)
         if going is None or step.attempt < going.attempt:
             return
@@ -275,7 +239,7 @@ class FeatureSide(Side):
         if self._watch is not None:
             self._watch.restore(self.now.watched)
 
-    def _is_old(self, going: _Going) -> bool:
+    def _is_old(self, going: Going) -> bool:
         old = self.now.steps - going.made_at + self.way.bundle - 1 > self.job.train.staleness
         return old and self.job.train.schedule == "pubsub"
 
@@ -306,7 +270,7 @@ class FeatureSide(Side):
                 talk.send(self.units.step(unit, DROP, going.attempt), message(self.job.width))
                 self._again(unit, "overdue")
         if self._evaluation is not None and self._evaluation.sent_s <= before_s:
-            self._evaluation = _Evaluation(self._evaluation.attempt + 1)
+            self._evaluation = Evaluation(self._evaluation.attempt + 1)
 
     # Evaluation and end
 
@@ -318,7 +282,7 @@ class FeatureSide(Side):
             next_average = self.average(self.now.evaluated + 1)
             self.now = replace(self.now, next_average=next_average)
             attempt, answered = self.now.evaluation
-            self._evaluation = _Evaluation(attempt, answered, answered)
+            self._evaluation = Evaluation(attempt, answered, answered)
         now = self._evaluation
         if now.refused or now.sent == len(self.spans) or now.sent - now.answered >= EVALUATED_AHEAD:
             return False
@@ -339,9 +303,9 @@ class FeatureSide(Side):
         if now is None or step.epoch != self.now.evaluated or step.attempt < now.attempt:
             return
         if step.attempt > now.attempt:  # it began again before a restart
-            now = self._evaluation = _Evaluation(step.attempt, step.batch, step.batch)
+            now = self._evaluation = Evaluation(step.attempt, step.batch, step.batch)
         if said(received.tensors) == DROPPED:
-            self._evaluation = _Evaluation(now.attempt + 1)
+            self._evaluation = Evaluation(now.attempt + 1)
             return
         now.answered += 1
         now.sent = max(now.sent, now.answered)
