@@ -144,7 +144,9 @@ class R3eluDp:
         else:
             told_BK = torch.full_like(value_BK, self.clip)
         noisy_BK = torch.where(kept_BK, told_BK, 0.0)
-        if self.denoise:
+        if self.denoise and len(set(budgets)) == 1:
+            noisy_BK = self._expected(noisy_BK, kept_BK, budgets[0])
+        elif self.denoise:
             columns = [
                 self._expected(noisy_BK[:, place], kept_BK[:, place], budget)
                 for place, budget in enumerate(budgets)
