@@ -41,7 +41,8 @@ import torch
 from _bench import RESULTS, parser, report
 from transom.audit import tunnel_case
 from transom.audit.attacks import tunnel_hijack, tunnel_read
-from transom.audit.attacks.tunnel_view import SSIM, VARIANCE
+from transom.audit.attacks.tunnel_view import SSIM
+from transom.audit.attacks.vertical_inversion import VARIANCE
 from transom.files import write_file
 from transom.link.tunnels import TunnelSettings
 from transom.vertical import run
@@ -163,8 +164,11 @@ def measured(task: Task, tunnel: str, epsilon: float | None, seed: int, quick: b
         made = tunnel_case.made(jobs[1], task.parts[1], *seen, task.known, "", task.shape)
         hidden = replace(made.data, property_N=task.property_N, property_is=task.property_is)
         made = replace(made, data=hidden, knowledge=replace(made.knowledge, seed=seed))
-        score = "accuracy" if task.shape else "auc"
-        found = {"accuracy": float(side.now.history[-1].metrics[score]), "rows": len(task.parts[0].test)}
+        last, count = side.now.history[-1], len(task.parts[0].test)
+        value = float(last.metrics["accuracy" if task.shape else "auc"])
+        low, high = last.interval or (math.nan, math.nan)  # of the AUC
+        error = math.sqrt(value * (1 - value) / count) if task.shape else (high - low) / (2 * 1.96)
+        found = {"accuracy": value, "error": error}
         metric = SSIM if task.shape else VARIANCE
         for one in (*tunnel_read.attacks(metric), *tunnel_hijack.attacks(metric)):
             finding = one.attack(made.target, made.knowledge, made.data, BUDGET_S)
@@ -219,7 +223,7 @@ def rows_of(chosen: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows.append({
             "task": task, "tunnel": tunnel, "epsilon": epsilon, "seeds": mean["seeds"],
             "accuracy": mean["accuracy"], "accuracy_loss": bare["accuracy"] - mean["accuracy"],
-            "error": math.sqrt(mean["accuracy"] * (1 - mean["accuracy"]) / (mean["rows"] * mean["seeds"])),
+            "error": mean["error"],
             "property_auc": mean["property"], "reconstruction_ssim": mean["reconstruction"],
             "fsha_ssim": mean[hijack], **{f"excess_{name}": one for name, one in excess.items()},
             "worst_excess": max(excess.values()),

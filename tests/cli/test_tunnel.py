@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from sklearn.datasets import load_digits
 
 from transom.cli import main
 from transom.cli.audit_report import LEFT_OUT_EXIT
+from transom.cli.vertical_jobs import Tunnels
 from transom.errors import MisconfiguredError
+from transom.link.tunnels import TunnelSettings
 from transom.vertical.job import VerticalJob, read_job
 
 
@@ -112,6 +115,15 @@ def test_what_cannot_be_audited_is_told(
 ) -> None:
     assert main.run(["audit", "tunnel", "feature.yaml", *options]) not in (0, LEFT_OUT_EXIT)
     assert what in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_command_line_keeps_what_it_does_not_say(folder: Path) -> None:
+    job = read_job("feature.yaml")
+    noise = TunnelSettings("r3elu-dp", 2.0, 10.0, keep=4, delta=1e-5)
+    stronger = Tunnels("r3elu-dp", epsilon=3.0).of(replace(job, noise=noise)).noise
+    assert stronger == replace(noise, epsilon=3.0)
+    other = Tunnels("laplace", epsilon=3.0).of(replace(job, noise=noise)).noise
+    assert other == TunnelSettings("laplace", 2.0, 3.0, delta=1e-5)
 
 
 def test_jobs_say_both_tunnels(folder: Path) -> None:

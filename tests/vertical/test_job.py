@@ -74,6 +74,8 @@ def test_a_long_job_is_read_as_it_was_written(tmp_path: Path) -> None:
         (LABEL, {"task": "regression"}, "leave them out for the label party of a regression task"),
         (FEATURE, {"classes": ["no", "yes"]}, "leave them out for the feature party"),
         (LABEL, {"noise": {"kind": "r3elu-dp", "clip": 1, "epsilon": 1, "response": 1}}, "tells its sign"),
+        (FEATURE, {"noise": {"kind": "r3elu-dp", "clip": 1, "epsilon": 1, "keep": 99}}, "noise.keep is 99"),
+        (FEATURE, {"noise": {"kind": "d_chi", "clip": 1, "epsilon": 1}, "width": 1}, "two values and more"),
         (LABEL, {"watch": True}, "watch is the feature party's"),
         (FEATURE, {"noise": {"kind": "gaussian", "clip": 1}}, "one of epsilon, sigma and mu"),
         (FEATURE, {"noise": {"kind": "gaussian", "clip": 1, "mu": 1, "sigma": 1}}, "one of epsilon, sigma"),

@@ -4,8 +4,10 @@ a run, runs that go on, and the watch for hijackers."""
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,14 @@ import torch
 from transom.errors import CheckpointError, LinkRefusedError
 from transom.link import hijack
 from transom.link.hijack import Watch, coherence, directions
+from transom.link.message import Step
 from transom.link.tunnels import Budget, TunnelSettings
 from transom.privacy.guarantee import price
 from transom.vertical import run
 from transom.vertical.job import VerticalJob
+from transom.vertical.label import LabelSide
+from transom.vertical.messages import DROPPED
+from transom.vertical.party import make_party
 
 from .scene import Heard, Jobs, make_jobs, make_parts, states_of
 from .test_run import StoppedError, stop_at
@@ -119,6 +125,21 @@ def test_what_left_before_a_kill_is_not_paid_for_twice(
     np.testing.assert_array_equal(run.predict_here(jobs, parts), run.predict_here(calm, parts))
 
 
+def test_replies_without_rows_cost_nothing_after_a_restart(tmp_path: Path) -> None:
+    """Such as that an embedding was dropped, of which the record has the step alone."""
+    job = jobs_with(tmp_path, label=settings("laplace", 0.01))[0]
+    with closing(make_party(job, make_parts("binary")[0], Heard())) as party:
+        side = party.side
+        assert isinstance(side, LabelSide)
+        sent = [Step(0, 0, "backward", attempt) for attempt in range(3)]
+        talk = SimpleNamespace(send=lambda step, tensors: None)
+        for step in sent[:2]:
+            side._reply(talk, step, None, DROPPED)  # type: ignore[arg-type]
+        side.restore(side.saved())
+        side.charge(sent)
+        assert side.budget.spent_R.max() == 1
+
+
 def test_a_run_does_not_go_on_with_another_budget(tmp_path: Path) -> None:
     jobs, parts = jobs_with(tmp_path, settings("laplace")), make_parts("binary")
     with pytest.raises(StoppedError):
@@ -137,7 +158,7 @@ def test_a_prediction_has_the_strength_of_the_training(
     run.simulate(jobs, parts, Heard())
     monkeypatch.setattr("transom.link.tunnels._DIGITS", 0.5)
     TunnelSettings.mechanism.cache_clear()
-    with pytest.raises(CheckpointError, match="two strengths of one noise"):
+    with pytest.raises(CheckpointError, match="noise was"):
         run.predict_here(jobs, parts)
     TunnelSettings.mechanism.cache_clear()
 

@@ -22,7 +22,6 @@ import numpy as np
 from transom.audit.attacks.tunnel_view import Aux, Hidden, Tunnelled
 from transom.audit.attacks.vertical_view import Seen
 from transom.audit.vertical_case import deviation, require_same
-from transom.config import to_plain
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.hijack import Watch
 from transom.link.r3elu import R3elu, R3eluDp
@@ -86,7 +85,7 @@ def made(
         )
     mechanism = feature.mechanism
     if isinstance(mechanism, R3elu | R3eluDp) and importance:
-        mechanism = mechanism.weighed(importance)
+        mechanism = replace(mechanism, importance=importance)
     target = Tunnelled(
         seen, _maker(feature, part), values_NF, mechanism, feature.width, feature.train.batch_rows,
         feature.train.epochs * math.ceil(len(part.train) / feature.train.batch_rows),
@@ -123,7 +122,7 @@ def _live(
 def seen_of(job: VerticalJob, part: Part) -> tuple[Seen, tuple[float, ...]]:
     """What was recorded of the rows of training, and what the tunnel learnt of importance."""
     head = require_same(job, part)
-    if head.about.get("noise") != str(to_plain(job.noise)):
+    if head.about.get("noise") != job.noise_told:
         raise CheckpointError(
             f"the run in {job.folder} had another tunnel than this job's {job.noise.kind}: set the "
             "job's noise to what it trained with"

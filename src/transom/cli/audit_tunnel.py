@@ -57,11 +57,14 @@ def tunnel(
 ) -> None:
     """Attack what leaves through a tunnel: property inference, reconstruction, hijacking."""
     from transom.audit.attack import choose
-    from transom.audit.attacks.tunnel_view import SSIM, VARIANCE
+    from transom.audit.attacks.tunnel_view import SSIM, require_images
+    from transom.audit.attacks.vertical_inversion import VARIANCE
     from transom.audit.tunnel_case import case
     from transom.vertical.job import read_job
 
     shape = _shape(image)
+    if shape:
+        require_images()  # before both parties train
     chosen = choose(attacks(SSIM if shape else VARIANCE), options.attack)
     feature = replace(read_job(job), device="cpu")
     label = None if partner is None else replace(read_job(partner), device="cpu")

@@ -24,9 +24,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
 
 from transom.errors import MisconfiguredError, extra
 from transom.link.mechanisms import ASSUMPTIONS, empirical, laplace, require_clip, unit
@@ -92,10 +91,6 @@ class R3elu:
             "maximum that chances are measured in, show without noise, and two rows are told apart by them",
             _SOURCE,
         )
-
-    def weighed(self, importance: Sequence[float]) -> Self:
-        """With this importance."""
-        return replace(self, importance=tuple(importance))
 
 
 @dataclass(frozen=True)
@@ -170,10 +165,6 @@ class R3eluDp:
             ),
             source=f"docs/tunnel.md; after {_SOURCE}",
         )
-
-    def weighed(self, importance: Sequence[float]) -> Self:
-        """With this importance."""
-        return replace(self, importance=tuple(importance))
 
     def _budgets(self, width: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The places of the values that may leave, in order, and the share of epsilon of each."""

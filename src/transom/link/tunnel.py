@@ -85,9 +85,8 @@ class Tunnel(nn.Module):
             return x.clone()
         x_BD = x.double().reshape(len(x), math.prod(x.shape[1:]))
         if isinstance(mechanism, R3elu | R3eluDp) and mechanism.learns:
-            y_BD = mechanism.weighed(self.importance[step.direction]).privatise(
-                x_BD, Stream(self._secret, label)
-            )
+            weighed = replace(mechanism, importance=self.importance[step.direction])
+            y_BD = weighed.privatise(x_BD, Stream(self._secret, label))
             public_BD = torch.full_like(x_BD, mechanism.clip)  # in the place of values that may not show
             if step.topic == "train":  # nothing comes back for others
                 self._unanswered[step] = x_BD if isinstance(mechanism, R3elu) else public_BD

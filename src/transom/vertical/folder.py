@@ -30,7 +30,6 @@ class Head:
     about: Mapping[str, str]
     steps: int
     run: str  # what both parties' folders of one run have alike
-    mechanism: str = "Nothing()"  # that its rows passed
     importance: tuple[float, ...] = ()  # of the values of a row, as far as the tunnel learnt it
 
 

@@ -159,6 +159,12 @@ class VerticalJob:
         return self.train.epochs + (PREDICTED if self.role == "feature" else 0)
 
     @property
+    def noise_told(self) -> str:
+        """The settings of the noise, and the strength that was found for them: other versions of the software
+        may find another, and two strengths of one noise tell a row."""
+        return f"{self.mechanism} of {to_plain(self.noise)}"
+
+    @property
     def mechanism(self) -> Mechanism:
         """What this party's rows pass. Raises MisconfiguredError for an epsilon that no strength has."""
         return self.noise.mechanism(self.planned_releases, signed=self.role == "label")

@@ -55,6 +55,7 @@ class LabelSide(Side):
         super().__init__(job, part, pool, way, about, tell, tunnel)
         self._waiting: dict[int, tuple[int, Tensor]] = {}  # by unit: attempt and embedding, the oldest first
         self._at_work: dict[int, int] = {}
+        self._rowless: list[str] = []  # replies of this process
         self._graded: dict[int, Tensor] = {}  # embeddings at work, where a tunnel learns from them
         self._outputs: list[Tensor] = []
         self._losses: list[float] = []  # of a batch's shares so far
@@ -184,7 +185,8 @@ class LabelSide(Side):
     def standing(self) -> Progress:
         """Embeddings that are here and not answered are lost with the process, and do not come again."""
         attempts = self._at_work | {unit: attempt for unit, (attempt, _) in self._waiting.items()}
-        return replace(self.now, unanswered={str(unit): attempt for unit, attempt in attempts.items()})
+        unanswered = {str(unit): attempt for unit, attempt in attempts.items()}
+        return replace(self.now, unanswered=unanswered, rowless=(*self.now.rowless, *self._rowless))
 
     def _excuse(self, talk: Talk) -> None:
         """After a restart: tell which embeddings were lost. Of those that were answered since the checkpoint
@@ -195,7 +197,7 @@ class LabelSide(Side):
     def _reply(self, talk: Talk, step: Step, rows_BW: Tensor | None, said: int) -> None:
         step = replace(step, direction="backward")
         if rows_BW is None and step.topic == TRAIN:
-            self.now = replace(self.now, rowless=(*self.now.rowless, str(step)))
+            self._rowless.append(str(step))
         talk.send(step, message(self.job.width, rows_BW, [said]))
 
     # Evaluation

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from transom.config import to_plain
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.link.broker import Broker
 from transom.link.exchange import Agreement
@@ -66,7 +65,7 @@ class Party:
         has the same noise in each run of `predict`. Raises CheckpointError where its record is gone."""
         law = self.job.mechanism
         if isinstance(law, R3elu | R3eluDp) and law.learns:
-            law = law.weighed(self.side.learnt)
+            law = replace(law, importance=self.side.learnt)
         if isinstance(law, Nothing):
             return RowNoise(law, self.record.secret, b"")
         path, names = _record_of(self.job)
@@ -97,7 +96,7 @@ def make_party(
     half = make_half(job, part.width, local=way.local)
     known = facts(job, part, way)
     about = {name: one for name, one in terms(job, known).items() if not name.startswith("version of")}
-    about |= {"noise": str(to_plain(job.noise))}
+    about |= {"noise": job.noise_told}
     about |= {"party": job.role, "columns": part.schema, "file": part.digest}
     if purpose == "train":
         _measure(half, part)
@@ -115,7 +114,6 @@ def make_party(
         if purpose == "predict":
             head = folder.take(job, half, about, but=_OF_ROWS if new_rows else ())
             side.learnt = head.importance
-            _require_strength(job, head)
             agreed |= {"trained": head.run}
         elif record.checkpoint is not None:
             side.restore(record.checkpoint)
@@ -175,16 +173,6 @@ def _require(job: VerticalJob, part: Part, purpose: Purpose) -> None:
     if purpose == "train" and not len(part.train):
         raise MisconfiguredError(
             f"no row is left to train on, of {len(part)} that both parties have; lower data.test_share"
-        )
-
-
-def _require_strength(job: VerticalJob, head: folder.Head) -> None:
-    """Of the noise, that of the training: two strengths of one row's noise would tell the row."""
-    if head.mechanism != str(job.mechanism):
-        raise CheckpointError(
-            f"{job.folder} was trained with {head.mechanism}, and this software finds {job.mechanism} for "
-            "the same epsilon: a row would leave with two strengths of one noise. Use the versions that "
-            "trained, or train again"
         )
 
 

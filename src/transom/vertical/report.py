@@ -77,10 +77,11 @@ def crossed(party: Party) -> dict[str, dict[str, int]]:
 
 def disclosed(job: VerticalJob) -> tuple[str, ...]:
     """What the partner has learnt, in words."""
+    noise = "nothing is added to them" if job.noise.kind == "none" else f"through {job.noise.kind}"
     own = (
-        "embeddings of this party's columns, one a row and epoch, with the noise of the job"
+        f"embeddings of this party's columns, one a row and epoch: {noise}"
         if job.role == "feature"
-        else "gradients of the loss by its embeddings, which tell of the labels, with the noise of the job"
+        else f"gradients of the loss by its embeddings, which tell of the labels: {noise}"
     )
     hashed = ("every other ID that the partner can guess",) if job.insecure_hashed_join else ()
     return (*_SHARED, *hashed, own)

@@ -127,9 +127,7 @@ def way(job: VerticalJob) -> Iterator[Broker]:
 def _leave(party: Party, counts: Mapping[str, int]) -> None:
     """Write what was learnt, and how it went."""
     side = party.side
-    head = folder.Head(
-        to_plain(party.job), side.about, side.steps, side.now.mark, str(party.job.mechanism), side.learnt
-    )
+    head = folder.Head(to_plain(party.job), side.about, side.steps, side.now.mark, side.learnt)
     folder.leave(party.job, side.pool.half, head, report(party, counts))
 
 

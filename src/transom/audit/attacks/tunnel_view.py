@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transom.audit.attacks.vertical_inversion import VARIANCE, explained
 from transom.audit.attacks.vertical_view import Seen, misfit
 from transom.errors import extra
 from transom.link.hijack import Watch
@@ -31,7 +32,7 @@ from transom.report.picture import Picture, picture
 from transom.report.statistics import Bools, Floats, Ints
 from transom.vertical.half import EMBEDDING, GRADIENT, ROWS, Half, Task
 
-SSIM, VARIANCE = "SSIM", "variance explained"
+SSIM = "SSIM"
 _SHOWN = 8  # pictures
 _SCORED = 1000  # rows that likeness is measured on
 _Z = 1.96
@@ -129,7 +130,7 @@ def likeness(name: str, data: Hidden, rows_O: Ints, guess_OF: Floats, mean_F: Fl
     rows_O, guess_OF = rows_O[:_SCORED], guess_OF[:_SCORED]
     truth_OF = np.asarray(data.values_NF)[rows_O]
     if data.shape is None:
-        return _explained(name, truth_OF, guess_OF, mean_F, note)
+        return explained(name, guess_OF, truth_OF, mean_F, note)
     scores_O = ssim(truth_OF, guess_OF, data.shape)
     chance = float(ssim(truth_OF, np.broadcast_to(mean_F, truth_OF.shape), data.shape).mean())
     value, error = float(scores_O.mean()), float(scores_O.std(ddof=1) / len(scores_O) ** 0.5)
@@ -141,10 +142,17 @@ def likeness(name: str, data: Hidden, rows_O: Ints, guess_OF: Floats, mean_F: Fl
     return measured(name, SSIM, value, within, baseline=chance, n=len(scores_O), note=note, pictures=shown)
 
 
+def require_images() -> None:
+    """Raises MissingExtraError where likeness of images cannot be told."""
+    with extra("images", "scikit-image"):
+        import skimage.metrics  # noqa: F401
+
+
 def ssim(truth_OF: Floats, guess_OF: Floats, shape: tuple[int, int]) -> Floats:
     """Of each pair of images of grey values from 0 to 1 [O]. Raises MissingExtraError."""
-    with extra("images", "scikit-image"):
-        from skimage.metrics import structural_similarity
+    require_images()
+    from skimage.metrics import structural_similarity
+
     window = min(7, *(side - 1 + side % 2 for side in shape))  # an odd one that fits
     pairs = zip(truth_OF.reshape(-1, *shape), guess_OF.reshape(-1, *shape), strict=True)
     return np.array(
@@ -155,18 +163,3 @@ def ssim(truth_OF: Floats, guess_OF: Floats, shape: tuple[int, int]) -> Floats:
             for truth, guess in pairs
         ]
     )
-
-
-def _explained(name: str, truth_OF: Floats, guess_OF: Floats, mean_F: Floats, note: str) -> Finding:
-    """The share of the variance, each column in its own deviation."""
-    deviation_F = truth_OF.std(0)
-    differs = deviation_F > 1e-6 * deviation_F.max()  # of a column that is constant there is nothing to read
-    truth_OF, guess_OF = truth_OF[:, differs], guess_OF[:, differs]
-    mean_F, deviation_F = mean_F[differs], deviation_F[differs]
-    left_O = (((truth_OF - guess_OF) / deviation_F) ** 2).mean(1)
-    of_O = (((truth_OF - mean_F) / deviation_F) ** 2).mean(1)
-    ratio = float(left_O.mean() / of_O.mean())
-    error = float((left_O - ratio * of_O).std(ddof=1) / len(left_O) ** 0.5 / of_O.mean())
-    value, error = max(0.0, 1 - ratio), _Z * error
-    within = (max(0.0, value - error), min(1.0, value + error))
-    return measured(name, VARIANCE, value, within, baseline=0.0, n=len(left_O), note=note)

@@ -73,19 +73,32 @@ def values(name: str, guess_NF: Floats, truth_NF: Floats, rows_K: Ints, names: S
 def variance(
     name: str, guess_NF: Floats, truth_NF: Floats, rows_K: Ints, names: Sequence[str] = ()
 ) -> Finding:
-    """Share of the other rows' variance that the guesses explain, the mean over columns, with the interval of
-    a mean of ratios (linearised); what is less than none is none. Guessing the known rows' mean explains
-    none."""
+    """Share of the other rows' variance that the guesses explain: see `explained`."""
     rows_R, mean_F = others(rows_K, len(truth_NF)), truth_NF[rows_K].mean(0)
-    left_RF, all_RF = (guess_NF[rows_R] - truth_NF[rows_R]) ** 2, (truth_NF[rows_R] - mean_F) ** 2
-    all_F = np.maximum(all_RF.sum(0), 1e-300)
+    note = f"{len(rows_K)} rows known"
+    return explained(name, guess_NF[rows_R], truth_NF[rows_R], mean_F, note, names)
+
+
+def explained(
+    name: str, guess_RF: Floats, truth_RF: Floats, mean_F: Floats, note: str, names: Sequence[str] = ()
+) -> Finding:
+    """Share of the rows' variance that the guesses explain, the mean over columns, with the interval of a
+    mean of ratios (linearised); what is less than none is none. Guessing the mean explains none. A column
+    that is constant in these rows has nothing to explain, and does not count."""
+    differs_F = (truth_RF != truth_RF[:1]).any(0)
+    if not differs_F.any():
+        return not_run(name, VARIANCE, "every column is constant in the rows that are scored")
+    left_RF = ((guess_RF - truth_RF) ** 2)[:, differs_F]
+    all_RF = ((truth_RF - mean_F) ** 2)[:, differs_F]
+    all_F = all_RF.sum(0)
     share_F = 1 - left_RF.sum(0) / all_F
     away_R = ((left_RF - (1 - share_F) * all_RF) / all_F).mean(1)
     reach = _Z * float((away_R**2).sum()) ** 0.5
     share = float(share_F.mean())
     value, low, high = (min(1.0, max(0.0, one)) for one in (share, share - reach, share + reach))
-    note = f"{len(rows_K)} rows known; {_most(share_F, names)}"
-    return measured(name, VARIANCE, value, (low, high), baseline=0.0, n=len(rows_R), note=note)
+    left = [names[int(place)] for place in np.flatnonzero(differs_F)] if names else ()
+    note = f"{note}; {_most(share_F, left)}"
+    return measured(name, VARIANCE, value, (low, high), baseline=0.0, n=len(truth_RF), note=note)
 
 
 def _most(share_F: Floats, names: Sequence[str]) -> str:
