@@ -14,10 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from transom.errors import MisconfiguredError, extra
 from transom.privacy.account import ResponseEvent, gaussian
 from transom.privacy.guarantee import Guarantee
-from transom.privacy.noise import d_chi
+from transom.privacy.noise import Floats, d_chi
 from transom.privacy.stream import Stream
 
 with extra("link", "torch"):
@@ -173,8 +175,13 @@ def clipped(x_BD: Tensor, clip: float, p: int = 2) -> Tensor:
 
 def laplace(stream: Stream, like: Tensor) -> Tensor:
     """Laplace noise of scale 1, of the shape, the type and the device of `like`."""
-    half = torch.from_numpy(stream.uniform(tuple(like.shape))).to(like) - 0.5
-    return -half.sign() * torch.log1p(-2 * half.abs())
+    return torch.from_numpy(laplace_of(stream.uniform(tuple(like.shape)))).to(like)
+
+
+def laplace_of(uniform: Floats) -> Floats:
+    """Laplace noise of scale 1 made of numbers that are uniform in (0, 1), which it may overwrite."""
+    uniform -= 0.5
+    return np.copysign(np.log1p(-2 * np.abs(uniform)), uniform)
 
 
 def require_clip(clip: float) -> None:

@@ -27,10 +27,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from transom.errors import MisconfiguredError, extra
-from transom.link.mechanisms import ASSUMPTIONS, empirical, laplace, require_clip, unit
+from transom.link.mechanisms import ASSUMPTIONS, empirical, laplace, laplace_of, require_clip, unit
 from transom.privacy.account import ResponseEvent, merged
 from transom.privacy.guarantee import Guarantee
+from transom.privacy.noise import Floats
 from transom.privacy.stream import Stream
 
 with extra("link", "torch"):
@@ -126,30 +129,21 @@ class R3eluDp:
             self._require_width(len(self.importance))
 
     def privatise(self, x_BD: Tensor, stream: Stream) -> Tensor:
-        places, budgets = self._budgets(x_BD.shape[1])
-        low = -self.clip if self.signed else 0.0
-        value_BK = x_BD[:, list(places)].clamp(low, self.clip)
-        share_K = torch.tensor(budgets).to(x_BD)
-        odds_K = torch.sigmoid(share_K * self.response)
-        chance_BK = (1 - odds_K) + (2 * odds_K - 1) * value_BK.abs() / self.clip
-        kept_BK = torch.from_numpy(stream.uniform(tuple(value_BK.shape))).to(x_BD) < chance_BK
+        rows_BD, law = x_BD.cpu().numpy(), self._law(x_BD.shape[1])  # for few values numpy is the faster
+        value_BK = np.maximum(np.minimum(rows_BD[:, law.places], self.clip), law.low)
+        drawn_BK, told_BK = stream.uniform((2, *value_BK.shape))
+        kept_BK = drawn_BK < law.least_K + law.slope_K * np.abs(value_BK)
         if self.response < 1:
-            scale_K = (self.clip - low) / (share_K * (1 - self.response))
-            told_BK = (value_BK + laplace(stream, value_BK) * scale_K).clamp(low, self.clip)
+            told_BK = value_BK + law.scale_K * laplace_of(told_BK)
+            told_BK = np.maximum(np.minimum(told_BK, self.clip), law.low)
         else:
-            told_BK = torch.full_like(value_BK, self.clip)
-        noisy_BK = torch.where(kept_BK, told_BK, 0.0)
-        if self.denoise and len(set(budgets)) == 1:
-            noisy_BK = self._expected(noisy_BK, kept_BK, budgets[0])
-        elif self.denoise:
-            columns = [
-                self._expected(noisy_BK[:, place], kept_BK[:, place], budget)
-                for place, budget in enumerate(budgets)
-            ]
-            noisy_BK = torch.stack(columns, dim=1)
-        released_BD = torch.zeros_like(x_BD)
-        released_BD[:, list(places)] = noisy_BK
-        return released_BD
+            told_BK = np.full_like(value_BK, self.clip)
+        dropped_K: Floats | float = 0.0
+        if self.denoise:
+            told_BK, dropped_K = self._expected(told_BK, law)
+        released_BD = np.zeros_like(rows_BD)
+        released_BD[:, law.places] = np.where(kept_BK, told_BK, dropped_K)
+        return torch.from_numpy(released_BD).to(x_BD.device)
 
     def guarantee(self, releases: int) -> Guarantee:
         budgets = (self.epsilon,) if self.learns else self._budgets(len(self.importance) or self.keep)[1]
@@ -177,17 +171,40 @@ class R3eluDp:
                 f"rows have {width} values; {self.keep} of {len(self.importance) or 'them'} may leave"
             )
 
-    def _expected(self, told_B: Tensor, kept_B: Tensor, budget: float) -> Tensor:
-        """What is expected of v where it is uniform in its range, given what was told."""
-        told_G, expected_G, dropped = _expectations(
-            budget * self.response, budget * (1 - self.response), self.signed
-        )
-        place_B = ((told_B / self.clip - told_G[0]) / (told_G[1] - told_G[0])).clamp(0, len(told_G) - 1)
-        below_B = place_B.floor().long().clamp(max=len(told_G) - 2)
-        expected_G = expected_G.to(told_B)
-        slope_B = expected_G[below_B + 1] - expected_G[below_B]
-        found_B = expected_G[below_B] + (place_B - below_B) * slope_B
-        return torch.where(kept_B, found_B, dropped) * self.clip
+    @lru_cache(maxsize=64)  # noqa: B019 - it is a value, and its law costs as much as a release
+    def _law(self, width: int) -> _Law:
+        places, shares = self._budgets(width)
+        low, share_K = -self.clip if self.signed else 0.0, np.array(shares)
+        least_K = 1 / (1 + np.exp(share_K * self.response))
+        scale_K = (self.clip - low) / (share_K * max(1 - self.response, 1e-300))
+        slope_K = (1 - 2 * least_K) / self.clip
+        return _Law(list(places), shares, low, least_K, slope_K, scale_K)
+
+    def _expected(self, told_BK: Floats, law: _Law) -> tuple[Floats, Floats]:
+        """What is expected of v where it is uniform in its range: given what was told, and given that
+        nothing was [K]."""
+        shares = [_coarse(share) for share in law.shares] if self.learns else law.shares
+        tables = [
+            _expectations(share * self.response, share * (1 - self.response), self.signed) for share in shares
+        ]
+        dropped_K, told_BK = self.clip * np.array([dropped for _, _, dropped in tables]), told_BK / self.clip
+        if len(set(law.shares)) == 1:
+            return self.clip * np.interp(told_BK, *tables[0][:2]), dropped_K
+        columns = [np.interp(told_B, *table[:2]) for told_B, table in zip(told_BK.T, tables, strict=True)]
+        return self.clip * np.stack(columns, axis=1), dropped_K
+
+
+@dataclass(frozen=True, eq=False)
+class _Law:
+    """Of rows of one width: the places of the values that may leave, the share of epsilon and the scale of
+    the noise of each; one is kept with probability least + slope |v|, and `low` is the least there is."""
+
+    places: list[int]
+    shares: tuple[float, ...]
+    low: float
+    least_K: Floats
+    slope_K: Floats
+    scale_K: Floats
 
 
 def budgets(
@@ -210,15 +227,20 @@ def importance(values_BD: Tensor, gradients_BD: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _expectations(response: float, noise: float, signed: bool) -> tuple[Tensor, Tensor, float]:
+def _expectations(response: float, noise: float, signed: bool) -> tuple[Floats, Floats, float]:
     """Of a range whose threshold is 1: points told [G], the v expected for each, and for a value dropped."""
-    v_G = torch.linspace(-1.0 if signed else 0.0, 1.0, _GRID, dtype=torch.float64)
+    v_G = np.linspace(-1.0 if signed else 0.0, 1.0, _GRID)
     odds = _odds(response)
-    chance_G = (1 - odds) + (2 * odds - 1) * v_G.abs()
+    chance_G = (1 - odds) + (2 * odds - 1) * np.abs(v_G)
     dropped = float(((1 - chance_G) * v_G).sum() / (1 - chance_G).sum())
-    rate = noise / float(v_G[-1] - v_G[0])
-    likely_GG = torch.exp(-rate * (v_G[:, None] - v_G).abs()) * chance_G  # told by v
+    rate = noise / (v_G[-1] - v_G[0])
+    likely_GG = np.exp(-rate * np.abs(v_G[:, None] - v_G)) * chance_G  # told by v
     return v_G, (likely_GG * v_G).sum(1) / likely_GG.sum(1), dropped
+
+
+def _coarse(epsilon: float) -> float:
+    """Within a hundredth: what is learnt changes at each step, and a table serves its neighbours as well."""
+    return math.exp(round(math.log(epsilon) / 0.02) * 0.02)
 
 
 def _odds(epsilon: float) -> float:
