@@ -165,10 +165,9 @@ def measured(task: Task, tunnel: str, epsilon: float | None, seed: int, quick: b
         hidden = replace(made.data, property_N=task.property_N, property_is=task.property_is)
         made = replace(made, data=hidden, knowledge=replace(made.knowledge, seed=seed))
         last, count = side.now.history[-1], len(task.parts[0].test)
-        value = float(last.metrics["accuracy" if task.shape else "auc"])
-        low, high = last.interval or (math.nan, math.nan)  # of the AUC
-        error = math.sqrt(value * (1 - value) / count) if task.shape else (high - low) / (2 * 1.96)
-        found = {"accuracy": value, "error": error}
+        accuracy = float(last.metrics["accuracy"])
+        found = {"accuracy": accuracy, "error": math.sqrt(accuracy * (1 - accuracy) / count)}
+        found["auc"] = float(last.metrics["auc"])
         metric = SSIM if task.shape else VARIANCE
         for one in (*tunnel_read.attacks(metric), *tunnel_hijack.attacks(metric)):
             finding = one.attack(made.target, made.knowledge, made.data, BUDGET_S)

@@ -47,6 +47,7 @@ MAX_YAML_CHARS = 2**18  # settings; the parser is slow
 _MAX_FILE_BYTES = 2**22
 _MAX_PROBLEMS = 20
 _LARGEST = sys.float_info.max
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _SHAPES: tuple[tuple[Any, str], ...] = (
     (str, "text of {} characters"),
@@ -143,6 +144,8 @@ def _loader() -> type[yaml.SafeLoader]:
                 raise ConstructorError(None, None, "a key stands twice", node.start_mark)
             return value
 
+    # JSON, and what prints a number, writes 1e-06, which YAML 1.1 reads as text for want of a dot
+    Strict.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
     return Strict
 
 

@@ -118,6 +118,26 @@ def test_noise_hides_and_spared_tokens_are_scored_apart(
     assert record["target"]["eta"] == 5.0
 
 
+@pytest.mark.parametrize("kind", ["clipping", "gaussian", "laplace", "d_chi", "r3elu", "r3elu-dp"])
+def test_a_tunnel_is_attacked_by_its_law(
+    models: dict[str, Path], capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Strong, it leaves no word to read; weak, nearly every word that its width does not take away."""
+    line = "--public public.csv --limit 20 --budget 0.3 --attack eia/nearest --attack eia/inverter"
+    found = {}
+    for epsilon in (2.0, 1e6):
+        clip = 0.3 if kind.startswith("r3elu") else 3.0  # of a value, and of a row
+        tunnel = {"kind": kind, "clip": clip, "epsilon": epsilon}
+        if kind == "clipping":
+            del tunnel["epsilon"]
+        if kind == "r3elu-dp":
+            tunnel["keep"] = 32
+        make_job(models, {}, tunnel=tunnel)
+        found[epsilon] = by_name(reported(capsys, line))["eia/inverter"]["value"]
+    assert found[1e6] > 0.9
+    assert (found[2.0] > 0.9) if kind == "clipping" else (found[2.0] < 0.4)
+
+
 def test_the_customers_gradients_give_labels_and_next_tokens_away(
     models: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,6 +99,38 @@ def adapted(folder: Path) -> list[float]:
         return [float(model(torch.tensor([one])).logits.softmax(-1)[0, 1]) for one in ids]
 
 
+def test_a_tunnel_is_said_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = write_job(folder)
+    tunnel = ["--tunnel", "r3elu-dp", "--epsilon", "90", "--clip", "0.5"]
+    told = ran(capsys, "split", "simulate", job, *tunnel)["noise"]
+    assert (told["tunnel"]["kind"], told["tunnel"]["releases"]) == ("r3elu-dp", 1)
+    assert 80 < told["tunnel"]["spent"] <= told["tunnel"]["epsilon"] == 90
+    assert (told["guarantee"]["kind"], told["guarantee"]["unit"]) == ("approximate-dp", "one token's vector")
+    out = ["--out", str(folder / "scores.csv")]
+    assert ran(capsys, "split", "predict", job, *tunnel, *out)["rows"] == 8
+    assert main.run(["split", "predict", job, *out]) != 0  # without what the rows passed in training
+    assert "is not this job's" in " ".join(capsys.readouterr().err.split())
+    assert main.run(["split", "simulate", write_job(folder, "other.yaml", out="other"), *tunnel]) == 0
+    assert "through r3elu-dp (epsilon " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--epsilon", "3"], "--epsilon and --clip go with --tunnel"),
+        (["--tunnel", "laplace"], "laplace wants epsilon"),
+        (["--tunnel", "r3elu-dp", "--epsilon", "-3"], "tunnel.epsilon must be a number, above 0"),
+        (["--tunnel", "d_chi", "--epsilon", "1e-9"], "no strength has 1 releases"),
+    ],
+)
+def test_bad_tunnels_are_told_before_anything_is_trained(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], what: str
+) -> None:
+    assert main.run(["split", "simulate", write_job(folder), *options]) != 0
+    assert what in " ".join(capsys.readouterr().err.split())
+    assert not list(folder.glob("out/*/state.safetensors"))
+
+
 def test_people_see_what_is_trained_and_how_it_ended(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,7 @@ from transom.split.job import Data, Noise, SplitJob, Train
 from transom.split.learner import schedule
 from transom.split.parts import load_model, make_vendor
 from transom.split.privatise import Privatiser
-from transom.split.settle import Settled
+from transom.split.settled import Settled
 
 QUESTION = [{"role": "user", "content": "Tell Ada Lovelace about foxes."}]
 

@@ -20,6 +20,7 @@ from transom.privacy.account import (
     GaussianEvent,
     LaplaceEvent,
     PureEvent,
+    ResponseEvent,
     compose,
     event_from,
     gaussian,
@@ -183,6 +184,7 @@ def test_loss_distributions_are_never_below_the_closed_form(mu: float) -> None:
 EVENTS = st.one_of(
     st.builds(PureEvent, epsilon=st.floats(0, 2), count=st.integers(1, 3)),
     st.builds(LaplaceEvent, noise=st.floats(0.5, 50), count=st.integers(1, 20)),
+    st.builds(ResponseEvent, epsilon=st.floats(0, 2), count=st.integers(1, 20)),
     st.builds(GaussianEvent, noise=st.floats(0.5, 50), count=st.integers(1, 20)),
     st.builds(
         GaussianEvent, noise=st.floats(0.7, 20), sampling=st.floats(0.001, 0.9), count=st.integers(1, 50)
@@ -222,6 +224,19 @@ def test_events_without_an_epsilon_at_delta_0_are_named() -> None:
         compose(
             [GaussianEvent(noise=1.0), ApproximateEvent(epsilon=1.0, delta=0.1), LaplaceEvent(noise=1.0)], 0
         )
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 100.0, 699.0, 701.0, 709.5, 710.0, 1e4, 1e6, 1e300])
+def test_a_release_that_hides_next_to_nothing_has_its_price(epsilon: float) -> None:
+    """Beyond e^709 there is no float64: then epsilons add up, and nothing raises."""
+    small = [ResponseEvent(epsilon=0.5, count=40), LaplaceEvent(noise=4.0, count=3)]
+    for event in (ResponseEvent(epsilon=epsilon, count=2), ApproximateEvent(epsilon=epsilon, delta=1e-9)):
+        alone, beside = compose([event], 1e-6), compose([event, *small], 1e-6)
+        assert 0.9 * epsilon * event.count <= alone <= epsilon * event.count
+        assert alone <= beside <= epsilon * event.count + compose(small, 0)
+    assert compose([ResponseEvent(epsilon=710.0), *small], 1e-6) == pytest.approx(
+        710 + compose(small, 1e-6), rel=1e-12
+    )
 
 
 def test_losses_beyond_floating_point_are_infinite() -> None:

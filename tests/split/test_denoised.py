@@ -20,7 +20,7 @@ from transom.split.denoised import Denoiser
 from transom.split.job import Noise
 from transom.split.privatise import Privatiser
 from transom.split.rows import padded
-from transom.split.settle import Settled, settled_from
+from transom.split.settled import Settled, settled_from
 
 from .runs import Heard, run_job, states_of
 from .test_run import StoppedError, stop_at

@@ -20,7 +20,7 @@ from transom.split.job import Noise
 from transom.split.messages import request as real_request
 from transom.split.privatise import Privatiser, guarantee
 from transom.split.room import needs
-from transom.split.settle import Settled, settled_from
+from transom.split.settled import Settled, settled_from
 
 from .runs import Heard, run_job, states_of, weights_of
 from .test_privatise import TEXTS, batch_of, sent

@@ -21,7 +21,8 @@ from transom.privacy.guarantee import price, released
 from transom.split.job import Noise
 from transom.split.privatise import Privatiser, guarantee, make_privatiser
 from transom.split.rows import padded
-from transom.split.settle import Settled, settle, settled_from
+from transom.split.settle import settle
+from transom.split.settled import Settled, settled_from
 
 from .test_settle import RUN, SECRET, front_of, job_of, rows_of
 

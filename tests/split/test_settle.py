@@ -16,7 +16,8 @@ from transom.privacy.noise import d_chi, task_directions
 from transom.privacy.stream import Stream
 from transom.split.job import Data, Noise, SplitJob
 from transom.split.rows import Rows, padded
-from transom.split.settle import Settled, _gradients, _received, hidden, settle, settled_from
+from transom.split.settle import _gradients, _received, hidden, settle
+from transom.split.settled import Settled, settled_from
 
 from .splits import fresh_model, make_job
 

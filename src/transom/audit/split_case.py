@@ -28,14 +28,18 @@ from transom.checkpoint.cut import Front, three
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.data import rows as files
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.link.mechanisms import DChi, Gaussian, Mechanism
+from transom.link.message import Step
+from transom.privacy.stream import SECRET_BYTES
 from transom.split import folder
 from transom.split.denoised import Denoiser
+from transom.split.gradients import Gradients
 from transom.split.job import SplitJob
 from transom.split.metrics import count_targets
 from transom.split.parts import Head, load_model
 from transom.split.privatise import Privatiser, make_privatiser
 from transom.split.rows import Rows, encode, pad_id_of, padded, read_public, read_rows
-from transom.split.settle import Settled
+from transom.split.settled import Settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +98,12 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
     head = Head(tail, job.task) if job.layout == "customer" else None
     denoise = Denoiser.of(privatise.settled, front) if privatise.settled.noise.denoise else None
     law = law_of(privatise.settled, front)
-    views, states, tops, gradients = job.train.epochs if job.return_gradient else 1, [], [], []
+    secret = secrets.token_bytes(SECRET_BYTES)
+    gradient_tunnel = Gradients(job, secret, "audit", causal=front.parts.family.causal)
+    views = job.train.epochs if job.return_gradient else 1
+    states: list[Tensor] = []
+    tops: list[Tensor] = []
+    gradients: list[Tensor] = []
     for numbers, ids_BT, mask_BT, labels in _batches(rows, pad_id):
         with torch.no_grad():
             hidden_BTD = front(ids_BT, mask_BT)
@@ -107,9 +116,12 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
         lengths = sent_BT.sum(1).tolist()
         states += [law.told(noisy_RBTD[:, row, :length]) for row, length in enumerate(lengths)]
         if head is not None and top_BTD is not None:
-            graded = head.grade(top_BTD, sent_BT, labels, count_targets(job.task, labels))
+            targets = count_targets(job.task, labels)
+            graded = head.grade(top_BTD, sent_BT, labels, targets)
+            step = Step(0, numbers[0], "backward", topic="audit")
+            passed_ND = gradient_tunnel(graded.gradient_BTD, sent_BT, targets, step)
             tops += _cut(top_BTD, lengths)
-            gradients += _cut(graded.gradient_BTD, lengths)
+            gradients += torch.split(passed_ND.detach(), lengths)
     return Seen(tuple(states), law, tuple(tops), tuple(gradients))
 
 
@@ -123,6 +135,8 @@ def law_of(settled: Settled, front: Front) -> Law:
     if settled.narrow is not None:
         center_D, basis_DR = settled.narrow.center_D, settled.narrow.basis_DR
         passing = torch.from_numpy(center_D).float(), torch.from_numpy(basis_DR).float()
+    if settled.tunnel.kind != "none":
+        return _law_through(settled.mechanism, passing)
     if noise.kind == "none":
         return Law(NO_NOISE, narrow=passing)
     if noise.kind == "gaussian":
@@ -134,6 +148,15 @@ def law_of(settled: Settled, front: Front) -> Law:
     return Law(Noise("norm", 1 / settled.eta), bent, spare_V if settled.spared else None, passing)
 
 
+def _law_through(mechanism: Mechanism, passing: tuple[Tensor, Tensor] | None) -> Law:
+    """That of a tunnel."""
+    if isinstance(mechanism, Gaussian):
+        return Law(Noise("gaussian", mechanism.sigma, mechanism.clip), narrow=passing)
+    if isinstance(mechanism, DChi):
+        return Law(Noise("norm", 1 / mechanism.eta, mechanism.clip), narrow=passing)
+    return Law(narrow=passing, mechanism=mechanism)
+
+
 def _privatiser(
     job: SplitJob, front: Front, rows: Rows, tokenizer: TokenizerFiles
 ) -> tuple[Privatiser, bool]:
@@ -142,7 +165,7 @@ def _privatiser(
     if (left / "noise.json").exists():
         return folder.kept_noise(left, job), False
     public = read_public(job, tokenizer)
-    return make_privatiser(job, front, rows, secrets.token_bytes(32), "audit", public), True
+    return make_privatiser(job, front, rows, secrets.token_bytes(SECRET_BYTES), "audit", public), True
 
 
 def _public(job: SplitJob, source: Path, tokenizer: TokenizerFiles) -> Rows:

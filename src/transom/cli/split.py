@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from transom.cli import split_serve
 from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
+from transom.cli.tunnels import Clip, Epsilon, TunnelKind, said
 from transom.cli.watched import board
 from transom.errors import MisconfiguredError
 
@@ -38,11 +39,14 @@ _SHOWN = 6  # names of weights
 
 
 @app.command()
-def simulate(job: JobFile, device: Device = None, tensorboard: Board = None, as_json: Json = False) -> None:
+def simulate(
+    job: JobFile, tunnel: TunnelKind = None, epsilon: Epsilon = None, clip: Clip = None,
+    device: Device = None, tensorboard: Board = None, as_json: Json = False,
+) -> None:  # fmt: skip
     """Run both parties in this process, each with a model of its own."""
     from transom.split import run
 
-    read = _read(job, device)
+    read = _through(_read(job, device), tunnel, epsilon, clip)
     with _watched(f"tuning {read.name}", tensorboard, quiet=as_json) as tell:
         run.simulate(read, tell)
     _tell_end(read, as_json)
@@ -72,11 +76,14 @@ def vendor(
 
 
 @app.command()
-def customer(job: JobFile, device: Device = None, tensorboard: Board = None, as_json: Json = False) -> None:
+def customer(
+    job: JobFile, tunnel: TunnelKind = None, epsilon: Epsilon = None, clip: Clip = None,
+    device: Device = None, tensorboard: Board = None, as_json: Json = False,
+) -> None:  # fmt: skip
     """Run the customer's side: lead the training on its rows to the end."""
     from transom.split import party, run
 
-    read = _read(job, device)
+    read = _through(_read(job, device), tunnel, epsilon, clip)
     with (
         _watched(f"tuning {read.name}", tensorboard, quiet=as_json) as tell,
         run.way(read) as broker,
@@ -91,13 +98,16 @@ def predict(
     job: JobFile,
     out: Annotated[Path, "Where the scores go: CSV, or JSON if it ends in .json."],
     data: Annotated[Path | None, "Rows to score, in place of the job's rows to evaluate."] = None,
+    tunnel: TunnelKind = None,
+    epsilon: Epsilon = None,
+    clip: Clip = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Score rows with what was tuned. With a link in the job the vendor runs `vendor JOB --predict`."""
     from transom.split import messages, party, run
 
-    read = _read(job, device)
+    read = _through(_read(job, device), tunnel, epsilon, clip)
     texts = None
     if data is not None:
         texts = _texts(read, data)
@@ -146,6 +156,18 @@ def _read(path: Path, device: str | None) -> SplitJob:
     return job if device is None else replace(job, device=device)
 
 
+def _through(job: SplitJob, kind: str | None, epsilon: float | None, clip: float | None) -> SplitJob:
+    """The job, its rows passing what the options say."""
+    from transom.config import from_plain, to_plain
+    from transom.split.job import SplitJob
+
+    tunnel = said(job.tunnel, kind, epsilon, clip)
+    if tunnel is None:
+        return job
+    found: SplitJob = from_plain(SplitJob, {**to_plain(job), "tunnel": tunnel}, "--tunnel", folder=Path())
+    return found
+
+
 def _texts(job: SplitJob, path: Path) -> tuple[str, ...]:
     """The texts of a file: lines, or the cells of the job's text column."""
     from transom.data import rows
@@ -180,8 +202,14 @@ def _tell_end(job: SplitJob, as_json: bool) -> None:
     folder = job.out / "customer"
     report = load_json((folder / "report.json").read_bytes())
     last = report["history"][-1]["metrics"] if report["history"] else {}
-    text = f"tuned in {report['steps']} steps on {report['rows']} rows{_metrics(last)}; {folder}"
+    passed = report["noise"]["tunnel"]
+    through = "" if passed is None else f", through {passed['kind']}{_price(passed)}"
+    text = f"tuned in {report['steps']} steps on {report['rows']} rows{_metrics(last)}{through}; {folder}"
     answer({"party": "customer", "folder": str(folder), **report}, text, as_json=as_json)
+
+
+def _price(passed: dict[str, Any]) -> str:
+    return f" (epsilon {passed['spent']:.4g} at delta {passed['delta']:g})" if "spent" in passed else ""
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -204,7 +204,6 @@ def _noise(run: Run, front: Front, context_tokens: int) -> tuple[Noising | None,
     comes alone has no place in its text, so the tokenizer's own are denoised as all others are."""
     import numpy as np
 
-    from transom.privacy.noise import noised
     from transom.privacy.stream import Stream
     from transom.split.denoised import Denoiser
     from transom.split.folder import kept_noise
@@ -212,13 +211,12 @@ def _noise(run: Run, front: Front, context_tokens: int) -> tuple[Noising | None,
 
     settled = kept_noise(run.folder, run.job).settled
     promise = guarantee(replace(settled, releases=1, longest=context_tokens))
-    if settled.noise.kind == "none":
+    if settled.noise.kind == settled.tunnel.kind == "none":
         return None, promise
     denoise = Denoiser.of(settled, front) if settled.noise.denoise else None
 
     def noising(stream: Stream, ids_N: Ints, rows_ND: Rows) -> Rows:
-        ready_ND = settled.ready(rows_ND)
-        noisy_ND = np.asarray(noised(ready_ND, settled.draw(stream, ids_N, rows_ND.shape[1])), np.float32)
+        noisy_ND = np.asarray(settled.noisy(rows_ND, ids_N, stream), np.float32)
         return noisy_ND if denoise is None else denoise.expected(noisy_ND)
 
     return noising, promise

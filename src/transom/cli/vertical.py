@@ -22,16 +22,14 @@ from transom.cli import vertical_plan
 from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console, progress
+from transom.cli.tunnels import Clip, Epsilon, TunnelKind
 from transom.cli.vertical_jobs import (
-    Clip,
     Device,
-    Epsilon,
     FeatureFile,
     JobFile,
     LabelFile,
     PartnerFile,
     PartnerKind,
-    TunnelKind,
     Tunnels,
     job_of,
     jobs_of,

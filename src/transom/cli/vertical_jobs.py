@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transom.cli.output import progress
+from transom.cli.tunnels import said
 from transom.errors import LinkError, MisconfiguredError
 
 if TYPE_CHECKING:
@@ -28,13 +29,7 @@ PartnerFile = Annotated[
     Path | None, typer.Argument(metavar="PARTNER", help="The partner's job, to run both parties here.")
 ]
 Device = Annotated[str | None, "Where it computes, in place of the job's: cpu, cuda."]
-TunnelKind = Annotated[
-    str | None,
-    typer.Option("--tunnel", help="What this party's rows pass, in place of the job's: see docs/tunnel.md."),
-]
 PartnerKind = Annotated[str | None, typer.Option("--partner-tunnel", help="What the partner's rows pass.")]
-Epsilon = Annotated[float | None, "Of a row in the whole run, at the job's delta; with --tunnel."]
-Clip = Annotated[float | None, "Longest row or largest value, in place of the job's or 1; with --tunnel."]
 
 
 @dataclass(frozen=True)
@@ -51,16 +46,8 @@ class Tunnels:
         from transom.config import from_plain, to_plain
         from transom.vertical.job import VerticalJob
 
-        if self.kind is None and (self.epsilon is not None or self.clip is not None):
-            raise MisconfiguredError("--epsilon and --clip go with --tunnel, which says of what")
-        plain: dict[str, Any] = {}
-        if self.kind is not None:
-            clip = None if self.kind == "none" else self.clip or job.noise.clip or 1.0
-            same = self.kind == job.noise.kind
-            kept = to_plain(job.noise) if same else {"delta": job.noise.delta, "spare": job.noise.spare}
-            said = {"kind": self.kind, "clip": clip}
-            ways = {"epsilon": self.epsilon, "sigma": None, "mu": None} if self.epsilon is not None else {}
-            plain["noise"] = {**kept, **said, **ways}
+        noise = said(job.noise, self.kind, self.epsilon, self.clip)
+        plain: dict[str, Any] = {} if noise is None else {"noise": noise}
         if self.partner_kind is not None:
             plain["partner_noise"] = self.partner_kind
         if not plain:

@@ -181,7 +181,8 @@ def laplace(stream: Stream, like: Tensor) -> Tensor:
 def laplace_of(uniform: Floats) -> Floats:
     """Laplace noise of scale 1 made of numbers that are uniform in (0, 1), which it may overwrite."""
     uniform -= 0.5
-    return np.copysign(np.log1p(-2 * np.abs(uniform)), uniform)
+    noise: Floats = np.copysign(np.log1p(-2 * np.abs(uniform)), uniform)
+    return noise
 
 
 def require_clip(clip: float) -> None:

@@ -173,9 +173,11 @@ class R3eluDp:
 
     @lru_cache(maxsize=64)  # noqa: B019 - it is a value, and its law costs as much as a release
     def _law(self, width: int) -> _Law:
+        from scipy.special import expit
+
         places, shares = self._budgets(width)
         low, share_K = -self.clip if self.signed else 0.0, np.array(shares)
-        least_K = 1 / (1 + np.exp(share_K * self.response))
+        least_K = expit(-share_K * self.response)  # 1 - q, also where e^a is beyond floats
         scale_K = (self.clip - low) / (share_K * max(1 - self.response, 1e-300))
         slope_K = (1 - 2 * least_K) / self.clip
         return _Law(list(places), shares, low, least_K, slope_K, scale_K)
@@ -245,7 +247,7 @@ def _coarse(epsilon: float) -> float:
 
 def _odds(epsilon: float) -> float:
     """The chance of a true answer under randomised response."""
-    return 1 / (1 + math.exp(-epsilon))
+    return 1 / (1 + math.exp(-epsilon))  # epsilon is positive, so nothing overflows
 
 
 def _of_width(importance_D: Sequence[float], x_BD: Tensor) -> Tensor:

@@ -15,16 +15,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transom.config import Setting
 from transom.errors import MisconfiguredError
-from transom.link.mechanisms import Clipping, DChi, Gaussian, Laplace, Mechanism, Nothing
-from transom.link.r3elu import R3elu, R3eluDp
 from transom.privacy.guarantee import price
+
+if TYPE_CHECKING:
+    from transom.link.mechanisms import Mechanism
 
 Name = Literal["none", "clipping", "gaussian", "laplace", "d_chi", "r3elu", "r3elu-dp"]
 _PROVED = ("gaussian", "laplace", "d_chi", "r3elu-dp")
@@ -79,6 +80,9 @@ class TunnelSettings:
     def mechanism(self, releases: int, *, signed: bool) -> Mechanism:
         """For so many planned releases of a row; `signed` for gradients. Raises MisconfiguredError where no
         strength has so low a price."""
+        from transom.link.mechanisms import Clipping, DChi, Gaussian, Laplace, Nothing
+        from transom.link.r3elu import R3elu, R3eluDp
+
         clip, signed = self.clip or math.nan, signed or self.signed
         if self.kind in ("none", "clipping"):
             return Clipping(clip) if self.kind == "clipping" else Nothing()
@@ -120,6 +124,15 @@ class Budget:
     def spend(self, rows: Any) -> None:
         """They are released."""
         self.spent_R[rows] += 1
+
+
+def budget_report(settings: TunnelSettings, mechanism: Mechanism, releases: int) -> dict[str, Any]:
+    """Of a run whose releases were all planned: how many, and what they cost of what was to be paid."""
+    told: dict[str, Any] = {"kind": settings.kind, "releases": releases}
+    if settings.kind in _PROVED:
+        spent = price(mechanism.guarantee(releases), settings.delta)
+        told |= {"epsilon": settings.epsilon, "delta": settings.delta, "spent": spent}
+    return told
 
 
 def weakest(make: Callable[[float], Mechanism], releases: int, epsilon: float, delta: float) -> Mechanism:

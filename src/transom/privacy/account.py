@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -177,11 +177,19 @@ def compose(events: Iterable[Event], delta: float) -> float:
             f"{' and '.join(sorted(unbounded))} events have no epsilon at delta 0; give a delta, such as 1e-6"
         )
     simple = _sum(counts, delta)
-    pure: dict[Event, int] = {event: count for event, count in counts.items() if isinstance(event, PureEvent)}
+    pure = {event: count for event, count in counts.items() if _adds_up(event)}
     if delta == 0 or len(pure) == len(counts):
         return simple
     rest = tuple(sorted(counts.items() - pure.items(), key=repr))
     return min(simple, math.nextafter(_sum(pure, delta) + _composed(rest, delta), math.inf))
+
+
+def _adds_up(event: Event) -> bool:
+    """Whether it is counted by simple composition alone: all that is known of pure events, and enough of
+    responses that hide next to nothing."""
+    if isinstance(event, ResponseEvent):
+        return event.epsilon > _MOST_EPSILON
+    return isinstance(event, PureEvent)
 
 
 def merged(events: Iterable[Event]) -> Counter[Event]:
@@ -254,13 +262,14 @@ def _slack(delta: float) -> float:
     return 1e-9 + 1e-14 / delta
 
 
-def _pld_epsilon(events: Iterable[tuple[Event, int]], mu: float, delta: float) -> float:
+def _pld_epsilon(events: Sequence[tuple[Event, int]], mu: float, delta: float) -> float:
     """The epsilon of these events and a Gaussian of `mu`, by privacy loss distributions."""
     with extra("accounting", "dp-accounting"):
         import numpy as np
         from dp_accounting.pld import common, privacy_loss_distribution
     reach = sum(_reach(event, count) for event, count in events) + mu * mu / 2 + _TAILS * mu
-    if reach > _MOST_LOSS:
+    largest = max((event.epsilon for event, _ in events if isinstance(event, ApproximateEvent)), default=0.0)
+    if reach > _MOST_LOSS or largest > _MOST_EPSILON:
         return math.inf
     grid = {"value_discretization_interval": 2.0 ** math.ceil(math.log2(max(reach, 1e-6) / _GRID_POINTS))}
     make = privacy_loss_distribution

@@ -37,7 +37,7 @@ Floats = NDArray[Any]  # float32 or float64
 MOST_METRIC = 10.0  # eta times the distance of nearest tokens: odds of e^10 = 22,000 are no protection
 _RIDGE = 0.01  # of a direction's mean variance
 _LEAST_SHARE = 0.01  # of what a direction tells: below it a sample's covariance is not to be trusted
-_TOKEN, TEXT = "one token's vector", "one text's row"
+TOKEN, TEXT = "one token's vector", "one text's row"
 _OF_A_TOKEN = (
     "a row depends on its own token alone, as at the embedding; after a block each token moves every row of "
     "its text, and their costs add up",
@@ -207,7 +207,7 @@ def d_chi_guarantee(
     inside: float = 1.0,
     releases: int = 1,
     spared: str = "",
-    unit: str = _TOKEN,
+    unit: str = TOKEN,
     between: str = "",
 ) -> Guarantee:
     """What d_chi promises of one row, which holds `unit`, that is released so often.
@@ -225,7 +225,7 @@ def d_chi_guarantee(
     if releases < 1:
         raise MisconfiguredError(f"a row is released at least once, got {releases}")
     epsilon = math.nextafter(eta / inside * releases, math.inf)
-    between = between or ("two nearest tokens" if unit == _TOKEN else "two nearest rows")
+    between = between or ("two nearest tokens" if unit == TOKEN else "two nearest rows")
     told = f"eta {eta:g}, released {releases} times: {epsilon * nearest:.3g} between {between}"
     if spared or not epsilon * nearest <= MOST_METRIC:
         why = "tokens with less noise are told by its length" if spared else "d_chi's bound is void there"
@@ -249,7 +249,7 @@ def d_chi_guarantee(
 
 
 def gaussian_guarantee(
-    sigma: float, clip: float, *, inside: float = 1.0, releases: int = 1, unit: str = _TOKEN
+    sigma: float, clip: float, *, inside: float = 1.0, releases: int = 1, unit: str = TOKEN
 ) -> Guarantee:
     """What N(0, sigma^2) on rows clipped to `clip` promises: the events that `guarantee.price` prices.
 
@@ -268,7 +268,7 @@ def gaussian_guarantee(
 
 
 def _assumed(unit: str) -> tuple[str, ...]:
-    return (*(_OF_A_TOKEN if unit == _TOKEN else ()), *_ASSUMPTIONS)
+    return (*(_OF_A_TOKEN if unit == TOKEN else ()), *_ASSUMPTIONS)
 
 
 def _checked(rows_ND: Floats, rank: int) -> int:

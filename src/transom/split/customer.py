@@ -26,6 +26,7 @@ from transom.link.talk import Talk, pack, unpack
 from transom.link.told import Kind, Listener, Told
 from transom.split import checks, messages
 from transom.split.denoised import Denoiser
+from transom.split.gradients import Gradients
 from transom.split.job import SplitJob
 from transom.split.messages import packed, request, require_shape, tallies, unpacked
 from transom.split.metrics import Tally, count_targets
@@ -86,6 +87,7 @@ class CustomerSide:
     max_tokens: int
     rates: Schedule
     privatise: Privatiser
+    gradients: Gradients
     tell: Listener
     now: Progress = field(default_factory=Progress)
     _sent: dict[int, list[tuple[Micro, Tensor]]] = field(default_factory=dict)  # ahead, by step
@@ -250,8 +252,9 @@ class CustomerSide:
             at = self._at(number, part)
             top_BTD = self._top(talk.answer(at), micro.sent_BT)
             graded = head.grade(top_BTD, micro.sent_BT, micro.labels, targets)
-            gradient_ND = packed(graded.gradient_BTD, micro.sent_BT)
-            talk.send(replace(at, direction="backward", topic=messages.GRADIENT), request(gradient_ND))
+            back = replace(at, direction="backward", topic=messages.GRADIENT)
+            gradient_ND = self.gradients(graded.gradient_BTD, micro.sent_BT, targets, back)
+            talk.send(back, request(gradient_ND))
             tally += graded.tally
         if self.part.has_adapter:
             for part, (micro, hidden_BTD) in enumerate(sent):

@@ -28,7 +28,7 @@ from transom.checkpoint.cut import Front
 from transom.privacy.denoise import expected_rows
 from transom.privacy.nearest import Ints
 from transom.privacy.noise import Floats
-from transom.split.settle import Settled
+from transom.split.settled import Settled
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,7 +25,7 @@ from transom.link.learner import Learner
 from transom.privacy.stream import SECRET_BYTES
 from transom.split.job import SplitJob
 from transom.split.privatise import Privatiser
-from transom.split.settle import Settled, settled_from
+from transom.split.settled import Settled, settled_from
 
 if TYPE_CHECKING:
     from torch import Tensor

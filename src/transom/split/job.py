@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from transom.config import Setting, read_config, to_plain
 from transom.link.config import LinkConfig, Wire
+from transom.link.tunnels import TunnelSettings
 
 Task = Literal["classification", "causal"]
 Layout = Literal["vendor", "customer"]
@@ -139,7 +140,9 @@ class SplitJob:
     """A whole split tuning. `labels` are a classifier's, as the label column spells them, in their order.
 
     `layout`: who has the head, the labels and the loss. `return_gradient` trains an adapter in the customer's
-    blocks as well, and sends the gradient back for it, which is a leak of its own. Without a `link` both
+    blocks as well, and sends the gradient back for it, which is a leak of its own. `tunnel` is what rows pass
+    in the place of `noise`; `gradient_tunnel` what the U-shape's gradients do, whose clip is of the gradient
+    of one target's loss. Without a `link` both
     parties are one process; a link's own `wire` is not read.
     """
 
@@ -153,6 +156,8 @@ class SplitJob:
     return_gradient: bool = False
     adapter: Adapter = field(default_factory=Adapter)
     noise: Noise = field(default_factory=Noise)
+    tunnel: TunnelSettings = field(default_factory=TunnelSettings)
+    gradient_tunnel: TunnelSettings = field(default_factory=TunnelSettings)
     data: Data | None = None
     train: Train = field(default_factory=Train)
     wire: Wire = "fp32"
@@ -181,6 +186,14 @@ class SplitJob:
             yield "noise.pool sends one row a text, which names its class; a causal model needs its tokens"
         if self.noise.pool and self.return_gradient:
             yield "noise.pool brings no gradient back to a text's tokens; leave return_gradient out"
+        if self.tunnel.kind != "none" and self.noise.kind != "none":
+            yield f"rows pass a tunnel ({self.tunnel.kind}) or noise ({self.noise.kind}); leave one out"
+        if self.tunnel.kind != "none" and self.noise.directions_of == "own":
+            yield "a tunnel's promise would not cover directions that the own texts were asked for"
+        if self.gradient_tunnel.kind != "none" and self.layout != "customer":
+            yield "gradient_tunnel is of layout customer, where gradients leave it"
+        if self.tunnel.learns or self.gradient_tunnel.learns:
+            yield "learns is of vertical training; here rows leave once, before anything answers"
         if self.return_gradient and self.after_block == 0:
             yield "return_gradient trains an adapter in the customer's blocks, and after_block 0 leaves none"
         if self.link is not None and self.link.wire not in ("fp32", self.wire):

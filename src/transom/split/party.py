@@ -31,13 +31,14 @@ from transom.link.told import Listener, Told
 from transom.split import folder, messages
 from transom.split.customer import CustomerSide, Progress
 from transom.split.folder import Role
+from transom.split.gradients import Gradients
 from transom.split.job import Data, SplitJob, terms
 from transom.split.learner import schedule
 from transom.split.messages import TRAIN, Bounds
 from transom.split.parts import load_model, make_customer, make_vendor
 from transom.split.privatise import Privatiser, make_privatiser
 from transom.split.rows import Rows, read_public, read_rows
-from transom.split.settle import settled_from
+from transom.split.settled import settled_from
 from transom.split.vendor import VendorSide
 
 _LONGEST = 2**17
@@ -99,12 +100,15 @@ def customer(job: SplitJob, tell: Listener, purpose: str = TRAIN) -> Party[Custo
     rates = schedule(job.train, len(rows))
     of = about(job, known, "customer")
     begun = {**of, "rows": rows.digest, "rows to evaluate": evaluation.digest if evaluation else ""}
+    begun["gradient tunnel"] = str(job.gradient_tunnel)
     with _record(job, "customer", purpose) as record:
         privatise = _privatiser(job, found, tokenizer, rows, record, begun, purpose)
         part = make_customer(found.model, job, rates)
+        gradients = Gradients(job, record.secret, record.run, causal=part.front.parts.family.causal)
         side = CustomerSide(
-            part, job, of, begun, rows, evaluation, tokenizer, job.data.max_tokens, rates, privatise, tell
-        )
+            part, job, of, begun, rows, evaluation, tokenizer, job.data.max_tokens, rates, privatise,
+            gradients, tell,
+        )  # fmt: skip
         width = part.front.parts.width
         party = Party(
             "customer", job, side, record, {**terms(job, known), "purpose": purpose},

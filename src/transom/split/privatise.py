@@ -32,13 +32,15 @@ from transom.checkpoint.cut import Front
 from transom.checkpoint.finite import is_finite
 from transom.config import to_plain
 from transom.errors import LinkRefusedError, MisconfiguredError
+from transom.link.tunnels import budget_report
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.nearest import Ints
-from transom.privacy.noise import TEXT, Floats, d_chi_guarantee, gaussian_guarantee, noised
+from transom.privacy.noise import TEXT, TOKEN, Floats, d_chi_guarantee, gaussian_guarantee
 from transom.privacy.stream import Stream
 from transom.split.job import Noise, SplitJob
 from transom.split.rows import Rows
-from transom.split.settle import Settled, settle
+from transom.split.settle import settle
+from transom.split.settled import Settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,8 +135,7 @@ class Privatiser:
         label = f"split/{self.run}/{row}/{when}/{hashlib.sha256(what).hexdigest()}"
         if settled.noise.pool:
             states_ND, ids_N = settled.pooled(states_ND), ids_N[:1]
-        ready_ND = settled.ready(states_ND)
-        noisy_ND = noised(ready_ND, settled.draw(Stream(self.secret, label), ids_N, ready_ND.shape[1]))
+        noisy_ND = settled.noisy(states_ND, ids_N, Stream(self.secret, label))
         return noisy_ND if settled.narrow is None else settled.narrow.rows(noisy_ND)
 
     @property
@@ -161,8 +162,17 @@ class Privatiser:
             "releases_of_a_row_at_most": settled.releases,
             "privacy_nearest_neighbour": dict(settled.measured) or None,
             "not_measured": None if settled.measured else _MEAN if noise.pool else _NOT_MEASURED,
+            "tunnel": self._tunnel(),
             "guarantee": self.guarantee.to_dict(),
         }
+
+    def _tunnel(self) -> dict[str, Any] | None:
+        """Kind and price of the tunnel: no row leaves more often than was paid for, since it was paid for all
+        releases before the first one."""
+        settled = self.settled
+        if settled.tunnel.kind == "none":
+            return None
+        return budget_report(settled.tunnel, settled.mechanism, settled.together)
 
 
 def make_privatiser(
@@ -178,6 +188,8 @@ def make_privatiser(
 def guarantee(settled: Settled) -> Guarantee:
     """What the noise promises: of a token's row at the embedding, of a whole text's rows after a block."""
     noise = settled.noise
+    if settled.tunnel.kind != "none":
+        return _tunnelled(settled)
     if noise.kind == "none" and noise.pool:
         what = f"{len(settled.basis[0])} numbers a text, and {_FEW}" if settled.narrow else _MEAN
         told = (_OWN,) if noise.directions_of == "own" else ()
@@ -245,6 +257,18 @@ def _gaussian(settled: Settled) -> Guarantee:
     )
     told = f"a text has at most {settled.longest} tokens, all of whose rows are covered together"
     return replace(found, assumptions=(told, *found.assumptions))
+
+
+def _tunnelled(settled: Settled) -> Guarantee:
+    """What the tunnel promises, of what one row holds or all rows of a text do."""
+    found = settled.mechanism.guarantee(settled.together)
+    told = "a row depends on its own token alone"
+    unit = TEXT if settled.noise.pool else TOKEN
+    if settled.after_block and not settled.noise.pool:
+        told = f"a text has at most {settled.longest} tokens, all of whose rows are covered together"
+        unit = "all tokens of one text"
+    discloses = found.discloses if settled.noise.pool else (*found.discloses, "the number of tokens")
+    return replace(found, unit=unit, assumptions=(told, *found.assumptions), discloses=discloses)
 
 
 def _empirical(why: str) -> Guarantee:

@@ -135,6 +135,7 @@ def report(side: CustomerSide, counts: Mapping[str, int]) -> dict[str, Any]:
         "shortened": side.rows.shortened,
         "history": to_plain(side.now.history),
         "noise": side.privatise.report(),
+        "gradient_tunnel": side.gradients.report(),
         "link": dict(counts),
     }
 

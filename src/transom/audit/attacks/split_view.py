@@ -29,11 +29,14 @@ from transom.audit.attacks.states import METRIC, recovered
 from transom.audit.attacks.traffic import Texts, flat
 from transom.audit.batches import by_length, padded
 from transom.checkpoint.cut import Front, cut
+from transom.privacy.stream import SECRET_BYTES, Stream
 from transom.report.finding import Finding, measured, not_run
 from transom.report.statistics import Floats, Ints, interval
 
 if TYPE_CHECKING:
     import torch
+
+    from transom.link.mechanisms import Mechanism
 
 _BATCH = 64  # texts passed through the front side by side
 _SINGULAR = 1e-3  # of full strength: what the noise is taken to have where its shape leaves a direction bare
@@ -44,12 +47,14 @@ class Law:
     """Noise, the matrix that it was multiplied by (None: the same in all directions), by what it was divided
     for each token id [V], 1 or more (None: by nothing). Of narrow rows the point [D] around which they lie,
     and the directions [D, R]: the attacker works with their coordinates, where the noise is. It knows all,
-    also which ids were spared."""
+    also which ids were spared. A tunnel whose law is none of `rows.Noise`'s is a `mechanism`: the attacker
+    draws from it, and takes what it reads for rows with a little noise."""
 
     noise: Noise = NO_NOISE
     shape_DD: torch.Tensor | None = None
     spare_V: torch.Tensor | None = None
     narrow: tuple[torch.Tensor, torch.Tensor] | None = None
+    mechanism: Mechanism | None = None
 
     def told(self, rows_ND: torch.Tensor) -> torch.Tensor:
         """Rows as the attacker takes them: the coordinates [N, R] of narrow ones, others as they are."""
@@ -74,6 +79,13 @@ class Law:
         import torch
 
         clean_ND = self.clean(rows_ND)
+        if self.mechanism is not None:
+            secret = bytes(torch.randint(256, (SECRET_BYTES,), generator=generator).tolist())
+            drawn = [
+                self.mechanism.privatise(clean_ND.double(), Stream(secret, f"view/{view}"))
+                for view in range(views)
+            ]
+            return torch.stack(drawn).mean(0).to(clean_ND.dtype)
         zero_ND = torch.zeros_like(clean_ND)
         for _ in range(views if self.noise.law != "none" else 0):
             drawn_ND = self.noise.protect(torch.zeros_like(clean_ND), generator)
