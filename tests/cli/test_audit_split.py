@@ -133,7 +133,9 @@ def test_a_tunnel_is_attacked_by_its_law(
         if kind == "r3elu-dp":
             tunnel["keep"] = 32
         make_job(models, {}, tunnel=tunnel)
-        found[epsilon] = by_name(reported(capsys, line))["eia/inverter"]["value"]
+        record = reported(capsys, line)
+        assert record["target"]["law"] == kind
+        found[epsilon] = by_name(record)["eia/inverter"]["value"]
     assert found[1e6] > 0.9
     assert (found[2.0] > 0.9) if kind == "clipping" else (found[2.0] < 0.4)
 

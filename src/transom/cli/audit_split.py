@@ -64,7 +64,7 @@ def split(
         "model": read.model,
         "cut": f"after block {read.after_block}" if read.after_block else "at the embedding",
         "layout": read.layout,
-        "law": read.noise.kind,
+        "law": read.noise.kind if read.tunnel.kind == "none" else read.tunnel.kind,
     }
     chosen = choose(ATTACKS, options.attack)
     with auditing("split", record, chosen, options) as audit:
