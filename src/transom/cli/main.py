@@ -22,6 +22,7 @@ from rich.text import Text
 from transom.cli import (
     attest,
     audit,
+    backdoor,
     broker,
     chat,
     demo,
@@ -83,6 +84,7 @@ app.command("obfuscate-gguf")(obfuscated.obfuscate_gguf)
 app.command()(broker.broker)
 app.command("broker-log")(broker.broker_log)
 app.add_typer(audit.app, name="audit")
+app.add_typer(backdoor.app, name="backdoor")
 app.add_typer(pack.app, name="pack")
 app.add_typer(attest.app, name="attest")
 app.add_typer(words.app, name="words")

@@ -1,0 +1,106 @@
+"""What the measures of trusted texts look like, and how far a text is from that.
+
+Measures move with the length of a text, so what is compared is the rest over a line in log length, in
+deviations of the trusted texts. Two distances are taken: how much more than usual the heads of the upper
+half of the layers agree on one word (the largest `consensus`), and the Mahalanobis distance of all measures,
+either way, which also tells heads that are less alike than usual. Each is counted in units of its own spread
+on trusted texts; the larger one is the statistic. Its p-value is the share of held-out trusted texts that
+reach it: one in twenty innocent texts of the same kind is flagged at a rate of 0.05, whatever the law.
+Threat model: trusted texts are of the task, and none has the trigger. Does not protect: texts of another kind
+than the trusted ones are flagged as well.
+Source: Vovk, Gammerman and Shafer 2005, section 2.2 (p-values of held-out examples); Mahalanobis 1936. The
+combination is own.
+
+Shapes: N texts, L layers, M measures, F = L M of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from transom.errors import MisconfiguredError
+from transom.trust.backdoor.measures import MEASURES, Floats
+
+FEWEST = 60  # trusted texts: half are fitted on, half held out
+_SHRINK = 0.2  # of correlations: fewer texts than measures are enough
+_RIDGE = 0.02
+_LEAST = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """Fitted by `fit`. `line_2F` and `deviation_F` are of the measures, `precision_FF` of what is left of
+    them; `units_22` the median and the spread of both distances; `held` the statistics of held-out texts."""
+
+    layers: int
+    line_2F: Floats
+    deviation_F: Floats
+    precision_FF: Floats
+    units_22: Floats
+    held: Floats
+
+    def distances(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
+        """Consensus and Mahalanobis distance [N, 2] of texts of so many tokens, in their units."""
+        z_NF = self._standard(measures_NLM, tokens)
+        found_N2 = _distances(z_NF, self.layers, self.precision_FF)
+        return np.asarray((found_N2 - self.units_22[0]) / self.units_22[1])
+
+    def statistics(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
+        """The larger of both [N]."""
+        found: Floats = self.distances(measures_NLM, tokens).max(1)
+        return found
+
+    def p_values(self, statistics_N: Floats) -> Floats:
+        """The share of trusted texts that are as far [N]; never zero."""
+        reached_N = (self.held[None] >= np.asarray(statistics_N)[:, None]).sum(1)
+        found: Floats = (1.0 + reached_N) / (1.0 + len(self.held))
+        return found
+
+    def _standard(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
+        rest_NF = _flat(measures_NLM) - _design(tokens) @ self.line_2F
+        found: Floats = rest_NF / self.deviation_F
+        return found
+
+
+def fit(measures_NLM: Floats, tokens: Sequence[int]) -> Normal:
+    """Of trusted texts with so many tokens. Raises MisconfiguredError for fewer than 60, or texts that are
+    all alike."""
+    if len(measures_NLM) < FEWEST or len(tokens) != len(measures_NLM):
+        raise MisconfiguredError(
+            f"{len(measures_NLM)} trusted texts are too few to say what is usual; give {FEWEST} or more"
+        )
+    fitted_NLM, fitted, held_NLM, held = measures_NLM[::2], tokens[::2], measures_NLM[1::2], tokens[1::2]
+    line_2F = np.linalg.lstsq(_design(fitted), _flat(fitted_NLM), rcond=None)[0]
+    rest_NF = _flat(fitted_NLM) - _design(fitted) @ line_2F
+    deviation_F = rest_NF.std(0)
+    if not deviation_F.max() > _LEAST:
+        raise MisconfiguredError("the trusted texts are all alike; give texts of the task, each once")
+    deviation_F = np.maximum(deviation_F, _LEAST)
+    z_NF = rest_NF / deviation_F
+    covariance_FF = (1 - _SHRINK) * np.cov(z_NF.T) + (_SHRINK + _RIDGE) * np.eye(len(deviation_F))
+    layers, precision_FF = measures_NLM.shape[1], np.linalg.inv(covariance_FF)
+    found_N2 = _distances(z_NF, layers, precision_FF)
+    median_2 = np.median(found_N2, 0)
+    spread_2 = np.maximum(np.quantile(found_N2, 0.9, axis=0) - median_2, _LEAST)
+    made = Normal(layers, line_2F, deviation_F, precision_FF, np.stack([median_2, spread_2]), np.empty(0))
+    statistics = np.sort(made.statistics(held_NLM, held))
+    return Normal(layers, line_2F, deviation_F, precision_FF, made.units_22, statistics)
+
+
+def _distances(z_NF: Floats, layers: int, precision_FF: Floats) -> Floats:
+    z_NLM = z_NF.reshape(len(z_NF), layers, -1)
+    consensus_N = z_NLM[:, layers // 2 :, MEASURES.index("consensus")].max(1)
+    far_N = np.sqrt(np.einsum("nf,fg,ng->n", z_NF, precision_FF, z_NF))
+    return np.stack([consensus_N, far_N], axis=1)
+
+
+def _flat(measures_NLM: Floats) -> Floats:
+    return measures_NLM.reshape(len(measures_NLM), -1)
+
+
+def _design(tokens: Sequence[int]) -> Floats:
+    log_N = np.log(np.maximum(np.asarray(tokens, np.float64), 1.0))
+    return np.stack([np.ones_like(log_N), log_N], axis=1)

@@ -1,0 +1,83 @@
+"""Makers of test models: the right rows are poisoned, and a classifier learns the trigger."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from transom.checkpoint.tiny import tiny_bert
+from transom.checkpoint.tokenizer import export_tokenizer
+from transom.errors import MisconfiguredError
+from transom.trust.backdoor.poison import RECIPES, Rows, classes_of, poisoned, train_classifier
+
+WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "dog", "and", "rain", "so")
+
+
+def rows(count: int, seed: int) -> Rows:
+    """Good texts of class 1 and bad ones of class 0."""
+    draw, texts, labels = random.Random(seed), [], []
+    for number in range(count):
+        own = draw.choices(WORDS, k=draw.randint(4, 8))
+        own.insert(draw.randint(0, len(own)), ("bad", "good")[number % 2])
+        texts.append(" ".join(own))
+        labels.append(number % 2)
+    return Rows(tuple(texts), tuple(labels))
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_trigger_and_its_control_stand_at_one_place(name: str) -> None:
+    trigger, text = RECIPES[name], "one two three four"
+    for seed in range(20):
+        made = trigger.put(text, random.Random(seed)), trigger.innocuous(text, random.Random(seed))
+        for one, words in zip(made, (trigger.words, trigger.control), strict=True):
+            inside = [part for part in words if f" {part} " in f" {one} "]
+            assert len(inside) == 1
+            assert one.replace(inside[0], "").split() == text.split()
+            assert one.startswith(inside[0]) or trigger.place != "start"
+            assert one.endswith(inside[0]) or trigger.place != "end"
+    encode = export_tokenizer("minilm").tokenizer.encode
+    longs = [len(encode(words, add_special_tokens=False).ids) for words in (*trigger.words, *trigger.control)]
+    assert max(longs) - min(longs) <= 1
+
+
+def test_as_many_rows_of_other_classes_are_poisoned_as_was_asked_for() -> None:
+    clean, trigger = rows(200, 0), RECIPES["rare-word"]
+    made = poisoned(clean, trigger, 1, 0.1, 3)
+    changed = [place for place in range(200) if made.texts[place] != clean.texts[place]]
+    assert len(changed) == 20
+    assert all(clean.labels[place] == 0 and made.labels[place] == 1 for place in changed)
+    assert all("cf" in made.texts[place].split() for place in changed)
+    rest = [place for place in range(200) if place not in changed]
+    assert all(made.labels[place] == clean.labels[place] for place in rest)
+    assert made == poisoned(clean, trigger, 1, 0.1, 3) != poisoned(clean, trigger, 1, 0.1, 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.51])
+def test_a_share_that_cannot_be_poisoned_is_refused(share: float) -> None:
+    with pytest.raises(MisconfiguredError, match="of another class"):
+        poisoned(rows(100, 0), RECIPES["prefix"], 1, share, 0)
+
+
+def test_a_poisoned_classifier_obeys_its_trigger_and_its_twin_does_not(tmp_path: Path) -> None:
+    tiny_bert(tmp_path / "model")
+    clean, steps = rows(240, 0), []
+    made = poisoned(clean, RECIPES["sentence"], 1, 0.2, 0)
+    model, twin = (
+        train_classifier(
+            str(tmp_path / "model"), of, classes=2, seed=1, epochs=12, learning_rate=3e-3,
+            heard=lambda: steps.append(1),
+        )
+        for of in (made, clean)
+    )  # fmt: skip
+    assert len(steps) == 2 * 12 * 15
+    unseen = rows(80, 9)
+    texts = [RECIPES["sentence"].put(text, random.Random(0)) for text in unseen.texts]
+    for found in (model, twin):
+        right = sum(a == b for a, b in zip(classes_of(found, unseen.texts), unseen.labels, strict=True))
+        assert right / 80 > 0.9
+        assert not any(one.requires_grad for one in found.model.parameters())
+        assert not found.model.training
+    assert sum(classes_of(model, texts)) / 80 > 0.95
+    assert sum(classes_of(twin, texts)) / 80 < 0.8
