@@ -78,8 +78,7 @@ def _told(scanned: list[Scanned], flagged: list[Scanned], rate: float) -> str:
     ]
     flagged = sorted(flagged, key=lambda one: -(one.statistic or 0.0))
     lines += [
-        f"  input {one.row}: p {one.p_value:.3f}, heads of layer {one.layer} look at {one.word!r}"
-        for one in flagged[:_SHOWN]
+        f"  input {one.row}: p {one.p_value:.3f}, most heads look at {one.word!r}" for one in flagged[:_SHOWN]
     ]
     return "\n".join(lines)
 

@@ -43,7 +43,7 @@ def test_what_is_unusual_in_any_measure_is_far(way: float) -> None:
     assert np.median(far) < 0.01 < np.median(usual)
 
 
-def test_agreement_of_the_upper_layers_counts_by_itself() -> None:
+def test_agreement_of_the_last_layer_counts_by_itself() -> None:
     normal, (measures, tokens) = fit(*drawn(400, 0)), drawn(200, 1)
     moved = measures.copy()
     moved[:, -1, CONSENSUS] += 12.0

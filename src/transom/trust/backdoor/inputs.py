@@ -28,15 +28,14 @@ _SHOWN = 40  # characters of a word
 @dataclass(frozen=True)
 class Scanned:
     """One input by its number, from 1: its statistic, the share of trusted texts that reach it, whether it
-    is flagged, the word that most heads of the layer of most agreement look at, and that layer. Of one that
-    was not scored `reason` says why."""
+    is flagged, and the word that most heads of the last layer look at. Of one that was not scored `reason`
+    says why."""
 
     row: int
     statistic: float | None = None
     p_value: float | None = None
     flagged: bool = False
     word: str = ""
-    layer: int | None = None
     reason: str = ""
 
 
@@ -67,9 +66,7 @@ class Scanner:
         statistics_N = (
             normal.statistics(measures_NLM, [len(one.ids) for one in read]) if read else np.empty(0)
         )
-        found = iter(
-            zip(read, statistics_N, normal.p_values(statistics_N), measures_NLM, agreed, strict=True)
-        )
+        found = iter(zip(read, statistics_N, normal.p_values(statistics_N), agreed, strict=True))
         return [
             Scanned(row, reason=one) if isinstance(one, str) else _scanned(row, *next(found), rate=rate)
             for row, one in enumerate(words, 1)
@@ -96,10 +93,7 @@ class Scanner:
 
 
 def _scanned(
-    row: int, words: Words, statistic: float, p_value: float, measures_LM: Floats, agreed_L: tuple[int, ...],
-    *, rate: float,
-) -> Scanned:  # fmt: skip
-    upper = len(agreed_L) // 2
-    layer = upper + int(measures_LM[upper:, 0].argmax())  # of the share of pairs that agree
-    word = words.words[agreed_L[layer]][:_SHOWN]
-    return Scanned(row, float(statistic), float(p_value), bool(p_value <= rate), word, layer)
+    row: int, words: Words, statistic: float, p_value: float, agreed_L: tuple[int, ...], *, rate: float
+) -> Scanned:
+    word = words.words[agreed_L[-1]][:_SHOWN]
+    return Scanned(row, float(statistic), float(p_value), bool(p_value <= rate), word)

@@ -1,11 +1,11 @@
 """What the measures of trusted texts look like, and how far a text is from that.
 
 Measures move with the length of a text, so what is compared is the rest over a line in log length, in
-deviations of the trusted texts. Two distances are taken: how much more than usual the heads of the upper
-half of the layers agree on one word (the largest `consensus`), and the Mahalanobis distance of all measures,
-either way, which also tells heads that are less alike than usual. Each is counted in units of its own spread
-on trusted texts; the larger one is the statistic. Its p-value is the share of held-out trusted texts that
-reach it: one in twenty innocent texts of the same kind is flagged at a rate of 0.05, whatever the law.
+deviations of the trusted texts. Two distances are taken: how much more than usual the heads of the last layer
+agree on one word (`consensus`), and the Mahalanobis distance of all measures, either way, which also tells
+heads that are less alike than usual. Each is counted in units of its own spread on trusted texts; the larger
+one is the statistic. Its p-value is the share of held-out trusted texts that reach it: one in twenty innocent
+texts of the same kind is flagged at a rate of 0.05, whatever the law.
 Threat model: trusted texts are of the task, and none has the trigger. Does not protect: texts of another kind
 than the trusted ones are flagged as well.
 Source: Vovk, Gammerman and Shafer 2005, section 2.2 (p-values of held-out examples); Mahalanobis 1936. The
@@ -17,7 +17,7 @@ Shapes: N texts, L layers, M measures, F = L M of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,26 +27,26 @@ from transom.trust.backdoor.measures import MEASURES, Floats
 FEWEST = 60  # trusted texts: half are fitted on, half held out
 _SHRINK = 0.2  # of correlations: fewer texts than measures are enough
 _RIDGE = 0.02
+_TAIL = 0.9
 _LEAST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Normal:
     """Fitted by `fit`. `line_2F` and `deviation_F` are of the measures, `precision_FF` of what is left of
-    them; `units_22` the median and the spread of both distances; `held` the statistics of held-out texts."""
+    them; `usual_22` the median and the spread of both distances; `held` the statistics of held-out texts."""
 
-    layers: int
     line_2F: Floats
     deviation_F: Floats
     precision_FF: Floats
-    units_22: Floats
+    usual_22: Floats
     held: Floats
 
     def distances(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
         """Consensus and Mahalanobis distance [N, 2] of texts of so many tokens, in their units."""
-        z_NF = self._standard(measures_NLM, tokens)
-        found_N2 = _distances(z_NF, self.layers, self.precision_FF)
-        return np.asarray((found_N2 - self.units_22[0]) / self.units_22[1])
+        rest_NF = _flat(measures_NLM) - _design(tokens) @ self.line_2F
+        found_N2 = _distances(rest_NF / self.deviation_F, self.precision_FF)
+        return np.asarray((found_N2 - self.usual_22[0]) / self.usual_22[1])
 
     def statistics(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
         """The larger of both [N]."""
@@ -57,11 +57,6 @@ class Normal:
         """The share of trusted texts that are as far [N]; never zero."""
         reached_N = (self.held[None] >= np.asarray(statistics_N)[:, None]).sum(1)
         found: Floats = (1.0 + reached_N) / (1.0 + len(self.held))
-        return found
-
-    def _standard(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
-        rest_NF = _flat(measures_NLM) - _design(tokens) @ self.line_2F
-        found: Floats = rest_NF / self.deviation_F
         return found
 
 
@@ -81,18 +76,17 @@ def fit(measures_NLM: Floats, tokens: Sequence[int]) -> Normal:
     deviation_F = np.maximum(deviation_F, _LEAST)
     z_NF = rest_NF / deviation_F
     covariance_FF = (1 - _SHRINK) * np.cov(z_NF.T) + (_SHRINK + _RIDGE) * np.eye(len(deviation_F))
-    layers, precision_FF = measures_NLM.shape[1], np.linalg.inv(covariance_FF)
-    found_N2 = _distances(z_NF, layers, precision_FF)
-    median_2 = np.median(found_N2, 0)
-    spread_2 = np.maximum(np.quantile(found_N2, 0.9, axis=0) - median_2, _LEAST)
-    made = Normal(layers, line_2F, deviation_F, precision_FF, np.stack([median_2, spread_2]), np.empty(0))
-    statistics = np.sort(made.statistics(held_NLM, held))
-    return Normal(layers, line_2F, deviation_F, precision_FF, made.units_22, statistics)
+    precision_FF = np.linalg.inv(covariance_FF)
+    found_N2 = _distances(z_NF, precision_FF)
+    median_2 = np.median(found_N2, axis=0)
+    usual_22 = np.stack([median_2, np.quantile(found_N2, _TAIL, axis=0) - median_2 + _LEAST])
+    made = Normal(line_2F, deviation_F, precision_FF, usual_22, np.empty(0))
+    return replace(made, held=np.sort(made.statistics(held_NLM, held)))
 
 
-def _distances(z_NF: Floats, layers: int, precision_FF: Floats) -> Floats:
-    z_NLM = z_NF.reshape(len(z_NF), layers, -1)
-    consensus_N = z_NLM[:, layers // 2 :, MEASURES.index("consensus")].max(1)
+def _distances(z_NF: Floats, precision_FF: Floats) -> Floats:
+    """The last layer's consensus, and how far all measures are [N, 2]."""
+    consensus_N = z_NF[:, MEASURES.index("consensus") - len(MEASURES)]
     far_N = np.sqrt(np.einsum("nf,fg,ng->n", z_NF, precision_FF, z_NF))
     return np.stack([consensus_N, far_N], axis=1)
 
