@@ -136,7 +136,7 @@ def minilm(quick: bool) -> Task:
         sys.exit("set TRANSOM_DATA to the folder that holds sst2/train.tsv")
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened, delimiter="\t", quoting=csv.QUOTE_NONE))
-    rows = rows[:: len(rows) // (1000 if quick else 16_000)][: 1000 if quick else 16_000]
+    rows = rows[:: len(rows) // (3000 if quick else 16_000)][: 3000 if quick else 16_000]
     found = load("minilm")
     assert found.tokenizer is not None
     ids = [found.tokenizer.tokenizer.encode(row["sentence"]).ids for row in rows]
@@ -152,7 +152,7 @@ def minilm(quick: bool) -> Task:
         means_ND[chosen] = torch.nn.functional.normalize(mean_BD, dim=1).numpy()
     parts = both(means_ND, np.array([int(row["label"]) for row in rows]), len(rows) * 3 // 4)
     lengths_N = np.array([len(one) for one in ids])[parts[1].train]
-    return Task(parts, lengths_N > np.median(lengths_N), "length", None, 2, 64, 2000)
+    return Task(parts, lengths_N > np.median(lengths_N), "length", None, 2, 64, 1000 if quick else 2000)
 
 
 def both(x_NF: np.ndarray, labels_N: np.ndarray, count: int) -> tuple[Part, Part]:
@@ -179,21 +179,27 @@ def settings(tunnel: str, epsilon: float | None) -> TunnelSettings:
     return TunnelSettings(kind, 1.0, epsilon, spare=0)  # type: ignore[arg-type]
 
 
+def jobs_of(
+    task: Task, tunnel: str, noise: TunnelSettings, seed: int, out: Path
+) -> tuple[VerticalJob, VerticalJob]:
+    """The label party's job and the feature party's."""
+    train = Train(
+        schedule="vfl", epochs=task.epochs, batch_rows=task.batch_rows, learning_rate=task.learning_rate,
+        seed=seed, record_traffic_mb=8192, checkpoint_every_steps=1000,
+    )  # fmt: skip
+    base: dict[str, Any] = {"name": "bench", "task": "binary", "train": train, "out": out}
+    base["width"] = 1 if tunnel.endswith("-1") and not tunnel.startswith("r3elu") else WIDTH
+    data = Data(Path("labels.csv"), label_column="y")
+    return (
+        VerticalJob(**base, data=data, classes=("0", "1"), partner_noise=noise.kind),
+        VerticalJob(**base, data=Data(Path("x.csv")), bottom=Net((256,), bounded=True), noise=noise),
+    )
+
+
 def measured(task: Task, tunnel: str, epsilon: float | None, seed: int, quick: bool) -> dict[str, float]:
     """Accuracy, and what each attack reaches beside its chance."""
-    noise = settings(tunnel, epsilon)
     with tempfile.TemporaryDirectory() as folder:
-        train = Train(
-            schedule="vfl", epochs=task.epochs, batch_rows=task.batch_rows, learning_rate=task.learning_rate,
-            seed=seed, record_traffic_mb=8192, checkpoint_every_steps=1000,
-        )  # fmt: skip
-        base: dict[str, Any] = {"name": "bench", "task": "binary", "train": train, "out": Path(folder)}
-        base["width"] = 1 if tunnel.endswith("-1") and not tunnel.startswith("r3elu") else WIDTH
-        data = Data(Path("labels.csv"), label_column="y")
-        jobs = (
-            VerticalJob(**base, data=data, classes=("0", "1"), partner_noise=noise.kind),
-            VerticalJob(**base, data=Data(Path("x.csv")), bottom=Net((256,), bounded=True), noise=noise),
-        )
+        jobs = jobs_of(task, tunnel, settings(tunnel, epsilon), seed, Path(folder))
         side = run.simulate(jobs, task.parts, lambda told: None)
         seen = tunnel_case.seen_of(jobs[1], task.parts[1])
         made = tunnel_case.made(jobs[1], task.parts[1], *seen, task.known, "", task.shape)
