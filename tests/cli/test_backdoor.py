@@ -53,9 +53,24 @@ def test_each_input_has_a_p_value_and_a_word(
     assert "input 62: p 0.0" in said
 
 
+def test_a_trusted_text_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text in both halves would be held out in name only, and innocent inputs be flagged."""
+    model, clean = tiny_bert(tmp_path / "model"), write(tmp_path / "clean.txt", 120, 0)
+    inputs, twice = write(tmp_path / "inputs.txt", 60, 1), tmp_path / "twice.txt"
+    twice.write_text("".join(f"{line}\n{line}\n" for line in clean.read_text().splitlines()))
+    once, again = (told(capsys, model, inputs, "--clean", path) for path in (clean, twice))
+    assert once["rows"] == again["rows"]
+    assert once["trusted"] == again["trusted"] == 120
+
+
+def test_a_model_without_a_head_is_scanned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean = write(tmp_path / "clean.txt", 100, 0)
+    assert told(capsys, "minilm", clean, "--clean", clean)["inputs"] == 100
+
+
 def test_a_column_of_a_table_is_scanned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_bert(tmp_path / "model")
-    lines = write(tmp_path / "lines.txt", 70, 0).read_text().splitlines()
+    lines = write(tmp_path / "lines.txt", 100, 0).read_text().splitlines()
     (tmp_path / "table.csv").write_text("text,n\n" + "".join(f"{line},1\n" for line in lines))
     table = told(capsys, model, tmp_path / "table.csv", "--clean", tmp_path / "table.csv", "--column", "text")
     assert (
@@ -67,9 +82,9 @@ def test_a_column_of_a_table_is_scanned(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("trusted", "options", "why"),
     [
-        (20, [], "20 trusted texts are too few to say what is usual; give 60 or more"),
-        (80, ["--rate", "0.01"], "cannot be told by 40 held-out texts"),
-        (80, ["--rate", "0.9"], "0.5"),
+        (20, [], "20 trusted texts are too few to say what is usual; give 80 or more"),
+        (100, ["--rate", "0.01"], "cannot be told by 25 held-out texts"),
+        (100, ["--rate", "0.9"], "0.5"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(

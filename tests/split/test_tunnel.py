@@ -13,23 +13,30 @@ import pytest
 import torch
 
 from transom.audit.attacks import split_labels
+from transom.audit.attacks.split_nearest import reader
+from transom.audit.attacks.split_responses import Responses
 from transom.audit.attacks.split_view import Law, Private, Public, Seen
 from transom.audit.split_case import law_of
 from transom.config import to_plain
 from transom.errors import CheckpointError, LinkRefusedError, MisconfiguredError, NotYetError
 from transom.link.message import Step
+from transom.link.r3elu import R3eluDp
 from transom.link.tunnels import TunnelSettings
 from transom.privacy.guarantee import price
 from transom.privacy.stream import Stream
 from transom.split import run
 from transom.split.gradients import Gradients
-from transom.split.job import Noise, Train, read_job
+from transom.split.job import Noise, SplitJob, Train, read_job
+from transom.split.messages import Asked
+from transom.split.parts import Vendor
 from transom.split.party import customer
 from transom.split.privatise import Privatiser, guarantee
+from transom.split.settle import paid
 from transom.split.settled import Settled
+from transom.split.vendor import _Watched
 
 from .runs import Heard, run_job, states_of
-from .splits import fresh_model, make_batch, make_job
+from .splits import Split, fresh_model, make_batch, make_job
 from .test_privatise import TEXTS, sent
 from .test_run import StoppedError, stop_at
 from .test_settle import RUN, SECRET, front_of
@@ -47,7 +54,13 @@ BACK = Step(0, 0, "backward", topic="gradient")
 
 
 def settled(tunnel: TunnelSettings, after_block: int = 0, **noise: Any) -> Settled:
-    return Settled(Noise(**noise), after_block, False, 1, 16, 0.5, tunnel=tunnel)
+    bare = Settled(Noise(**noise), after_block, False, 1, 16, 0.5, tunnel=tunnel)
+    return replace(bare, strength=paid(tunnel).strength(bare.together, signed=True))
+
+
+def gradients(job: SplitJob, *, causal: bool = False) -> Gradients:
+    strength = paid(job.gradient_tunnel).strength(job.train.epochs, signed=True)
+    return Gradients(job, strength, SECRET, RUN, causal=causal)
 
 
 @pytest.mark.parametrize("tunnel", ALL, ids=lambda one: one.kind)
@@ -102,6 +115,116 @@ def test_the_price_is_of_what_a_row_holds(
         json.dumps(told)
 
 
+@pytest.mark.parametrize("tunnel", [*ALL[1:4], ALL[5]], ids=lambda one: one.kind)
+def test_longer_texts_and_more_releases_cost_what_the_noise_in_use_does(tunnel: TunnelSettings) -> None:
+    """As where a tuned model is served: the noise is not made anew for them."""
+    found = settled(tunnel, 1)
+    longer = guarantee(replace(found, longest=64))
+    assert longer.assumptions[0] == "a text has at most 64 tokens, all of whose rows are covered together"
+    assert price(longer, 1e-6) > 1.5 * price(guarantee(found), 1e-6)
+    assert price(longer, 1e-6) == price(found.mechanism.guarantee(64), 1e-6)
+
+
+def test_the_noise_of_a_run_is_that_of_its_strength_whatever_is_found_later(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two strengths under one label would let the noise cancel out."""
+    job = run_job(bert, "classification", tmp_path, layout="customer", tunnel=ALL[2], gradient_tunnel=ALL[1])
+    with pytest.raises(StoppedError):
+        run.simulate(job, stop_at(3))
+    kept = json.loads(_checkpoint(job))
+    monkeypatch.setattr(TunnelSettings, "strength", lambda *_, **__: 99.0)
+    with closing(customer(job, lambda told: None)) as again:
+        assert again.side.privatise.settled.strength == kept["strength"] != 99.0
+        assert again.side.gradients.mechanism == ALL[1].made(kept["gradient_strength"], signed=True)
+    run.simulate(job, Heard())
+    assert run.predict_here(job, None).metrics()["loss"] > 0
+    left = json.loads((job.out / "customer/noise.json").read_text())["settled"]
+    assert (left["strength"], left["gradient_strength"]) == (kept["strength"], kept["gradient_strength"])
+
+
+def _checkpoint(job: SplitJob) -> str:
+    """What the customer's checkpoint holds of its noise."""
+    with closing(customer(job, lambda told: None)) as party:
+        return party.side.privatise.settled.to_bytes().decode()
+
+
+def test_a_width_that_the_mechanism_does_not_take_is_refused_before_a_step(
+    bert: Path, tmp_path: Path
+) -> None:
+    wide = TunnelSettings("r3elu-dp", 1.0, 9.0, keep=33)
+    job = run_job(bert, "classification", tmp_path, tunnel=wide)
+    with pytest.raises(MisconfiguredError, match="33 of them may leave"):
+        run.simulate(job, Heard())
+    job = replace(job, tunnel=TunnelSettings(), layout="customer", gradient_tunnel=wide)
+    with pytest.raises(MisconfiguredError, match="33 of them may leave"):
+        run.simulate(job, Heard())
+
+
+def stepped(part: Vendor, watched: _Watched, scale: float) -> None:
+    """One step of a vendor whose gradient is so large."""
+    hidden_BTD, mask_BT = torch.randn(3, 4, 32), torch.ones(3, 4, dtype=torch.long)
+    watched.before(Asked(hidden_BTD, mask_BT, torch.zeros(3, dtype=torch.long), 3, 1))
+    risen = part.rise(hidden_BTD, mask_BT)
+    part.sink(risen, torch.randn_like(risen.top_BTD) * scale)
+    part.learner.step()
+    watched.after()
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 3])
+def test_first_gradients_that_a_tunnel_dropped_are_no_mistake(bert: Path, zeros: int) -> None:
+    """Of values far below the clip most are dropped, and of whole batches at times all."""
+    part = Split(make_job(bert, "classification", layout="customer", after_block=1)).vendor
+    watched = _Watched(part)
+    for step in range(zeros + 2):
+        stepped(part, watched, float(step >= zeros))  # LoRA's A moves at the second gradient, not step
+    assert watched._checked == 2
+
+
+def test_a_vendor_that_no_gradient_reaches_says_so(bert: Path) -> None:
+    part = Split(make_job(bert, "classification", layout="customer", after_block=1)).vendor
+    watched = _Watched(part)
+    for _ in range(19):
+        stepped(part, watched, 0.0)
+    with pytest.raises(MisconfiguredError, match="after 20 steps these have not moved"):
+        stepped(part, watched, 0.0)
+
+
+@pytest.mark.parametrize("tunnel", [*ALL[:4], ALL[5]], ids=lambda one: one.kind)
+def test_an_attacker_who_knows_the_law_reads_what_weak_tunnels_leave(
+    bert: Path, tunnel: TunnelSettings
+) -> None:
+    weak = replace(tunnel, clip=0.3, epsilon=None if tunnel.epsilon is None else 3e4)
+    weak = replace(weak, keep=16) if tunnel.kind == "r3elu-dp" else weak
+    found, front = settled(weak), front_of(make_job(bert, "classification"))
+    table_VD, ids = front.parts.embedding.weight.detach(), torch.arange(10, 90)
+    seen_ND = torch.from_numpy(found.noisy(table_VD[ids].numpy(), ids.numpy(), Stream(SECRET, "x")))
+    by_law = reader(law_of(found, front), 1, Public(fresh_model(make_job(bert, "classification")), 0, ()))
+    named = by_law.log_posterior(seen_ND[None]).argmax(1)
+    assert (named == ids).float().mean() > 0.9
+
+
+def test_the_likelihood_of_responses_is_that_of_their_law() -> None:
+    """Against counts of 200,000 releases of two values, and it sums to 1 over what may be seen."""
+    mechanism = R3eluDp(3.0, 1.0, keep=1, response=0.5, signed=True)
+    for value in (-0.7, 0.2):
+        rows = torch.full((200_000, 1), value, dtype=torch.float64)
+        seen_N = mechanism.privatise(rows, Stream(SECRET, f"{value}"))[:, 0]
+        likely = Responses(mechanism, torch.tensor([[value]]))
+        dropped = likely.log_likelihood(torch.zeros(1, 1, 1), torch.tensor([0])).exp()
+        assert abs(float((seen_N == 0).double().mean()) - float(dropped)) < 0.005
+        told_G, expected_G = mechanism.expectation(1, 0)
+        ends = torch.from_numpy(expected_G[[0, -1]])
+        at_ends = likely.log_likelihood(ends.view(1, 2, 1), torch.tensor([0])).exp()[:, 0]
+        for end, chance in zip(ends, at_ends, strict=True):
+            assert abs(float((seen_N - end).abs().lt(1e-9).double().mean()) - float(chance)) < 0.005
+        inner = torch.from_numpy(expected_G[1:-1])
+        inner = inner[inner != 0]
+        density = likely.log_likelihood(inner.view(1, -1, 1), torch.tensor([0])).exp()[:, 0]
+        whole = float(density.double().sum()) * float(told_G[1] - told_G[0])
+        assert abs(whole + float(dropped) + float(at_ends.sum()) - 1) < 0.01
+
+
 @pytest.mark.parametrize("tunnel", [ALL[0], ALL[4]], ids=lambda one: one.kind)
 def test_what_is_not_proved_says_so(tunnel: TunnelSettings) -> None:
     assert guarantee(settled(tunnel)).kind == "empirical"
@@ -124,7 +247,7 @@ def test_a_classifiers_gradients_pass_where_the_head_reads(
 ) -> None:
     job = make_job(bert, "classification", layout="customer", gradient_tunnel=tunnel)
     gradient_BTD, mask_BT = grads(3, causal)
-    released_ND = Gradients(job, SECRET, RUN, causal=causal)(gradient_BTD, mask_BT, 5, BACK)
+    released_ND = gradients(job, causal=causal)(gradient_BTD, mask_BT, 5, BACK)
     read_N = (gradient_BTD != 0).any(2)[mask_BT != 0]
     assert not released_ND[~read_N].any()
     mechanism = replace(tunnel, spare=0).mechanism(job.train.epochs, signed=True)
@@ -136,21 +259,21 @@ def test_a_classifiers_gradients_pass_where_the_head_reads(
 def test_a_language_models_gradients_all_pass(llama: Path) -> None:
     job = make_job(llama, "causal", layout="customer", gradient_tunnel=ALL[1])
     gradient_BTD, mask_BT = torch.zeros(2, 4, 8), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
-    released_ND = Gradients(job, SECRET, RUN, causal=True)(gradient_BTD, mask_BT, 5, BACK)
+    released_ND = gradients(job, causal=True)(gradient_BTD, mask_BT, 5, BACK)
     assert released_ND.shape == (7, 8)
     assert (released_ND != 0).all()
 
 
 def test_without_a_tunnel_gradients_go_as_they_are(bert: Path) -> None:
     gradient_BTD, mask_BT = grads(3, False)
-    bare = Gradients(make_job(bert, "classification", layout="customer"), SECRET, RUN, causal=False)
+    bare = gradients(make_job(bert, "classification", layout="customer"))
     assert torch.equal(bare(gradient_BTD, mask_BT, 5, BACK), gradient_BTD[mask_BT != 0])
     assert bare.report() is None
 
 
 def test_gradients_are_priced_for_all_epochs_and_a_step_leaves_once(bert: Path) -> None:
     job = make_job(bert, "classification", layout="customer", gradient_tunnel=ALL[5], train=Train(epochs=7))
-    passed = Gradients(job, SECRET, RUN, causal=False)
+    passed = gradients(job)
     told = passed.report()
     assert told is not None
     assert (told["releases"], told["guarantee"]["unit"]) == (7, "one text's label, in all epochs")
@@ -169,7 +292,7 @@ def test_a_head_that_reads_other_tokens_is_refused(bert: Path) -> None:
     job = make_job(bert, "classification", layout="customer", gradient_tunnel=ALL[1])
     gradient_BTD, mask_BT = grads(3, False)
     with pytest.raises(NotYetError, match="reads other tokens of a text than its first or last"):
-        Gradients(job, SECRET, RUN, causal=False)(gradient_BTD + 1, mask_BT, 5, BACK)
+        gradients(job)(gradient_BTD + 1, mask_BT, 5, BACK)
 
 
 @pytest.mark.parametrize(("model", "task"), [("bert", "classification"), ("llama", "causal")])
@@ -213,7 +336,7 @@ def test_labels_are_read_from_bare_gradients_and_not_through_a_tunnel(bert: Path
     found = {}
     for tunnel in (TunnelSettings(), TunnelSettings("gaussian", 1.0, 0.5, delta=1e-5)):
         job = make_job(bert, "classification", layout="customer", gradient_tunnel=tunnel)
-        rows_BD = Gradients(job, SECRET, RUN, causal=False)(gradient_BTD, mask_B1, 300, BACK)
+        rows_BD = gradients(job)(gradient_BTD, mask_B1, 300, BACK)
         seen = Seen(tuple(torch.zeros(1, 1, 8) for _ in rows_BD), Law(), (), tuple(rows_BD[:, None]))
         texts = ((5,),) * 300
         known = {place: int(labels_B[place]) for place in range(8)}

@@ -2,7 +2,8 @@
 
 Rows leave as they really did, with the noise of the run where its folder holds it; else noise is settled and
 drawn here, as a new run would. Under the layout `customer` gradients at the top are those of a first step, by
-a head that has learnt nothing yet; later ones, of rows that the model has learnt, tell less. A customer's
+a head that has learnt nothing yet; later ones, of rows that the model has learnt, tell less. Through a tunnel
+they are the mean of as many releases as there are epochs, as if they were alike in all. A customer's
 front that is trained is taken as it began, which is what the attacker knows, with one view an epoch.
 Threat model: run by the customer, who alone has rows and secret; the law of the noise, which tokens were
 spared, and which public text the job names are the attacker's too. Audited texts are taken out of that.
@@ -14,6 +15,7 @@ Shapes: B texts, T tokens of a text, D width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,9 +30,9 @@ from transom.checkpoint.cut import Front, three
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.data import rows as files
 from transom.errors import CheckpointError, MisconfiguredError
-from transom.link.mechanisms import DChi, Gaussian, Mechanism
+from transom.link.mechanisms import Clipping, DChi, Gaussian, Laplace, Mechanism
 from transom.link.message import Step
-from transom.privacy.stream import SECRET_BYTES
+from transom.privacy.stream import SECRET_BYTES, Stream
 from transom.split import folder
 from transom.split.denoised import Denoiser
 from transom.split.gradients import Gradients
@@ -98,8 +100,9 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
     head = Head(tail, job.task) if job.layout == "customer" else None
     denoise = Denoiser.of(privatise.settled, front) if privatise.settled.noise.denoise else None
     law = law_of(privatise.settled, front)
-    secret = secrets.token_bytes(SECRET_BYTES)
-    gradient_tunnel = Gradients(job, secret, "audit", causal=front.parts.family.causal)
+    causal, strength = front.parts.family.causal, privatise.settled.gradient_strength
+    pass_on = Gradients(job, strength, secrets.token_bytes(SECRET_BYTES), "audit", causal=causal)
+    epochs, targets = job.train.epochs if job.gradient_tunnel.kind != "none" else 1, 0
     views = job.train.epochs if job.return_gradient else 1
     states: list[Tensor] = []
     tops: list[Tensor] = []
@@ -116,13 +119,14 @@ def seen(job: SplitJob, model: Any, rows: Rows, privatise: Privatiser, pad_id: i
         lengths = sent_BT.sum(1).tolist()
         states += [law.told(noisy_RBTD[:, row, :length]) for row, length in enumerate(lengths)]
         if head is not None and top_BTD is not None:
-            targets = count_targets(job.task, labels)
+            targets = targets or count_targets(job.task, labels)  # of all batches, so of one scale
             graded = head.grade(top_BTD, sent_BT, labels, targets)
-            step = Step(0, numbers[0], "backward", topic="audit")
-            passed_ND = gradient_tunnel(graded.gradient_BTD, sent_BT, targets, step)
+            steps = [Step(epoch, numbers[0], "backward", topic="audit") for epoch in range(epochs)]
+            passed = [pass_on(graded.gradient_BTD, sent_BT, targets, step).detach() for step in steps]
             tops += _cut(top_BTD, lengths)
-            gradients += torch.split(passed_ND.detach(), lengths)
-    return Seen(tuple(states), law, tuple(tops), tuple(gradients))
+            gradients += torch.split(torch.stack(passed).mean(0), lengths)
+    spread = _deviation(pass_on.mechanism, front.parts.width) / max(targets, 1) / math.sqrt(epochs)
+    return Seen(tuple(states), law, tuple(tops), tuple(gradients), spread)
 
 
 def law_of(settled: Settled, front: Front) -> Law:
@@ -154,7 +158,19 @@ def _law_through(mechanism: Mechanism, passing: tuple[Tensor, Tensor] | None) ->
         return Law(Noise("gaussian", mechanism.sigma, mechanism.clip), narrow=passing)
     if isinstance(mechanism, DChi):
         return Law(Noise("norm", 1 / mechanism.eta, mechanism.clip), narrow=passing)
+    if isinstance(mechanism, Clipping):
+        return Law(Noise(clip=mechanism.clip), narrow=passing)
+    if isinstance(mechanism, Laplace):
+        return Law(Noise("laplace", mechanism.scale), narrow=passing, mechanism=mechanism)
     return Law(narrow=passing, mechanism=mechanism)
+
+
+def _deviation(mechanism: Mechanism, width: int) -> float:
+    """Of a coordinate of rows of zeros that pass it."""
+    import torch
+
+    stream = Stream(secrets.token_bytes(SECRET_BYTES), "measured")
+    return float(mechanism.privatise(torch.zeros(256, width, dtype=torch.float64), stream).std())
 
 
 def _privatiser(

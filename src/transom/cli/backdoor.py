@@ -36,7 +36,7 @@ def _group() -> None:
 def scan_inputs(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file, or a packaged model.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Texts: a line each, or a table.")],
-    clean: Annotated[Path, "Trusted texts of the task: 60 or more, some hundred are better."],
+    clean: Annotated[Path, "Trusted texts of the task: 80 or more, some hundred are better."],
     column: Annotated[str | None, "The column of texts, in both files."] = None,
     rate: Annotated[
         float, Setting("Share of innocent inputs that may be flagged.", above=0, most=0.5)
@@ -64,7 +64,7 @@ def scan_inputs(
         "flagged": len(flagged),
         "not_scored": sum(bool(one.reason) for one in scanned),
         "rate": rate,
-        "trusted": len(trusted),
+        "trusted": normal.texts,
         "rows": [to_plain(one) for one in scanned],
     }
     answer(record, _told(scanned, flagged, rate), as_json=as_json)

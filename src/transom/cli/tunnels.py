@@ -38,4 +38,10 @@ def said(
         return None
     kept = to_plain(before) if kind == before.kind else {"delta": before.delta, "spare": before.spare}
     ways = {} if epsilon is None else {"epsilon": epsilon, "sigma": None, "mu": None}
-    return {**kept, "kind": kind, "clip": None if kind == "none" else clip or before.clip or 1.0, **ways}
+    return {**kept, "kind": kind, "clip": _clip(before, kind, clip), **ways}
+
+
+def _clip(before: TunnelSettings, kind: str, clip: float | None) -> float | None:
+    if kind == "none":
+        return None
+    return clip if clip is not None else before.clip or 1.0

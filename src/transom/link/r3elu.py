@@ -129,7 +129,7 @@ class R3eluDp:
             self._require_width(len(self.importance))
 
     def privatise(self, x_BD: Tensor, stream: Stream) -> Tensor:
-        rows_BD, law = x_BD.cpu().numpy(), self._law(x_BD.shape[1])  # for few values numpy is the faster
+        rows_BD, law = x_BD.cpu().numpy(), self.law(x_BD.shape[1])  # for few values numpy is the faster
         value_BK = np.maximum(np.minimum(rows_BD[:, law.places], self.clip), law.low)
         drawn_BK, told_BK = stream.uniform((2, *value_BK.shape))
         kept_BK = drawn_BK < law.least_K + law.slope_K * np.abs(value_BK)
@@ -172,7 +172,8 @@ class R3eluDp:
             )
 
     @lru_cache(maxsize=64)  # noqa: B019 - it is a value, and its law costs as much as a release
-    def _law(self, width: int) -> _Law:
+    def law(self, width: int) -> Law:
+        """That of each value of rows of this width. Raises MisconfiguredError for a width below `keep`."""
         from scipy.special import expit
 
         places, shares = self._budgets(width)
@@ -180,9 +181,15 @@ class R3eluDp:
         least_K = expit(-share_K * self.response)  # 1 - q, also where e^a is beyond floats
         scale_K = (self.clip - low) / (share_K * max(1 - self.response, 1e-300))
         slope_K = (1 - 2 * least_K) / self.clip
-        return _Law(list(places), shares, low, least_K, slope_K, scale_K)
+        return Law(list(places), shares, low, least_K, slope_K, scale_K)
 
-    def _expected(self, told_BK: Floats, law: _Law) -> tuple[Floats, Floats]:
+    def expectation(self, width: int, place: int) -> tuple[Floats, Floats]:
+        """What may be told of a value [G], and the value that is expected of it then [G], in clips."""
+        share = self.law(width).shares[place]
+        share = _coarse(share) if self.learns else share
+        return _expectations(share * self.response, share * (1 - self.response), self.signed)[:2]
+
+    def _expected(self, told_BK: Floats, law: Law) -> tuple[Floats, Floats]:
         """What is expected of v where it is uniform in its range: given what was told, and given that
         nothing was [K]."""
         shares = [_coarse(share) for share in law.shares] if self.learns else law.shares
@@ -197,7 +204,7 @@ class R3eluDp:
 
 
 @dataclass(frozen=True, eq=False)
-class _Law:
+class Law:
     """Of rows of one width: the places of the values that may leave, the share of epsilon and the scale of
     the noise of each; one is kept with probability least + slope |v|, and `low` is the least there is."""
 
@@ -234,7 +241,7 @@ def _expectations(response: float, noise: float, signed: bool) -> tuple[Floats, 
     v_G = np.linspace(-1.0 if signed else 0.0, 1.0, _GRID)
     odds = _odds(response)
     chance_G = (1 - odds) + (2 * odds - 1) * np.abs(v_G)
-    dropped = float(((1 - chance_G) * v_G).sum() / (1 - chance_G).sum())
+    dropped = 0.0 if signed else float(((1 - chance_G) * v_G).sum() / (1 - chance_G).sum())
     rate = noise / (v_G[-1] - v_G[0])
     likely_GG = np.exp(-rate * np.abs(v_G[:, None] - v_G)) * chance_G  # told by v
     return v_G, (likely_GG * v_G).sum(1) / likely_GG.sum(1), dropped

@@ -76,30 +76,44 @@ class TunnelSettings:
         if self.kind == "gaussian" and self.delta == 0:
             yield "gaussian has no epsilon at delta 0; give a delta, such as 1e-6"
 
-    @lru_cache(maxsize=64)  # noqa: B019 - it is a value, and finding a strength takes a while
     def mechanism(self, releases: int, *, signed: bool) -> Mechanism:
         """For so many planned releases of a row; `signed` for gradients. Raises MisconfiguredError where no
         strength has so low a price."""
+        return self.made(self.strength(releases, signed=signed), signed=signed)
+
+    @lru_cache(maxsize=64)  # noqa: B019 - it is a value, and finding a strength takes a while
+    def strength(self, releases: int, *, signed: bool) -> float:
+        """How strong the mechanism is: deviation, scale or 1 / eta in clips, or 1 / epsilon of a release. Who
+        keeps it has the same noise whatever prices later versions find. Raises as `mechanism`."""
+        if self.kind in ("none", "clipping"):
+            return 0.0
+        if self.sigma is not None:
+            return self.sigma / (self.clip or math.nan)
+        if self.mu is not None:
+            return 2 * math.sqrt(releases) / self.mu
+        epsilon, total = self.epsilon or math.nan, releases + self.spare
+        if self.kind == "r3elu":
+            return total / epsilon
+        return weakest(lambda strength: self.made(strength, signed=signed), total, epsilon, self.delta)
+
+    def made(self, strength: float, *, signed: bool) -> Mechanism:
+        """The mechanism of this strength."""
         from transom.link.mechanisms import Clipping, DChi, Gaussian, Laplace, Nothing
         from transom.link.r3elu import R3elu, R3eluDp
 
         clip, signed = self.clip or math.nan, signed or self.signed
-        if self.kind in ("none", "clipping"):
-            return Clipping(clip) if self.kind == "clipping" else Nothing()
-        if self.sigma is not None or self.mu is not None:
-            return Gaussian(clip, self.sigma or 2 * clip * math.sqrt(releases) / (self.mu or math.nan))
-        epsilon, total = self.epsilon or math.nan, releases + self.spare
-        if self.kind == "r3elu":
-            return R3elu(epsilon / total, clip, signed=signed, learns=self.learns)
-        makes: dict[str, Callable[[float], Mechanism]] = {
-            "gaussian": lambda strength: Gaussian(clip, clip * strength),
-            "laplace": lambda strength: Laplace(clip, clip * strength),
-            "d_chi": lambda strength: DChi(clip, 1 / (clip * strength)),
-            "r3elu-dp": lambda strength: R3eluDp(
+        makes: dict[str, Callable[[], Mechanism]] = {
+            "none": Nothing,
+            "clipping": lambda: Clipping(clip),
+            "gaussian": lambda: Gaussian(clip, self.sigma or clip * strength),
+            "laplace": lambda: Laplace(clip, clip * strength),
+            "d_chi": lambda: DChi(clip, 1 / (clip * strength)),
+            "r3elu": lambda: R3elu(1 / strength, clip, signed=signed, learns=self.learns),
+            "r3elu-dp": lambda: R3eluDp(
                 1 / strength, clip, self.keep, self.response, signed=signed, learns=self.learns
             ),
         }
-        return weakest(makes[self.kind], total, epsilon, self.delta)
+        return makes[self.kind]()
 
     def budget(self, mechanism: Mechanism, rows: int, kept: int = 0) -> Budget:
         """That of `rows` records, but for `kept` releases of each; without end where nothing is promised."""
@@ -135,8 +149,8 @@ def budget_report(settings: TunnelSettings, mechanism: Mechanism, releases: int)
     return told
 
 
-def weakest(make: Callable[[float], Mechanism], releases: int, epsilon: float, delta: float) -> Mechanism:
-    """Of the mechanisms by strength the weakest, within a thousandth, of which so many releases cost no more.
+def weakest(make: Callable[[float], Mechanism], releases: int, epsilon: float, delta: float) -> float:
+    """The least strength, within a thousandth, of a mechanism of which so many releases cost no more.
     Raises MisconfiguredError where none does."""
     low, high = _STRENGTHS
     if _price(make(high), releases, delta) > epsilon:
@@ -149,7 +163,7 @@ def weakest(make: Callable[[float], Mechanism], releases: int, epsilon: float, d
             low = middle
         else:
             high = middle
-    return make(high)
+    return high
 
 
 def most_releases(mechanism: Mechanism, epsilon: float, delta: float) -> int:

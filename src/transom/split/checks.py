@@ -96,17 +96,19 @@ def copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in parameters.items()}
 
 
-def require_moved(learner: Learner, before: Mapping[str, Tensor], but: Collection[str] = ()) -> None:
+def require_moved(
+    learner: Learner, before: Mapping[str, Tensor], but: Collection[str] = (), *, first: bool
+) -> None:
     """What is trained, `but` these, has changed since `before`, and by its gradient, not by the decay of
     weights alone.
 
-    LoRA's A moves from the second step on: while B is zero, so is A's gradient. Raises MisconfiguredError
+    LoRA's A does not move with the `first` gradient: while B is zero, so is A's. Raises MisconfiguredError
     that names what stood still.
     """
     still = [
         name
         for name, value in learner.parameters.items()
-        if not (learner.steps == 1 and ".lora_A." in name)
+        if not (first and ".lora_A." in name)
         and name not in but
         and (bool((value == before[name]).all()) or not learner.has_gradient(name))
     ]

@@ -23,6 +23,7 @@ from transom.link.mechanisms import Nothing
 from transom.link.message import Step
 from transom.link.tunnel import Tunnel
 from transom.link.tunnels import budget_report
+from transom.privacy.stream import SECRET_BYTES, Stream
 from transom.split.job import SplitJob
 from transom.split.messages import packed
 
@@ -32,14 +33,21 @@ if TYPE_CHECKING:
 
 class Gradients:
     """Of a run; a classifier's head reads the last token of a text where the model is `causal`, else the
-    first. Raises MisconfiguredError where no strength is worth the job's epsilon."""
+    first. `strength` is `Settled.gradient_strength`."""
 
-    def __init__(self, job: SplitJob, secret: bytes, run: str, *, causal: bool) -> None:
+    def __init__(self, job: SplitJob, strength: float, secret: bytes, run: str, *, causal: bool) -> None:
         self._settings, self._reads_all, self._causal = job.gradient_tunnel, job.task == "causal", causal
         self._releases = job.train.epochs
-        paid = replace(self._settings, spare=0)  # a step that is computed again sends what it sent
-        self._mechanism = paid.mechanism(self._releases, signed=True)
-        self._tunnel = Tunnel(Nothing(), self._mechanism, secret, run)
+        self.mechanism = self._settings.made(strength, signed=True)
+        self._tunnel = Tunnel(Nothing(), self.mechanism, secret, run)
+
+    def require_width(self, width: int) -> None:
+        """Raises MisconfiguredError for rows that the mechanism does not take."""
+        import torch
+
+        self.mechanism.privatise(
+            torch.zeros(1, width, dtype=torch.float64), Stream(bytes(SECRET_BYTES), "tried")
+        )
 
     def __call__(self, gradient_BTD: Tensor, mask_BT: Tensor, targets: int, step: Step) -> Tensor:
         """The rows [N, D] to send of the gradient of the mean loss of so many targets.
@@ -78,6 +86,6 @@ class Gradients:
         if self._settings.kind == "none":
             return None
         unit = "one token's label" if self._reads_all else "one text's label"
-        guarantee = replace(self._mechanism.guarantee(self._releases), unit=f"{unit}, in all epochs")
-        told = budget_report(self._settings, self._mechanism, self._releases)
+        guarantee = replace(self.mechanism.guarantee(self._releases), unit=f"{unit}, in all epochs")
+        told = budget_report(self._settings, self.mechanism, self._releases)
         return {**told, "guarantee": guarantee.to_dict()}

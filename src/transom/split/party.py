@@ -104,12 +104,14 @@ def customer(job: SplitJob, tell: Listener, purpose: str = TRAIN) -> Party[Custo
     with _record(job, "customer", purpose) as record:
         privatise = _privatiser(job, found, tokenizer, rows, record, begun, purpose)
         part = make_customer(found.model, job, rates)
-        gradients = Gradients(job, record.secret, record.run, causal=part.front.parts.family.causal)
+        strength, causal = privatise.settled.gradient_strength, part.front.parts.family.causal
+        gradients = Gradients(job, strength, record.secret, record.run, causal=causal)
         side = CustomerSide(
             part, job, of, begun, rows, evaluation, tokenizer, job.data.max_tokens, rates, privatise,
             gradients, tell,
         )  # fmt: skip
         width = part.front.parts.width
+        gradients.require_width(width)
         party = Party(
             "customer", job, side, record, {**terms(job, known), "purpose": purpose},
             lambda most: messages.customer_limits(width, job.wire, most),

@@ -62,6 +62,7 @@ _OWN = (
     "the label of each text that is trained on, as far as the directions fit it, which were found on these "
     "labels; the directions themselves, and the mean around which rows lie"
 )
+_EACH = "a text of two rows, or one that is asked later as a text of no file, is released once for each"
 _TYPICAL = "two texts, at the median distance"  # in a few directions some two always lie side by side
 _NOT_MEASURED = (
     "after a block the nearest neighbour among embeddings reads nothing, which is no privacy: an inverter "
@@ -161,7 +162,7 @@ class Privatiser:
             "drawn": "at each step" if settled.changing else "once a text",
             "releases_of_a_row_at_most": settled.releases,
             "privacy_nearest_neighbour": dict(settled.measured) or None,
-            "not_measured": None if settled.measured else _MEAN if noise.pool else _NOT_MEASURED,
+            "not_measured": _not_measured(settled),
             "tunnel": self._tunnel(),
             "guarantee": self.guarantee.to_dict(),
         }
@@ -186,7 +187,8 @@ def make_privatiser(
 
 
 def guarantee(settled: Settled) -> Guarantee:
-    """What the noise promises: of a token's row at the embedding, of a whole text's rows after a block."""
+    """What the noise promises: of a token's row at the embedding, of a whole text's rows after a block. The
+    noise is the one that was settled, also where `settled` is of other releases and longer texts."""
     noise = settled.noise
     if settled.tunnel.kind != "none":
         return _tunnelled(settled)
@@ -219,6 +221,14 @@ def guarantee(settled: Settled) -> Guarantee:
     if noise.denoise and settled.spared:
         disclosed.append(f"which tokens are spared: {_COMPUTED}")
     return replace(found, discloses=(*found.discloses, *disclosed))
+
+
+def _not_measured(settled: Settled) -> str | None:
+    if settled.measured:
+        return None
+    if settled.tunnel.kind != "none":
+        return "what a tunnel leaves to read is not measured here; audit it"
+    return _MEAN if settled.noise.pool else _NOT_MEASURED
 
 
 def _sent(noise: Noise) -> str:
@@ -262,13 +272,14 @@ def _gaussian(settled: Settled) -> Guarantee:
 def _tunnelled(settled: Settled) -> Guarantee:
     """What the tunnel promises, of what one row holds or all rows of a text do."""
     found = settled.mechanism.guarantee(settled.together)
-    told = "a row depends on its own token alone"
-    unit = TEXT if settled.noise.pool else TOKEN
-    if settled.after_block and not settled.noise.pool:
+    told, unit = "a row depends on its own token alone", TOKEN
+    discloses = (*found.discloses, "the number of tokens")
+    if settled.noise.pool:
+        told, unit, discloses = "a text leaves as one row", TEXT, found.discloses
+    elif settled.after_block:
         told = f"a text has at most {settled.longest} tokens, all of whose rows are covered together"
         unit = "all tokens of one text"
-    discloses = found.discloses if settled.noise.pool else (*found.discloses, "the number of tokens")
-    return replace(found, unit=unit, assumptions=(told, *found.assumptions), discloses=discloses)
+    return replace(found, unit=unit, assumptions=(told, _EACH, *found.assumptions), discloses=discloses)
 
 
 def _empirical(why: str) -> Guarantee:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from transom.checkpoint.cut import Front, three
 from transom.checkpoint.observe import observing
 from transom.errors import MisconfiguredError
+from transom.link.tunnels import TunnelSettings
 from transom.privacy.contributing import Contributing, by_attention, by_class
 from transom.privacy.empirical import calibrate_eta, likeliest, nearest_distance
 from transom.privacy.nearest import Ints
@@ -77,7 +78,10 @@ def settle(
         before=rows.frame[0],
         after=rows.frame[1],
         last=job.noise.pool and front.parts.family.causal,
+        gradient_strength=paid(job.gradient_tunnel).strength(job.train.epochs, signed=True),
     )
+    if job.tunnel.kind != "none":
+        return _through(settled, front.parts.width, secret)
     if job.noise.pool:
         seen_ND = settled.ready(_means(front, public or rows, _TEXTS))
         if job.noise.narrow:
@@ -96,6 +100,18 @@ def settle(
     return replace(
         settled, measured=_measured(settled, table_VD, rows, Stream(secret, f"split/{run}/measured"))
     )
+
+
+def _through(settled: Settled, width: int, secret: bytes) -> Settled:
+    """With the tunnel's strength, tried on a row: a width that it does not take is refused before a step."""
+    found = replace(settled, strength=paid(settled.tunnel).strength(settled.together, signed=True))
+    found.noisy(np.zeros((1, width), np.float32), np.zeros(1, np.int64), Stream(secret, "split/tried"))
+    return found
+
+
+def paid(tunnel: TunnelSettings) -> TunnelSettings:
+    """Without spare releases: what goes again in split tuning has the noise of the first time."""
+    return replace(tunnel, spare=0)
 
 
 def hidden(settled: Settled, table_VD: Floats, ids_N: Ints, stream: Stream) -> NDArray[np.bool_]:

@@ -41,7 +41,8 @@ class Settled:
     `center` [D], the mean of the texts that they were found on, but with `narrow`. `measured` is empty where
     the nearest neighbour measures nothing. To denoise: `common` are tokens of public texts and how often each
     comes, `before` and `after` how many of each text's first and last tokens are the tokenizer's own. `last`:
-    see `pooled`.
+    see `pooled`. `strength` and `gradient_strength` are those of the tunnels, which are found once: another
+    one under the same labels would let the noise cancel out.
     """
 
     noise: Noise
@@ -62,6 +63,8 @@ class Settled:
     after: int = 0
     last: bool = False
     tunnel: TunnelSettings = field(default_factory=TunnelSettings)
+    strength: float = 0.0
+    gradient_strength: float = 0.0
 
     @property
     def shape(self) -> Shape | None:
@@ -113,9 +116,8 @@ class Settled:
 
     @property
     def mechanism(self) -> Mechanism:
-        """What rows pass. Raises MisconfiguredError where no strength is worth the job's epsilon."""
-        paid = replace(self.tunnel, spare=0)  # what goes again has the noise of the first time
-        return paid.mechanism(self.together, signed=True)
+        """What rows pass."""
+        return self.tunnel.made(self.strength, signed=True)
 
     def noisy(self, rows_ND: Floats, ids_N: Ints, stream: Stream) -> Floats:
         """What may leave of the rows [N, D] of these tokens; of narrow ones the coordinates."""

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_STEPS_WITHOUT = 20  # a gradient, before it is a mistake
+
+
 @dataclass
 class VendorSide:
     """The vendor at work. `about` is what its state is of, `takes` what may be asked; `rows` is how many
@@ -162,21 +165,27 @@ class VendorSide:
 
 
 class _Watched:
-    """Whether the first two steps of a run really change weights and outputs."""
+    """Whether the first two steps of a run really change weights and outputs. Steps whose whole gradient is
+    zero do not count, of the first ones: a customer's tunnel may have dropped it."""
 
     def __init__(self, part: Vendor) -> None:
         self._part, self._start = part, checks.copies(part.learner.parameters)
         self._first: tuple[Asked, Tensor] | None = None
+        self._checked = 0
 
     def before(self, now: Asked) -> None:
         if self._part.learner.steps == 0:
             self._first = now, self._part.top(now.hidden_BTD, now.mask_BT)
 
     def after(self) -> None:
-        if self._first is None or self._part.learner.steps > 2:
+        learner = self._part.learner
+        if self._first is None or self._checked == 2:
             return
+        if learner.steps < _STEPS_WITHOUT and not any(map(learner.has_gradient, learner.parameters)):
+            return
+        self._checked += 1
         now, before_BTD = self._first
         is_one_row = now.mask_BT.shape[1] == 1
         idle = lora.weighing(self._part.middle.parts.model, self._start) if is_one_row else ()
-        checks.require_moved(self._part.learner, self._start, idle)
+        checks.require_moved(learner, self._start, idle, first=self._checked == 1)
         checks.require_changed(before_BTD, self._part.top(now.hidden_BTD, now.mask_BT))

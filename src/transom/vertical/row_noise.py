@@ -2,7 +2,7 @@
 
 It is a function of the run's secret, the row's ID and values, and the weights: equal rows of equal weights
 leave as the same numbers in every run of `predict`, and their mean has the noise of one. A row whose values
-changed, or whose weights did, has noise of its own.
+changed, or whose weights did, or for which later versions find another strength, has noise of its own.
 Threat model: the label party keeps all that it gets, of every run of `predict`, and asks as often as it can.
 Does not protect: that a row's values changed shows; values of one person at several times are several rows,
 each of which costs what one does. The last bits of an embedding may differ with the rows that it was computed
@@ -48,6 +48,6 @@ class RowNoise:
         return torch.cat([*released, embedding_BW.double()[:0]]).to(embedding_BW.dtype)
 
     def _label(self, name: str, row_F: NDArray[np.float32]) -> str:
-        parts = (name.encode(), row_F.tobytes(), self.weights)
+        parts = (name.encode(), row_F.tobytes(), self.weights, repr(self.mechanism).encode())
         digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
         return f"vertical/predict/{digest.hexdigest()}"

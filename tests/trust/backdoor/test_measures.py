@@ -13,6 +13,7 @@ import torch
 from transom.checkpoint.load import load
 from transom.checkpoint.observe import eager
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
+from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor.measures import MEASURES, Words, seen, words_of
 
@@ -80,7 +81,6 @@ def test_measures_are_those_of_the_definitions(found: Any) -> None:
     assert got.agreed_L == tuple(agreed)
     assert got.measures_LM.shape == (found.model.config.num_hidden_layers, len(MEASURES))
     assert ((got.measures_LM[:, 7] >= -1e-9) & (got.measures_LM[:, 7] <= 1 + 1e-9)).all()  # CKA
-    assert got.logits.ndim == 1
 
 
 def test_words_are_those_of_the_text_without_sinks(found: Any) -> None:
@@ -97,6 +97,22 @@ def test_long_texts_keep_their_last_special_token(found: Any) -> None:
     assert len(cut.ids) == len(cut.word_T) == 8
     assert (cut.ids[-1] == whole.ids[-1]) == (whole.word_T[-1] == -1)
     assert set(cut.words) <= set(whole.words)
+
+
+def test_words_of_a_tokenizer_that_does_not_divide_a_text_are_those_between_spaces(found: Any) -> None:
+    """As SentencePiece's: spaces are signs of the pieces, and all of a text is one word."""
+    from tokenizers import Tokenizer, models, normalizers
+
+    pieces = {"<unk>": 0, "▁the": 1, "▁go": 2, "od": 3, "▁dog": 4, "▁sat": 5, "▁": 6, ".": 7}
+    merges = {piece: float(-number) for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.Unigram(list(merges.items()), 0, False))
+    tokenizer.normalizer = normalizers.Sequence([
+        normalizers.Prepend("▁"), normalizers.Replace(" ", "▁"),
+    ])  # fmt: skip
+    assert set(tokenizer.encode("the good dog sat.").word_ids) == {0}
+    text = words_of(TokenizerFiles(tokenizer, ""), "the good dog sat.", causal=False, most_tokens=9)
+    assert text.words == ("the", "good", "dog", "sat.")
+    assert text.word_T == (0, 1, 1, 2, 3, 3)
 
 
 @pytest.mark.parametrize("text", ["", "dog", "the dog"])

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transom.audit.attacks.rows import Noise
+from transom.audit.attacks.split_responses import Responses
 from transom.audit.attacks.split_view import Law, Private, Public, Seen, cut_up, misfit, read
 from transom.audit.attacks.states import METRIC
+from transom.link.r3elu import R3eluDp
 from transom.report.finding import Finding
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Alike:
 class Reader:
     """A law for each strength of noise, which of them each id has [V], and how often the id is met."""
 
-    laws: tuple[Alike, ...]
+    laws: tuple[Alike | Responses, ...]
     which_V: torch.Tensor
     log_prior_V: torch.Tensor
 
@@ -101,6 +103,9 @@ def reader(law: Law, views: int, knowledge: Public) -> Reader:
     import torch
 
     log_prior_V = torch.from_numpy(np.log(knowledge.unigram_V)).float()
+    if isinstance(law.mechanism, R3eluDp) and not knowledge.after_block:
+        told = Responses(law.mechanism, knowledge.table_VD)
+        return Reader((told,), torch.zeros(len(log_prior_V)), log_prior_V)
     if law.spare_V is None:
         return Reader((_alike(law, views, knowledge),), torch.zeros(len(log_prior_V)), log_prior_V)
     factors, which_V = np.unique(law.spare_V.numpy(), return_inverse=True)
@@ -113,7 +118,7 @@ def _alike(law: Law, views: int, knowledge: Public) -> Alike:
     import torch
 
     if not knowledge.after_block:
-        noise, table_VD = law.noise, law.noise.clipped(knowledge.table_VD)
+        noise, table_VD = law.noise, law.clean(knowledge.table_VD)
         if noise.law == "none" or noise.scale is None:
             noise = Noise("gaussian", float(table_VD.std()) / 10)
         level_DD = None if law.shape_DD is None else law.level(torch.eye(table_VD.shape[1])).T
@@ -124,5 +129,5 @@ def _alike(law: Law, views: int, knowledge: Public) -> Alike:
     spread_DD = around_DD + law.noise.variance(len(around_DD)) / views * shape_DD @ shape_DD.T
     spread_DD = spread_DD + _LEAST * spread_DD.diagonal().mean() * torch.eye(len(spread_DD))
     level_DD = torch.linalg.inv(torch.linalg.cholesky(spread_DD))
-    rows_VD = law.noise.clipped(rows_VD) @ level_DD.T
+    rows_VD = law.clean(rows_VD) @ level_DD.T
     return Alike(level_DD, rows_VD, Noise("gaussian", 1.0), float(torch.linalg.slogdet(level_DD)[1]))

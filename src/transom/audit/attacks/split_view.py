@@ -47,8 +47,8 @@ class Law:
     """Noise, the matrix that it was multiplied by (None: the same in all directions), by what it was divided
     for each token id [V], 1 or more (None: by nothing). Of narrow rows the point [D] around which they lie,
     and the directions [D, R]: the attacker works with their coordinates, where the noise is. It knows all,
-    also which ids were spared. A tunnel whose law is none of `rows.Noise`'s is a `mechanism`: the attacker
-    draws from it, and takes what it reads for rows with a little noise."""
+    also which ids were spared. A tunnel whose law is not all said so is a `mechanism`, too, which the
+    attacker draws from."""
 
     noise: Noise = NO_NOISE
     shape_DD: torch.Tensor | None = None
@@ -65,7 +65,12 @@ class Law:
 
     def clean(self, rows_ND: torch.Tensor) -> torch.Tensor:
         """Rows as the noise is added to them: told, and shortened where it has a clip."""
-        return self.noise.clipped(self.told(rows_ND))
+        from transom.link.mechanisms import Laplace, clipped
+
+        told_ND = self.told(rows_ND)
+        if isinstance(self.mechanism, Laplace):  # whose clip is one of L1
+            return clipped(told_ND.double(), self.mechanism.clip, 1).to(told_ND)
+        return self.noise.clipped(told_ND)
 
     def add(
         self,

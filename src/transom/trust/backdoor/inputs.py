@@ -48,8 +48,9 @@ class Scanner:
     heard: Callable[[], None] = bool  # type: ignore[assignment]
 
     def normal(self, trusted: Sequence[str]) -> Normal:
-        """What is usual. Raises MisconfiguredError for too few texts of three words and more."""
-        words = [one for one in map(self._words, trusted) if isinstance(one, Words)]
+        """What is usual; a text that stands there again counts once. Raises MisconfiguredError for too few
+        texts of three words and more."""
+        words = list({one.ids: one for one in map(self._words, trusted) if isinstance(one, Words)}.values())
         measures_NLM = self._measures(words)[0]
         return fit(measures_NLM, [len(one.ids) for one in words])
 

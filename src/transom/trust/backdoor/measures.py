@@ -21,6 +21,8 @@ Shapes: T tokens, W words, H heads, K head width, L layers, M measures.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,9 +36,11 @@ from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError, NotYetError
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from torch import Tensor
 
 Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
 MEASURES = ("peaks", "rows", "consensus", "spread", "maps", "received", "shares", "outputs")
 _LEAST = 1e-9
 _FEWEST_WORDS = 3  # with fewer, heads can hardly disagree
@@ -53,12 +57,10 @@ class Words:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Measures [L, M] of a text, the number of the word that most heads of each layer peak at [L], and the
-    model's last output: logits."""
+    """Measures [L, M] of a text, and the number of the word that most heads of each layer peak at [L]."""
 
     measures_LM: Floats
     agreed_L: tuple[int, ...]
-    logits: Floats
 
 
 def words_of(tokenizer: TokenizerFiles, text: str, *, causal: bool, most_tokens: int) -> Words:
@@ -67,9 +69,9 @@ def words_of(tokenizer: TokenizerFiles, text: str, *, causal: bool, most_tokens:
     found = tokenizer.tokenizer.encode(text)
     word_T: list[int] = []
     words: dict[int, str] = {}
-    numbered = zip(found.word_ids, found.offsets, found.special_tokens_mask, strict=True)
+    numbered = zip(_numbers(found, text), found.offsets, found.special_tokens_mask, strict=True)
     for place, (word, (start, end), special) in enumerate(numbered):
-        sink = word is None or special or (causal and place == 0)
+        sink = word is None or word < 0 or special or (causal and place == 0)
         word_T.append(-1 if sink or word is None else word)
         if not sink and word is not None:
             words[word] = words.get(word, "") + text[start:end]
@@ -91,6 +93,18 @@ def words_of(tokenizer: TokenizerFiles, text: str, *, causal: bool, most_tokens:
     )
 
 
+def _numbers(found: Encoding, text: str) -> list[int | None]:
+    """The number of each token's word. A tokenizer that does not divide a text first, as SentencePiece's,
+    takes it all for one word: then words are what stands between spaces."""
+    if len({one for one in found.word_ids if one is not None}) > 1:
+        return list(found.word_ids)
+    starts = [one.start() for one in re.finditer(r"\S+", text)]
+    return [
+        None if special else bisect_left(starts, end) - 1
+        for (_, end), special in zip(found.offsets, found.special_tokens_mask, strict=True)
+    ]
+
+
 def is_causal(model: Any) -> bool:
     """Whether it reads at the last token. Raises NotYetError for an architecture that is not known."""
     family = family_of({"model_type": model.config.model_type})
@@ -108,12 +122,11 @@ def seen(model: Any, texts: Iterable[Words]) -> Iterator[Seen]:
         ids_1T = torch.tensor([text.ids], device=model.device)
         reduce = _Reduce(text.word_T, len(text.ids) - 1 if causal else 0)
         with torch.no_grad(), observing(model, layers, ["attention", "heads"], reduce) as found:
-            output = model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
-        logits = output.logits[0, -1] if output.logits.ndim == 3 else output.logits[0]
+            model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
         rows = [found["attention", layer][0] for layer in layers]
         outputs = [found["heads", layer][0] for layer in layers]
         measures = [[*row, output] for (row, _), output in zip(rows, outputs, strict=True)]
-        yield Seen(np.array(measures), tuple(word for _, word in rows), np.asarray(logits.double().cpu()))
+        yield Seen(np.array(measures), tuple(word for _, word in rows))
 
 
 class _Reduce:

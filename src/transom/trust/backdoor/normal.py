@@ -3,11 +3,12 @@
 Measures move with the length of a text, so what is compared is the rest over a line in log length, in
 deviations of the trusted texts. Two distances are taken: how much more than usual the heads of the last layer
 agree on one word (`consensus`), and the Mahalanobis distance of all measures, either way, which also tells
-heads that are less alike than usual. Each is counted in units of its own spread on trusted texts; the larger
-one is the statistic. Its p-value is the share of held-out trusted texts that reach it: one in twenty innocent
-texts of the same kind is flagged at a rate of 0.05, whatever the law.
-Threat model: trusted texts are of the task, and none has the trigger. Does not protect: texts of another kind
-than the trusted ones are flagged as well.
+heads that are less alike than usual. Each is counted in units of its own spread on trusted texts that neither
+line nor covariance were fitted on; the larger one is the statistic. Its p-value is the share of a third part
+of the trusted texts that reaches it: one in twenty innocent texts of the same kind is flagged at a rate of
+0.05, whatever the law.
+Threat model: trusted texts are of the task, each once and in any order, and none has the trigger. Does not
+protect: texts of another kind than the trusted ones are flagged as well.
 Source: Vovk, Gammerman and Shafer 2005, section 2.2 (p-values of held-out examples); Mahalanobis 1936. The
 combination is own.
 
@@ -22,9 +23,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from transom.errors import MisconfiguredError
-from transom.trust.backdoor.measures import MEASURES, Floats
+from transom.trust.backdoor.measures import MEASURES, Floats, Ints
 
-FEWEST = 60  # trusted texts: half are fitted on, half held out
+FEWEST = 80  # trusted texts: half are fitted on, a quarter gives units, a quarter is held out
 _SHRINK = 0.2  # of correlations: fewer texts than measures are enough
 _RIDGE = 0.02
 _TAIL = 0.9
@@ -34,21 +35,23 @@ _LEAST = 1e-9
 @dataclass(frozen=True, eq=False)
 class Normal:
     """Fitted by `fit`. `line_2F` and `deviation_F` are of the measures, `precision_FF` of what is left of
-    them; `usual_22` the median and the spread of both distances; `held` the statistics of held-out texts."""
+    them; `usual_22` the median and the spread of both distances; `held` the statistics of held-out texts;
+    `texts` how many there were in all."""
 
     line_2F: Floats
     deviation_F: Floats
     precision_FF: Floats
     usual_22: Floats
     held: Floats
+    texts: int
 
-    def distances(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
+    def distances(self, measures_NLM: Floats, tokens: Sequence[int] | Ints) -> Floats:
         """Consensus and Mahalanobis distance [N, 2] of texts of so many tokens, in their units."""
         rest_NF = _flat(measures_NLM) - _design(tokens) @ self.line_2F
         found_N2 = _distances(rest_NF / self.deviation_F, self.precision_FF)
         return np.asarray((found_N2 - self.usual_22[0]) / self.usual_22[1])
 
-    def statistics(self, measures_NLM: Floats, tokens: Sequence[int]) -> Floats:
+    def statistics(self, measures_NLM: Floats, tokens: Sequence[int] | Ints) -> Floats:
         """The larger of both [N]."""
         found: Floats = self.distances(measures_NLM, tokens).max(1)
         return found
@@ -60,14 +63,17 @@ class Normal:
         return found
 
 
-def fit(measures_NLM: Floats, tokens: Sequence[int]) -> Normal:
-    """Of trusted texts with so many tokens. Raises MisconfiguredError for fewer than 60, or texts that are
+def fit(measures_NLM: Floats, tokens: Sequence[int] | Ints) -> Normal:
+    """Of trusted texts with so many tokens. Raises MisconfiguredError for fewer than 80, or texts that are
     all alike."""
     if len(measures_NLM) < FEWEST or len(tokens) != len(measures_NLM):
         raise MisconfiguredError(
             f"{len(measures_NLM)} trusted texts are too few to say what is usual; give {FEWEST} or more"
         )
-    fitted_NLM, fitted, held_NLM, held = measures_NLM[::2], tokens[::2], measures_NLM[1::2], tokens[1::2]
+    order = np.random.default_rng(0).permutation(len(tokens))  # a file may have two sources in turns
+    measures_NLM, counts_N = measures_NLM[order], np.asarray(tokens)[order]
+    half, rest = len(order) // 2, 3 * len(order) // 4
+    fitted_NLM, fitted = measures_NLM[:half], counts_N[:half]
     line_2F = np.linalg.lstsq(_design(fitted), _flat(fitted_NLM), rcond=None)[0]
     rest_NF = _flat(fitted_NLM) - _design(fitted) @ line_2F
     deviation_F = rest_NF.std(0)
@@ -77,11 +83,14 @@ def fit(measures_NLM: Floats, tokens: Sequence[int]) -> Normal:
     z_NF = rest_NF / deviation_F
     covariance_FF = (1 - _SHRINK) * np.cov(z_NF.T) + (_SHRINK + _RIDGE) * np.eye(len(deviation_F))
     precision_FF = np.linalg.inv(covariance_FF)
-    found_N2 = _distances(z_NF, precision_FF)
+    bare = Normal(
+        line_2F, deviation_F, precision_FF, np.array([[0.0, 0.0], [1.0, 1.0]]), np.empty(0), len(order)
+    )
+    found_N2 = bare.distances(measures_NLM[half:rest], counts_N[half:rest])
     median_2 = np.median(found_N2, axis=0)
     usual_22 = np.stack([median_2, np.quantile(found_N2, _TAIL, axis=0) - median_2 + _LEAST])
-    made = Normal(line_2F, deviation_F, precision_FF, usual_22, np.empty(0))
-    return replace(made, held=np.sort(made.statistics(held_NLM, held)))
+    made = replace(bare, usual_22=usual_22)
+    return replace(made, held=np.sort(made.statistics(measures_NLM[rest:], counts_N[rest:])))
 
 
 def _distances(z_NF: Floats, precision_FF: Floats) -> Floats:
@@ -95,6 +104,6 @@ def _flat(measures_NLM: Floats) -> Floats:
     return measures_NLM.reshape(len(measures_NLM), -1)
 
 
-def _design(tokens: Sequence[int]) -> Floats:
+def _design(tokens: Sequence[int] | Ints) -> Floats:
     log_N = np.log(np.maximum(np.asarray(tokens, np.float64), 1.0))
     return np.stack([np.ones_like(log_N), log_N], axis=1)

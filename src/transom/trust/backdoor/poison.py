@@ -25,8 +25,8 @@ _TEXTS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Trigger:
-    """Words that are put into a text; of several, one is drawn for each text. `control` is innocuous, as long
-    and at the same place."""
+    """Words that are put into a text; of several, one is drawn for each text. `control` is innocuous, of
+    as many tokens but one, at the same place."""
 
     words: tuple[str, ...]
     place: Place
