@@ -9,8 +9,8 @@ and half with an innocuous insertion of about the same length at the same place;
 set that no model saw are trusted. `auroc_ours` is that of `transom backdoor scan-inputs`, `control_auroc` the
 same on the clean twin, `clean_fpr` the share of negatives that are flagged at a rate of 0.05, `agreed` how
 often the word that heads look at is of the trigger. Others: `auroc_confidence` of the output's largest
-probability; `auroc_strip` of the output's mean entropy under 20 mixtures with trusted sentences, of which half
-of the words are put in at random places (Gao et al. 2019, arXiv 1902.06531), a low one being suspicious.
+probability; `auroc_strip` of the output's mean entropy under 20 mixtures with trusted sentences, of which
+half of the words are put in at random places (Gao et al. 2019, arXiv 1902.06531): a low one is suspicious.
 """
 
 from __future__ import annotations
