@@ -25,7 +25,6 @@ from transom.audit.attacks.rows import Noise
 from transom.audit.attacks.split_responses import Responses
 from transom.audit.attacks.split_view import Law, Private, Public, Seen, cut_up, misfit, read
 from transom.audit.attacks.states import METRIC
-from transom.link.r3elu import R3eluDp
 from transom.report.finding import Finding
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ def _views(target: Seen, knowledge: Public) -> torch.Tensor:
 def reader(law: Law, views: int, knowledge: Public) -> Reader:
     """For states with noise of `law`: one view at the embedding, the mean of so many after blocks."""
     import torch
+
+    from transom.link.r3elu import R3eluDp
 
     log_prior_V = torch.from_numpy(np.log(knowledge.unigram_V)).float()
     if isinstance(law.mechanism, R3eluDp) and not knowledge.after_block:

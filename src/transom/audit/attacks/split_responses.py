@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transom.link.r3elu import R3eluDp
-
 if TYPE_CHECKING:
     import torch
+
+    from transom.link.r3elu import R3eluDp
 
 _AT_ONCE = 64  # tokens
 _END = 1 - 1e-6  # of the range: from there on a value was drawn back
