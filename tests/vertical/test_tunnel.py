@@ -157,10 +157,10 @@ def test_a_prediction_has_the_strength_of_the_training(
     jobs, parts = jobs_with(tmp_path, settings("gaussian")), make_parts("binary")
     run.simulate(jobs, parts, Heard())
     monkeypatch.setattr("transom.link.tunnels._DIGITS", 0.5)
-    TunnelSettings.mechanism.cache_clear()
+    TunnelSettings.strength.cache_clear()
     with pytest.raises(CheckpointError, match="noise was"):
         run.predict_here(jobs, parts)
-    TunnelSettings.mechanism.cache_clear()
+    TunnelSettings.strength.cache_clear()
 
 
 def test_what_a_watch_saw_survives_a_kill(tmp_path: Path) -> None:
