@@ -122,6 +122,8 @@ def test_what_is_missing_is_said() -> None:
     few = replace(made, knowledge=Aux(made.knowledge.rows_K[:20]))
     for name in ("property", "reconstruction", "hijack"):
         assert "20 rows are known" in found(few, name).reason
+    whole = replace(made, knowledge=Aux(np.arange(1500)), target=replace(made.target, steps=2))
+    assert "no row was released that is not known" in found(whole, "hijack").reason
     alone = replace(made, target=replace(made.target, make=None))
     assert "give the feature party's job" in found(alone, "hijack").reason
     bare = replace(made, data=replace(made.data, property_N=None))

@@ -72,6 +72,8 @@ def attack(target: Tunnelled, knowledge: Aux, data: Hidden, budget_s: float, nam
         last, stopped, steps = _train(attacker, victim, order, min(STEPS, target.steps), ends)
         read_O, guess_OF = _read(attacker, last, known_N)
     note = f"{len(knowledge.rows_K)} rows are known, {steps} steps{stopped}"
+    if not len(read_O):
+        return not_run(name, data.metric, f"{note}: no row was released that is not known")
     known_KF = data.values_NF[knowledge.rows_K]
     return likeness(name, data, read_O, guess_OF, known_KF.mean(0), note)
 
@@ -103,7 +105,7 @@ def _read(attacker: Attacker, last: Released, known_N: Bools) -> tuple[Ints, Flo
     for numbers_B, released_BW in last:
         pairs = zip(numbers_B.tolist(), attacker.read(released_BW), strict=True)
         seen |= {number: guess_F for number, guess_F in pairs if not known_N[number]}
-    return np.array(list(seen)), np.stack(list(seen.values()))
+    return np.array(list(seen), np.int64), np.array(list(seen.values()))
 
 
 class Attacker:
