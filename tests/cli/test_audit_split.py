@@ -140,6 +140,19 @@ def test_a_tunnel_is_attacked_by_its_law(
     assert (found[2.0] > 0.9) if kind == "clipping" else (found[2.0] < 0.4)
 
 
+@pytest.mark.parametrize("epochs", [1, 9])
+def test_gradients_are_seen_once_an_epoch_through_their_tunnel(models: dict[str, Path], epochs: int) -> None:
+    """An attacker has the mean of all epochs, and is told how far it is off."""
+    tunnel = {"kind": "gaussian", "clip": 1.0, "sigma": 40.0}
+    train = {"epochs": epochs}
+    job = make_job(models, {}, layout="customer", gradient_tunnel=tunnel, train=train)
+    target = case(job, Path("public.csv"), 48, 2).target
+    read_BD = torch.stack([one[0] for one in target.top_gradients])  # where the head reads
+    assert target.gradient_noise == pytest.approx(40 / 16 / epochs**0.5, rel=0.05)  # of 16 rows' mean loss
+    assert float(read_BD.std()) == pytest.approx(target.gradient_noise, rel=0.1)
+    assert not any(one[1:].any() for one in target.top_gradients)
+
+
 def test_the_customers_gradients_give_labels_and_next_tokens_away(
     models: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
