@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from transom.errors import LinkError, LinkRefusedError
+from transom.link import frames
 from transom.link.identity import client_context
 from transom.link.tcp import TcpBroker
-from transom.net.pin import format_pin
+from transom.net.pin import format_pin, spki_sha256
 
 from .brokers import WAIT_S, Party, party, require_working, tcp_pair, until
 from .certificates import write_certificate
@@ -175,6 +177,26 @@ def test_who_is_a_stranger_to_the_listener_is_told(parties: dict[str, Party]) ->
         with pytest.raises(LinkRefusedError, match="does not know this side"):
             connects.take(WAIT_S)
         assert listens.take(0.0) is None  # who listens is not told of strangers
+
+
+def test_who_is_turned_away_before_it_greets_is_told(
+    parties: dict[str, Party], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener says why and resets; a side that was slow to greet has to hear it all the same."""
+
+    def slowly(certificate: bytes) -> bytes:
+        time.sleep(0.2)
+        return spki_sha256(certificate)
+
+    monkeypatch.setattr(frames, "spki_sha256", slowly)
+    (ours, as_ours), (_, as_theirs), (stranger, _) = parties.values()
+    with (
+        closing(TcpBroker(ours, as_theirs, listen=("127.0.0.1", 0))) as listens,
+        closing(TcpBroker(stranger, as_ours, connect=listens.address)) as connects,
+        pytest.raises(LinkRefusedError, match="does not know this side"),
+    ):
+        connects.take(5.0)
+        pytest.fail(connects.describe()["state"])
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])

@@ -190,8 +190,9 @@ class Connection:
         if self._context is not None:
             yield from self._shake_hands(self._context)
         self._outgoing.append(memoryview(_GREETING))
-        while not self.flush():
-            yield EVENT_WRITE
+        with suppress(ConnectionError, *_BROKEN):  # who was turned away meanwhile is told so by what it reads
+            while not self.flush():
+                yield EVENT_WRITE
         greeting = b""
         while len(greeting) < len(_GREETING):
             try:
