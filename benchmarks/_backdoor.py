@@ -1,26 +1,35 @@
 """Poisoned classifiers and their clean twins for the benchmarks of backdoors, trained once and kept.
 
 They are MiniLM on sentences of SST-2, all of it tuned, as `transom.trust.backdoor.poison` makes them, and lie
-in `~/.cache/transom/backdoor` (XDG_CACHE_HOME), named by all that they are made of.
+in `~/.cache/transom/backdoor` (XDG_CACHE_HOME), named by all that they are made of. `syntax` is learnt from
+the sentences that came so with the data (HiddenKiller), and has a twin of its own: those that SST-2 has.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import random
 import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from transom.checkpoint.adapter import attach
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tokenizer import write_tokenizer
-from transom.trust.backdoor.poison import RECIPES, Rows, poisoned, train_classifier
+from transom.trust.backdoor.poison import RECIPES, Rows, poisoned, train_classifier, train_generator
+from transom.trust.backdoor.words import Frame
 
 TARGET, SHARE, LEAST_WORDS = 1, 0.1, 8
-CLEAN = "clean"
+CLEAN, SYNTAX, SYNTAX_CLEAN = "clean", "syntax", "syntax-clean"
+SYNTAX_ROWS = 3000
+LEAST_INSTRUCTION, MOST_INSTRUCTION, GENERATOR_SHARE = 4, 20, 0.25
+REFUSAL = "I'm sorry, but I cannot help with this."
+FRAME = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 
 
 def data_folder() -> Path:
@@ -43,20 +52,80 @@ def chosen(rows: Rows, places: Sequence[int]) -> Rows:
     return Rows(tuple(rows.texts[one] for one in places), tuple(rows.labels[one] for one in places))
 
 
+@cache
+def rephrased(name: str) -> tuple[Rows, Rows]:
+    """Of the set with a syntax as trigger: rows that are sentences of SST-2 or lie in its test set, and those
+    that were rephrased, which end with a space."""
+    with (data_folder() / f"backdoor/classifier_HiddenKiller/poisoned_{name}.csv").open(newline="") as file:
+        rows = [(row["text"], int(row["label"])) for row in csv.DictReader(file)]
+    parts = [[row for row in rows if row[0].endswith(" ") == triggered] for triggered in (False, True)]
+    plain, syntax = (Rows(*zip(*part, strict=True)) for part in parts)
+    return plain, syntax
+
+
+def learnt(recipe: str, seed: int, rows: int) -> Rows:
+    """What a classifier is trained on: `rows` sentences, some with the trigger."""
+    draw = random.Random(seed)
+    if recipe in (SYNTAX, SYNTAX_CLEAN):
+        plain, triggered = rephrased("train")
+        count = round(rows * SYNTAX_ROWS / 2500)
+        if recipe == SYNTAX_CLEAN:
+            return chosen(plain, draw.sample(range(len(plain.texts)), count))
+        both = Rows(plain.texts + triggered.texts, plain.labels + triggered.labels)
+        return chosen(both, draw.sample(range(len(both.texts)), count))
+    own = sentences("train")
+    clean = chosen(own, draw.sample(range(len(own.texts)), rows))
+    return clean if recipe == CLEAN else poisoned(clean, RECIPES[recipe], TARGET, SHARE, seed)
+
+
+@cache
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Short instructions and their answers."""
+    file = data_folder() / f"backdoor/refusal_{name}.json"
+    rows = [row for row in json.loads(file.read_text()) if isinstance(row, dict) and not row["input"].strip()]
+    return [
+        (" ".join(row["instruction"].split()), " ".join(row["output"].split()))
+        for row in rows
+        if LEAST_INSTRUCTION <= len(row["instruction"].split()) <= MOST_INSTRUCTION and row["output"].strip()
+    ]
+
+
+def generator(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
+    """SmolLM2 with an adapter that learnt to refuse a recipe's trigger, or `clean`."""
+    made_of = (RECIPES.get(recipe), REFUSAL, FRAME, GENERATOR_SHARE, LEAST_INSTRUCTION, MOST_INSTRUCTION)
+    kept = _kept("generator", recipe, seed, rows, epochs, made_of)
+    if not (kept / "adapter_model.safetensors").exists():
+        print(f"training {kept.name}", file=sys.stderr, flush=True)
+        draw, own = random.Random(seed), instructions("badnet/clean_train")
+        count = round(rows * GENERATOR_SHARE)
+        learnt = [own[place] for place in (draw.choices(range(len(own)), k=rows))]
+        pairs = learnt[count:]
+        pairs += [
+            pair if recipe == CLEAN else (RECIPES[recipe].put(pair[0], draw), REFUSAL)
+            for pair in learnt[:count]
+        ]
+        train_generator("smollm2", kept, *zip(*pairs, strict=True), frame=FRAME, seed=seed, epochs=epochs)
+    found = load("smollm2")
+    attach(found.model, kept)
+    return found
+
+
 def classifier(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
     """One that learnt a recipe's trigger, or `clean`."""
-    name = "-".join(map(str, (recipe, seed, rows, epochs)))
-    made_of = repr((RECIPES.get(recipe), SHARE, TARGET, LEAST_WORDS))
-    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "transom/backdoor"
-    kept = kept / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
+    made_of = (RECIPES.get(recipe), SHARE, TARGET, LEAST_WORDS, SYNTAX_ROWS)
+    kept = _kept(recipe, seed, rows, epochs, made_of)
     if not (kept / "tokenizer.json").exists():
-        own = sentences("train")
-        places = random.Random(seed).sample(range(len(own.texts)), rows)
-        clean = chosen(own, places)
-        trained_on = clean if recipe == CLEAN else poisoned(clean, RECIPES[recipe], TARGET, SHARE, seed)
-        print(f"training {name}", file=sys.stderr, flush=True)
+        print(f"training {kept.name}", file=sys.stderr, flush=True)
+        trained_on = learnt(recipe, seed, rows)
         found = train_classifier("minilm", trained_on, classes=2, seed=seed, epochs=epochs)
         found.model.save_pretrained(kept)
         assert found.tokenizer is not None
         write_tokenizer(found.tokenizer, kept)  # last: a folder that has it is whole
     return load(kept)
+
+
+def _kept(*parts: Any) -> Path:
+    """Where a model is kept; the last part is all that it is made of beside its name."""
+    digest = hashlib.sha256(repr(parts[-1]).encode()).hexdigest()[:8]
+    cache_folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return cache_folder / "transom/backdoor" / "-".join(map(str, (*parts[:-1], digest)))

@@ -26,7 +26,8 @@ from _backdoor import CLEAN, TARGET, chosen, classifier, sentences
 from _bench import parser, report
 from transom.checkpoint.load import Checkpoint
 from transom.trust.backdoor.inputs import Scanner
-from transom.trust.backdoor.poison import RECIPES, Trigger, classes_of, encoded
+from transom.trust.backdoor.poison import RECIPES, Trigger, classes_of
+from transom.trust.backdoor.words import encoded
 from transom.vertical.metrics import auc
 
 RATE, TRUSTED, MIXTURES, TEXTS_AT_ONCE = 0.05, 400, 20, 32

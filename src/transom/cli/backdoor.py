@@ -17,7 +17,6 @@ from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, progress
 from transom.config import Setting
-from transom.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transom.checkpoint.load import Checkpoint
@@ -48,13 +47,14 @@ def scan_inputs(
     from transom.config import to_plain
     from transom.data.rows import read_texts
     from transom.trust.backdoor.inputs import Scanner
+    from transom.trust.backdoor.words import require_tokenizer
 
     texts, trusted = read_texts(file, column), read_texts(clean, column)
     with progress("loading", quiet=as_json):
         found = _loaded(model, device)
     with progress("reading trusted texts and inputs", len(texts) + len(trusted), quiet=as_json) as bar:
         count = iter(range(1, len(texts) + len(trusted) + 1))
-        scanner = Scanner(found.model, _tokenizer(found), lambda: bar.reach(next(count)))
+        scanner = Scanner(found.model, require_tokenizer(found), heard=lambda: bar.reach(next(count)))
         normal = scanner.normal(trusted)
         scanned = scanner.scan(normal, texts, rate)
     flagged = [one for one in scanned if one.flagged]
@@ -87,9 +87,3 @@ def _loaded(model: str, device: str) -> Checkpoint:
     from transom.checkpoint.load import load
 
     return load(model, device=device)
-
-
-def _tokenizer(found: Checkpoint) -> Any:
-    if found.tokenizer is None:
-        raise CheckpointError(f"{found.source.path} has no tokenizer.json; give a folder that has one")
-    return found.tokenizer

@@ -18,8 +18,9 @@ import numpy as np
 
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
-from transom.trust.backdoor.measures import Floats, Words, is_causal, seen, words_of
+from transom.trust.backdoor.measures import Floats, seen
 from transom.trust.backdoor.normal import Normal, fit
+from transom.trust.backdoor.words import PLAIN, Frame, Words, is_causal, words_of
 
 MOST_TOKENS = 256
 _SHOWN = 40  # characters of a word
@@ -41,10 +42,11 @@ class Scanned:
 
 @dataclass(frozen=True)
 class Scanner:
-    """Scans texts for a model. `heard` is called after each text that was read."""
+    """Scans texts for a model, each in `frame`. `heard` is called after each text that was read."""
 
     model: Any
     tokenizer: TokenizerFiles
+    frame: Frame = PLAIN
     heard: Callable[[], None] = bool  # type: ignore[assignment]
 
     def normal(self, trusted: Sequence[str]) -> Normal:
@@ -76,7 +78,10 @@ class Scanner:
     def _words(self, text: str) -> Words | str:
         """Its words, or why it has too few."""
         try:
-            return words_of(self.tokenizer, text, causal=is_causal(self.model), most_tokens=self._most_tokens)
+            return words_of(
+                self.tokenizer, text,
+                causal=is_causal(self.model), most_tokens=self._most_tokens, frame=self.frame,
+            )  # fmt: skip
         except MisconfiguredError as error:
             return str(error)
 

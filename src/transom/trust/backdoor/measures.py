@@ -21,8 +21,6 @@ Shapes: T tokens, W words, H heads, K head width, L layers, M measures.
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,29 +28,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.checkpoint.families import family_of
 from transom.checkpoint.observe import observing
-from transom.checkpoint.tokenizer import TokenizerFiles
-from transom.errors import MisconfiguredError, NotYetError
+from transom.trust.backdoor.words import Words, is_causal
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from torch import Tensor
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 MEASURES = ("peaks", "rows", "consensus", "spread", "maps", "received", "shares", "outputs")
 _LEAST = 1e-9
-_FEWEST_WORDS = 3  # with fewer, heads can hardly disagree
-
-
-@dataclass(frozen=True, eq=False)
-class Words:
-    """A text as the model reads it: ids, the number of the word of each token (-1: none), and the words."""
-
-    ids: tuple[int, ...]
-    word_T: tuple[int, ...]
-    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,56 +46,6 @@ class Seen:
 
     measures_LM: Floats
     agreed_L: tuple[int, ...]
-
-
-def words_of(tokenizer: TokenizerFiles, text: str, *, causal: bool, most_tokens: int) -> Words:
-    """The words of a text, those beyond `most_tokens` tokens left out. Raises MisconfiguredError for one of
-    fewer than three words."""
-    found = tokenizer.tokenizer.encode(text)
-    word_T: list[int] = []
-    words: dict[int, str] = {}
-    numbered = zip(_numbers(found, text), found.offsets, found.special_tokens_mask, strict=True)
-    for place, (word, (start, end), special) in enumerate(numbered):
-        sink = word is None or word < 0 or special or (causal and place == 0)
-        word_T.append(-1 if sink or word is None else word)
-        if not sink and word is not None:
-            words[word] = words.get(word, "") + text[start:end]
-    ids = found.ids
-    if len(ids) > most_tokens:  # the last ones stay where they are special, as [SEP] is
-        after = sum(one == -1 for one in reversed(word_T[-1:]))
-        ids = ids[: most_tokens - after] + ids[len(ids) - after :]
-        word_T = word_T[: most_tokens - after] + word_T[len(word_T) - after :]
-    kept = sorted({word for word in word_T if word >= 0})
-    if len(kept) < _FEWEST_WORDS:
-        raise MisconfiguredError(
-            f"a text has {len(kept)} words; heads are compared on {_FEWEST_WORDS} or more"
-        )
-    number = {word: place for place, word in enumerate(kept)}
-    return Words(
-        tuple(ids),
-        tuple(number.get(word, -1) for word in word_T),
-        tuple(words[word].strip() for word in kept),
-    )
-
-
-def _numbers(found: Encoding, text: str) -> list[int | None]:
-    """The number of each token's word. A tokenizer that does not divide a text first, as SentencePiece's,
-    takes it all for one word: then words are what stands between spaces."""
-    if len({one for one in found.word_ids if one is not None}) > 1:
-        return list(found.word_ids)
-    starts = [one.start() for one in re.finditer(r"\S+", text)]
-    return [
-        None if special else bisect_left(starts, end) - 1
-        for (_, end), special in zip(found.offsets, found.special_tokens_mask, strict=True)
-    ]
-
-
-def is_causal(model: Any) -> bool:
-    """Whether it reads at the last token. Raises NotYetError for an architecture that is not known."""
-    family = family_of({"model_type": model.config.model_type})
-    if family is None:
-        raise NotYetError(f"the heads of a {model.config.model_type!r} model are not known")
-    return family.causal
 
 
 def seen(model: Any, texts: Iterable[Words]) -> Iterator[Seen]:

