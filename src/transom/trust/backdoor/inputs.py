@@ -52,9 +52,13 @@ class Scanner:
     def normal(self, trusted: Sequence[str]) -> Normal:
         """What is usual; a text that stands there again counts once. Raises MisconfiguredError for too few
         texts of three words and more."""
-        words = list({one.ids: one for one in map(self._words, trusted) if isinstance(one, Words)}.values())
+        words = self.distinct(trusted)
         measures_NLM = self._measures(words)[0]
         return fit(measures_NLM, [len(one.ids) for one in words])
+
+    def distinct(self, texts: Sequence[str]) -> list[Words]:
+        """Texts of three words and more, each once."""
+        return list({one.ids: one for one in map(self._words, texts) if isinstance(one, Words)}.values())
 
     def scan(self, normal: Normal, texts: Sequence[str], rate: float) -> list[Scanned]:
         """Each text in order; one is flagged where at most the share `rate` of trusted texts is as far."""

@@ -82,7 +82,7 @@ class _Reduce:
         return self._attention(value) if kind == "attention" else self._outputs(value)
 
     def _attention(self, map_HTT: Tensor) -> tuple[list[float], int]:
-        map_HTW = _shares(map_HTT @ self._word_TW)
+        map_HTW = on_words(map_HTT @ self._word_TW)
         row_HW, maps_HTW = map_HTW[:, self._read], map_HTW[:, self._content_T]
         mean_W = row_HW.mean(0)
         entropy = -(mean_W * (mean_W + _LEAST).log()).sum()
@@ -107,7 +107,8 @@ class _Reduce:
         return _alike((rows_HTK @ rows_HTK.transpose(1, 2)).flatten(1))
 
 
-def _shares(rows: Tensor) -> Tensor:
+def on_words(rows: Tensor) -> Tensor:
+    """Rows of what is given to words, brought to a sum of 1."""
     return rows / rows.sum(-1, keepdim=True).clamp(min=_LEAST)
 
 
