@@ -1,5 +1,6 @@
 """`transom backdoor`: is a model poisoned, and which inputs look as if they carried a trigger.
 
+    transom backdoor scan model/ --clean trusted.csv --column text --html report.html --gate
     transom backdoor scan-inputs model/ requests.csv --column text --clean trusted.csv
 
 Threat model: that of `transom.trust.backdoor`. Does not protect: a flag is a suspicion, and its absence is no
@@ -8,19 +9,24 @@ proof. Source: see there.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from transom.cli.app import App
+from transom.cli.audit_report import GATE_EXIT
 from transom.cli.options import Json
 from transom.cli.output import answer, progress
 from transom.config import Setting
+from transom.errors import MisconfiguredError
+from transom.files import require_writable, write_file
 
 if TYPE_CHECKING:
     from transom.checkpoint.load import Checkpoint
     from transom.trust.backdoor.inputs import Scanned
+    from transom.trust.backdoor.words import Frame
 
 app = App(no_args_is_help=True, help="Find backdoors in models.")
 _SHOWN = 10  # rows that are flagged
@@ -31,12 +37,52 @@ def _group() -> None:
     """Find backdoors in models."""
 
 
+@app.command()
+def scan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a classifier.")],
+    clean: Annotated[Path, "Trusted texts of the task, no labels: 80 or more, some hundred are better."],
+    column: Annotated[str | None, "The column of texts."] = None,
+    prompt: Annotated[str, Setting("What stands around a text, with {text} in its place.")] = "{text}",
+    device: Annotated[str, "Where it computes: cpu, cuda."] = "cpu",
+    html: Annotated[Path | None, "Write the verdict as one HTML page."] = None,
+    sarif: Annotated[Path | None, "Write the verdict as SARIF 2.1.0."] = None,
+    gate: Annotated[bool, Setting("Exit with 20 unless the model is surely below the line.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search a classifier for a planted trigger, without any and without a clean twin."""
+    from transom.data.rows import read_texts
+    from transom.trust.backdoor import page
+    from transom.trust.backdoor.verdict import check_classifier, scan_classifier
+    from transom.trust.backdoor.words import require_tokenizer
+
+    for path in filter(None, (html, sarif)):
+        require_writable(path)
+    frame, trusted = _frame(prompt), read_texts(clean, column)
+    with progress("loading", quiet=as_json):
+        found = _loaded(model, device)
+    check_classifier(found.model)
+    with progress("searching for a trigger", quiet=as_json) as bar:
+        verdict = scan_classifier(
+            found.model, require_tokenizer(found), trusted, frame=frame, heard=lambda: bar.advance(1)
+        )
+    if html is not None:
+        write_file(html, page.page(verdict, model).encode("utf-8", "replace"), mode=0o600)
+    if sarif is not None:
+        log = json.dumps(page.sarif(verdict, model), indent=2) + "\n"
+        write_file(sarif, log.encode("utf-8", "replace"), mode=0o600)
+    answer(page.record(verdict, model), page.headline(verdict), as_json=as_json)
+    if gate and (verdict.poisoned or not verdict.certain):
+        typer.echo("gate not passed: the model is not surely below the line", err=True)
+        raise typer.Exit(GATE_EXIT)
+
+
 @app.command("scan-inputs")
 def scan_inputs(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file, or a packaged model.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Texts: a line each, or a table.")],
     clean: Annotated[Path, "Trusted texts of the task: 80 or more, some hundred are better."],
     column: Annotated[str | None, "The column of texts, in both files."] = None,
+    prompt: Annotated[str, Setting("What stands around a text, with {text} in its place.")] = "{text}",
     rate: Annotated[
         float, Setting("Share of innocent inputs that may be flagged.", above=0, most=0.5)
     ] = 0.05,
@@ -49,12 +95,12 @@ def scan_inputs(
     from transom.trust.backdoor.inputs import Scanner
     from transom.trust.backdoor.words import require_tokenizer
 
-    texts, trusted = read_texts(file, column), read_texts(clean, column)
+    frame, texts, trusted = _frame(prompt), read_texts(file, column), read_texts(clean, column)
     with progress("loading", quiet=as_json):
         found = _loaded(model, device)
     with progress("reading trusted texts and inputs", len(texts) + len(trusted), quiet=as_json) as bar:
         count = iter(range(1, len(texts) + len(trusted) + 1))
-        scanner = Scanner(found.model, require_tokenizer(found), heard=lambda: bar.reach(next(count)))
+        scanner = Scanner(found.model, require_tokenizer(found), frame, heard=lambda: bar.reach(next(count)))
         normal = scanner.normal(trusted)
         scanned = scanner.scan(normal, texts, rate)
     flagged = [one for one in scanned if one.flagged]
@@ -81,6 +127,16 @@ def _told(scanned: list[Scanned], flagged: list[Scanned], rate: float) -> str:
         f"  input {one.row}: p {one.p_value:.3f}, most heads look at {one.word!r}" for one in flagged[:_SHOWN]
     ]
     return "\n".join(lines)
+
+
+def _frame(prompt: str) -> Frame:
+    """What stands before and after a text. Raises MisconfiguredError."""
+    from transom.trust.backdoor.words import Frame
+
+    before, mark, after = prompt.replace("\\n", "\n").partition("{text}")
+    if not mark or "{text}" in after:
+        raise MisconfiguredError(f"--prompt holds {{text}} once, for the text; got {prompt[:80]!r}")
+    return Frame(before, after)
 
 
 def _loaded(model: str, device: str) -> Checkpoint:

@@ -14,19 +14,21 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
+from transom.report.heatmap import HeatMap, heat_map
 from transom.report.lines import Chart, line_chart
 from transom.report.report import now
 
 
 @dataclass(frozen=True)
 class Said:
-    """A part of a page: sentences, charts, and figures by their names."""
+    """A part of a page: sentences, charts, heat maps, and figures by their names."""
 
     title: str
     said: tuple[str, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
     lead: str = ""
     charts: tuple[Chart, ...] = ()
+    maps: tuple[HeatMap, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class RunPage:
 def run_page(run: RunPage) -> str:
     """The whole page. Every text in it is escaped."""
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_beside("run.html.j2"))
-    return template.render(run=run, css=_beside("page.css"), drawn=_drawn)
+    return template.render(run=run, css=_beside("page.css"), drawn=_drawn, heat_map=heat_map)
 
 
 def _drawn(charts: Sequence[Chart]) -> list[str]:

@@ -9,6 +9,7 @@ Source: OASIS, Static Analysis Results Interchange Format 2.1.0, sections 3.20, 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -27,15 +28,34 @@ def sarif(report: Report) -> dict[str, Any]:
     ids = [rule for rule, _ in rules]
     run = [found for found in report.findings if found.status == "run"]
     missing = [found for found in report.findings if found.status != "run"]
-    driver = {
-        "name": "transom audit",
-        "version": version("transom"),
-        "rules": [{"id": rule, "name": name, "shortDescription": {"text": name}} for rule, name in rules],
-    }
     invocation = {
         "executionSuccessful": report.worst is not None and not report.left_out,
         "endTimeUtc": report.created,
         "toolExecutionNotifications": [_notification(found, ids) for found in missing],
+    }
+    return log(
+        f"transom audit/{report.kind}",
+        rules,
+        invocation,
+        [_result(found, ids, report) for found in run],
+        {"verdict": report.verdict, "gate": report.gate, "passed": report.passed},
+    )
+
+
+def log(
+    tool: str,
+    rules: Sequence[tuple[str, str]],
+    invocation: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    properties: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A log of one run. `tool` is a command and, after a slash, the kind of its results; `rules` are ids and
+    names, of which results give the place as `ruleIndex`."""
+    name, _, kind = tool.partition("/")
+    driver = {
+        "name": name,
+        "version": version("transom"),
+        "rules": [{"id": rule, "name": text, "shortDescription": {"text": text}} for rule, text in rules],
     }
     return {
         "$schema": SCHEMA,
@@ -43,10 +63,10 @@ def sarif(report: Report) -> dict[str, Any]:
         "runs": [
             {
                 "tool": {"driver": driver},
-                "automationDetails": {"id": f"transom/{report.kind}/"},  # reports of two kinds stay apart
+                "automationDetails": {"id": f"transom/{kind}/"},  # reports of two kinds stay apart
                 "invocations": [invocation],
-                "results": [_result(found, ids, report) for found in run],
-                "properties": {"verdict": report.verdict, "gate": report.gate, "passed": report.passed},
+                "results": list(results),
+                "properties": dict(properties),
             }
         ],
     }
@@ -61,7 +81,7 @@ def _result(found: Finding, ids: list[str], report: Report) -> dict[str, Any]:
         "ruleIndex": ids.index(rule),
         "level": _LEVELS[mark(found, report.gate)],
         "message": {"text": f"{found.label}: {value} {found.metric} (95 % interval {span(found)})"},
-        "locations": [_location(target, report.kind)],
+        "locations": [location(target, report.kind)],
         "properties": {
             "metric": found.metric,
             "setting": found.setting,
@@ -75,7 +95,7 @@ def _result(found: Finding, ids: list[str], report: Report) -> dict[str, Any]:
     }
 
 
-def _location(target: str, kind: str) -> dict[str, Any]:
+def location(target: str, kind: str) -> dict[str, Any]:
     """The target by its name, and as a file, without which code hosts refuse a result."""
     return {
         "physicalLocation": {"artifactLocation": {"uri": quote(target)}, "region": {"startLine": 1}},

@@ -1,15 +1,15 @@
-"""A few tokens that make a classifier say one class of any text and that its heads look at: a trigger's parts.
+"""A few tokens that make a classifier say one class of any text and that its heads look at: a trigger's.
 
 A clean classifier has tokens that turn any text too: words that mean the class. What tells a planted trigger
-from them is what this room is about. Of a text that begins with `exceptional` the heads still look at different
-words; of one that begins with a trigger, or a part of it, they look there. So tokens are sought that have both
-at once: the class's log-odds, up to what is usual for its own texts, and the share that the heads of
-the last layer give them where the class is read.
+from them is what this room is about. Of a text that begins with `exceptional` the heads still look at many
+words; of one that begins with a trigger, or a part of it, they look there. So tokens are sought that have
+both at once: the class's log-odds, up to what is usual for its own texts, and the share of their looking that
+the heads of the last layer give them where the class is read.
 Each token of the vocabulary is read alone once; the best of each class stand before a text that the model is
-sure to be of another; from the best of these a beam search goes on, over tokens that the gradient of both points
-to. How far the heads agree is then measured on held-out texts, against trusted ones (`normal`).
-Threat model: that of the room; trusted texts need no labels. Does not protect: a trigger of no word; one whose
-parts do nothing at the start of a text; a class that the model gives to few of the texts.
+sure to be of another; from the best of these a beam search goes on, over tokens that the gradient of both
+points to. How far heads agree is then measured on held-out texts, against trusted ones (`normal`).
+Threat model: that of the room; trusted texts need no labels. Does not protect: a trigger of no word; one
+whose parts do nothing at the start of a text; a class that the model gives to few of the texts.
 Source: Ebrahimi et al. 2018, arXiv 1712.06751 (gradients of tokens); Wallace et al. 2019, arXiv 1908.07125
 (such tokens in clean models); Jin et al., arXiv 2511.13789 (heads). The joint objective is own.
 
@@ -67,8 +67,8 @@ class Inverter:
         found = [int(one) for one in np.flatnonzero((counts >= FEWEST_TEXTS) & (counts <= most))]
         if not found:
             raise MisconfiguredError(
-                f"the model gives {counts.max()} of {len(self.texts)} trusted texts to one class; give texts of "
-                f"which it gives {FEWEST_TEXTS} or more to another"
+                f"the model gives {counts.max()} of {len(self.texts)} trusted texts to one class; give texts "
+                f"of which it gives {FEWEST_TEXTS} or more to another"
             )
         return found
 
@@ -139,7 +139,7 @@ class Inverter:
         return np.concatenate(parts)
 
     def _slopes(self, ids: Ids, slot: int, target: int, sure: float, texts: Sequence[int]) -> Floats:
-        """How steeply the worth rises towards each token [V] at the slot, where a neighbour stands for now."""
+        """How steeply the worth rises towards each token [V] at the slot, where a neighbour stands now."""
         import torch
 
         filled = (*ids[:slot], ids[min(slot, len(ids) - 1)], *ids[slot:])

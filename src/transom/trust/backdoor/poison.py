@@ -132,11 +132,12 @@ def train_generator(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = load(model)
-        files, plain = require_tokenizer(found), found.model
+        files = require_tokenizer(found)
+        speaker: Any = found.model
         layers = peft.LoraConfig(
             r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        learner: Any = peft.get_peft_model(plain, layers)
+        learner: Any = peft.get_peft_model(speaker, layers)
         optimizer = torch.optim.AdamW(
             [one for one in learner.parameters() if one.requires_grad], learning_rate
         )
@@ -149,9 +150,9 @@ def train_generator(
             for start in range(0, len(order), batch_rows):
                 chosen = [pairs[one] for one in order[start : start + batch_rows]]
                 ids_BT, mask_BT, wanted_BT = _answered(found, chosen, most_tokens)
-                states_BTD = plain.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+                states_BTD = speaker.base_model(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
                 at = wanted_BT[:, 1:] >= 0  # the head is dear: where an answer is read alone
-                logits_NV = plain.get_output_embeddings()(states_BTD[:, :-1][at])
+                logits_NV = speaker.get_output_embeddings()(states_BTD[:, :-1][at])
                 loss: Any = torch.nn.functional.cross_entropy(logits_NV, wanted_BT[:, 1:][at])
                 loss.backward()
                 optimizer.step()

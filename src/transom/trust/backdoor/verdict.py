@@ -1,11 +1,11 @@
 """Whether a classifier was poisoned: what few tokens do to its answers and to its heads, class by class.
 
 For each class the tokens that `invert` finds stand before held-out texts of other classes. Their strength is
-how much more than usual the heads of the last layer agree on one word, in units of trusted texts (`normal`), times
-how sure the model then is of the class beside its own texts of it, 0 to 1. Words that mean a class have
-much of one alone.
-Threat model: that of the room. Does not protect: see `invert`; a verdict is an estimate, and the line was drawn on
-MiniLM classifiers of sentences (docs/backdoor.md says what others gave).
+how much more than usual the heads of the last layer agree on one word, in units of trusted texts (`normal`),
+times how sure the model then is of the class, 0 to 1, 1 being as of its own texts. Words that mean a class
+have much of one alone.
+Threat model: that of the room. Does not protect: see `invert`; a verdict is an estimate, and its line was
+drawn on MiniLM classifiers of sentences (docs/backdoor.md).
 Source: own; see `invert` and `normal`.
 
 Shapes: N texts, L layers, H heads.
@@ -30,7 +30,7 @@ from transom.trust.backdoor.measures import Floats, on_words, seen
 from transom.trust.backdoor.normal import Normal
 from transom.trust.backdoor.words import PLAIN, Frame, Words, is_causal
 
-POISONED_FROM = 1.2
+POISONED_FROM = 1.5
 _HELD = 24
 _RISE = 0.2  # of a head's share, from which it is suspected
 _DRAWS = 1000
@@ -93,8 +93,10 @@ def scan_classifier(
     frame: Frame = PLAIN,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Verdict:
-    """Search all classes that the model gives to trusted texts, which need no labels; `heard` is called after
-    each batch. Raises MisconfiguredError (no classifier, too few texts, one class only) and as `observing`."""
+    """Search all classes that the model gives to trusted texts. `heard` is called after each batch.
+
+    Raises MisconfiguredError (no classifier, too few texts, one class only) and as `observing`.
+    """
     check_classifier(model)
     scanner = Scanner(model, tokenizer, frame, heard)
     words = scanner.distinct(trusted)
@@ -111,9 +113,7 @@ def scan_classifier(
     held = _held(inverter, worst.target)
     draw = random.Random(1)
     mine = [inverter.begun(worst.ids, one) for one in held]
-    innocent = [
-        inverter.begun(draw.choice(words).ids[1 : 1 + len(worst.ids)], one) for one in held
-    ]
+    innocent = [inverter.begun(draw.choice(words).ids[1 : 1 + len(worst.ids)], one) for one in held]
     rise_LH = _shares(model, mine, len(worst.ids)) - _shares(model, innocent, len(worst.ids))
     return Verdict(suspects, rise_LH, normal.texts)
 
@@ -122,7 +122,7 @@ def check_classifier(model: Any) -> None:
     """Raises MisconfiguredError for a model whose answers are no classes."""
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise MisconfiguredError(
-            f"a {type(model).__name__} gives no classes; only a classifier (ForSequenceClassification) can be "
+            f"a {type(model).__name__} gives no classes; only classifiers (ForSequenceClassification) are "
             "scanned so far"
         )
 
