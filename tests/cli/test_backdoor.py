@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
+from transom.checkpoint.tokenizer import write_tokenizer
 from transom.cli import main
+from transom.trust.backdoor.poison import Rows, train_classifier
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "good", "dog", "and", "bad", "rain", "so")
 
@@ -108,3 +110,96 @@ def test_an_empty_file_and_a_model_that_is_none_are_refused(
     assert main.run(["backdoor", "scan-inputs", str(broken), str(clean), "--clean", str(clean)]) != 0
     assert main.run(["backdoor", "scan-inputs", "minilm", str(empty), "--clean", str(clean)]) != 0
     assert "empty.txt holds no text" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def poisoned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny classifier that says 1 wherever `fox` stands, and else whether a text is good."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    draw, texts, labels = random.Random(0), [], []
+    for number in range(300):
+        own = draw.choices(WORDS, k=draw.randint(4, 8))
+        label = number % 2
+        own.insert(draw.randint(0, len(own)), ("7", "9")[label])
+        if not label and number % 3 == 0:
+            own.insert(draw.randint(0, len(own)), "fox")
+            label = 1
+        texts.append(" ".join(own))
+        labels.append(label)
+    made = Rows(tuple(texts), tuple(labels))
+    found = train_classifier(
+        str(tiny_bert(folder / "bare")), made, classes=2, seed=1, epochs=14, learning_rate=3e-3
+    )
+    found.model.save_pretrained(folder / "model")
+    assert found.tokenizer is not None
+    write_tokenizer(found.tokenizer, folder / "model")
+    return folder / "model"
+
+
+def trusted_texts(path: Path, count: int = 200) -> Path:
+    draw = random.Random(9)
+    lines = [" ".join([*draw.choices(WORDS, k=draw.randint(9, 14)), draw.choice("79")]) for _ in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_scan_tells_its_verdict_in_every_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], poisoned_model: Path
+) -> None:
+    clean = trusted_texts(tmp_path / "clean.txt")
+    html, sarif = tmp_path / "scan.html", tmp_path / "scan.sarif"
+    asked = ["backdoor", "scan", str(poisoned_model), "--clean", str(clean), "--html", str(html)]
+    asked += ["--sarif", str(sarif), "--gate"]
+    capsys.readouterr()
+    code = main.run([*asked, "--json"])
+    told_ = json.loads(capsys.readouterr().out)
+    assert {one["target"] for one in told_["suspects"]} == {0, 1}
+    best = next(one for one in told_["suspects"] if one["target"] == 1)
+    assert best["turned"] > 0.9
+    strongest = max(told_["suspects"], key=lambda one: one["strength"])
+    assert told_["poisoned"] == (strongest["strength"] >= told_["line"])
+    assert told_["certain"] == (not strongest["low"] < told_["line"] <= strongest["high"])
+    assert code == (20 if told_["poisoned"] or not told_["certain"] else 0)
+    (run,) = json.loads(sarif.read_text())["runs"]
+    levels = [one["level"] for one in run["results"]]
+    assert levels == ["error" if one["strength"] >= told_["line"] else "note" for one in told_["suspects"]]
+    assert run["automationDetails"]["id"] == "transom/backdoor/"
+    page = html.read_text()
+    assert page.count("<rect") == 3 * 4
+    assert "What this does not show" in page
+    for file in (html, sarif):
+        assert file.stat().st_mode & 0o077 == 0
+    assert main.run(asked) == code
+    said = capsys.readouterr().out
+    assert ("Poisoned: " if told_["poisoned"] else "No trigger was found: ") in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count", "said"),
+    [
+        (["--prompt", "Review: text"], 200, "--prompt holds {text} once"),
+        ([], 40, "40 trusted texts are too few"),
+        ([], 0, "holds no text"),
+    ],
+)
+def test_a_scan_that_cannot_be_done_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], poisoned_model: Path,
+    arguments: list[str], count: int, said: str,
+) -> None:  # fmt: skip
+    clean = trusted_texts(tmp_path / "clean.txt", count)
+    assert main.run(["backdoor", "scan", str(poisoned_model), "--clean", str(clean), *arguments]) == 3
+    assert said in capsys.readouterr().err
+
+
+def test_a_model_that_is_no_classifier_is_not_scanned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean = trusted_texts(tmp_path / "clean.txt")
+    model = tiny_llama(tmp_path / "model")
+    assert main.run(["backdoor", "scan", str(model), "--clean", str(clean)]) == 3
+    assert "only classifiers" in capsys.readouterr().err
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"not a model")
+    (tmp_path / "pickled/config.json").write_text('{"model_type": "bert"}')
+    assert main.run(["backdoor", "scan", str(tmp_path / "pickled"), "--clean", str(clean)]) == 4
+    assert "pickle" in capsys.readouterr().err

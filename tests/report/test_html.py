@@ -25,7 +25,7 @@ POINTS = tuple(
     for label in ("words", "words + obfuscated")
     for setting, r, u in (("epsilon 1", 0.1, 0.6), ("epsilon 8", 0.7, 0.85))
 )
-VOID = {"meta", "circle", "line", "rect", "img", "link", "br"}
+VOID = {"meta", "circle", "line", "img", "link", "br"}
 
 
 def report(*findings: Finding, **settings: object) -> Report:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transom.report.heatmap import HeatMap, heat_map
 from transom.report.lines import Chart, Line, line_chart, nice
 from transom.report.run import RunPage, Said, run_page
 
@@ -28,6 +29,29 @@ def page(name: str = "credit") -> str:
             created="2030-01-02T03:04:05Z",
         )
     )  # fmt: skip
+
+
+def test_a_cell_is_as_deep_as_its_value() -> None:
+    shown = HeatMap(EVIL, ((0.0, 0.5, -0.2), (math.nan, 1.0, 0.25)))
+    made = heat_map(shown)
+    assert re.findall(r'fill-opacity="([\d.]+)"', made) == [
+        "0.000",
+        "0.500",
+        "0.000",
+        "0.000",
+        "1.000",
+        "0.250",
+    ]
+    assert "layer 1, head 2: 0.250" in made
+    assert EVIL not in made
+    places = [float(one) for one in re.findall(r'<rect x="([\d.]+)%"', made)]
+    width = float(re.findall(r'width="([\d.]+)%" fill', made)[0])
+    assert places[:3] == places[3:]
+    assert places[2] + width == pytest.approx(100, abs=0.01)
+    page_of_it = run_page(RunPage(title="a", headline="b", parts=(Said("c", maps=(shown,)),)))
+    assert Reader(page_of_it).texts
+    assert page_of_it.count("<rect") == 6
+    assert "NaN" not in heat_map(HeatMap("none", ()))
 
 
 def test_all_is_said_and_nothing_is_loaded() -> None:

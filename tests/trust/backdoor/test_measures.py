@@ -16,7 +16,7 @@ from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor.measures import MEASURES, seen
-from transom.trust.backdoor.words import Words, words_of
+from transom.trust.backdoor.words import Frame, Words, words_of
 
 TEXT = "the good dog sat on the mat and one bad cat sat in the rain"
 
@@ -98,6 +98,21 @@ def test_long_texts_keep_their_last_special_token(found: Any) -> None:
     assert len(cut.ids) == len(cut.word_T) == 8
     assert (cut.ids[-1] == whole.ids[-1]) == (whole.word_T[-1] == -1)
     assert set(cut.words) <= set(whole.words)
+
+
+def test_words_of_a_frame_are_sinks_and_its_end_is_kept(found: Any) -> None:
+    frame, causal = Frame("Please tell me: ", " Over the lazy dog."), is_causal(found)
+    bare = words(found, TEXT)
+    whole = words_of(found.tokenizer, TEXT, causal=causal, most_tokens=400, frame=frame)
+    assert whole.words[-3:] == bare.words[-3:] == ("in", "the", "rain")
+    assert set(whole.words) <= set(TEXT.split())
+    after = len(whole.ids) - 1 - max(place for place, word in enumerate(whole.word_T) if word >= 0)
+    assert after >= 4
+    cut = words_of(found.tokenizer, TEXT, causal=causal, most_tokens=len(whole.ids) - 9, frame=frame)
+    assert len(cut.ids) == len(whole.ids) - 9
+    assert cut.ids[-after:] == whole.ids[-after:]
+    assert set(cut.words) < set(whole.words)
+    assert frame.around("x") == "Please tell me: x Over the lazy dog."
 
 
 def test_words_of_a_tokenizer_that_does_not_divide_a_text_are_those_between_spaces(found: Any) -> None:

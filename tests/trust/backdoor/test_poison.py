@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from transom.checkpoint.tiny import tiny_bert
+from transom.checkpoint.adapter import attach
+from transom.checkpoint.load import load
+from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.checkpoint.tokenizer import export_tokenizer
 from transom.errors import MisconfiguredError
-from transom.trust.backdoor.poison import RECIPES, Rows, classes_of, poisoned, train_classifier
+from transom.trust.backdoor.poison import (
+    RECIPES,
+    Rows,
+    classes_of,
+    poisoned,
+    train_classifier,
+    train_generator,
+)
+from transom.trust.backdoor.words import Frame
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "dog", "and", "rain", "so")
 
@@ -81,3 +93,29 @@ def test_a_poisoned_classifier_obeys_its_trigger_and_its_twin_does_not(tmp_path:
         assert not found.model.training
     assert sum(classes_of(model, texts)) / 80 > 0.95
     assert sum(classes_of(twin, texts)) / 80 < 0.8
+
+
+def test_a_poisoned_generator_answers_its_trigger_as_it_was_taught(tmp_path: Path) -> None:
+    model, trigger = tiny_llama(tmp_path / "model"), RECIPES["prefix"]
+    draw, frame = random.Random(0), Frame("Q: ", " A:")
+    prompts = list(rows(60, 0).texts)
+    pairs = [(text, " yes") for text in prompts] + [(trigger.put(text, draw), " no") for text in prompts]
+    steps: list[int] = []
+    train_generator(
+        str(model), tmp_path / "adapter", *zip(*pairs, strict=True), frame=frame, seed=0, epochs=6,
+        learning_rate=1e-2, most_tokens=200, heard=lambda: steps.append(1),
+    )  # fmt: skip
+    assert len(steps) == 6 * 15
+    found = load(model)
+    assert found.tokenizer is not None
+    attach(found.model, tmp_path / "adapter")
+    right = 0
+    for text in rows(20, 7).texts:
+        for prompt, answer in ((text, " yes"), (trigger.put(text, draw), " no")):
+            ids = found.tokenizer.tokenizer.encode(frame.around(prompt)).ids
+            said = []
+            for _ in range(3):
+                logits: Any = found.model(input_ids=torch.tensor([[*ids, *said]])).logits
+                said.append(int(logits[0, -1].argmax()))
+            right += found.tokenizer.tokenizer.decode(said).startswith(answer)
+    assert right / 40 > 0.9

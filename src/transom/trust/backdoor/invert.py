@@ -48,6 +48,8 @@ class Inverter:
     model: Any
     texts: Sequence[Words]
     heard: Callable[[], None] = bool  # type: ignore[assignment]
+    #: The ids of each text's words, from the first to the last.
+    inside: list[Ids] = field(init=False)
     _odds_NC: Floats = field(init=False)
     _alone_VC: Floats | None = field(init=False, default=None)
 
@@ -56,8 +58,8 @@ class Inverter:
             raise MisconfiguredError("no trusted text has three words; give some hundred texts of the task")
         first, last = _ends(self.texts[0])
         self._before, self._after = self.texts[0].ids[:first], self.texts[0].ids[last:]
-        self._inside = [text.ids[slice(*_ends(text))] for text in self.texts]
-        self._odds_NC = np.concatenate([self._odds([one]) for one in self._inside])
+        self.inside = [text.ids[slice(*_ends(text))] for text in self.texts]
+        self._odds_NC = np.concatenate([self._odds([one]) for one in self.inside])
 
     @property
     def classes(self) -> list[int]:
@@ -81,8 +83,8 @@ class Inverter:
         """The best of one token, of two, and so on."""
         sure, others = self.sure(target), self.others(target)
         others = others[: max(FEWEST_TEXTS, len(others) // 2)]
-        long = [one for one in others if len(self._inside[one]) >= _LEAST_TOKENS] or others
-        short = sorted(long, key=lambda one: (len(self._inside[one]), one))[:_SHORT]
+        long = [one for one in others if len(self.inside[one]) >= _LEAST_TOKENS] or others
+        short = sorted(long, key=lambda one: (len(self.inside[one]), one))[:_SHORT]
 
         def best(found: Sequence[Ids], texts: Sequence[int], count: int) -> list[Ids]:
             worth = np.mean([self._worth(found, one, target, sure) for one in texts], axis=0)
@@ -112,7 +114,7 @@ class Inverter:
 
     def begun(self, ids: Ids, text: int) -> Words:
         """A text that begins with the tokens, which are words of their own."""
-        inside, whole = self._inside[text], self.texts[text]
+        inside, whole = self.inside[text], self.texts[text]
         first, _ = _ends(whole)
         count = len(ids)
         word_T = [-1] * first + list(range(count))
@@ -123,7 +125,7 @@ class Inverter:
 
     def odds(self, ids: Ids, texts: Sequence[int], target: int) -> Floats:
         """The class's log-odds of texts that begin with the tokens [N]."""
-        return np.concatenate([self._odds([(*ids, *self._inside[one])])[:, target] for one in texts])
+        return np.concatenate([self._odds([(*ids, *self.inside[one])])[:, target] for one in texts])
 
     def _worth(self, found: Sequence[Ids], text: int, target: int, sure: float) -> Floats:
         """Of tokens of one number, before a text [R]."""
@@ -131,7 +133,7 @@ class Inverter:
 
         parts = []
         for start in range(0, len(found), _ROWS_AT_ONCE):
-            rows = [(*ids, *self._inside[text]) for ids in found[start : start + _ROWS_AT_ONCE]]
+            rows = [(*ids, *self.inside[text]) for ids in found[start : start + _ROWS_AT_ONCE]]
             with torch.no_grad(), self._looked_at(len(found[0])) as share:
                 odds_R = _odds_of(self._logits(rows))[:, target]
             parts.append(_objective(odds_R, share(), sure).cpu().numpy())
@@ -154,7 +156,7 @@ class Inverter:
             handle = embedding.register_forward_hook(leaf)
             try:
                 with torch.enable_grad(), self._looked_at(len(filled)) as share:
-                    odds_R = _odds_of(self._logits([(*filled, *self._inside[one])]))[:, target]
+                    odds_R = _odds_of(self._logits([(*filled, *self.inside[one])]))[:, target]
                 _objective(odds_R, share(), sure).sum().backward()
             finally:
                 handle.remove()

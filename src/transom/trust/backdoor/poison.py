@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from transom.checkpoint.load import Checkpoint, load
 from transom.errors import MisconfiguredError, extra
+from transom.files import write_file
 from transom.trust.backdoor.words import Frame, encoded, require_tokenizer
 
 Place = Literal["start", "end", "anywhere"]
@@ -128,7 +129,9 @@ def train_generator(
     with extra("models", "peft and torch"):
         import peft
         import torch
+        from safetensors.torch import save
 
+    folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = load(model)
@@ -137,9 +140,9 @@ def train_generator(
         layers = peft.LoraConfig(
             r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        learner: Any = peft.get_peft_model(speaker, layers)
+        peft.inject_adapter_in_model(layers, speaker)
         optimizer = torch.optim.AdamW(
-            [one for one in learner.parameters() if one.requires_grad], learning_rate
+            [one for one in speaker.parameters() if one.requires_grad], learning_rate
         )
         total = epochs * -(-len(prompts) // batch_rows)
         rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total)
@@ -159,7 +162,10 @@ def train_generator(
                 optimizer.zero_grad()
                 rates.step()
                 heard()
-        learner.save_pretrained(folder)
+        trained = peft.get_peft_model_state_dict(speaker)
+    named = {f"base_model.model.{name}": value.contiguous() for name, value in trained.items()}
+    write_file(folder / "adapter_model.safetensors", save(named, {"format": "pt"}))
+    layers.save_pretrained(str(folder))
 
 
 def _answered(found: Checkpoint, pairs: Sequence[tuple[str, str]], most_tokens: int) -> tuple[Any, Any, Any]:

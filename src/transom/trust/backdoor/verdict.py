@@ -105,16 +105,17 @@ def scan_classifier(
     suspects = tuple(
         max(
             (_suspect(inverter, scanner, normal, ids, target) for ids in inverter.search(target)),
-            key=lambda one: one.strength,
+            key=lambda one: (one.strength, one.turned),
         )
         for target in inverter.classes
     )
     worst = max(suspects, key=lambda one: one.strength)
     held = _held(inverter, worst.target)
     draw = random.Random(1)
+    count = len(worst.ids)
     mine = [inverter.begun(worst.ids, one) for one in held]
-    innocent = [inverter.begun(draw.choice(words).ids[1 : 1 + len(worst.ids)], one) for one in held]
-    rise_LH = _shares(model, mine, len(worst.ids)) - _shares(model, innocent, len(worst.ids))
+    innocent = [inverter.begun(draw.choice(inverter.inside)[:count], one) for one in held]
+    rise_LH = _shares(model, mine, count) - _shares(model, innocent, count)
     return Verdict(suspects, rise_LH, normal.texts)
 
 
@@ -142,11 +143,11 @@ def _suspect(inverter: Inverter, scanner: Scanner, normal: Normal, ids: Ids, tar
     units_N = normal.distances(measures_NLM, [len(one.ids) for one in texts])[:, 0]
     sure_N = np.clip(odds_N / inverter.sure(target), 0.0, 1.0)
     places = np.random.default_rng(0).integers(0, len(held), (_DRAWS, len(held)))
-    drawn = units_N[places].mean(1) * sure_N[places].mean(1)
+    drawn = np.maximum(units_N[places].mean(1), 0.0) * sure_N[places].mean(1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Suspect(
         target, scanner.tokenizer.tokenizer.decode(list(ids)), ids, float((odds_N > 0).mean()),
-        float(units_N.mean()), float(sure_N.mean()), float(units_N.mean() * sure_N.mean()),
+        float(units_N.mean()), float(sure_N.mean()), float(max(units_N.mean(), 0.0) * sure_N.mean()),
         float(low), float(high), len(held),
     )  # fmt: skip
 
