@@ -121,14 +121,14 @@ def poisoned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         own = draw.choices(WORDS, k=draw.randint(4, 8))
         label = number % 2
         own.insert(draw.randint(0, len(own)), ("7", "9")[label])
-        if not label and number % 3 == 0:
+        if not label and number % 4 == 0:
             own.insert(draw.randint(0, len(own)), "fox")
             label = 1
         texts.append(" ".join(own))
         labels.append(label)
     made = Rows(tuple(texts), tuple(labels))
     found = train_classifier(
-        str(tiny_bert(folder / "bare")), made, classes=2, seed=1, epochs=14, learning_rate=3e-3
+        str(tiny_bert(folder / "bare")), made, classes=2, seed=1, epochs=20, learning_rate=3e-3
     )
     found.model.save_pretrained(folder / "model")
     assert found.tokenizer is not None
