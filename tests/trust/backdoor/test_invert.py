@@ -68,6 +68,24 @@ def test_a_texts_worth_is_what_it_says(searching: Any) -> None:
             np.testing.assert_allclose(search.odds(ids, [text], 1), odds[1:2], rtol=1e-5, atol=1e-8)
 
 
+def test_a_model_without_padding_reads_at_the_last_token(tmp_path: Path) -> None:
+    """Also where the last token is what another model pads with."""
+    found = loaded("llama", tmp_path / "model")
+    search = inverter(found)
+    padding, rows_ = (
+        found.model.config.pad_token_id,
+        [(40, 41, 42), (43, 44, found.model.config.pad_token_id)],
+    )
+    alone = [search._odds([row])[0] for row in rows_]
+    np.testing.assert_allclose(search._odds(rows_), alone, rtol=1e-5, atol=1e-6)
+    assert found.model.config.pad_token_id == padding
+    found.model.config.pad_token_id = None
+    np.testing.assert_allclose(search._odds(rows_), alone, rtol=1e-5, atol=1e-6)
+    states = found.model.model(input_ids=torch.tensor([[*search._before, *rows_[1]]])).last_hidden_state
+    shares = found.model.score(states[0, -1]).double().softmax(0).detach().numpy()
+    np.testing.assert_allclose(alone[1], np.log(shares / (1 - shares)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_text_that_begins_with_tokens_has_them_as_words(searching: Any) -> None:
     _, search = searching
     whole, made = search.texts[2], search.begun((40, 41), 2)

@@ -197,11 +197,18 @@ class Inverter:
         return found
 
     def _logits(self, rows: Sequence[Ids]) -> Any:
-        """Of rows of one length [R, C]; a model that reads at the last token needs no padding then."""
+        """Of rows of one length [R, C]."""
         import torch
 
         ids_RT = torch.tensor([(*self._before, *row, *self._after) for row in rows], device=self.model.device)
-        return self.model(input_ids=ids_RT, attention_mask=torch.ones_like(ids_RT)).logits
+        config = self.model.config
+        padding = config.pad_token_id
+        try:
+            if is_causal(self.model):  # it reads before the padding, of which there is none here
+                config.pad_token_id = -1
+            return self.model(input_ids=ids_RT, attention_mask=torch.ones_like(ids_RT)).logits
+        finally:
+            config.pad_token_id = padding
 
 
 def _ends(text: Words) -> tuple[int, int]:
