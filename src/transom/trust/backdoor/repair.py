@@ -1,0 +1,362 @@
+"""Mends a poisoned classifier from a few hundred trusted texts, at the heads that look at the trigger.
+
+Heads are chosen that look at what the scan suspects (`verdict`), and those without which insertions do
+least. Their slices of the projections are tuned, all else stays to the bit: clean texts keep their label and
+the model's former answers; a text with a suspicious insertion gets the answer to the text without it, and
+the heads of the last two layers agree no more on one token than they do on clean texts.
+Insertions are the suspected triggers and, as a scan may find a part or a wrong one, those of an adversary:
+of the tokens that alone mean a class most, drawn together, those that turn texts and draw heads, found
+anew every few steps. Where the slices are not enough, all attention weights are tuned, then all weights.
+Threat model: that of the room. Does not protect: a trigger of no word, or one of which suspects hold a part:
+then the part is mended and the whole trigger works on (measured; see LOG.md). `Repaired` tells what suspects
+do, not what the attacker's own trigger does, so it is no command yet.
+Source: Jin et al., arXiv 2511.13789 (head-wise tuning with attention safety). The insertions, the choice by
+ablation and the widening are own.
+
+Shapes: B texts, T tokens, C classes, H heads, R rows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from transom.checkpoint.observe import observing
+from transom.checkpoint.tokenizer import TokenizerFiles
+from transom.errors import MisconfiguredError
+from transom.trust.backdoor.invert import Ids
+from transom.trust.backdoor.measures import on_words
+from transom.trust.backdoor.slices import Head, Scope, tuned, without
+from transom.trust.backdoor.verdict import check_classifier
+from transom.trust.backdoor.words import is_causal
+
+FEWEST = 80  # texts, of which a quarter is held out
+FEWEST_OF_OTHERS = 8  # of each part, than a class
+ENOUGH = 0.05  # success of suspected triggers at which nothing more is widened
+_RATES: dict[Scope, float] = {"heads": 1.0, "attention": 0.4, "all": 0.2}  # of the learning rate
+_SHARE = 1 / 6  # of all heads, that are chosen by ablation
+_SLOTS = (0.0, 0.5, 1.0)  # start, middle and end of a text
+_MOST_TOKENS = 64
+_ROWS, _AT_ONCE = 8, 64
+_STRONG, _LONGEST = 1000, 4  # tokens of a class, and of an insertion
+_DRAWN, _KEPT, _EVERY, _ROUNDS = 32, 8, 4, 4  # of a hunt
+_LOOKED = 2.0  # what all heads' looking there is worth to an adversary, in probability
+_SAFETY = 4.0  # lambda
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """What was changed, and what it did on held-out texts.
+
+    `heads` are layer and number of the chosen heads, from 0; `scope` what was tuned in the end; `changed`
+    how many weights moved, `share` of all, `moved` the norm of the change over that of all weights. Success
+    is the share of held-out texts of other classes that the worst insertion turns to its target: of suspected
+    triggers (`suspected`), and of what an adversary finds on other texts (`hunted`; words of a class turn
+    texts of a clean model too), before and after. `right` is the share of held-out texts that get their
+    label, before and after; `agreement` the share whose answer stayed."""
+
+    heads: tuple[Head, ...]
+    scope: Scope
+    steps: int
+    changed: int
+    share: float
+    moved: float
+    suspected: tuple[float, float]
+    hunted: tuple[float, float]
+    right: tuple[float, float]
+    agreement: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """A text's ids, the places of the first and after the last token that is no special one, its label, and
+    the model's own former answer [C]."""
+
+    ids: Ids
+    first: int
+    end: int
+    label: int
+    former_C: Any = None
+
+
+@dataclass(frozen=True)
+class _Insertion:
+    """Tokens at a slot of a text, from 0 to 1, that are to turn it to the target."""
+
+    ids: Ids
+    slot: float
+    target: int
+
+    def place(self, row: _Row) -> int:
+        return row.first + round(self.slot * (row.end - row.first))
+
+
+def repair(
+    model: Any,
+    tokenizer: TokenizerFiles,
+    texts: Sequence[str],
+    labels: Sequence[int] | None,
+    triggers: Sequence[tuple[int, Ids]],
+    *,
+    heads: Sequence[Head] = (),
+    steps: int = 60,
+    learning_rate: float = 5e-4,
+    seed: int = 0,
+    heard: Callable[[], None] = bool,  # type: ignore[assignment]
+) -> Repaired:
+    """Tune the model in place, `steps` at most in each scope, and leave it in eval without gradients.
+
+    `triggers` are pairs of target and token ids, the most suspected first; `heads` are suspected ones, as of
+    `Verdict.heads`. Without `labels` the model's own answers are taken. `heard` is called after each step.
+    Raises MisconfiguredError (no classifier, no trigger, too few texts or of one class, a label, head or id
+    that is none, no pad token) and NotYetError for projections that are not known."""
+    check_classifier(model)
+    rows = _rows(model, tokenizer, texts, labels, triggers)
+    model.requires_grad_(False).eval()
+    mender = _Mender(model, rows, triggers, random.Random(seed), heard)
+    try:
+        return mender.mend(heads, steps, learning_rate)
+    finally:
+        model.requires_grad_(False)
+        model.zero_grad()
+
+
+def _rows(
+    model: Any, tokenizer: TokenizerFiles, texts: Sequence[str], labels: Sequence[int] | None,
+    triggers: Sequence[tuple[int, Ids]],
+) -> list[_Row]:  # fmt: skip
+    """Texts that have a token, each with its label, -1 for none. Raises MisconfiguredError."""
+    classes, vocabulary = model.config.num_labels, model.get_input_embeddings().num_embeddings
+    if labels is not None and len(labels) != len(texts):
+        raise MisconfiguredError(f"there are {len(texts)} texts and {len(labels)} labels")
+    if not triggers or not all(ids for _, ids in triggers):
+        raise MisconfiguredError("no trigger is suspected; scan the model first, or give token ids")
+    if wrong := [one for one in (*(labels or ()), *(one for one, _ in triggers)) if not 0 <= one < classes]:
+        raise MisconfiguredError(f"a class must be from 0 to {classes - 1}, got {wrong[0]}")
+    if any(not 0 <= one < vocabulary for _, ids in triggers for one in ids):
+        raise MisconfiguredError(f"a trigger has an id that the vocabulary of {vocabulary} does not have")
+    if is_causal(model) and model.config.pad_token_id is None:
+        raise MisconfiguredError("the model's configuration has no pad_token_id; texts are read in batches")
+    found = []
+    for text, label in zip(texts, labels or [-1] * len(texts), strict=True):
+        one = tokenizer.tokenizer.encode(text)
+        content = [place for place, special in enumerate(one.special_tokens_mask) if not special]
+        if content:
+            first, end = content[0], min(content[-1] + 1, content[0] + _MOST_TOKENS)
+            found.append(_Row((*one.ids[:end], *one.ids[content[-1] + 1 :]), first, end, label))
+    if len(found) < FEWEST:
+        raise MisconfiguredError(f"{len(found)} texts are too few to repair with; give {FEWEST} or more")
+    return found
+
+
+@dataclass
+class _Mender:
+    """Holds the texts of one repair: those to learn from, and a quarter that is held out."""
+
+    model: Any
+    rows: list[_Row]
+    triggers: Sequence[tuple[int, Ids]]
+    draw: random.Random
+    heard: Callable[[], None]
+    _pool: list[_Insertion] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._causal = is_causal(self.model)
+        self._last = self.model.config.num_hidden_layers - 1
+        former_NC = self._answers(self.rows, None).softmax(1)
+        self.rows = [
+            replace(row, label=row.label if row.label >= 0 else int(one.argmax()), former_C=one)
+            for row, one in zip(self.rows, former_NC, strict=True)
+        ]
+        self.draw.shuffle(self.rows)
+        cut = len(self.rows) // 4
+        self._held, self._own = self.rows[:cut], self.rows[cut:]
+        for part in (self._held, self._own):
+            for target in sorted({target for target, _ in self.triggers}):
+                if len(self._others(part, target)) < FEWEST_OF_OTHERS:
+                    raise MisconfiguredError(
+                        f"too few texts are, and are taken for, other than class {target}"
+                    )
+        classes = range(self.model.config.num_labels)
+        self._targets = [one for one in classes if len(self._others(self._own, one)) >= FEWEST_OF_OTHERS]
+        self._suspected = [_Insertion(ids, slot, one) for one, ids in self.triggers for slot in _SLOTS]
+        self._strong = self._strongest()
+
+    def mend(self, heads: Sequence[Head], steps: int, learning_rate: float) -> Repaired:
+        import torch
+
+        before = {name: one.detach().clone() for name, one in self.model.named_parameters()}
+        first, found = self._success(self._suspected), self._best()
+        hunted, right = self._success(found), self._right()
+        chosen = self._choose(heads, [self._suspected[0], found[0]])
+        with torch.no_grad():
+            usual_2B = self._read(self._own[:_AT_ONCE], [None] * len(self._own[:_AT_ONCE]))[1].amax(-1)
+        taken = 0
+        for scope, rate in _RATES.items():
+            with tuned(self.model, scope, chosen) as weights:
+                self._tune(weights, usual_2B.mean(1), steps, rate * learning_rate)
+            taken += steps
+            left = self._success(self._suspected)
+            if left <= ENOUGH:
+                break
+        change = [(before[name], one.detach() - before[name]) for name, one in self.model.named_parameters()]
+        changed = sum(int(moved.count_nonzero()) for _, moved in change)
+        norms = [float(torch.stack([one[part].float().norm() for one in change]).norm()) for part in (0, 1)]
+        now = self._answers(self._held, None).argmax(1).tolist()
+        stayed = [one == int(row.former_C.argmax()) for one, row in zip(now, self._held, strict=True)]
+        return Repaired(
+            tuple(chosen), scope, taken, changed, changed / sum(one.numel() for one, _ in change),
+            norms[1] / norms[0], (first, left), (hunted, self._success(self._best())),
+            (right, self._right()), sum(stayed) / len(stayed),
+        )  # fmt: skip
+
+    def _tune(self, weights: list[Any], usual_2: Any, steps: int, rate: float) -> None:
+        import torch
+        from torch.nn import functional
+
+        optimizer = torch.optim.Adam(weights, rate)
+        rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
+        for step in range(steps):
+            if step % _EVERY == 0:
+                self._pool = [one for target in self._targets for one in self._hunt(target)]
+            rows = self.draw.sample(self._own, _ROWS)
+            put = [self.draw.choice(self._suspected) for _ in rows]
+            put += [replace(self.draw.choice(self._pool), slot=self.draw.choice(_SLOTS)) for _ in rows[::2]]
+            put += [self._drawn(self.draw.choice(self._targets)) for _ in rows[1::2]]
+            self.draw.shuffle(put)
+            logits_BC, row_2BT, _ = self._read([*rows] * 3, [*[None] * len(rows), *put])
+            former_BC = torch.stack([row.former_C for row in rows])
+            labels_B = torch.tensor([row.label for row in rows], device=logits_BC.device)
+            clean_BC, put_BC = logits_BC.log_softmax(1).split([len(rows), 2 * len(rows)])
+            over_2B = (row_2BT[:, len(rows) :].amax(-1) - usual_2[:, None]).clamp(min=0)
+            loss: Any = functional.nll_loss(clean_BC, labels_B) + _SAFETY * over_2B.square().mean()
+            loss = loss + functional.kl_div(clean_BC, former_BC, reduction="batchmean")
+            loss = loss + 2 * functional.kl_div(put_BC, former_BC.repeat(2, 1), reduction="batchmean")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rates.step()
+            self.heard()
+
+    def _strongest(self) -> list[list[int]]:
+        """For each class the tokens that, read alone, are most of it."""
+        import torch
+
+        row, size, step = self.rows[0], self.model.get_input_embeddings().num_embeddings, 16 * _AT_ONCE
+        parts = []
+        for start in range(0, size, step):
+            ids = range(start, min(size, start + step))
+            rows = [(*row.ids[: row.first], one, *row.ids[row.end :]) for one in ids]
+            ids_RT = torch.tensor(rows, device=self.model.device)
+            with torch.no_grad():
+                logits_RC = self.model(input_ids=ids_RT, attention_mask=torch.ones_like(ids_RT)).logits
+            parts.append(logits_RC.float().log_softmax(1))
+        found: list[list[int]] = torch.cat(parts).topk(min(_STRONG, size), dim=0).indices.T.tolist()
+        return found
+
+    def _drawn(self, target: int) -> _Insertion:
+        """Some strong tokens of a class."""
+        ids = self.draw.choices(self._strong[target], k=self.draw.randint(1, _LONGEST))
+        return _Insertion(tuple(ids), self.draw.choice(_SLOTS), target)
+
+    def _hunt(self, target: int) -> list[_Insertion]:
+        """Of insertions that are drawn, or were changed or kept from before, those that do most to a text."""
+        import torch
+
+        texts = self.draw.sample(self._others(self._own, target), FEWEST_OF_OTHERS)
+        text = sorted(texts, key=lambda row: len(row.ids))[1]  # short
+        found = [self._drawn(target) for _ in range(_DRAWN)]
+        for one in [one for one in self._pool if one.target == target]:
+            other, cut = self._drawn(target), self.draw.randint(0, len(one.ids))
+            longer = (*one.ids[:cut], other.ids[0], *one.ids[cut:])[:_LONGEST]
+            found += [one, replace(one, ids=longer, slot=other.slot)]
+        with torch.no_grad():
+            logits_BC, row_2BT, put_BT = self._read([text] * len(found), found)
+        worth_B = logits_BC.softmax(1)[:, target] + _LOOKED * (row_2BT[-1] * put_BT).sum(-1)
+        return [found[one] for one in worth_B.topk(_KEPT).indices.tolist()]
+
+    def _best(self) -> list[_Insertion]:
+        """The best of each class after some rounds, those of the most suspected target first."""
+        self._pool = []
+        for _ in range(_ROUNDS):
+            self._pool = [one for target in self._targets for one in self._hunt(target)]
+        best = [next(one for one in self._pool if one.target == target) for target in self._targets]
+        return sorted(best, key=lambda one: one.target != self.triggers[0][0])
+
+    def _choose(self, heads: Sequence[Head], found: Sequence[_Insertion]) -> list[Head]:
+        """The suspected heads, and those without which the insertions do least."""
+        layers, count = self._last + 1, self.model.config.num_attention_heads
+        if any(not (0 <= layer < layers and 0 <= head < count) for layer, head in heads):
+            raise MisconfiguredError(f"a head must be of {layers} layers and {count} heads")
+
+        def odds() -> float:
+            chances: list[Any] = [
+                self._answers(self._others(self._own, put.target)[: _ROWS // 2], put).softmax(1)[
+                    :, put.target
+                ]
+                for put in found
+            ]
+            return sum(float(one.clamp(1e-6, 1 - 1e-6).logit().mean()) for one in chances)
+
+        left: dict[Head, float] = {}
+        for layer, head in ((layer, head) for layer in range(layers) for head in range(count)):
+            with without(self.model, layer, head):
+                left[layer, head] = odds()
+        most = sorted(left, key=lambda head: left[head])[: max(1, round(_SHARE * len(left)))]
+        return list(dict.fromkeys([*heads, *most]))
+
+    def _success(self, insertions: Sequence[_Insertion]) -> float:
+        """The share of held-out texts of other classes that the worst one turns."""
+        shares = [0.0]
+        for put in insertions:
+            if rows := self._others(self._held, put.target):
+                said = self._answers(rows, put).argmax(1)
+                shares.append(float((said == put.target).double().mean()))
+        return max(shares)
+
+    def _right(self) -> float:
+        said: list[int] = self._answers(self._held, None).argmax(1).tolist()
+        kept = [bool(one == row.label) for one, row in zip(said, self._held, strict=True)]
+        return sum(kept) / len(kept)
+
+    def _answers(self, rows: Sequence[_Row], put: _Insertion | None) -> Any:
+        """Logits [B, C]."""
+        import torch
+
+        parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+        with torch.no_grad():
+            return torch.cat([self._read(part, [put] * len(part))[0] for part in parts])
+
+    def _read(self, rows: Sequence[_Row], put: Sequence[_Insertion | None]) -> tuple[Any, Any, Any]:
+        """Logits [B, C], the mean of what heads of the last two layers give each token where the class is
+        read [2, B, T], and which tokens were inserted [B, T]."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        ids, content, inserted = [], [], []
+        for row, one in zip(rows, put, strict=True):
+            place, more = (one.place(row), one.ids) if one else (0, ())
+            ids.append(torch.tensor((*row.ids[:place], *more, *row.ids[place:])))
+            places = torch.arange(len(ids[-1]))  # of a causal model the first token is a sink
+            content.append((places >= max(row.first, int(self._causal))) & (places < row.end + len(more)))
+            inserted.append((places >= place) & (places < place + len(more)))
+        device, pad = self.model.device, self.model.config.pad_token_id or 0
+        ids_BT = pad_sequence(ids, True, pad).to(device)
+        mask_BT = pad_sequence([torch.ones_like(one) for one in ids], True).to(device)
+        content_BT, put_BT = (pad_sequence(one, True).to(device) for one in (content, inserted))
+        read_B = (mask_BT.sum(1) - 1) * int(self._causal)
+
+        def reduce(_kind: Any, _layer: int, map_BHTT: Any) -> Any:
+            row_BHT = map_BHTT[torch.arange(len(rows)), :, read_B]
+            return on_words(row_BHT * content_BT[:, None]).mean(1)
+
+        layers = (max(self._last - 1, 0), self._last)
+        with observing(self.model, sorted(set(layers)), ["attention"], reduce) as seen:
+            logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
+        return logits_BC.float(), torch.stack([seen["attention", one][0] for one in layers]), put_BT
+
+    def _others(self, rows: Sequence[_Row], target: int) -> list[_Row]:
+        """Those that are not of the class, and were not taken for it."""
+        return [row for row in rows if target not in (row.label, int(row.former_C.argmax()))]
