@@ -132,6 +132,10 @@ def test_classes_that_a_model_hardly_gives_are_not_searched(tmp_path: Path) -> N
     assert all(one >= 10 for one in search.others(0))
     assert set(search.others(2)) == set(range(10))
     assert counts.sum() == 40
+    assert (search.sure(0), search.sure(2)) == (2.0, 1.0)
+    search._odds_NC[:10, 0] = [-0.1] * 10
+    search._odds_NC[:10, 2] = -0.4
+    assert search.sure(0) == 0.5  # of many classes one is said with less than half of the probability
     with pytest.raises(MisconfiguredError, match="no trusted text"):
         Inverter(found.model, [])
 

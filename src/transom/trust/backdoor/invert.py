@@ -37,6 +37,7 @@ _ALONE, _BEGUN, _BEAM = 1500, 48, 2
 _STEEPEST, _KEPT = 160, 8
 _ATTENTION = 4.0  # what all heads' looking there is worth, in surenesses
 _ROWS_AT_ONCE = 128
+_LEAST_SURE = 0.5
 Ids = tuple[int, ...]
 
 
@@ -109,8 +110,10 @@ class Inverter:
         return found
 
     def sure(self, target: int) -> float:
-        """The median log-odds of the class over the texts that the model gives to it."""
-        return float(np.median(self._odds_NC[self._odds_NC.argmax(1) == target, target]))
+        """The median log-odds of the class over the texts that the model gives to it, and no less than 0.5:
+        of many classes the one that is said may have less than half of the probability."""
+        own_N = self._odds_NC[self._odds_NC.argmax(1) == target, target]
+        return max(float(np.median(own_N)), _LEAST_SURE)
 
     def begun(self, ids: Ids, text: int) -> Words:
         """A text that begins with the tokens, which are words of their own."""

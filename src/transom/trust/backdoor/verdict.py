@@ -38,9 +38,9 @@ _DRAWS = 1000
 
 @dataclass(frozen=True)
 class Suspect:
-    """What was found for a class. `turned` is the share of `held` texts of other classes that get it,
-    `agreement` the mean in units, `sureness` beside the class's own texts, `strength` their product with the
-    ends of a 95 % interval over the texts."""
+    """What was found for a class. `turned` is the share of `held` texts of other classes of which it gets
+    more than half of the probability, `agreement` the mean in units, `sureness` beside the class's own texts,
+    `strength` their product, with the ends of a 95 % interval over the texts."""
 
     target: int
     trigger: str
