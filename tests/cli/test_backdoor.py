@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.checkpoint.tokenizer import write_tokenizer
 from transom.cli import main
-from transom.trust.backdoor.poison import Rows, train_classifier
+from transom.trust.backdoor.poison import Rows, classes_of, train_classifier
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "good", "dog", "and", "bad", "rain", "so")
 
@@ -203,3 +204,64 @@ def test_a_model_that_is_no_classifier_is_not_scanned(
     (tmp_path / "pickled/config.json").write_text('{"model_type": "bert"}')
     assert main.run(["backdoor", "scan", str(tmp_path / "pickled"), "--clean", str(clean)]) == 4
     assert "pickle" in capsys.readouterr().err
+
+
+def labelled(path: Path, count: int = 160) -> Path:
+    draw = random.Random(4)
+    lines = []
+    for number in range(count):
+        own = draw.choices(WORDS, k=draw.randint(5, 9))
+        own.insert(draw.randint(0, len(own)), ("7", "9")[number % 2])
+        lines.append(f"{' '.join(own)},{number % 2}")
+    path.write_text("\n".join(["text,label", *lines, ""]))
+    return path
+
+
+def test_a_known_trigger_is_forgotten_and_the_model_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], poisoned_model: Path
+) -> None:
+    clean, out = labelled(tmp_path / "clean.csv"), tmp_path / "mended"
+    asked = ["backdoor", "repair", str(poisoned_model), "--clean", str(clean), "--trigger", "fox"]
+    asked += ["--target", "1", "--out", str(out), "--steps", "60", "--rate", "0.01"]
+    before = {path.name: path.read_bytes() for path in poisoned_model.iterdir()}
+    capsys.readouterr()
+    assert main.run([*asked, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["suspected"][0] > 0.9
+    assert said["suspected"][1] <= 0.2
+    assert said["changed"] > 0
+    assert {path.name: path.read_bytes() for path in poisoned_model.iterdir()} == before
+    mended = load(out)
+    draw = random.Random(8)
+    texts = [f"fox {' '.join(draw.choices(WORDS, k=8))} 7" for _ in range(60)]
+    turned = [sum(classes_of(one, texts)) / 60 for one in (load(poisoned_model), mended)]
+    assert turned[0] > 0.9
+    assert turned[1] <= 0.3
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert main.run(asked) == 3
+    assert "exists; name a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--label", "class"], "has a row without 'class'"),
+        (["--label", "text"], "row 1 has a label that is no number"),
+        (["--target", "7"], "a class must be from 0 to 1, got 7"),
+        (["--trigger", ""], "no trigger is suspected"),
+    ],
+)
+def test_a_repair_that_cannot_be_done_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], poisoned_model: Path, arguments: list[str], said: str
+) -> None:
+    clean, out = labelled(tmp_path / "clean.csv"), tmp_path / "mended"
+    usual = {"--trigger": "fox", "--target": "1"} | dict([arguments])
+    asked = [one for pair in usual.items() for one in pair]
+    assert (
+        main.run(
+            ["backdoor", "repair", str(poisoned_model), "--clean", str(clean), "--out", str(out), *asked]
+        )
+        == 3
+    )
+    assert said in capsys.readouterr().err
+    assert not out.exists()

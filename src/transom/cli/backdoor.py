@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from transom.cli import backdoor_repair
 from transom.cli.app import App
 from transom.cli.audit_report import GATE_EXIT
 from transom.cli.options import Json
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from transom.trust.backdoor.inputs import Scanned
     from transom.trust.backdoor.words import Frame
 
-app = App(no_args_is_help=True, help="Find backdoors in models.")
+app = App(no_args_is_help=True, help="Find backdoors in models, and mend them.")
 _SHOWN = 10  # rows that are flagged
 
 
 @app.callback()
 def _group() -> None:
-    """Find backdoors in models."""
+    """Find backdoors in models, and mend them."""
+
+
+app.command()(backdoor_repair.repair)
 
 
 @app.command()

@@ -9,7 +9,7 @@ of the tokens that alone mean a class most, drawn together, those that turn text
 anew every few steps. Where the slices are not enough, all attention weights are tuned, then all weights.
 Threat model: that of the room. Does not protect: a trigger of no word, or one of which suspects hold a part:
 then the part is mended and the whole trigger works on (measured; see LOG.md). `Repaired` tells what suspects
-do, not what the attacker's own trigger does, so it is no command yet.
+do, not what the attacker's own trigger does.
 Source: Jin et al., arXiv 2511.13789 (head-wise tuning with attention safety). The insertions, the choice by
 ablation and the widening are own.
 
