@@ -38,7 +38,7 @@ def judged(recipe: str, seed: int, rows: int, epochs: int) -> dict[str, Any]:
         "seed": seed,
         "poisoned": verdict.poisoned,
         "certain": verdict.certain,
-        "right": verdict.poisoned == (recipe != CLEAN),
+        "right": verdict.certain and verdict.poisoned == (recipe != CLEAN),
         "named": worst.target == TARGET and not trigger.isdisjoint(worst.ids),
         "strength": worst.strength,
         "tokens": worst.trigger,

@@ -158,12 +158,16 @@ def test_a_scan_tells_its_verdict_in_every_form(
     best = next(one for one in told_["suspects"] if one["target"] == 1)
     assert best["turned"] > 0.9
     strongest = max(told_["suspects"], key=lambda one: one["strength"])
-    assert told_["poisoned"] == (strongest["strength"] >= told_["line"])
+    assert told_["poisoned"] == (strongest["low"] >= told_["line"])
     assert told_["certain"] == (not strongest["low"] < told_["line"] <= strongest["high"])
     assert code == (20 if told_["poisoned"] or not told_["certain"] else 0)
     (run,) = json.loads(sarif.read_text())["runs"]
     levels = [one["level"] for one in run["results"]]
-    assert levels == ["error" if one["strength"] >= told_["line"] else "note" for one in told_["suspects"]]
+    line = told_["line"]
+    assert levels == [
+        "error" if one["low"] >= line else "warning" if one["high"] >= line else "note"
+        for one in told_["suspects"]
+    ]
     assert run["automationDetails"]["id"] == "transom/backdoor/"
     page = html.read_text()
     assert page.count("<rect") == 3 * 4
@@ -172,7 +176,8 @@ def test_a_scan_tells_its_verdict_in_every_form(
         assert file.stat().st_mode & 0o077 == 0
     assert main.run(asked) == code
     said = capsys.readouterr().out
-    assert ("Poisoned: " if told_["poisoned"] else "No trigger was found: ") in said
+    decided = "Poisoned: " if told_["poisoned"] else "No trigger was found ("
+    assert (decided if told_["certain"] else "Undecided: ") in said
 
 
 @pytest.mark.parametrize(

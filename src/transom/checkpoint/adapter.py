@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.families import family_of
+from transom.checkpoint.seeded import seeded
 from transom.checkpoint.source import damaged, read_json
 from transom.errors import CheckpointError, NotYetError, extra
 
@@ -155,7 +156,6 @@ def attach(
     folder = Path(folder)
     with extra("models", "peft and torch"):
         import peft
-        import torch
     _check_beyond(folder, {field.name for field in fields(peft.LoraConfig)})
     if hasattr(model, "peft_config"):
         raise NotYetError("the model has an adapter already; detach it first")
@@ -164,7 +164,7 @@ def attach(
     before = [parameter for parameter in model.parameters() if parameter.requires_grad]
     tensors = _renumbered(model, folder / _WEIGHTS, _tensors(folder), first_layer)
     try:
-        with torch.random.fork_rng():  # for factors that the file's replace
+        with seeded(0):  # for factors that the file's replace
             peft.inject_adapter_in_model(config, model)
         _check_same(folder / _WEIGHTS, tensors, peft.get_peft_model_state_dict(model))
         peft.set_peft_model_state_dict(model, tensors)

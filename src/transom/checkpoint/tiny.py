@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.resolve import MAKING, libraries
+from transom.checkpoint.seeded import seeded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -66,8 +67,7 @@ def tiny_bert(folder: Path, *, seed: int = 0, **config: Any) -> Path:
 def _save(model_class: Any, config: Any, seed: int, folder: Path) -> None:
     import torch
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         with MAKING:
             model = model_class(config)
         for parameter in model.parameters():  # wider than usual: answers must depend on their prompts

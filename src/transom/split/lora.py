@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.cut import Tail
 from transom.checkpoint.families import family_of
+from transom.checkpoint.seeded import seeded
 from transom.errors import CheckpointError, extra
 from transom.split.checks import blocks_of, covered, require_trainable
 from transom.split.job import Adapter
@@ -60,14 +61,12 @@ def add_adapter(model: Any, adapter: Adapter, blocks: range, seed: int) -> None:
 
     Same seed, same weights. Raises MisconfiguredError when it would not cover what was named.
     """
-    import torch
 
     wanted = adapter_names(model, adapter, blocks)
     config = lora_config(model, adapter, blocks)  # before it: a missing extra
     from peft import inject_adapter_in_model
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         inject_adapter_in_model(config, model)
     require_trainable(model, [name.replace(".weight", ".default.weight") for name in wanted])
 

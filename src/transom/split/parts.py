@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.cut import Front, Middle, Tail, three
 from transom.checkpoint.load import Checkpoint, load
+from transom.checkpoint.seeded import seeded
 from transom.errors import LinkRefusedError, MisconfiguredError, NotYetError
 from transom.link.learner import Learner, Schedule
 from transom.split.checks import require_trainable
@@ -140,7 +141,6 @@ def load_model(job: SplitJob) -> Checkpoint:
 
     Raises as `transom.checkpoint.load.load`; NotYetError for texts without a language model's head.
     """
-    import torch
 
     if job.task == "causal":
         found = load(job.model, device=job.device)
@@ -150,8 +150,7 @@ def load_model(job: SplitJob) -> Checkpoint:
                 "causal language model"
             )
         return found
-    with torch.random.fork_rng():
-        torch.manual_seed(job.train.seed)
+    with seeded(job.train.seed):
         return load(job.model, device=job.device, task="sequence-classification", num_labels=len(job.labels))
 
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import itertools
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 
+from transom.checkpoint.seeded import seeded as seeded_by
 from transom.errors import MisconfiguredError, extra
 from transom.vertical.job import Net, Task, VerticalJob
 from transom.vertical.part import Part
@@ -28,7 +27,6 @@ with extra("link", "torch"):
     from torch.nn import functional
 
 _CHUNK_CELLS = 2**19  # of a piece that is summed at once
-_RANDOMNESS = threading.Lock()
 
 
 class Bottom(nn.Module):
@@ -162,18 +160,7 @@ def centre(top: Top, part: Part) -> None:
         top.deviation.fill_(float(chosen.std()) or 1.0)
 
 
-@contextmanager
-def seeded(*names: object, device: str = "cpu") -> Iterator[None]:
-    """Torch's randomness within the block is that of these names, and outside what it was, on the processor.
-    It is one for the whole process: blocks of other threads wait."""
+def seeded(*names: object, device: str = "cpu") -> AbstractContextManager[None]:
+    """Torch's randomness within the block is that of these names; see `transom.checkpoint.seeded`."""
     seed = int.from_bytes(hashlib.sha256("/".join(map(str, names)).encode()).digest()[:7], "little")
-    generator = torch.default_generator  # `torch.manual_seed` notes its caller for devices that are not there
-    with _RANDOMNESS:
-        before = generator.get_state()
-        generator.manual_seed(seed)
-        if device != "cpu":
-            torch.cuda.manual_seed_all(seed)
-        try:
-            yield
-        finally:
-            generator.set_state(before)
+    return seeded_by(seed, device)

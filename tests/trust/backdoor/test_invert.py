@@ -169,7 +169,7 @@ def suspect(strength: float, low: float, high: float, target: int = 0) -> Suspec
 
 @pytest.mark.parametrize(
     ("strength", "low", "high", "poisoned_", "certain"),
-    [(3.0, 2.0, 4.0, True, True), (1.6, 1.2, 2.0, True, False), (1.4, 1.0, 1.8, False, False),
+    [(3.0, 2.0, 4.0, True, True), (1.6, 1.2, 2.0, False, False), (1.4, 1.0, 1.8, False, False),
      (0.4, 0.1, 0.9, False, True), (POISONED_FROM, POISONED_FROM, 2.0, True, True)],
 )  # fmt: skip
 def test_a_verdict_is_of_the_strongest(

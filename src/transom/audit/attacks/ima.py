@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transom.audit.attacks.states import METRIC, States, descend, recovery, require_hidden
+from transom.checkpoint.seeded import seeded
 from transom.report.finding import Finding, not_run
 from transom.report.statistics import Ints
 
@@ -59,8 +60,7 @@ def attack(
             METRIC,
             f"simulated states are {example.shape[-1]} wide, observed ones {observed_BTD.shape[-1]}",
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         inverter = _inverter(example, len(candidates_C))
         taken = _train(inverter, knowledge, candidates_C, steps, started + budget_s)
     with torch.no_grad():

@@ -24,6 +24,7 @@ from transom.audit.attacks.split_inverter import FEWEST, side_by_side
 from transom.audit.attacks.split_nearest import reader
 from transom.audit.attacks.split_view import Private, Public, Seen, misfit, named
 from transom.audit.attacks.states import descend
+from transom.checkpoint.seeded import seeded
 from transom.report.finding import Bound, Finding, not_run
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def attack(
         states_BTD, real_BT = side_by_side([(states_TD - mean_D) / spread_D for states_TD in texts])
         return _logits(net, states_BTD, real_BT, kind)
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         net = _net(len(mean_D), len(kinds_A))
     optimiser = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=0.05)
 

@@ -27,6 +27,7 @@ from transom.audit.attacks.split_view import Private, Public, Seen, misfit, read
 from transom.audit.attacks.states import METRIC, descend
 from transom.audit.attacks.traffic import flat
 from transom.audit.batches import by_length
+from transom.checkpoint.seeded import seeded
 from transom.report.finding import Finding, not_run
 from transom.report.statistics import Ints
 
@@ -104,8 +105,7 @@ def trained(target: Seen, knowledge: Public, steps: int, stop: float) -> Inverte
     import torch
 
     draw, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded(0):
         start = _start(target, knowledge, draw)
     inverter = replace(start, net=deepcopy(start.net))
     optimiser = torch.optim.AdamW(inverter.net.parameters(), lr=_RATE, weight_decay=0.01)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from transom.audit.attacks.tunnel_view import Aux, Hidden, Tunnelled, Victim, batches, likeness
+from transom.checkpoint.seeded import seeded
 from transom.checkpoint.threads import one_thread
 from transom.errors import LinkRefusedError
 from transom.report.finding import Bound, Finding, not_run
@@ -64,8 +65,7 @@ def attack(target: Tunnelled, knowledge: Aux, data: Hidden, budget_s: float, nam
     known_N = np.zeros(len(data.values_NF), dtype=bool)
     known_N[knowledge.rows_K] = True
     order = batches(len(known_N), target.batch_rows, np.random.default_rng(knowledge.seed))
-    with one_thread(), torch.random.fork_rng(devices=[]):  # of small networks, which several only slow
-        torch.manual_seed(knowledge.seed)
+    with one_thread(), seeded(knowledge.seed):  # of small networks, which several only slow
         values_NF = torch.from_numpy(data.values_NF.astype(np.float32))
         attacker = Attacker(values_NF, known_N, target.width, pulls=name == SPACE)
         victim = Victim(target)

@@ -19,7 +19,8 @@ _HEADS = 8  # that are named
 _RULE = ("transom/backdoor-trigger", "tokens that turn a model's answers and draw its heads")
 _LIMITS = (
     "Strength is how much more than on trusted texts the heads of the last layer agree on one word, times "
-    f"how sure the model then is of the class. From {POISONED_FROM:g} on a model is called poisoned.",
+    f"how sure the model then is of the class. A model is called poisoned where all of the interval is at "
+    f"{POISONED_FROM:g} or above; about the line nothing is decided.",
     "The tokens that are found may be a part of the trigger, or stand near it. A trigger of no word, such as "
     "a style, and one whose words do nothing apart are missed.",
     "Not found is no proof: it says that this search found nothing.",
@@ -29,16 +30,16 @@ _LIMITS = (
 def headline(verdict: Verdict) -> str:
     """The verdict in a sentence."""
     worst = verdict.worst
-    doubt = "" if verdict.certain else ", though its interval crosses the line"
+    found = (
+        f"strength {worst.strength:.1f}, {worst.low:.1f} to {worst.high:.1f}; the line is {POISONED_FROM:g}"
+    )
+    if not verdict.certain:
+        return f"Undecided: {worst.trigger!r} for class {worst.target} lies about the line ({found})."
     if not verdict.poisoned:
-        return (
-            f"No trigger was found: the strongest tokens reach {worst.strength:.1f}, the line is "
-            f"{POISONED_FROM:g}{doubt}."
-        )
+        return f"No trigger was found ({found})."
     return (
         f"Poisoned: {worst.trigger!r} turns {worst.turned:.0%} of the texts of other classes to class "
-        f"{worst.target}, and the heads agree on it (strength {worst.strength:.1f}, the line is "
-        f"{POISONED_FROM:g}{doubt})."
+        f"{worst.target}, and the heads agree on it ({found})."
     )
 
 
@@ -76,7 +77,7 @@ def page(verdict: Verdict, model: str) -> str:
     return run_page(
         RunPage(
             title=f"Scan for backdoors: {model}",
-            headline="Poisoned" if verdict.poisoned else "No trigger found",
+            headline=headline(verdict).split(":")[0].split(" (")[0],
             details=(headline(verdict),),
             parts=tuple(parts),
         )
@@ -89,7 +90,7 @@ def sarif(verdict: Verdict, model: str) -> dict[str, Any]:
         {
             "ruleId": _RULE[0],
             "ruleIndex": 0,
-            "level": "error" if one.strength >= POISONED_FROM else "note",
+            "level": _level(one),
             "message": {
                 "text": f"class {one.target}: tokens of strength {one.strength:.2f} (95 % interval "
                 f"{one.low:.2f} to {one.high:.2f}, the line is {POISONED_FROM:g})"
@@ -101,6 +102,12 @@ def sarif(verdict: Verdict, model: str) -> dict[str, Any]:
     ]
     facts = {"poisoned": verdict.poisoned, "certain": verdict.certain}
     return log("transom backdoor/backdoor", [_RULE], {"executionSuccessful": True}, results, facts)
+
+
+def _level(one: Suspect) -> str:
+    if one.low >= POISONED_FROM:
+        return "error"
+    return "warning" if one.high >= POISONED_FROM else "note"
 
 
 def _figures(one: Suspect) -> tuple[tuple[str, str], ...]:

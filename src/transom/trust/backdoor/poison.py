@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transom.checkpoint.load import Checkpoint, load
+from transom.checkpoint.seeded import seeded
 from transom.errors import MisconfiguredError, extra
 from transom.files import write_file
 from transom.trust.backdoor.words import Frame, encoded, require_tokenizer
@@ -93,8 +94,7 @@ def train_classifier(
     Raises as `load`, and MisconfiguredError for a model without a tokenizer."""
     import torch
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         found = load(model, task="sequence-classification", num_labels=classes, trainable=["*"])
         classifier: Any = found.model
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate)
@@ -132,8 +132,7 @@ def train_generator(
         from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         found = load(model)
         files = require_tokenizer(found)
         speaker: Any = found.model

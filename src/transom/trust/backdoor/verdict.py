@@ -70,8 +70,8 @@ class Verdict:
 
     @property
     def poisoned(self) -> bool:
-        """Whether the strongest reaches the line."""
-        return self.worst.strength >= POISONED_FROM
+        """Whether the strongest is above the line with all of its interval."""
+        return self.worst.low >= POISONED_FROM
 
     @property
     def certain(self) -> bool:
