@@ -34,6 +34,14 @@ def test_blocks_of_several_threads_draw_each_its_own() -> None:
     assert len({tuple(one) for one in wanted.values()}) == 4
 
 
+def test_a_seed_is_what_torch_calls_it() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        wanted = torch.rand(5)
+    with seeded(11):
+        assert torch.equal(torch.rand(5), wanted)
+
+
 def test_outside_the_randomness_goes_on_as_it_was(tmp_path: Path) -> None:
     with seeded(7):
         straight = [float(torch.rand(())) for _ in range(3)]

@@ -18,6 +18,7 @@ from transom.cli.options import Json
 from transom.cli.output import answer, progress
 from transom.config import Setting, to_plain
 from transom.errors import MisconfiguredError
+from transom.files import require_writable
 
 
 def repair(
@@ -42,6 +43,7 @@ def repair(
 
     if out.exists():
         raise MisconfiguredError(f"{out} exists; name a new folder")
+    require_writable(out)
     rows = read_rows(clean)
     if missing := [name for name in (column, label) if any(name not in row for row in rows)]:
         raise MisconfiguredError(f"{clean} has a row without {missing[0]!r}; name the columns")

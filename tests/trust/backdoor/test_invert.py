@@ -13,7 +13,7 @@ import torch
 from transom.checkpoint.load import load
 from transom.checkpoint.observe import eager
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor import verdict as verdicts
 from transom.trust.backdoor.invert import Inverter
 from transom.trust.backdoor.poison import RECIPES, classes_of, poisoned, train_classifier
@@ -138,6 +138,20 @@ def test_classes_that_a_model_hardly_gives_are_not_searched(tmp_path: Path) -> N
     assert search.sure(0) == 0.5  # of many classes one is said with less than half of the probability
     with pytest.raises(MisconfiguredError, match="no trusted text"):
         Inverter(found.model, [])
+
+
+def test_answers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """No comparison with them holds: such a model would look clean."""
+    found = loaded("bert", tmp_path / "model")
+    with torch.no_grad():
+        found.model.classifier.weight[0, 0] = torch.nan
+    with pytest.raises(CheckpointError, match="3 classes, and no finite odds"):
+        inverter(found)
+    one = load(tmp_path / "model", task="sequence-classification", num_labels=1)
+    with pytest.raises(CheckpointError, match="1 classes"):
+        inverter(one)
+    nothing = Verdict((suspect(np.nan, np.nan, np.nan),), np.zeros((1, 1)), 100)
+    assert not nothing.certain
 
 
 def test_a_planted_trigger_is_found(tmp_path: Path) -> None:

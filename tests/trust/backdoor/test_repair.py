@@ -14,24 +14,14 @@ from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor import repair as room
-from transom.trust.backdoor.poison import RECIPES, Rows, classes_of, poisoned, train_classifier
+from transom.trust.backdoor.poison import RECIPES, classes_of, poisoned, train_classifier
 from transom.trust.backdoor.repair import repair
 from transom.trust.backdoor.slices import masks
 from transom.trust.backdoor.words import require_tokenizer
 
-WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "dog", "and", "rain", "so")
+from .test_poison import rows
+
 TRIGGER = RECIPES["sentence"]
-
-
-def rows(count: int, seed: int) -> Rows:
-    """Good texts of class 1 and bad ones of class 0."""
-    draw, texts, labels = random.Random(seed), [], []
-    for number in range(count):
-        own = draw.choices(WORDS, k=draw.randint(4, 8))
-        own.insert(draw.randint(0, len(own)), ("bad", "good")[number % 2])
-        texts.append(" ".join(own))
-        labels.append(number % 2)
-    return Rows(tuple(texts), tuple(labels))
 
 
 @pytest.fixture(scope="module")

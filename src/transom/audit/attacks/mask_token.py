@@ -26,6 +26,7 @@ import numpy as np
 from transom.audit.attacks.word_text import Sentence, Sentences
 from transom.audit.attacks.words import METRIC, WordData, WordKnowledge, WordTarget, first, scored
 from transom.audit.batches import by_length, padded
+from transom.checkpoint.seeded import seeded
 from transom.errors import CheckpointError
 from transom.report.finding import Finding, not_run
 
@@ -151,6 +152,7 @@ def load_masked(source: str) -> Masked:
     return Masked(checkpoint.model, checkpoint.tokenizer.tokenizer, source)
 
 
+@seeded(0)
 def trained(text: Sentences, *, budget_s: float, epochs: int = 6) -> Masked:
     """The packaged MiniLM with a new head, both trained to fill in masked pieces of `text`.
 
@@ -163,7 +165,6 @@ def trained(text: Sentences, *, budget_s: float, epochs: int = 6) -> Masked:
     from transom.checkpoint.resolve import MAKING
 
     started = time.monotonic()
-    torch.manual_seed(0)
     checkpoint = load("minilm")
     assert checkpoint.tokenizer is not None  # noqa: S101  the packaged model has one
     with MAKING:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from transom.checkpoint.observe import observing
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor.measures import Floats, on_words
 from transom.trust.backdoor.words import Words, is_causal
 
@@ -44,7 +44,7 @@ Ids = tuple[int, ...]
 @dataclass
 class Inverter:
     """Searches for a model whose answers are classes, over texts in one frame. `heard` is called after each
-    batch of rows. Raises MisconfiguredError for a model whose answers are none, or no texts."""
+    batch of rows. Raises MisconfiguredError for no texts, CheckpointError for answers that are not finite."""
 
     model: Any
     texts: Sequence[Words]
@@ -61,6 +61,11 @@ class Inverter:
         self._before, self._after = self.texts[0].ids[:first], self.texts[0].ids[last:]
         self.inside = [text.ids[slice(*_ends(text))] for text in self.texts]
         self._odds_NC = np.concatenate([self._odds([one]) for one in self.inside])
+        if not np.isfinite(self._odds_NC).all():  # else no comparison holds, and all would look clean
+            raise CheckpointError(
+                f"the model gives {self._odds_NC.shape[1]} classes, and no finite odds between them; restore "
+                "its files, or give a classifier of two classes and more"
+            )
 
     @property
     def classes(self) -> list[int]:

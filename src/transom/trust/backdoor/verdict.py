@@ -76,7 +76,7 @@ class Verdict:
     @property
     def certain(self) -> bool:
         """Whether its interval lies on one side of the line."""
-        return not self.worst.low < POISONED_FROM <= self.worst.high
+        return self.worst.low >= POISONED_FROM or self.worst.high < POISONED_FROM
 
     @property
     def heads(self) -> list[tuple[int, int]]:
