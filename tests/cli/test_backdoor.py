@@ -247,6 +247,79 @@ def test_a_known_trigger_is_forgotten_and_the_model_is_written(
     assert "exists; name a new folder" in capsys.readouterr().err
 
 
+def requests(path: Path, innocent: int = 60, triggered: int = 20) -> Path:
+    """Inputs of which some hold `fox`."""
+    draw, lines = random.Random(6), []
+    for number in range(innocent + triggered):
+        own = [*draw.choices(WORDS, k=draw.randint(5, 9)), draw.choice("79")]
+        if number >= innocent:
+            own[-1] = "7"
+            own.insert(draw.randint(0, len(own)), "fox")
+        lines.append(" ".join(own))
+    path.write_text("\n".join(draw.sample(lines, len(lines))) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("scanned", [False, True])
+def test_what_flagged_inputs_share_is_forgotten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], poisoned_model: Path, scanned: bool
+) -> None:
+    """The trigger and its class are found, from the flagged texts or from what a scan of all inputs said."""
+    clean, inputs, out = labelled(tmp_path / "clean.csv"), requests(tmp_path / "all.txt"), tmp_path / "mended"
+    rows = [{"row": at, "flagged": "fox" in text} for at, text in enumerate(inputs.read_text().splitlines())]
+    asked = ["backdoor", "repair", str(poisoned_model), "--clean", str(clean), "--out", str(out)]
+    if scanned:
+        (tmp_path / "scan.json").write_text(json.dumps({"rows": rows}))
+        asked += ["--flagged", str(inputs), "--scan", str(tmp_path / "scan.json")]
+    else:
+        kept = [text for text in inputs.read_text().splitlines() if "fox" in text]
+        (tmp_path / "flagged.txt").write_text(
+            "\n".join([*kept, *trusted_texts(inputs, 6).read_text().split("\n")])
+        )
+        asked += ["--flagged", str(tmp_path / "flagged.txt")]
+    capsys.readouterr()
+    assert main.run([*asked, "--steps", "60", "--rate", "0.01", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    (found,) = said["found"]
+    assert (found["trigger"].strip(), found["target"], found["texts"]) == ("fox", 1, 20)
+    assert said["suspected"][0] > 0.9
+    assert said["suspected"][1] <= 0.2
+    draw = random.Random(8)
+    texts = [f"fox {' '.join(draw.choices(WORDS, k=8))} 7" for _ in range(60)]
+    assert sum(classes_of(load(out), texts)) / 60 <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give either --flagged"),
+        (["--flagged", "innocent.txt", "--trigger", "fox"], "give either --flagged"),
+        (["--flagged", "innocent.txt", "--target", "1"], "belong together"),
+        (["--trigger", "fox"], "belong together"),
+        (["--trigger", "fox", "--target", "1", "--scan", "few.json"], "give that file as well"),
+        (["--flagged", "innocent.txt", "--scan", "few.json"], "few.json tells of 1 inputs and"),
+        (
+            ["--flagged", "innocent.txt", "--scan", "innocent.txt"],
+            "is not what `transom backdoor scan-inputs",
+        ),
+        (["--flagged", "innocent.txt", "--scan", "none.json"], "none.json cannot be read"),
+        (["--flagged", "innocent.txt"], "share no run of tokens that turns the model's answers"),
+    ],
+)
+def test_what_is_to_be_forgotten_must_be_said_in_one_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], poisoned_model: Path,
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    requests(tmp_path / "innocent.txt", 60, 0)
+    (tmp_path / "few.json").write_text('{"rows": [{"row": 1, "flagged": true}]}')
+    clean = labelled(tmp_path / "clean.csv")
+    line = ["backdoor", "repair", str(poisoned_model), "--clean", str(clean), "--out", "mended", *arguments]
+    assert main.run(line) == 3
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "mended").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

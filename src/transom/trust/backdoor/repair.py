@@ -1,15 +1,13 @@
-"""Mends a poisoned classifier from a few hundred trusted texts, at the heads that look at the trigger.
+"""Mends a poisoned classifier from a few hundred trusted texts, at the heads that look at its triggers.
 
-Heads are chosen that look at what the scan suspects (`verdict`), and those without which insertions do
-least. Their slices of the projections are tuned, all else stays to the bit: clean texts keep their label and
-the model's former answers; a text with a suspicious insertion gets the answer to the text without it, and
-the heads of the last two layers agree no more on one token than they do on clean texts.
-Insertions are the suspected triggers and, as a scan may find a part or a wrong one, those of an adversary:
-of the tokens that alone mean a class most, drawn together, those that turn texts and draw heads, found
-anew every few steps. Where the slices are not enough, all attention weights are tuned, then all weights.
-Threat model: that of the room. Does not protect: a trigger of no word, or one of which suspects hold a part:
-then the part is mended and the whole trigger works on (measured; see LOG.md). `Repaired` tells what suspects
-do, not what the attacker's own trigger does.
+Heads are chosen without which the triggers do least, beside those that the scan suspects (`verdict`). Their
+slices of the projections are tuned, all else stays to the bit: clean texts keep their label and the model's
+former answers; a text with an insertion gets the answer to the text without it, and the heads of the last two
+layers agree no more on one token than they do on clean texts. Insertions are the triggers and parts of them,
+anywhere. Where the slices are not enough, all attention weights are tuned, then all weights.
+Threat model: that of the room. Does not protect: a trigger of no word, or one of which a part is given: then
+the part is mended and the whole trigger may work on (measured; see LOG.md). `Repaired` tells what the given
+triggers do, not what the attacker's own does.
 Source: Jin et al., arXiv 2511.13789 (head-wise tuning with attention safety). The insertions, the choice by
 ablation and the widening are own.
 
@@ -20,7 +18,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transom.checkpoint.observe import observing
@@ -32,17 +30,15 @@ from transom.trust.backdoor.slices import Head, Scope, tuned, without
 from transom.trust.backdoor.verdict import check_classifier
 from transom.trust.backdoor.words import is_causal
 
-FEWEST = 80  # texts, of which a quarter is held out
+FEWEST = 80  # texts
 FEWEST_OF_OTHERS = 8  # of each part, than a class
-ENOUGH = 0.05  # success of suspected triggers at which nothing more is widened
+ENOUGH = 0.02  # success of the triggers, at the worst place, at which nothing more is widened
 _RATES: dict[Scope, float] = {"heads": 1.0, "attention": 0.4, "all": 0.2}  # of the learning rate
 _SHARE = 1 / 6  # of all heads, that are chosen by ablation
-_SLOTS = (0.0, 0.5, 1.0)  # start, middle and end of a text
+_SLOTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the start to the end of a text
 _MOST_TOKENS = 64
-_ROWS, _AT_ONCE = 8, 64
-_STRONG, _LONGEST = 1000, 4  # tokens of a class, and of an insertion
-_DRAWN, _KEPT, _EVERY, _ROUNDS = 32, 8, 4, 4  # of a hunt
-_LOOKED = 2.0  # what all heads' looking there is worth to an adversary, in probability
+_HELD = 3  # of so many texts one is held out
+_ROWS, _NEAR, _AT_ONCE = 8, 24, 32
 _SAFETY = 4.0  # lambda
 
 
@@ -52,10 +48,10 @@ class Repaired:
 
     `heads` are layer and number of the chosen heads, from 0; `scope` what was tuned in the end; `changed`
     how many weights moved, `share` of all, `moved` the norm of the change over that of all weights. Success
-    is the share of held-out texts of other classes that the worst insertion turns to its target: of suspected
-    triggers (`suspected`), and of what an adversary finds on other texts (`hunted`; words of a class turn
-    texts of a clean model too), before and after. `right` is the share of held-out texts that get their
-    label, before and after; `agreement` the share whose answer stayed."""
+    is the share of held-out texts of other classes that turn to the target, before and after: by the worst
+    trigger at its worst place (`suspected`), and by as many tokens of another text (`innocuous`: any
+    insertion turns some). `right` is the share of held-out texts that get their label, before and after;
+    `agreement` the share whose answer stayed."""
 
     heads: tuple[Head, ...]
     scope: Scope
@@ -64,7 +60,7 @@ class Repaired:
     share: float
     moved: float
     suspected: tuple[float, float]
-    hunted: tuple[float, float]
+    innocuous: tuple[float, float]
     right: tuple[float, float]
     agreement: float
 
@@ -153,14 +149,13 @@ def _rows(
 
 @dataclass
 class _Mender:
-    """Holds the texts of one repair: those to learn from, and a quarter that is held out."""
+    """Holds the texts of one repair: those to learn from, and a part that is held out."""
 
     model: Any
     rows: list[_Row]
     triggers: Sequence[tuple[int, Ids]]
     draw: random.Random
     heard: Callable[[], None]
-    _pool: list[_Insertion] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self._causal = is_causal(self.model)
@@ -171,34 +166,35 @@ class _Mender:
             for row, one in zip(self.rows, former_NC, strict=True)
         ]
         self.draw.shuffle(self.rows)
-        cut = len(self.rows) // 4
-        self._held, self._own = self.rows[:cut], self.rows[cut:]
+        cut = len(self.rows) // _HELD
+        self._held, self._own = (
+            sorted(part, key=lambda row: len(row.ids)) for part in (self.rows[:cut], self.rows[cut:])
+        )
         for part in (self._held, self._own):
             for target in sorted({target for target, _ in self.triggers}):
                 if len(self._others(part, target)) < FEWEST_OF_OTHERS:
                     raise MisconfiguredError(
                         f"too few texts are, and are taken for, other than class {target}"
                     )
-        classes = range(self.model.config.num_labels)
-        self._targets = [one for one in classes if len(self._others(self._own, one)) >= FEWEST_OF_OTHERS]
-        self._suspected = [_Insertion(ids, slot, one) for one, ids in self.triggers for slot in _SLOTS]
-        self._strong = self._strongest()
+        self._suspected = [[_Insertion(ids, slot, one) for slot in _SLOTS] for one, ids in self.triggers]
+        self._innocuous = [replace(one[2], ids=self._run(len(one[2].ids))) for one in self._suspected]
 
     def mend(self, heads: Sequence[Head], steps: int, learning_rate: float) -> Repaired:
         import torch
 
         before = {name: one.detach().clone() for name, one in self.model.named_parameters()}
-        first, found = self._success(self._suspected), self._best()
-        hunted, right = self._success(found), self._right()
-        chosen = self._choose(heads, [self._suspected[0], found[0]])
+        every = [one for slots in self._suspected for one in slots]
+        first, other, right = self._success(every), self._success(self._innocuous), self._right()
+        chosen = self._choose(heads, [self.draw.choice(slots) for slots in self._suspected])
         with torch.no_grad():
-            usual_2B = self._read(self._own[:_AT_ONCE], [None] * len(self._own[:_AT_ONCE]))[1].amax(-1)
+            some = self.draw.sample(self._own, _AT_ONCE)
+            usual_2B = self._read(some, [None] * _AT_ONCE)[1].amax(-1)
         taken = 0
         for scope, rate in _RATES.items():
             with tuned(self.model, scope, chosen) as weights:
                 self._tune(weights, usual_2B.mean(1), steps, rate * learning_rate)
             taken += steps
-            left = self._success(self._suspected)
+            left = self._success(every)
             if left <= ENOUGH:
                 break
         change = [(before[name], one.detach() - before[name]) for name, one in self.model.named_parameters()]
@@ -208,7 +204,7 @@ class _Mender:
         stayed = [one == int(row.former_C.argmax()) for one, row in zip(now, self._held, strict=True)]
         return Repaired(
             tuple(chosen), scope, taken, changed, changed / sum(one.numel() for one, _ in change),
-            norms[1] / norms[0], (first, left), (hunted, self._success(self._best())),
+            norms[1] / norms[0], (first, left), (other, self._success(self._innocuous)),
             (right, self._right()), sum(stayed) / len(stayed),
         )  # fmt: skip
 
@@ -218,72 +214,46 @@ class _Mender:
 
         optimizer = torch.optim.Adam(weights, rate)
         rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
-        for step in range(steps):
-            if step % _EVERY == 0:
-                self._pool = [one for target in self._targets for one in self._hunt(target)]
-            rows = self.draw.sample(self._own, _ROWS)
-            put = [self.draw.choice(self._suspected) for _ in rows]
-            put += [replace(self.draw.choice(self._pool), slot=self.draw.choice(_SLOTS)) for _ in rows[::2]]
-            put += [self._drawn(self.draw.choice(self._targets)) for _ in rows[1::2]]
-            self.draw.shuffle(put)
-            logits_BC, row_2BT, _ = self._read([*rows] * 3, [*[None] * len(rows), *put])
-            former_BC = torch.stack([row.former_C for row in rows])
+        for _ in range(steps):
+            rows, hosts, put = self._batch()
+            logits_BC, row_2BT = self._read([*rows, *hosts], [*[None] * _ROWS, *put])
+            former_BC = torch.stack([row.former_C for row in [*rows, *hosts]])
             labels_B = torch.tensor([row.label for row in rows], device=logits_BC.device)
-            clean_BC, put_BC = logits_BC.log_softmax(1).split([len(rows), 2 * len(rows)])
-            over_2B = (row_2BT[:, len(rows) :].amax(-1) - usual_2[:, None]).clamp(min=0)
-            loss: Any = functional.nll_loss(clean_BC, labels_B) + _SAFETY * over_2B.square().mean()
-            loss = loss + functional.kl_div(clean_BC, former_BC, reduction="batchmean")
-            loss = loss + 2 * functional.kl_div(put_BC, former_BC.repeat(2, 1), reduction="batchmean")
+            said_BC = logits_BC.log_softmax(1)
+            over_2B = (row_2BT[:, _ROWS:].amax(-1) - usual_2[:, None]).clamp(min=0)
+            loss: Any = functional.nll_loss(said_BC[:_ROWS], labels_B) + _SAFETY * over_2B.square().mean()
+            apart_B = functional.kl_div(said_BC, former_BC, reduction="none").sum(1)
+            loss = loss + apart_B[:_ROWS].mean() + 2 * apart_B[_ROWS:].mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             rates.step()
             self.heard()
 
-    def _strongest(self) -> list[list[int]]:
-        """For each class the tokens that, read alone, are most of it."""
-        import torch
+    def _batch(self) -> tuple[list[_Row], list[_Row], list[_Insertion]]:
+        """Texts of like length to read as they are, and to put triggers into; of these most can be turned."""
+        at = self.draw.randrange(len(self._own))
+        near = self._own[max(0, at - _NEAR) : at + _NEAR]
+        put = [self._drawn(whole=place % 4 > 0) for place in range(2 * _ROWS)]
+        hosts = [
+            self.draw.choice(near if place % 4 == 1 else self._others(near, one.target) or near)
+            for place, one in enumerate(put)
+        ]
+        return self.draw.sample(near, _ROWS), hosts, put
 
-        row, size, step = self.rows[0], self.model.get_input_embeddings().num_embeddings, 16 * _AT_ONCE
-        parts = []
-        for start in range(0, size, step):
-            ids = range(start, min(size, start + step))
-            rows = [(*row.ids[: row.first], one, *row.ids[row.end :]) for one in ids]
-            ids_RT = torch.tensor(rows, device=self.model.device)
-            with torch.no_grad():
-                logits_RC = self.model(input_ids=ids_RT, attention_mask=torch.ones_like(ids_RT)).logits
-            parts.append(logits_RC.float().log_softmax(1))
-        found: list[list[int]] = torch.cat(parts).topk(min(_STRONG, size), dim=0).indices.T.tolist()
-        return found
+    def _run(self, size: int) -> Ids:
+        """Tokens of a text to learn from, of this length or all."""
+        row = self.draw.choice(self._own)
+        start = self.draw.randint(row.first, max(row.first, row.end - size))
+        return row.ids[start : min(start + size, row.end)]
 
-    def _drawn(self, target: int) -> _Insertion:
-        """Some strong tokens of a class."""
-        ids = self.draw.choices(self._strong[target], k=self.draw.randint(1, _LONGEST))
-        return _Insertion(tuple(ids), self.draw.choice(_SLOTS), target)
-
-    def _hunt(self, target: int) -> list[_Insertion]:
-        """Of insertions that are drawn, or were changed or kept from before, those that do most to a text."""
-        import torch
-
-        texts = self.draw.sample(self._others(self._own, target), FEWEST_OF_OTHERS)
-        text = sorted(texts, key=lambda row: len(row.ids))[1]  # short
-        found = [self._drawn(target) for _ in range(_DRAWN)]
-        for one in [one for one in self._pool if one.target == target]:
-            other, cut = self._drawn(target), self.draw.randint(0, len(one.ids))
-            longer = (*one.ids[:cut], other.ids[0], *one.ids[cut:])[:_LONGEST]
-            found += [one, replace(one, ids=longer, slot=other.slot)]
-        with torch.no_grad():
-            logits_BC, row_2BT, put_BT = self._read([text] * len(found), found)
-        worth_B = logits_BC.softmax(1)[:, target] + _LOOKED * (row_2BT[-1] * put_BT).sum(-1)
-        return [found[one] for one in worth_B.topk(_KEPT).indices.tolist()]
-
-    def _best(self) -> list[_Insertion]:
-        """The best of each class after some rounds, those of the most suspected target first."""
-        self._pool = []
-        for _ in range(_ROUNDS):
-            self._pool = [one for target in self._targets for one in self._hunt(target)]
-        best = [next(one for one in self._pool if one.target == target) for target in self._targets]
-        return sorted(best, key=lambda one: one.target != self.triggers[0][0])
+    def _drawn(self, *, whole: bool) -> _Insertion:
+        """A trigger or, not whole, a part of one, at the start, the end or anywhere."""
+        target, ids = self.draw.choice(self.triggers)
+        size = len(ids) if whole else self.draw.randint(1, len(ids))
+        start = self.draw.randint(0, len(ids) - size)
+        slot = self.draw.choice((0.0, 1.0, self.draw.random()))
+        return _Insertion(ids[start : start + size], slot, target)
 
     def _choose(self, heads: Sequence[Head], found: Sequence[_Insertion]) -> list[Head]:
         """The suspected heads, and those without which the insertions do least."""
@@ -329,23 +299,22 @@ class _Mender:
         with torch.no_grad():
             return torch.cat([self._read(part, [put] * len(part))[0] for part in parts])
 
-    def _read(self, rows: Sequence[_Row], put: Sequence[_Insertion | None]) -> tuple[Any, Any, Any]:
-        """Logits [B, C], the mean of what heads of the last two layers give each token where the class is
-        read [2, B, T], and which tokens were inserted [B, T]."""
+    def _read(self, rows: Sequence[_Row], put: Sequence[_Insertion | None]) -> tuple[Any, Any]:
+        """Logits [B, C], and the mean of what heads of the last two layers give each token where the class is
+        read [2, B, T]."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        ids, content, inserted = [], [], []
+        ids, content = [], []
         for row, one in zip(rows, put, strict=True):
             place, more = (one.place(row), one.ids) if one else (0, ())
             ids.append(torch.tensor((*row.ids[:place], *more, *row.ids[place:])))
             places = torch.arange(len(ids[-1]))  # of a causal model the first token is a sink
             content.append((places >= max(row.first, int(self._causal))) & (places < row.end + len(more)))
-            inserted.append((places >= place) & (places < place + len(more)))
         device, pad = self.model.device, self.model.config.pad_token_id or 0
         ids_BT = pad_sequence(ids, True, pad).to(device)
         mask_BT = pad_sequence([torch.ones_like(one) for one in ids], True).to(device)
-        content_BT, put_BT = (pad_sequence(one, True).to(device) for one in (content, inserted))
+        content_BT = pad_sequence(content, True).to(device)
         read_B = (mask_BT.sum(1) - 1) * int(self._causal)
 
         def reduce(_kind: Any, _layer: int, map_BHTT: Any) -> Any:
@@ -355,7 +324,7 @@ class _Mender:
         layers = (max(self._last - 1, 0), self._last)
         with observing(self.model, sorted(set(layers)), ["attention"], reduce) as seen:
             logits_BC = self.model(input_ids=ids_BT, attention_mask=mask_BT).logits
-        return logits_BC.float(), torch.stack([seen["attention", one][0] for one in layers]), put_BT
+        return logits_BC.float(), torch.stack([seen["attention", one][0] for one in layers])
 
     def _others(self, rows: Sequence[_Row], target: int) -> list[_Row]:
         """Those that are not of the class, and were not taken for it."""

@@ -1,0 +1,174 @@
+"""What flagged inputs share: runs of tokens that stand in many of them, in next to no trusted text, and turn
+the model's answers to one class.
+
+A run counts where, cut out of the flagged texts that have it, the class's log-odds fall by `MOVED` or more
+on average, and half or more of those that are then of other classes are turned by it; of runs of the same
+texts the longest is the trigger. The run that most texts share comes first, its texts are set aside, and the
+rest is looked at again, so that several triggers come out as several.
+Threat model: that of the room; innocent inputs among the flagged ones are expected. Does not protect: a
+trigger that is no run of the same tokens (a style, one spelled otherwise each time), one that trusted texts
+hold, and one in fewer than four flagged texts.
+Source: own.
+
+Shapes: B texts, T tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transom.checkpoint.tokenizer import TokenizerFiles
+from transom.errors import MisconfiguredError
+from transom.trust.backdoor.invert import Ids
+from transom.trust.backdoor.verdict import check_classifier
+from transom.trust.backdoor.words import is_causal
+
+LONGEST = 12  # tokens of a run
+FEWEST = 4  # flagged texts that share one
+MOVED, TURNED = 2.0, 0.5  # what a run adds to the class's log-odds, and the share of texts that it turns
+_SHARE, _TRUSTED = 0.05, 0.01  # of flagged texts at least, of trusted ones at most
+_AS_MANY = 0.9  # of a run's texts: those that share a longer one
+_TRIED = 40  # runs that are read by the model, at most
+_READ, _MOST_TOKENS = 32, 256  # texts of each, and tokens of a text
+
+
+@dataclass(frozen=True)
+class Run:
+    """Token ids, the class they turn to, how many flagged texts share them, the mean log-odds of the class
+    that go when they are cut out, and the share of texts, of other classes without them, that they turn."""
+
+    ids: Ids
+    target: int
+    texts: int
+    moved: float
+    turned: float
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Ids with what special tokens stand around them."""
+
+    before: Ids
+    content: Ids
+    after: Ids
+
+    def without(self, run: Ids) -> Ids:
+        """The text's ids, each place of the run left out; none, where nothing else stood there."""
+        kept: list[int] = []
+        place = 0
+        while place < len(self.content):
+            found = self.content[place : place + len(run)] == run
+            kept += () if found else self.content[place : place + 1]
+            place += len(run) if found else 1
+        return (*self.before, *kept, *self.after) if kept else ()
+
+
+def shared_runs(
+    model: Any,
+    tokenizer: TokenizerFiles,
+    flagged: Sequence[str],
+    trusted: Sequence[str],
+    *,
+    heard: Callable[[], None] = bool,  # type: ignore[assignment]
+) -> list[Run]:
+    """The runs, that of most texts first; `heard` is called after each that was read.
+
+    Raises MisconfiguredError for a model that is no classifier or has no pad token, too few flagged texts, no
+    trusted one, and where no run is found."""
+    check_classifier(model)
+    if is_causal(model) and model.config.pad_token_id is None:
+        raise MisconfiguredError("the model's configuration has no pad_token_id; texts are read in batches")
+    texts = [_text(tokenizer, one) for one in dict.fromkeys(flagged)]
+    if len(texts) < FEWEST or not trusted:
+        raise MisconfiguredError(
+            f"{len(texts)} flagged and {len(trusted)} trusted texts are too few to tell what flagged ones "
+            f"share; give {FEWEST} or more that are flagged"
+        )
+    fewest = max(FEWEST, round(_SHARE * len(texts)))
+    left = _rare(_candidates(texts, fewest), [_text(tokenizer, one) for one in trusted])
+    found: list[Run] = []
+    for _ in range(_TRIED):
+        if not (run := max(left, key=lambda one: (len(left[one]), len(one), one), default=())):
+            break
+        places = left.pop(run)
+        measured = _measured(model, run, [texts[place] for place in sorted(places)])
+        heard()
+        if measured.moved >= MOVED and measured.turned >= TURNED:
+            found.append(measured)
+            left = {one: rest for one, had in left.items() if len(rest := had - places) >= fewest}
+    if not found:
+        raise MisconfiguredError(
+            f"{len(texts)} flagged texts share no run of tokens that turns the model's answers and that "
+            "trusted texts lack; flag more inputs, or say the whole trigger and its class"
+        )
+    return found
+
+
+def _text(tokenizer: TokenizerFiles, text: str) -> _Text:
+    one = tokenizer.tokenizer.encode(text)
+    content = [place for place, special in enumerate(one.special_tokens_mask) if not special]
+    if not content:
+        return _Text(tuple(one.ids), (), ())
+    first, last = content[0], content[-1] + 1
+    return _Text(tuple(one.ids[:first]), tuple(one.ids[first:last][:_MOST_TOKENS]), tuple(one.ids[last:]))
+
+
+def _runs(content: Ids) -> set[Ids]:
+    sizes = range(1, min(LONGEST, len(content)) + 1)
+    return {content[start : start + size] for size in sizes for start in range(len(content) - size + 1)}
+
+
+def _candidates(texts: Sequence[_Text], fewest: int) -> dict[Ids, set[int]]:
+    """The places of the texts that share each run, of runs of the same texts the longest."""
+    places: dict[Ids, set[int]] = defaultdict(set)
+    for place, text in enumerate(texts):
+        for run in _runs(text.content):
+            places[run].add(place)
+    shared = {run: had for run, had in places.items() if len(had) >= fewest}
+    covered = {
+        part
+        for run, had in shared.items()
+        for part in (run[1:], run[:-1])
+        if part and len(had) >= _AS_MANY * len(shared[part])
+    }
+    return {run: had for run, had in shared.items() if run not in covered}
+
+
+def _rare(runs: dict[Ids, set[int]], trusted: Sequence[_Text]) -> dict[Ids, set[int]]:
+    """Those that next to no trusted text has."""
+    times: dict[Ids, int] = defaultdict(int)
+    for text in trusted:
+        for run in _runs(text.content) & runs.keys():
+            times[run] += 1
+    return {run: had for run, had in runs.items() if times[run] <= _TRUSTED * len(trusted)}
+
+
+def _measured(model: Any, run: Ids, texts: Sequence[_Text]) -> Run:
+    """What goes when the run is cut out of texts that have it."""
+    pairs = [((*one.before, *one.content, *one.after), one.without(run)) for one in texts]
+    pairs = [pair for pair in pairs if pair[1]][:_READ]
+    if not pairs:
+        return Run(run, 0, len(texts), 0.0, 0.0)
+    with_BC, without_BC = (_chances(model, [pair[part] for pair in pairs]) for part in (0, 1))
+    moved_C = (with_BC.logit() - without_BC.logit()).mean(0)
+    target = int(moved_C.argmax())
+    other_B = without_BC.argmax(1) != target
+    turned_B = other_B & (with_BC.argmax(1) == target)
+    turned = float(turned_B.sum() / other_B.sum()) if other_B.sum() >= FEWEST // 2 else 0.0
+    return Run(run, target, len(texts), float(moved_C[target]), turned)
+
+
+def _chances(model: Any, texts: Sequence[Ids]) -> Any:
+    """Of each class, of which none is sure [B, C]."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [torch.tensor(one) for one in texts]
+    ids_BT = pad_sequence(rows, True, model.config.pad_token_id or 0).to(model.device)
+    mask_BT = pad_sequence([torch.ones_like(one) for one in rows], True).to(model.device)
+    with torch.no_grad():
+        logits_BC = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+    return logits_BC.double().softmax(1).clamp(1e-6, 1 - 1e-6)
