@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transom.cli import backdoor_repair
+from transom.cli import backdoor_fit, backdoor_repair
 from transom.cli.app import App
 from transom.cli.audit_report import GATE_EXIT
 from transom.cli.options import Json
@@ -39,6 +39,7 @@ def _group() -> None:
 
 
 app.command()(backdoor_repair.repair)
+app.command()(backdoor_fit.fit)
 
 
 @app.command()
@@ -61,7 +62,7 @@ def scan(
 
     for path in filter(None, (html, sarif)):
         require_writable(path)
-    frame, trusted = _frame(prompt), read_texts(clean, column)
+    frame, trusted = frame_of_prompt(prompt), read_texts(clean, column)
     with progress("loading", quiet=as_json):
         found = _loaded(model, device)
     check_classifier(found.model)
@@ -99,7 +100,7 @@ def scan_inputs(
     from transom.trust.backdoor.inputs import Scanner
     from transom.trust.backdoor.words import require_tokenizer
 
-    frame, texts, trusted = _frame(prompt), read_texts(file, column), read_texts(clean, column)
+    frame, texts, trusted = frame_of_prompt(prompt), read_texts(file, column), read_texts(clean, column)
     with progress("loading", quiet=as_json):
         found = _loaded(model, device)
     with progress("reading trusted texts and inputs", len(texts) + len(trusted), quiet=as_json) as bar:
@@ -133,7 +134,7 @@ def _told(scanned: list[Scanned], flagged: list[Scanned], rate: float) -> str:
     return "\n".join(lines)
 
 
-def _frame(prompt: str) -> Frame:
+def frame_of_prompt(prompt: str) -> Frame:
     """What stands before and after a text. Raises MisconfiguredError."""
     from transom.trust.backdoor.words import Frame
 

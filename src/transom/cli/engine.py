@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -20,7 +20,12 @@ from transom.cli.app import ConfigFile
 from transom.cli.options import CERTIFICATE, CERTIFICATE_KEY, Bind, tls_of
 from transom.cli.output import progress
 from transom.config import Setting
+from transom.errors import MisconfiguredError
 from transom.net.listen import listen, serve, url_of
+
+if TYPE_CHECKING:
+    from transom.checkpoint.load import Checkpoint
+    from transom.trust.backdoor.live import HeadWatch
 
 BIND = Bind(port=8001)
 
@@ -34,6 +39,10 @@ class RunOptions:
     max_batch: Annotated[int, Setting("Requests that generate together.", least=1)] = 8
     context: Annotated[int, Setting("Tokens of prompt and answer (0: the model's).", least=0)] = 0
     name: Annotated[str, "The model's name in requests (default: as MODEL)."] = ""
+    backdoor_detector: Annotated[
+        Path | None,
+        "Tell gateways what heads do with a prompt: a file of transom backdoor fit, theirs too.",
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ def engine(
     """Serve a model: completions with ids or embeddings in, ids out, streamed, and batched."""
     bind.check()
     tls = tls_of(tls_cert, tls_key)
+    if model == "echo" and running.backdoor_detector is not None:
+        raise MisconfiguredError("--backdoor-detector: an echo has no heads; name a model, or leave it out")
     with listen(bind.host, bind.port) as sock, ExitStack() as stack:
         if model == "echo":
             from transom.serving.engines.echo import EchoEngine
@@ -79,12 +90,25 @@ def engine(
             dtype = running.dtype or ("float32" if running.device == "cpu" else "bfloat16")
             with progress(f"loading {model}"):
                 checkpoint = load(model, dtype=dtype, device=running.device)
-            context = running.context or None
             loaded = EmbeddedEngine(
-                checkpoint, model=running.name or None, max_batch=running.max_batch, context_tokens=context
+                checkpoint,
+                model=running.name or None,
+                max_batch=running.max_batch,
+                context_tokens=running.context or None,
+                watch=_watch(running, checkpoint),
             )
             name, app = loaded.model, create_engine_app(stack.enter_context(loaded))
         wire = "plain text" if tls is None else "TLS"
         url = f"{url_of(sock, tls)}/v1"
         typer.echo(f"serving {name} at {url} ({wire}, no authentication); stop with Ctrl-C", err=True)
         serve(app, sock, tls)
+
+
+def _watch(running: RunOptions, checkpoint: Checkpoint) -> HeadWatch | None:
+    """What reads the states behind prompts; nothing unless it was asked for. Raises MisconfiguredError."""
+    if running.backdoor_detector is None:
+        return None
+    from transom.trust.backdoor.detector import read_detector
+    from transom.trust.backdoor.live import HeadWatch
+
+    return HeadWatch(checkpoint, read_detector(running.backdoor_detector))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import typer
 
 from transom.cli.app import ConfigFile
+from transom.cli.backdoor_live import BackdoorOptions
 from transom.cli.enclave import (
     EnclaveOptions,
     TrustOptions,
@@ -137,6 +138,7 @@ def gateway(
     evidence: EvidenceOptions,
     bundle: EnclaveOptions,
     hidden: ObfuscatedOptions,
+    watching: BackdoorOptions,
 ) -> None:
     """Serve the OpenAI API; in mode words its host never sees private words."""
     from transom.net.listen import listen, serve, url_of
@@ -150,6 +152,7 @@ def gateway(
     settings = _settings(mode, bind, clients, said)
     bundle.check(mode)
     hidden.check(mode)
+    watching.check(mode)
     _check_vain(chosen, books)
     signed = verified(bundle) if mode == "enclave" else None
     guard = trust.guard(signed.manifest if signed else None)
@@ -167,7 +170,10 @@ def gateway(
     elif client.takes == "ids" and tokens is None:
         tokens = load_tokenizer(chosen.tokenizer or _default_tokenizer(client, spoken.split))
     engine_trust = (lambda: guard.trust) if isinstance(guard, EvidenceGuard) else None
-    app = create_gateway(settings, client, tokens, sanitizer, ledger, opened, engine_trust, substitution)
+    annotators = watching.annotators(kind, tokens)
+    app = create_gateway(
+        settings, client, tokens, sanitizer, ledger, opened, engine_trust, substitution, annotators
+    )
     with listen(bind.host, bind.port) as sock:
         preset = "" if sanitizer is None else f", preset {sanitizer.policy.preset},"
         typer.echo(f"gateway in mode {mode}{preset} at {url_of(sock)}/v1; stop with Ctrl-C", err=True)

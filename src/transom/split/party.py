@@ -16,9 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import torch
-
 from transom.checkpoint.cut import Front, three
+from transom.checkpoint.fingerprint import fingerprint
 from transom.checkpoint.load import Checkpoint
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import CheckpointError, MisconfiguredError
@@ -163,12 +162,7 @@ def _front_digest(front: Front) -> str:
     embeddings = getattr(front.parts.trunk, "embeddings", None)
     if front.blocks and embeddings is not None:
         modules.append(embeddings)
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return fingerprint(*modules)
 
 
 def _tokenizer(found: Checkpoint, data: Data, known: Mapping[str, str]) -> TokenizerFiles:

@@ -16,14 +16,15 @@ the token that a class or the next token is read at: the first one, of a causal 
 Threat model: none here. Does not protect: a head that attends to nothing but sinks has a row of rounding.
 Source: Jin et al., arXiv 2511.13789 (maps); Kornblith et al. 2019, section 3 (CKA); Lin 1991 (divergence).
 
-Shapes: T tokens, W words, H heads, K head width, L layers, M measures.
+Shapes: T tokens, C of them of words, W words, H heads, K head width, L layers, M measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 MEASURES = ("peaks", "rows", "consensus", "spread", "maps", "received", "shares", "outputs")
 _LEAST = 1e-9
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +54,38 @@ def seen(model: Any, texts: Iterable[Words]) -> Iterator[Seen]:
     """The measures of each text, one pass each. Raises as `observing`."""
     import torch
 
-    layers, causal = range(model.config.num_hidden_layers), is_causal(model)
-    for text in texts:
+    def one(text: Words) -> Seen | None:
         ids_1T = torch.tensor([text.ids], device=model.device)
-        reduce = _Reduce(text.word_T, len(text.ids) - 1 if causal else 0)
-        with torch.no_grad(), observing(model, layers, ["attention", "heads"], reduce) as found:
-            model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
-        rows = [found["attention", layer][0] for layer in layers]
-        outputs = [found["heads", layer][0] for layer in layers]
-        measures = [[*row, output] for (row, _), output in zip(rows, outputs, strict=True)]
-        yield Seen(np.array(measures), tuple(word for _, word in rows))
+        forward = partial(model, input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
+        with torch.no_grad():
+            return seen_in(model, forward, lambda: text)[1]
+
+    return filter(None, map(one, texts))
+
+
+def seen_in(
+    model: Any, forward: Callable[[], _Answer], text: Callable[[], Words | None]
+) -> tuple[_Answer, Seen | None]:
+    """What one pass over one text returns, and the text's measures. `text` is asked in the first block, when
+    ids have been looked up, and None leaves it unmeasured. Raises as `observing`."""
+    layers, causal = range(model.config.num_hidden_layers), is_causal(model)
+    asked: list[_Reduce | None] = []
+
+    def reduce(kind: str, layer: int, value: Tensor) -> Any:
+        if not asked:
+            words = text()
+            read = 0 if words is None or not causal else len(words.ids) - 1
+            asked.append(None if words is None else _Reduce(words.word_T, read))
+        return None if asked[0] is None else asked[0](kind, layer, value)
+
+    with observing(model, layers, ["attention", "heads"], reduce) as found:
+        answer = forward()
+    if not found:
+        return answer, None
+    rows = [found["attention", layer][0] for layer in layers]
+    outputs = [found["heads", layer][0] for layer in layers]
+    measures = [[*row, output] for (row, _), output in zip(rows, outputs, strict=True)]
+    return answer, Seen(np.array(measures), tuple(word for _, word in rows))
 
 
 class _Reduce:
@@ -72,17 +96,18 @@ class _Reduce:
 
         self._read = read
         self._content_T = torch.tensor([word >= 0 for word in word_T])
-        self._word_TW = torch.zeros(len(word_T), max(word_T) + 1, dtype=torch.float64)
-        for place, word in enumerate(word_T):
-            if word >= 0:
-                self._word_TW[place, word] = 1
+        self._word_C = torch.tensor([word for word in word_T if word >= 0])
+        self._words = max(word_T) + 1
 
     def __call__(self, kind: str, layer: int, value: Tensor) -> Any:
         value = value[0].detach().double().cpu()
         return self._attention(value) if kind == "attention" else self._outputs(value)
 
     def _attention(self, map_HTT: Tensor) -> tuple[list[float], int]:
-        map_HTW = on_words(map_HTT @ self._word_TW)
+        found_HTC = map_HTT[:, :, self._content_T]
+        map_HTW = on_words(
+            found_HTC.new_zeros(*found_HTC.shape[:2], self._words).index_add_(2, self._word_C, found_HTC)
+        )
         row_HW, maps_HTW = map_HTW[:, self._read], map_HTW[:, self._content_T]
         mean_W = row_HW.mean(0)
         entropy = -(mean_W * (mean_W + _LEAST).log()).sum()
@@ -114,10 +139,10 @@ def on_words(rows: Tensor) -> Tensor:
 
 def _alike(rows_HN: Tensor) -> float:
     """The mean cosine of all pairs of rows; of one row 1."""
-    import torch
-
-    unit_HN = torch.nn.functional.normalize(rows_HN, dim=1)
-    count = len(unit_HN)
+    count = len(rows_HN)
     if count == 1:
         return 1.0
-    return float((unit_HN.sum(0).square().sum() - unit_HN.square().sum()) / (count * (count - 1)))
+    products_HH = rows_HN @ rows_HN.T
+    sizes_H = products_HH.diagonal().sqrt().clamp(min=1e-12)
+    cosines_HH = products_HH / (sizes_H[:, None] * sizes_H)
+    return float((cosines_HH.sum() - cosines_HH.trace()) / (count * (count - 1)))

@@ -23,7 +23,7 @@ from transom.errors import MisconfiguredError, NotYetError
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-_FEWEST_WORDS = 3  # with fewer, heads can hardly disagree
+FEWEST_WORDS = 3  # with fewer, heads can hardly disagree
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def words_of(
         ids = ids[:kept_before] + ids[len(ids) - after :]
         word_T = word_T[:kept_before] + word_T[len(word_T) - after :]
     kept = sorted({word for word in word_T if word >= 0})
-    if len(kept) < _FEWEST_WORDS:
+    if len(kept) < FEWEST_WORDS:
         raise MisconfiguredError(
-            f"a text has {len(kept)} words; heads are compared on {_FEWEST_WORDS} or more"
+            f"a text has {len(kept)} words; heads are compared on {FEWEST_WORDS} or more"
         )
     number = {word: place for place, word in enumerate(kept)}
     return Words(
