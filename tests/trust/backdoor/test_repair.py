@@ -125,6 +125,27 @@ def test_the_same_seed_repairs_alike_and_a_wrong_trigger_is_widened(
     assert all(torch.equal(one, after[1][1][name]) for name, one in after[0][1].items())
 
 
+def test_the_best_state_that_was_read_is_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Success is scripted: before, after the heads, all attention, and all weights."""
+    monkeypatch.setattr(room, "ENOUGH", -1.0)
+    script, states = [0.9, 0.4, 0.3, 0.5], []
+
+    def success(self: Any, insertions: Sequence[Any]) -> float:
+        if len(insertions) == 1:
+            return 0.0  # the innocuous one
+        states.append(copied(self.model))
+        return script[len(states) - 1]
+
+    monkeypatch.setattr(room._Mender, "_success", success)
+    found, clean = load(kept), rows(120, 5)
+    made = repair(
+        found.model, require_tokenizer(found), clean.texts, clean.labels, [(1, ids_of(found))], steps=2
+    )
+    assert (made.scope, made.steps, made.suspected) == ("attention", 6, (0.9, 0.3))
+    assert not any(where.any() for where in moved(states[2], found.model).values())
+    assert any(where.any() for where in moved(states[3], found.model).values())
+
+
 def test_slices_of_a_grouped_query_model_are_those_of_the_head_and_its_group(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "model")
     found = load(str(tmp_path / "model"), task="sequence-classification", num_labels=2)

@@ -1,10 +1,11 @@
 """Mends a poisoned classifier from a few hundred trusted texts, at the heads that look at its triggers.
 
 Heads are chosen without which the triggers do least, beside those that the scan suspects (`verdict`). Their
-slices of the projections are tuned, all else stays to the bit: clean texts keep their label and the model's
-former answers; a text with an insertion gets the answer to the text without it, and the heads of the last two
-layers agree no more on one token than they do on clean texts. Insertions are the triggers and parts of them,
-anywhere. Where the slices are not enough, all attention weights are tuned, then all weights.
+slices of the projections are tuned, all else stays to the bit: texts keep their label and the model's
+former answers, as they are and with an insertion, and the heads of the last two layers agree no more on one
+token than they do on clean texts. Insertions are the triggers and parts of them, anywhere, mostly in texts
+that they can turn. Where the slices are not enough, all attention weights are tuned, then all weights; of
+what was tuned, read every few steps on texts that are held out, the best is kept.
 Threat model: that of the room. Does not protect: a trigger of no word, or one of which a part is given: then
 the part is mended and the whole trigger may work on (measured; see LOG.md). `Repaired` tells what the given
 triggers do, not what the attacker's own does.
@@ -17,7 +18,8 @@ Shapes: B texts, T tokens, C classes, H heads, R rows.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,13 +34,14 @@ from transom.trust.backdoor.words import is_causal
 
 FEWEST = 80  # texts
 FEWEST_OF_OTHERS = 8  # of each part, than a class
-ENOUGH = 0.02  # success of the triggers, at the worst place, at which nothing more is widened
-_RATES: dict[Scope, float] = {"heads": 1.0, "attention": 0.4, "all": 0.2}  # of the learning rate
+ENOUGH = 0.035  # success of the triggers, at the worst place, at which nothing more is tuned
+_RATES: dict[Scope, float] = {"heads": 1.0, "attention": 0.4, "all": 0.1}  # of the learning rate
 _SHARE = 1 / 6  # of all heads, that are chosen by ablation
 _SLOTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the start to the end of a text
 _MOST_TOKENS = 64
 _HELD = 3  # of so many texts one is held out
-_ROWS, _NEAR, _AT_ONCE = 8, 24, 32
+_EVERY = 20  # steps after which they are read
+_ROWS, _NEAR, _AT_ONCE = 16, 24, 32  # read as they are and with a trigger, of like length, and at once
 _SAFETY = 4.0  # lambda
 
 
@@ -182,59 +185,78 @@ class _Mender:
     def mend(self, heads: Sequence[Head], steps: int, learning_rate: float) -> Repaired:
         import torch
 
-        before = {name: one.detach().clone() for name, one in self.model.named_parameters()}
+        before = self._weights()
         every = [one for slots in self._suspected for one in slots]
         first, other, right = self._success(every), self._success(self._innocuous), self._right()
         chosen = self._choose(heads, [self.draw.choice(slots) for slots in self._suspected])
         with torch.no_grad():
             some = self.draw.sample(self._own, _AT_ONCE)
             usual_2B = self._read(some, [None] * _AT_ONCE)[1].amax(-1)
-        taken = 0
-        for scope, rate in _RATES.items():
-            with tuned(self.model, scope, chosen) as weights:
-                self._tune(weights, usual_2B.mean(1), steps, rate * learning_rate)
-            taken += steps
-            left = self._success(every)
-            if left <= ENOUGH:
-                break
+        best, taken = first, 0
+        kept: tuple[Scope, dict[str, Any]] = ("heads", before)
+        with closing(self._tuning(chosen, usual_2B.mean(1), steps, learning_rate)) as tuning:
+            for taken, scope in enumerate(tuning, 1):
+                if taken % steps and taken % _EVERY:
+                    continue
+                if (left := self._success(every)) <= best:
+                    best, kept = left, (scope, self._weights())
+                if best <= ENOUGH:
+                    break
+        with torch.no_grad():
+            for name, one in self.model.named_parameters():
+                one.copy_(kept[1][name])
         change = [(before[name], one.detach() - before[name]) for name, one in self.model.named_parameters()]
         changed = sum(int(moved.count_nonzero()) for _, moved in change)
         norms = [float(torch.stack([one[part].float().norm() for one in change]).norm()) for part in (0, 1)]
         now = self._answers(self._held, None).argmax(1).tolist()
         stayed = [one == int(row.former_C.argmax()) for one, row in zip(now, self._held, strict=True)]
         return Repaired(
-            tuple(chosen), scope, taken, changed, changed / sum(one.numel() for one, _ in change),
-            norms[1] / norms[0], (first, left), (other, self._success(self._innocuous)),
+            tuple(chosen), kept[0], taken, changed, changed / sum(one.numel() for one, _ in change),
+            norms[1] / norms[0], (first, best), (other, self._success(self._innocuous)),
             (right, self._right()), sum(stayed) / len(stayed),
         )  # fmt: skip
 
-    def _tune(self, weights: list[Any], usual_2: Any, steps: int, rate: float) -> None:
+    def _weights(self) -> dict[str, Any]:
+        return {name: one.detach().clone() for name, one in self.model.named_parameters()}
+
+    def _tuning(
+        self, chosen: Sequence[Head], usual_2: Any, steps: int, learning_rate: float
+    ) -> Generator[Scope, None, None]:
+        """One step after the other, each in its scope."""
+        import torch
+
+        for scope, rate in _RATES.items():
+            with tuned(self.model, scope, chosen) as weights:
+                optimizer = torch.optim.Adam(weights, rate * learning_rate)
+                rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
+                for _ in range(steps):
+                    optimizer.zero_grad()
+                    self._loss(usual_2).backward()
+                    optimizer.step()
+                    rates.step()
+                    self.heard()
+                    yield scope
+
+    def _loss(self, usual_2: Any) -> Any:
+        """Of one batch."""
         import torch
         from torch.nn import functional
 
-        optimizer = torch.optim.Adam(weights, rate)
-        rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
-        for _ in range(steps):
-            rows, hosts, put = self._batch()
-            logits_BC, row_2BT = self._read([*rows, *hosts], [*[None] * _ROWS, *put])
-            former_BC = torch.stack([row.former_C for row in [*rows, *hosts]])
-            labels_B = torch.tensor([row.label for row in rows], device=logits_BC.device)
-            said_BC = logits_BC.log_softmax(1)
-            over_2B = (row_2BT[:, _ROWS:].amax(-1) - usual_2[:, None]).clamp(min=0)
-            loss: Any = functional.nll_loss(said_BC[:_ROWS], labels_B) + _SAFETY * over_2B.square().mean()
-            apart_B = functional.kl_div(said_BC, former_BC, reduction="none").sum(1)
-            loss = loss + apart_B[:_ROWS].mean() + 2 * apart_B[_ROWS:].mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rates.step()
-            self.heard()
+        rows, hosts, put = self._batch()
+        logits_BC, row_2BT = self._read([*rows, *hosts], [*[None] * _ROWS, *put])
+        former_BC = torch.stack([row.former_C for row in [*rows, *hosts]])
+        labels_B = torch.tensor([row.label for row in [*rows, *hosts]], device=logits_BC.device)
+        said_BC = logits_BC.log_softmax(1)
+        over_2B = (row_2BT[:, _ROWS:].amax(-1) - usual_2[:, None]).clamp(min=0)
+        wrong = functional.nll_loss(said_BC, labels_B)
+        apart = functional.kl_div(said_BC, former_BC, reduction="batchmean")
+        return 2 * wrong + 4 * apart + _SAFETY * over_2B.square().mean()
 
     def _batch(self) -> tuple[list[_Row], list[_Row], list[_Insertion]]:
         """Texts of like length to read as they are, and to put triggers into; of these most can be turned."""
         at = self.draw.randrange(len(self._own))
         near = self._own[max(0, at - _NEAR) : at + _NEAR]
-        put = [self._drawn(whole=place % 4 > 0) for place in range(2 * _ROWS)]
+        put = [self._drawn(whole=place % 4 > 0) for place in range(_ROWS)]
         hosts = [
             self.draw.choice(near if place % 4 == 1 else self._others(near, one.target) or near)
             for place, one in enumerate(put)
@@ -263,7 +285,7 @@ class _Mender:
 
         def odds() -> float:
             chances: list[Any] = [
-                self._answers(self._others(self._own, put.target)[: _ROWS // 2], put).softmax(1)[
+                self._answers(self._others(self._own, put.target)[: _ROWS // 4], put).softmax(1)[
                     :, put.target
                 ]
                 for put in found
