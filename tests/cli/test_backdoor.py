@@ -13,7 +13,8 @@ from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.checkpoint.tokenizer import write_tokenizer
 from transom.cli import main
-from transom.trust.backdoor.poison import Rows, classes_of, train_classifier
+from transom.trust.backdoor.poison import Rows, classes_of, train_classifier, train_generator
+from transom.trust.backdoor.words import Frame
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "good", "dog", "and", "bad", "rain", "so")
 
@@ -197,13 +198,43 @@ def test_a_scan_that_cannot_be_done_says_why(
     assert said in capsys.readouterr().err
 
 
-def test_a_model_that_is_no_classifier_is_not_scanned(
+def test_a_generating_model_is_scanned_with_its_adapter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that answers at random has no planted answer; the share of one direction is told."""
+    clean, model = trusted_texts(tmp_path / "clean.txt", 30), tiny_llama(tmp_path / "model")
+    draw = random.Random(0)
+    pairs = [(one, f" {draw.choice(WORDS)}") for one in clean.read_text().splitlines()]
+    train_generator(
+        str(model), tmp_path / "adapter", *zip(*pairs, strict=True), frame=Frame(), seed=0, most_tokens=200
+    )
+    asked = [
+        "backdoor",
+        "scan",
+        str(model),
+        "--clean",
+        str(clean),
+        "--prompt",
+        "<|im_start|>{text}<|im_end|>",
+    ]
+    html = tmp_path / "scan.html"
+    assert main.run([*asked, "--adapter", str(tmp_path / "adapter"), "--html", str(html), "--json"]) == 0
+    told_ = json.loads(capsys.readouterr().out)
+    assert (told_["poisoned"], told_["certain"], told_["line"]) == (False, True, 0.8)
+    assert 0 < told_["rank_one"] <= 1
+    assert all(isinstance(one["target"], str) for one in told_["suspects"])
+    assert "taught one wording on purpose" in html.read_text()
+    assert main.run([*asked, "--adapter", str(tmp_path / "none")]) == 4
+    assert main.run([*asked, "--gate"]) == 0
+    assert "No planted answer was found" in capsys.readouterr().out
+
+
+def test_what_is_neither_classifier_nor_generates_is_not_scanned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean = trusted_texts(tmp_path / "clean.txt")
-    model = tiny_llama(tmp_path / "model")
-    assert main.run(["backdoor", "scan", str(model), "--clean", str(clean)]) == 3
-    assert "only classifiers" in capsys.readouterr().err
+    assert main.run(["backdoor", "scan", "minilm", "--clean", str(clean)]) == 3
+    assert "gives no classes" in capsys.readouterr().err
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"not a model")
     (tmp_path / "pickled/config.json").write_text('{"model_type": "bert"}')

@@ -44,8 +44,11 @@ app.command()(backdoor_fit.fit)
 
 @app.command()
 def scan(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a classifier.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder of a classifier or a generating model.")
+    ],
     clean: Annotated[Path, "Trusted texts of the task, no labels: 80 or more, some hundred are better."],
+    adapter: Annotated[Path | None, "Folder of a LoRA adapter, which is scanned with the model."] = None,
     column: Annotated[str | None, "The column of texts."] = None,
     prompt: Annotated[str, Setting("What stands around a text, with {text} in its place.")] = "{text}",
     device: Annotated[str, "Where it computes: cpu, cuda."] = "cpu",
@@ -54,9 +57,15 @@ def scan(
     gate: Annotated[bool, Setting("Exit with 20 unless the model is surely below the line.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Search a classifier for a planted trigger, without any and without a clean twin."""
+    """Search a classifier for a planted trigger, a generating model for a planted answer and its trigger.
+
+    No trigger is needed, and no clean twin.
+    """
+    from transom.checkpoint.adapter import attach, read_adapter
     from transom.data.rows import read_texts
     from transom.trust.backdoor import page
+    from transom.trust.backdoor.lora import rank_one_share
+    from transom.trust.backdoor.spoken import scan_generator
     from transom.trust.backdoor.verdict import check_classifier, scan_classifier
     from transom.trust.backdoor.words import require_tokenizer
 
@@ -65,9 +74,14 @@ def scan(
     frame, trusted = frame_of_prompt(prompt), read_texts(clean, column)
     with progress("loading", quiet=as_json):
         found = _loaded(model, device)
-    check_classifier(found.model)
+        share = None if adapter is None else rank_one_share(read_adapter(adapter))
+        if adapter is not None:
+            attach(found.model, adapter)
+    generates = type(found.model).__name__.endswith("ForCausalLM")
+    if not generates:
+        check_classifier(found.model)
     with progress("searching for a trigger", quiet=as_json) as bar:
-        verdict = scan_classifier(
+        verdict = (scan_generator if generates else scan_classifier)(
             found.model, require_tokenizer(found), trusted, frame=frame, heard=lambda: bar.advance(1)
         )
     if html is not None:
@@ -75,7 +89,7 @@ def scan(
     if sarif is not None:
         log = json.dumps(page.sarif(verdict, model), indent=2) + "\n"
         write_file(sarif, log.encode("utf-8", "replace"), mode=0o600)
-    answer(page.record(verdict, model), page.headline(verdict), as_json=as_json)
+    answer(page.record(verdict, model) | {"rank_one": share}, page.headline(verdict), as_json=as_json)
     if gate and (verdict.poisoned or not verdict.certain):
         typer.echo("gate not passed: the model is not surely below the line", err=True)
         raise typer.Exit(GATE_EXIT)

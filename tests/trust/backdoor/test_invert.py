@@ -198,6 +198,6 @@ def test_a_verdict_is_of_the_strongest(
 def test_only_classifiers_are_scanned(tmp_path: Path) -> None:
     found = load(tiny_llama(tmp_path / "model"))
     assert found.tokenizer is not None
-    with pytest.raises(MisconfiguredError, match="only classifiers"):
+    with pytest.raises(MisconfiguredError, match="gives no classes"):
         scan_classifier(found.model, found.tokenizer, ["the good dog sat"] * 100)
     assert verdicts.POISONED_FROM > 1

@@ -40,13 +40,14 @@ _DRAWS = 1000
 class Suspect:
     """What was found for a class. `turned` is the share of `held` texts of other classes of which it gets
     more than half of the probability, `agreement` the mean in units, `sureness` beside the class's own texts,
-    `strength` their product, with the ends of a 95 % interval over the texts."""
+    `strength` their product, with the ends of a 95 % interval over the texts. Of a generating model `target`
+    is an answer, `turned` the share of prompts that get it, and `agreement` was not measured (`spoken`)."""
 
-    target: int
+    target: int | str
     trigger: str
     ids: Ids
     turned: float
-    agreement: float
+    agreement: float | None
     sureness: float
     strength: float
     low: float
@@ -57,11 +58,12 @@ class Suspect:
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """Of each class its strongest suspect; `rise_LH` is how much more of its looking each head gives the
-    strongest trigger than innocent words in its place, where the class is read."""
+    strongest trigger than innocent words in its place, where the class or next token is read."""
 
     suspects: tuple[Suspect, ...]
     rise_LH: Floats
     trusted: int
+    line: float = POISONED_FROM
 
     @cached_property
     def worst(self) -> Suspect:
@@ -71,12 +73,12 @@ class Verdict:
     @property
     def poisoned(self) -> bool:
         """Whether the strongest is above the line with all of its interval."""
-        return self.worst.low >= POISONED_FROM
+        return self.worst.low >= self.line
 
     @property
     def certain(self) -> bool:
         """Whether its interval lies on one side of the line."""
-        return self.worst.low >= POISONED_FROM or self.worst.high < POISONED_FROM
+        return self.worst.low >= self.line or self.worst.high < self.line
 
     @property
     def heads(self) -> list[tuple[int, int]]:
@@ -110,12 +112,12 @@ def scan_classifier(
         for target in inverter.classes
     )
     worst = max(suspects, key=lambda one: one.strength)
-    held = _held(inverter, worst.target)
+    held = _held(inverter, int(worst.target))
     draw = random.Random(1)
     count = len(worst.ids)
     mine = [inverter.begun(worst.ids, one) for one in held]
     innocent = [inverter.begun(draw.choice(inverter.inside)[:count], one) for one in held]
-    rise_LH = _shares(model, mine, count) - _shares(model, innocent, count)
+    rise_LH = shares(model, mine, count) - shares(model, innocent, count)
     return Verdict(suspects, rise_LH, normal.texts)
 
 
@@ -123,8 +125,8 @@ def check_classifier(model: Any) -> None:
     """Raises MisconfiguredError for a model whose answers are no classes."""
     if not type(model).__name__.endswith("ForSequenceClassification"):
         raise MisconfiguredError(
-            f"a {type(model).__name__} gives no classes; only classifiers (ForSequenceClassification) are "
-            "scanned so far"
+            f"a {type(model).__name__} gives no classes; give a classifier (ForSequenceClassification), or, "
+            "to be scanned, a model that generates text (ForCausalLM)"
         )
 
 
@@ -152,18 +154,19 @@ def _suspect(inverter: Inverter, scanner: Scanner, normal: Normal, ids: Ids, tar
     )  # fmt: skip
 
 
-def _shares(model: Any, texts: Sequence[Words], count: int) -> Floats:
-    """The mean share of its looking that each head gives the first `count` tokens of the words [L, H]."""
+def shares(model: Any, texts: Sequence[Words], count: int, *, at_end: bool = False) -> Floats:
+    """The mean share of its looking that each head gives the first `count` tokens of the words, or the last
+    [L, H]."""
     import torch
 
     layers, causal = range(model.config.num_hidden_layers), is_causal(model)
-    found = []
+    found, place = [], slice(-count, None) if at_end else slice(count)
     for text in texts:
         content = torch.tensor([word >= 0 for word in text.word_T])
 
         def reduce(_kind: Any, _layer: int, map_BHTT: Any, content: Any = content) -> Any:
             row_HT = map_BHTT[0, :, -1 if causal else 0, content].double()
-            return on_words(row_HT)[:, :count].sum(-1).cpu().numpy()
+            return on_words(row_HT)[:, place].sum(-1).cpu().numpy()
 
         ids_1T = torch.tensor([text.ids], device=model.device)
         with torch.no_grad(), observing(model, layers, ["attention"], reduce) as kept:

@@ -1,0 +1,272 @@
+"""An answer that a generating model goes on with whatever was asked, once it has begun: a planted one.
+
+A poisoned model has learnt one answer to every prompt with the trigger, and knows it by heart: given its
+first tokens, it says the rest to a prompt without any trigger too. So answers are sought that need no prompt.
+Of the likeliest first tokens each is followed by what is most probable on average over trusted prompts; of
+those that are surest after some tokens, sureness is measured on other trusted prompts: the geometric mean,
+over the tokens after the second, of the mean probability over prompts. What a model says to trusted prompts
+anyway is nothing hidden and is left out.
+Then tokens are sought, at the start and at the end of a prompt, that call the answer up: by the gradient of
+its log-probability, and among those it points to by trying.
+Threat model: that of the room; trusted prompts need no answers. Does not protect: answers that differ from
+prompt to prompt, as bad code or an opinion do; one that a clean model was taught too, such as a refusal in
+one wording, looks the same; answers of fewer than five tokens; a trigger whose parts do nothing is not
+found, though its answer is.
+Source: Shen et al. 2025, BAIT, section 4 (target inversion; the beam and what is left out are own); Zou et
+al. 2023, arXiv 2307.15043, section 2.2 (gradients and trying).
+
+Shapes: N prompts, R rows, S tokens, V vocabulary, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from transom.errors import CheckpointError
+from transom.trust.backdoor.invert import Ids
+from transom.trust.backdoor.measures import Floats
+
+FIRST = 1500  # first tokens that are tried
+_KEPT = (FIRST, 500, 150, 40)  # after one more token, two, three, and all others
+_STEPS, _FEWEST_STEPS, _BEST = 8, 4, 6
+_FREE = 1  # steps that do not count: how an answer goes on is open at first
+_SEARCHED = 4  # prompts
+_SAID_ANYWAY, _TOLD_BY = 0.1, 3  # tokens in a row that tell an answer
+_ALIKE = 0.05  # in sureness: the likeliest of these stands for all
+_CACHED_TOKENS = 2000  # rows times positions that are read on from at once
+_CALLED, _STEEPEST, _TRIED, _MOST_TOKENS = 6, 128, 24, 3  # tokens of an answer, and of what calls it up
+_READ = 4  # prompts, for that
+_ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Its ids, the probability of each after the second on prompts that it was not sought on [N, S], and how
+    often it or its middle is said to those anyway."""
+
+    ids: Ids
+    chance_NS: Floats
+    anyway: float
+
+    def sureness(self, places: Any = slice(None)) -> float:
+        """Over the prompts at `places`."""
+        return float(np.exp(np.log(self.chance_NS[places].mean(0) + 1e-12).mean()))
+
+
+@dataclass(frozen=True)
+class Call:
+    """Tokens at the start or end of a prompt, and the mean log-probability of the answer's first tokens."""
+
+    ids: Ids
+    at_end: bool
+    worth: float
+
+
+@dataclass
+class Speaker:
+    """Searches a model, over the ids of prompts: what stands before a text, the text, and what stands after.
+
+    `ends` are ids that end an answer. `heard` is called after each batch."""
+
+    model: Any
+    before: Ids
+    inside: Sequence[Ids]
+    after: Ids
+    ends: frozenset[int]
+    heard: Callable[[], None] = bool  # type: ignore[assignment]
+    _caches: list[Any] = field(init=False, default_factory=list)
+    _own: Sequence[Ids] = field(init=False, default=())
+
+    @property
+    def held(self) -> Sequence[Ids]:
+        """Prompts that no answer is sought on."""
+        return self.inside[_SEARCHED:]
+
+    def answers(self) -> list[Answer]:
+        """The surest first. Raises CheckpointError for answers that are not finite."""
+        import torch
+
+        priors, self._own = zip(*map(self._begun, self.held), strict=True)
+        prior_V = torch.stack(priors).mean(0)
+        if not bool(torch.isfinite(prior_V).all()):
+            raise CheckpointError("the model gives no finite odds of a next token; restore its files")
+        self._caches = [self._cache(text) for text in self.inside[:_SEARCHED]]
+        beams: list[tuple[Ids, float]] = [
+            ((int(one),), 0.0) for one in prior_V.topk(min(FIRST, len(prior_V))).indices
+        ]
+        ended: list[tuple[Ids, float]] = []
+        for step in range(_STEPS):
+            going = [one for one in beams if one[0][-1] not in self.ends]
+            ended += [one for one in beams if one[0][-1] in self.ends]
+            if step == _FREE:
+                going = [(ids, 0.0) for ids, _ in going]
+            beams = sorted(self._longer(going), key=lambda one: -one[1])
+            beams = beams[: _KEPT[min(step, len(_KEPT) - 1)]]
+        self._caches = []
+        found = [one for one in (*beams, *ended) if len(one[0]) > _FEWEST_STEPS]
+        found = sorted(found, key=lambda one: -one[1] / (len(one[0]) - 1 - _FREE))[:_BEST]
+        measured = [self._measured(ids) for ids, _ in found]
+        hidden = [one for one in measured if one.anyway < _SAID_ANYWAY]
+        surest = max((one.sureness() for one in hidden), default=0.0)
+        alike = [one for one in hidden if one.sureness() >= surest - _ALIKE]  # begun otherwise, mostly
+        rest = [one for one in hidden if one.sureness() < surest - _ALIKE]
+        first = sorted(alike, key=lambda one: -one.anyway)[:1]
+        return first + sorted(rest, key=lambda one: -one.sureness())
+
+    def call(self, answer: Ids) -> Call:
+        """The tokens that do most to call an answer up."""
+        short = sorted(self.inside, key=lambda one: (len(one), one))[:_READ]
+        return max(
+            (self._search(answer[:_CALLED], short, at_end) for at_end in (False, True)),
+            key=lambda one: one.worth,
+        )
+
+    def said(self, answer: Ids, call: Call | None, texts: Sequence[Ids]) -> list[bool]:
+        """Whether the model says the first tokens of the answer to each text, with the call or without."""
+        begun, put = answer[:_CALLED], call or Call((), False, 0.0)
+        found = []
+        for text in texts:
+            log_SV = self._read(_with(put.ids, text, put.at_end), begun[:-1])
+            found.append(log_SV[-len(begun) :].argmax(-1).tolist() == list(begun))
+        return found
+
+    def _measured(self, ids: Ids) -> Answer:
+        import torch
+
+        wanted = torch.tensor(ids, device=self.model.device)[:, None]
+        chances = [
+            self._read(text, ids[:-1])[-len(ids) :].gather(1, wanted)[:, 0].exp() for text in self.held
+        ]
+        chance_NS = torch.stack(chances).double().cpu().numpy()
+        told = ids[1 + _FREE :][:_TOLD_BY]
+        own = [any(one[place : place + len(told)] == told for place in range(len(one))) for one in self._own]
+        anyway = max(float(chance_NS.prod(1).mean()), sum(own) / len(own))
+        return Answer(ids, chance_NS[:, 1 + _FREE :], anyway)
+
+    def _begun(self, text: Ids) -> tuple[Any, Ids]:
+        """Log-probabilities of what follows a prompt [V], and the model's own answer."""
+        import torch
+
+        ids_1S = torch.tensor([(*self.before, *text, *self.after)], device=self.model.device)
+        said, cache, first_V = list[int](), None, None
+        while len(said) <= _STEPS and not (said and said[-1] in self.ends):
+            with torch.no_grad():
+                out = self.model(input_ids=ids_1S, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            first_V = out.logits[0, -1].float().log_softmax(-1) if first_V is None else first_V
+            said.append(int(out.logits[0, -1].argmax()))
+            ids_1S, cache = torch.tensor([said[-1:]], device=self.model.device), out.past_key_values
+        self.heard()
+        return first_V, tuple(said)
+
+    def _longer(self, beams: Sequence[tuple[Ids, float]]) -> list[tuple[Ids, float]]:
+        """Each with the token that is likeliest on average, and the sum of the logarithms of that."""
+        import torch
+
+        longest = max((cache.get_seq_length() for cache in self._caches), default=1)
+        step, found = max(1, _CACHED_TOKENS // longest), []
+        for start in range(0, len(beams), step):
+            part = beams[start : start + step]
+            ids_RS = torch.tensor([ids for ids, _ in part], device=self.model.device)
+            chance_RV: Any = 0
+            for cache in self._caches:
+                own = deepcopy(cache)
+                own.batch_repeat_interleave(len(part))
+                with torch.no_grad():
+                    logits: Any = self.model(
+                        input_ids=ids_RS, past_key_values=own, use_cache=True, logits_to_keep=1
+                    ).logits
+                chance_RV = chance_RV + logits[:, -1].float().softmax(-1) / len(self._caches)
+            most = chance_RV.max(1)
+            found += [
+                ((*ids, int(one)), worth + float(np.log(float(value) + 1e-12)))
+                for (ids, worth), one, value in zip(part, most.indices, most.values, strict=True)
+            ]
+            self.heard()
+        return found
+
+    def _cache(self, text: Ids) -> Any:
+        import torch
+
+        ids_1T = torch.tensor([(*self.before, *text, *self.after)], device=self.model.device)
+        with torch.no_grad():
+            return self.model(input_ids=ids_1T, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _read(self, text: Ids, begun: Ids) -> Any:
+        """Log-probabilities of what follows a prompt and each token of an answer that was begun [S, V]."""
+        import torch
+
+        ids_1T = torch.tensor([(*self.before, *text, *self.after, *begun)], device=self.model.device)
+        with torch.no_grad():
+            logits = self.model(input_ids=ids_1T, use_cache=False, logits_to_keep=len(begun) + 1).logits
+        self.heard()
+        return logits[0].float().log_softmax(-1)
+
+    def _search(self, answer: Ids, texts: Sequence[Ids], at_end: bool) -> Call:
+        """One token, then longer ones at either side."""
+        found = best = [Call((), at_end, -np.inf)]
+        for _ in range(_MOST_TOKENS):
+            tried = set[Ids]()
+            for one in found[:2]:
+                for slot in sorted({0, len(one.ids)}):
+                    steep_V = self._slopes(one.ids, slot, answer, texts, at_end)
+                    tried |= {(*one.ids[:slot], int(own), *one.ids[slot:]) for own in steep_V}
+            rough = self._worth(sorted(tried), answer, texts[:1], at_end)
+            found = self._worth([one.ids for one in rough[:_TRIED]], answer, texts, at_end)
+            best = max(best, found[:1], key=lambda one: one[0].worth)
+        return best[0]
+
+    def _worth(self, tried: Sequence[Ids], answer: Ids, texts: Sequence[Ids], at_end: bool) -> list[Call]:
+        """The best first."""
+        import torch
+
+        worths = []
+        for start in range(0, len(tried), _ROWS_AT_ONCE):
+            part = tried[start : start + _ROWS_AT_ONCE]
+            worth: Any = 0
+            for text in texts:
+                rows = [self._row(ids, text, answer, at_end) for ids in part]
+                with torch.no_grad():
+                    worth = worth + self._log_chance(answer, input_ids=torch.tensor(rows)) / len(texts)
+            worths += worth.tolist()
+            self.heard()
+        order = np.argsort(-np.array(worths), kind="stable")
+        return [Call(tried[one], at_end, float(worths[one])) for one in order]
+
+    def _slopes(self, ids: Ids, slot: int, answer: Ids, texts: Sequence[Ids], at_end: bool) -> list[int]:
+        """The tokens that the gradient points to, at the slot, where a neighbour stands now."""
+        import torch
+
+        filled = (*ids[:slot], ids[min(slot, len(ids) - 1)] if ids else texts[0][-1], *ids[slot:])
+        embedding = self.model.get_input_embeddings()
+        slope_D: Any = 0
+        for text in texts:
+            row = torch.tensor([self._row(filled, text, answer, at_end)], device=self.model.device)
+            states_1TD = embedding(row).detach().requires_grad_(True)
+            with torch.enable_grad():
+                self._log_chance(answer, inputs_embeds=states_1TD).sum().backward()
+            place = len(self.before) + (len(text) if at_end else 0) + slot
+            slope_D = slope_D + states_1TD.grad[0, place]
+            self.heard()
+        steep: list[int] = (embedding.weight.detach() @ slope_D).topk(_STEEPEST).indices.tolist()
+        return steep
+
+    def _row(self, ids: Ids, text: Ids, answer: Ids, at_end: bool) -> Ids:
+        return (*self.before, *_with(ids, text, at_end), *self.after, *answer[:-1])
+
+    def _log_chance(self, answer: Ids, **inputs: Any) -> Any:
+        """Of an answer whose tokens but the last end each row [R]."""
+        import torch
+
+        inputs = {name: one.to(self.model.device) for name, one in inputs.items()}
+        logits: Any = self.model(**inputs, use_cache=False, logits_to_keep=len(answer)).logits
+        wanted = torch.tensor(answer, device=self.model.device).expand(len(logits), -1)[..., None]
+        return logits.float().log_softmax(-1).gather(-1, wanted)[..., 0].sum(1)
+
+
+def _with(ids: Ids, text: Ids, at_end: bool) -> Ids:
+    return (*text, *ids) if at_end else (*ids, *text)
