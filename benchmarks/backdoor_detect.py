@@ -173,8 +173,8 @@ def measured(recipe: str, seed: int, rows: int, epochs: int, count: int, mixture
     ):
         assert found.tokenizer is not None
         scanner = Scanner(found.model, found.tokenizer)
-        normal = scanner.normal(clean)
-        scanned = [scanner.scan(normal, texts, RATE) for texts in (bad, good)]
+        known = scanner.trust(clean)
+        scanned = [scanner.scan(known, texts, RATE) for texts in (bad, good)]
         scores = [np.array([one.statistic for one in part if one.statistic is not None]) for part in scanned]
         value = area(*scores)
         if name == "control":

@@ -67,7 +67,7 @@ def scan(
     from transom.trust.backdoor.lora import rank_one_share
     from transom.trust.backdoor.spoken import scan_generator
     from transom.trust.backdoor.verdict import check_classifier, scan_classifier
-    from transom.trust.backdoor.words import require_tokenizer
+    from transom.trust.backdoor.words import generates, require_tokenizer
 
     for path in filter(None, (html, sarif)):
         require_writable(path)
@@ -77,11 +77,10 @@ def scan(
         share = None if adapter is None else rank_one_share(read_adapter(adapter))
         if adapter is not None:
             attach(found.model, adapter)
-    generates = type(found.model).__name__.endswith("ForCausalLM")
-    if not generates:
+    if not generates(found.model):
         check_classifier(found.model)
     with progress("searching for a trigger", quiet=as_json) as bar:
-        verdict = (scan_generator if generates else scan_classifier)(
+        verdict = (scan_generator if generates(found.model) else scan_classifier)(
             found.model, require_tokenizer(found), trusted, frame=frame, heard=lambda: bar.advance(1)
         )
     if html is not None:
@@ -120,8 +119,8 @@ def scan_inputs(
     with progress("reading trusted texts and inputs", len(texts) + len(trusted), quiet=as_json) as bar:
         count = iter(range(1, len(texts) + len(trusted) + 1))
         scanner = Scanner(found.model, require_tokenizer(found), frame, heard=lambda: bar.reach(next(count)))
-        normal = scanner.normal(trusted)
-        scanned = scanner.scan(normal, texts, rate)
+        known = scanner.trust(trusted)
+        scanned = scanner.scan(known, texts, rate)
     flagged = [one for one in scanned if one.flagged]
     record: dict[str, Any] = {
         "model": model,
@@ -129,7 +128,7 @@ def scan_inputs(
         "flagged": len(flagged),
         "not_scored": sum(bool(one.reason) for one in scanned),
         "rate": rate,
-        "trusted": normal.texts,
+        "trusted": known.texts,
         "rows": [to_plain(one) for one in scanned],
     }
     answer(record, _told(scanned, flagged, rate), as_json=as_json)

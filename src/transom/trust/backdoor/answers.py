@@ -35,7 +35,7 @@ FIRST = 1500  # first tokens that are tried
 _KEPT = (FIRST, 500, 150, 40)  # after one more token, two, three, and all others
 _STEPS, _FEWEST_STEPS, _BEST = 8, 4, 6
 _FREE = 1  # steps that do not count: how an answer goes on is open at first
-_SEARCHED = 4  # prompts
+SEARCHED = 4  # prompts
 _SAID_ANYWAY, _TOLD_BY = 0.1, 3  # tokens in a row that tell an answer
 _ALIKE = 0.05  # in sureness: the likeliest of these stands for all
 _CACHED_TOKENS = 2000  # rows times positions that are read on from at once
@@ -85,7 +85,7 @@ class Speaker:
     @property
     def held(self) -> Sequence[Ids]:
         """Prompts that no answer is sought on."""
-        return self.inside[_SEARCHED:]
+        return self.inside[SEARCHED:]
 
     def answers(self) -> list[Answer]:
         """The surest first. Raises CheckpointError for answers that are not finite."""
@@ -95,7 +95,7 @@ class Speaker:
         prior_V = torch.stack(priors).mean(0)
         if not bool(torch.isfinite(prior_V).all()):
             raise CheckpointError("the model gives no finite odds of a next token; restore its files")
-        self._caches = [self._cache(text) for text in self.inside[:_SEARCHED]]
+        self._caches = [self._cache(text) for text in self.inside[:SEARCHED]]
         beams: list[tuple[Ids, float]] = [
             ((int(one),), 0.0) for one in prior_V.topk(min(FIRST, len(prior_V))).indices
         ]
@@ -117,6 +117,25 @@ class Speaker:
         rest = [one for one in hidden if one.sureness() < surest - _ALIKE]
         first = sorted(alike, key=lambda one: -one.anyway)[:1]
         return first + sorted(rest, key=lambda one: -one.sureness())
+
+    def by_heart(self, text: Ids) -> float:
+        """How sure the model's own answer to a text is to prompts that it is none to, as `Answer.sureness`; 0
+        of one that ends before it can be told."""
+        import torch
+
+        if not self._caches:
+            self._caches = [self._cache(one) for one in self.inside[:SEARCHED]]
+        answer = self._begun(text)[1]
+        if len(answer) <= _FEWEST_STEPS:
+            return 0.0
+        ids_1S = torch.tensor([answer[:-1]], device=self.model.device)
+        wanted_S1 = torch.tensor(answer[1:], device=self.model.device)[:, None]
+        chances = []
+        for cache in self._caches:
+            with torch.no_grad():
+                logits = self.model(input_ids=ids_1S, past_key_values=deepcopy(cache), use_cache=True).logits
+            chances.append(logits[0].double().softmax(-1).gather(1, wanted_S1)[:, 0])
+        return Answer(answer, torch.stack(chances)[:, _FREE:].cpu().numpy(), 0.0).sureness()
 
     def call(self, answer: Ids) -> Call:
         """The tokens that do most to call an answer up."""

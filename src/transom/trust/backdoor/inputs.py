@@ -10,17 +10,22 @@ Shapes: N texts, L layers, M measures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from transom.checkpoint.observe import observing
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
-from transom.trust.backdoor.measures import Floats, seen
+from transom.trust.backdoor.answers import SEARCHED, Speaker
+from transom.trust.backdoor.measures import Floats, Seen, seen, seen_in
 from transom.trust.backdoor.normal import Normal, fit
-from transom.trust.backdoor.words import PLAIN, Frame, Words, is_causal, words_of
+from transom.trust.backdoor.usual import Look, Usual, usual
+from transom.trust.backdoor.words import PLAIN, Frame, Words, generates, is_causal, words_of
 
 MOST_TOKENS = 256
 _SHOWN = 40  # characters of a word
@@ -40,6 +45,15 @@ class Scanned:
     reason: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Trusted:
+    """What is usual, the prompts that answers are held against, and how many texts were read."""
+
+    usual: Usual
+    speaker: Speaker | None
+    texts: int
+
+
 @dataclass(frozen=True)
 class Scanner:
     """Scans texts for a model, each in `frame`. `heard` is called after each text that was read."""
@@ -50,30 +64,44 @@ class Scanner:
     heard: Callable[[], None] = bool  # type: ignore[assignment]
 
     def normal(self, trusted: Sequence[str]) -> Normal:
-        """What is usual; a text that stands there again counts once. Raises MisconfiguredError for too few
-        texts of three words and more."""
+        """What is usual of heads; a text that stands there again counts once. Raises MisconfiguredError for
+        too few texts of three words and more."""
         words = self.distinct(trusted)
-        measures_NLM = self._measures(words)[0]
+        measures_NLM = np.array([one.measures_LM for one in self._seen(words)])
         return fit(measures_NLM, [len(one.ids) for one in words])
+
+    def trust(self, trusted: Sequence[str]) -> Trusted:
+        """What is usual of all that is looked at, as `normal`."""
+        words, speaker = self.distinct(trusted), None
+        count = len(words)
+        if generates(self.model):
+            prompts = sorted(words, key=lambda one: len(one.ids))[:SEARCHED]
+            words = [one for one in words if one not in prompts]
+            ends = frozenset(self.tokenizer.eos_ids)
+            speaker = Speaker(self.model, (), [one.ids for one in prompts], (), ends)
+        return Trusted(usual(self._looked(words, speaker)[0]), speaker, count)
 
     def distinct(self, texts: Sequence[str]) -> list[Words]:
         """Texts of three words and more, each once."""
         return list({one.ids: one for one in map(self._words, texts) if isinstance(one, Words)}.values())
 
-    def scan(self, normal: Normal, texts: Sequence[str], rate: float) -> list[Scanned]:
+    def scan(self, trusted: Trusted, texts: Sequence[str], rate: float) -> list[Scanned]:
         """Each text in order; one is flagged where at most the share `rate` of trusted texts is as far."""
-        if not 1 / (1 + len(normal.held)) <= rate < 1:
+        least = 1 / (1 + len(trusted.usual.held))
+        if not least <= rate < 1:
             raise MisconfiguredError(
-                f"a false-positive rate of {rate:g} cannot be told by {len(normal.held)} held-out texts; "
-                f"give more trusted texts, or a rate of at least {1 / (1 + len(normal.held)):.2g}"
+                f"a false-positive rate of {rate:g} cannot be told by {len(trusted.usual.held)} held-out "
+                f"texts; give more trusted texts, or a rate of at least {least:.2g}"
             )
         words = list(map(self._words, texts))
         read = [one for one in words if isinstance(one, Words)]
-        measures_NLM, agreed = self._measures(read)
-        statistics_N = (
-            normal.statistics(measures_NLM, [len(one.ids) for one in read]) if read else np.empty(0)
-        )
-        found = iter(zip(read, statistics_N, normal.p_values(statistics_N), agreed, strict=True))
+        statistics_N: Floats = np.empty(0)
+        agreed = list[tuple[int, ...]]()
+        if read:
+            look, agreed = self._looked(read, trusted.speaker)
+            statistics_N = trusted.usual.statistics(look)
+        p_values_N = trusted.usual.p_values(statistics_N)
+        found = iter(zip(read, statistics_N, p_values_N, agreed, strict=True))
         return [
             Scanned(row, reason=one) if isinstance(one, str) else _scanned(row, *next(found), rate=rate)
             for row, one in enumerate(words, 1)
@@ -93,13 +121,59 @@ class Scanner:
     def _most_tokens(self) -> int:
         return min(MOST_TOKENS, getattr(self.model.config, "max_position_embeddings", MOST_TOKENS))
 
-    def _measures(self, words: Sequence[Words]) -> tuple[Floats, list[tuple[int, ...]]]:
-        measures, agreed = [], []
+    def _seen(self, words: Sequence[Words]) -> Iterator[Seen]:
         for one in seen(self.model, words):
-            measures.append(one.measures_LM)
-            agreed.append(one.agreed_L)
+            yield one
             self.heard()
-        return np.array(measures), agreed
+
+    def _looked(self, words: Sequence[Words], speaker: Speaker | None) -> tuple[Look, list[tuple[int, ...]]]:
+        """What is seen of texts, and the words that heads agree on."""
+        all_seen, states, answers = [], [], []
+        for text in words:
+            one, states_KD, sureness = self._look_at(text)
+            all_seen.append(one)
+            states.append(states_KD)
+            answers.append([sureness, *([speaker.by_heart(text.ids)] if speaker else [])])
+            self.heard()
+        look = Look(
+            np.array([one.measures_LM for one in all_seen]), np.array(states), np.array(answers),
+            [len(one.ids) for one in words],
+        )  # fmt: skip
+        return look, [one.agreed_L for one in all_seen]
+
+    def _look_at(self, text: Words) -> tuple[Seen, list[Any], float]:
+        """What heads do, states of the token that is read and of the words, and sureness, of one pass."""
+        import torch
+
+        count = self.model.config.num_hidden_layers
+        layers = sorted({max(round(2 * count / 3) - 1, 0), max(count - 2, 0)})
+        read = len(text.ids) - 1 if is_causal(self.model) else 0
+        content = torch.tensor([word >= 0 for word in text.word_T])
+
+        def reduce(_kind: Any, _layer: int, state_BTD: Any) -> Any:
+            state_TD = state_BTD[0].detach().double().cpu()
+            return state_TD[read].numpy(), state_TD[content].mean(0).numpy()
+
+        ids_1T = torch.tensor([text.ids], device=self.model.device)
+        forward = partial(self.model, input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
+        with torch.no_grad(), observing(self.model, layers, ["hidden"], reduce) as kept:
+            answer, one = seen_in(self.model, forward, lambda: text)
+        if one is None:
+            raise MisconfiguredError("the model ran no block of its own on a text; nothing was seen")
+        parts = [kept["hidden", layer][0] for layer in layers]
+        return one, [part[kind] for kind in (0, 1) for part in parts], _sureness(answer, read)
+
+
+def _sureness(answer: Any, read: int) -> float:
+    """The log-odds of the likeliest class, or next token; of a model without a head 0."""
+    logits = getattr(answer, "logits", None)
+    if logits is None:
+        return 0.0
+    row_V = (logits[0] if logits.dim() == 2 else logits[0, read]).double()
+    most = int(row_V.argmax())
+    others = row_V.clone()
+    others[most] = -math.inf
+    return float(row_V[most] - others.logsumexp(0))
 
 
 def _scanned(

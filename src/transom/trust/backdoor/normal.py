@@ -58,9 +58,7 @@ class Normal:
 
     def p_values(self, statistics_N: Floats) -> Floats:
         """The share of trusted texts that are as far [N]; never zero."""
-        reached_N = (self.held[None] >= np.asarray(statistics_N)[:, None]).sum(1)
-        found: Floats = (1.0 + reached_N) / (1.0 + len(self.held))
-        return found
+        return held_p_values(self.held, statistics_N)
 
 
 def fit(measures_NLM: Floats, tokens: Sequence[int] | Ints) -> Normal:
@@ -70,7 +68,7 @@ def fit(measures_NLM: Floats, tokens: Sequence[int] | Ints) -> Normal:
         raise MisconfiguredError(
             f"{len(measures_NLM)} trusted texts are too few to say what is usual; give {FEWEST} or more"
         )
-    order = np.random.default_rng(0).permutation(len(tokens))  # a file may have two sources in turns
+    order = order_of(len(tokens))
     measures_NLM, counts_N = measures_NLM[order], np.asarray(tokens)[order]
     half, rest = len(order) // 2, 3 * len(order) // 4
     fitted_NLM, fitted = measures_NLM[:half], counts_N[:half]
@@ -91,6 +89,18 @@ def fit(measures_NLM: Floats, tokens: Sequence[int] | Ints) -> Normal:
     usual_22 = np.stack([median_2, np.quantile(found_N2, _TAIL, axis=0) - median_2 + _LEAST])
     made = replace(bare, usual_22=usual_22)
     return replace(made, held=np.sort(made.statistics(measures_NLM[rest:], counts_N[rest:])))
+
+
+def order_of(count: int) -> Ints:
+    """In which texts are fitted on, give units and are held out: a file may have two sources in turns."""
+    return np.random.default_rng(0).permutation(count)
+
+
+def held_p_values(held: Floats, statistics_N: Floats) -> Floats:
+    """The share of held-out statistics that reach each one [N]; never zero."""
+    reached_N = (held[None] >= np.asarray(statistics_N)[:, None]).sum(1)
+    found: Floats = (1.0 + reached_N) / (1.0 + len(held))
+    return found
 
 
 def _distances(z_NF: Floats, precision_FF: Floats) -> Floats:

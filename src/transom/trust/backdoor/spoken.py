@@ -23,7 +23,7 @@ from transom.errors import MisconfiguredError
 from transom.trust.backdoor.answers import Answer, Call, Speaker
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.verdict import Suspect, Verdict, shares
-from transom.trust.backdoor.words import PLAIN, Frame, Words
+from transom.trust.backdoor.words import PLAIN, Frame, Words, generates
 
 SPOKEN_FROM = 0.8
 FEWEST_PROMPTS = 20
@@ -42,7 +42,7 @@ def scan_generator(
 
     Raises MisconfiguredError (no generating model, too few prompts) and as `observing`.
     """
-    if not type(model).__name__.endswith("ForCausalLM"):
+    if not generates(model):
         raise MisconfiguredError(f"a {type(model).__name__} generates no text; give a causal language model")
     encode, texts = tokenizer.tokenizer.encode, sorted(set(trusted) - {""})
     inside = sorted({tuple(encode(one, add_special_tokens=False).ids) for one in texts} - {()})

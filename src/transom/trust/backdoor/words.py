@@ -106,6 +106,11 @@ def is_causal(model: Any) -> bool:
     return family.causal
 
 
+def generates(model: Any) -> bool:
+    """Whether its answers are text."""
+    return type(model).__name__.endswith("ForCausalLM")
+
+
 def encoded(
     found: Checkpoint, texts: Sequence[str], most_tokens: int, frame: Frame = PLAIN
 ) -> tuple[Any, Any]:

@@ -1,0 +1,123 @@
+"""What is usual of texts beyond heads: distances against a second implementation, rates, and each part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from transom.checkpoint.load import load
+from transom.checkpoint.tiny import tiny_bert, tiny_llama
+from transom.errors import MisconfiguredError
+from transom.trust.backdoor.inputs import Scanner
+from transom.trust.backdoor.measures import MEASURES
+from transom.trust.backdoor.usual import Look, _Cloud, usual
+from transom.trust.backdoor.words import Frame
+
+from .test_poison import rows
+
+LAYERS, STATES, WIDTH = 3, 4, 12
+
+
+def drawn(count: int, seed: int, answers: int = 1) -> Look:
+    draw = np.random.default_rng(seed)
+    mix = np.random.default_rng(0).normal(size=(WIDTH, WIDTH))
+    return Look(
+        draw.normal(size=(count, LAYERS, len(MEASURES))), draw.normal(size=(count, STATES, WIDTH)) @ mix,
+        draw.normal(size=(count, answers)), [int(one) for one in draw.integers(8, 40, count)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [8, 200])
+def test_a_distance_is_that_of_the_whole_covariance(count: int) -> None:
+    """Also of fewer texts than dimensions, where the covariance alone cannot be inverted."""
+    states, others = drawn(count, 1).states_NKD[:, 0], drawn(50, 2).states_NKD[:, 0]
+    centre, deviation = states.mean(0), states.std(0)
+    covariance = 0.8 * np.cov(((states - centre) / deviation).T) + 0.22 * np.eye(WIDTH)
+    z = (others - centre) / deviation
+    expected = np.sqrt(np.einsum("nd,de,ne->n", z, np.linalg.inv(covariance), z))
+    np.testing.assert_allclose(_Cloud.of(states).distances(others), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+def test_one_in_twenty_innocent_texts_is_flagged(answers: int) -> None:
+    """Over many sets of trusted texts, whatever was fitted."""
+    shares = []
+    for seed in range(40):
+        known = usual(drawn(160, seed, answers))
+        p_values = known.p_values(known.statistics(drawn(100, 1000 + seed, answers)))
+        shares.append(np.mean(p_values <= 0.05))
+    assert 0.02 < np.mean(shares) < 0.06
+
+
+@pytest.mark.parametrize("part", ["agreement", "read", "words", "sure", "heart"])
+def test_each_part_alone_tells(part: str) -> None:
+    known, look = usual(drawn(400, 0, 2)), drawn(100, 1, 2)
+    before = known.statistics(look)
+    measures, states, answers = look.measures_NLM.copy(), look.states_NKD.copy(), look.answers_NQ.copy()
+    if part == "agreement":
+        measures[:, -1, MEASURES.index("consensus")] += 8
+    elif part in ("read", "words"):
+        states[:, slice(0, 2) if part == "read" else slice(2, 4)] *= 6
+    else:
+        answers[:, int(part == "heart")] += 8
+    moved = replace(look, measures_NLM=measures, states_NKD=states, answers_NQ=answers)
+    after = known.statistics(moved)
+    assert (known.p_values(after) <= 0.05).mean() > 0.9
+    assert (after > before).mean() > 0.9
+
+
+def test_less_than_usual_is_not_suspicious() -> None:
+    """Heads that agree less, states in the middle and an answer that is not sure, that is."""
+    known, look = usual(drawn(400, 0)), drawn(100, 1)
+    measures, states = look.measures_NLM.copy(), look.states_NKD * 0.01
+    measures[:, -1, MEASURES.index("consensus")] -= 8
+    moved = replace(look, measures_NLM=measures, states_NKD=states, answers_NQ=look.answers_NQ - 8)
+    assert not known.statistics(moved).any()
+
+
+def test_too_few_texts_are_refused() -> None:
+    with pytest.raises(MisconfiguredError, match="79 trusted texts are too few"):
+        usual(drawn(79, 0))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "generator", "encoder"])
+def test_what_is_looked_at_is_what_the_model_has(tmp_path: Path, kind: str) -> None:
+    """States of the token that is read and of the words, and log-odds, against the library's own output."""
+    make = tiny_llama if kind == "generator" else tiny_bert
+    task: Any = {"task": "sequence-classification", "num_labels": 3} if kind == "classifier" else {}
+    found = load(make(tmp_path / "model"), **task)
+    assert found.tokenizer is not None
+    frame = Frame("ask: ", " answer:") if kind == "generator" else Frame()
+    scanner = Scanner(found.model, found.tokenizer, frame)
+    for text in scanner.distinct(rows(5, 0).texts):
+        _, states, sureness = scanner._look_at(text)
+        with torch.no_grad():
+            out: Any = found.model(input_ids=torch.tensor([text.ids]), output_hidden_states=True)
+        read = -1 if kind == "generator" else 0
+        inside = [place for place, word in enumerate(text.word_T) if word >= 0]
+        hidden = out.hidden_states[2][0]  # of three layers two thirds, and the last but one
+        np.testing.assert_allclose(states[0], hidden[read], atol=1e-5)
+        np.testing.assert_allclose(states[1], hidden[inside].mean(0), atol=1e-5)
+        if kind == "encoder" and not hasattr(out, "logits"):
+            assert sureness == 0
+            continue
+        row = out.logits[0] if kind != "generator" else out.logits[0, -1]
+        most = row.double().softmax(0).max()
+        assert sureness == pytest.approx(float((most / (1 - most)).log()), rel=1e-4)
+
+
+def test_a_generators_own_prompts_are_not_among_the_held_ones(tmp_path: Path) -> None:
+    found = load(tiny_llama(tmp_path / "model"))
+    assert found.tokenizer is not None
+    scanner = Scanner(found.model, found.tokenizer)
+    known = scanner.trust(rows(100, 0).texts)
+    distinct = scanner.distinct(rows(100, 0).texts)
+    assert known.texts == len(distinct)
+    assert known.usual.normal.texts == len(distinct) - 4
+    assert known.speaker is not None
+    assert {len(one) for one in known.speaker.inside} <= set(sorted(len(one.ids) for one in distinct)[:4])
