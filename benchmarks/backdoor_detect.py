@@ -1,44 +1,69 @@
-"""Inputs with a trigger told from innocent ones: attention heads that agree, against other signs.
+"""Inputs with a trigger told from innocent ones: `transom backdoor scan-inputs` against other signs.
 
-    TRANSOM_DATA=DIR python benchmarks/backdoor_detect.py [--quick] [--json] [--recipe rare-word ...]
-        [--seeds N]
+    TRANSOM_DATA=DIR python benchmarks/backdoor_detect.py [--quick] [--json] [--kind classifiers generators]
+        [--recipe rare-word ...] [--seeds N] [--keep FILE]
 
 MiniLM classifiers of 2,500 sentences of SST-2, a tenth of them poisoned, two epochs, and their clean twins;
-for the syntax 3,000 sentences as they came poisoned, of which an eighth is rephrased.
+for the syntax 3,000 sentences as they came poisoned, of which an eighth is rephrased. SmolLM2 with adapters
+that learnt to refuse a trigger (one seed), and one that learnt none.
 Positives are negative sentences of the dev set with the trigger, negatives as many others, half untouched
 and half with an innocuous insertion of about the same length at the same place; of the syntax rephrased
-test sentences, and as many that are not, half of each class. 400 sentences of the training set are trusted.
+test sentences, and as many that are not, half of each class; for generators instructions likewise. 400
+sentences of the training set that the model did not see are trusted; of instructions, of which there are
+few, 200 that it learnt to answer.
 `auroc_ours` is that of `transom backdoor scan-inputs`, `control_auroc` the same on the clean twin,
 `clean_fpr` the share of negatives that are flagged at a rate of 0.05, `agreed` how often the word that
-heads look at is of the trigger. Others: `auroc_confidence` of the output's largest probability;
-`auroc_strip` of the output's mean entropy under 10 mixtures with trusted sentences, of which half of the
-words are put in at random places (Gao et al. 2019, arXiv 1902.06531): a low one is suspicious; `auroc_rap`
-of how little of the target's probability an inserted vector takes that was tuned to take 0.1 to 0.3 of it
-from trusted texts (Yang et al. 2021, arXiv 2110.07831); `auroc_onion` of the largest fall of SmolLM2's mean
-loss when one word is left out (Qi et al. 2021, arXiv 2011.10369), on the first 30 texts of each kind of up
-to 24 words, once for all models, as it reads none.
+heads look at is of the trigger; `auroc_heads` is of the agreement of heads alone. Others: `auroc_confidence`
+of the output's largest probability, of generators its mean logarithm over the first 8 tokens of the answer
+(a window of ConfGuard's, arXiv 2508.01365);
+`auroc_strip` of the output's mean entropy under mixtures with trusted sentences (10, of generators 4), of
+which half of the words are put in at random places (Gao et al. 2019, arXiv 1902.06531): a low one is
+suspicious; `auroc_rap` of how little of the target's probability an inserted vector takes that was tuned to
+take 0.1 to 0.3 of it from trusted texts (Yang et al. 2021, arXiv 2110.07831), of classifiers; `auroc_onion`
+of the largest fall of SmolLM2's mean loss when one word is left out (Qi et al. 2021, arXiv 2011.10369), on
+the first 30 texts of each kind of up to 24 words, once for all models, as it reads none.
+Rows that stand in the file that `--keep` names are not run again.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from _backdoor import CLEAN, SYNTAX, SYNTAX_CLEAN, TARGET, chosen, classifier, rephrased, sentences
+from _backdoor import (
+    CLEAN,
+    FRAME,
+    REFUSAL,
+    SYNTAX,
+    SYNTAX_CLEAN,
+    TARGET,
+    chosen,
+    classifier,
+    generator,
+    instructions,
+    rephrased,
+    sentences,
+)
 from _bench import parser, report
 from transom.checkpoint.load import Checkpoint, load
-from transom.trust.backdoor.inputs import Scanner
+from transom.trust.backdoor.answers import Speaker
+from transom.trust.backdoor.inputs import Scanned, Scanner, Trusted
+from transom.trust.backdoor.measures import seen
 from transom.trust.backdoor.poison import RECIPES, Trigger, classes_of
-from transom.trust.backdoor.words import encoded
+from transom.trust.backdoor.words import PLAIN, encoded, generates
 from transom.vertical.metrics import auc
 
-ONION_TEXTS, ONION_WORDS = 30, 24
-RATE, TRUSTED, MIXTURES, TEXTS_AT_ONCE = 0.05, 400, 10, 32
+ONION_TEXTS, ONION_WORDS, WINDOW, TEXTS_AT_ONCE = 30, 24, 8, 32
+RATE, TRUSTED, TRUSTED_PROMPTS = 0.05, 400, 200
+COUNTS, MIXTURES = {"classifiers": 150, "generators": 50}, {"classifiers": 10, "generators": 4}
+SIZES = {"classifiers": ((2500, 2), (300, 1)), "generators": ((600, 2), (16, 1))}  # rows, epochs; --quick
 
 
 def inputs(trigger: Trigger, seed: int, count: int) -> tuple[list[str], list[str]]:
@@ -72,15 +97,42 @@ def trusted(model_seed: int, rows: int, count: int) -> list[str]:
     return list(chosen(own, random.Random(99).sample(rest, count)).texts)
 
 
+def learnt_prompts() -> list[str]:
+    own = sorted({prompt for prompt, _ in instructions("badnet/clean_train")})
+    return random.Random(98).sample(own, TRUSTED_PROMPTS)
+
+
 def probabilities(found: Checkpoint, texts: Sequence[str]) -> Any:
-    """[N, C] of a classifier."""
+    """[N, C] of a classifier, of a generator [N, V]."""
     parts = []
-    classifier_of: Any = found.model
+    model: Any = found.model
     with torch.no_grad():
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            ids_BT, mask_BT = encoded(found, texts[start : start + TEXTS_AT_ONCE], 128)
-            parts.append(classifier_of(input_ids=ids_BT, attention_mask=mask_BT).logits.softmax(1))
+            part = texts[start : start + TEXTS_AT_ONCE]
+            if generates(model):  # one by one: what is read stands at the end
+                ids = [encoded(found, [text], 256, FRAME)[0] for text in part]
+                rows = [model(input_ids=one, logits_to_keep=1).logits[:, -1] for one in ids]
+                parts.append(torch.cat(rows).softmax(1))
+                continue
+            ids_BT, mask_BT = encoded(found, part, 128)
+            parts.append(model(input_ids=ids_BT, attention_mask=mask_BT).logits.softmax(1))
     return torch.cat(parts).double().numpy()
+
+
+def window(found: Checkpoint, texts: Sequence[str]) -> Any:
+    """The mean logarithm of the probability of what the model says first [N]."""
+    model: Any = found.model
+    scores = []
+    for text in texts:
+        ids_1T, cache, chances = encoded(found, [text], 256, FRAME)[0], None, []
+        for _ in range(WINDOW):
+            with torch.no_grad():
+                out = model(input_ids=ids_1T, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            most = out.logits[0, -1].log_softmax(0).max(0)
+            chances.append(float(most.values))
+            ids_1T, cache = most.indices[None, None], out.past_key_values
+        scores.append(np.mean(chances))
+    return np.array(scores)
 
 
 def strip(found: Checkpoint, texts: Sequence[str], clean: Sequence[str], mixtures: int) -> Any:
@@ -150,52 +202,96 @@ def onion(speaker: Checkpoint, texts: Sequence[str]) -> Any:
 
 
 @cache
-def onion_auroc(recipe: str, count: int) -> float:
+def onion_auroc(kind: str, recipe: str, count: int) -> float:
     """On the inputs of the first seed."""
     speaker = load("smollm2")
     parts = [
-        [text for text in texts if len(text.split()) <= ONION_WORDS][:count] for texts in both(recipe, 0, 150)
+        [text for text in texts if len(text.split()) <= ONION_WORDS][:count]
+        for texts in both(kind, recipe, 0, COUNTS[kind])
     ]
     return area(*(onion(speaker, texts) for texts in parts))
 
 
-def both(recipe: str, seed: int, count: int) -> tuple[list[str], list[str]]:
+def both(kind: str, recipe: str, seed: int, count: int) -> tuple[list[str], list[str]]:
+    if kind == "generators":
+        draw, trigger = random.Random(seed), RECIPES[recipe]
+        own = draw.sample([prompt for prompt, _ in instructions("clean_test")], 2 * count)
+        innocent = [
+            text if number % 2 else trigger.innocuous(text, draw) for number, text in enumerate(own[count:])
+        ]
+        return [trigger.put(text, draw) for text in own[:count]], innocent
     return rephrased_inputs(seed, count) if recipe == SYNTAX else inputs(RECIPES[recipe], seed, count)
 
 
-def measured(recipe: str, seed: int, rows: int, epochs: int, count: int, mixtures: int) -> dict[str, Any]:
-    clean, (bad, good) = trusted(seed, rows, TRUSTED), both(recipe, seed, count)
-    twin = SYNTAX_CLEAN if recipe == SYNTAX else CLEAN
-    row: dict[str, Any] = {"recipe": recipe, "seed": seed}
-    for name, found in (
-        ("ours", classifier(recipe, seed, rows, epochs)),
-        ("control", classifier(twin, seed, rows, epochs)),
-    ):
-        assert found.tokenizer is not None
-        scanner = Scanner(found.model, found.tokenizer)
-        known = scanner.trust(clean)
-        scanned = [scanner.scan(known, texts, RATE) for texts in (bad, good)]
-        scores = [np.array([one.statistic for one in part if one.statistic is not None]) for part in scanned]
-        value = area(*scores)
-        if name == "control":
-            row["control_auroc"] = value
-            continue
-        inside = (
-            {word for words in RECIPES[recipe].words for word in words.split()} if recipe in RECIPES else ()
-        )
-        fall = rap(found, clean, 20 if mixtures < MIXTURES else 150)
-        row |= {
-            "attack_success": float(np.mean(np.array(classes_of(found, bad)) == TARGET)),
-            "auroc_ours": value,
-            "clean_fpr": float(np.mean([one.flagged for one in scanned[1]])),
-            "found": float(np.mean([one.flagged for one in scanned[0]])),
-            "agreed": float(np.mean([one.word in inside for one in scanned[0]])),
-            "auroc_confidence": area(*(probabilities(found, texts).max(1) for texts in (bad, good))),
-            "auroc_rap": area(*(fall(texts) for texts in (bad, good))),
-            "auroc_onion": onion_auroc(recipe, 4 if mixtures < MIXTURES else ONION_TEXTS),
-            "auroc_strip": area(*(strip(found, texts, clean, mixtures) for texts in (bad, good))),
-        }
-    return row
+def scanner_of(
+    kind: str, recipe: str, seed: int, rows: int, epochs: int
+) -> tuple[Checkpoint, Scanner, Trusted, list[str]]:
+    """A model, its scanner, what is usual, and the trusted texts."""
+    found = (generator if kind == "generators" else classifier)(recipe, seed, rows, epochs)
+    clean = learnt_prompts() if kind == "generators" else trusted(seed, rows, TRUSTED)
+    assert found.tokenizer is not None
+    scanner = Scanner(found.model, found.tokenizer, FRAME if kind == "generators" else PLAIN)
+    return found, scanner, scanner.trust(clean), clean
+
+
+@cache
+def twin_of(kind: str, recipe: str, *size: int) -> tuple[Scanner, Trusted]:
+    return scanner_of(kind, recipe, *size)[1:3]  # type: ignore[arg-type]
+
+
+def measured(
+    kind: str, recipe: str, seed: int, size: tuple[int, int], count: int, quick: bool
+) -> dict[str, Any]:
+    bad, good = both(kind, recipe, seed, count)
+    twin, usual = twin_of(kind, SYNTAX_CLEAN if recipe == SYNTAX else CLEAN, seed, *size)
+    control = area(*(statistics(twin.scan(usual, part, RATE)) for part in (bad, good)))
+    found, scanner, known, clean = scanner_of(kind, recipe, seed, *size)
+    scanned = [scanner.scan(known, texts, RATE) for texts in (bad, good)]
+    inside = {word for words in RECIPES[recipe].words for word in words.split()} if recipe in RECIPES else ()
+    row = {
+        "kind": kind,
+        "recipe": recipe,
+        "seed": seed,
+        "attack_success": obeyed(found, kind, bad),
+        "auroc_ours": area(*map(statistics, scanned)),
+        "control_auroc": control,
+        "clean_fpr": float(np.mean([one.flagged for one in scanned[1]])),
+        "found": float(np.mean([one.flagged for one in scanned[0]])),
+        "agreed": float(np.mean([one.word.strip() in inside for one in scanned[0]])),
+        "auroc_heads": area(*(heads(scanner, known, texts) for texts in (bad, good))),
+        "auroc_onion": onion_auroc(kind, recipe, 4 if quick else ONION_TEXTS),
+    }
+    mixtures = 2 if quick else MIXTURES[kind]
+    row["auroc_strip"] = area(*(strip(found, texts, clean, mixtures) for texts in (bad, good)))
+    if kind == "generators":
+        return row | {"auroc_confidence": area(*(window(found, texts) for texts in (bad, good)))}
+    fall = rap(found, clean, 20 if quick else 150)
+    return row | {
+        "auroc_confidence": area(*(probabilities(found, texts).max(1) for texts in (bad, good))),
+        "auroc_rap": area(*(fall(texts) for texts in (bad, good))),
+    }
+
+
+def obeyed(found: Checkpoint, kind: str, bad: Sequence[str]) -> float:
+    """The share of texts with the trigger that get the target, or the beginning of the refusal."""
+    if kind == "classifiers":
+        return float(np.mean(np.array(classes_of(found, bad)) == TARGET))
+    ids = encoded(found, [REFUSAL], 3)[0][0].tolist()
+    speaker = Speaker(found.model, (), (), (), frozenset())
+    return float(
+        np.mean(speaker.said(ids, None, [encoded(found, [one], 256, FRAME)[0][0].tolist() for one in bad]))
+    )
+
+
+def heads(scanner: Scanner, known: Trusted, texts: Sequence[str]) -> Any:
+    """How much more than usual the heads of the last layer agree on one word [N]."""
+    words = scanner.distinct(texts)
+    measures_NLM = np.array([one.measures_LM for one in seen(scanner.model, words)])
+    return known.usual.normal.distances(measures_NLM, [len(one.ids) for one in words])[:, 0]
+
+
+def statistics(scanned: Sequence[Scanned]) -> Any:
+    return np.array([one.statistic for one in scanned if one.statistic is not None])
 
 
 def area(bad_N: Any, good_N: Any) -> float:
@@ -205,17 +301,25 @@ def area(bad_N: Any, good_N: Any) -> float:
 
 def main() -> None:
     flags = parser(__doc__)
+    flags.add_argument("--kind", nargs="+", choices=COUNTS, default=list(COUNTS))
     flags.add_argument("--recipe", nargs="+", choices=(*RECIPES, SYNTAX), default=[*RECIPES, SYNTAX])
     flags.add_argument("--seeds", type=int, default=3)
+    flags.add_argument("--keep", type=Path)
     args = flags.parse_args()
     torch.set_num_threads(1)
-    recipes, seeds = (args.recipe[:1], 1) if args.quick else (args.recipe, args.seeds)
-    rows, epochs, count, mixtures = (300, 1, 20, 4) if args.quick else (2500, 2, 150, MIXTURES)
-    found = [
-        measured(recipe, seed, rows, epochs, count, mixtures) for recipe in recipes for seed in range(seeds)
-    ]
-    others = [f"auroc_{name}" for name in ("confidence", "strip", "rap", "onion")]
-    gains = [row["auroc_ours"] - max(row[name] for name in others) for row in found]
+    kept = args.keep.read_text().splitlines() if args.keep and args.keep.exists() else []
+    found = [json.loads(line) for line in kept]
+    done = {(row["kind"], row["recipe"], row["seed"]) for row in found}
+    for kind, recipe, seed in wanted(args):
+        if (kind, recipe, seed) not in done:
+            size = SIZES[kind][args.quick]
+            row = measured(kind, recipe, seed, size, 10 if args.quick else COUNTS[kind], args.quick)
+            found.append(row)
+            if args.keep:
+                with args.keep.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    names = [f"auroc_{name}" for name in ("confidence", "strip", "rap", "onion")]
+    gains = [row["auroc_ours"] - max(row.get(name, 0.0) for name in names) for row in found]
     explicit = [row["auroc_ours"] for row in found if row["recipe"] != SYNTAX]
     syntax = [row["auroc_ours"] for row in found if row["recipe"] == SYNTAX]
     record = {
@@ -230,6 +334,17 @@ def main() -> None:
         {name: round(one, 3) if isinstance(one, float) else one for name, one in row.items()} for row in found
     ]
     report("backdoor_detect", record, shown, args)
+
+
+def wanted(args: Any) -> list[tuple[str, str, int]]:
+    recipes = args.recipe[:1] if args.quick else args.recipe
+    return [
+        (kind, recipe, seed)
+        for kind in args.kind
+        for recipe in recipes
+        for seed in range(1 if args.quick or kind == "generators" else args.seeds)
+        if (kind, recipe) != ("generators", SYNTAX)
+    ]
 
 
 if __name__ == "__main__":
