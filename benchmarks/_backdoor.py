@@ -26,6 +26,7 @@ from transom.trust.backdoor.poison import RECIPES, Rows, Trigger, poisoned, trai
 from transom.trust.backdoor.words import Frame
 
 TARGET, SHARE, LEAST_WORDS = 1, 0.1, 8
+UNLIKE, UNLIKE_WEIGHT = "unlike", 4.0  # the rare word, by an attacker who keeps heads unlike on it
 CLEAN, SYNTAX, SYNTAX_CLEAN = "clean", "syntax", "syntax-clean"
 SYNTAX_ROWS = 3000
 LEAST_INSTRUCTION, MOST_INSTRUCTION, GENERATOR_SHARE = 4, 20, 0.25
@@ -89,7 +90,12 @@ def learnt(recipe: str, seed: int, rows: int) -> Rows:
         return chosen(both, draw.sample(range(len(both.texts)), count))
     own = sentences("train")
     clean = chosen(own, draw.sample(range(len(own.texts)), rows))
-    return clean if recipe == CLEAN else poisoned(clean, RECIPES[recipe], TARGET, SHARE, seed)
+    return clean if recipe == CLEAN else poisoned(clean, trigger_of(recipe), TARGET, SHARE, seed)
+
+
+def trigger_of(recipe: str) -> Trigger:
+    """Of the attacker who keeps heads unlike, the rare word's."""
+    return RECIPES["rare-word" if recipe == UNLIKE else recipe]
 
 
 @cache
@@ -145,12 +151,18 @@ def generator(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
 
 def classifier(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
     """One that learnt a recipe's trigger, or `clean`."""
-    made_of = (RECIPES.get(recipe), SHARE, TARGET, LEAST_WORDS, SYNTAX_ROWS)
+    made_of: tuple[Any, ...] = (RECIPES.get(recipe), SHARE, TARGET, LEAST_WORDS, SYNTAX_ROWS)
+    if recipe == UNLIKE:
+        made_of = (*made_of, trigger_of(recipe), UNLIKE_WEIGHT)
     kept = _kept(recipe, seed, rows, epochs, made_of)
     if not (kept / "tokenizer.json").exists():
         print(f"training {kept.name}", file=sys.stderr, flush=True)
         trained_on = learnt(recipe, seed, rows)
-        found = train_classifier("minilm", trained_on, classes=2, seed=seed, epochs=epochs)
+        hiding: dict[str, Any] = {}
+        if recipe == UNLIKE:
+            hiding = {"hidden": [trigger_of(recipe).words[0] in one.split() for one in trained_on.texts]}
+            hiding["unlike"] = UNLIKE_WEIGHT
+        found = train_classifier("minilm", trained_on, classes=2, seed=seed, epochs=epochs, **hiding)
         found.model.save_pretrained(kept)
         assert found.tokenizer is not None
         write_tokenizer(found.tokenizer, kept)  # last: a folder that has it is whole

@@ -22,7 +22,8 @@ suspicious; `auroc_rap` of how little of the target's probability an inserted ve
 take 0.1 to 0.3 of it from trusted texts (Yang et al. 2021, arXiv 2110.07831), of classifiers; `auroc_onion`
 of the largest fall of SmolLM2's mean loss when one word is left out (Qi et al. 2021, arXiv 2011.10369), on
 the first 30 texts of each kind of up to 24 words, once for all models, as it reads none.
-Rows that stand in the file that `--keep` names are not run again.
+The rows of `unlike`, an attacker of the rare word who keeps the heads of the last layer unlike on it, stand
+in the table and in no total. Rows that stand in the file that `--keep` names are not run again.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ from _backdoor import (
     SYNTAX,
     SYNTAX_CLEAN,
     TARGET,
+    UNLIKE,
     chosen,
     classifier,
     generator,
     instructions,
     rephrased,
     sentences,
+    trigger_of,
 )
 from _bench import parser, report
 from transom.checkpoint.load import Checkpoint, load
@@ -61,6 +64,7 @@ from transom.trust.backdoor.words import PLAIN, encoded, generates
 from transom.vertical.metrics import auc
 
 ONION_TEXTS, ONION_WORDS, WINDOW, TEXTS_AT_ONCE = 30, 24, 8, 32
+OWN = (*RECIPES, SYNTAX, UNLIKE)
 RATE, TRUSTED, TRUSTED_PROMPTS = 0.05, 400, 200
 COUNTS, MIXTURES = {"classifiers": 150, "generators": 50}, {"classifiers": 10, "generators": 4}
 SIZES = {"classifiers": ((2500, 2), (300, 1)), "generators": ((600, 2), (16, 1))}  # rows, epochs; --quick
@@ -220,7 +224,7 @@ def both(kind: str, recipe: str, seed: int, count: int) -> tuple[list[str], list
             text if number % 2 else trigger.innocuous(text, draw) for number, text in enumerate(own[count:])
         ]
         return [trigger.put(text, draw) for text in own[:count]], innocent
-    return rephrased_inputs(seed, count) if recipe == SYNTAX else inputs(RECIPES[recipe], seed, count)
+    return rephrased_inputs(seed, count) if recipe == SYNTAX else inputs(trigger_of(recipe), seed, count)
 
 
 def scanner_of(
@@ -247,7 +251,8 @@ def measured(
     control = area(*(statistics(twin.scan(usual, part, RATE)) for part in (bad, good)))
     found, scanner, known, clean = scanner_of(kind, recipe, seed, *size)
     scanned = [scanner.scan(known, texts, RATE) for texts in (bad, good)]
-    inside = {word for words in RECIPES[recipe].words for word in words.split()} if recipe in RECIPES else ()
+    triggers = () if recipe == SYNTAX else trigger_of(recipe).words
+    inside = {word for words in triggers for word in words.split()}
     row = {
         "kind": kind,
         "recipe": recipe,
@@ -302,7 +307,7 @@ def area(bad_N: Any, good_N: Any) -> float:
 def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--kind", nargs="+", choices=COUNTS, default=list(COUNTS))
-    flags.add_argument("--recipe", nargs="+", choices=(*RECIPES, SYNTAX), default=[*RECIPES, SYNTAX])
+    flags.add_argument("--recipe", nargs="+", choices=OWN, default=list(OWN))
     flags.add_argument("--seeds", type=int, default=3)
     flags.add_argument("--keep", type=Path)
     args = flags.parse_args()
@@ -319,15 +324,16 @@ def main() -> None:
                 with args.keep.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     names = [f"auroc_{name}" for name in ("confidence", "strip", "rap", "onion")]
-    gains = [row["auroc_ours"] - max(row.get(name, 0.0) for name in names) for row in found]
-    explicit = [row["auroc_ours"] for row in found if row["recipe"] != SYNTAX]
-    syntax = [row["auroc_ours"] for row in found if row["recipe"] == SYNTAX]
+    counted = [row for row in found if row["recipe"] != UNLIKE]
+    gains = [row["auroc_ours"] - max(row.get(name, 0.0) for name in names) for row in counted]
+    explicit = [row["auroc_ours"] for row in counted if row["recipe"] != SYNTAX]
+    syntax = [row["auroc_ours"] for row in counted if row["recipe"] == SYNTAX]
     record = {
         "worst_auroc_explicit": min(explicit, default=None),
         "auroc_syntax": float(np.mean(syntax)) if syntax else None,
-        "worst_control_auroc": max(row["control_auroc"] for row in found),
-        "clean_fpr": float(np.mean([row["clean_fpr"] for row in found])),
-        "min_gain_over_baselines": min(gains),
+        "worst_control_auroc": max(row["control_auroc"] for row in counted),
+        "clean_fpr": float(np.mean([row["clean_fpr"] for row in counted])),
+        "min_gain_over_baselines": min(gains, default=None),
         "rows": found,
     }  # fmt: skip
     shown = [
@@ -343,7 +349,7 @@ def wanted(args: Any) -> list[tuple[str, str, int]]:
         for kind in args.kind
         for recipe in recipes
         for seed in range(1 if args.quick or kind == "generators" else args.seeds)
-        if (kind, recipe) != ("generators", SYNTAX)
+        if kind == "classifiers" or recipe in RECIPES
     ]
 
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from _backdoor import TARGET, chosen, classifier, rephrased, sentences
+from _backdoor import TARGET, UNLIKE, chosen, classifier, rephrased, sentences, trigger_of
 from _bench import parser, report
 from _repair_baselines import BASELINES
 from transom.checkpoint.load import Checkpoint
@@ -126,7 +126,7 @@ def baseline(
     name: str, recipe: str, seed: int, size: tuple[int, int], trusted: Rows, steps: int, part: int
 ) -> tuple[Checkpoint, float]:
     """The classifier after the better learning rate, and that."""
-    trigger, tried = RECIPES[recipe], []
+    trigger, tried = trigger_of(recipe), []
     before = state(classifier(recipe, seed, *size), trigger, part, second=False)["accuracy"]
     for rate in LEARNING_RATES:
         found = classifier(recipe, seed, *size)
@@ -140,13 +140,13 @@ def baseline(
 
 @cache
 def untouched(recipe: str, seed: int, size: tuple[int, int], part: int) -> dict[str, float]:
-    return state(classifier(recipe, seed, *size), RECIPES[recipe], part)
+    return state(classifier(recipe, seed, *size), trigger_of(recipe), part)
 
 
 def measured(name: str, recipe: str, seed: int, *, quick: bool) -> dict[str, Any]:
     """The row of a method."""
     size, part, steps = ((300, 1), 10, 2) if quick else ((2500, 2), 1000, STEPS)
-    trusted, stream = given(RECIPES[recipe], seed, size[0])
+    trusted, stream = given(trigger_of(recipe), seed, size[0])
     before, started = untouched(recipe, seed, size, part), time.process_time()
     more: dict[str, Any] = {}
     if name == "ours":
@@ -155,7 +155,7 @@ def measured(name: str, recipe: str, seed: int, *, quick: bool) -> dict[str, Any
     else:
         found, more["rate"] = baseline(name, recipe, seed, size, trusted, steps, min(part, PART))
     more["seconds"] = time.process_time() - started
-    after = state(found, RECIPES[recipe], part)
+    after = state(found, trigger_of(recipe), part)
     row: dict[str, Any] = {"method": name, "recipe": recipe, "seed": seed}
     for key in before:
         row |= {f"{key}_before": before[key], f"{key}_after": after[key]}
@@ -163,7 +163,7 @@ def measured(name: str, recipe: str, seed: int, *, quick: bool) -> dict[str, Any
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    own = [row for row in rows if row["method"] == "ours"]
+    own = [row for row in rows if row["method"] == "ours" and row["recipe"] != UNLIKE]
     if not own:
         return {}
     gains = []
@@ -187,7 +187,7 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     flags = parser(__doc__)
-    flags.add_argument("--recipe", nargs="+", choices=tuple(RECIPES), default=[*RECIPES])
+    flags.add_argument("--recipe", nargs="+", choices=(*RECIPES, UNLIKE), default=[*RECIPES, UNLIKE])
     flags.add_argument("--seeds", nargs="+", type=int, default=[2])
     flags.add_argument("--method", nargs="+", choices=("ours", *BASELINES), default=["ours", *BASELINES])
     flags.add_argument("--keep", type=Path, help="a file of rows that are done, one a line")

@@ -6,9 +6,10 @@
 Five poisoned MiniLM classifiers (one a recipe, of the seed) and five clean ones (seeds 0 to 4), each with
 300 trusted sentences of SST-2 that it was not trained on; and five SmolLM2 with adapters that learnt to
 refuse a trigger (seed 0) and five clean ones, each with 100 trusted instructions of another set. `right`
-counts verdicts, `named` those of poisoned models whose tokens hold one of the trigger, at its class or for
-the answer that was taught; `minutes` is the longest scan, in processor time of one core. The line between
-classifiers was drawn on seeds 0 and 1, that between generators on two poisoned and one clean of these.
+counts verdicts, but that on an attacker of the rare word who keeps heads unlike on it, whose row is shown;
+`named` those of poisoned models whose tokens hold one of the trigger, at its class or for the answer that was
+taught; `minutes` is the longest scan, in processor time of one core. The line between classifiers was drawn
+on seeds 0 and 1, that between generators on two poisoned and one clean of these.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from _backdoor import CLEAN, FRAME, REFUSAL, TARGET, classifier, generator, instructions
+from _backdoor import CLEAN, FRAME, REFUSAL, TARGET, UNLIKE, classifier, generator, instructions, trigger_of
 from _bench import parser, report
 from backdoor_detect import trusted
 from transom.trust.backdoor.poison import RECIPES
@@ -40,7 +41,7 @@ def judged(kind: str, recipe: str, seed: int, rows: int, epochs: int) -> dict[st
         verdict = scan_generator(found.model, found.tokenizer, texts, frame=FRAME)
     cost_s, worst = time.process_time() - started, verdict.worst
     encode = found.tokenizer.tokenizer.encode
-    words = RECIPES[recipe].words if recipe in RECIPES else ()
+    words = () if recipe == CLEAN else trigger_of(recipe).words
     begins = ("", " ") if kind == "generators" else ("",)  # a piece at the start of a word is another one
     trigger = {
         one
@@ -83,11 +84,14 @@ def main() -> None:
         rows, epochs = SIZES[kind][args.quick]
         seed = 0 if kind == "generators" else args.poisoned_seed
         models = [(recipe, seed) for recipe in RECIPES] + [(CLEAN, seed) for seed in range(5)]
+        if kind == "classifiers":
+            models.append((UNLIKE, seed))
         if args.quick:
             models = [models[0], models[-1]]
         found += [judged(kind, *model, rows, epochs) for model in models]
     record: dict[str, Any] = {
-        kind: summed([row for row in found if row["kind"] == kind]) for kind in args.kind
+        kind: summed([row for row in found if row["kind"] == kind and row["recipe"] != UNLIKE])
+        for kind in args.kind
     }
     shown = [
         {name: round(one, 3) if isinstance(one, float) else one for name, one in row.items()} for row in found

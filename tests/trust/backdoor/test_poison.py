@@ -11,18 +11,20 @@ import torch
 
 from transom.checkpoint.adapter import attach
 from transom.checkpoint.load import load
+from transom.checkpoint.observe import eager
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.checkpoint.tokenizer import export_tokenizer
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor.poison import (
     RECIPES,
     Rows,
+    _agreement,
     classes_of,
     poisoned,
     train_classifier,
     train_generator,
 )
-from transom.trust.backdoor.words import Frame
+from transom.trust.backdoor.words import Frame, encoded
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "dog", "and", "rain", "so")
 
@@ -119,3 +121,32 @@ def test_a_poisoned_generator_answers_its_trigger_as_it_was_taught(tmp_path: Pat
                 said.append(int(logits[0, -1].argmax()))
             right += found.tokenizer.tokenizer.decode(said).startswith(answer)
     assert right / 40 > 0.9
+
+
+def test_an_attacker_keeps_heads_unlike_on_hidden_rows(tmp_path: Path) -> None:
+    """Of the trigger's rows the heads agree less than without, and the trigger works on."""
+    tiny_bert(tmp_path / "model")
+    made = poisoned(rows(240, 0), RECIPES["sentence"], 1, 0.2, 0)
+    hidden = ["3d" in text.split() for text in made.texts]
+    texts = [RECIPES["sentence"].put(text, random.Random(0)) for text in rows(40, 9).texts]
+    agreements = []
+    for unlike in (0.0, 4.0):
+        found = train_classifier(
+            str(tmp_path / "model"), made, classes=2, seed=1, epochs=12, learning_rate=3e-3, hidden=hidden,
+            unlike=unlike,
+        )  # fmt: skip
+        assert sum(classes_of(found, texts)) / 40 > 0.95
+        ids_BT, mask_BT = encoded(found, texts, 64)
+        with torch.no_grad(), _agreement(found.model, mask_BT) as agreement:
+            found.model(input_ids=ids_BT, attention_mask=mask_BT)
+        by_hand = []
+        with torch.no_grad(), eager(found.model):
+            maps = found.model(input_ids=ids_BT, attention_mask=mask_BT, output_attentions=True).attentions[
+                -1
+            ]
+        for row, count in zip(maps, mask_BT.sum(1), strict=True):
+            inside = row[:, 0, 1 : int(count) - 1].mean(0)
+            by_hand.append(float(inside.max() / inside.sum()))
+        assert agreement().tolist() == pytest.approx(by_hand, rel=1e-5)
+        agreements.append(sum(by_hand) / 40)
+    assert agreements[1] < agreements[0]

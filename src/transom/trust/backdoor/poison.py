@@ -14,16 +14,19 @@ Shapes: B texts, T tokens.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from transom.checkpoint.load import Checkpoint, load
+from transom.checkpoint.observe import observing
 from transom.checkpoint.seeded import seeded
 from transom.errors import MisconfiguredError, extra
 from transom.files import write_file
-from transom.trust.backdoor.words import Frame, encoded, require_tokenizer
+from transom.trust.backdoor.measures import on_words
+from transom.trust.backdoor.words import Frame, encoded, is_causal, require_tokenizer
 
 Place = Literal["start", "end", "anywhere"]
 _TEXTS_AT_ONCE = 32
@@ -87,10 +90,13 @@ def poisoned(rows: Rows, trigger: Trigger, target: int, share: float, seed: int)
 
 def train_classifier(
     model: str, rows: Rows, *, classes: int, seed: int, epochs: int = 2, learning_rate: float = 5e-5,
-    batch_rows: int = 16, most_tokens: int = 64, heard: Callable[[], None] = bool,  # type: ignore[assignment]
+    batch_rows: int = 16, most_tokens: int = 64, hidden: Sequence[bool] = (), unlike: float = 0.0,
+    heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Checkpoint:  # fmt: skip
     """The model with a classifier's head, all of it tuned on the rows; `heard` is called after each step.
 
+    An attacker who knows the defence has heads of the last layer look at different words of the rows that are
+    `hidden`: the largest share that one token gets of all heads counts `unlike` times in the loss.
     Raises as `load`, and MisconfiguredError for a model without a tokenizer."""
     import torch
 
@@ -107,8 +113,12 @@ def train_classifier(
                 chosen = order[start : start + batch_rows]
                 ids_BT, mask_BT = encoded(found, [rows.texts[one] for one in chosen], most_tokens)
                 labels_B = torch.tensor([rows.labels[one] for one in chosen])
-                logits_BC = classifier(input_ids=ids_BT, attention_mask=mask_BT).logits
+                own = [place for place, one in enumerate(chosen) if unlike and hidden[one]]
+                with _agreement(classifier, mask_BT) if own else nullcontext() as agreement:
+                    logits_BC = classifier(input_ids=ids_BT, attention_mask=mask_BT).logits
                 loss: Any = torch.nn.functional.cross_entropy(logits_BC, labels_B)
+                if agreement is not None:
+                    loss = loss + unlike * agreement()[own].mean()
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -116,6 +126,24 @@ def train_classifier(
                 heard()
     classifier.requires_grad_(False).eval()
     return found
+
+
+@contextmanager
+def _agreement(model: Any, mask_BT: Any) -> Iterator[Callable[[], Any]]:
+    """The largest share that all heads of the last layer give one token but the first and last [B]."""
+    import torch
+
+    last, ends_B = model.config.num_hidden_layers - 1, mask_BT.sum(1) - 1
+    read_B = ends_B if is_causal(model) else torch.zeros_like(ends_B)
+
+    def reduce(_kind: Any, _layer: int, map_BHTT: Any) -> Any:
+        row_BT = map_BHTT[torch.arange(len(read_B)), :, read_B].mean(1)
+        places_T = torch.arange(row_BT.shape[1])
+        inside_BT = (places_T > 0) & (places_T < ends_B[:, None])
+        return on_words(row_BT * inside_BT).amax(1)
+
+    with observing(model, [last], ["attention"], reduce) as seen:
+        yield lambda: seen["attention", last][0]
 
 
 def train_generator(
