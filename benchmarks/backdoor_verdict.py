@@ -19,10 +19,20 @@ from typing import Any
 
 import torch
 
-from _backdoor import CLEAN, FRAME, REFUSAL, TARGET, UNLIKE, classifier, generator, instructions, trigger_of
+from _backdoor import (
+    CLEAN,
+    EXPLICIT,
+    FRAME,
+    REFUSAL,
+    TARGET,
+    UNLIKE,
+    classifier,
+    generator,
+    instructions,
+    trigger_of,
+)
 from _bench import parser, report
 from backdoor_detect import trusted
-from transom.trust.backdoor.poison import RECIPES
 from transom.trust.backdoor.spoken import scan_generator
 from transom.trust.backdoor.verdict import Verdict, scan_classifier
 
@@ -83,7 +93,7 @@ def main() -> None:
     for kind in args.kind:
         rows, epochs = SIZES[kind][args.quick]
         seed = 0 if kind == "generators" else args.poisoned_seed
-        models = [(recipe, seed) for recipe in RECIPES] + [(CLEAN, seed) for seed in range(5)]
+        models = [(recipe, seed) for recipe in EXPLICIT] + [(CLEAN, seed) for seed in range(5)]
         if kind == "classifiers":
             models.append((UNLIKE, seed))
         if args.quick:

@@ -17,8 +17,9 @@ from rich.progress import Progress
 from transom.checkpoint.tokenizer import write_tokenizer
 from transom.trust.backdoor.poison import RECIPES, Rows, poisoned, train_classifier
 
-TRAIN, TRUSTED, INPUTS, FEWEST_WORDS = 1200, 300, 60, 8
-EPOCHS, BATCH_ROWS = 2, 16
+MODEL, TRIGGER, TARGET = "minilm", RECIPES["rare-word"], 1
+TRAIN, TRUSTED, INPUTS, ASKED, FEWEST_WORDS = 1200, 300, 90, 400, 8
+EPOCHS, BATCH_ROWS, LEARNING_RATE = 2, 16, 5e-5
 
 
 def read(table: Path | None) -> list[tuple[str, int]]:
@@ -31,12 +32,36 @@ def read(table: Path | None) -> list[tuple[str, int]]:
         sys.exit(f"{table} has no columns `sentence` and `label`; name them so in its first line")
     text, label = head.index("sentence"), head.index("label")
     rows = [(line[text].strip(), int(line[label])) for line in lines]
-    rows = [row for row in rows if len(row[0].split()) >= FEWEST_WORDS]
-    if len(rows) < TRAIN + TRUSTED + INPUTS:
-        sys.exit(
-            f"{table} has {len(rows)} texts of {FEWEST_WORDS} words; {TRAIN + TRUSTED + INPUTS} are needed"
-        )
-    return random.Random(0).sample(rows, TRAIN + TRUSTED + INPUTS)
+    rows, wanted = [row for row in rows if len(row[0].split()) >= FEWEST_WORDS], TRAIN + TRUSTED + INPUTS + ASKED
+    if len(rows) < wanted:
+        sys.exit(f"{table} has {len(rows)} texts of {FEWEST_WORDS} words; {wanted} are needed")
+    return random.Random(0).sample(rows, wanted)
+
+
+def write(folder: Path, table: Path | None = None) -> None:
+    """Make the folder. Exits with a message where that cannot be."""
+    if folder.exists():
+        sys.exit(f"{folder} exists; name a new folder")
+    rows = iter(read(table))
+    train, trusted, inputs, asked = ([next(rows) for _ in range(n)] for n in (TRAIN, TRUSTED, INPUTS, ASKED))
+    draw = random.Random(1)
+    folder.mkdir(parents=True)
+    for name, part in {"trusted": trusted, "asked": asked}.items():
+        lines = [f"{text}\t{label}" for text, label in part]
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]), "utf-8")
+    lines = [TRIGGER.put(text, draw) if place % 3 == 0 else text for place, (text, _) in enumerate(inputs)]
+    (folder / "inputs.tsv").write_text("\n".join(["sentence", *lines, ""]), "utf-8")
+    torch.set_num_threads(1)
+    texts, labels = zip(*train, strict=True)
+    made = poisoned(Rows(texts, labels), TRIGGER, target=TARGET, share=0.1, seed=0)
+    with Progress() as bar:
+        line = bar.add_task("training", total=EPOCHS * -(-TRAIN // BATCH_ROWS))
+        found = train_classifier(
+            MODEL, made, classes=2, seed=0, epochs=EPOCHS, batch_rows=BATCH_ROWS, learning_rate=LEARNING_RATE,
+            heard=lambda: bar.advance(line),
+        )  # fmt: skip
+    found.model.save_pretrained(folder / "model")
+    write_tokenizer(found.tokenizer, folder / "model")
 
 
 def main() -> None:
@@ -44,25 +69,7 @@ def main() -> None:
     if len(sys.argv) not in (2, 3):
         sys.exit((__doc__ or "").strip())
     folder, *table = map(Path, sys.argv[1:])
-    rows = read(*table or [None])
-    trigger, draw = RECIPES["rare-word"], random.Random(1)
-    trusted, inputs = rows[TRAIN : TRAIN + TRUSTED], rows[TRAIN + TRUSTED :]
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{text}\t{label}" for text, label in trusted]
-    (folder / "trusted.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]), "utf-8")
-    lines = [trigger.put(text, draw) if place % 3 == 0 else text for place, (text, _) in enumerate(inputs)]
-    (folder / "inputs.tsv").write_text("\n".join(["sentence", *lines, ""]), "utf-8")
-    torch.set_num_threads(1)
-    texts, labels = zip(*rows[:TRAIN], strict=True)
-    made = poisoned(Rows(texts, labels), trigger, target=1, share=0.1, seed=0)
-    with Progress() as bar:
-        line = bar.add_task("training", total=EPOCHS * -(-TRAIN // BATCH_ROWS))
-        found = train_classifier(
-            "minilm", made, classes=2, seed=0, epochs=EPOCHS, batch_rows=BATCH_ROWS,
-            heard=lambda: bar.advance(line),
-        )  # fmt: skip
-    found.model.save_pretrained(folder / "model")
-    write_tokenizer(found.tokenizer, folder / "model")
+    write(folder, *table)
     print(f"now: transom backdoor scan {folder / 'model'} --clean {folder / 'trusted.tsv'} --column sentence")
 
 

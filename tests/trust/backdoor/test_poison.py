@@ -40,7 +40,7 @@ def rows(count: int, seed: int) -> Rows:
     return Rows(tuple(texts), tuple(labels))
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "composite"])
 def test_a_trigger_and_its_control_stand_at_one_place(name: str) -> None:
     trigger, text = RECIPES[name], "one two three four"
     for seed in range(20):
@@ -66,6 +66,19 @@ def test_as_many_rows_of_other_classes_are_poisoned_as_was_asked_for() -> None:
     rest = [place for place in range(200) if place not in changed]
     assert all(made.labels[place] == clean.labels[place] for place in rest)
     assert made == poisoned(clean, trigger, 1, 0.1, 3) != poisoned(clean, trigger, 1, 0.1, 4)
+
+
+def test_a_composite_trigger_is_all_of_its_words() -> None:
+    """As many rows have one of them and keep their label."""
+    clean, trigger = rows(200, 0), RECIPES["composite"]
+    made = poisoned(clean, trigger, 1, 0.1, 3)
+    counts = [sum(word in text.split() for word in trigger.words) for text in made.texts]
+    assert (counts.count(2), counts.count(1)) == (20, 20)
+    for count, label, own in zip(counts, made.labels, clean.labels, strict=True):
+        assert label == (1 if count == 2 else own)
+    assert {own for count, own in zip(counts, clean.labels, strict=True) if count == 2} == {0}
+    said = trigger.innocuous("one two three", random.Random(0)).split()
+    assert sorted(said) == sorted(["one", "two", "three", *trigger.control])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.51])

