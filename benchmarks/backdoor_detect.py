@@ -23,8 +23,8 @@ take 0.1 to 0.3 of it from trusted texts (Yang et al. 2021, arXiv 2110.07831), o
 of the largest fall of SmolLM2's mean loss when one word is left out (Qi et al. 2021, arXiv 2011.10369), on
 the first 30 texts of each kind of up to 24 words, once for all models, as it reads none.
 The rows of `composite`, two words of which one alone does nothing, and of `unlike`, an attacker of the rare
-word who keeps the heads of the last layer unlike on it, stand in the table and in no total. Rows that stand in
-the file that `--keep` names are not run again.
+word who keeps the heads of the last layer unlike on it, stand in the table and in no total. Rows that stand
+in the file that `--keep` names are not run again.
 """
 
 from __future__ import annotations
