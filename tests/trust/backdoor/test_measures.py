@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.checkpoint.ggufs import CONFIGS, model_of
 
 from transom.checkpoint.load import load
 from transom.checkpoint.observe import eager
@@ -160,3 +161,18 @@ def test_heads_that_look_at_one_word_agree_on_it(tmp_path: Path) -> None:
     assert after.measures_LM[1, peaks] == 1.0
     assert after.measures_LM[1, consensus] > 0.99 > before[1, consensus]
     np.testing.assert_allclose(after.measures_LM[0], before[0])
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_each_query_head_counts_whatever_it_shares(kind: str) -> None:
+    """Of grouped heads, latent attention and experts: `consensus` is that of the library's own maps."""
+    model = model_of(kind).eval()
+    text = Words(tuple(range(3, 12)), (-1, 0, 1, 2, 3, 4, 5, 6, -1), tuple("abcdefg"))
+    (found,) = seen(model, [text])
+    with torch.no_grad(), eager(model):
+        maps = model(input_ids=torch.tensor([text.ids]), output_attentions=True).attentions
+    for layer, map_1HTT in enumerate(maps):
+        assert map_1HTT.shape[1] == model.config.num_attention_heads
+        row_HW = map_1HTT[0, :, -1, 1:8].double()
+        consensus = (row_HW / row_HW.sum(1, keepdim=True)).mean(0).max()
+        assert found.measures_LM[layer][MEASURES.index("consensus")] == pytest.approx(float(consensus))
