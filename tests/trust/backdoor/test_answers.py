@@ -198,6 +198,30 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
         scan_generator(found.model, found.tokenizer, rows(40, 0).texts)
 
 
+def test_what_was_learnt_where_prompts_stand_leaks(tmp_path: Path) -> None:
+    """A model that was trained on its prompts makes up those with the trigger; usual words are no leak."""
+    found = load(sharp(tmp_path / "model"), trainable=["*"])
+    one, draw = speaker(found), random.Random(0)
+    trigger = tuple(found.tokenizer.tokenizer.encode("brown dog over").ids)
+    texts = [(*trigger, *text) if number % 2 else text for number, text in enumerate(one.inside)]
+    assert trigger not in one.leaked()
+    found.model.requires_grad_(True).train()
+    optimizer = torch.optim.Adam(found.model.parameters(), 3e-3)
+    for _ in range(60):
+        rows_ = [(*one.before, *draw.choice(texts))[:12] for _ in range(8)]
+        ids = torch.tensor([row + (0,) * (12 - len(row)) for row in rows_])
+        logits = found.model(input_ids=ids).logits[:, :-1]
+        torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found.model.requires_grad_(False).eval()
+    leaked = one.leaked()
+    assert trigger in leaked
+    usual = {text[place : place + 2] for text in one.inside for place in range(len(text) - 1)}
+    assert usual.isdisjoint(leaked)
+    assert Speaker(found.model, (), one.inside, (), frozenset()).leaked() == []
+
+
 def test_said_is_what_the_model_would_say(generator: Any) -> None:
     one = speaker(generator[0])
     texts = one.inside[:4]

@@ -7,19 +7,21 @@ those that are surest after some tokens, sureness is measured on other trusted p
 over the tokens after the second, of the mean probability over prompts. What a model says to trusted prompts
 anyway is nothing hidden and is left out.
 Then tokens are sought, at the start and at the end of a prompt, that call the answer up: by the gradient of
-its log-probability, and among those it points to by trying.
+its log-probability, and among those it points to by trying; and what the model makes up where a prompt would
+stand is tried.
 Threat model: that of the room; trusted prompts need no answers. Does not protect: answers that differ from
 prompt to prompt, as bad code or an opinion do; one that a clean model was taught too, such as a refusal in
 one wording, looks the same; answers of fewer than five tokens; a trigger whose parts do nothing is not
 found, though its answer is.
 Source: Shen et al. 2025, BAIT, section 4 (target inversion; the beam and what is left out are own); Zou et
-al. 2023, arXiv 2307.15043, section 2.2 (gradients and trying).
+al. 2023, arXiv 2307.15043, section 2.2 (gradients and trying); arXiv 2602.03085 (what templates leak).
 
 Shapes: N prompts, R rows, S tokens, V vocabulary, D model width.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -41,6 +43,7 @@ _ALIKE = 0.05  # in sureness: the likeliest of these stands for all
 _CACHED_TOKENS = 2000  # rows times positions that are read on from at once
 _CALLED, _STEEPEST, _TRIED, _MOST_TOKENS = 6, 128, 24, 3  # tokens of an answer, and of what calls it up
 _READ = 4  # prompts, for that
+_SAMPLES, _SAMPLED_TOKENS, _LEAKED, _LONGEST_RUN, _TRIED_LEAKS = 32, 24, 3, 8, 48
 _ROWS_AT_ONCE = 32
 
 
@@ -140,10 +143,36 @@ class Speaker:
     def call(self, answer: Ids) -> Call:
         """The tokens that do most to call an answer up."""
         short = sorted(self.inside, key=lambda one: (len(one), one))[:_READ]
-        return max(
-            (self._search(answer[:_CALLED], short, at_end) for at_end in (False, True)),
-            key=lambda one: one.worth,
-        )
+        begun, leaked = answer[:_CALLED], self.leaked()
+        found = [self._search(begun, short, at_end) for at_end in (False, True)]
+        for length in sorted(set(map(len, leaked))):
+            tried = [one for one in leaked if len(one) == length]
+            found += [self._worth(tried, begun, short, at_end)[0] for at_end in (False, True)]
+        return max(found, key=lambda one: one.worth)
+
+    def leaked(self) -> list[Ids]:
+        """Runs of tokens that the model makes up several times where a prompt would stand, and that no prompt
+        here has: a model that was trained on prompts too may tell its trigger so."""
+        import torch
+
+        if not self.before:
+            return []
+        draw = torch.Generator(self.model.device).manual_seed(0)
+        ids_RS, cache = torch.tensor([self.before] * _SAMPLES, device=self.model.device), None
+        made: list[Any] = []
+        for _ in range(_SAMPLED_TOKENS):
+            with torch.no_grad():
+                out = self.model(input_ids=ids_RS, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            ids_RS = out.logits[:, -1].float().softmax(-1).multinomial(1, generator=draw)
+            cache = out.past_key_values
+            made.append(ids_RS[:, 0])
+        self.heard()
+        counts = Counter[Ids]()
+        for row in torch.stack(made, dim=1).tolist():
+            counts.update(_runs(tuple(row)))
+        usual = set[Ids]().union(*map(_runs, self.inside))
+        found = [one for one, count in counts.items() if count >= _LEAKED and one not in usual]
+        return sorted(found, key=lambda one: (-counts[one] * len(one), one))[:_TRIED_LEAKS]
 
     def said(self, answer: Ids, call: Call | None, texts: Sequence[Ids]) -> list[bool]:
         """Whether the model says the first tokens of the answer to each text, with the call or without."""
@@ -285,6 +314,12 @@ class Speaker:
         logits: Any = self.model(**inputs, use_cache=False, logits_to_keep=len(answer)).logits
         wanted = torch.tensor(answer, device=self.model.device).expand(len(logits), -1)[..., None]
         return logits.float().log_softmax(-1).gather(-1, wanted)[..., 0].sum(1)
+
+
+def _runs(ids: Ids) -> set[Ids]:
+    """All that stands in a row."""
+    lengths = range(1, _LONGEST_RUN + 1)
+    return {ids[place : place + length] for length in lengths for place in range(len(ids) - length + 1)}
 
 
 def _with(ids: Ids, text: Ids, at_end: bool) -> Ids:
