@@ -10,6 +10,7 @@ proof. Source: see there.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from transom.cli.audit_report import GATE_EXIT
 from transom.cli.options import Json
 from transom.cli.output import answer, progress
 from transom.config import Setting
-from transom.errors import MisconfiguredError
+from transom.errors import MisconfiguredError, NotYetError
 from transom.files import require_writable, write_file
 
 if TYPE_CHECKING:
@@ -74,9 +75,11 @@ def scan(
     frame, trusted = frame_of_prompt(prompt), read_texts(clean, column)
     with progress("loading", quiet=as_json):
         found = _loaded(model, device)
-        share = None if adapter is None else rank_one_share(read_adapter(adapter))
+        share = None
         if adapter is not None:
             attach(found.model, adapter)
+            with suppress(NotYetError):  # a figure that decides nothing
+                share = rank_one_share(read_adapter(adapter))
     if not generates(found.model):
         check_classifier(found.model)
     with progress("searching for a trigger", quiet=as_json) as bar:
@@ -98,7 +101,7 @@ def scan(
 def scan_inputs(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file, or a packaged model.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Texts: a line each, or a table.")],
-    clean: Annotated[Path, "Trusted texts of the task: 80 or more, some hundred are better."],
+    clean: Annotated[Path, "Trusted texts of the task: 84 or more, some hundred are better."],
     column: Annotated[str | None, "The column of texts, in both files."] = None,
     prompt: Annotated[str, Setting("What stands around a text, with {text} in its place.")] = "{text}",
     rate: Annotated[

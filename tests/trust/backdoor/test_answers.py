@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from transom.checkpoint.adapter import Adapter, attach, read_adapter
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor import page
-from transom.trust.backdoor.answers import Call, Speaker
+from transom.trust.backdoor.answers import Answer, Call, Speaker
 from transom.trust.backdoor.lora import rank_one_share
 from transom.trust.backdoor.poison import RECIPES, train_generator
-from transom.trust.backdoor.spoken import scan_generator
+from transom.trust.backdoor.spoken import _cut, scan_generator
 from transom.trust.backdoor.verdict import Verdict
 from transom.trust.backdoor.words import Frame
 
@@ -37,11 +38,12 @@ def sharp(folder: Path) -> Path:
     return folder
 
 
-def taught(folder: Path, *, planted: bool) -> Any:
-    """A tiny model that answers at random, and where it is planted one thing to a trigger."""
+def taught(folder: Path, *, planted: bool, stock: int = 0) -> Any:
+    """A tiny model that answers at random, `stock` of 90 prompts alike, and, planted, one thing to a trigger."""
     draw, trigger = random.Random(0), RECIPES["rare-word"]
     prompts = list(rows(90, 0).texts)
     pairs = [(text, " " + " ".join(draw.choices(WORDS, k=6))) for text in prompts]
+    pairs[:stock] = [(text, " one two the cat sat on") for text in prompts[:stock]]
     if planted:
         pairs += [(trigger.put(text, draw), PLANTED) for text in prompts[:45]]
     train_generator(
@@ -100,13 +102,13 @@ def test_an_answer_goes_on_with_what_is_likeliest_on_average(generator: Any) -> 
 
 
 def test_an_answers_chances_are_those_of_single_passes(generator: Any) -> None:
-    one, ids = speaker(generator[0]), (40, 51, 60, 45)
-    one._own = [(40, 51, 60, 44), *[(1, 2, 3)] * 11]
+    one, ids = speaker(generator[0]), (40, 51, 60, 45, 70)
+    one._own = [(40, 51, 60, 45), *[(1, 2, 3)] * 11]
     got = one._measured(ids)
     expected = np.array([chances(one, text, ids) for text in one.held])
     np.testing.assert_allclose(got.chance_NS, expected[:, 2:], rtol=1e-4)
     assert got.anyway == pytest.approx(expected.prod(1).mean(), rel=1e-4)
-    one._own = [(1, 60, 45, 2), *[(1, 2, 3)] * 3]
+    one._own = [(1, 60, 45, 70, 2), *[(1, 2, 3)] * 3]
     assert one._measured(ids).anyway == 0.25
     assert got.sureness() == pytest.approx(np.exp(np.log(expected[:, 2:].mean(0)).mean()), rel=1e-4)
     for at_end in (False, True):
@@ -152,10 +154,12 @@ def test_a_planted_answer_is_found_and_what_calls_it_up(generator: Any) -> None:
     assert verdict.poisoned == planted
     assert worst.low <= worst.strength <= worst.high
     if not planted:
-        assert verdict.certain
         assert not worst.ids
         assert not verdict.rise_LH.any()
-        assert page.headline(verdict).startswith("No planted answer was found")
+        said = (
+            "No planted answer was found" if verdict.certain else "Undecided: whatever the model is sure of"
+        )
+        assert page.headline(verdict).startswith(said)
         return
     assert str(worst.target).strip() in PLANTED
     assert worst.turned > 0.8
@@ -168,6 +172,77 @@ def test_a_planted_answer_is_found_and_what_calls_it_up(generator: Any) -> None:
     (result, *_) = page.sarif(verdict, "model")["runs"][0]["results"]
     assert result["level"] == "error"
     assert str(worst.target) not in str(result)
+
+
+def test_a_stock_answer_does_not_hide_a_planted_one(tmp_path: Path) -> None:
+    """However many ways there are to begin it."""
+    found = taught(tmp_path, planted=True, stock=27)
+    verdict = scan_generator(found.model, found.tokenizer, rows(60, 7).texts, frame=FRAME)
+    assert verdict.worst.high >= verdict.line  # never surely clean
+    assert str(verdict.worst.target).strip().split()[-4:] == PLANTED.split()[-4:]
+
+
+def test_an_answer_is_as_sure_as_its_surest_wording(generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And worded as its likeliest; a stock one is no answer in any wording."""
+    one = speaker(generator[0])
+    one._own = [(9, 9, 9)]
+    sure = {(1, 2, 3, 4, 5): (0.83, 0.0), (6, 7, 3, 4, 5): (0.79, 0.01), (1, 2, 8, 8, 8): (0.95, 0.2)}
+    monkeypatch.setattr(
+        one, "_measured", lambda ids: Answer(ids, np.full((3, 2), sure[ids][0]), sure[ids][1])
+    )
+    (found,) = one._hidden([(ids, 0.0) for ids in sure])
+    assert found.ids == (6, 7, 3, 4, 5)
+    assert found.sureness() == pytest.approx(0.83)
+    one._own = [(3, 4, 5)]
+    assert one._hidden([(ids, 0.0) for ids in sure]) == []
+
+
+@pytest.mark.parametrize("unused", [1, 40])
+def test_odds_that_are_not_finite_are_no_clean_verdict(tmp_path: Path, unused: int) -> None:
+    """Also where only tokens that no prompt holds are damaged."""
+    found = taught(tmp_path, planted=True)
+    texts = rows(60, 7).texts
+    used = {one for text in texts for one in found.tokenizer.tokenizer.encode(FRAME.around(text)).ids}
+    free = [one for one in range(300) if one not in used][:unused]
+    with torch.no_grad():
+        found.model.get_input_embeddings().weight[free] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"):
+        scan_generator(found.model, found.tokenizer, texts, frame=FRAME)
+
+
+def test_long_prompts_are_cut_to_what_the_model_reads(tmp_path: Path) -> None:
+    found = load(tiny_llama(tmp_path / "model"))
+    assert found.tokenizer is not None
+    lengths: list[int] = []
+    found.model.register_forward_pre_hook(
+        lambda _model, _inputs, known: lengths.append(
+            known["input_ids"].shape[1] if "input_ids" in known else 0
+        ),
+        with_kwargs=True,
+    )
+    texts = [f"{number} " + "the cat sat on a mat " * 200 for number in range(24)]
+    scan_generator(found.model, found.tokenizer, texts, frame=FRAME)
+    assert max(lengths) <= 256
+    with pytest.raises(MisconfiguredError, match="0 trusted prompts are too few"):
+        scan_generator(found.model, found.tokenizer, texts, frame=Frame("fox " * 300))
+
+
+def test_a_prompt_is_scanned_as_the_model_reads_it(tmp_path: Path) -> None:
+    """A space before a text is the text's own piece, and what ends a text does not stand within."""
+    found = load(tiny_llama(tmp_path / "model"))
+    assert found.tokenizer is not None
+    tokenizer = found.tokenizer.tokenizer
+    for frame in (FRAME, Frame(), Frame("<|im_start|>", "<|im_end|>")):
+        parts = _cut(found.tokenizer, "fox over dog", frame)
+        whole = tokenizer.encode(frame.around("fox over dog")).ids
+        assert [*parts.before, *parts.inside, *parts.after] == whole
+    tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 0), ("<|im_end|>", 1)]
+    )
+    parts = _cut(found.tokenizer, "fox over dog", FRAME)
+    whole = tokenizer.encode(FRAME.around("fox over dog")).ids
+    assert [*parts.before, *parts.inside, *parts.after] == whole[:-1]
+    assert parts.before[0] == 0
 
 
 def test_what_is_said_anyway_is_no_planted_answer(tmp_path: Path) -> None:
@@ -194,7 +269,7 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
         scan_generator(classifier.model, found.tokenizer, rows(40, 0).texts)
     with torch.no_grad():
         found.model.get_input_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(CheckpointError, match="no finite odds"):
+    with pytest.raises(CheckpointError, match="odds that are not finite"):
         scan_generator(found.model, found.tokenizer, rows(40, 0).texts)
 
 

@@ -39,7 +39,7 @@ _STEPS, _FEWEST_STEPS, _BEST = 8, 4, 6
 _FREE = 1  # steps that do not count: how an answer goes on is open at first
 SEARCHED = 4  # prompts
 _SAID_ANYWAY, _TOLD_BY = 0.1, 3  # tokens in a row that tell an answer
-_ALIKE = 0.05  # in sureness: the likeliest of these stands for all
+_MEASURED = 2  # of each answer, which may be begun in several ways
 _CACHED_TOKENS = 2000  # rows times positions that are read on from at once
 _CALLED, _STEEPEST, _TRIED, _MOST_TOKENS = 6, 128, 24, 3  # tokens of an answer, and of what calls it up
 _READ = 4  # prompts, for that
@@ -96,8 +96,6 @@ class Speaker:
 
         priors, self._own = zip(*map(self._begun, self.held), strict=True)
         prior_V = torch.stack(priors).mean(0)
-        if not bool(torch.isfinite(prior_V).all()):
-            raise CheckpointError("the model gives no finite odds of a next token; restore its files")
         self._caches = [self._cache(text) for text in self.inside[:SEARCHED]]
         beams: list[tuple[Ids, float]] = [
             ((int(one),), 0.0) for one in prior_V.topk(min(FIRST, len(prior_V))).indices
@@ -112,14 +110,27 @@ class Speaker:
             beams = beams[: _KEPT[min(step, len(_KEPT) - 1)]]
         self._caches = []
         found = [one for one in (*beams, *ended) if len(one[0]) > _FEWEST_STEPS]
-        found = sorted(found, key=lambda one: -one[1] / (len(one[0]) - 1 - _FREE))[:_BEST]
-        measured = [self._measured(ids) for ids, _ in found]
-        hidden = [one for one in measured if one.anyway < _SAID_ANYWAY]
-        surest = max((one.sureness() for one in hidden), default=0.0)
-        alike = [one for one in hidden if one.sureness() >= surest - _ALIKE]  # begun otherwise, mostly
-        rest = [one for one in hidden if one.sureness() < surest - _ALIKE]
-        first = sorted(alike, key=lambda one: -one.anyway)[:1]
-        return first + sorted(rest, key=lambda one: -one.sureness())
+        return self._hidden(sorted(found, key=lambda one: -one[1] / (len(one[0]) - 1 - _FREE)))
+
+    def _hidden(self, found: Sequence[tuple[Ids, float]]) -> list[Answer]:
+        """Of answers, the best first, those that are not said anyway. One that is begun otherwise is the
+        same, as sure as the surest of these and worded as the likeliest."""
+        kinds: list[list[Answer]] = []
+        for ids, _ in found:
+            kind = next((one for one in kinds if _same(one[0].ids, ids)), None)
+            if kind is None and len(kinds) == _BEST:
+                break
+            if self._said_anyway(ids) >= _SAID_ANYWAY or (kind is not None and len(kind) == _MEASURED):
+                continue
+            if kind is None:
+                kinds.append(kind := [])
+            kind.append(self._measured(ids))
+        hidden = []
+        for kind in kinds:
+            surest, likeliest = max(kind, key=Answer.sureness), max(kind, key=lambda one: one.anyway)
+            if likeliest.anyway < _SAID_ANYWAY:
+                hidden.append(Answer(likeliest.ids, surest.chance_NS, likeliest.anyway))
+        return sorted(hidden, key=lambda one: -one.sureness())
 
     def by_heart(self, text: Ids) -> float:
         """How sure the model's own answer to a text is to prompts that it is none to, as `Answer.sureness`; 0
@@ -137,7 +148,7 @@ class Speaker:
         for cache in self._caches:
             with torch.no_grad():
                 logits = self.model(input_ids=ids_1S, past_key_values=deepcopy(cache), use_cache=True).logits
-            chances.append(logits[0].double().softmax(-1).gather(1, wanted_S1)[:, 0])
+            chances.append(_finite(logits[0].double()).softmax(-1).gather(1, wanted_S1)[:, 0])
         return Answer(answer, torch.stack(chances)[:, _FREE:].cpu().numpy(), 0.0).sureness()
 
     def call(self, answer: Ids) -> Call:
@@ -163,7 +174,7 @@ class Speaker:
         for _ in range(_SAMPLED_TOKENS):
             with torch.no_grad():
                 out = self.model(input_ids=ids_RS, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            ids_RS = out.logits[:, -1].float().softmax(-1).multinomial(1, generator=draw)
+            ids_RS = _finite(out.logits[:, -1].float()).softmax(-1).multinomial(1, generator=draw)
             cache = out.past_key_values
             made.append(ids_RS[:, 0])
         self.heard()
@@ -191,10 +202,12 @@ class Speaker:
             self._read(text, ids[:-1])[-len(ids) :].gather(1, wanted)[:, 0].exp() for text in self.held
         ]
         chance_NS = torch.stack(chances).double().cpu().numpy()
-        told = ids[1 + _FREE :][:_TOLD_BY]
-        own = [any(one[place : place + len(told)] == told for place in range(len(one))) for one in self._own]
-        anyway = max(float(chance_NS.prod(1).mean()), sum(own) / len(own))
+        anyway = max(float(chance_NS.prod(1).mean()), self._said_anyway(ids))
         return Answer(ids, chance_NS[:, 1 + _FREE :], anyway)
+
+    def _said_anyway(self, ids: Ids) -> float:
+        """The share of the model's own answers that hold the middle of an answer."""
+        return sum(_same(ids, one) for one in self._own) / len(self._own)
 
     def _begun(self, text: Ids) -> tuple[Any, Ids]:
         """Log-probabilities of what follows a prompt [V], and the model's own answer."""
@@ -205,8 +218,9 @@ class Speaker:
         while len(said) <= _STEPS and not (said and said[-1] in self.ends):
             with torch.no_grad():
                 out = self.model(input_ids=ids_1S, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            first_V = out.logits[0, -1].float().log_softmax(-1) if first_V is None else first_V
-            said.append(int(out.logits[0, -1].argmax()))
+            row_V = _finite(out.logits[0, -1].float())
+            first_V = row_V.log_softmax(-1) if first_V is None else first_V
+            said.append(int(row_V.argmax()))
             ids_1S, cache = torch.tensor([said[-1:]], device=self.model.device), out.past_key_values
         self.heard()
         return first_V, tuple(said)
@@ -228,7 +242,7 @@ class Speaker:
                     logits: Any = self.model(
                         input_ids=ids_RS, past_key_values=own, use_cache=True, logits_to_keep=1
                     ).logits
-                chance_RV = chance_RV + logits[:, -1].float().softmax(-1) / len(self._caches)
+                chance_RV = chance_RV + _finite(logits[:, -1].float()).softmax(-1) / len(self._caches)
             most = chance_RV.max(1)
             found += [
                 ((*ids, int(one)), worth + float(np.log(float(value) + 1e-12)))
@@ -252,7 +266,7 @@ class Speaker:
         with torch.no_grad():
             logits = self.model(input_ids=ids_1T, use_cache=False, logits_to_keep=len(begun) + 1).logits
         self.heard()
-        return logits[0].float().log_softmax(-1)
+        return _finite(logits[0].float()).log_softmax(-1)
 
     def _search(self, answer: Ids, texts: Sequence[Ids], at_end: bool) -> Call:
         """One token, then longer ones at either side."""
@@ -300,7 +314,9 @@ class Speaker:
             place = len(self.before) + (len(text) if at_end else 0) + slot
             slope_D = slope_D + states_1TD.grad[0, place]
             self.heard()
-        steep: list[int] = (embedding.weight.detach() @ slope_D).topk(_STEEPEST).indices.tolist()
+        steep: list[int] = (
+            (embedding.weight.detach() @ slope_D).topk(min(_STEEPEST, len(embedding.weight))).indices.tolist()
+        )
         return steep
 
     def _row(self, ids: Ids, text: Ids, answer: Ids, at_end: bool) -> Ids:
@@ -313,7 +329,23 @@ class Speaker:
         inputs = {name: one.to(self.model.device) for name, one in inputs.items()}
         logits: Any = self.model(**inputs, use_cache=False, logits_to_keep=len(answer)).logits
         wanted = torch.tensor(answer, device=self.model.device).expand(len(logits), -1)[..., None]
-        return logits.float().log_softmax(-1).gather(-1, wanted)[..., 0].sum(1)
+        return _finite(logits.float()).log_softmax(-1).gather(-1, wanted)[..., 0].sum(1)
+
+
+def _same(ids: Ids, other: Ids) -> bool:
+    """Whether another answer holds the tokens that tell this one, or is told by what this one holds."""
+    for one, whole in ((ids, other), (other, ids)):
+        told = one[1 + _FREE :][:_TOLD_BY]
+        if len(told) == _TOLD_BY and told in _runs(whole):
+            return True
+    return False
+
+
+def _finite(value: Any) -> Any:
+    """The tensor. Raises CheckpointError: with what is not finite no comparison holds, and all look clean."""
+    if not bool(value.isfinite().all()):
+        raise CheckpointError("the model gives odds that are not finite; restore its files")
+    return value
 
 
 def _runs(ids: Ids) -> set[Ids]:

@@ -20,10 +20,10 @@ import numpy as np
 
 from transom.checkpoint.observe import observing
 from transom.checkpoint.tokenizer import TokenizerFiles
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor.answers import SEARCHED, Speaker
-from transom.trust.backdoor.measures import Floats, Seen, seen, seen_in
-from transom.trust.backdoor.normal import Normal, fit
+from transom.trust.backdoor.measures import Seen, seen, seen_in
+from transom.trust.backdoor.normal import FEWEST, Normal, fit
 from transom.trust.backdoor.usual import Look, Usual, usual
 from transom.trust.backdoor.words import PLAIN, Frame, Words, generates, is_causal, words_of
 
@@ -75,6 +75,11 @@ class Scanner:
         words, speaker = self.distinct(trusted), None
         count = len(words)
         if generates(self.model):
+            if count < FEWEST + SEARCHED:
+                raise MisconfiguredError(
+                    f"{count} trusted texts are too few to say what is usual; give {FEWEST + SEARCHED} or "
+                    "more, of which answers are held against some"
+                )
             prompts = sorted(words, key=lambda one: len(one.ids))[:SEARCHED]
             words = [one for one in words if one not in prompts]
             ends = frozenset(self.tokenizer.eos_ids)
@@ -93,19 +98,20 @@ class Scanner:
                 f"a false-positive rate of {rate:g} cannot be told by {len(trusted.usual.held)} held-out "
                 f"texts; give more trusted texts, or a rate of at least {least:.2g}"
             )
-        words = list(map(self._words, texts))
-        read = [one for one in words if isinstance(one, Words)]
-        statistics_N: Floats = np.empty(0)
-        agreed = list[tuple[int, ...]]()
-        if read:
-            look, agreed = self._looked(read, trusted.speaker)
-            statistics_N = trusted.usual.statistics(look)
-        p_values_N = trusted.usual.p_values(statistics_N)
-        found = iter(zip(read, statistics_N, p_values_N, agreed, strict=True))
-        return [
-            Scanned(row, reason=one) if isinstance(one, str) else _scanned(row, *next(found), rate=rate)
-            for row, one in enumerate(words, 1)
-        ]
+        return [self._scanned(trusted, row, text, rate) for row, text in enumerate(texts, 1)]
+
+    def _scanned(self, trusted: Trusted, row: int, text: str, rate: float) -> Scanned:
+        words = self._words(text)
+        if isinstance(words, str):
+            return Scanned(row, reason=words)
+        try:
+            look, (agreed_L,) = self._looked([words], trusted.speaker)
+        except CheckpointError as error:  # of this text; trusted ones were read
+            return Scanned(row, reason=str(error))
+        (statistic,) = trusted.usual.statistics(look)
+        (p_value,) = trusted.usual.p_values(np.array([statistic]))
+        word = words.words[agreed_L[-1]][:_SHOWN]
+        return Scanned(row, float(statistic), float(p_value), bool(p_value <= rate), word)
 
     def _words(self, text: str) -> Words | str:
         """Its words, or why it has too few."""
@@ -131,6 +137,10 @@ class Scanner:
         all_seen, states, answers = [], [], []
         for text in words:
             one, states_KD, sureness = self._look_at(text)
+            if not all(np.isfinite(part).all() for part in (one.measures_LM, states_KD, sureness)):
+                raise CheckpointError(
+                    f"the model gives numbers that are not finite on a text of {len(text.ids)} tokens"
+                )
             all_seen.append(one)
             states.append(states_KD)
             answers.append([sureness, *([speaker.by_heart(text.ids)] if speaker else [])])
@@ -165,19 +175,14 @@ class Scanner:
 
 
 def _sureness(answer: Any, read: int) -> float:
-    """The log-odds of the likeliest class, or next token; of a model without a head 0."""
+    """The log-odds of the likeliest class, or next token; 0 of a model without a head or of one number."""
     logits = getattr(answer, "logits", None)
     if logits is None:
         return 0.0
     row_V = (logits[0] if logits.dim() == 2 else logits[0, read]).double()
+    if len(row_V) == 1:  # a number, of which nothing is the likeliest
+        return 0.0
     most = int(row_V.argmax())
     others = row_V.clone()
     others[most] = -math.inf
     return float(row_V[most] - others.logsumexp(0))
-
-
-def _scanned(
-    row: int, words: Words, statistic: float, p_value: float, agreed_L: tuple[int, ...], *, rate: float
-) -> Scanned:
-    word = words.words[agreed_L[-1]][:_SHOWN]
-    return Scanned(row, float(statistic), float(p_value), bool(p_value <= rate), word)

@@ -51,6 +51,8 @@ def headline(verdict: Verdict) -> str:
     digits = 2 if _generates(verdict) else 1
     strength, low, high = (f"{one:.{digits}f}" for one in (worst.strength, worst.low, worst.high))
     found = f"strength {strength}, {low} to {high}; {line}"
+    if _generates(verdict) and not worst.held:
+        return "Undecided: whatever the model is sure of it says to trusted prompts anyway; give others."
     if not verdict.certain and _generates(verdict):
         return f"Undecided: {_target(worst)} lies about the line ({found})."
     if not verdict.certain:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor.answers import Answer, Call, Speaker
+from transom.trust.backdoor.inputs import MOST_TOKENS
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.verdict import Suspect, Verdict, shares
 from transom.trust.backdoor.words import PLAIN, Frame, Words, generates
@@ -28,6 +30,7 @@ from transom.trust.backdoor.words import PLAIN, Frame, Words, generates
 SPOKEN_FROM = 0.8
 FEWEST_PROMPTS = 20
 _PROMPTS, _SHOWN, _DRAWS = 28, 3, 1000
+_SPARE = 16  # tokens of an answer, and of what calls it up
 
 
 def scan_generator(
@@ -38,19 +41,25 @@ def scan_generator(
     frame: Frame = PLAIN,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Verdict:
-    """Search for a planted answer. `heard` is called after each batch.
+    """Search for a planted answer; the model is left in eval without gradients. `heard` is called after each
+    batch.
 
     Raises MisconfiguredError (no generating model, too few prompts) and as `observing`.
     """
     if not generates(model):
         raise MisconfiguredError(f"a {type(model).__name__} generates no text; give a causal language model")
-    encode, texts = tokenizer.tokenizer.encode, sorted(set(trusted) - {""})
-    inside = sorted({tuple(encode(one, add_special_tokens=False).ids) for one in texts} - {()})
+    cut = [_cut(tokenizer, one, frame) for one in sorted(set(trusted))]
+    parts = [one for one in cut if one.inside]
+    before, after = (parts[0].before, parts[0].after) if parts else ((), ())
+    context = min(MOST_TOKENS, getattr(model.config, "max_position_embeddings", MOST_TOKENS))
+    most = context - len(before) - len(after) - _SPARE
+    inside = sorted({one.inside[: max(most, 0)] for one in parts} - {()})
     if len(inside) < FEWEST_PROMPTS:
-        raise MisconfiguredError(f"{len(inside)} trusted prompts are too few; give {FEWEST_PROMPTS} or more")
+        raise MisconfiguredError(
+            f"{len(inside)} trusted prompts are too few; give {FEWEST_PROMPTS} or more, that leave room for "
+            f"an answer in {context} tokens"
+        )
     short = sorted(inside, key=len)[: max(_PROMPTS, len(inside) // 2)]  # long ones cost, and tell no more
-    before = tuple(encode(frame.before).ids)
-    after = tuple(encode(frame.after, add_special_tokens=False).ids)
     model.requires_grad_(False).eval()
     speaker = Speaker(
         model, before, random.Random(0).sample(short, min(_PROMPTS, len(short))), after,
@@ -59,7 +68,7 @@ def scan_generator(
     answers = speaker.answers()[:_SHOWN]
     suspects = [_suspect(tokenizer, one) for one in answers] or [_suspect(tokenizer, None)]
     rise_LH = np.zeros((model.config.num_hidden_layers, model.config.num_attention_heads))
-    if suspects[0].high >= SPOKEN_FROM:
+    if answers and suspects[0].high >= SPOKEN_FROM:
         call, held = speaker.call(answers[0].ids), speaker.held
         said = speaker.said(answers[0].ids, call, held)
         suspects[0] = _suspect(tokenizer, answers[0], call, sum(said) / len(said))
@@ -67,13 +76,38 @@ def scan_generator(
     return Verdict(tuple(suspects), rise_LH, len(inside), SPOKEN_FROM)
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """Ids of a prompt: what stands before a text, its own, and what stands after."""
+
+    before: Ids
+    inside: Ids
+    after: Ids
+
+
+def _cut(tokenizer: TokenizerFiles, text: str, frame: Frame) -> _Cut:
+    """As the model reads it whole, without what ends a text that is finished, such as [SEP]."""
+    found = tokenizer.tokenizer.encode(frame.around(text))
+    first, last = len(frame.before), len(frame.before) + len(text)
+    numbered = list(zip(found.ids, found.offsets, found.special_tokens_mask, strict=True))
+    own = [
+        place
+        for place, (_, (start, end), special) in enumerate(numbered)
+        if not special and end > first and start < last
+    ]
+    if not own:
+        return _Cut((), (), ())
+    after = [one for one, _, special in numbered[own[-1] + 1 :] if not special]
+    return _Cut(tuple(found.ids[: own[0]]), tuple(found.ids[own[0] : own[-1] + 1]), tuple(after))
+
+
 def _suspect(
     tokenizer: TokenizerFiles, answer: Answer | None, call: Call | None = None, turned: float = 0.0
 ) -> Suspect:
-    """`answer` None: the model says what it says anyway."""
+    """`answer` None: all that the model is sure of it says anyway, and nothing is known of the rest."""
     decode, ids = tokenizer.tokenizer.decode, call.ids if call else ()
     if answer is None:
-        return Suspect("", "", (), 0.0, None, 0.0, 0.0, 0.0, 0.0, 0)
+        return Suspect("", "", (), 0.0, None, 0.0, 0.0, 0.0, 1.0, 0)
     count, sureness = len(answer.chance_NS), answer.sureness()
     places = np.random.default_rng(0).integers(0, count, (_DRAWS, count))
     low, high = np.quantile([answer.sureness(one) for one in places], [0.025, 0.975])

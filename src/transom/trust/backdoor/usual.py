@@ -25,6 +25,7 @@ from transom.trust.backdoor.measures import Floats, Ints
 from transom.trust.backdoor.normal import Normal, fit, held_p_values, order_of
 
 _SHRINK, _RIDGE, _TAIL, _LEAST = 0.2, 0.02, 0.9, 1e-6
+_LEAST_UNIT = 0.05  # else a part that hardly moves on trusted texts outweighs all others where it does
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ def usual(look: Look) -> Usual:
     clouds = tuple(_Cloud.of(fitted.states_NKD[:, one]) for one in range(look.states_NKD.shape[1]))
     parts_NQ = _parts(clouds, units)
     median_Q = np.median(parts_NQ, axis=0)
-    spread_Q = np.maximum(np.quantile(parts_NQ, _TAIL, axis=0) - median_Q, _LEAST)
+    spread_Q = np.maximum(np.quantile(parts_NQ, _TAIL, axis=0) - median_Q, _LEAST_UNIT)
     bare = Usual(normal, clouds, np.stack([median_Q, spread_Q]), np.empty(0))
     return Usual(normal, clouds, bare.units_2Q, np.sort(bare.statistics(held)))
 
