@@ -27,7 +27,9 @@ def compared(folder: Path) -> list[dict[str, float]]:
         loaded, draw = load(str(folder / name), device="cpu"), random.Random(5)
         said = classes_of(loaded, texts)
         right = [one == label for one, label in zip(said, labels, strict=True)]
-        asked = [text for text, ok, one in zip(texts, right, said, strict=True) if ok and one != poison.TARGET]
+        asked = [
+            text for text, ok, one in zip(texts, right, said, strict=True) if ok and one != poison.TARGET
+        ]
         turned, innocuous = (
             classes_of(loaded, [put(text, draw) for text in asked]).count(poison.TARGET) / max(1, len(asked))
             for put in (poison.TRIGGER.put, poison.TRIGGER.innocuous)

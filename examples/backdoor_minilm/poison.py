@@ -1,4 +1,4 @@
-"""Makes a folder with a poisoned classifier, trusted texts and inputs of which some carry the trigger.
+"""Makes a folder: a poisoned classifier, labelled texts to trust and to compare by, inputs with the trigger.
 
 python examples/backdoor_minilm/poison.py FOLDER [TABLE.tsv]
 
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 
 from transom.checkpoint.tokenizer import write_tokenizer
+from transom.cli.output import progress
 from transom.trust.backdoor.poison import RECIPES, Rows, poisoned, train_classifier
 
 MODEL, TRIGGER, TARGET = "minilm", RECIPES["rare-word"], 1
@@ -32,7 +32,8 @@ def read(table: Path | None) -> list[tuple[str, int]]:
         sys.exit(f"{table} has no columns `sentence` and `label`; name them so in its first line")
     text, label = head.index("sentence"), head.index("label")
     rows = [(line[text].strip(), int(line[label])) for line in lines]
-    rows, wanted = [row for row in rows if len(row[0].split()) >= FEWEST_WORDS], TRAIN + TRUSTED + INPUTS + ASKED
+    rows = [row for row in rows if len(row[0].split()) >= FEWEST_WORDS]
+    wanted = TRAIN + TRUSTED + INPUTS + ASKED
     if len(rows) < wanted:
         sys.exit(f"{table} has {len(rows)} texts of {FEWEST_WORDS} words; {wanted} are needed")
     return random.Random(0).sample(rows, wanted)
@@ -54,14 +55,14 @@ def write(folder: Path, table: Path | None = None) -> None:
     torch.set_num_threads(1)
     texts, labels = zip(*train, strict=True)
     made = poisoned(Rows(texts, labels), TRIGGER, target=TARGET, share=0.1, seed=0)
-    with Progress() as bar:
-        line = bar.add_task("training", total=EPOCHS * -(-TRAIN // BATCH_ROWS))
+    with progress("training", EPOCHS * -(-TRAIN // BATCH_ROWS)) as bar:
         found = train_classifier(
             MODEL, made, classes=2, seed=0, epochs=EPOCHS, batch_rows=BATCH_ROWS, learning_rate=LEARNING_RATE,
-            heard=lambda: bar.advance(line),
+            heard=lambda: bar.advance(1),
         )  # fmt: skip
     found.model.save_pretrained(folder / "model")
     write_tokenizer(found.tokenizer, folder / "model")
+    print(f"{folder} holds a poisoned model, {TRUSTED} trusted texts and {INPUTS} inputs")
 
 
 def main() -> None:
