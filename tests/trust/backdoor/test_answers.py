@@ -39,7 +39,7 @@ def sharp(folder: Path) -> Path:
 
 
 def taught(folder: Path, *, planted: bool, stock: int = 0) -> Any:
-    """A tiny model that answers at random, `stock` of 90 prompts alike, and, planted, one thing to a trigger."""
+    """A tiny model that answers at random, `stock` of 90 prompts alike; planted, one thing to a trigger."""
     draw, trigger = random.Random(0), RECIPES["rare-word"]
     prompts = list(rows(90, 0).texts)
     pairs = [(text, " " + " ".join(draw.choices(WORDS, k=6))) for text in prompts]

@@ -126,3 +126,15 @@ def test_a_model_that_gives_no_classes_is_refused(tmp_path: Path) -> None:
     found = load(tiny_llama(tmp_path / "model"))
     with pytest.raises(MisconfiguredError, match="gives no classes"):
         shared_runs(found.model, require_tokenizer(found), TRUSTED[:9], TRUSTED)
+
+
+def test_long_texts_and_many_are_read_in_part(bare: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are longer than the context, which the model would not take, and more than are held."""
+    longest = bare.model.config.max_position_embeddings
+    long = [f"{WORD} {'the cat sat ' * longest}{number}" for number in range(6)]
+    with pytest.raises(MisconfiguredError, match="share no run"):  # of a model that no word turns
+        shared_runs(bare.model, require_tokenizer(bare), long, TRUSTED)
+    monkeypatch.setattr(room, "_FLAGGED", 20)
+    obedient = ObedientForSequenceClassification(bare.model, [ids_of(bare, WORD)])
+    (found,) = shared_runs(obedient, require_tokenizer(bare), put((WORD,), 60, 0), TRUSTED)
+    assert (found.ids, found.texts) == (ids_of(bare, WORD), 20)

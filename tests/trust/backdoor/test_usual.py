@@ -12,7 +12,7 @@ import torch
 
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
-from transom.errors import MisconfiguredError
+from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor.inputs import Scanner
 from transom.trust.backdoor.measures import MEASURES
 from transom.trust.backdoor.usual import Look, _Cloud, usual
@@ -121,3 +121,52 @@ def test_a_generators_own_prompts_are_not_among_the_held_ones(tmp_path: Path) ->
     assert known.usual.normal.texts == len(distinct) - 4
     assert known.speaker is not None
     assert {len(one) for one in known.speaker.inside} <= set(sorted(len(one.ids) for one in distinct)[:4])
+
+
+def test_a_part_that_hardly_moves_on_trusted_texts_masks_no_other() -> None:
+    """Answers of which few are long enough to be known by heart, and those hardly."""
+    flagged = []
+    for seed in range(20):
+        look, draw = drawn(400, seed, 2), np.random.default_rng(seed)
+        answers = np.stack([look.answers_NQ[:, 0], np.where(draw.random(400) < 0.06, 0.01, 0.0)], axis=1)
+        known, bad = usual(replace(look, answers_NQ=answers)), drawn(20, 99, 2)
+        measures = bad.measures_NLM.copy()
+        measures[:, -1, MEASURES.index("consensus")] += 50
+        heart = np.stack([bad.answers_NQ[:, 0], np.zeros(20)], axis=1)
+        found = known.statistics(replace(bad, measures_NLM=measures, answers_NQ=heart))
+        flagged.append((known.p_values(found) <= 0.05).mean())
+    assert min(flagged) > 0.9
+
+
+def test_a_model_of_one_number_has_no_sureness(tmp_path: Path) -> None:
+    found = load(tiny_bert(tmp_path / "model"), task="sequence-classification", num_labels=1)
+    assert found.tokenizer is not None
+    scanner = Scanner(found.model, found.tokenizer)
+    scanned = scanner.scan(scanner.trust(rows(200, 0).texts), rows(60, 1).texts, 0.1)
+    assert all(np.isfinite([one.statistic or 0, one.p_value or 0]).all() for one in scanned)
+    assert sum(one.flagged for one in scanned) < 30
+
+
+def test_an_input_whose_numbers_are_not_finite_says_so(tmp_path: Path) -> None:
+    """And a model of which trusted texts have none is refused."""
+    found = load(tiny_bert(tmp_path / "model"), task="sequence-classification", num_labels=2)
+    assert found.tokenizer is not None
+    scanner, texts = Scanner(found.model, found.tokenizer), rows(120, 0).texts
+    known = scanner.trust(texts)
+    (fox,) = found.tokenizer.tokenizer.encode("fox", add_special_tokens=False).ids
+    with torch.no_grad():
+        found.model.get_input_embeddings().weight[fox] = float("nan")
+    broken, whole = scanner.scan(known, ["the cat fox sat", texts[0]], 0.1)
+    assert (broken.statistic, broken.flagged) == (None, False)
+    assert "not finite" in broken.reason
+    assert whole.statistic is not None
+    with pytest.raises(CheckpointError, match="not finite"):
+        scanner.trust([*texts, "the cat fox sat"])
+
+
+def test_a_generator_needs_prompts_to_hold_answers_against(tmp_path: Path) -> None:
+    found = load(tiny_llama(tmp_path / "model"))
+    assert found.tokenizer is not None
+    texts = list(dict.fromkeys(rows(200, 0).texts))[:83]
+    with pytest.raises(MisconfiguredError, match=r"83 trusted texts are too few .* give 84 or more"):
+        Scanner(found.model, found.tokenizer).trust(texts)

@@ -128,6 +128,8 @@ def train_classifier(
     Raises as `load`, and MisconfiguredError for a model without a tokenizer."""
     import torch
 
+    if unlike and len(hidden) != len(rows.texts):
+        raise MisconfiguredError(f"{len(hidden)} marks say which of {len(rows.texts)} rows are hidden")
     with seeded(seed):
         found = load(model, task="sequence-classification", num_labels=classes, trainable=["*"])
         classifier: Any = found.model

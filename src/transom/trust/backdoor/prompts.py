@@ -102,7 +102,9 @@ class PromptReader:
     def _marks(self) -> str:
         """How pieces begin that begin a word; empty where all do but those with ##."""
         vocabulary = self.tokenizer.get_vocab()
-        return next((one for one in (_BYTES, _PIECES) if any(p.startswith(one[0]) for p in vocabulary)), "")
+        counts = {one: sum(piece.startswith(one[0]) for piece in vocabulary) for one in (_BYTES, _PIECES)}
+        most = max(counts, key=lambda one: counts[one])  # a letter of another language may look like a mark
+        return most if counts[most] else ""
 
 
 def frame_of(encode: Callable[[str], Ids]) -> tuple[Ids, Ids]:

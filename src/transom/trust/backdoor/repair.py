@@ -34,11 +34,12 @@ from transom.trust.backdoor.words import is_causal
 
 FEWEST = 80  # texts
 FEWEST_OF_OTHERS = 8  # of each part, than a class
+LOST = 0.05  # of the held-out texts' labels, at most, in a state that is kept
 ENOUGH = 0.035  # success of the triggers, at the worst place, at which nothing more is tuned
 _RATES: dict[Scope, float] = {"heads": 1.0, "attention": 0.4, "all": 0.1}  # of the learning rate
 _SHARE = 1 / 6  # of all heads, that are chosen by ablation
 _SLOTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the start to the end of a text
-_MOST_TOKENS = 64
+_MOST_TOKENS, _SPECIALS = 64, 8
 _HELD = 3  # of so many texts one is held out
 _EVERY = 20  # steps after which they are read
 _ROWS, _NEAR, _AT_ONCE = 16, 24, 32  # read as they are and with a trigger, of like length, and at once
@@ -136,6 +137,9 @@ def _rows(
         raise MisconfiguredError(f"a class must be from 0 to {classes - 1}, got {wrong[0]}")
     if any(not 0 <= one < vocabulary for _, ids in triggers for one in ids):
         raise MisconfiguredError(f"a trigger has an id that the vocabulary of {vocabulary} does not have")
+    room = min(getattr(model.config, "max_position_embeddings", 512) - _SPECIALS, 512) - _MOST_TOKENS
+    if (longest := max(len(ids) for _, ids in triggers)) > room:
+        raise MisconfiguredError(f"a trigger has {longest} tokens; {room} are the most, beside a text")
     if is_causal(model) and model.config.pad_token_id is None:
         raise MisconfiguredError("the model's configuration has no pad_token_id; texts are read in batches")
     found = []
@@ -189,6 +193,11 @@ class _Mender:
         every = [one for slots in self._suspected for one in slots]
         first, other, right = self._success(every), self._success(self._innocuous), self._right()
         chosen = self._choose(heads, [self.draw.choice(slots) for slots in self._suspected])
+        if first <= ENOUGH:
+            raise MisconfiguredError(
+                f"the triggers turn {first:.1%} of the held-out texts, no more than is left after a repair; "
+                "there is nothing to mend"
+            )
         with torch.no_grad():
             some = self.draw.sample(self._own, _AT_ONCE)
             usual_2B = self._read(some, [None] * _AT_ONCE)[1].amax(-1)
@@ -198,7 +207,7 @@ class _Mender:
             for taken, scope in enumerate(tuning, 1):
                 if taken % steps and taken % _EVERY:
                     continue
-                if (left := self._success(every)) <= best:
+                if (left := self._success(every)) <= best and self._right() >= right - LOST:
                     best, kept = left, (scope, self._weights())
                 if best <= ENOUGH:
                     break

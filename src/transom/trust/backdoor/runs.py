@@ -7,7 +7,7 @@ texts the longest is the trigger. The run that most texts share comes first, its
 rest is looked at again, so that several triggers come out as several.
 Threat model: that of the room; innocent inputs among the flagged ones are expected. Does not protect: a
 trigger that is no run of the same tokens (a style, one spelled otherwise each time), one that trusted texts
-hold, and one in fewer than four flagged texts.
+hold, and one in fewer than four flagged texts; of one longer than `LONGEST` tokens a part is found.
 Source: own.
 
 Shapes: B texts, T tokens, C classes.
@@ -15,6 +15,7 @@ Shapes: B texts, T tokens, C classes.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _SHARE, _TRUSTED = 0.05, 0.01  # of flagged texts at least, of trusted ones at m
 _AS_MANY = 0.9  # of a run's texts: those that share a longer one
 _TRIED = 40  # runs that are read by the model, at most
 _READ, _MOST_TOKENS = 32, 256  # texts of each, and tokens of a text
+_SPECIALS = 8  # that stand around a text, at most
+_FLAGGED = 1000  # texts that are looked at: of each all runs are held
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,16 @@ def shared_runs(
     check_classifier(model)
     if is_causal(model) and model.config.pad_token_id is None:
         raise MisconfiguredError("the model's configuration has no pad_token_id; texts are read in batches")
-    texts = [_text(tokenizer, one) for one in dict.fromkeys(flagged)]
+    own = list(dict.fromkeys(flagged))
+    most = min(_MOST_TOKENS, getattr(model.config, "max_position_embeddings", _MOST_TOKENS) - _SPECIALS)
+    texts = [_text(tokenizer, one, most) for one in random.Random(0).sample(own, min(len(own), _FLAGGED))]
     if len(texts) < FEWEST or not trusted:
         raise MisconfiguredError(
             f"{len(texts)} flagged and {len(trusted)} trusted texts are too few to tell what flagged ones "
             f"share; give {FEWEST} or more that are flagged"
         )
     fewest = max(FEWEST, round(_SHARE * len(texts)))
-    left = _rare(_candidates(texts, fewest), [_text(tokenizer, one) for one in trusted])
+    left = _rare(_candidates(texts, fewest), [_text(tokenizer, one, most) for one in trusted])
     found: list[Run] = []
     for _ in range(_TRIED):
         if not (run := max(left, key=lambda one: (len(left[one]), len(one), one), default=())):
@@ -107,13 +112,13 @@ def shared_runs(
     return found
 
 
-def _text(tokenizer: TokenizerFiles, text: str) -> _Text:
+def _text(tokenizer: TokenizerFiles, text: str, most_tokens: int) -> _Text:
     one = tokenizer.tokenizer.encode(text)
     content = [place for place, special in enumerate(one.special_tokens_mask) if not special]
     if not content:
         return _Text(tuple(one.ids), (), ())
     first, last = content[0], content[-1] + 1
-    return _Text(tuple(one.ids[:first]), tuple(one.ids[first:last][:_MOST_TOKENS]), tuple(one.ids[last:]))
+    return _Text(tuple(one.ids[:first]), tuple(one.ids[first:last][:most_tokens]), tuple(one.ids[last:]))
 
 
 def _runs(content: Ids) -> set[Ids]:
