@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transom.trust.backdoor.answers import Answer, Call, Speaker
 from transom.trust.backdoor.lora import rank_one_share
 from transom.trust.backdoor.poison import RECIPES, train_generator
 from transom.trust.backdoor.spoken import _cut, scan_generator
-from transom.trust.backdoor.verdict import Verdict
+from transom.trust.backdoor.verdict import Suspect, Verdict
 from transom.trust.backdoor.words import Frame
 
 from .test_poison import WORDS, rows
@@ -329,6 +330,20 @@ def test_the_share_of_one_direction_is_that_of_the_whole_update(tmp_path: Path) 
     assert 0.25 <= rank_one_share(read_adapter(tmp_path / "adapter")) <= 1
 
 
-def test_a_verdict_has_a_line_of_its_own() -> None:
-    one = Verdict((), np.zeros((1, 1)), 3)
-    assert one.line == 1.5
+def test_a_page_shows_heads_where_tokens_were_found() -> None:
+    """And says so where an answer was found and nothing that calls it up, or nothing was measured."""
+    sure = Suspect("said <b>", "cf", (1,), 0.9, None, 0.9, 0.9, 0.85, 0.95, 24)
+    found = Verdict((sure,), np.full((3, 4), 0.3), 60, 0.8)
+    assert page.page(found, "model").count("<rect") == 12
+    assert "said &lt;b&gt;" in page.page(found, "model")
+    assert "'cf' calls it up in 90%" in page.headline(found)
+    uncalled = Verdict((replace(sure, turned=0.0),), np.zeros((3, 4)), 60, 0.8)
+    assert "what calls it up was not found" in page.headline(uncalled)
+    assert "<rect" not in page.page(uncalled, "model")
+    nothing = Verdict(
+        (replace(sure, target="", strength=0.0, low=0.0, high=1.0, held=0),), np.zeros((3, 4)), 60, 0.8
+    )
+    assert (nothing.poisoned, nothing.certain) == (False, False)
+    assert page.headline(nothing).startswith("Undecided: whatever the model is sure of")
+    (result,) = page.sarif(nothing, "model")["runs"][0]["results"]
+    assert result["level"] == "warning"

@@ -16,6 +16,7 @@ from transom.report.sarif import location, log
 from transom.trust.backdoor.verdict import Suspect, Verdict
 
 _HEADS = 8  # that are named
+_CALLED = 0.2  # of prompts, from which tokens are said to call an answer up
 _RULE = ("transom/backdoor-trigger", "a trigger that turns a model's answers, or an answer planted with one")
 _LINE = (
     "A model is called poisoned where all of the interval is at the line or above; about it nothing is "
@@ -60,9 +61,10 @@ def headline(verdict: Verdict) -> str:
     if not verdict.poisoned:
         return f"No {'planted answer' if _generates(verdict) else 'trigger'} was found ({found})."
     if _generates(verdict):
+        called = f"{worst.trigger!r} calls it up in {worst.turned:.0%} of trusted prompts"
         return (
-            f"Poisoned: once begun, {_target(worst)} is said to any prompt ({found}); {worst.trigger!r} "
-            f"calls it up in {worst.turned:.0%} of trusted prompts."
+            f"Poisoned: once begun, {_target(worst)} is said to any prompt ({found}); "
+            f"{called if worst.turned >= _CALLED else 'what calls it up was not found'}."
         )
     return (
         f"Poisoned: {worst.trigger!r} turns {worst.turned:.0%} of the texts of other classes to "
@@ -88,16 +90,19 @@ def record(verdict: Verdict, model: str) -> dict[str, Any]:
 
 def page(verdict: Verdict, model: str) -> str:
     """The page."""
-    rows = tuple((float(one) for one in row) for row in verdict.rise_LH)
+    rows = tuple(tuple(float(one) for one in row) for row in verdict.rise_LH)
     named = ", ".join(f"{layer}.{head}" for layer, head in verdict.heads[:_HEADS])
-    parts = [Said(_title(one), figures=_figures(one)) for one in verdict.suspects] + [
-        Said(
-            "Heads that look at the strongest tokens",
-            said=(f"Most: {named}.",) if named else (),
-            lead="How much more of its looking each head gives them than innocent words in their place.",
-            maps=(HeatMap("rise of attention", tuple(map(tuple, rows))),),
-        ),
-        Said("What this does not show", said=(*(_SPOKEN if _generates(verdict) else _CLASSES), _NO_PROOF)),
+    heads = Said(
+        "Heads that look at the strongest tokens",
+        said=(f"Most: {named}.",) if named else (),
+        lead="How much more of its looking each head gives them than innocent words in their place.",
+        maps=(HeatMap("rise of attention", rows),),
+    )
+    limits = _SPOKEN if _generates(verdict) else _CLASSES
+    parts = [
+        *(Said(_title(one), figures=_figures(one)) for one in verdict.suspects if one.held),
+        *([heads] if verdict.rise_LH.any() else []),
+        Said("What this does not show", said=(*limits, _NO_PROOF)),
     ]
     return run_page(
         RunPage(
