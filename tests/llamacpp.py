@@ -1,11 +1,13 @@
 """llama.cpp as an oracle: its own code reads a GGUF and says what comes next, in a child process.
 
-A file costs some ten milliseconds. The child may die of a file; the next question gets a new child.
+A file costs some ten milliseconds. The child may die of a file; the next question gets a new child. Rarely it
+gives no answer to what it answers at once when asked again: after a minute a new child is asked, once.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,6 +54,9 @@ for line in sys.stdin:
 """
 
 
+ANSWER_S = 60
+
+
 class LlamaCppError(Exception):
     """llama.cpp does not load this file, or died of it."""
 
@@ -65,17 +70,10 @@ class LlamaCpp:
 
     def ask(self, file: Path, path: str, body: Any = None) -> Any:
         """The answer of its server's route. Raises LlamaCppError."""
-        if self._child is None:
-            self._child = subprocess.Popen(
-                ["/bin/sh", "-c", 'exec "$@" 3>&1 1>/dev/null 2>&1', "sh", sys.executable, "-c", CHILD],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-        assert self._child.stdin
-        assert self._child.stdout
-        question = {"file": str(file), "n_ctx": self._n_ctx, "path": path, "body": body}
-        with suppress(BrokenPipeError):
-            print(json.dumps(question), file=self._child.stdin, flush=True)
-        line = self._child.stdout.readline()
+        question = json.dumps({"file": str(file), "n_ctx": self._n_ctx, "path": path, "body": body})
+        line = self._line(question)
+        if line is None and (line := self._line(question)) is None:
+            raise LlamaCppError(f"llama.cpp gave no answer about {file}, twice")
         if not line:
             self.close()
             raise LlamaCppError(f"llama.cpp died of {file}")
@@ -83,6 +81,22 @@ class LlamaCpp:
         if answer.get("status") != 200:
             raise LlamaCppError(str(answer.get("error") or answer["answer"]))
         return answer["answer"]
+
+    def _line(self, question: str) -> str | None:
+        """The child's answer, "" where it died, None where it gave none in time; then it is ended."""
+        if self._child is None:
+            self._child = subprocess.Popen(
+                ["/bin/sh", "-c", 'exec "$@" 3>&1 1>/dev/null 2>&1', "sh", sys.executable, "-c", CHILD],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert self._child.stdin
+        assert self._child.stdout
+        with suppress(BrokenPipeError):
+            print(question, file=self._child.stdin, flush=True)
+        if not select.select([self._child.stdout], [], [], ANSWER_S)[0]:
+            self.close()
+            return None
+        return self._child.stdout.readline()
 
     def next_logprobs(
         self, file: Path, ids: Sequence[int], vocabulary: int, *, say: int | None = None

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import llamacpp as harness
 from tests.checkpoint.vocabularies import (
     ALPHABET,
     SNIPPETS,
@@ -402,3 +403,26 @@ def test_a_tokenizer_is_refused_before_a_weight_is_read(
     monkeypatch.setattr(module, "gguf_weights", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(NotYetError, match="kimi-k2"):
         load(written(tmp_path, marked(pre="kimi-k2")))
+
+
+def test_a_child_that_gives_no_answer_is_asked_anew_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one sleeps, as llama.cpp rarely does; of two that sleep it is told."""
+    monkeypatch.setattr(harness, "ANSWER_S", 0.5)
+    monkeypatch.setattr(harness, "CHILD", "import time; time.sleep(60)")
+    oracle = LlamaCpp()
+    with pytest.raises(LlamaCppError, match=r"no answer about .*, twice"):
+        oracle.ask(tmp_path / "file", "/tokenize")
+    once = f"""
+import os, time
+if not os.path.exists({str(tmp_path / "asked")!r}):
+    open({str(tmp_path / "asked")!r}, "w").close()
+    time.sleep(60)
+input()
+print('{{"status": 200, "answer": 7}}', file=open(3, "w"))
+"""
+    monkeypatch.setattr(harness, "CHILD", once)
+    monkeypatch.setattr(harness, "ANSWER_S", 5)
+    assert oracle.ask(tmp_path / "file", "/tokenize") == 7
+    oracle.close()
