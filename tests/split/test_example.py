@@ -6,12 +6,10 @@ import csv
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from .runs import WORDS
 
@@ -55,17 +53,3 @@ def test_the_cells_tune_predict_and_export(bert: Path, tmp_path: Path) -> None:
     with (made / "scores.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
     assert "'adapter_model.safetensors'" in done.stdout
-
-
-def test_the_notebook_is_one_and_shows_nobodys_machine() -> None:
-    assert (NOTEBOOK["nbformat"], NOTEBOOK["nbformat_minor"]) == (4, 5)
-    cells: list[dict[str, Any]] = NOTEBOOK["cells"]
-    assert len({cell["id"] for cell in cells}) == len(cells)
-    outputs = [output for cell in CODE for output in cell["outputs"]]
-    assert {output["output_type"] for output in outputs} <= {"stream"}
-    counts = [cell["execution_count"] for cell in CODE]
-    assert counts in ([None] * len(CODE), [*range(1, len(CODE) + 1)])
-    text = "".join(line for output in outputs for line in output["text"])
-    text += "".join(line for cell in cells for line in cell["source"])
-    assert not re.search(r"(?<![\w.)/])/\w|[A-Z]:\\", text)
-    assert "(split_sst2.ipynb)" in (EXAMPLE / "README.md").read_text()

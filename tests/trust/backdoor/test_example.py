@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -75,17 +73,3 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "exists; name a new folder" in done.stderr
-
-
-def test_the_notebook_is_one_and_shows_nobodys_machine() -> None:
-    assert (NOTEBOOK["nbformat"], NOTEBOOK["nbformat_minor"]) == (4, 5)
-    cells: list[dict[str, Any]] = NOTEBOOK["cells"]
-    assert len({cell["id"] for cell in cells}) == len(cells)
-    outputs = [output for cell in CODE for output in cell["outputs"]]
-    assert {output["output_type"] for output in outputs} <= {"stream"}
-    counts = [cell["execution_count"] for cell in CODE]
-    assert counts in ([None] * len(CODE), [*range(1, len(CODE) + 1)])
-    text = "".join(line for output in outputs for line in output["text"])
-    text += "".join(line for cell in cells for line in cell["source"])
-    assert not re.search(r"(?<![\w.)/])/\w|[A-Z]:\\", text)
-    assert "(backdoor_minilm.ipynb)" in (EXAMPLE / "README.md").read_text()
