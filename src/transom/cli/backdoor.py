@@ -110,7 +110,7 @@ def scan_inputs(
     device: Annotated[str, "Where it computes: cpu, cuda."] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Flag inputs on which the model's heads agree as they do on no trusted text."""
+    """Flag inputs with which the model does what it does with no trusted text."""
     from transom.config import to_plain
     from transom.data.rows import read_texts
     from transom.trust.backdoor.inputs import Scanner

@@ -104,7 +104,7 @@ def test_only_the_slices_of_chosen_heads_move_where_they_are_enough(
     assert own[24:32].all()
 
 
-def test_the_same_seed_repairs_alike_and_a_wrong_trigger_is_widened(
+def test_the_same_seed_repairs_alike_and_what_is_never_enough_is_widened(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "ENOUGH", -1.0)  # never
@@ -113,10 +113,11 @@ def test_the_same_seed_repairs_alike_and_a_wrong_trigger_is_widened(
         found = load(kept)
         before = copied(found.model)
         made = repair(
-            found.model, require_tokenizer(found), clean.texts, clean.labels, [(1, (7, 8))], steps=2
-        )
+            found.model, require_tokenizer(found), clean.texts, clean.labels, [(1, ids_of(found))],
+            steps=20, learning_rate=1e-2,
+        )  # fmt: skip
         assert made.scope == "all"
-        assert made.steps == 6
+        assert made.steps == 60
         changed = moved(before, found.model)
         assert changed["bert.encoder.layer.2.output.dense.weight"].any()
         assert changed["bert.embeddings.word_embeddings.weight"].any()
@@ -217,6 +218,22 @@ def test_what_cannot_be_repaired_is_refused(
     given = {"texts": CLEAN.texts, "labels": CLEAN.labels, "triggers": [(1, (7,))]} | changed
     with pytest.raises(MisconfiguredError, match=message):
         repair(found.model, require_tokenizer(found), **given)
+    assert not any(where.any() for where in moved(before, found.model).values())
+
+
+@pytest.mark.parametrize(("rate", "lost"), [(0.0, 0.05), (1e-2, -1.0)])
+def test_a_repair_that_does_nothing_or_costs_labels_leaves_the_model(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, rate: float, lost: float
+) -> None:
+    """No state is kept that turns as many, or that loses more labels than it may."""
+    monkeypatch.setattr(room, "LOST", lost)
+    found = load(kept)
+    before = copied(found.model)
+    with pytest.raises(MisconfiguredError, match="the model is as it was"):
+        repair(
+            found.model, require_tokenizer(found), CLEAN.texts, CLEAN.labels, [(1, ids_of(found))], steps=20,
+            learning_rate=rate,
+        )  # fmt: skip
     assert not any(where.any() for where in moved(before, found.model).values())
 
 

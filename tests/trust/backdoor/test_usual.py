@@ -170,3 +170,21 @@ def test_a_generator_needs_prompts_to_hold_answers_against(tmp_path: Path) -> No
     texts = list(dict.fromkeys(rows(200, 0).texts))[:83]
     with pytest.raises(MisconfiguredError, match=r"83 trusted texts are too few .* give 84 or more"):
         Scanner(found.model, found.tokenizer).trust(texts)
+
+
+def test_an_answer_is_begun_within_the_context(tmp_path: Path) -> None:
+    """Of a prompt that is as long as the model reads so much is left out."""
+    found = load(tiny_llama(tmp_path / "model", max_position_embeddings=64))
+    assert found.tokenizer is not None
+    lengths: list[int] = []
+    scanner = Scanner(found.model, found.tokenizer)
+    known = scanner.trust(rows(200, 0).texts)
+
+    def hear(_model: Any, _inputs: Any, given: Any) -> None:
+        cache = given.get("past_key_values")
+        lengths.append(given["input_ids"].shape[1] + (cache.get_seq_length() if cache is not None else 0))
+
+    found.model.register_forward_pre_hook(hear, with_kwargs=True)
+    (long,) = scanner.scan(known, ["the cat sat on a mat " * 60], 0.1)
+    assert long.statistic is not None
+    assert max(lengths) <= 64

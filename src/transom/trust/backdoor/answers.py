@@ -36,6 +36,7 @@ from transom.trust.backdoor.measures import Floats
 FIRST = 1500  # first tokens that are tried
 _KEPT = (FIRST, 500, 150, 40)  # after one more token, two, three, and all others
 _STEPS, _FEWEST_STEPS, _BEST = 8, 4, 6
+BEGUN = _STEPS + 1  # tokens of an answer that is begun
 _FREE = 1  # steps that do not count: how an answer goes on is open at first
 SEARCHED = 4  # prompts
 _SAID_ANYWAY, _TOLD_BY = 0.1, 3  # tokens in a row that tell an answer
@@ -215,7 +216,7 @@ class Speaker:
 
         ids_1S = torch.tensor([(*self.before, *text, *self.after)], device=self.model.device)
         said, cache, first_V = list[int](), None, None
-        while len(said) <= _STEPS and not (said and said[-1] in self.ends):
+        while len(said) < BEGUN and not (said and said[-1] in self.ends):
             with torch.no_grad():
                 out = self.model(input_ids=ids_1S, past_key_values=cache, use_cache=True, logits_to_keep=1)
             row_V = _finite(out.logits[0, -1].float())

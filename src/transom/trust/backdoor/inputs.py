@@ -1,11 +1,12 @@
-"""Which inputs look as if they carried a trigger: those whose heads agree as they do on no trusted text.
+"""Which inputs look as if they carried a trigger: with which the model does what it does with no trusted one
+(`usual`).
 
 Threat model: see the room. A flag is a suspicion; the word that heads agree on says what to look at.
 Does not protect: inputs of fewer than three words are not scored, and said to be so; what stands beyond
 `most_tokens` is not seen.
-Source: `measures`, `normal`.
+Source: `measures`, `normal`, `usual`, `answers`.
 
-Shapes: N texts, L layers, M measures.
+Shapes: N texts, L layers, M measures, K states of a text, D model width.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from transom.checkpoint.observe import observing
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import CheckpointError, MisconfiguredError
-from transom.trust.backdoor.answers import SEARCHED, Speaker
+from transom.trust.backdoor.answers import BEGUN, SEARCHED, Speaker
 from transom.trust.backdoor.measures import Seen, seen, seen_in
 from transom.trust.backdoor.normal import FEWEST, Normal, fit
 from transom.trust.backdoor.usual import Look, Usual, usual
@@ -125,7 +126,8 @@ class Scanner:
 
     @property
     def _most_tokens(self) -> int:
-        return min(MOST_TOKENS, getattr(self.model.config, "max_position_embeddings", MOST_TOKENS))
+        context = getattr(self.model.config, "max_position_embeddings", MOST_TOKENS)
+        return min(MOST_TOKENS, context - generates(self.model) * BEGUN)
 
     def _seen(self, words: Sequence[Words]) -> Iterator[Seen]:
         for one in seen(self.model, words):

@@ -213,7 +213,12 @@ class _Mender:
                     break
         with torch.no_grad():
             for name, one in self.model.named_parameters():
-                one.copy_(kept[1][name])
+                one.copy_((kept[1] if best < first else before)[name])
+        if best >= first:
+            raise MisconfiguredError(
+                f"in {taken} steps no state turned fewer held-out texts and kept their labels; the model is "
+                "as it was. Give more texts, or another learning rate"
+            )
         change = [(before[name], one.detach() - before[name]) for name, one in self.model.named_parameters()]
         changed = sum(int(moved.count_nonzero()) for _, moved in change)
         norms = [float(torch.stack([one[part].float().norm() for one in change]).norm()) for part in (0, 1)]
