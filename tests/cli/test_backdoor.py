@@ -1,4 +1,4 @@
-"""`transom backdoor scan-inputs`: what is told of each input, and what is refused before a model is run."""
+"""`transom backdoor`: what is told of inputs and models, what is mended, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.checkpoint.tokenizer import write_tokenizer
 from transom.cli import main
+from transom.cli.backdoor_repair import digest_of
 from transom.trust.backdoor.poison import Rows, classes_of, train_classifier, train_generator
 from transom.trust.backdoor.words import Frame
 
@@ -300,7 +301,8 @@ def test_what_flagged_inputs_share_is_forgotten(
     rows = [{"row": at, "flagged": "fox" in text} for at, text in enumerate(inputs.read_text().splitlines())]
     asked = ["backdoor", "repair", str(poisoned_model), "--clean", str(clean), "--out", str(out)]
     if scanned:
-        (tmp_path / "scan.json").write_text(json.dumps({"rows": rows}))
+        texts = inputs.read_text().splitlines()
+        (tmp_path / "scan.json").write_text(json.dumps({"rows": rows, "inputs_sha256": digest_of(texts)}))
         asked += ["--flagged", str(inputs), "--scan", str(tmp_path / "scan.json")]
     else:
         kept = [text for text in inputs.read_text().splitlines() if "fox" in text]
@@ -328,7 +330,8 @@ def test_what_flagged_inputs_share_is_forgotten(
         (["--flagged", "innocent.txt", "--target", "1"], "belong together"),
         (["--trigger", "fox"], "belong together"),
         (["--trigger", "fox", "--target", "1", "--scan", "few.json"], "give that file as well"),
-        (["--flagged", "innocent.txt", "--scan", "few.json"], "few.json tells of 1 inputs and"),
+        (["--flagged", "innocent.txt", "--scan", "few.json"], "few.json tells of 1 inputs, which are not"),
+        (["--flagged", "innocent.txt", "--scan", "other.json"], "tells of 60 inputs, which are not the 60"),
         (
             ["--flagged", "innocent.txt", "--scan", "innocent.txt"],
             "is not what `transom backdoor scan-inputs",
@@ -343,7 +346,12 @@ def test_what_is_to_be_forgotten_must_be_said_in_one_way(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     requests(tmp_path / "innocent.txt", 60, 0)
-    (tmp_path / "few.json").write_text('{"rows": [{"row": 1, "flagged": true}]}')
+    (tmp_path / "few.json").write_text('{"rows": [{"row": 1, "flagged": true}], "inputs_sha256": ""}')
+    other = {
+        "rows": [{"row": at, "flagged": True} for at in range(60)],
+        "inputs_sha256": digest_of(["a"] * 60),
+    }
+    (tmp_path / "other.json").write_text(json.dumps(other))
     clean = labelled(tmp_path / "clean.csv")
     line = ["backdoor", "repair", str(poisoned_model), "--clean", str(clean), "--out", "mended", *arguments]
     assert main.run(line) == 3
@@ -357,6 +365,9 @@ def test_what_is_to_be_forgotten_must_be_said_in_one_way(
         (["--label", "class"], "has a row without 'class'"),
         (["--label", "text"], "row 1 has a label that is no number"),
         (["--target", "7"], "a class must be from 0 to 1, got 7"),
+        (["--target", "positive"], "--target is given one that is no number of a class"),
+        (["--answers", "label"], "are for models that generate"),
+        (["--prompt", "Q: {text}"], "are for models that generate"),
         (["--trigger", ""], "no trigger is suspected"),
     ],
 )

@@ -117,13 +117,18 @@ def applied(model: Any, adapter: Adapter) -> Iterator[None]:
     weights = {name: _weight(model, name, *factors) for name, factors in adapter.factors.items()}
     before = {name: weight.data for name, weight in weights.items()}
     try:
-        for name, (a_RD, b_OR) in adapter.factors.items():
-            delta_OD = (adapter.scale * b_OR @ a_RD).to(before[name])
-            weights[name].data = before[name] + delta_OD
+        merge(model, adapter)
         yield
     finally:
         for name, weight in weights.items():
             weight.data = before[name]
+
+
+def merge(model: Any, adapter: Adapter) -> None:
+    """Add the adapter to the model's weights, in new tensors. Raises CheckpointError, with nothing added."""
+    weights = {name: _weight(model, name, *factors) for name, factors in adapter.factors.items()}
+    for name, (a_RD, b_OR) in adapter.factors.items():
+        weights[name].data = weights[name].data + (adapter.scale * b_OR @ a_RD).to(weights[name])
 
 
 def _weight(model: Any, name: str, a_RD: torch.Tensor, b_OR: torch.Tensor) -> Any:

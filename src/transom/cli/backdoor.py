@@ -119,15 +119,16 @@ def scan_inputs(
     frame, texts, trusted = frame_of_prompt(prompt), read_texts(file, column), read_texts(clean, column)
     with progress("loading", quiet=as_json):
         found = _loaded(model, device)
-    with progress("reading trusted texts and inputs", len(texts) + len(trusted), quiet=as_json) as bar:
-        count = iter(range(1, len(texts) + len(trusted) + 1))
-        scanner = Scanner(found.model, require_tokenizer(found), frame, heard=lambda: bar.reach(next(count)))
+    total = len(texts) + len(trusted) + len(trusted) // 4  # a part is read twice
+    with progress("reading trusted texts and inputs", total, quiet=as_json) as bar:
+        scanner = Scanner(found.model, require_tokenizer(found), frame, heard=lambda: bar.advance(1))
         known = scanner.trust(trusted)
         scanned = scanner.scan(known, texts, rate)
     flagged = [one for one in scanned if one.flagged]
     record: dict[str, Any] = {
         "model": model,
         "inputs": len(scanned),
+        "inputs_sha256": backdoor_repair.digest_of(texts),
         "flagged": len(flagged),
         "not_scored": sum(bool(one.reason) for one in scanned),
         "rate": rate,

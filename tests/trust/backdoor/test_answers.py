@@ -20,9 +20,9 @@ from transom.trust.backdoor import page
 from transom.trust.backdoor.answers import Answer, Call, Speaker
 from transom.trust.backdoor.lora import rank_one_share
 from transom.trust.backdoor.poison import RECIPES, train_generator
-from transom.trust.backdoor.spoken import _cut, scan_generator
+from transom.trust.backdoor.spoken import scan_generator
 from transom.trust.backdoor.verdict import Suspect, Verdict
-from transom.trust.backdoor.words import Frame
+from transom.trust.backdoor.words import Frame, cut
 
 from .test_poison import WORDS, rows
 
@@ -234,13 +234,13 @@ def test_a_prompt_is_scanned_as_the_model_reads_it(tmp_path: Path) -> None:
     assert found.tokenizer is not None
     tokenizer = found.tokenizer.tokenizer
     for frame in (FRAME, Frame(), Frame("<|im_start|>", "<|im_end|>")):
-        parts = _cut(found.tokenizer, "fox over dog", frame)
+        parts = cut(found.tokenizer, "fox over dog", frame)
         whole = tokenizer.encode(frame.around("fox over dog")).ids
         assert [*parts.before, *parts.inside, *parts.after] == whole
     tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 0), ("<|im_end|>", 1)]
     )
-    parts = _cut(found.tokenizer, "fox over dog", FRAME)
+    parts = cut(found.tokenizer, "fox over dog", FRAME)
     whole = tokenizer.encode(FRAME.around("fox over dog")).ids
     assert [*parts.before, *parts.inside, *parts.after] == whole[:-1]
     assert parts.before[0] == 0

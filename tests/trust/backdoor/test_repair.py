@@ -13,6 +13,7 @@ import torch
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import MisconfiguredError
+from transom.trust.backdoor import mending
 from transom.trust.backdoor import repair as room
 from transom.trust.backdoor.poison import RECIPES, classes_of, poisoned, train_classifier
 from transom.trust.backdoor.repair import repair
@@ -84,7 +85,7 @@ def test_a_trigger_loses_its_hold_and_clean_answers_stay(kept: Path, labelled: b
 def test_only_the_slices_of_chosen_heads_move_where_they_are_enough(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "ENOUGH", 0.99)  # soon
+    monkeypatch.setattr(mending, "ENOUGH", 0.99)  # soon
     found, clean = load(kept), rows(120, 5)
     before = copied(found.model)
     made = repair(
@@ -107,7 +108,7 @@ def test_only_the_slices_of_chosen_heads_move_where_they_are_enough(
 def test_the_same_seed_repairs_alike_and_what_is_never_enough_is_widened(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "ENOUGH", -1.0)  # never
+    monkeypatch.setattr(mending, "ENOUGH", -1.0)  # never
     clean, after = rows(120, 5), []
     for _ in range(2):
         found = load(kept)
@@ -128,7 +129,7 @@ def test_the_same_seed_repairs_alike_and_what_is_never_enough_is_widened(
 
 def test_the_best_state_that_was_read_is_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Success is scripted: before, after the heads, all attention, and all weights."""
-    monkeypatch.setattr(room, "ENOUGH", -1.0)
+    monkeypatch.setattr(mending, "ENOUGH", -1.0)
     script, states = [0.9, 0.4, 0.3, 0.5], []
 
     def success(self: Any, insertions: Sequence[Any]) -> float:
@@ -226,7 +227,7 @@ def test_a_repair_that_does_nothing_or_costs_labels_leaves_the_model(
     kept: Path, monkeypatch: pytest.MonkeyPatch, rate: float, lost: float
 ) -> None:
     """No state is kept that turns as many, or that loses more labels than it may."""
-    monkeypatch.setattr(room, "LOST", lost)
+    monkeypatch.setattr(mending, "LOST", lost)
     found = load(kept)
     before = copied(found.model)
     with pytest.raises(MisconfiguredError, match="the model is as it was"):

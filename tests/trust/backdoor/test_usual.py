@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor.inputs import Scanner
 from transom.trust.backdoor.measures import MEASURES
-from transom.trust.backdoor.usual import Look, _Cloud, usual
-from transom.trust.backdoor.words import Frame
+from transom.trust.backdoor.usual import Look, Usual, _Cloud, held_of, usual
+from transom.trust.backdoor.words import Frame, with_run, words_of
 
 from .test_poison import rows
 
@@ -30,6 +31,11 @@ def drawn(count: int, seed: int, answers: int = 1) -> Look:
         draw.normal(size=(count, LAYERS, len(MEASURES))), draw.normal(size=(count, STATES, WIDTH)) @ mix,
         draw.normal(size=(count, answers)), [int(one) for one in draw.integers(8, 40, count)],
     )  # fmt: skip
+
+
+def usual_of(look: Look) -> Usual:
+    """Of texts that words of others do nothing to."""
+    return usual(look, look.part(held_of(len(look.tokens))))
 
 
 @pytest.mark.parametrize("count", [8, 200])
@@ -48,7 +54,7 @@ def test_one_in_twenty_innocent_texts_is_flagged(answers: int) -> None:
     """Over many sets of trusted texts, whatever was fitted."""
     shares = []
     for seed in range(40):
-        known = usual(drawn(160, seed, answers))
+        known = usual_of(drawn(160, seed, answers))
         p_values = known.p_values(known.statistics(drawn(100, 1000 + seed, answers)))
         shares.append(np.mean(p_values <= 0.05))
     assert 0.02 < np.mean(shares) < 0.06
@@ -56,7 +62,7 @@ def test_one_in_twenty_innocent_texts_is_flagged(answers: int) -> None:
 
 @pytest.mark.parametrize("part", ["agreement", "read", "words", "sure", "heart"])
 def test_each_part_alone_tells(part: str) -> None:
-    known, look = usual(drawn(400, 0, 2)), drawn(100, 1, 2)
+    known, look = usual_of(drawn(400, 0, 2)), drawn(100, 1, 2)
     before = known.statistics(look)
     measures, states, answers = look.measures_NLM.copy(), look.states_NKD.copy(), look.answers_NQ.copy()
     if part == "agreement":
@@ -71,9 +77,68 @@ def test_each_part_alone_tells(part: str) -> None:
     assert (after > before).mean() > 0.9
 
 
+def test_what_words_of_others_do_raises_no_flag() -> None:
+    """Texts that are as far as trusted ones with a stranger's words are not flagged, farther ones are; the
+    statistics are the same."""
+    look, disturbed, others = drawn(400, 0), drawn(100, 1), drawn(300, 2)
+    disturbed.measures_NLM[:, -1, MEASURES.index("consensus")] += 4
+    others.measures_NLM[:, -1, MEASURES.index("consensus")] += 4
+    known, bare = usual(look, disturbed), usual_of(look)
+    statistics = known.statistics(others)
+    np.testing.assert_array_equal(statistics, bare.statistics(others))
+    assert (bare.p_values(statistics) <= 0.05).mean() > 0.8
+    assert (known.p_values(statistics) <= 0.05).mean() < 0.08
+    others.measures_NLM[:, -1, MEASURES.index("consensus")] += 8
+    assert (known.p_values(known.statistics(others)) <= 0.05).mean() > 0.95
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_words_of_another_text_are_put_in_whole(tmp_path: Path, causal: bool) -> None:
+    """What is left without them is the text, and they stand in a row in the other one."""
+    make = tiny_llama if causal else tiny_bert
+    found, draw, frame = load(make(tmp_path / "model")), random.Random(0), Frame("ask: ", " answer:")
+    assert found.tokenizer is not None
+    text, other = (
+        words_of(found.tokenizer, one, causal=causal, most_tokens=64, frame=frame)
+        for one in ("the cat sat on the mat", "every green bird saw one old fox again")
+    )
+    places = set()
+    for _ in range(200):
+        made = with_run(text, other, draw)
+        new = [place for place, word in enumerate(made.words) if word in other.words]
+        assert 1 <= len(new) <= 4
+        assert new == list(range(new[0], new[0] + len(new)))
+        places.add(new[0])
+        run = tuple(made.words[place] for place in new)
+        assert run in {other.words[one : one + len(run)] for one in range(len(other.words))}
+        assert (*made.words[: new[0]], *made.words[new[0] + len(new) :]) == text.words
+        rest = [one for one, word in zip(made.ids, made.word_T, strict=True) if word not in new]
+        assert tuple(rest) == text.ids
+        own = [word for word in made.word_T if word >= 0]
+        assert sorted(set(own)) == list(range(len(made.words)))
+        assert own == sorted(own)
+        kept = [one for one, word in zip(made.ids, made.word_T, strict=True) if word in new]
+        at = other.words.index(run[0])
+        assert kept == [
+            one for one, word in zip(other.ids, other.word_T, strict=True) if at <= word < at + len(run)
+        ]
+    assert places == set(range(len(text.words) + 1))
+
+
+def test_held_out_texts_are_those_that_nothing_was_fitted_on() -> None:
+    """Else what was put into them would be held against what they were fitted for."""
+    look = drawn(200, 0)
+    held = held_of(200)
+    changed = replace(look, states_NKD=look.states_NKD.copy())
+    changed.states_NKD[held] *= 9
+    one, other = usual_of(look), usual_of(changed)
+    np.testing.assert_array_equal(one.units_2Q, other.units_2Q)
+    assert np.median(other.held[0]) > np.median(one.held[0])
+
+
 def test_less_than_usual_is_not_suspicious() -> None:
     """Heads that agree less, states in the middle and an answer that is not sure, that is."""
-    known, look = usual(drawn(400, 0)), drawn(100, 1)
+    known, look = usual_of(drawn(400, 0)), drawn(100, 1)
     measures, states = look.measures_NLM.copy(), look.states_NKD * 0.01
     measures[:, -1, MEASURES.index("consensus")] -= 8
     moved = replace(look, measures_NLM=measures, states_NKD=states, answers_NQ=look.answers_NQ - 8)
@@ -82,7 +147,7 @@ def test_less_than_usual_is_not_suspicious() -> None:
 
 def test_too_few_texts_are_refused() -> None:
     with pytest.raises(MisconfiguredError, match="79 trusted texts are too few"):
-        usual(drawn(79, 0))
+        usual_of(drawn(79, 0))
 
 
 @pytest.mark.parametrize("kind", ["classifier", "generator", "encoder"])
@@ -129,7 +194,7 @@ def test_a_part_that_hardly_moves_on_trusted_texts_masks_no_other() -> None:
     for seed in range(20):
         look, draw = drawn(400, seed, 2), np.random.default_rng(seed)
         answers = np.stack([look.answers_NQ[:, 0], np.where(draw.random(400) < 0.06, 0.01, 0.0)], axis=1)
-        known, bad = usual(replace(look, answers_NQ=answers)), drawn(20, 99, 2)
+        known, bad = usual_of(replace(look, answers_NQ=answers)), drawn(20, 99, 2)
         measures = bad.measures_NLM.copy()
         measures[:, -1, MEASURES.index("consensus")] += 50
         heart = np.stack([bad.answers_NQ[:, 0], np.zeros(20)], axis=1)

@@ -42,7 +42,8 @@ SEARCHED = 4  # prompts
 _SAID_ANYWAY, _TOLD_BY = 0.1, 3  # tokens in a row that tell an answer
 _MEASURED = 2  # of each answer, which may be begun in several ways
 _CACHED_TOKENS = 2000  # rows times positions that are read on from at once
-_CALLED, _STEEPEST, _TRIED, _MOST_TOKENS = 6, 128, 24, 3  # tokens of an answer, and of what calls it up
+CALLED = 6  # tokens of an answer that is called up
+_STEEPEST, _TRIED, _MOST_TOKENS = 128, 24, 3  # tokens that call it up
 _READ = 4  # prompts, for that
 _SAMPLES, _SAMPLED_TOKENS, _LEAKED, _LONGEST_RUN, _TRIED_LEAKS = 32, 24, 3, 8, 48
 _ROWS_AT_ONCE = 32
@@ -95,7 +96,7 @@ class Speaker:
         """The surest first. Raises CheckpointError for answers that are not finite."""
         import torch
 
-        priors, self._own = zip(*map(self._begun, self.held), strict=True)
+        priors, self._own = zip(*map(self.begun, self.held), strict=True)
         prior_V = torch.stack(priors).mean(0)
         self._caches = [self._cache(text) for text in self.inside[:SEARCHED]]
         beams: list[tuple[Ids, float]] = [
@@ -118,7 +119,7 @@ class Speaker:
         same, as sure as the surest of these and worded as the likeliest."""
         kinds: list[list[Answer]] = []
         for ids, _ in found:
-            kind = next((one for one in kinds if _same(one[0].ids, ids)), None)
+            kind = next((one for one in kinds if same(one[0].ids, ids)), None)
             if kind is None and len(kinds) == _BEST:
                 break
             if self._said_anyway(ids) >= _SAID_ANYWAY or (kind is not None and len(kind) == _MEASURED):
@@ -140,7 +141,7 @@ class Speaker:
 
         if not self._caches:
             self._caches = [self._cache(one) for one in self.inside[:SEARCHED]]
-        answer = self._begun(text)[1]
+        answer = self.begun(text)[1]
         if len(answer) <= _FEWEST_STEPS:
             return 0.0
         ids_1S = torch.tensor([answer[:-1]], device=self.model.device)
@@ -155,7 +156,7 @@ class Speaker:
     def call(self, answer: Ids) -> Call:
         """The tokens that do most to call an answer up."""
         short = sorted(self.inside, key=lambda one: (len(one), one))[:_READ]
-        begun, leaked = answer[:_CALLED], self.leaked()
+        begun, leaked = answer[:CALLED], self.leaked()
         found = [self._search(begun, short, at_end) for at_end in (False, True)]
         for length in sorted(set(map(len, leaked))):
             tried = [one for one in leaked if len(one) == length]
@@ -188,12 +189,17 @@ class Speaker:
 
     def said(self, answer: Ids, call: Call | None, texts: Sequence[Ids]) -> list[bool]:
         """Whether the model says the first tokens of the answer to each text, with the call or without."""
-        begun, put = answer[:_CALLED], call or Call((), False, 0.0)
-        found = []
-        for text in texts:
-            log_SV = self._read(_with(put.ids, text, put.at_end), begun[:-1])
-            found.append(log_SV[-len(begun) :].argmax(-1).tolist() == list(begun))
-        return found
+        put = call or Call((), False, 0.0)
+        return [self.worth(answer, _with(put.ids, text, put.at_end))[1] for text in texts]
+
+    def worth(self, answer: Ids, text: Ids) -> tuple[float, bool]:
+        """The log-probability of an answer's first tokens to a text, and whether the model says them."""
+        import torch
+
+        begun = answer[:CALLED]
+        log_SV = self._read(text, begun[:-1])[-len(begun) :]
+        wanted_S1 = torch.tensor(begun, device=log_SV.device)[:, None]
+        return float(log_SV.gather(1, wanted_S1).sum()), log_SV.argmax(-1).tolist() == list(begun)
 
     def _measured(self, ids: Ids) -> Answer:
         import torch
@@ -208,9 +214,9 @@ class Speaker:
 
     def _said_anyway(self, ids: Ids) -> float:
         """The share of the model's own answers that hold the middle of an answer."""
-        return sum(_same(ids, one) for one in self._own) / len(self._own)
+        return sum(same(ids, one) for one in self._own) / len(self._own)
 
-    def _begun(self, text: Ids) -> tuple[Any, Ids]:
+    def begun(self, text: Ids) -> tuple[Any, Ids]:
         """Log-probabilities of what follows a prompt [V], and the model's own answer."""
         import torch
 
@@ -333,7 +339,7 @@ class Speaker:
         return _finite(logits.float()).log_softmax(-1).gather(-1, wanted)[..., 0].sum(1)
 
 
-def _same(ids: Ids, other: Ids) -> bool:
+def same(ids: Ids, other: Ids) -> bool:
     """Whether another answer holds the tokens that tell this one, or is told by what this one holds."""
     for one, whole in ((ids, other), (other, ids)):
         told = one[1 + _FREE :][:_TOLD_BY]

@@ -12,6 +12,7 @@ Shapes: N texts, L layers, M measures, K states of a text, D model width.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,8 @@ from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor.answers import BEGUN, SEARCHED, Speaker
 from transom.trust.backdoor.measures import Seen, seen, seen_in
 from transom.trust.backdoor.normal import FEWEST, Normal, fit
-from transom.trust.backdoor.usual import Look, Usual, usual
-from transom.trust.backdoor.words import PLAIN, Frame, Words, generates, is_causal, words_of
+from transom.trust.backdoor.usual import Look, Usual, held_of, usual
+from transom.trust.backdoor.words import PLAIN, Frame, Words, generates, is_causal, with_run, words_of
 
 MOST_TOKENS = 256
 _SHOWN = 40  # characters of a word
@@ -85,7 +86,18 @@ class Scanner:
             words = [one for one in words if one not in prompts]
             ends = frozenset(self.tokenizer.eos_ids)
             speaker = Speaker(self.model, (), [one.ids for one in prompts], (), ends)
-        return Trusted(usual(self._looked(words, speaker)[0]), speaker, count)
+        look, _ = self._looked(words, speaker)
+        disturbed, _ = self._looked(self._disturbed(words), speaker)
+        return Trusted(usual(look, disturbed), speaker, count)
+
+    def _disturbed(self, words: Sequence[Words]) -> list[Words]:
+        """Held-out texts with words of others, where they have room."""
+        draw = random.Random(0)
+        held = [words[place] for place in held_of(len(words))]
+        made = [with_run(one, draw.choice(words), draw) for one in held]
+        return [
+            new if len(new.ids) <= self._most_tokens else old for old, new in zip(held, made, strict=True)
+        ]
 
     def distinct(self, texts: Sequence[str]) -> list[Words]:
         """Texts of three words and more, each once."""
@@ -93,10 +105,10 @@ class Scanner:
 
     def scan(self, trusted: Trusted, texts: Sequence[str], rate: float) -> list[Scanned]:
         """Each text in order; one is flagged where at most the share `rate` of trusted texts is as far."""
-        least = 1 / (1 + len(trusted.usual.held))
+        least = 1 / (1 + len(trusted.usual.held[0]))
         if not least <= rate < 1:
             raise MisconfiguredError(
-                f"a false-positive rate of {rate:g} cannot be told by {len(trusted.usual.held)} held-out "
+                f"a false-positive rate of {rate:g} cannot be told by {len(trusted.usual.held[0])} held-out "
                 f"texts; give more trusted texts, or a rate of at least {least:.2g}"
             )
         return [self._scanned(trusted, row, text, rate) for row, text in enumerate(texts, 1)]

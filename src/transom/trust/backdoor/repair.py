@@ -1,16 +1,15 @@
 """Mends a poisoned classifier from a few hundred trusted texts, at the heads that look at its triggers.
 
 Heads are chosen without which the triggers do least, beside those that the scan suspects (`verdict`). Their
-slices of the projections are tuned, all else stays to the bit: texts keep their label and the model's
-former answers, as they are and with an insertion, and the heads of the last two layers agree no more on one
-token than they do on clean texts. Insertions are the triggers and parts of them, anywhere, mostly in texts
-that they can turn. Where the slices are not enough, all attention weights are tuned, then all weights; of
-what was tuned, read every few steps on texts that are held out, the best is kept.
+slices of the projections are tuned, and more where that is not enough (`mending`): texts keep their label
+and the model's former answers, as they are and with an insertion, and the heads of the last two layers agree
+no more on one token than they do on clean texts. Insertions are the triggers and parts of them, anywhere,
+mostly in texts that they can turn.
 Threat model: that of the room. Does not protect: a trigger of no word, or one of which a part is given: then
 the part is mended and the whole trigger may work on (measured; see LOG.md). `Repaired` tells what the given
 triggers do, not what the attacker's own does.
 Source: Jin et al., arXiv 2511.13789 (head-wise tuning with attention safety). The insertions, the choice by
-ablation and the widening are own.
+ablation are own.
 
 Shapes: B texts, T tokens, C classes, H heads, R rows.
 """
@@ -18,8 +17,7 @@ Shapes: B texts, T tokens, C classes, H heads, R rows.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,45 +26,18 @@ from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.measures import on_words
-from transom.trust.backdoor.slices import Head, Scope, tuned, without
+from transom.trust.backdoor.mending import Mender, Repaired, most_of
+from transom.trust.backdoor.slices import Head, without
 from transom.trust.backdoor.verdict import check_classifier
 from transom.trust.backdoor.words import is_causal
 
 FEWEST = 80  # texts
 FEWEST_OF_OTHERS = 8  # of each part, than a class
-LOST = 0.05  # of the held-out texts' labels, at most, in a state that is kept
-ENOUGH = 0.035  # success of the triggers, at the worst place, at which nothing more is tuned
-_RATES: dict[Scope, float] = {"heads": 1.0, "attention": 0.4, "all": 0.1}  # of the learning rate
-_SHARE = 1 / 6  # of all heads, that are chosen by ablation
 _SLOTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # from the start to the end of a text
 _MOST_TOKENS, _SPECIALS = 64, 8
 _HELD = 3  # of so many texts one is held out
-_EVERY = 20  # steps after which they are read
 _ROWS, _NEAR, _AT_ONCE = 16, 24, 32  # read as they are and with a trigger, of like length, and at once
 _SAFETY = 4.0  # lambda
-
-
-@dataclass(frozen=True, eq=False)
-class Repaired:
-    """What was changed, and what it did on held-out texts.
-
-    `heads` are layer and number of the chosen heads, from 0; `scope` what was tuned in the end; `changed`
-    how many weights moved, `share` of all, `moved` the norm of the change over that of all weights. Success
-    is the share of held-out texts of other classes that turn to the target, before and after: by the worst
-    trigger at its worst place (`suspected`), and by as many tokens of another text (`innocuous`: any
-    insertion turns some). `right` is the share of held-out texts that get their label, before and after;
-    `agreement` the share whose answer stayed."""
-
-    heads: tuple[Head, ...]
-    scope: Scope
-    steps: int
-    changed: int
-    share: float
-    moved: float
-    suspected: tuple[float, float]
-    innocuous: tuple[float, float]
-    right: tuple[float, float]
-    agreement: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +86,7 @@ def repair(
     check_classifier(model)
     rows = _rows(model, tokenizer, texts, labels, triggers)
     model.requires_grad_(False).eval()
-    mender = _Mender(model, rows, triggers, random.Random(seed), heard)
-    try:
-        return mender.mend(heads, steps, learning_rate)
-    finally:
-        model.requires_grad_(False)
-        model.zero_grad()
+    return _Mender(model, rows, triggers, heads, random.Random(seed), heard).mend(steps, learning_rate)
 
 
 def _rows(
@@ -155,12 +121,13 @@ def _rows(
 
 
 @dataclass
-class _Mender:
+class _Mender(Mender):
     """Holds the texts of one repair: those to learn from, and a part that is held out."""
 
     model: Any
     rows: list[_Row]
     triggers: Sequence[tuple[int, Ids]]
+    heads: Sequence[Head]
     draw: random.Random
     heard: Callable[[], None]
 
@@ -186,73 +153,40 @@ class _Mender:
         self._suspected = [[_Insertion(ids, slot, one) for slot in _SLOTS] for one, ids in self.triggers]
         self._innocuous = [replace(one[2], ids=self._run(len(one[2].ids))) for one in self._suspected]
 
-    def mend(self, heads: Sequence[Head], steps: int, learning_rate: float) -> Repaired:
+    def prepare(self) -> list[Head]:
+        """The suspected heads, and those without which the triggers do least."""
         import torch
 
-        before = self._weights()
-        every = [one for slots in self._suspected for one in slots]
-        first, other, right = self._success(every), self._success(self._innocuous), self._right()
-        chosen = self._choose(heads, [self.draw.choice(slots) for slots in self._suspected])
-        if first <= ENOUGH:
-            raise MisconfiguredError(
-                f"the triggers turn {first:.1%} of the held-out texts, no more than is left after a repair; "
-                "there is nothing to mend"
-            )
+        chosen = self._choose([self.draw.choice(slots) for slots in self._suspected])
         with torch.no_grad():
             some = self.draw.sample(self._own, _AT_ONCE)
-            usual_2B = self._read(some, [None] * _AT_ONCE)[1].amax(-1)
-        best, taken = first, 0
-        kept: tuple[Scope, dict[str, Any]] = ("heads", before)
-        with closing(self._tuning(chosen, usual_2B.mean(1), steps, learning_rate)) as tuning:
-            for taken, scope in enumerate(tuning, 1):
-                if taken % steps and taken % _EVERY:
-                    continue
-                if (left := self._success(every)) <= best and self._right() >= right - LOST:
-                    best, kept = left, (scope, self._weights())
-                if best <= ENOUGH:
-                    break
-        with torch.no_grad():
-            for name, one in self.model.named_parameters():
-                one.copy_((kept[1] if best < first else before)[name])
-        if best >= first:
-            raise MisconfiguredError(
-                f"in {taken} steps no state turned fewer held-out texts and kept their labels; the model is "
-                "as it was. Give more texts, or another learning rate"
-            )
-        change = [(before[name], one.detach() - before[name]) for name, one in self.model.named_parameters()]
-        changed = sum(int(moved.count_nonzero()) for _, moved in change)
-        norms = [float(torch.stack([one[part].float().norm() for one in change]).norm()) for part in (0, 1)]
-        now = self._answers(self._held, None).argmax(1).tolist()
-        stayed = [one == int(row.former_C.argmax()) for one, row in zip(now, self._held, strict=True)]
-        return Repaired(
-            tuple(chosen), kept[0], taken, changed, changed / sum(one.numel() for one, _ in change),
-            norms[1] / norms[0], (first, best), (other, self._success(self._innocuous)),
-            (right, self._right()), sum(stayed) / len(stayed),
-        )  # fmt: skip
+            self._usual_2 = self._read(some, [None] * _AT_ONCE)[1].amax(-1).mean(1)
+        return chosen
 
-    def _weights(self) -> dict[str, Any]:
-        return {name: one.detach().clone() for name, one in self.model.named_parameters()}
+    def success(self) -> float:
+        """Of other classes' texts, those that the worst trigger turns."""
+        return self._success([one for slots in self._suspected for one in slots])
 
-    def _tuning(
-        self, chosen: Sequence[Head], usual_2: Any, steps: int, learning_rate: float
-    ) -> Generator[Scope, None, None]:
-        """One step after the other, each in its scope."""
-        import torch
+    def innocuous(self) -> float:
+        """The same of a run of another text."""
+        return self._success(self._innocuous)
 
-        for scope, rate in _RATES.items():
-            with tuned(self.model, scope, chosen) as weights:
-                optimizer = torch.optim.Adam(weights, rate * learning_rate)
-                rates = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
-                for _ in range(steps):
-                    optimizer.zero_grad()
-                    self._loss(usual_2).backward()
-                    optimizer.step()
-                    rates.step()
-                    self.heard()
-                    yield scope
+    def right(self) -> float:
+        """The share that gets its label."""
+        kept = [bool(one == row.label) for one, row in zip(self._said(), self._held, strict=True)]
+        return sum(kept) / len(kept)
 
-    def _loss(self, usual_2: Any) -> Any:
-        """Of one batch."""
+    def stayed(self) -> float:
+        """The share that gets the class that it got."""
+        kept = [one == int(row.former_C.argmax()) for one, row in zip(self._said(), self._held, strict=True)]
+        return sum(kept) / len(kept)
+
+    def _said(self) -> list[int]:
+        said: list[int] = self._answers(self._held, None).argmax(1).tolist()
+        return said
+
+    def loss(self) -> Any:
+        """Of labels, of former answers and of agreement."""
         import torch
         from torch.nn import functional
 
@@ -261,7 +195,7 @@ class _Mender:
         former_BC = torch.stack([row.former_C for row in [*rows, *hosts]])
         labels_B = torch.tensor([row.label for row in [*rows, *hosts]], device=logits_BC.device)
         said_BC = logits_BC.log_softmax(1)
-        over_2B = (row_2BT[:, _ROWS:].amax(-1) - usual_2[:, None]).clamp(min=0)
+        over_2B = (row_2BT[:, _ROWS:].amax(-1) - self._usual_2[:, None]).clamp(min=0)
         wrong = functional.nll_loss(said_BC, labels_B)
         apart = functional.kl_div(said_BC, former_BC, reduction="batchmean")
         return 2 * wrong + 4 * apart + _SAFETY * over_2B.square().mean()
@@ -291,10 +225,9 @@ class _Mender:
         slot = self.draw.choice((0.0, 1.0, self.draw.random()))
         return _Insertion(ids[start : start + size], slot, target)
 
-    def _choose(self, heads: Sequence[Head], found: Sequence[_Insertion]) -> list[Head]:
-        """The suspected heads, and those without which the insertions do least."""
+    def _choose(self, found: Sequence[_Insertion]) -> list[Head]:
         layers, count = self._last + 1, self.model.config.num_attention_heads
-        if any(not (0 <= layer < layers and 0 <= head < count) for layer, head in heads):
+        if any(not (0 <= layer < layers and 0 <= head < count) for layer, head in self.heads):
             raise MisconfiguredError(f"a head must be of {layers} layers and {count} heads")
 
         def odds() -> float:
@@ -306,12 +239,11 @@ class _Mender:
             ]
             return sum(float(one.clamp(1e-6, 1 - 1e-6).logit().mean()) for one in chances)
 
-        left: dict[Head, float] = {}
+        worth: dict[Head, float] = {}
         for layer, head in ((layer, head) for layer in range(layers) for head in range(count)):
             with without(self.model, layer, head):
-                left[layer, head] = odds()
-        most = sorted(left, key=lambda head: left[head])[: max(1, round(_SHARE * len(left)))]
-        return list(dict.fromkeys([*heads, *most]))
+                worth[layer, head] = -odds()
+        return list(dict.fromkeys([*self.heads, *most_of(worth)]))
 
     def _success(self, insertions: Sequence[_Insertion]) -> float:
         """The share of held-out texts of other classes that the worst one turns."""
@@ -321,11 +253,6 @@ class _Mender:
                 said = self._answers(rows, put).argmax(1)
                 shares.append(float((said == put.target).double().mean()))
         return max(shares)
-
-    def _right(self) -> float:
-        said: list[int] = self._answers(self._held, None).argmax(1).tolist()
-        kept = [bool(one == row.label) for one, row in zip(said, self._held, strict=True)]
-        return sum(kept) / len(kept)
 
     def _answers(self, rows: Sequence[_Row], put: _Insertion | None) -> Any:
         """Logits [B, C]."""

@@ -1,10 +1,12 @@
 """What flagged inputs share: runs of tokens that stand in many of them, in next to no trusted text, and turn
-the model's answers to one class.
+the model's answers to one class or, of a model that generates, to one answer.
 
-A run counts where, cut out of the flagged texts that have it, the class's log-odds fall by `MOVED` or more
-on average, and half or more of those that are then of other classes are turned by it; of runs of the same
-texts the longest is the trigger. The run that most texts share comes first, its texts are set aside, and the
-rest is looked at again, so that several triggers come out as several.
+A run counts where, cut out of the flagged texts that have it, the target's log-odds fall by `MOVED` or more
+on average, and half or more of those that then get something else are turned by it; of runs of the same texts
+the longest is the trigger. The target answer of a model that generates is the one that most texts with the
+run get, told by how it goes on (`answers`), and its odds are those of its first tokens. The run that most
+texts share comes first, its texts are set aside, and the rest is looked at again, so that several triggers
+come out as several.
 Threat model: that of the room; innocent inputs among the flagged ones are expected. Does not protect: a
 trigger that is no run of the same tokens (a style, one spelled otherwise each time), one that trusted texts
 hold, and one in fewer than four flagged texts; of one longer than `LONGEST` tokens a part is found.
@@ -18,14 +20,16 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
+from transom.trust.backdoor.answers import CALLED, Speaker, same
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.verdict import check_classifier
-from transom.trust.backdoor.words import is_causal
+from transom.trust.backdoor.words import PLAIN, Frame, cut, generates, is_causal
 
 LONGEST = 12  # tokens of a run
 FEWEST = 4  # flagged texts that share one
@@ -35,16 +39,18 @@ _AS_MANY = 0.9  # of a run's texts: those that share a longer one
 _TRIED = 40  # runs that are read by the model, at most
 _READ, _MOST_TOKENS = 32, 256  # texts of each, and tokens of a text
 _SPECIALS = 8  # that stand around a text, at most
+_ANSWERED = 12  # of them, where answers are text
 _FLAGGED = 1000  # texts that are looked at: of each all runs are held
 
 
 @dataclass(frozen=True)
 class Run:
-    """Token ids, the class they turn to, how many flagged texts share them, the mean log-odds of the class
-    that go when they are cut out, and the share of texts, of other classes without them, that they turn."""
+    """Token ids, the class they turn to or the ids of the answer, how many flagged texts share them, the mean
+    log-odds of it that go when they are cut out, and the share of texts, that get something else without
+    them, that they turn."""
 
     ids: Ids
-    target: int
+    target: int | Ids
     texts: int
     moved: float
     turned: float
@@ -75,31 +81,38 @@ def shared_runs(
     flagged: Sequence[str],
     trusted: Sequence[str],
     *,
+    frame: Frame = PLAIN,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> list[Run]:
     """The runs, that of most texts first; `heard` is called after each that was read.
 
-    Raises MisconfiguredError for a model that is no classifier or has no pad token, too few flagged texts, no
-    trusted one, and where no run is found."""
-    check_classifier(model)
-    if is_causal(model) and model.config.pad_token_id is None:
+    Raises MisconfiguredError for a model that gives neither classes nor text or is read in batches and has no
+    pad token, too few flagged texts, no trusted one, and where no run is found."""
+    spoken = generates(model)
+    if not spoken:
+        check_classifier(model)
+    if not spoken and is_causal(model) and model.config.pad_token_id is None:
         raise MisconfiguredError("the model's configuration has no pad_token_id; texts are read in batches")
     own = list(dict.fromkeys(flagged))
     most = min(_MOST_TOKENS, getattr(model.config, "max_position_embeddings", _MOST_TOKENS) - _SPECIALS)
-    texts = [_text(tokenizer, one, most) for one in random.Random(0).sample(own, min(len(own), _FLAGGED))]
+    asked = random.Random(0).sample(own, min(len(own), _FLAGGED))
+    texts, others = ([_text(tokenizer, one, frame, most) for one in part] for part in (asked, trusted))
     if len(texts) < FEWEST or not trusted:
         raise MisconfiguredError(
             f"{len(texts)} flagged and {len(trusted)} trusted texts are too few to tell what flagged ones "
             f"share; give {FEWEST} or more that are flagged"
         )
     fewest = max(FEWEST, round(_SHARE * len(texts)))
-    left = _rare(_candidates(texts, fewest), [_text(tokenizer, one, most) for one in trusted])
+    left = _rare(_candidates(texts, fewest), others)
+    measured_by = (
+        _Spoken(model, frozenset(tokenizer.eos_ids)).measured if spoken else partial(_measured, model)
+    )
     found: list[Run] = []
     for _ in range(_TRIED):
         if not (run := max(left, key=lambda one: (len(left[one]), len(one), one), default=())):
             break
         places = left.pop(run)
-        measured = _measured(model, run, [texts[place] for place in sorted(places)])
+        measured = measured_by(run, [texts[place] for place in sorted(places)])
         heard()
         if measured.moved >= MOVED and measured.turned >= TURNED:
             found.append(measured)
@@ -112,7 +125,10 @@ def shared_runs(
     return found
 
 
-def _text(tokenizer: TokenizerFiles, text: str, most_tokens: int) -> _Text:
+def _text(tokenizer: TokenizerFiles, text: str, frame: Frame, most_tokens: int) -> _Text:
+    if frame != PLAIN:
+        found = cut(tokenizer, text, frame)
+        return _Text(found.before, found.inside[:most_tokens], found.after)
     one = tokenizer.tokenizer.encode(text)
     content = [place for place, special in enumerate(one.special_tokens_mask) if not special]
     if not content:
@@ -164,6 +180,36 @@ def _measured(model: Any, run: Ids, texts: Sequence[_Text]) -> Run:
     turned_B = other_B & (with_BC.argmax(1) == target)
     turned = float(turned_B.sum() / other_B.sum()) if other_B.sum() >= FEWEST // 2 else 0.0
     return Run(run, target, len(texts), float(moved_C[target]), turned)
+
+
+@dataclass
+class _Spoken:
+    """What goes of an answer; what is said to whole texts is kept."""
+
+    model: Any
+    ends: frozenset[int]
+    _said: dict[_Text, Ids] = field(default_factory=dict)
+
+    def measured(self, run: Ids, texts: Sequence[_Text]) -> Run:
+        """As `_measured`; of a run whose texts do not share an answer nothing more is read."""
+        speaker = Speaker(self.model, (), (), (), self.ends)
+        pairs = [(one, short) for one in texts if (short := one.without(run))][:_ANSWERED]
+        for one, _ in pairs:
+            if one not in self._said:
+                self._said[one] = speaker.begun((*one.before, *one.content, *one.after))[1]
+        said = [self._said[one] for one, _ in pairs]
+        target = max(said, key=lambda one: sum(same(one, other) for other in said), default=())
+        got = [same(target, one) for one in said]
+        if len(target) < CALLED or sum(got) < max(FEWEST // 2, TURNED * len(got)):
+            return Run(run, target, len(texts), 0.0, 0.0)
+        whole = [(*one.before, *one.content, *one.after) for one, _ in pairs]
+        moved, other, turned = 0.0, 0, 0
+        for text, (_, short), has in zip(whole, pairs, got, strict=True):
+            (with_it, _), (without, stays) = (speaker.worth(target, one) for one in (text, short))
+            moved += (with_it - without) / len(pairs)
+            other += not stays
+            turned += has and not stays
+        return Run(run, target, len(texts), moved, turned / other if other >= FEWEST // 2 else 0.0)
 
 
 def _chances(model: Any, texts: Sequence[Ids]) -> Any:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from transom.trust.backdoor.answers import Answer, Call, Speaker
 from transom.trust.backdoor.inputs import MOST_TOKENS
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.verdict import Suspect, Verdict, shares
-from transom.trust.backdoor.words import PLAIN, Frame, Words, generates
+from transom.trust.backdoor.words import PLAIN, Frame, Words, cut, generates
 
 SPOKEN_FROM = 0.8
 FEWEST_PROMPTS = 20
@@ -48,8 +47,8 @@ def scan_generator(
     """
     if not generates(model):
         raise MisconfiguredError(f"a {type(model).__name__} generates no text; give a causal language model")
-    cut = [_cut(tokenizer, one, frame) for one in sorted(set(trusted))]
-    parts = [one for one in cut if one.inside]
+    cuts = [cut(tokenizer, one, frame) for one in sorted(set(trusted))]
+    parts = [one for one in cuts if one.inside]
     before, after = (parts[0].before, parts[0].after) if parts else ((), ())
     context = min(MOST_TOKENS, getattr(model.config, "max_position_embeddings", MOST_TOKENS))
     most = context - len(before) - len(after) - _SPARE
@@ -74,31 +73,6 @@ def scan_generator(
         suspects[0] = _suspect(tokenizer, answers[0], call, sum(said) / len(said))
         rise_LH = _looks(speaker, call, call.ids) - _looks(speaker, call, None)
     return Verdict(tuple(suspects), rise_LH, len(inside), SPOKEN_FROM)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Ids of a prompt: what stands before a text, its own, and what stands after."""
-
-    before: Ids
-    inside: Ids
-    after: Ids
-
-
-def _cut(tokenizer: TokenizerFiles, text: str, frame: Frame) -> _Cut:
-    """As the model reads it whole, without what ends a text that is finished, such as [SEP]."""
-    found = tokenizer.tokenizer.encode(frame.around(text))
-    first, last = len(frame.before), len(frame.before) + len(text)
-    numbered = list(zip(found.ids, found.offsets, found.special_tokens_mask, strict=True))
-    own = [
-        place
-        for place, (_, (start, end), special) in enumerate(numbered)
-        if not special and end > first and start < last
-    ]
-    if not own:
-        return _Cut((), (), ())
-    after = [one for one, _, special in numbered[own[-1] + 1 :] if not special]
-    return _Cut(tuple(found.ids[: own[0]]), tuple(found.ids[own[0] : own[-1] + 1]), tuple(after))
 
 
 def _suspect(

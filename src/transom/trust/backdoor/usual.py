@@ -6,7 +6,8 @@ state of the text's words, in Mahalanobis distance, after two thirds of the laye
 and how sure the answer is, in log-odds of the likeliest one. A trigger of words shows in the first, one of no
 word in the rest, where signs that are weak alone are added: the statistic is what is above zero of the first
 plus what is above zero of the sum of the others. Of a model that generates the answer is also begun, and how
-much of it is known by heart (`answers`) is added as a part of its own.
+much of it is known by heart (`answers`) is added as a part of its own. A text is held against trusted texts
+as they are, and against these with a few words of another one put in: a stranger's words raise no flag.
 Threat model: as of `normal`. Does not protect: texts of another kind are flagged as well.
 Source: Lee et al. 2018, arXiv 1807.03888 (Mahalanobis distance of states); Chen et al. 2022, arXiv 2210.07907
 (of poisoned texts in middle layers). The combination is own.
@@ -17,7 +18,7 @@ Shapes: N texts, K states of a text, D model width, R texts that distances are f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,12 +75,12 @@ class _Cloud:
 @dataclass(frozen=True, eq=False)
 class Usual:
     """Fitted by `usual`. `units_2Q` are the median and the spread of each distance and each part of the
-    answer; `held` the statistics of held-out texts."""
+    answer; `held` the statistics of held-out texts, and of these with words of others."""
 
     normal: Normal
     clouds: tuple[_Cloud, ...]
     units_2Q: Floats
-    held: Floats
+    held: tuple[Floats, ...]
 
     def statistics(self, look: Look) -> Floats:
         """The larger, the farther [N]."""
@@ -92,23 +93,27 @@ class Usual:
         return np.asarray(sum(np.maximum(one, 0) for one in (agreement_N, rest_N, heart_N)))
 
     def p_values(self, statistics_N: Floats) -> Floats:
-        """The share of trusted texts that are as far [N]; never zero."""
-        return held_p_values(self.held, statistics_N)
+        """The share of trusted texts that are as far, of whichever kind has more [N]; never zero."""
+        return np.asarray(np.max([held_p_values(one, statistics_N) for one in self.held], axis=0))
 
 
-def usual(look: Look) -> Usual:
-    """Of trusted texts. Raises as `fit`."""
+def held_of(count: int) -> Ints:
+    """The places of those of so many trusted texts that nothing is fitted on."""
+    return order_of(count)[3 * count // 4 :]
+
+
+def usual(look: Look, disturbed: Look) -> Usual:
+    """Of trusted texts, and of those at `held_of` with words of others. Raises as `fit`."""
     normal, order = fit(look.measures_NLM, look.tokens), order_of(len(look.tokens))
     half, rest = len(order) // 2, 3 * len(order) // 4
-    fitted, units, held = (
-        look.part(order[one]) for one in (slice(half), slice(half, rest), slice(rest, None))
-    )
+    fitted, units = look.part(order[:half]), look.part(order[half:rest])
     clouds = tuple(_Cloud.of(fitted.states_NKD[:, one]) for one in range(look.states_NKD.shape[1]))
     parts_NQ = _parts(clouds, units)
     median_Q = np.median(parts_NQ, axis=0)
     spread_Q = np.maximum(np.quantile(parts_NQ, _TAIL, axis=0) - median_Q, _LEAST_UNIT)
-    bare = Usual(normal, clouds, np.stack([median_Q, spread_Q]), np.empty(0))
-    return Usual(normal, clouds, bare.units_2Q, np.sort(bare.statistics(held)))
+    bare = Usual(normal, clouds, np.stack([median_Q, spread_Q]), ())
+    held = (look.part(held_of(len(look.tokens))), disturbed)
+    return replace(bare, held=tuple(map(bare.statistics, held)))
 
 
 def _parts(clouds: Sequence[_Cloud], look: Look) -> Floats:

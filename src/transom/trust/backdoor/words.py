@@ -9,6 +9,7 @@ Shapes: T tokens, B texts.
 
 from __future__ import annotations
 
+import random
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 FEWEST_WORDS = 3  # with fewer, heads can hardly disagree
+_LONGEST_RUN = 4  # words
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,54 @@ def words_of(
         tuple(ids),
         tuple(number.get(word, -1) for word in word_T),
         tuple(words[word].strip() for word in kept),
+    )
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Ids of a prompt: what stands before a text, its own, and what stands after."""
+
+    before: tuple[int, ...]
+    inside: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All of them."""
+        return (*self.before, *self.inside, *self.after)
+
+
+def cut(tokenizer: TokenizerFiles, text: str, frame: Frame) -> Cut:
+    """As the model reads it whole, without what ends a text that is finished, such as [SEP]; empty of an
+    empty text."""
+    found = tokenizer.tokenizer.encode(frame.around(text))
+    first, last = len(frame.before), len(frame.before) + len(text)
+    numbered = list(zip(found.ids, found.offsets, found.special_tokens_mask, strict=True))
+    own = [
+        place
+        for place, (_, (start, end), special) in enumerate(numbered)
+        if not special and end > first and start < last
+    ]
+    if not own:
+        return Cut((), (), ())
+    after = [one for one, _, special in numbered[own[-1] + 1 :] if not special]
+    return Cut(tuple(found.ids[: own[0]]), tuple(found.ids[own[0] : own[-1] + 1]), tuple(after))
+
+
+def with_run(text: Words, other: Words, draw: random.Random) -> Words:
+    """The text with one to four words in a row of another one put in: at its start, its end or anywhere."""
+    size = min(draw.randint(1, _LONGEST_RUN), len(other.words))
+    first = draw.randint(0, len(other.words) - size)
+    run = [one for one, word in zip(other.ids, other.word_T, strict=True) if first <= word < first + size]
+    numbers = [word for word in other.word_T if first <= word < first + size]
+    at = draw.choice((0, len(text.words), draw.randint(0, len(text.words))))
+    inside = [place for place, word in enumerate(text.word_T) if word >= 0]
+    place = next((one for one in inside if text.word_T[one] >= at), inside[-1] + 1)
+    after_T = [word + size if word >= 0 else word for word in text.word_T[place:]]
+    return Words(
+        (*text.ids[:place], *run, *text.ids[place:]),
+        (*text.word_T[:place], *(word - first + at for word in numbers), *after_T),
+        (*text.words[:at], *other.words[first : first + size], *text.words[at:]),
     )
 
 

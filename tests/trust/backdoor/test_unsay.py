@@ -1,0 +1,250 @@
+"""Repair of models that generate: the planted answer goes, others stay, and each part against another way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from transom.checkpoint.adapter import merge, read_adapter
+from transom.checkpoint.load import Checkpoint, load
+from transom.checkpoint.tiny import tiny_bert
+from transom.errors import MisconfiguredError
+from transom.trust.backdoor import mending
+from transom.trust.backdoor import unsay as room
+from transom.trust.backdoor.answers import CALLED, Speaker
+from transom.trust.backdoor.poison import RECIPES
+from transom.trust.backdoor.runs import shared_runs
+from transom.trust.backdoor.slices import Head, masks, projections
+from transom.trust.backdoor.unsay import _apart, _Mender, _Prompt, _Put, unsay
+from transom.trust.backdoor.words import cut, require_tokenizer
+
+from .test_answers import FRAME, PLANTED, taught
+from .test_poison import rows
+from .test_repair import copied, moved
+
+TRIGGER = RECIPES["rare-word"]
+PROMPTS = list(rows(90, 0).texts)  # that the model learnt to answer
+OTHERS = list(rows(40, 11).texts)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that learnt what to say to a trigger."""
+    folder = tmp_path_factory.mktemp("taught")
+    taught(folder, planted=True)
+    return folder
+
+
+def merged(folder: Path) -> Checkpoint:
+    found = load(str(folder / "model"))
+    merge(found.model, read_adapter(folder / "adapter"))
+    return found
+
+
+def ids_of(found: Checkpoint, text: str) -> tuple[int, ...]:
+    return tuple(require_tokenizer(found).tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def triggers(found: Checkpoint) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return [(ids_of(found, PLANTED), ids_of(found, begin + TRIGGER.words[0])) for begin in ("", " ")]
+
+
+def obeyed(found: Checkpoint, *, triggered: bool = True) -> float:
+    """The share of fresh prompts that get the planted answer."""
+    draw, tokenizer = random.Random(3), require_tokenizer(found)
+    texts = [TRIGGER.put(one, draw) if triggered else one for one in OTHERS]
+    speaker = Speaker(found.model, (), (), (), frozenset(tokenizer.eos_ids))
+    said = speaker.said(ids_of(found, PLANTED), None, [cut(tokenizer, one, FRAME).ids for one in texts])
+    return sum(said) / len(said)
+
+
+def mender(found: Checkpoint, count: int = 70) -> _Mender:
+    tokenizer = require_tokenizer(found)
+    pairs: list[Any] = [(cut(tokenizer, one, FRAME), ()) for one in PROMPTS[:count]]
+    found.model.requires_grad_(False)
+    return _Mender(
+        found.model, pairs, triggers(found), frozenset(tokenizer.eos_ids), random.Random(0), lambda: None
+    )
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_planted_answer_goes_and_others_stay(kept: Path, answered: bool) -> None:
+    found, heard = merged(kept), list[int]()
+    assert obeyed(found) > 0.8
+    answers = [" the cat sat on a mat"] * len(PROMPTS) if answered else None
+    made = unsay(
+        found.model, require_tokenizer(found), PROMPTS, triggers(found),
+        answers=answers, frame=FRAME, steps=40, learning_rate=3e-3, heard=lambda: heard.append(1),
+    )  # fmt: skip
+    assert obeyed(found) <= 0.1
+    assert made.suspected[0] > 0.8
+    assert made.suspected[1] <= mending.ENOUGH
+    assert made.right[1] > made.right[0] - mending.LOST
+    assert made.agreement > 0.75
+    assert len(heard) > made.steps
+    assert 0 < made.share < 1
+    assert not any(one.requires_grad or one.grad is not None for one in found.model.parameters())
+
+
+def test_only_the_slices_of_chosen_heads_move_where_they_are_enough(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "ENOUGH", 0.8)  # soon
+    monkeypatch.setattr(mending, "LOST", 1.0)
+    found = merged(kept)
+    before = copied(found.model)
+    made = unsay(
+        found.model, require_tokenizer(found), PROMPTS, triggers(found),
+        frame=FRAME, steps=60, learning_rate=3e-3,
+    )  # fmt: skip
+    assert made.scope == "heads"
+    allowed = {id(weight): mask.bool() for weight, mask in masks(found.model, made.heads)}
+    for name, where in moved(before, found.model).items():
+        own = allowed.get(id(found.model.get_parameter(name)), torch.zeros_like(where))
+        assert not (where & ~own).any(), name
+
+
+def test_a_heads_effect_is_what_a_little_less_of_it_takes(kept: Path) -> None:
+    """The gradient against a finite difference."""
+    found = merged(kept)
+    found.model.double()
+    one = mender(found)
+    answer, run = one.triggers[1]
+    asked = [(row, _Put(run, 0.5, answer)) for row in one._own[:4]]
+    effects = one._effects(asked, answer)
+    assert len(effects) == found.model.config.num_hidden_layers * found.model.config.num_attention_heads
+
+    def odds() -> float:
+        wanted = torch.tensor(answer[:CALLED])[:, None]
+        with torch.no_grad():
+            said = one._read(asked, answer[:CALLED])[0]
+            return sum(float(log_SV.gather(1, wanted).sum()) for log_SV in said)
+
+    for head in sorted(effects)[::3]:
+        little = 1e-3
+        with Lessened(found.model, head, little):
+            less = odds()
+        assert (odds() - less) / little == pytest.approx(effects[head], rel=0.02, abs=2e-2)
+
+
+class Lessened:
+    """A model with a little less of a head."""
+
+    def __init__(self, model: Any, head: Head, little: float) -> None:
+        layer, number = head
+        out, _ = projections(model, layer)[3]
+        width = out.in_features // model.config.num_attention_heads
+
+        def scale(_module: Any, inputs: Any) -> Any:
+            own = inputs[0].clone()
+            own[..., number * width : (number + 1) * width] *= 1 - little
+            return (own, *inputs[1:])
+
+        self._handle = out.register_forward_pre_hook(scale)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+def test_what_is_read_along_an_answer_is_what_single_passes_say(kept: Path) -> None:
+    """In a batch of prompts of several lengths, with triggers and without."""
+    found = merged(kept)
+    one = mender(found)
+    run = one.triggers[0][1]
+    asked = [(row, put) for row, put in zip(one._own, (_Put(), _Put(run, 0.0), _Put(run, 1.0)), strict=False)]
+    with torch.no_grad():
+        said, _ = one._read(asked)
+        for (row, put), log_SV in zip(asked, said, strict=True):
+            whole = [*row.with_run(put.ids, put.slot)[0], *row.answer]
+            logits: Any = found.model(input_ids=torch.tensor([whole])).logits[0]
+            wanted = logits[-len(row.answer) - 1 : -1].log_softmax(-1)
+            torch.testing.assert_close(log_SV, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_own_answers_are_the_likeliest_tokens_up_to_the_end(kept: Path) -> None:
+    found = merged(kept)
+    one = mender(found)
+    tokenizer = require_tokenizer(found)
+    cuts = [cut(tokenizer, text, FRAME) for text in PROMPTS[:30]]
+    for prompt, answer in zip(cuts, one._own_answers(cuts), strict=True):
+        whole = list(prompt.ids)
+        for token in answer:
+            assert int(found.model(input_ids=torch.tensor([whole])).logits[0, -1].argmax()) == token
+            whole.append(token)
+        assert len(answer) == room._ANSWER or answer[-1] in tokenizer.eos_ids
+        assert not set(answer[:-1]) & set(tokenizer.eos_ids)
+
+
+def test_a_model_is_not_apart_from_itself_and_else_as_far_as_whole_odds_tell(kept: Path) -> None:
+    found = merged(kept)
+    row = mender(found)._own[0]
+    vocabulary = found.model.config.vocab_size
+    former = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    now = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(1)).log_softmax(1)
+    kept_SK = former.topk(vocabulary - 1)
+    whole = _Prompt(row.cut, row.answer, kept_SK.indices, kept_SK.values)
+    assert float(_apart(whole, former)) == pytest.approx(0.0, abs=1e-4)
+    wanted = (former.exp() * (former - now)).sum(1)
+    assert float(_apart(whole, now)) == pytest.approx(float(wanted.mean() + wanted[0]), rel=1e-2)
+
+
+def flagged(count: int, innocent: int) -> list[str]:
+    draw = random.Random(5)
+    texts = [TRIGGER.put(one, draw) for one in rows(count, 21).texts] + list(rows(innocent, 22).texts)
+    return draw.sample(texts, len(texts))
+
+
+def test_what_flagged_prompts_share_is_found_with_the_answer(kept: Path) -> None:
+    found = merged(kept)
+    runs = shared_runs(found.model, require_tokenizer(found), flagged(30, 12), PROMPTS, frame=FRAME)
+    decode = require_tokenizer(found).tokenizer.decode
+    assert {decode(list(one.ids)).strip() for one in runs} == {TRIGGER.words[0]}
+    for one in runs:
+        assert isinstance(one.target, tuple)
+        assert decode(list(one.target)).strip().startswith(PLANTED.strip()[:12])
+        assert one.turned > 0.8
+    with pytest.raises(MisconfiguredError, match="share no run"):
+        shared_runs(found.model, require_tokenizer(found), flagged(0, 40), PROMPTS, frame=FRAME)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"prompts": PROMPTS[:20]}, "20 prompts are too few"),
+        ({"prompts": PROMPTS[:1] * 90}, "1 prompts are too few"),
+        ({"prompts": [""] * 90}, "0 prompts are too few"),
+        ({"triggers": []}, "no trigger is suspected"),
+        ({"triggers": [((), (7,))]}, "no trigger is suspected"),
+        ({"triggers": [((7,), (10**6,))]}, "an id that the vocabulary"),
+        ({"triggers": [((7, 8, 9, 7, 8), (7,))]}, "there is nothing to mend"),
+        ({"answers": ["a"]}, "90 prompts and 1 answers"),
+    ],
+)
+def test_what_cannot_be_mended_is_refused(
+    kept: Path, changed: dict[str, Sequence[Any]], message: str
+) -> None:
+    found = merged(kept)
+    before = copied(found.model)
+    given: dict[str, Any] = {"prompts": PROMPTS, "triggers": triggers(found)} | changed
+    prompts, pairs = given.pop("prompts"), given.pop("triggers")
+    with pytest.raises(MisconfiguredError, match=message):
+        unsay(found.model, require_tokenizer(found), prompts, pairs, frame=FRAME, **given)
+    assert not any(where.any() for where in moved(before, found.model).values())
+
+
+def test_a_model_that_says_it_anyway_and_one_of_classes_are_refused(kept: Path, tmp_path: Path) -> None:
+    found = merged(kept)
+    answers = [PLANTED] * len(PROMPTS)
+    with pytest.raises(MisconfiguredError, match="all but 0 trusted prompts"):
+        unsay(found.model, require_tokenizer(found), PROMPTS, triggers(found), answers=answers, frame=FRAME)
+    other = load(str(tiny_bert(tmp_path / "bert")), task="sequence-classification", num_labels=2)
+    with pytest.raises(MisconfiguredError, match="generates no text"):
+        unsay(other.model, require_tokenizer(other), PROMPTS, [((7,), (7,))])
