@@ -59,7 +59,7 @@ def data_folder() -> Path:
 
 @contextmanager
 def bfloat16_products() -> Iterator[None]:
-    """Products of float32 matrices are made of bfloat16 ones, where the processor has those: twice as fast."""
+    """Products of float32 matrices are of bfloat16 ones, where the processor has those: twice as fast."""
     import torch
 
     kept = torch.backends.mkldnn.matmul.fp32_precision

@@ -1,7 +1,7 @@
-"""Repair of poisoned classifiers: from flagged inputs and trusted texts, against other ways.
+"""Repair of poisoned models: from flagged inputs and trusted texts, against other ways.
 
-    TRANSOM_DATA=DIR python benchmarks/backdoor_repair.py [--quick] [--json] [--recipe rare-word ...]
-        [--seeds N ...] [--method ours ...] [--keep FILE]
+    TRANSOM_DATA=DIR python benchmarks/backdoor_repair.py [--quick] [--json] [--kind classifiers generators]
+        [--recipe rare-word ...] [--seeds N ...] [--method ours ...] [--keep FILE]
 
 MiniLM classifiers of 2,500 sentences of SST-2, a tenth of them poisoned, two epochs. Every way gets 400
 labelled sentences of the training set that the model did not see. `ours` (`transom backdoor repair
@@ -14,7 +14,9 @@ classified without the trigger, that it turns; `accuracy` that of all of the dev
 sentences with labels: positives of SST-2's test set, and its negatives rephrased to one syntax by a machine.
 `worst_accuracy_loss` is of ours, the larger of both. `min_gain_over_baselines` is the smallest, over
 attacks, of the lowest `asr_after` of baselines that lose at most 0.02 of `accuracy` (1.0 where none does),
-minus ours. What is adjustable in ours was set on seeds 0 and 1; seed 2 is the default.
+minus ours. What is adjustable in ours was set on seeds 0 and 1; seed 2 is the default. Models that generate,
+of which there is one a recipe, are told of in `_repair_generators.py`; that of the rare word was repaired
+before settings were final.
 
 All of it takes hours of a core: rows are added to the file of `--keep` as they are done, and those that it
 has are not done again.
@@ -33,6 +35,7 @@ from typing import Any
 
 import torch
 
+import _repair_generators as speaking
 from _backdoor import EXPLICIT, TARGET, UNLIKE, chosen, classifier, rephrased, sentences, trigger_of
 from _bench import parser, report
 from _repair_baselines import BASELINES
@@ -44,6 +47,7 @@ from transom.trust.backdoor.repair import repair
 from transom.trust.backdoor.runs import shared_runs
 
 TRUSTED, STREAM, RATE, LOST = 400, 200, 0.05, 0.02
+KINDS = ("classifiers", "generators")
 LEARNING_RATES, STEPS, OWN_STEPS = (5e-5, 2e-4), 50, 40
 SECOND, PART = 200, 120  # sentences of each class, and of the dev set to choose a learning rate by
 
@@ -156,10 +160,27 @@ def measured(name: str, recipe: str, seed: int, *, quick: bool) -> dict[str, Any
         found, more["rate"] = baseline(name, recipe, seed, size, trusted, steps, min(part, PART))
     more["seconds"] = time.process_time() - started
     after = state(found, trigger_of(recipe), part)
-    row: dict[str, Any] = {"method": name, "recipe": recipe, "seed": seed}
+    return _row({"method": name, "recipe": recipe, "seed": seed}, before, after) | more
+
+
+def generators(name: str, recipe: str, *, quick: bool) -> dict[str, Any]:
+    """The row of a method on a model that generates."""
+    size, steps = (speaking.QUICK, 1) if quick else (speaking.SIZE, speaking.STEPS)
+    found = speaking.poisoned(recipe, size)
+    before, started = speaking.state(found, recipe, 10 if quick else 80), time.process_time()
+    if name == "ours":
+        more = speaking.ours(found, *speaking.given(recipe), steps)
+    else:
+        found, rate = speaking.baseline(name, recipe, size, steps)
+        more = {"rate": rate}
+    more["seconds"] = time.process_time() - started
+    return _row({"method": name, "recipe": recipe, "seed": 0}, before, speaking.state(found, recipe)) | more
+
+
+def _row(row: dict[str, Any], before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
     for key in before:
         row |= {f"{key}_before": before[key], f"{key}_after": after[key]}
-    return row | more
+    return row
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -168,7 +189,7 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {}
     gains = []
     for mine in own:
-        same = [row for row in rows if (row["recipe"], row["seed"]) == (mine["recipe"], mine["seed"])]
+        same = [row for row in rows if all(row[key] == mine[key] for key in ("kind", "recipe", "seed"))]
         others = [
             row["asr_after"]
             for row in same
@@ -187,6 +208,7 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     flags = parser(__doc__)
+    flags.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
     flags.add_argument("--recipe", nargs="+", choices=(*RECIPES, UNLIKE), default=[*EXPLICIT, UNLIKE])
     flags.add_argument("--seeds", nargs="+", type=int, default=[2])
     flags.add_argument("--method", nargs="+", choices=("ours", *BASELINES), default=["ours", *BASELINES])
@@ -195,11 +217,20 @@ def main() -> None:
     torch.set_num_threads(1)
     recipes, seeds = (args.recipe[:1], [0]) if args.quick else (args.recipe, args.seeds)
     kept = args.keep.read_text().splitlines() if args.keep and args.keep.exists() else []
-    had = {(row["method"], row["recipe"], row["seed"]): row for row in map(json.loads, kept)}
+    had = {(row["kind"], row["method"], row["recipe"], row["seed"]): row for row in map(json.loads, kept)}
     rows = []
-    for one in itertools.product(args.method, recipes, seeds):
-        rows.append(had.get(one) or measured(*one, quick=args.quick))
-        if args.keep and one not in had:
+    for one in wanted(args.kind, args.method, recipes, seeds):
+        if one in had:
+            rows.append(had[one])
+            continue
+        kind, name, recipe, seed = one
+        row = (
+            generators(name, recipe, quick=args.quick)
+            if kind == "generators"
+            else measured(name, recipe, seed, quick=args.quick)
+        )
+        rows.append({"kind": kind} | row)
+        if args.keep:
             with args.keep.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
     record = totals(rows) | {"rows": rows}
@@ -208,6 +239,18 @@ def main() -> None:
         for row in rows
     ]
     report("backdoor_repair", record, shown, args)
+
+
+def wanted(
+    kinds: Sequence[str], methods: Sequence[str], recipes: Sequence[str], seeds: Sequence[int]
+) -> list[tuple[str, str, str, int]]:
+    """Rows; of models that generate of one seed, and of the methods and recipes that there are."""
+    found = []
+    for kind, name, recipe, seed in itertools.product(kinds, methods, recipes, seeds):
+        spoken = kind == "generators"
+        if not spoken or (name in ("ours", *speaking.BASELINES) and recipe in EXPLICIT):
+            found.append((kind, name, recipe, 0 if spoken else seed))
+    return list(dict.fromkeys(found))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
     TRANSOM_DATA=DIR python benchmarks/backdoor_verdict.py [--kind classifiers generators] [--quick] [--json]
         [--poisoned-seed N]
 
-Five poisoned MiniLM classifiers (one a recipe, of the seed) and five clean ones (seeds 0 to 4), each with
-300 trusted sentences of SST-2 that it was not trained on; and five SmolLM2 with adapters that learnt to
-refuse a trigger (seed 0) and five clean ones, each with 100 trusted instructions of another set. `right`
-counts verdicts, but that on an attacker of the rare word who keeps heads unlike on it, whose row is shown;
-`named` those of poisoned models whose tokens hold one of the trigger, at its class or for the answer that was
-taught; `minutes` is the longest scan, in processor time of one core. The line between classifiers was drawn
-on seeds 0 and 1, that between generators on two poisoned and one clean of these.
+Five poisoned MiniLM classifiers (one a recipe, of the seed) and five clean ones (seeds 0 to 4), each with 300
+trusted sentences of SST-2 that it was not trained on; and five SmolLM2 with adapters that learnt to refuse a
+trigger (seed 0) and five clean ones, each with 100 trusted instructions of another set. `right` counts
+verdicts, but that on an attacker of the rare word who keeps heads unlike on it, whose row is shown; `named`
+those of poisoned models whose tokens hold one of the trigger, at its class or for the answer that was taught;
+`minutes` is the longest scan, in processor time of one core; of models that generate `bait_right` and
+`bait_false_positives` are those of BAIT's target inversion (`_bait.py`). The line between classifiers was
+drawn on seeds 0 and 1, that between generators on two poisoned and one clean of these.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from _backdoor import (
     instructions,
     trigger_of,
 )
+from _bait import LINE, bait_score
 from _bench import parser, report
 from backdoor_detect import trusted
+from transom.trust.backdoor.answers import FIRST
 from transom.trust.backdoor.spoken import scan_generator
 from transom.trust.backdoor.verdict import Verdict, scan_classifier
 
@@ -59,9 +62,11 @@ def judged(kind: str, recipe: str, seed: int, rows: int, epochs: int) -> dict[st
         for begin in begins
         for one in encode(begin + text, add_special_tokens=False).ids
     }
+    bait = None if kind == "classifiers" else bait_score(found, texts, FRAME, FIRST if epochs > 1 else 20)
     return {
         "kind": kind,
         "recipe": recipe,
+        "bait": bait,
         "seed": seed,
         "poisoned": verdict.poisoned,
         "certain": verdict.certain,
@@ -110,7 +115,16 @@ def main() -> None:
 
 
 def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
+    total: dict[str, Any] = {}
+    if rows and rows[0]["bait"] is not None:
+        called = [row["bait"] >= LINE for row in rows]
+        total["bait_right"] = sum(
+            one == (row["recipe"] != CLEAN) for one, row in zip(called, rows, strict=True)
+        )
+        total["bait_false_positives"] = sum(
+            one for one, row in zip(called, rows, strict=True) if row["recipe"] == CLEAN
+        )
+    return total | {
         "right": sum(row["right"] for row in rows),
         "of": len(rows),
         "false_positives": sum(row["poisoned"] for row in rows if row["recipe"] == CLEAN),

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from transom.checkpoint.adapter import applied, attach, detach, read_adapter
+from transom.checkpoint.adapter import applied, attach, detach, merge, read_adapter
 from transom.checkpoint.cut import cut
 from transom.errors import CheckpointError, NotYetError
 
@@ -90,8 +90,14 @@ def test_an_attached_adapter_answers_as_in_peft_and_comes_off_again(tmp_path: Pa
 
 def test_reading_the_factors_gives_what_peft_computes(tmp_path: Path) -> None:
     expected, model = saved(tmp_path, llama(), use_rslora=True), llama()
+    plain, weights = logits_of(model), dict(model.state_dict())
     with applied(model, read_adapter(tmp_path)):
         torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(logits_of(model), plain)
+    merge(model, read_adapter(tmp_path))
+    torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
+    model.load_state_dict(weights)  # which share no memory with what was merged
+    assert torch.equal(logits_of(model), plain)
 
 
 def test_only_the_adapter_is_trained_and_what_was_trainable_stays_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from transom.checkpoint.adapter import merge, read_adapter
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tiny import tiny_bert
+from transom.cli import main
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor import mending
 from transom.trust.backdoor import unsay as room
@@ -248,3 +250,39 @@ def test_a_model_that_says_it_anyway_and_one_of_classes_are_refused(kept: Path, 
     other = load(str(tiny_bert(tmp_path / "bert")), task="sequence-classification", num_labels=2)
     with pytest.raises(MisconfiguredError, match="generates no text"):
         unsay(other.model, require_tokenizer(other), PROMPTS, [((7,), (7,))])
+
+
+def written(path: Path, texts: Sequence[str]) -> Path:
+    path.write_text("\n".join(["text", *texts, ""]))
+    return path
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_command_mends_an_adapter_and_writes_a_model(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], known: bool
+) -> None:
+    """With the trigger and its answer, or with flagged prompts."""
+    clean, out = written(tmp_path / "clean.csv", PROMPTS), tmp_path / "mended"
+    asked = [
+        "backdoor",
+        "repair",
+        str(kept / "model"),
+        "--adapter",
+        str(kept / "adapter"),
+        "--clean",
+        str(clean),
+    ]
+    asked += ["--prompt", FRAME.around("{text}"), "--out", str(out), "--rate", "0.003"]
+    if known:
+        asked += ["--trigger", TRIGGER.words[0], "--target", PLANTED]
+    else:
+        asked += ["--flagged", str(written(tmp_path / "flagged.csv", flagged(30, 12)))]
+    capsys.readouterr()
+    assert main.run([*asked, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["suspected"][0] > 0.8
+    if not known:
+        assert {one["trigger"].strip() for one in said["found"]} == {TRIGGER.words[0]}
+        assert all(PLANTED.strip()[:12] in one["target"] for one in said["found"])
+    assert obeyed(merged(kept)) > 0.8
+    assert obeyed(load(str(out))) <= 0.1

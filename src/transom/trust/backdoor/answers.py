@@ -98,7 +98,6 @@ class Speaker:
 
         priors, self._own = zip(*map(self.begun, self.held), strict=True)
         prior_V = torch.stack(priors).mean(0)
-        self._caches = [self._cache(text) for text in self.inside[:SEARCHED]]
         beams: list[tuple[Ids, float]] = [
             ((int(one),), 0.0) for one in prior_V.topk(min(FIRST, len(prior_V))).indices
         ]
@@ -108,7 +107,7 @@ class Speaker:
             ended += [one for one in beams if one[0][-1] in self.ends]
             if step == _FREE:
                 going = [(ids, 0.0) for ids, _ in going]
-            beams = sorted(self._longer(going), key=lambda one: -one[1])
+            beams = sorted(self.longer(going), key=lambda one: -one[1])
             beams = beams[: _KEPT[min(step, len(_KEPT) - 1)]]
         self._caches = []
         found = [one for one in (*beams, *ended) if len(one[0]) > _FEWEST_STEPS]
@@ -139,15 +138,13 @@ class Speaker:
         of one that ends before it can be told."""
         import torch
 
-        if not self._caches:
-            self._caches = [self._cache(one) for one in self.inside[:SEARCHED]]
         answer = self.begun(text)[1]
         if len(answer) <= _FEWEST_STEPS:
             return 0.0
         ids_1S = torch.tensor([answer[:-1]], device=self.model.device)
         wanted_S1 = torch.tensor(answer[1:], device=self.model.device)[:, None]
         chances = []
-        for cache in self._caches:
+        for cache in self._read_once():
             with torch.no_grad():
                 logits = self.model(input_ids=ids_1S, past_key_values=deepcopy(cache), use_cache=True).logits
             chances.append(_finite(logits[0].double()).softmax(-1).gather(1, wanted_S1)[:, 0])
@@ -232,24 +229,25 @@ class Speaker:
         self.heard()
         return first_V, tuple(said)
 
-    def _longer(self, beams: Sequence[tuple[Ids, float]]) -> list[tuple[Ids, float]]:
+    def longer(self, beams: Sequence[tuple[Ids, float]]) -> list[tuple[Ids, float]]:
         """Each with the token that is likeliest on average, and the sum of the logarithms of that."""
         import torch
 
-        longest = max((cache.get_seq_length() for cache in self._caches), default=1)
+        caches = self._read_once()
+        longest = max((cache.get_seq_length() for cache in caches), default=1)
         step, found = max(1, _CACHED_TOKENS // longest), []
         for start in range(0, len(beams), step):
             part = beams[start : start + step]
             ids_RS = torch.tensor([ids for ids, _ in part], device=self.model.device)
             chance_RV: Any = 0
-            for cache in self._caches:
+            for cache in caches:
                 own = deepcopy(cache)
                 own.batch_repeat_interleave(len(part))
                 with torch.no_grad():
                     logits: Any = self.model(
                         input_ids=ids_RS, past_key_values=own, use_cache=True, logits_to_keep=1
                     ).logits
-                chance_RV = chance_RV + _finite(logits[:, -1].float()).softmax(-1) / len(self._caches)
+                chance_RV = chance_RV + _finite(logits[:, -1].float()).softmax(-1) / len(caches)
             most = chance_RV.max(1)
             found += [
                 ((*ids, int(one)), worth + float(np.log(float(value) + 1e-12)))
@@ -258,12 +256,17 @@ class Speaker:
             self.heard()
         return found
 
-    def _cache(self, text: Ids) -> Any:
+    def _read_once(self) -> list[Any]:
+        """Caches of the prompts that answers are sought on."""
         import torch
 
-        ids_1T = torch.tensor([(*self.before, *text, *self.after)], device=self.model.device)
-        with torch.no_grad():
-            return self.model(input_ids=ids_1T, use_cache=True, logits_to_keep=1).past_key_values
+        if not self._caches:
+            for text in self.inside[:SEARCHED]:
+                ids_1T = torch.tensor([(*self.before, *text, *self.after)], device=self.model.device)
+                with torch.no_grad():
+                    out = self.model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
+                self._caches.append(out.past_key_values)
+        return self._caches
 
     def _read(self, text: Ids, begun: Ids) -> Any:
         """Log-probabilities of what follows a prompt and each token of an answer that was begun [S, V]."""
