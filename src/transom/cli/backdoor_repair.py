@@ -62,7 +62,9 @@ def repair(
     answers: Annotated[str | None, "The column of answers; else a model's own are taken."] = None,
     prompt: Annotated[str, Setting("What stands around a text, with {text} in its place.")] = "{text}",
     steps: Annotated[int, Setting("Steps of training, in each scope.", least=1)] = 40,
-    rate: Annotated[float, Setting("The learning rate.", above=0)] = 5e-4,
+    rate: Annotated[
+        float | None, Setting("The learning rate; 5e-4, of a model that generates 3e-4.", above=0)
+    ] = None,
     device: Annotated[str, "Where it computes: cpu, cuda."] = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -137,20 +139,20 @@ class _Given:
 
 def _mended(
     found: Checkpoint, given: _Given, triggers: Sequence[tuple[Any, Ids]], labels: Sequence[int] | None,
-    answers: Sequence[str] | None, steps: int, rate: float, heard: Callable[[], None],
+    answers: Sequence[str] | None, steps: int, rate: float | None, heard: Callable[[], None],
 ) -> Repaired:  # fmt: skip
     from transom.trust.backdoor.repair import repair as mend
     from transom.trust.backdoor.unsay import unsay
     from transom.trust.backdoor.words import generates, require_tokenizer
 
-    tokenizer = require_tokenizer(found)
+    tokenizer, given_rate = require_tokenizer(found), {} if rate is None else {"learning_rate": rate}
     if generates(found.model):
         return unsay(
             found.model, tokenizer, given.texts(), triggers,
-            answers=answers, frame=given.frame, steps=steps, learning_rate=rate, heard=heard,
+            answers=answers, frame=given.frame, steps=steps, heard=heard, **given_rate,
         )  # fmt: skip
     return mend(
-        found.model, tokenizer, given.texts(), labels, triggers, steps=steps, learning_rate=rate, heard=heard
+        found.model, tokenizer, given.texts(), labels, triggers, steps=steps, heard=heard, **given_rate
     )
 
 

@@ -84,21 +84,20 @@ def chances(speaker_: Speaker, text: tuple[int, ...], answer: tuple[int, ...]) -
 def test_an_answer_goes_on_with_what_is_likeliest_on_average(generator: Any) -> None:
     """Rows of several lengths of prompt are read on from their caches, which stay as they are."""
     one = speaker(generator[0])
-    one._caches = [one._cache(text) for text in one.inside[:3]]
     begun: list[Any] = [((40,), 0.0), ((51,), -1.0)]
     for _ in range(2):
-        begun = one._longer(begun)
+        begun = one.longer(begun)
     for ids, worth in begun:
         base = 0.0 if ids[0] == 40 else -1.0
-        mean = np.mean([chances(one, text, ids) for text in one.inside[:3]], axis=0)
+        mean = np.mean([chances(one, text, ids) for text in one.inside[:4]], axis=0)
         assert worth == pytest.approx(base + np.log(mean[1:]).sum(), abs=1e-4)
         logits = [
             one.model(input_ids=torch.tensor([[*one.before, *text, *one.after, *ids[:-1]]])).logits[0, -1]
-            for text in one.inside[:3]
+            for text in one.inside[:4]
         ]
         assert int(torch.stack(logits).softmax(1).mean(0).argmax()) == ids[-1]
     assert {cache.get_seq_length() for cache in one._caches} == {
-        len(one.before) + len(text) + len(one.after) for text in one.inside[:3]
+        len(one.before) + len(text) + len(one.after) for text in one.inside[:4]
     }
 
 

@@ -35,8 +35,8 @@ FEWEST = 60  # prompts
 _MOST = 120  # that are learnt from and held out
 _MOST_TOKENS, _ANSWER = 48, 16  # of a prompt's own text, and of an answer
 _LIKELIEST = 48  # tokens whose former odds are kept
-_HELD, _MOST_HELD = 3, 24  # of so many prompts one is held out, and of these so many are read at most
-_SLOTS = (0.0, 0.5, 1.0)
+_HELD, _MOST_HELD = 3, 20  # of so many prompts one is held out, and of these so many are read at most
+_SLOTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _PLAIN, _PUT, _AT_ONCE = 2, 6, 24  # rows of a batch, as they are and with a trigger; and read at once
 _SAFETY = 4.0
 
@@ -77,7 +77,7 @@ def unsay(
     answers: Sequence[str] | None = None,
     frame: Frame = PLAIN,
     steps: int = 40,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 3e-4,
     seed: int = 0,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Repaired:
