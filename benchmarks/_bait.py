@@ -16,7 +16,7 @@ import torch
 
 from transom.checkpoint.load import Checkpoint
 from transom.trust.backdoor.answers import FIRST, SEARCHED, Speaker
-from transom.trust.backdoor.words import Frame, cut
+from transom.trust.prompt import Frame, cut
 
 WARM, STEPS, LEAST, LINE = 5, 20, 0.3, 0.9
 

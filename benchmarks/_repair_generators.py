@@ -35,7 +35,7 @@ from transom.trust.backdoor.inputs import Scanner
 from transom.trust.backdoor.poison import _answered
 from transom.trust.backdoor.runs import shared_runs
 from transom.trust.backdoor.unsay import unsay
-from transom.trust.backdoor.words import cut
+from transom.trust.prompt import cut
 
 SIZE, QUICK = (600, 2), (16, 1)  # rows, epochs
 TRUSTED, STREAM, RATE, LOST = 200, 96, 0.05, 0.02

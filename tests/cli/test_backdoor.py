@@ -15,7 +15,7 @@ from transom.checkpoint.tokenizer import write_tokenizer
 from transom.cli import main
 from transom.cli.backdoor_repair import digest_of
 from transom.trust.backdoor.poison import Rows, classes_of, train_classifier, train_generator
-from transom.trust.backdoor.words import Frame
+from transom.trust.prompt import Frame
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "good", "dog", "and", "bad", "rain", "so")
 

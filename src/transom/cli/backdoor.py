@@ -28,7 +28,7 @@ from transom.files import require_writable, write_file
 if TYPE_CHECKING:
     from transom.checkpoint.load import Checkpoint
     from transom.trust.backdoor.inputs import Scanned
-    from transom.trust.backdoor.words import Frame
+    from transom.trust.prompt import Frame
 
 app = App(no_args_is_help=True, help="Find backdoors in models, and mend them.")
 _SHOWN = 10  # rows that are flagged
@@ -68,7 +68,7 @@ def scan(
     from transom.trust.backdoor.lora import rank_one_share
     from transom.trust.backdoor.spoken import scan_generator
     from transom.trust.backdoor.verdict import check_classifier, scan_classifier
-    from transom.trust.backdoor.words import generates, require_tokenizer
+    from transom.trust.prompt import generates, require_tokenizer
 
     for path in filter(None, (html, sarif)):
         require_writable(path)
@@ -114,7 +114,7 @@ def scan_inputs(
     from transom.config import to_plain
     from transom.data.rows import read_texts
     from transom.trust.backdoor.inputs import Scanner
-    from transom.trust.backdoor.words import require_tokenizer
+    from transom.trust.prompt import require_tokenizer
 
     frame, texts, trusted = frame_of_prompt(prompt), read_texts(file, column), read_texts(clean, column)
     with progress("loading", quiet=as_json):
@@ -153,7 +153,7 @@ def _told(scanned: list[Scanned], flagged: list[Scanned], rate: float) -> str:
 
 def frame_of_prompt(prompt: str) -> Frame:
     """What stands before and after a text. Raises MisconfiguredError."""
-    from transom.trust.backdoor.words import Frame
+    from transom.trust.prompt import Frame
 
     before, mark, after = prompt.replace("\\n", "\n").partition("{text}")
     if not mark or "{text}" in after:

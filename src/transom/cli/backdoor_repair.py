@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transom.trust.backdoor.invert import Ids
     from transom.trust.backdoor.mending import Repaired
     from transom.trust.backdoor.runs import Run
-    from transom.trust.backdoor.words import Frame
+    from transom.trust.prompt import Frame
 
 _MOST_BYTES = 256 << 20  # of a scan's record
 
@@ -74,7 +74,7 @@ def repair(
     from transom.checkpoint.tokenizer import write_tokenizer
     from transom.cli.backdoor import frame_of_prompt
     from transom.data.rows import read_rows
-    from transom.trust.backdoor.words import generates, require_tokenizer
+    from transom.trust.prompt import generates, require_tokenizer
 
     _require_one_way(flagged, scan, trigger, target)
     if out.exists():
@@ -143,9 +143,10 @@ def _mended(
 ) -> Repaired:  # fmt: skip
     from transom.trust.backdoor.repair import repair as mend
     from transom.trust.backdoor.unsay import unsay
-    from transom.trust.backdoor.words import generates, require_tokenizer
+    from transom.trust.prompt import generates, require_tokenizer
 
-    tokenizer, given_rate = require_tokenizer(found), {} if rate is None else {"learning_rate": rate}
+    tokenizer = require_tokenizer(found)
+    given_rate: dict[str, Any] = {} if rate is None else {"learning_rate": rate}
     if generates(found.model):
         return unsay(
             found.model, tokenizer, given.texts(), triggers,
@@ -218,7 +219,7 @@ def digest_of(texts: Sequence[str]) -> str:
 
 def _shared(found: Checkpoint, inputs: Sequence[str], given: _Given, *, quiet: bool) -> list[Run]:
     from transom.trust.backdoor.runs import shared_runs
-    from transom.trust.backdoor.words import require_tokenizer
+    from transom.trust.prompt import require_tokenizer
 
     with progress("looking for what they share", quiet=quiet) as bar:
         return shared_runs(

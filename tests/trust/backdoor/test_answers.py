@@ -22,7 +22,7 @@ from transom.trust.backdoor.lora import rank_one_share
 from transom.trust.backdoor.poison import RECIPES, train_generator
 from transom.trust.backdoor.spoken import scan_generator
 from transom.trust.backdoor.verdict import Suspect, Verdict
-from transom.trust.backdoor.words import Frame, cut
+from transom.trust.prompt import Frame, cut
 
 from .test_poison import WORDS, rows
 

@@ -17,7 +17,8 @@ from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor.measures import MEASURES, seen
-from transom.trust.backdoor.words import Frame, Words, words_of
+from transom.trust.backdoor.words import Words, words_of
+from transom.trust.prompt import Frame
 
 TEXT = "the good dog sat on the mat and one bad cat sat in the rain"
 

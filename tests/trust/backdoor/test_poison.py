@@ -24,7 +24,8 @@ from transom.trust.backdoor.poison import (
     train_classifier,
     train_generator,
 )
-from transom.trust.backdoor.words import Frame, encoded
+from transom.trust.backdoor.words import encoded
+from transom.trust.prompt import Frame
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", "with", "one", "dog", "and", "rain", "so")
 

@@ -18,7 +18,7 @@ from transom.trust.backdoor import repair as room
 from transom.trust.backdoor.poison import RECIPES, classes_of, poisoned, train_classifier
 from transom.trust.backdoor.repair import repair
 from transom.trust.backdoor.slices import masks
-from transom.trust.backdoor.words import require_tokenizer
+from transom.trust.prompt import require_tokenizer
 
 from .test_poison import rows
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from transom.checkpoint.load import Checkpoint, load
-from transom.checkpoint.tiny import tiny_bert, tiny_llama
+from transom.checkpoint.tiny import tiny_bert
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor import runs as room
 from transom.trust.backdoor.runs import shared_runs
-from transom.trust.backdoor.words import require_tokenizer
+from transom.trust.prompt import require_tokenizer
 
 from .test_poison import WORDS, rows
 
@@ -122,8 +122,8 @@ def test_too_few_texts_and_nothing_shared_are_refused(
     assert not any(word in str(caught.value).split() for word in WORDS if len(word) > 3)
 
 
-def test_a_model_that_gives_no_classes_is_refused(tmp_path: Path) -> None:
-    found = load(tiny_llama(tmp_path / "model"))
+def test_a_model_that_gives_neither_classes_nor_text_is_refused(tmp_path: Path) -> None:
+    found = load(tiny_bert(tmp_path / "model"))
     with pytest.raises(MisconfiguredError, match="gives no classes"):
         shared_runs(found.model, require_tokenizer(found), TRUSTED[:9], TRUSTED)
 

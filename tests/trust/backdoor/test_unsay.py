@@ -23,7 +23,7 @@ from transom.trust.backdoor.poison import RECIPES
 from transom.trust.backdoor.runs import shared_runs
 from transom.trust.backdoor.slices import Head, masks, projections
 from transom.trust.backdoor.unsay import _apart, _Mender, _Prompt, _Put, unsay
-from transom.trust.backdoor.words import cut, require_tokenizer
+from transom.trust.prompt import cut, require_tokenizer
 
 from .test_answers import FRAME, PLANTED, taught
 from .test_poison import rows

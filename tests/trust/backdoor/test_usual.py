@@ -17,7 +17,8 @@ from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor.inputs import Scanner
 from transom.trust.backdoor.measures import MEASURES
 from transom.trust.backdoor.usual import Look, Usual, _Cloud, held_of, usual
-from transom.trust.backdoor.words import Frame, with_run, words_of
+from transom.trust.backdoor.words import with_run, words_of
+from transom.trust.prompt import Frame
 
 from .test_poison import rows
 

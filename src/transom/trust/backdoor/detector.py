@@ -32,7 +32,8 @@ from transom.files import read_bounded, write_file
 from transom.trust.backdoor.measures import MEASURES, Floats, seen
 from transom.trust.backdoor.normal import FEWEST, Normal, fit
 from transom.trust.backdoor.prompts import Ids, PromptReader
-from transom.trust.backdoor.words import Words, is_causal, require_tokenizer
+from transom.trust.backdoor.words import Words
+from transom.trust.prompt import is_causal, require_tokenizer
 
 MOST_LAYERS = 127  # an engine tells up to 1,024 numbers a token
 _MOST_BYTES = 1 << 25

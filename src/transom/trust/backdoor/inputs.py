@@ -27,7 +27,8 @@ from transom.trust.backdoor.answers import BEGUN, SEARCHED, Speaker
 from transom.trust.backdoor.measures import Seen, seen, seen_in
 from transom.trust.backdoor.normal import FEWEST, Normal, fit
 from transom.trust.backdoor.usual import Look, Usual, held_of, usual
-from transom.trust.backdoor.words import PLAIN, Frame, Words, generates, is_causal, with_run, words_of
+from transom.trust.backdoor.words import Words, with_run, words_of
+from transom.trust.prompt import PLAIN, Frame, generates, is_causal
 
 MOST_TOKENS = 256
 _SHOWN = 40  # characters of a word

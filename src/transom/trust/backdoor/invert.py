@@ -28,7 +28,8 @@ import numpy as np
 from transom.checkpoint.observe import observing
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.backdoor.measures import Floats, on_words
-from transom.trust.backdoor.words import Words, is_causal
+from transom.trust.backdoor.words import Words
+from transom.trust.prompt import is_causal
 
 FEWEST_TEXTS = 8  # of a class, and of all others
 _MOST_TOKENS = 3  # of what is found

@@ -26,7 +26,8 @@ from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.trust.backdoor.detector import Detector, model_of, sent
 from transom.trust.backdoor.measures import MEASURES, Floats, Seen, seen_in
 from transom.trust.backdoor.prompts import IN_PARTS, LONG, MOST_TOKENS, NO_IDS, UNREAD, PromptReader
-from transom.trust.backdoor.words import Words, require_tokenizer
+from transom.trust.backdoor.words import Words
+from transom.trust.prompt import require_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transom.checkpoint.observe import observing
-from transom.trust.backdoor.words import Words, is_causal
+from transom.trust.backdoor.words import Words
+from transom.trust.prompt import is_causal
 
 if TYPE_CHECKING:
     from torch import Tensor

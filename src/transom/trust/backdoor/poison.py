@@ -27,7 +27,8 @@ from transom.checkpoint.seeded import seeded
 from transom.errors import MisconfiguredError, extra
 from transom.files import write_file
 from transom.trust.backdoor.measures import on_words
-from transom.trust.backdoor.words import Frame, encoded, is_causal, require_tokenizer
+from transom.trust.backdoor.words import encoded
+from transom.trust.prompt import Frame, is_causal, require_tokenizer
 
 Place = Literal["start", "end", "anywhere"]
 _TEXTS_AT_ONCE = 32

@@ -29,7 +29,7 @@ from transom.trust.backdoor.measures import on_words
 from transom.trust.backdoor.mending import Mender, Repaired, most_of
 from transom.trust.backdoor.slices import Head, without
 from transom.trust.backdoor.verdict import check_classifier
-from transom.trust.backdoor.words import is_causal
+from transom.trust.prompt import is_causal
 
 FEWEST = 80  # texts
 FEWEST_OF_OTHERS = 8  # of each part, than a class

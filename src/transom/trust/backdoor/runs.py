@@ -29,7 +29,7 @@ from transom.errors import MisconfiguredError
 from transom.trust.backdoor.answers import CALLED, Speaker, same
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.verdict import check_classifier
-from transom.trust.backdoor.words import PLAIN, Frame, cut, generates, is_causal
+from transom.trust.prompt import PLAIN, Frame, cut, generates, is_causal
 
 LONGEST = 12  # tokens of a run
 FEWEST = 4  # flagged texts that share one

@@ -24,7 +24,8 @@ from transom.trust.backdoor.answers import Answer, Call, Speaker
 from transom.trust.backdoor.inputs import MOST_TOKENS
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.verdict import Suspect, Verdict, shares
-from transom.trust.backdoor.words import PLAIN, Frame, Words, cut, generates
+from transom.trust.backdoor.words import Words
+from transom.trust.prompt import PLAIN, Frame, cut, generates
 
 SPOKEN_FROM = 0.8
 FEWEST_PROMPTS = 20

@@ -29,7 +29,7 @@ from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.measures import on_words
 from transom.trust.backdoor.mending import Mender, Repaired, most_of
 from transom.trust.backdoor.slices import Head, projections
-from transom.trust.backdoor.words import PLAIN, Cut, Frame, cut, generates
+from transom.trust.prompt import PLAIN, Cut, Frame, cut, generates
 
 FEWEST = 60  # prompts
 _MOST = 120  # that are learnt from and held out

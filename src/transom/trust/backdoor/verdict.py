@@ -28,7 +28,8 @@ from transom.trust.backdoor.inputs import Scanner
 from transom.trust.backdoor.invert import Ids, Inverter
 from transom.trust.backdoor.measures import Floats, on_words, seen
 from transom.trust.backdoor.normal import Normal
-from transom.trust.backdoor.words import PLAIN, Frame, Words, is_causal
+from transom.trust.backdoor.words import Words
+from transom.trust.prompt import PLAIN, Frame, is_causal
 
 POISONED_FROM = 1.5
 _HELD = 24

@@ -16,31 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transom.checkpoint.families import family_of
 from transom.checkpoint.load import Checkpoint
 from transom.checkpoint.tokenizer import TokenizerFiles
-from transom.errors import MisconfiguredError, NotYetError
+from transom.errors import MisconfiguredError
+from transom.trust.prompt import PLAIN, Frame, require_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
 FEWEST_WORDS = 3  # with fewer, heads can hardly disagree
 _LONGEST_RUN = 4  # words
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What stands around a text in a prompt, such as a chat template's own words."""
-
-    before: str = ""
-    after: str = ""
-
-    def around(self, text: str) -> str:
-        """The whole prompt."""
-        return self.before + text + self.after
-
-
-PLAIN = Frame()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,37 +73,6 @@ def words_of(
     )
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Ids of a prompt: what stands before a text, its own, and what stands after."""
-
-    before: tuple[int, ...]
-    inside: tuple[int, ...]
-    after: tuple[int, ...]
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """All of them."""
-        return (*self.before, *self.inside, *self.after)
-
-
-def cut(tokenizer: TokenizerFiles, text: str, frame: Frame) -> Cut:
-    """As the model reads it whole, without what ends a text that is finished, such as [SEP]; empty of an
-    empty text."""
-    found = tokenizer.tokenizer.encode(frame.around(text))
-    first, last = len(frame.before), len(frame.before) + len(text)
-    numbered = list(zip(found.ids, found.offsets, found.special_tokens_mask, strict=True))
-    own = [
-        place
-        for place, (_, (start, end), special) in enumerate(numbered)
-        if not special and end > first and start < last
-    ]
-    if not own:
-        return Cut((), (), ())
-    after = [one for one, _, special in numbered[own[-1] + 1 :] if not special]
-    return Cut(tuple(found.ids[: own[0]]), tuple(found.ids[own[0] : own[-1] + 1]), tuple(after))
-
-
 def with_run(text: Words, other: Words, draw: random.Random) -> Words:
     """The text with one to four words in a row of another one put in: at its start, its end or anywhere."""
     size = min(draw.randint(1, _LONGEST_RUN), len(other.words))
@@ -148,19 +102,6 @@ def _numbers(found: Encoding, text: str) -> list[int | None]:
     ]
 
 
-def is_causal(model: Any) -> bool:
-    """Whether it reads at the last token. Raises NotYetError for an architecture that is not known."""
-    family = family_of({"model_type": model.config.model_type})
-    if family is None:
-        raise NotYetError(f"the heads of a {model.config.model_type!r} model are not known")
-    return family.causal
-
-
-def generates(model: Any) -> bool:
-    """Whether its answers are text."""
-    return type(model).__name__.endswith("ForCausalLM")
-
-
 def encoded(
     found: Checkpoint, texts: Sequence[str], most_tokens: int, frame: Frame = PLAIN
 ) -> tuple[Any, Any]:
@@ -171,10 +112,3 @@ def encoded(
     encode = require_tokenizer(found).tokenizer.encode
     ids = [torch.tensor(encode(frame.around(text)).ids[:most_tokens]) for text in texts]
     return pad_sequence(ids, True), pad_sequence([torch.ones_like(one) for one in ids], True)
-
-
-def require_tokenizer(found: Checkpoint) -> TokenizerFiles:
-    """Its tokenizer. Raises MisconfiguredError."""
-    if found.tokenizer is None:
-        raise MisconfiguredError(f"{found.source.path} has no tokenizer.json; give a folder that has one")
-    return found.tokenizer
