@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,8 +121,8 @@ def test_too_few_texts_and_nothing_shared_are_refused(
     assert not any(word in str(caught.value).split() for word in WORDS if len(word) > 3)
 
 
-def test_a_model_that_gives_neither_classes_nor_text_is_refused(tmp_path: Path) -> None:
-    found = load(tiny_bert(tmp_path / "model"))
+def test_a_model_that_gives_neither_classes_nor_text_is_refused() -> None:
+    found = load("minilm")
     with pytest.raises(MisconfiguredError, match="gives no classes"):
         shared_runs(found.model, require_tokenizer(found), TRUSTED[:9], TRUSTED)
 
