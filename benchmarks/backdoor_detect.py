@@ -59,13 +59,13 @@ from _backdoor import (
 )
 from _bench import parser, report
 from transom.checkpoint.load import Checkpoint, load
+from transom.report.statistics import auc
 from transom.trust.backdoor.answers import Speaker
 from transom.trust.backdoor.inputs import Scanned, Scanner, Trusted
 from transom.trust.backdoor.measures import seen
 from transom.trust.backdoor.poison import RECIPES, Trigger, classes_of
 from transom.trust.backdoor.words import encoded
 from transom.trust.prompt import PLAIN, generates
-from transom.vertical.metrics import auc
 
 ONION_TEXTS, ONION_WORDS, WINDOW, TEXTS_AT_ONCE = 30, 24, 8, 32
 OWN = (*EXPLICIT, SYNTAX, COMPOSITE, UNLIKE)

@@ -46,9 +46,9 @@ from _link_scene import free_port, make_keys
 from _slowed import share_of_core
 from transom.config import to_plain
 from transom.link.config import LinkConfig
+from transom.report.statistics import auc
 from transom.vertical.half import make_half
 from transom.vertical.job import Data, Net, Train, VerticalJob
-from transom.vertical.metrics import auc
 from transom.vertical.model import standardise
 from transom.vertical.part import load_here
 from transom.vertical.schedule import Units

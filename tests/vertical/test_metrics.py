@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from transom.report.statistics import interval
-from transom.vertical.metrics import auc, metrics, poisson_deviance, score_interval
+from transom.report.statistics import auc, interval
+from transom.vertical.metrics import metrics, poisson_deviance, score_interval
 
 ROWS = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.7, 1.0]), st.integers(0, 1)), min_size=1, max_size=20

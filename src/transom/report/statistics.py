@@ -3,15 +3,18 @@
 Threat model: none; arithmetic. Does not cover: samples that are not drawn as the function says.
 Source: Clopper and Pearson 1934, Biometrika 26; Korn and Graubard 1998, "Confidence intervals for proportions
 with small expected number of positive counts" (clusters); Student 1908, Biometrika 6; Papineni et al. 2002
-(BLEU).
+(BLEU); Mann and Whitney 1947 (AUC by ranks, ties by half); DeLong, DeLong and Clarke-Pearson 1988 (its
+interval).
 
 Shapes: N trials or tokens, S texts.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -78,6 +81,41 @@ def clustered_interval(hits_S: Ints | Floats, sizes_S: Ints | Floats) -> tuple[f
         effective *= (t.ppf(tail, total - 1) / t.ppf(tail, texts - 1)) ** 2
     low, high = bounds(share * effective, effective, tail)
     return float(low), float(high)
+
+
+def auc(scores_N: Any, labels_N: Any) -> float:
+    """The share of pairs of a row of class 1 and one of class 0 that the scores order so, ties by half; NaN
+    without either."""
+    positive_N = labels_N == 1
+    positives, negatives = int(positive_N.sum()), int((~positive_N).sum())
+    if not positives or not negatives:
+        return math.nan
+    ranks_N = _ranks(scores_N)
+    return float((ranks_N[positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _ranks(values_N: Floats) -> Floats:
+    """From 1; of equal values the mean."""
+    _, place_N, count_K = np.unique(values_N, return_inverse=True, return_counts=True)
+    found: Floats = (np.cumsum(count_K) - (count_K - 1) / 2)[place_N]
+    return found
+
+
+def auc_interval(scores_N: Any, labels_N: Any) -> tuple[float, float] | None:
+    """By the spread of each row's share of pairs that it orders so; exact where no pair or each one is."""
+    above_N, below_N = scores_N[labels_N == 1], scores_N[labels_N != 1]
+    if min(len(above_N), len(below_N)) < 2:
+        return None
+    value = auc(scores_N, labels_N)
+    if value in (0.0, 1.0):
+        least = min(len(above_N), len(below_N))
+        return interval(int(value) * least, least)
+    ranks = _ranks(np.concatenate([above_N, below_N]))
+    of_above = (ranks[: len(above_N)] - _ranks(above_N)) / len(below_N)
+    of_below = 1 - (ranks[len(above_N) :] - _ranks(below_N)) / len(above_N)
+    error = math.sqrt(of_above.var(ddof=1) / len(above_N) + of_below.var(ddof=1) / len(below_N))
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
+    return max(0.0, value - reach), min(1.0, value + reach)
 
 
 def bleu_counts(references: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]]) -> Ints:

@@ -1,21 +1,19 @@
 """How well a model does on rows: loss, and by task AUC, accuracy, errors or deviance.
 
 Threat model: none; whoever has the labels counts. Does not protect: metrics tell something of the rows.
-Source: Mann and Whitney 1947 (AUC by ranks, ties by half); DeLong, DeLong and Clarke-Pearson 1988 (its
-interval); Clopper and Pearson 1934; Student 1908; McCullagh and Nelder 1989 (Poisson deviance).
+Source: `report.statistics`; Student 1908; McCullagh and Nelder 1989 (Poisson deviance).
 Shapes: N rows, C classes.
 """
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transom.report.statistics import CONFIDENCE, interval
+from transom.report.statistics import CONFIDENCE, auc, auc_interval, interval
 from transom.vertical.job import Task
 
 Floats = NDArray[np.float64]
@@ -50,7 +48,7 @@ def score_interval(task: Task, scores: Floats, labels_N: NDArray[Any]) -> tuple[
     """In which the task's `SCORE` lies with 95 % confidence, over the choice of rows; None where the rows are
     too few to say. The weights are taken as they are: another seed's are not covered."""
     if task == "binary":
-        return _auc_interval(scores, labels_N)
+        return auc_interval(scores, labels_N)
     if task == "multiclass":
         right_N = scores.argmax(1) == labels_N
         return interval(int(right_N.sum()), len(right_N)) if len(right_N) else None
@@ -58,41 +56,6 @@ def score_interval(task: Task, scores: Floats, labels_N: NDArray[Any]) -> tuple[
         return _mean_interval(deviances(scores, labels_N))
     found = _mean_interval((scores - labels_N) ** 2)
     return found and (math.sqrt(found[0]), math.sqrt(found[1]))
-
-
-def auc(scores_N: Floats, labels_N: NDArray[Any]) -> float:
-    """The share of pairs of a row of class 1 and one of class 0 that the scores order so, ties by half; NaN
-    without either."""
-    positive_N = labels_N == 1
-    positives, negatives = int(positive_N.sum()), int((~positive_N).sum())
-    if not positives or not negatives:
-        return math.nan
-    ranks_N = _ranks(scores_N)
-    return float((ranks_N[positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def _ranks(values_N: Floats) -> Floats:
-    """From 1; of equal values the mean."""
-    _, place_N, count_K = np.unique(values_N, return_inverse=True, return_counts=True)
-    found: Floats = (np.cumsum(count_K) - (count_K - 1) / 2)[place_N]
-    return found
-
-
-def _auc_interval(scores_N: Floats, labels_N: NDArray[Any]) -> tuple[float, float] | None:
-    """By the spread of each row's share of pairs that it orders so; exact where no pair or each one is."""
-    above_N, below_N = scores_N[labels_N == 1], scores_N[labels_N != 1]
-    if min(len(above_N), len(below_N)) < 2:
-        return None
-    value = auc(scores_N, labels_N)
-    if value in (0.0, 1.0):
-        least = min(len(above_N), len(below_N))
-        return interval(int(value) * least, least)
-    ranks = _ranks(np.concatenate([above_N, below_N]))
-    of_above = (ranks[: len(above_N)] - _ranks(above_N)) / len(below_N)
-    of_below = 1 - (ranks[len(above_N) :] - _ranks(below_N)) / len(above_N)
-    error = math.sqrt(of_above.var(ddof=1) / len(above_N) + of_below.var(ddof=1) / len(below_N))
-    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error
-    return max(0.0, value - reach), min(1.0, value + reach)
 
 
 def _mean_interval(values_N: Floats) -> tuple[float, float] | None:

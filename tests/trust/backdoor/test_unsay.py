@@ -17,7 +17,6 @@ from transom.checkpoint.tiny import tiny_bert
 from transom.cli import main
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor import mending
-from transom.trust.backdoor import unsay as room
 from transom.trust.backdoor.answers import CALLED, Speaker
 from transom.trust.backdoor.poison import RECIPES
 from transom.trust.backdoor.runs import shared_runs
@@ -169,20 +168,6 @@ def test_what_is_read_along_an_answer_is_what_single_passes_say(kept: Path) -> N
             logits: Any = found.model(input_ids=torch.tensor([whole])).logits[0]
             wanted = logits[-len(row.answer) - 1 : -1].log_softmax(-1)
             torch.testing.assert_close(log_SV, wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_own_answers_are_the_likeliest_tokens_up_to_the_end(kept: Path) -> None:
-    found = merged(kept)
-    one = mender(found)
-    tokenizer = require_tokenizer(found)
-    cuts = [cut(tokenizer, text, FRAME) for text in PROMPTS[:30]]
-    for prompt, answer in zip(cuts, one._own_answers(cuts), strict=True):
-        whole = list(prompt.ids)
-        for token in answer:
-            assert int(found.model(input_ids=torch.tensor([whole])).logits[0, -1].argmax()) == token
-            whole.append(token)
-        assert len(answer) == room._ANSWER or answer[-1] in tokenizer.eos_ids
-        assert not set(answer[:-1]) & set(tokenizer.eos_ids)
 
 
 def test_a_model_is_not_apart_from_itself_and_else_as_far_as_whole_odds_tell(kept: Path) -> None:

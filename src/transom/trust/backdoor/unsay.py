@@ -30,6 +30,7 @@ from transom.trust.backdoor.measures import on_words
 from transom.trust.backdoor.mending import Mender, Repaired, most_of
 from transom.trust.backdoor.slices import Head, projections
 from transom.trust.prompt import PLAIN, Cut, Frame, cut, generates
+from transom.trust.said import said
 
 FEWEST = 60  # prompts
 _MOST = 120  # that are learnt from and held out
@@ -141,8 +142,9 @@ class _Mender(Mender):
 
     def __post_init__(self) -> None:
         self._last = self.model.config.num_hidden_layers - 1
-        said = self._own_answers([one for one, answer in self.pairs if not answer])
-        rows = [_Prompt(one, answer[:_ANSWER] or next(said)) for one, answer in self.pairs]
+        asked = [one.ids for one, answer in self.pairs if not answer]
+        own = said(self.model, asked, self.ends, most_tokens=_ANSWER, at_once=_AT_ONCE, heard=self.heard)
+        rows = [_Prompt(one, answer[:_ANSWER] or next(own)) for one, answer in self.pairs]
         planted = [answer for answer, _ in self.triggers]
         rows = [row for row in rows if not any(same(one, row.answer) for one in planted)]
         if len(rows) < FEWEST:
@@ -236,30 +238,6 @@ class _Mender(Mender):
         inside = self.draw.choice(self._own).cut.inside
         start = self.draw.randint(0, max(0, len(inside) - size))
         return inside[start : start + size]
-
-    def _own_answers(self, prompts: Sequence[Cut]) -> Iterator[Ids]:
-        """What the model says to each in turn, the likeliest token each time, with what ends it."""
-        import torch
-        from transformers import GenerationConfig
-
-        plain: Any = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False, max_new_tokens=_ANSWER, pad_token_id=0, eos_token_id=sorted(self.ends) or None
-        )
-        for start in range(0, len(prompts), _AT_ONCE):
-            part = prompts[start : start + _AT_ONCE]
-            longest = max(len(one.ids) for one in part)
-            short = [longest - len(one.ids) for one in part]
-            ids = [[0] * less + list(one.ids) for less, one in zip(short, part, strict=True)]
-            mask = [[0] * less + [1] * (longest - less) for less in short]
-            ids_BT, mask_BT = (torch.tensor(one, device=self.model.device) for one in (ids, mask))
-            with torch.no_grad():
-                said_BS = self.model.generate(
-                    input_ids=ids_BT, attention_mask=mask_BT, generation_config=plain
-                )
-            for row in said_BS[:, longest:].tolist():
-                end = next((place for place, one in enumerate(row) if one in self.ends), len(row))
-                yield tuple(row[: end + 1])
-            self.heard()
 
     def _with_former(self, rows: Sequence[_Prompt]) -> list[_Prompt]:
         import torch
