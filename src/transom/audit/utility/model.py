@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from transom.audit.attacks import own_keys
 from transom.audit.batches import by_length, padded
+from transom.checkpoint.greedy import greedy_answers
 from transom.errors import MisconfiguredError
 from transom.obfuscation.calibrate import TEXT
 from transom.obfuscation.keys import Settings
@@ -85,22 +86,11 @@ class Answerer:
         return self.tokenizer.encode_text(prompt).ids
 
     def _generate(self, rows: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
-        import torch
-
-        before_BT, mask_BT = (side_BT.flip(1) for side_BT in padded([row[::-1] for row in rows]))
-        ids_BT = self._tensor(before_BT)
         stops = [int(self.hidden_V[i]) for i in self.tokenizer.eos_ids]
-        with torch.inference_mode():
-            out_BT = self.model.generate(
-                input_ids=ids_BT,
-                attention_mask=mask_BT.to(ids_BT.device),
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                eos_token_id=stops or None,
-                pad_token_id=stops[0] if stops else 0,
-            )
+        hidden = [tuple(self.hidden_V[list(row)].tolist()) for row in rows]
         plain_V = np.argsort(self.hidden_V)
-        return [self._decode(plain_V[row]) for row in out_BT[:, ids_BT.shape[1] :].cpu().numpy()]
+        answers = greedy_answers(self.model, hidden, stops, most_tokens=max_tokens, at_once=_BATCH)
+        return [self._decode(plain_V[list(row)]) for row in answers]
 
     def _decode(self, ids_T: NDArray[np.int64]) -> str:
         ids = ids_T.tolist()

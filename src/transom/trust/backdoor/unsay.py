@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from transom.checkpoint.greedy import greedy_answers
 from transom.checkpoint.observe import observing
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
@@ -30,7 +31,6 @@ from transom.trust.backdoor.measures import on_words
 from transom.trust.backdoor.mending import Mender, Repaired, most_of
 from transom.trust.backdoor.slices import Head, projections
 from transom.trust.prompt import PLAIN, Cut, Frame, cut, generates
-from transom.trust.said import said
 
 FEWEST = 60  # prompts
 _MOST = 120  # that are learnt from and held out
@@ -143,7 +143,9 @@ class _Mender(Mender):
     def __post_init__(self) -> None:
         self._last = self.model.config.num_hidden_layers - 1
         asked = [one.ids for one, answer in self.pairs if not answer]
-        own = said(self.model, asked, self.ends, most_tokens=_ANSWER, at_once=_AT_ONCE, heard=self.heard)
+        own = greedy_answers(
+            self.model, asked, self.ends, most_tokens=_ANSWER, at_once=_AT_ONCE, heard=self.heard
+        )
         rows = [_Prompt(one, answer[:_ANSWER] or next(own)) for one, answer in self.pairs]
         planted = [answer for answer, _ in self.triggers]
         rows = [row for row in rows if not any(same(one, row.answer) for one in planted)]

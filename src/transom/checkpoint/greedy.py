@@ -16,7 +16,7 @@ from typing import Any
 Ids = tuple[int, ...]
 
 
-def said(
+def greedy_answers(
     model: Any,
     prompts: Sequence[Ids],
     ends: Iterable[int],
@@ -25,14 +25,14 @@ def said(
     at_once: int = 24,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Iterator[Ids]:
-    """The answer to each in turn, `most_tokens` at most, with the first of `ends` that it says, one or more
-    ids; `heard` is called after each batch."""
+    """The answer to each in turn, `most_tokens` at most, with the first of `ends`, if any, that it says; `heard`
+    is called after each batch."""
     import torch
     from transformers import GenerationConfig
 
     ends = frozenset(ends)
     plain: Any = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, max_new_tokens=most_tokens, pad_token_id=0, eos_token_id=sorted(ends)
+        do_sample=False, max_new_tokens=most_tokens, pad_token_id=0, eos_token_id=sorted(ends) or None
     )
     for start in range(0, len(prompts), at_once):
         part = prompts[start : start + at_once]

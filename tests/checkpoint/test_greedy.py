@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from transom.checkpoint.greedy import greedy_answers
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
-from transom.trust.said import said
 
 
 @pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 3.0, "temperature": 0.2, "max_length": 4}])
@@ -22,9 +22,11 @@ def test_answers_are_the_likeliest_tokens_up_to_what_ends_them(
     for name, value in settings.items():
         setattr(found.model.generation_config, name, value)
     prompts = [tuple(draw.choices(range(3, 300), k=draw.randint(1, 12))) for _ in range(7)]
-    bare = list(said(found.model, prompts, [398], most_tokens=9, at_once=3, heard=lambda: heard.append(1)))
+    bare = list(
+        greedy_answers(found.model, prompts, (), most_tokens=9, at_once=3, heard=lambda: heard.append(1))
+    )
     ends = {bare[0][3], bare[5][1]}
-    answers = list(said(found.model, prompts, ends, most_tokens=9, at_once=3))
+    answers = list(greedy_answers(found.model, prompts, ends, most_tokens=9, at_once=3))
     assert len(heard) == 3
     for prompt, whole, answer in zip(prompts, bare, answers, strict=True):
         ids = list(prompt)
