@@ -25,8 +25,8 @@ def greedy_answers(
     at_once: int = 24,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Iterator[Ids]:
-    """The answer to each in turn, `most_tokens` at most, with the first of `ends`, if any, that it says; `heard`
-    is called after each batch."""
+    """The answer to each in turn, `most_tokens` at most, with the first of `ends`, if any, that it says.
+    `heard` is called after each batch."""
     import torch
     from transformers import GenerationConfig
 
