@@ -29,6 +29,7 @@ from transom.cli import (
     doctor,
     engine,
     gateway,
+    hallucination,
     ledger,
     link,
     obfuscate,
@@ -85,6 +86,7 @@ app.command()(broker.broker)
 app.command("broker-log")(broker.broker_log)
 app.add_typer(audit.app, name="audit")
 app.add_typer(backdoor.app, name="backdoor")
+app.add_typer(hallucination.app, name="hallucination")
 app.add_typer(pack.app, name="pack")
 app.add_typer(attest.app, name="attest")
 app.add_typer(words.app, name="words")

@@ -33,7 +33,7 @@ from transom.config import Setting, from_plain, load_json, to_plain
 from transom.errors import MisconfiguredError, system_errors
 from transom.files import read_bounded, write_file
 from transom.trust.hallucination.combine import KINDS, Combiner, Kind, names_of, of_arrays
-from transom.trust.hallucination.states import Floats, States
+from transom.trust.hallucination.states import ATTENTION, Floats, States
 from transom.trust.prompt import require_tokenizer
 
 SELECTIONS = ("first", "last", "mean", "max", "window")
@@ -99,6 +99,11 @@ class Detector:
     usual_Q: Floats
     slope: float
     shift: float
+
+    @property
+    def looks_at_attention(self) -> bool:
+        """Whether a reader has to, with neurons."""
+        return not ATTENTION.isdisjoint(self.probes)
 
     def series(self, states: States) -> dict[str, Floats]:
         """Of each family's probe; a family that has no step is left out."""

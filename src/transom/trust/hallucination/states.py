@@ -49,6 +49,7 @@ from transom.trust.prompt import PLAIN, Frame, generates
 Floats = NDArray[np.floating[Any]]
 Ids = tuple[int, ...]
 LAYERS = (1 / 3, 1 / 2, 2 / 3, 5 / 6)  # of the depth, beside the last but one
+ATTENTION = frozenset({"lookback", "sink", "entropy", "newest", "mlp"})  # families beside the cheap ones
 _CANDIDATES = 32  # of the end's likeliest tokens, which the lens looks at
 _WEAK = 1 / 8  # of the directions of the unembedding
 _LEAST = 1e-9
@@ -84,27 +85,29 @@ class States:
     stages: dict[str, Floats]
 
 
-def encode(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN, *, most_tokens: int) -> Encoded:
-    """Raises MisconfiguredError for an empty answer and for more tokens than are read."""
+def prompt_of(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN) -> tuple[Ids, Ids]:
+    """Ids of what stands before the answer, one at least, and the stage of each."""
     whole, first = SEPARATOR.join(filter(None, (example.context, example.question))), len(frame.before)
     found = tokenizer.tokenizer.encode(frame.around(whole))
-    cut = len(example.context) + (len(SEPARATOR) if example.context and example.question else 0)
+    question = first + (len(example.context + SEPARATOR) if example.context else 0)
     stage = [
-        0 if end <= first or start >= first + len(whole) or start == end else 1 + (start >= first + cut)
+        0 if end <= first or start >= first + len(whole) or start == end else 1 + (start >= question)
         for start, end in found.offsets
     ]
-    if not example.context:
-        stage = [2 if one else 0 for one in stage]
-    ids = found.ids or [min(tokenizer.eos_ids, default=0)]  # an answer to nothing begins somewhere
+    if found.ids:
+        return tuple(found.ids), tuple(stage)
+    return (min(tokenizer.eos_ids, default=0),), (0,)  # an answer to nothing begins somewhere
+
+
+def encode(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN, *, most_tokens: int) -> Encoded:
+    """Raises MisconfiguredError for an empty answer and for more tokens than are read."""
+    prompt, stage_P = prompt_of(tokenizer, example, frame)
     answer = tokenizer.tokenizer.encode(example.answer, add_special_tokens=False).ids
     if not answer:
         raise MisconfiguredError("the answer is empty; there is nothing to score")
-    if len(ids) + len(answer) > most_tokens:
-        raise MisconfiguredError(
-            f"prompt and answer have {len(ids) + len(answer)} tokens, and {most_tokens} are read; "
-            "shorten them"
-        )
-    return Encoded(tuple(ids), (*answer, *sorted(tokenizer.eos_ids)[:1]), tuple(stage) or (0,))
+    if len(prompt) + len(answer) > most_tokens:
+        raise MisconfiguredError(f"prompt and answer have more than {most_tokens} tokens; shorten them")
+    return Encoded(prompt, (*answer, *sorted(tokenizer.eos_ids)[:1]), stage_P)
 
 
 @dataclass(frozen=True, eq=False)
