@@ -248,4 +248,4 @@ def test_an_engine_refuses_a_detector_that_is_not_its_own(
     assert main.run(["engine", str(folder / "model"), *line, "--dtype", "bfloat16"]) != 0
     assert "dtype" in " ".join(capsys.readouterr().err.split())
     assert main.run(["engine", "echo", *line]) != 0
-    assert "an echo has no heads" in " ".join(capsys.readouterr().err.split())
+    assert "an echo has no states" in " ".join(capsys.readouterr().err.split())

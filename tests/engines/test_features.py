@@ -120,13 +120,13 @@ class LastState:
         self.model, self.size = model, size
         self.spans: list[list[tuple[int, int]]] = []
 
-    def run(self, forward: Callable[[], Any], spans: Sequence[tuple[int, int]]) -> tuple[Any, np.ndarray]:
+    def run(self, forward: Callable[[], Any], spans: Sequence[tuple[int, int]]) -> tuple[Any, Any]:
         seen = []
         hook = self.model.model.norm.register_forward_hook(lambda _m, _i, out: seen.append(out[:, -1]))
         with hook:
             answer = forward()
         self.spans.append(list(spans))
-        return answer, seen[0][:, : self.size].float().numpy()
+        return answer, lambda _chosen: seen[0][:, : self.size].float().numpy()
 
 
 PROMPTS = [(5, 6, 7), (300,), tuple(range(20, 60))]
@@ -167,7 +167,7 @@ async def test_nobody_asks_and_nothing_is_watched(tiny: Checkpoint) -> None:
 @pytest.mark.parametrize("wrong", [np.zeros((1, 3)), np.full((1, 4), np.nan), np.zeros((2, 4))])
 async def test_a_watch_that_tells_nonsense_fails_its_own_job_only(tiny: Checkpoint, wrong: Any) -> None:
     watch = LastState(tiny.model)
-    watch.run = lambda forward, spans: (forward(), wrong)  # type: ignore[method-assign]
+    watch.run = lambda forward, spans: (forward(), lambda _chosen: wrong)  # type: ignore[method-assign]
     with EmbeddedEngine(tiny, watch=watch) as engine:
         with pytest.raises(EngineError, match="failed on this job"):
             await collect(engine, (1, 2), features=True)

@@ -25,7 +25,7 @@ from transom.net.listen import listen, serve, url_of
 
 if TYPE_CHECKING:
     from transom.checkpoint.load import Checkpoint
-    from transom.trust.backdoor.live import HeadWatch
+    from transom.serving.engines.job import StateWatch
 
 BIND = Bind(port=8001)
 
@@ -43,6 +43,25 @@ class RunOptions:
         Path | None,
         "Tell gateways what heads do with a prompt: a file of transom backdoor fit, theirs too.",
     ] = None
+    hallucination_detector: Annotated[
+        Path | None,
+        "Tell gateways what states do in an answer: a file of transom hallucination fit, theirs too.",
+    ] = None
+
+    @property
+    def detector(self) -> str | None:
+        """The option by which states are told of. Raises MisconfiguredError for two."""
+        given = [
+            name
+            for name, value in (
+                ("--backdoor-detector", self.backdoor_detector),
+                ("--hallucination-detector", self.hallucination_detector),
+            )
+            if value is not None
+        ]
+        if len(given) > 1:
+            raise MisconfiguredError(f"{' and '.join(given)}: an engine tells of one; start two engines")
+        return given[0] if given else None
 
 
 @dataclass(frozen=True)
@@ -73,8 +92,8 @@ def engine(
     """Serve a model: completions with ids or embeddings in, ids out, streamed, and batched."""
     bind.check()
     tls = tls_of(tls_cert, tls_key)
-    if model == "echo" and running.backdoor_detector is not None:
-        raise MisconfiguredError("--backdoor-detector: an echo has no heads; name a model, or leave it out")
+    if running.detector and model == "echo":
+        raise MisconfiguredError(f"{running.detector}: an echo has no states; name a model, or leave it out")
     with listen(bind.host, bind.port) as sock, ExitStack() as stack:
         if model == "echo":
             from transom.serving.engines.echo import EchoEngine
@@ -104,8 +123,13 @@ def engine(
         serve(app, sock, tls)
 
 
-def _watch(running: RunOptions, checkpoint: Checkpoint) -> HeadWatch | None:
+def _watch(running: RunOptions, checkpoint: Checkpoint) -> StateWatch | None:
     """What reads the states behind prompts; nothing unless it was asked for. Raises MisconfiguredError."""
+    if running.hallucination_detector is not None:
+        from transom.trust.hallucination import detector as risks
+        from transom.trust.hallucination.live import RiskWatch
+
+        return RiskWatch(checkpoint, risks.read_detector(running.hallucination_detector))
     if running.backdoor_detector is None:
         return None
     from transom.trust.backdoor.detector import read_detector

@@ -28,6 +28,7 @@ from transom.cli.enclave import (
     probed,
     verified,
 )
+from transom.cli.hallucination_live import RiskOptions
 from transom.cli.obfuscated import MODES, ObfuscatedOptions, open_key
 from transom.cli.options import (
     GATEWAY_CAP,
@@ -139,6 +140,7 @@ def gateway(
     bundle: EnclaveOptions,
     hidden: ObfuscatedOptions,
     watching: BackdoorOptions,
+    judging: RiskOptions,
 ) -> None:
     """Serve the OpenAI API; in mode words its host never sees private words."""
     from transom.net.listen import listen, serve, url_of
@@ -153,6 +155,7 @@ def gateway(
     bundle.check(mode)
     hidden.check(mode)
     watching.check(mode)
+    judging.check(mode)
     _check_vain(chosen, books)
     signed = verified(bundle) if mode == "enclave" else None
     guard = trust.guard(signed.manifest if signed else None)
@@ -170,7 +173,9 @@ def gateway(
     elif client.takes == "ids" and tokens is None:
         tokens = load_tokenizer(chosen.tokenizer or _default_tokenizer(client, spoken.split))
     engine_trust = (lambda: guard.trust) if isinstance(guard, EvidenceGuard) else None
-    annotators = watching.annotators(kind, tokens)
+    annotators = (*watching.annotators(kind, tokens), *judging.annotators(kind))
+    if len(annotators) > 1:
+        raise MisconfiguredError("an engine tells of one detector; give one, or start two gateways")
     app = create_gateway(
         settings, client, tokens, sanitizer, ledger, opened, engine_trust, substitution, annotators
     )

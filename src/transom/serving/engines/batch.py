@@ -13,7 +13,7 @@ Shapes: B rows, T cached positions, D model width, H heads, K head width, V voca
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from transom.serving.engines.job import FinishReason, Job, StateWatch, Step, Tok
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Tell = Callable[[Sequence[int]], np.ndarray]
 
 
 @dataclass
@@ -95,16 +97,14 @@ class Batch:
         rows, self.rows, self._cache = self.rows, [], None
         return rows
 
-    def _forward(self, rows: list[Row], **given: Any) -> tuple[Tensor, np.ndarray | None]:
-        """The last logits [B, V], and the features [B, F] of the states behind them if a row asks."""
+    def _forward(self, rows: list[Row], **given: Any) -> tuple[Tensor, Tell | None]:
+        """The last logits [B, V], and what tells features of the states behind them if a row asks."""
         forward = partial(self._model, **given, use_cache=True)
         if self._watch is None or not any(row.job.features for row in rows):
             return forward().logits[:, -1], None
         spans = [(row.length, row.job.prompt_tokens) for row in rows]
-        answer, features_BF = self._watch.run(forward, spans)
-        if features_BF.shape != (len(rows), self._watch.size) or not np.isfinite(features_BF).all():
-            raise FloatingPointError
-        return answer.logits[:, -1], features_BF
+        answer, tell = self._watch.run(forward, spans)
+        return answer.logits[:, -1], tell
 
     def _prompt(self, job: Job) -> dict[str, Tensor]:
         if job.prompt_embeds is not None:
@@ -112,20 +112,27 @@ class Batch:
             return {"inputs_embeds": embeds_TD[None]}
         return {"input_ids": torch.tensor([job.prompt_ids], device=self._model.device)}
 
-    def _advance(self, rows: list[Row], logits_BV: Tensor, features_BF: np.ndarray | None) -> list[int]:
+    def _advance(self, rows: list[Row], logits_BV: Tensor, tell: Tell | None) -> list[int]:
         """Choose and emit one token a row; returns the indices of the rows that go on."""
         logits_BV = logits_BV.float()
         if not torch.isfinite(logits_BV.amax(dim=-1)).all():
             raise FloatingPointError
         greedy_B = logits_BV.argmax(dim=-1).tolist()
+        steps = [next_step(row, logits_BV[i], greedy_B[i], self._eos_ids) for i, row in enumerate(rows)]
+        features_BF = None if tell is None else self._features(tell([row.last_id for row in rows]), len(rows))
         going = []
-        for i, row in enumerate(rows):
-            step = next_step(row, logits_BV[i], greedy_B[i], self._eos_ids)
+        for i, (row, step) in enumerate(zip(rows, steps, strict=True)):
             told = None if features_BF is None or not row.job.features else features_BF[i : i + 1].copy()
             row.emit(replace(step, features_TF=told))
             if step.finish_reason is None:
                 going.append(i)
         return going
+
+    def _features(self, told_BF: np.ndarray, rows: int) -> np.ndarray:
+        size = self._watch.size if self._watch else 0
+        if told_BF.shape != (rows, size) or not np.isfinite(told_BF).all():
+            raise FloatingPointError
+        return told_BF
 
     def _keep(self, kept: list[int]) -> None:
         if len(kept) == len(self.rows):

@@ -79,8 +79,11 @@ class StateWatch(Protocol):
 
     size: int
 
-    def run(self, forward: Callable[[], T], spans: Sequence[tuple[int, int]]) -> tuple[T, np.ndarray]:
-        """What `forward` returns, and float32 [B, F] of the last position of each row.
+    def run(
+        self, forward: Callable[[], T], spans: Sequence[tuple[int, int]]
+    ) -> tuple[T, Callable[[Sequence[int]], np.ndarray]]:
+        """What `forward` returns, and what tells float32 [B, F] of the last position of each row, given the
+        token that was then chosen for each.
 
         `spans` are the rows' positions so far and how many of these are the prompt's. Shorter rows are padded
         on the left.

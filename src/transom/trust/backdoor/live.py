@@ -56,9 +56,15 @@ class HeadWatch:
 
     def run(
         self, forward: Callable[[], _Answer], spans: Sequence[tuple[int, int]]
+    ) -> tuple[_Answer, Callable[[Sequence[int]], np.ndarray]]:
+        """What `forward` returns, and what tells a row [B, F] for each of the `spans`: positions so far, and
+        how many are the prompt's. The tokens that are chosen do not matter."""
+        answer, told_BF = self._run(forward, spans)
+        return answer, lambda _chosen: told_BF
+
+    def _run(
+        self, forward: Callable[[], _Answer], spans: Sequence[tuple[int, int]]
     ) -> tuple[_Answer, np.ndarray]:
-        """What `forward` returns, and a row [B, F] for each of the `spans`: positions so far, and how many
-        are the prompt's."""
         told_BF = np.zeros((len(spans), self.size), np.float32)
         told_BF[:, 0] = self._tag
         first_B = [length <= prompt for length, prompt in spans]

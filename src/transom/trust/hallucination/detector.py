@@ -20,6 +20,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,6 +100,11 @@ class Detector:
     usual_Q: Floats
     slope: float
     shift: float
+
+    @cached_property
+    def tag(self) -> int:
+        """24 bits by which two parties tell whether they have the same one."""
+        return int.from_bytes(hashlib.sha256(dumped(self)).digest()[:3], "big")
 
     @property
     def looks_at_attention(self) -> bool:

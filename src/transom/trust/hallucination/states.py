@@ -152,12 +152,12 @@ class Reader:
                 layer: torch.cat([whole[layer][-1:], rest["hidden", layer][0]]) for layer in self.layers
             }
             logits_SV = torch.cat([first.logits[0], out.logits[0]]).float()
-            families = {f"hidden.{layer}": _unit(state_SD) for layer, state_SD in hidden.items()}
-            families |= self._logits(logits_SV, hidden, one.answer)
+            families = {f"hidden.{layer}": unit(state_SD) for layer, state_SD in hidden.items()}
+            families |= self.chosen(logits_SV, hidden, one.answer)
         if self.attention:
-            families |= steps.families(rest)
+            families |= side_by_side(rest, self.model.config.num_hidden_layers)
         stages = {
-            name: torch.cat([_unit(whole[layer])[stage_P == number].mean(0) for layer in self.layers])
+            name: torch.cat([unit(whole[layer])[stage_P == number].mean(0) for layer in self.layers])
             for number, name in ((1, "understanding"), (2, "query"))
             if bool((stage_P == number).any())
         }
@@ -168,7 +168,13 @@ class Reader:
             )
         return States(made, {name: value.cpu().numpy() for name, value in stages.items()})
 
-    def _logits(self, logits_SV: Any, hidden: dict[int, Any], chosen: Sequence[int]) -> dict[str, Any]:
+    def prepare(self) -> None:
+        """Compute now what is else computed with the first answer."""
+        _ = self._weak_KD, self.layers
+
+    def chosen(self, logits_SV: Any, hidden: dict[int, Any], chosen: Sequence[int]) -> dict[str, Any]:
+        """Families `logits` and `lens` of steps, of states [S, D] by layer and the tokens that were
+        chosen."""
         import torch
 
         log_SV = logits_SV.log_softmax(1)
@@ -234,15 +240,15 @@ class _Steps:
             return value[0].float() if layer in self.reader.layers else None
         return (attention_of if kind == "attention" else mlp_of)(value[0].float(), self.prompt)
 
-    def families(self, seen: Any) -> dict[str, Any]:
-        """Of all layers beside each other."""
-        import torch
 
-        layers = range(self.reader.model.config.num_hidden_layers)
-        maps_SLHM = torch.stack([seen["attention", layer][0] for layer in layers], dim=1)
-        names = ("lookback", "sink", "entropy", "newest")
-        found = {name: maps_SLHM[..., place].flatten(1) for place, name in enumerate(names)}
-        return found | {"mlp": torch.cat([seen["mlp", layer][0] for layer in layers], dim=1)}
+def side_by_side(seen: Any, layers: int) -> dict[str, Any]:
+    """The families of `ATTENTION`, of all layers beside each other [S, F]."""
+    import torch
+
+    maps_SLHM = torch.stack([seen["attention", layer][0] for layer in range(layers)], dim=1)
+    names = ("lookback", "sink", "entropy", "newest")
+    found = {name: maps_SLHM[..., place].flatten(1) for place, name in enumerate(names)}
+    return found | {"mlp": torch.cat([seen["mlp", layer][0] for layer in range(layers)], dim=1)}
 
 
 def attention_of(map_HST: Any, prompt: int) -> Any:
@@ -271,5 +277,6 @@ def mlp_of(inner_SN: Any, _prompt: int) -> Any:
     return torch.stack([(square_S / count).sqrt(), unequal_S, most_S], dim=1)
 
 
-def _unit(state_SD: Any) -> Any:
+def unit(state_SD: Any) -> Any:
+    """Of length 1."""
     return state_SD / state_SD.norm(dim=1, keepdim=True).clamp(min=_LEAST)

@@ -1,0 +1,124 @@
+"""The gateway's annotator for made-up answers: off without `--hallucination-detector`.
+
+An answer is judged as the model gave it, and its sentences as they are delivered: in a mode with words the
+states are of the sanitised conversation. The modes that hide ids are refused, since states of a changed model
+are others, and so are engines that tell nothing of their states.
+Threat model: that of `transom.trust.hallucination`. Does not protect: what was streamed before an answer was
+withheld or stopped has been read. Source: see there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from transom.config import Setting, to_plain
+from transom.errors import MisconfiguredError, RefusedError
+from transom.serving.annotate import Annotator, Asked, Heard, Note
+
+if TYPE_CHECKING:
+    from transom.trust.hallucination.detector import Detector
+    from transom.trust.hallucination.live import Sentence
+
+Policy = Literal["mark", "withhold", "stop"]
+_MODES = ("plain", "words")
+
+
+@dataclass(frozen=True)
+class RiskOptions:
+    """Whether answers are judged."""
+
+    PANEL: ClassVar[str] = "Made-up answers"
+    hallucination_detector: Annotated[
+        Path | None, "Say how likely answers are made up: a file of transom hallucination fit."
+    ] = None
+    hallucination_policy: Annotated[
+        Policy, "Above the line: mark, withhold the answer, or stop at the sentence."
+    ] = "mark"
+    hallucination_tokens: Annotated[bool, Setting("Tell the risk after each piece of a stream too.")] = False
+
+    def check(self, mode: str) -> None:
+        """Raises MisconfiguredError for a mode in which answers cannot be judged."""
+        if self.hallucination_detector is not None and mode not in _MODES:
+            raise MisconfiguredError(
+                f"--hallucination-detector: in mode {mode} the engine's states are not those that the "
+                "detector was fitted on; use mode plain or words, or leave it out"
+            )
+
+    def annotators(self, kind: str) -> tuple[Annotator, ...]:
+        """None without a detector. Raises MisconfiguredError for an engine that tells of no states, and for a
+        file that cannot be used."""
+        if self.hallucination_detector is None:
+            return ()
+        if kind != "transom":
+            raise MisconfiguredError(
+                f"--hallucination-detector: an engine of kind {kind} tells nothing of its states; use "
+                "transom engine MODEL --hallucination-detector FILE, or leave it out"
+            )
+        from transom.trust.hallucination.detector import read_detector
+
+        detector = read_detector(self.hallucination_detector)
+        return (RiskAnnotator(detector, self.hallucination_policy, self.hallucination_tokens),)
+
+
+@dataclass(eq=False)
+class RiskAnnotator:
+    """Says how likely an answer is made up, of each sentence when it is over and of all of it in the end. One
+    that withholds or stops must judge each answer."""
+
+    detector: Detector
+    policy: Policy = "mark"
+    with_tokens: bool = False
+    name: str = "hallucination"
+    features: bool = True
+    required: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.required = self.policy != "mark"
+
+    def watch(self, _asked: Asked) -> _Watcher:
+        """See `Annotator`."""
+        return _Watcher(self)
+
+
+class _Watcher:
+    def __init__(self, owner: RiskAnnotator) -> None:
+        from transom.trust.hallucination.live import Listener
+
+        self._owner, self._listener = owner, Listener(owner.detector)
+        self._sentences: list[Sentence] = []
+
+    def hear(self, heard: Heard) -> Mapping[str, Any] | None:
+        import numpy as np
+
+        rows_TF = heard.features_TF if heard.features_TF is not None else np.empty((0, 0))
+        ended = self._listener.hear(rows_TF, heard.text, last=heard.finish_reason is not None)
+        self._sentences += ended
+        if self._owner.policy == "stop" and any(one.flagged for one in ended):
+            raise RefusedError("a sentence of the answer is likely made up; it was stopped", code="made_up")
+        said: dict[str, Any] = {"sentences": list(map(to_plain, ended))} if ended else {}
+        if self._owner.with_tokens and self._listener.count:
+            said["risk"] = self._owner.detector.risk(self._listener.series()).risk
+        return said or None
+
+    def close(self) -> Note:
+        from transom.trust.hallucination.score import why
+
+        if not self._listener.count or not self._listener.text.strip():
+            reason = (
+                "the answer is empty" if self._listener.count else "the engine told nothing of its states"
+            )
+            return Note({"risk": None, "flagged": None, "reason": reason}, "not scored")
+        risk = self._owner.detector.risk(self._listener.series())
+        if risk.flagged and self._owner.policy == "withhold":
+            raise RefusedError("the answer is likely made up; it is withheld", code="made_up")
+        said = {
+            "risk": risk.risk,
+            "flagged": risk.flagged,
+            "line": self._owner.detector.about.line,
+            "why": list(why(risk)),
+            "sentences": list(map(to_plain, self._sentences)),
+        }
+        return Note(said, f"{'flagged' if risk.flagged else 'clear'} risk={risk.risk:.2f}")

@@ -1,0 +1,175 @@
+"""The risk of an answer while it is given: an engine tells a number a family and token, who has the detector
+judges.
+
+A row is [tag of the detector, 1 for an answer's first token and 2 for a later one, what each family's probe
+says of the step in which the token was chosen]; families of attention say 0 of the first. So what is judged
+is what `states` reads of the whole answer, step by step.
+Threat model: that of the room. The engine is believed: one that lies within bounds is not found out.
+Does not protect: a sentence is judged when it has been read.
+Source: own.
+
+Shapes: B rows, L layers, H heads, D model width, V vocabulary, K families, F = 2 + K numbers of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from transom.checkpoint.load import Checkpoint
+from transom.checkpoint.observe import Kind, observing
+from transom.errors import EngineGarbageError
+from transom.trust.hallucination.detector import Detector, check_model
+from transom.trust.hallucination.score import sentences_of
+from transom.trust.hallucination.states import (
+    ATTENTION,
+    Floats,
+    Reader,
+    attention_of,
+    mlp_of,
+    side_by_side,
+    unit,
+)
+
+HEAD = ("tag", "state")
+FIRST, LATER = 1, 2
+_Answer = TypeVar("_Answer")
+
+
+class RiskWatch:
+    """Reads the states behind each token; fits the engine's `StateWatch`. Raises MisconfiguredError for a
+    detector of another model."""
+
+    def __init__(self, found: Checkpoint, detector: Detector) -> None:
+        check_model(detector, found)
+        self.size = row_size(detector)
+        self._detector, self._tag = detector, detector.tag
+        self._reader = Reader(found.model, detector.looks_at_attention)
+        self._reader.prepare()
+
+    def run(
+        self, forward: Callable[[], _Answer], spans: Sequence[tuple[int, int]]
+    ) -> tuple[_Answer, Callable[[Sequence[int]], np.ndarray]]:
+        """What `forward` returns, and what tells the rows [B, F], given the tokens that were chosen."""
+        reader, model = self._reader, self._reader.model
+        first = all(length <= prompt for length, prompt in spans)  # a prompt is read alone
+        looks = reader.attention and not first
+
+        def reduce(kind: str, layer: int, value: Any) -> Any:
+            if kind == "hidden":
+                return value[:, -1].float() if layer in reader.layers else None
+            if kind == "mlp":
+                return mlp_of(value[:, -1].float(), 0)
+            return _rows(value, spans)
+
+        every = range(model.config.num_hidden_layers) if looks else reader.layers
+        kinds: list[Kind] = ["hidden", "attention", "mlp"] if looks else ["hidden"]
+        with observing(model, every, kinds, reduce) as seen:
+            answer: Any = forward()
+        logits_BV = answer.logits[:, -1].float()
+        hidden = {layer: seen["hidden", layer][0] for layer in reader.layers}
+
+        def tell(chosen: Sequence[int]) -> np.ndarray:
+            families = {f"hidden.{layer}": unit(state_BD) for layer, state_BD in hidden.items()}
+            families |= reader.chosen(logits_BV, hidden, chosen)
+            if looks:
+                families |= side_by_side(seen, model.config.num_hidden_layers)
+            return self._told(families, first, len(spans))
+
+        return answer, tell
+
+    def _told(self, families: dict[str, Any], first: bool, rows: int) -> np.ndarray:
+        told_BF = np.zeros((rows, self.size), np.float32)
+        told_BF[:, :2] = self._tag, FIRST if first else LATER
+        for place, (name, probe) in enumerate(self._detector.probes.items(), len(HEAD)):
+            if name in families:
+                told_BF[:, place] = probe.series(families[name].cpu().numpy())
+        return told_BF
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of the answer as delivered, in characters, its risk, and whether it is above the line."""
+
+    start: int
+    end: int
+    risk: float
+    flagged: bool
+
+
+@dataclass
+class Listener:
+    """Takes an answer piece by piece. Of a sentence the steps count that came until all of it was
+    delivered."""
+
+    detector: Detector
+    steps: dict[str, list[float]] = field(default_factory=dict)
+    text: str = ""
+    count: int = 0
+    _judged: int = 0  # characters of sentences that are judged
+    _before: int = 0  # steps that came with these
+    _at: list[tuple[int, int]] = field(default_factory=list)  # characters and steps so far, after each piece
+
+    def hear(self, rows_TF: Floats, text: str, *, last: bool) -> list[Sentence]:
+        """The sentences that ended. Raises EngineGarbageError for rows that no engine with the detector
+        tells."""
+        for row_F in rows_TF:
+            self._take(row_F)
+        self.text += text
+        self._at.append((len(self.text), self.count))
+        found = []
+        spans = [one for one in sentences_of(self.text) if one[1] > self._judged]
+        for start, end in spans if last else spans[:-1]:  # the last one may go on
+            steps = next(steps for chars, steps in self._at if chars >= end)
+            if self.text[start:end].strip() and steps > self._before:
+                risk = self.detector.risk(self.series(self._before, steps))
+                found.append(Sentence(start, end, risk.risk, risk.flagged))
+            self._judged, self._before = end, max(steps - 1, self._before)  # its last token is read after it
+        return found
+
+    def series(self, first: int = 0, end: int | None = None) -> dict[str, Floats]:
+        """Of the steps from one to before another."""
+        late = {name: self.count - len(one) for name, one in self.steps.items()}
+        stop = self.count if end is None else end
+        parts = {
+            name: np.array(one[max(first - late[name], 0) : max(stop - late[name], 0)])
+            for name, one in self.steps.items()
+        }
+        return {name: one for name, one in parts.items() if len(one)}
+
+    def _take(self, row_F: Floats) -> None:
+        told = np.asarray(row_F, np.float64)
+        if told.shape != (row_size(self.detector),) or not np.isfinite(told).all():
+            raise EngineGarbageError(
+                f"the engine tells {told.size} state features, and this detector has "
+                f"{row_size(self.detector)}, all finite; give both sides one detector"
+            )
+        state = LATER if self.count else FIRST
+        if (told[0], told[1]) != (self.detector.tag, state):
+            raise EngineGarbageError(
+                "the engine has another detector, or tells of another answer; give both sides one detector"
+            )
+        self.count += 1
+        for name, value in zip(self.detector.probes, told[len(HEAD) :].tolist(), strict=True):
+            if state == LATER or name not in ATTENTION:
+                self.steps.setdefault(name, []).append(value)
+
+
+def row_size(detector: Detector) -> int:
+    """How many numbers an engine tells of a token."""
+    return len(HEAD) + len(detector.probes)
+
+
+def _rows(map_BHTS: Any, spans: Sequence[tuple[int, int]]) -> Any:
+    """Of each row's last token, without what pads it on the left [B, H, 4]."""
+    import torch
+
+    width = map_BHTS.shape[-1]
+    found = [
+        attention_of(map_BHTS[row, :, -1:, width - length :].float(), prompt)[0]
+        for row, (length, prompt) in enumerate(spans)
+    ]
+    return torch.stack(found)
