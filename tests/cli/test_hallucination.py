@@ -140,3 +140,24 @@ def test_a_detector_of_another_model_is_refused(
     asked = ["hallucination", "score", str(other), str(file), "--detector", str(detector)]
     assert main.run(asked) == 3
     assert "belongs to another model" in capsys.readouterr().err
+
+
+def test_a_report_studies_each_set_and_what_transfers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    files = [write(tmp_path / f"{name}.csv", answers(150, seed)) for name, seed in (("one", 3), ("two", 4))]
+    html = tmp_path / "report.html"
+    found = run(capsys, "report", model, *files, "--label", "made_up", "--html", html)
+    one, two = found["sets"]
+    assert (one["name"], two["name"]) == ("one", "two")
+    assert min(one["auroc"], two["auroc"], one["transfer_from"]["two"]) > 0.85
+    assert {"query", "generation"} <= set(one["stages"])
+    assert one["negated"] is None
+    text = html.read_text()
+    assert "What transfers" in text
+    assert html.stat().st_mode & 0o077 == 0
+    assert (
+        main.run(["hallucination", "report", str(model), str(files[0]), str(files[0]), "--label", "made_up"])
+        == 3
+    )
+    assert "share 150 answers" in " ".join(capsys.readouterr().err.split())

@@ -5,6 +5,7 @@
     Answers" \\
         --question Question --chat --out detector.safetensors
     transom hallucination score smollm2 new.csv --detector detector.safetensors --chat
+    transom hallucination report smollm2 facts.csv animals.csv --label made_up --html report.html
 
 Threat model: that of `transom.trust.hallucination`. Does not protect: a low risk is no proof. Source: see
 there. """
@@ -25,7 +26,7 @@ from transom.cli.options import Json
 from transom.cli.output import answer, progress
 from transom.config import Setting, to_plain
 from transom.errors import CheckpointError, MisconfiguredError
-from transom.files import require_writable
+from transom.files import require_writable, write_file
 from transom.trust.hallucination.combine import Kind
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transom.trust.hallucination.examples import Columns, Row
     from transom.trust.hallucination.score import Scored
     from transom.trust.hallucination.states import Example, Reader, States
+    from transom.trust.hallucination.study import Set
     from transom.trust.prompt import Frame
 
 app = App(no_args_is_help=True, help="Tell made-up answers by a model's own states.")
@@ -118,13 +120,9 @@ def fit(
     from transom.trust.hallucination.fit import groups_of
     from transom.trust.hallucination.states import Reader
 
-    if sum(map(bool, (label, correct, grounded))) != 1 or (incorrect and not correct):
-        raise MisconfiguredError(
-            "say what is made up in one way: --label, --correct (with --incorrect where there are some), or "
-            "--grounded"
-        )
-    require_writable(out)
     told = answers.columns(label=label, correct=correct, incorrect=incorrect, grounded=grounded)
+    _require_one_way(told)
+    require_writable(out)
     rows, frame = rows_of(read_rows(file), told, str(file)), answers.frame(model)
     with progress("loading", quiet=as_json):
         found = running.load(model)
@@ -203,6 +201,76 @@ def score_(
         ],
     }
     answer(record, _told_scores(scored, examples, told.about.line), as_json=as_json)
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file, or a packaged model.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tables of answers, each a set.")],
+    label: Annotated[str | None, "The column that says whether an answer is made up: 1 or 0."] = None,
+    correct: Annotated[str | None, "The column of correct answers, divided by ';'."] = None,
+    incorrect: Annotated[str | None, "The column of incorrect answers, divided by ';'."] = None,
+    grounded: Annotated[bool, "Made up is what names what the context does not."] = False,
+    kind: Annotated[Kind, "What is made of all families: logistic, boosting, mlp."] = "logistic",
+    attention: Annotated[bool, "Look at attention and neurons too, which costs more."] = True,
+    html: Annotated[Path | None, "Write what was found as one HTML page."] = None,
+    as_json: Json = False,
+    *,
+    answers: AnswerOptions,
+    running: DeviceOptions,
+) -> None:
+    """Say what in the states tells made-up answers from true ones, by stage, family and selection, and where
+    to."""
+    from transom.trust.hallucination import page
+    from transom.trust.hallucination.detector import model_of
+    from transom.trust.hallucination.states import Reader
+    from transom.trust.hallucination.study import check_sets, negations, study
+
+    told = answers.columns(label=label, correct=correct, incorrect=incorrect, grounded=grounded)
+    _require_one_way(told)
+    if html is not None:
+        require_writable(html)
+    frame = answers.frame(model)
+    with progress("loading", quiet=as_json):
+        found = running.load(model)
+    reader, sets = Reader(found.model, attention), []
+    for file in files:
+        sets.append(_set(file, told, found, reader, frame, answers, quiet=as_json))
+    check_sets(sets)
+    with progress("fitting", 4 * len(sets), quiet=as_json) as bar:
+        studied = study(
+            sets, model=model_of(found), kind=kind, heard=lambda: bar.advance(1),
+            negated=lambda part: _read(reader, found, negations(part), frame, answers, quiet=True)[:2],
+        )  # fmt: skip
+    if html is not None:
+        write_file(html, page.page(studied, model).encode("utf-8", "replace"), mode=0o600)
+    answer(page.record(studied, model), page.headline(studied).replace("; ", "\n"), as_json=as_json)
+
+
+def _require_one_way(told: Columns) -> None:
+    if sum(map(bool, (told.label, told.correct, told.grounded))) != 1 or (
+        told.incorrect and not told.correct
+    ):
+        raise MisconfiguredError(
+            "say what is made up in one way: --label, --correct (with --incorrect where there are some), or "
+            "--grounded"
+        )
+
+
+def _set(
+    file: Path, told: Columns, found: Checkpoint, reader: Reader, frame: Frame, answers: AnswerOptions,
+    *, quiet: bool,
+) -> Set:  # fmt: skip
+    from transom.data.rows import read_rows
+    from transom.trust.hallucination.examples import rows_of
+    from transom.trust.hallucination.study import Set
+
+    rows = _answered(found, rows_of(read_rows(file), told, str(file)), frame, answers, quiet=quiet)
+    given = [row.judged(told.grounded) if told.label is None else row.example for row in rows]
+    known, states, _ = _read(
+        reader, found, [one for one in given if one.made_up is not None], frame, answers, quiet=quiet
+    )
+    return Set(file.stem, known, states)
 
 
 def _answered(

@@ -12,7 +12,6 @@ Shapes: N answers, S steps, F numbers of a family, K families, Q = 5 K.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +70,7 @@ def fit(
     for name in names:
         xs = [one.families[name] for one in states]
         strength, chosen_N5 = _held_out(xs, labels_N, folds)
-        probes[name] = Probe(*_probe(xs, labels_N, strength))
+        probes[name] = Probe(*probe_of(xs, labels_N, strength))
         parts.append(chosen_N5)
         auroc[name] = tuple(auc(chosen_N5[:, place], labels_N) for place in range(len(SELECTIONS)))
         heard()
@@ -87,11 +86,11 @@ def fit(
     return Fitted(Detector(about, probes, made, chosen_NQ.mean(0), slope, shift), risk_N, auroc)
 
 
-def folds_of(labels_N: Any, groups: Sequence[str], seed: int) -> list[Any]:
+def folds_of(labels_N: Any, groups: Sequence[str], seed: int, folds: int = _FOLDS) -> list[Any]:
     """The places of each fold, with whole groups, and as many of each class as can be."""
     with extra("hallucination", "scikit-learn"):
         from sklearn.model_selection import StratifiedGroupKFold
-    split = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return [held for _, held in split.split(labels_N, labels_N, groups)]
 
 
@@ -102,7 +101,7 @@ def line_of(risk_N: Floats, rate: float) -> float:
     return float(np.nextafter(ordered[above - 1], 2.0)) if above <= len(ordered) else 0.0
 
 
-def _probe(xs: Sequence[Floats], labels: Any, strength: float) -> tuple[Floats, float]:
+def probe_of(xs: Sequence[Floats], labels: Any, strength: float) -> tuple[Floats, float]:
     """Fitted on the mean and the last step of each answer that has a step."""
     own = [place for place, x_SF in enumerate(xs) if len(x_SF)]
     x_MF = np.array([part for place in own for part in (xs[place].mean(0), xs[place][-1])], np.float64)
@@ -117,7 +116,7 @@ def _held_out(xs: Sequence[Floats], labels_N: Any, folds: Sequence[Any]) -> tupl
         chosen_N5 = np.zeros((len(xs), len(SELECTIONS)))
         for held in folds:
             rest = np.setdiff1d(np.arange(len(xs)), held)
-            probe = Probe(*_probe([xs[one] for one in rest], labels_N[rest], strength))
+            probe = Probe(*probe_of([xs[one] for one in rest], labels_N[rest], strength))
             for one in held:
                 if len(xs[one]):
                     chosen_N5[one] = selected(probe.series(xs[one]))
@@ -150,8 +149,3 @@ def _platt(log_odds_N: Floats, labels_N: Any) -> tuple[float, float]:
 def groups_of(examples: Sequence[Any]) -> list[str]:
     """The question of each, or without one the answer."""
     return [one.question.strip().lower() or one.answer.strip().lower() for one in examples]
-
-
-def shuffled(count: int, seed: int) -> list[int]:
-    """Places in an order that a seed tells."""
-    return random.Random(seed).sample(range(count), count)
