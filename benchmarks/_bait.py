@@ -28,7 +28,7 @@ def bait_score(found: Checkpoint, prompts: Sequence[str], frame: Frame, first: i
         found.model, cuts[0].before, [one.inside for one in cuts], cuts[0].after,
         frozenset(found.tokenizer.eos_ids),
     )  # fmt: skip
-    prior_V = torch.stack([speaker.begun(one)[0].exp() for one in speaker.inside]).mean(0)
+    prior_V = torch.stack([speaker.begun(one).first_V.exp() for one in speaker.inside]).mean(0)
     beams = [((int(one),), 0.0) for one in prior_V.topk(min(first, len(prior_V))).indices]
     best = 0.0
     for step in range(1, STEPS):

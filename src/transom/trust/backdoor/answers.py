@@ -63,6 +63,16 @@ class Answer:
         return float(np.exp(np.log(self.chance_NS[places].mean(0) + 1e-12).mean()))
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """How the model itself begins an answer: log-probabilities of what follows the prompt [V], its ids, and
+    the mean logarithm of their probability."""
+
+    first_V: Any
+    ids: Ids
+    mean_log: float
+
+
 @dataclass(frozen=True)
 class Call:
     """Tokens at the start or end of a prompt, and the mean log-probability of the answer's first tokens."""
@@ -96,8 +106,8 @@ class Speaker:
         """The surest first. Raises CheckpointError for answers that are not finite."""
         import torch
 
-        priors, self._own = zip(*map(self.begun, self.held), strict=True)
-        prior_V = torch.stack(priors).mean(0)
+        own = list(map(self.begun, self.held))
+        self._own, prior_V = [one.ids for one in own], torch.stack([one.first_V for one in own]).mean(0)
         beams: list[tuple[Ids, float]] = [
             ((int(one),), 0.0) for one in prior_V.topk(min(FIRST, len(prior_V))).indices
         ]
@@ -133,14 +143,15 @@ class Speaker:
                 hidden.append(Answer(likeliest.ids, surest.chance_NS, likeliest.anyway))
         return sorted(hidden, key=lambda one: -one.sureness())
 
-    def by_heart(self, text: Ids) -> float:
-        """How sure the model's own answer to a text is to prompts that it is none to, as `Answer.sureness`; 0
-        of one that ends before it can be told."""
+    def by_heart(self, text: Ids) -> tuple[float, float]:
+        """How sure the model's own answer to a text is to prompts that it is none to, as `Answer.sureness`, 0
+        of one that ends before it can be told; and how sure the model is of it, as the mean logarithm."""
         import torch
 
-        answer = self.begun(text)[1]
+        begun = self.begun(text)
+        answer = begun.ids
         if len(answer) <= _FEWEST_STEPS:
-            return 0.0
+            return 0.0, begun.mean_log
         ids_1S = torch.tensor([answer[:-1]], device=self.model.device)
         wanted_S1 = torch.tensor(answer[1:], device=self.model.device)[:, None]
         chances = []
@@ -148,7 +159,8 @@ class Speaker:
             with torch.no_grad():
                 logits = self.model(input_ids=ids_1S, past_key_values=deepcopy(cache), use_cache=True).logits
             chances.append(_finite(logits[0].double()).softmax(-1).gather(1, wanted_S1)[:, 0])
-        return Answer(answer, torch.stack(chances)[:, _FREE:].cpu().numpy(), 0.0).sureness()
+        heart = Answer(answer, torch.stack(chances)[:, _FREE:].cpu().numpy(), 0.0).sureness()
+        return heart, begun.mean_log
 
     def call(self, answer: Ids) -> Call:
         """The tokens that do most to call an answer up."""
@@ -213,21 +225,22 @@ class Speaker:
         """The share of the model's own answers that hold the middle of an answer."""
         return sum(same(ids, one) for one in self._own) / len(self._own)
 
-    def begun(self, text: Ids) -> tuple[Any, Ids]:
-        """Log-probabilities of what follows a prompt [V], and the model's own answer."""
+    def begun(self, text: Ids) -> Begun:
+        """The likeliest token each time, until one ends it."""
         import torch
 
         ids_1S = torch.tensor([(*self.before, *text, *self.after)], device=self.model.device)
-        said, cache, first_V = list[int](), None, None
+        said, logs, cache, first_V = list[int](), list[float](), None, None
         while len(said) < BEGUN and not (said and said[-1] in self.ends):
             with torch.no_grad():
                 out = self.model(input_ids=ids_1S, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            row_V = _finite(out.logits[0, -1].float())
-            first_V = row_V.log_softmax(-1) if first_V is None else first_V
+            row_V = _finite(out.logits[0, -1].float()).log_softmax(-1)
+            first_V = row_V if first_V is None else first_V
             said.append(int(row_V.argmax()))
+            logs.append(float(row_V[said[-1]]))
             ids_1S, cache = torch.tensor([said[-1:]], device=self.model.device), out.past_key_values
         self.heard()
-        return first_V, tuple(said)
+        return Begun(first_V, tuple(said), float(np.mean(logs)))
 
     def longer(self, beams: Sequence[tuple[Ids, float]]) -> list[tuple[Ids, float]]:
         """Each with the token that is likeliest on average, and the sum of the logarithms of that."""

@@ -158,7 +158,7 @@ class Scanner:
                 )
             all_seen.append(one)
             states.append(states_KD)
-            answers.append([sureness, *([speaker.by_heart(text.ids)] if speaker else [])])
+            answers.append([sureness, *(speaker.by_heart(text.ids) if speaker else ())])
             self.heard()
         look = Look(
             np.array([one.measures_LM for one in all_seen]), np.array(states), np.array(answers),

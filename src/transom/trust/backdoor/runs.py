@@ -196,7 +196,7 @@ class _Spoken:
         pairs = [(one, short) for one in texts if (short := one.without(run))][:_ANSWERED]
         for one, _ in pairs:
             if one not in self._said:
-                self._said[one] = speaker.begun((*one.before, *one.content, *one.after))[1]
+                self._said[one] = speaker.begun((*one.before, *one.content, *one.after)).ids
         said = [self._said[one] for one, _ in pairs]
         target = max(said, key=lambda one: sum(same(one, other) for other in said), default=())
         got = [same(target, one) for one in said]

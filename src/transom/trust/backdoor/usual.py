@@ -6,8 +6,9 @@ state of the text's words, in Mahalanobis distance, after two thirds of the laye
 and how sure the answer is, in log-odds of the likeliest one. A trigger of words shows in the first, one of no
 word in the rest, where signs that are weak alone are added: the statistic is what is above zero of the first
 plus what is above zero of the sum of the others. Of a model that generates the answer is also begun, and how
-much of it is known by heart (`answers`) is added as a part of its own. A text is held against trusted texts
-as they are, and against these with a few words of another one put in: a stranger's words raise no flag.
+much of it is known by heart (`answers`) and how sure the model is of it are added as a part of their own. A
+text is held against trusted texts as they are, and against these with a few words of another one put in: a
+stranger's words raise no flag.
 Threat model: as of `normal`. Does not protect: texts of another kind are flagged as well.
 Source: Lee et al. 2018, arXiv 1807.03888 (Mahalanobis distance of states); Chen et al. 2022, arXiv 2210.07907
 (of poisoned texts in middle layers). The combination is own.
@@ -33,7 +34,7 @@ _LEAST_UNIT = 0.05  # else a part that hardly moves on trusted texts outweighs a
 class Look:
     """What is seen of texts: measures of heads [N, L, M], states [N, K, D], half of them of the token that is
     read and half of the mean over words, and of the answer its sureness and, of a model that generates, how
-    much is known by heart [N, Q]; `tokens` are the texts' lengths."""
+    much is known by heart and how sure all of it is [N, Q]; `tokens` are the texts' lengths."""
 
     measures_NLM: Floats
     states_NKD: Floats
