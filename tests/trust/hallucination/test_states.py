@@ -149,8 +149,8 @@ def test_rows_of_attention_have_their_bounds() -> None:
 def test_inner_neurons_are_unequal_where_one_does_all() -> None:
     one, even = torch.zeros(1, 400), torch.ones(1, 400)
     one[0, 7] = -3.0
-    assert mlp_of(one, 0)[0].tolist() == pytest.approx([3 / 20, 1.0, 1.0])
-    assert mlp_of(even, 0)[0].tolist() == pytest.approx([1.0, 0.0, 0.01], abs=1e-6)
+    assert mlp_of(one)[0].tolist() == pytest.approx([3 / 20, 1.0, 1.0])
+    assert mlp_of(even)[0].tolist() == pytest.approx([1.0, 0.0, 0.01], abs=1e-6)
 
 
 def test_what_cannot_be_read_is_refused(found: Checkpoint, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from transom.trust.hallucination.detector import Detector, check_model
 from transom.trust.hallucination.score import sentences_of
 from transom.trust.hallucination.states import (
     ATTENTION,
+    LOOKS,
     Floats,
     Reader,
     attention_of,
     mlp_of,
-    side_by_side,
     unit,
 )
 
@@ -61,9 +61,7 @@ class RiskWatch:
         def reduce(kind: str, layer: int, value: Any) -> Any:
             if kind == "hidden":
                 return value[:, -1].float() if layer in reader.layers else None
-            if kind == "mlp":
-                return mlp_of(value[:, -1].float(), 0)
-            return _rows(value, spans)
+            return value[:, :, -1] if kind == "attention" else value[:, -1]
 
         every = range(model.config.num_hidden_layers) if looks else reader.layers
         kinds: list[Kind] = ["hidden", "attention", "mlp"] if looks else ["hidden"]
@@ -76,7 +74,7 @@ class RiskWatch:
             families = {f"hidden.{layer}": unit(state_BD) for layer, state_BD in hidden.items()}
             families |= reader.chosen(logits_BV, hidden, chosen)
             if looks:
-                families |= side_by_side(seen, model.config.num_hidden_layers)
+                families |= _looks(seen, every, spans)
             return self._told(families, first, len(spans))
 
         return answer, tell
@@ -163,13 +161,19 @@ def row_size(detector: Detector) -> int:
     return len(HEAD) + len(detector.probes)
 
 
-def _rows(map_BHTS: Any, spans: Sequence[tuple[int, int]]) -> Any:
-    """Of each row's last token, without what pads it on the left [B, H, 4]."""
+def _looks(seen: Any, layers: Sequence[int], spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """The families of `ATTENTION` of each row's last token, without what pads it on the left [B, F]: of all
+    layers at once, as one token has little to compute."""
     import torch
 
-    width = map_BHTS.shape[-1]
-    found = [
-        attention_of(map_BHTS[row, :, -1:, width - length :].float(), prompt)[0]
-        for row, (length, prompt) in enumerate(spans)
-    ]
-    return torch.stack(found)
+    map_BLHS = torch.stack([seen["attention", layer][0] for layer in layers], dim=1).float()
+    inner_BLN = torch.stack([seen["mlp", layer][0] for layer in layers], dim=1).float()
+    width = map_BLHS.shape[-1]
+    found_BFM = torch.cat(
+        [
+            attention_of(map_LHS[..., width - length :].flatten(0, 1)[:, None], prompt)
+            for map_LHS, (length, prompt) in zip(map_BLHS, spans, strict=True)
+        ]
+    )
+    families = {name: found_BFM[..., place] for place, name in enumerate(LOOKS)}
+    return families | {"mlp": mlp_of(inner_BLN.flatten(0, 1)).view(len(spans), -1)}

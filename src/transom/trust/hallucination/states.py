@@ -49,7 +49,8 @@ from transom.trust.prompt import PLAIN, Frame, generates
 Floats = NDArray[np.floating[Any]]
 Ids = tuple[int, ...]
 LAYERS = (1 / 3, 1 / 2, 2 / 3, 5 / 6)  # of the depth, beside the last but one
-ATTENTION = frozenset({"lookback", "sink", "entropy", "newest", "mlp"})  # families beside the cheap ones
+LOOKS = ("lookback", "sink", "entropy", "newest")
+ATTENTION = frozenset({*LOOKS, "mlp"})  # families beside the cheap ones
 _CANDIDATES = 32  # of the end's likeliest tokens, which the lens looks at
 _WEAK = 1 / 8  # of the directions of the unembedding
 _LEAST = 1e-9
@@ -177,6 +178,9 @@ class Reader:
         chosen."""
         import torch
 
+        states_LSD = torch.stack([hidden[layer] for layer in self.layers])
+        normed_LSD = self._norm(states_LSD.to(self.model.dtype)).float()
+        weak_S = (normed_LSD[-1] @ self._weak_KD.T).square().sum(1) / normed_LSD[-1].square().sum(1)
         log_SV = logits_SV.log_softmax(1)
         chosen_S1 = torch.tensor(chosen, device=log_SV.device)[:, None]
         own_S = log_SV.gather(1, chosen_S1)[:, 0]
@@ -187,25 +191,19 @@ class Reader:
                 [
                     own_S, top.values[:, 0], -(log_SV.exp() * log_SV).sum(1),
                     top.values[:, 0] - top.values[:, 1],
-                    (1.0 + rank_S).log(), self._weak_share(hidden[self.layers[-1]]),
+                    (1.0 + rank_S).log(), weak_S,
                 ],
                 dim=1,
             )
         }  # fmt: skip
         candidates_SK = torch.cat([chosen_S1, top.indices[:, :-1]], dim=1)
         end_SK = log_SV.gather(1, candidates_SK).log_softmax(1)
-        parts = []
-        for state_SD in hidden.values():
-            at_SK = self._lens(state_SD, candidates_SK).log_softmax(1)
-            apart_S = (at_SK.exp() * (at_SK - end_SK)).sum(1)
-            parts += [-(at_SK.exp() * at_SK).sum(1), at_SK[:, 0], apart_S]
-        return found | {"lens": torch.stack(parts, dim=1)}
-
-    def _lens(self, state_SD: Any, ids_SK: Any) -> Any:
-        """The logits of some tokens at a layer, the stream being normed as at the end."""
-        rows_SKD = self.model.get_output_embeddings().weight[ids_SK].float()
-        normed_SD = self._norm(state_SD.to(self.model.dtype)).float()
-        return (rows_SKD @ normed_SD[:, :, None])[:, :, 0]
+        rows_SKD = self.model.get_output_embeddings().weight[candidates_SK].float()
+        at_LSK = torch.einsum("skd,lsd->lsk", rows_SKD, normed_LSD).log_softmax(2)
+        chance_LSK = at_LSK.exp()
+        apart_LS = (chance_LSK * (at_LSK - end_SK)).sum(2)
+        lens_LSM = torch.stack([-(chance_LSK * at_LSK).sum(2), at_LSK[..., 0], apart_LS], dim=2)
+        return found | {"lens": lens_LSM.transpose(0, 1).flatten(1)}
 
     @cached_property
     def _norm(self) -> Any:
@@ -223,10 +221,6 @@ class Reader:
         _, ways_DD = torch.linalg.eigh(rows_VD.T @ rows_VD)
         return ways_DD[:, : max(1, round(_WEAK * ways_DD.shape[0]))].T
 
-    def _weak_share(self, state_SD: Any) -> Any:
-        along_SK = self._norm(state_SD.to(self.model.dtype)).float() @ self._weak_KD.T
-        return along_SK.square().sum(1) / self._norm(state_SD.to(self.model.dtype)).float().square().sum(1)
-
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
@@ -238,7 +232,9 @@ class _Steps:
     def __call__(self, kind: str, layer: int, value: Any) -> Any:
         if kind == "hidden":
             return value[0].float() if layer in self.reader.layers else None
-        return (attention_of if kind == "attention" else mlp_of)(value[0].float(), self.prompt)
+        return (
+            attention_of(value[0].float(), self.prompt) if kind == "attention" else mlp_of(value[0].float())
+        )
 
 
 def side_by_side(seen: Any, layers: int) -> dict[str, Any]:
@@ -246,8 +242,7 @@ def side_by_side(seen: Any, layers: int) -> dict[str, Any]:
     import torch
 
     maps_SLHM = torch.stack([seen["attention", layer][0] for layer in range(layers)], dim=1)
-    names = ("lookback", "sink", "entropy", "newest")
-    found = {name: maps_SLHM[..., place].flatten(1) for place, name in enumerate(names)}
+    found = {name: maps_SLHM[..., place].flatten(1) for place, name in enumerate(LOOKS)}
     return found | {"mlp": torch.cat([seen["mlp", layer][0] for layer in range(layers)], dim=1)}
 
 
@@ -266,7 +261,7 @@ def attention_of(map_HST: Any, prompt: int) -> Any:
     return torch.stack([lookback_HS, sink_HS, entropy_HS, newest_HS], dim=-1).transpose(0, 1)
 
 
-def mlp_of(inner_SN: Any, _prompt: int) -> Any:
+def mlp_of(inner_SN: Any) -> Any:
     """The three numbers of a layer's inner neurons [S, 3]."""
     import torch
 
