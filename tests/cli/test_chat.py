@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from transom import errors
 from transom.cli import ask, main
-from transom.cli.ask import Exchange, printable, words_gateway
+from transom.cli.ask import Exchange, judged, printable, words_gateway
 from transom.cli.options import WordOptions
 from transom.net.listen import serve_in_thread
 from transom.serving.engines.echo import EchoEngine
@@ -127,6 +127,23 @@ def test_public_text_is_marked_in_what_the_host_saw(capsys: pytest.CaptureFixtur
     text = ask._seen(exchange)
     assert text.plain == seen
     assert [seen[span.start : span.end] for span in text.spans if span.style == "green"] == ["Be brief."]
+
+
+def test_what_a_gateway_says_of_an_answer_is_told_in_lines() -> None:
+    """Whatever it says: what is of another kind is left out."""
+    exchange = Exchange("q", "It is so. Is it\x1b?", "seen", "words", None, 0.0, None, None)
+    sentence = {"start": 10, "end": 17, "risk": 0.9, "flagged": True}
+    both = [{**sentence, "flagged": False}, sentence]
+    note = {"risk": 0.71, "flagged": True, "why": ["check it"], "sentences": both}
+    notes = [note, {"risk": None, "reason": "too long"}]
+    told = judged(replace(exchange, annotations={"hallucination": notes}))
+    assert told == ["risk of being made up 0.71: check it", "  0.90 Is it\ufffd?", "not judged: too long"]
+    strange = [7, {**sentence, "start": "x"}, {**sentence, "risk": None}]
+    odd = [1, {"risk": "high"}, {"risk": 0.5, "why": 3, "sentences": strange}]
+    assert judged(replace(exchange, annotations={"hallucination": odd})) == [
+        "not judged: None", "risk of being made up 0.50",
+    ]  # fmt: skip
+    assert judged(replace(exchange, annotations={"hallucination": "odd"})) == judged(exchange) == []
 
 
 def test_picture_holds_what_was_shown(gateway: str, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def chosen(url: str, text: str, count: int) -> list[int]:
 def test_an_answer_has_the_risk_that_is_read_offline(
     folder: Path,
     between: Serve,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In header and field, and sentence by sentence in a stream, with the official client."""
     detector_option = [OPTION, str(folder / "detector")]
@@ -93,6 +94,10 @@ def test_an_answer_has_the_risk_that_is_read_offline(
             *live, (last,) = streamed
             assert last["risk"] == pytest.approx(note["risk"], abs=1e-5)
             assert [part for one in live for part in one["sentences"]] == last["sentences"]
+            asked = ["chat", text, "--gateway", url, "--max-tokens", "12"]
+            capsys.readouterr()
+            assert main.run(asked) == 0
+            assert f"risk of being made up {wanted.risk:.2f}" in capsys.readouterr().out
 
     between(detector_option, ["--mode", "plain", *detector_option], use)
 

@@ -49,7 +49,7 @@ _CAN_READ = {
     "obfuscated": "and can read if it has the base model: the text itself",
     "words+obfuscated": "and can read if it has the base model: the sanitised words",
 }
-_NOT_SHOWN = ("question", "answer", "host_can_read", "public")
+_NOT_SHOWN = ("question", "answer", "host_can_read", "public", "annotations")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Exchange:
     bayes: Mapping[str, Any] | None
     public: Sequence[str] = field(default=(), repr=False)  # stretches of what the host saw
     host_can_read: str | None = field(default=None, repr=False)  # None also from an older gateway
+    annotations: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @contextmanager
@@ -162,6 +163,7 @@ def ask(
         answer="".join(answer),
         host_can_read=shown.get("host_can_read"),
         public=shown.get("public", ()),
+        annotations=shown.get("annotations") or {},
         **{name: shown[name] for name in Exchange.__dataclass_fields__ if name not in _NOT_SHOWN},
     )
 
@@ -193,6 +195,29 @@ def printable(text: str) -> str:
     return "".join(
         c if c in "\n\t" or c.isprintable() or (c.isspace() and c > " ") else "\ufffd" for c in text
     )
+
+
+def judged(exchange: Exchange) -> list[str]:
+    """What a gateway with a detector says of the answer: its risk, why, and the sentences at risk."""
+    lines = []
+    for note in _mappings(exchange.annotations.get("hallucination")):
+        if not isinstance(risk := note.get("risk"), float):
+            lines.append(f"not judged: {note.get('reason') or note.get('error')}")
+            continue
+        why = note.get("why")
+        reasons = "; ".join(map(str, why)) if isinstance(why, list) else ""
+        lines.append(f"risk of being made up {risk:.2f}{f': {reasons}' if reasons else ''}")
+        for one in _mappings(note.get("sentences")):
+            start, end, own = one.get("start"), one.get("end"), one.get("risk")
+            if one.get("flagged") is True and isinstance(start, int) and isinstance(end, int):
+                lines.append(
+                    f"  {own:.2f} {exchange.answer[start:end].strip()}" if isinstance(own, float) else ""
+                )
+    return [printable(line) for line in lines if line]
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def render(exchange: Exchange) -> RenderableType:

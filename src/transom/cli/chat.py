@@ -26,6 +26,7 @@ from transom.cli.ask import (
     connect,
     embedded_engine,
     figures,
+    judged,
     render,
     require_openai,
     words_gateway,
@@ -110,6 +111,8 @@ def talk(
         else:
             console.print()
             console.print(short(exchange), style="dim")
+        for line in judged(exchange):
+            console.print(line, style="yellow", markup=False, highlight=False)
         messages.append({"role": "assistant", "content": exchange.answer})
         yield exchange
 
