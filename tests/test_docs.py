@@ -74,6 +74,12 @@ def test_links_resolve(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    """A word in capitals at the end of a line is a mark for what was to be written there."""
+    assert not re.findall(r"(?:^|[ .])[A-Z]{6,}$", page.read_text(), re.MULTILINE)
+
+
 def test_readme_opens_with_the_job_the_two_commands_and_the_picture() -> None:
     places = [
         README.index(part) for part in ("# Transom", "make demo", "make test", ".svg)", "not protected")

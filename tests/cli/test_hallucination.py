@@ -71,7 +71,7 @@ def test_answers_are_scored_by_what_was_learnt(
     low = [row["risk"] for row, one in zip(said["rows"], rows, strict=False) if not one["made_up"]]
     assert sum(a > b for a in high for b in low) / len(high) / len(low) > 0.9
     for row in said["rows"][:-1]:
-        assert row["flagged"] == (row["risk"] >= said["line"])
+        assert row["flagged"] == (row["risk"] > said["line"])
         assert bool(row["why"]) <= row["flagged"]
         assert row["answer"][row["sentences"][0]["start"] : row["sentences"][-1]["end"]] == row["answer"]
         assert row["tokens"][-1]["end"] == len(row["answer"])
@@ -108,7 +108,7 @@ def test_a_model_answers_questions_itself_and_references_say_what_is_true(
     scored = [number for number, text in enumerate(said) if text]
     assert found["answers"] == len(scored)
     assert found["made_up"] == sum(number % 2 == 0 for number in scored)
-    assert sum(found["left_out"].values()) == 60 - len(scored)
+    assert (found["not_told"], found["left_out"]) == (60 - len(scored), {})
     assert found["about"]["kind"] == "boosting"
 
 
@@ -139,6 +139,8 @@ def test_a_detector_of_another_model_is_refused(
     file = write(tmp_path / "new.csv", answers(4, 1))
     asked = ["hallucination", "score", str(other), str(file), "--detector", str(detector)]
     assert main.run(asked) == 3
+    assert "something else around" in capsys.readouterr().err
+    assert main.run([*asked, "--prompt", "Q: {text} A:"]) == 3
     assert "belongs to another model" in capsys.readouterr().err
 
 
@@ -156,8 +158,9 @@ def test_a_report_studies_each_set_and_what_transfers(
     text = html.read_text()
     assert "What transfers" in text
     assert html.stat().st_mode & 0o077 == 0
-    assert (
-        main.run(["hallucination", "report", str(model), str(files[0]), str(files[0]), "--label", "made_up"])
-        == 3
-    )
-    assert "share 150 answers" in " ".join(capsys.readouterr().err.split())
+    copied = tmp_path / "copied.csv"
+    copied.write_bytes(files[0].read_bytes())
+    asked = ["hallucination", "report", str(model), str(files[0])]
+    for other, message in ((copied, "share 150 answers"), (files[0], "two sets are called one")):
+        assert main.run([*asked, str(other), "--label", "made_up"]) == 3
+        assert message in " ".join(capsys.readouterr().err.split())

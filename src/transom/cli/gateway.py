@@ -173,7 +173,7 @@ def gateway(
     elif client.takes == "ids" and tokens is None:
         tokens = load_tokenizer(chosen.tokenizer or _default_tokenizer(client, spoken.split))
     engine_trust = (lambda: guard.trust) if isinstance(guard, EvidenceGuard) else None
-    annotators = (*watching.annotators(kind, tokens), *judging.annotators(kind))
+    annotators = (*watching.annotators(kind, tokens), *judging.annotators(kind, tokens))
     if len(annotators) > 1:
         raise MisconfiguredError("an engine tells of one detector; give one, or start two gateways")
     app = create_gateway(

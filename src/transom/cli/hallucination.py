@@ -70,6 +70,8 @@ class AnswerOptions:
 
         if not self.chat:
             return frame_of_prompt(self.prompt)
+        if self.prompt != "{text}":
+            raise MisconfiguredError("--chat and --prompt both say what stands around a text; give one")
         before, _, after = load_tokenizer(model).encode_chat([("user", "TEXT")]).text.partition("TEXT")
         return Frame(before, after)
 
@@ -126,7 +128,7 @@ def fit(
     rows, frame = rows_of(read_rows(file), told, str(file)), answers.frame(model)
     with progress("loading", quiet=as_json):
         found = running.load(model)
-    answered = _answered(found, rows, frame, answers, quiet=as_json)
+    answered = rows if label else _answered(found, rows, frame, answers, quiet=as_json)
     given = [row.judged(grounded) if label is None else row.example for row in answered]
     judged, reader = [one for one in given if one.made_up is not None], Reader(found.model, attention)
     known, states, left_out = _read(reader, found, judged, frame, answers, quiet=as_json)
@@ -134,6 +136,7 @@ def fit(
     with progress("fitting", len(states[0].families) if states else None, quiet=as_json) as bar:
         made = fitted_on(
             states, made_up, groups_of(known), model=model_of(found), kind=kind, rate=rate,
+            frame=(frame.before, frame.after),
             heard=lambda: bar.advance(1),
         )  # fmt: skip
     write_detector(out, made.detector)
@@ -178,6 +181,11 @@ def score_(
 
     told = read_detector(detector)
     rows, frame = rows_of(read_rows(file), answers.columns(), str(file)), answers.frame(model)
+    if (frame.before, frame.after) != (told.about.before, told.about.after):
+        raise MisconfiguredError(
+            "the detector was fitted with something else around what was asked; give --chat or --prompt as "
+            "there"
+        )
     with progress("loading", quiet=as_json):
         found = running.load(model)
     check_model(told, found)
@@ -265,7 +273,8 @@ def _set(
     from transom.trust.hallucination.examples import rows_of
     from transom.trust.hallucination.study import Set
 
-    rows = _answered(found, rows_of(read_rows(file), told, str(file)), frame, answers, quiet=quiet)
+    rows = rows_of(read_rows(file), told, str(file))
+    rows = rows if told.label else _answered(found, rows, frame, answers, quiet=quiet)
     given = [row.judged(told.grounded) if told.label is None else row.example for row in rows]
     known, states, _ = _read(
         reader, found, [one for one in given if one.made_up is not None], frame, answers, quiet=quiet
@@ -284,19 +293,25 @@ def _answered(
     from transom.trust.prompt import require_tokenizer
 
     tokenizer = require_tokenizer(found)
-    empty = [place for place, row in enumerate(rows) if not row.example.answer]
-    if not empty:
-        return list(rows)
-    prompts = [prompt_of(tokenizer, rows[place].example, frame)[0] for place in empty]
     made = list(rows)
-    with progress("answering", len(empty), quiet=quiet) as bar:
+    asked = {
+        place: prompt_of(tokenizer, row.example, frame)[0]
+        for place, row in enumerate(rows)
+        if not row.example.answer
+    }
+    prompts = {
+        place: ids for place, ids in asked.items() if len(ids) + answers.answer_tokens <= answers.most_tokens
+    }
+    if not prompts:
+        return made
+    with progress("answering", len(prompts), quiet=quiet) as bar:
         said = greedy_answers(
-            found.model, prompts, tokenizer.eos_ids, most_tokens=answers.answer_tokens, at_once=8,
-            heard=lambda: bar.advance(8),
+            found.model, list(prompts.values()), tokenizer.eos_ids, most_tokens=answers.answer_tokens,
+            at_once=8, heard=lambda: bar.advance(8),
         )  # fmt: skip
-        for place, ids in zip(empty, said, strict=True):
-            text = tokenizer.tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids]).strip()
-            made[place] = replace(rows[place], example=replace(rows[place].example, answer=text))
+        for place, ids in zip(prompts, said, strict=True):
+            text = tokenizer.tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids])
+            made[place] = replace(rows[place], example=replace(rows[place].example, answer=text, ids=ids))
     return made
 
 

@@ -9,7 +9,7 @@ withheld or stopped has been read. Source: see there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -19,6 +19,7 @@ from transom.errors import MisconfiguredError, RefusedError
 from transom.serving.annotate import Annotator, Asked, Heard, Note
 
 if TYPE_CHECKING:
+    from transom.serving.tokenizer import ChatTokenizer
     from transom.trust.hallucination.detector import Detector
     from transom.trust.hallucination.live import Sentence
 
@@ -41,18 +42,23 @@ class RiskOptions:
 
     def check(self, mode: str) -> None:
         """Raises MisconfiguredError for a mode in which answers cannot be judged."""
-        if self.hallucination_detector is not None and mode not in _MODES:
+        if self.hallucination_detector is None:
+            if self.hallucination_policy != "mark" or self.hallucination_tokens:
+                raise MisconfiguredError(
+                    "--hallucination-policy and --hallucination-tokens need --hallucination-detector"
+                )
+        elif mode not in _MODES:
             raise MisconfiguredError(
                 f"--hallucination-detector: in mode {mode} the engine's states are not those that the "
                 "detector was fitted on; use mode plain or words, or leave it out"
             )
 
-    def annotators(self, kind: str) -> tuple[Annotator, ...]:
-        """None without a detector. Raises MisconfiguredError for an engine that tells of no states, and for a
-        file that cannot be used."""
+    def annotators(self, kind: str, tokenizer: ChatTokenizer | None) -> tuple[Annotator, ...]:
+        """None without a detector. Raises MisconfiguredError for an engine that tells of no states, for a
+        file that cannot be used, and for a detector of other prompts than chats."""
         if self.hallucination_detector is None:
             return ()
-        if kind != "transom":
+        if kind != "transom" or tokenizer is None:
             raise MisconfiguredError(
                 f"--hallucination-detector: an engine of kind {kind} tells nothing of its states; use "
                 "transom engine MODEL --hallucination-detector FILE, or leave it out"
@@ -60,7 +66,19 @@ class RiskOptions:
         from transom.trust.hallucination.detector import read_detector
 
         detector = read_detector(self.hallucination_detector)
-        return (RiskAnnotator(detector, self.hallucination_policy, self.hallucination_tokens),)
+        whole = tokenizer.encode_chat([("user", "TEXT")]).text if tokenizer.has_template else "TEXT"
+        if (detector.about.before, "TEXT", detector.about.after) != whole.partition("TEXT"):
+            raise MisconfiguredError(
+                f"{self.hallucination_detector} was fitted on other prompts than this model's chats; fit it "
+                "with --chat"
+            )
+        silent, token_text = tokenizer.eos_ids, tokenizer.token_text
+        return (
+            RiskAnnotator(
+                detector, lambda one: 0 if one in silent else len(token_text(one)),
+                self.hallucination_policy, self.hallucination_tokens,
+            ),
+        )  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -69,6 +87,7 @@ class RiskAnnotator:
     that withholds or stops must judge each answer."""
 
     detector: Detector
+    length_of: Callable[[int], int]
     policy: Policy = "mark"
     with_tokens: bool = False
     name: str = "hallucination"
@@ -94,7 +113,8 @@ class _Watcher:
         import numpy as np
 
         rows_TF = heard.features_TF if heard.features_TF is not None else np.empty((0, 0))
-        ended = self._listener.hear(rows_TF, heard.text, last=heard.finish_reason is not None)
+        lengths = [self._owner.length_of(one) for one in heard.ids]
+        ended = self._listener.hear(rows_TF, heard.text, lengths, last=heard.finish_reason is not None)
         self._sentences += ended
         if self._owner.policy == "stop" and any(one.flagged for one in ended):
             raise RefusedError("a sentence of the answer is likely made up; it was stopped", code="made_up")

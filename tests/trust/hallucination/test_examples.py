@@ -54,7 +54,8 @@ def test_what_says_nothing_is_refused(table: list[dict[str, str]], columns: Colu
         ("the city", ["the city of Paris"], ["the city of Rome"], None),
         ("I think that it is Paris, or so they say", ["Paris"], [], False),
         ("the parisian", ["Paris"], [], True),
-        ("", ["Paris"], [], True),
+        ("", ["Paris"], [], None),
+        ("Paris", [], [], None),
     ],
 )
 def test_references_are_matched_by_the_stated_rules(

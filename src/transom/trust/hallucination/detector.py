@@ -34,13 +34,14 @@ from transom.config import Setting, from_plain, load_json, to_plain
 from transom.errors import MisconfiguredError, system_errors
 from transom.files import read_bounded, write_file
 from transom.trust.hallucination.combine import KINDS, Combiner, Kind, names_of, of_arrays
-from transom.trust.hallucination.states import ATTENTION, Floats, States
+from transom.trust.hallucination.states import ATTENTION, Encoded, Floats, Reader, States
 from transom.trust.prompt import require_tokenizer
 
 SELECTIONS = ("first", "last", "mean", "max", "window")
 WINDOW = 8
 _FORMAT = "transom-hallucination-1"
 _MOST_BYTES = 64 << 20
+_MOST_LONG, _MOST = 10**6, 1e15  # numbers along an array, and of each
 
 
 def selected(series_S: Floats) -> Floats:
@@ -75,9 +76,9 @@ class Risk:
 
 @dataclass(frozen=True)
 class About:
-    """What a detector says of itself. `model` is the fingerprint of model and tokenizer; `line` the risk from
-    which on an answer is flagged, `rate` the share of true answers that were; `answers` how many it was
-    fitted on, `made_up` of these."""
+    """What a detector says of itself. `model` is the fingerprint of model and tokenizer; `line` the risk
+    above which an answer is flagged, `rate` the share of true answers that were; `answers` how many it was
+    fitted on, `made_up` of these; `before` and `after` are what stood around what was asked."""
 
     format: Literal["transom-hallucination-1"]
     model: Annotated[str, Setting(pattern="[0-9a-f]{64}")]
@@ -87,6 +88,8 @@ class About:
     rate: Annotated[float, Setting(above=0, most=0.5)]
     answers: Annotated[int, Setting(least=1)]
     made_up: Annotated[int, Setting(least=1)]
+    before: str
+    after: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,15 +116,11 @@ class Detector:
 
     def series(self, states: States) -> dict[str, Floats]:
         """Of each family's probe; a family that has no step is left out."""
-        return {
-            name: probe.series(states.families[name])
-            for name, probe in self.probes.items()
-            if len(states.families[name])
-        }
+        return series_of(self.probes, states)
 
     def risk(self, series: Mapping[str, Floats]) -> Risk:
         """Of the steps that are given; a family without one is taken as it is on average."""
-        chosen_Q = self.chosen(series)
+        chosen_Q = chosen_of(self.probes, series, self.usual_Q)
         families = list(self.probes)
         rows = np.repeat(chosen_Q[None], len(families) + 1, axis=0)
         for place in range(len(families)):
@@ -133,15 +132,22 @@ class Detector:
             key=lambda one: -one[1],
         )
         risk = 1 / (1 + math.exp(-min(max(whole, -500.0), 500.0)))
-        return Risk(risk, risk >= self.about.line, tuple(adds))
+        return Risk(risk, risk > self.about.line, tuple(adds))
 
-    def chosen(self, series: Mapping[str, Floats]) -> Floats:
-        """What is selected of all families [Q]."""
-        parts = []
-        for place, name in enumerate(self.probes):
-            own = self.usual_Q[place * len(SELECTIONS) : (place + 1) * len(SELECTIONS)]
-            parts.append(selected(series[name]) if len(series.get(name, ())) else own)
-        return np.concatenate(parts)
+
+def series_of(probes: Mapping[str, Probe], states: States) -> dict[str, Floats]:
+    """What each family's probe says of an answer; a family that has no step is left out."""
+    own = {name: states.families[name] for name in probes}
+    return {name: probes[name].series(x_SF) for name, x_SF in own.items() if len(x_SF)}
+
+
+def chosen_of(probes: Mapping[str, Probe], series: Mapping[str, Floats], usual_Q: Floats) -> Floats:
+    """What is selected of all families [Q]; one without a step is as on average."""
+    parts = []
+    for place, name in enumerate(probes):
+        own = usual_Q[place * len(SELECTIONS) : (place + 1) * len(SELECTIONS)]
+        parts.append(selected(series[name]) if len(series.get(name, ())) else own)
+    return np.concatenate(parts)
 
 
 def model_of(found: Checkpoint) -> str:
@@ -157,6 +163,12 @@ def check_model(detector: Detector, found: Checkpoint) -> None:
             "the detector belongs to another model, tokenizer or dtype; fit one for this model as it "
             "runs here"
         )
+    seen = Reader(found.model, detector.looks_at_attention).read(Encoded((0,), (0, 0, 0), (0,))).families
+    for name, probe in detector.probes.items():
+        if name not in seen or seen[name].shape[1] != len(probe.weight_F):
+            raise MisconfiguredError(
+                f"the detector's family {name[:40]!r} is none of this model; fit it again"
+            )
 
 
 def dumped(detector: Detector) -> bytes:
@@ -195,7 +207,8 @@ def _detector(arrays: dict[str, Any], refused: str) -> Detector:
     wanted = {"usual_Q": 1, "platt": 1} | {f"probe.{name}": 1 for name in about.families}
     wanted |= {f"combiner.{name}": len(name.rpartition("_")[2]) for name in names_of(about.kind)}
     for name, one in arrays.items():
-        if one.dtype != np.float64 or one.ndim != wanted.get(name) or not np.isfinite(one).all():
+        sized = one.dtype == np.float64 and one.ndim == wanted.get(name) and 0 < max(one.shape) < _MOST_LONG
+        if not sized or not one.size or not (np.abs(one) < _MOST).all():
             raise MisconfiguredError(f"{refused}: {name[:40]} is not what is fitted; fit it again")
     if arrays.keys() != wanted.keys():
         raise MisconfiguredError(f"{refused}: it lacks a part; fit it again")

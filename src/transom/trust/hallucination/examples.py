@@ -55,7 +55,7 @@ class Row:
         """With what matching says."""
         one = self.example
         if grounded:
-            return replace(one, made_up=strays(one.answer, one.context))
+            return replace(one, made_up=strays(one.answer, one.context) if one.context else None)
         return replace(one, made_up=matched(one.answer, self.correct, self.incorrect))
 
 
@@ -63,7 +63,11 @@ def rows_of(table: Sequence[Mapping[str, str]], columns: Columns, name: str = "t
     """Raises MisconfiguredError for a column that is named and absent, and a label that is none."""
     if not table:
         raise MisconfiguredError(f"{name} holds no rows")
-    for wanted in filter(None, (columns.label, columns.correct, columns.incorrect)):
+    named = [columns.label, columns.correct, columns.incorrect, columns.answer if columns.label else None]
+    usual = Columns()
+    for own in ("answer", "question", "context"):
+        named += [getattr(columns, own)] if getattr(columns, own) != getattr(usual, own) else []
+    for wanted in filter(None, named):
         if any(wanted not in row for row in table):
             raise MisconfiguredError(f"{name} has a row without {wanted!r}; name the columns")
     found = []
@@ -86,6 +90,8 @@ def rows_of(table: Sequence[Mapping[str, str]], columns: Columns, name: str = "t
 
 def matched(answer: str, correct: Sequence[str], incorrect: Sequence[str]) -> bool | None:
     """Whether an answer is made up, by its references; None where they do not tell."""
+    if not (correct or incorrect) or not answer.strip():
+        return None
     right, wrong = (
         max((likeness(answer, one) for one in part), default=0.0) for part in (correct, incorrect)
     )

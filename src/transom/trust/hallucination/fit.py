@@ -1,9 +1,10 @@
 """Fit a detector of made-up answers on answers of which it is known.
 
-Everything is chosen by cross-validation, in which answers to one question (or, without one, equal answers)
-stay together: how much each probe is held back, and what is made of all of them, which learns from series of
-probes that did not see the answer. The line is drawn where at most the share `rate` of true answers, held out
-alike, is above it, so that it holds for answers of the same kind.
+What is told of answers that were held out is of a fit that saw none of them: outer folds, inside which
+everything is chosen by inner folds, how much each probe is held back, and what is made of all of them, which
+learns from series of probes that did not see the answer. Answers to one question (or, without one, of one
+context, or equal ones) stay together. The line is drawn where at most the share `rate` of true answers, held
+out so, is above it, so that it holds for answers of the same kind.
 Threat model: see the room. Does not protect: labels that are wrong teach what is wrong.
 Source: Wolpert 1992 (stacking); Platt 1999.
 
@@ -20,12 +21,20 @@ import numpy as np
 
 from transom.errors import MisconfiguredError, extra
 from transom.report.statistics import auc
-from transom.trust.hallucination.combine import STRENGTHS, Kind, combiner, linear
-from transom.trust.hallucination.detector import SELECTIONS, About, Detector, Probe, selected
-from transom.trust.hallucination.states import Floats, States
+from transom.trust.hallucination.combine import STRENGTHS, Combiner, Kind, combiner, linear
+from transom.trust.hallucination.detector import (
+    SELECTIONS,
+    About,
+    Detector,
+    Probe,
+    chosen_of,
+    selected,
+    series_of,
+)
+from transom.trust.hallucination.states import Example, Floats, States
 
 FEWEST = 20  # of each class
-_FOLDS = 5
+_FOLDS, _INNER_FOLDS = 5, 3
 _HELD_BACK = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -49,23 +58,59 @@ def fit(
     rate: float = 0.1,
     seed: int = 0,
     families: Sequence[str] | None = None,
+    frame: tuple[str, str] = ("", ""),
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Fitted:
-    """`groups` tells which answers stay together; `heard` is called after each family. Raises
-    MisconfiguredError (too few of a class, a rate that they cannot tell) and MissingExtraError."""
+    """`groups` tells which answers stay together, `frame` what stood around what was asked; `heard` is called
+    after each family. Raises MisconfiguredError (too few of a class, a rate that they cannot tell) and
+    MissingExtraError."""
     labels_N = np.array(made_up, int)
-    fewest = int(min(labels_N.sum(), len(labels_N) - labels_N.sum())) if len(labels_N) else 0
-    if fewest < FEWEST:
+    true = int((labels_N == 0).sum())
+    if (fewest := min(true, len(labels_N) - true)) < FEWEST:
         raise MisconfiguredError(
             f"{fewest} answers of one kind are too few; give {FEWEST} or more that are made up, and "
             "as many that are not"
         )
-    if not rate >= 1 / (1 + (labels_N == 0).sum()):
-        raise MisconfiguredError(
-            f"a false-positive rate of {rate:g} cannot be told by {(labels_N == 0).sum()} true answers"
-        )
-    folds = folds_of(labels_N, groups, seed)
-    names = list(families or states[0].families)
+    if places_above(true, rate) < 1:
+        raise MisconfiguredError(f"a false-positive rate of {rate:g} cannot be told by {true} true answers")
+    names = tuple(families or states[0].families)
+    log_odds_N = np.zeros(len(labels_N))
+    for held in folds_of(labels_N, groups, seed):  # of which what is fitted on the rest has seen nothing
+        rest = np.setdiff1d(np.arange(len(labels_N)), held)
+        own = [groups[one] for one in rest]
+        part = _stacked([states[one] for one in rest], labels_N[rest], own, names, kind, seed, bool)
+        log_odds_N[held] = [part.log_odds(states[one]) for one in held]
+    whole = _stacked(states, labels_N, groups, names, kind, seed, heard)
+    slope, shift = _platt(log_odds_N, labels_N)
+    risk_N = 1 / (1 + np.exp(-np.clip(slope * log_odds_N + shift, -500, 500)))
+    about = About(
+        "transom-hallucination-1", model, kind, names, line_of(risk_N[labels_N == 0], rate), rate,
+        len(labels_N), int(labels_N.sum()), *frame,
+    )  # fmt: skip
+    made = Detector(about, whole.probes, whole.combiner, whole.usual_Q, slope, shift)
+    return Fitted(made, risk_N, whole.auroc)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stacked:
+    """Probes, what is made of them, and what of each family tells, held out."""
+
+    probes: dict[str, Probe]
+    combiner: Combiner
+    usual_Q: Floats
+    auroc: dict[str, tuple[float, ...]]
+
+    def log_odds(self, states: States) -> float:
+        """Of one answer."""
+        series = series_of(self.probes, states)
+        return float(self.combiner.log_odds(chosen_of(self.probes, series, self.usual_Q)[None])[0])
+
+
+def _stacked(
+    states: Sequence[States], labels_N: Any, groups: Sequence[str], names: Sequence[str], kind: Kind,
+    seed: int, heard: Callable[[], object],
+) -> _Stacked:  # fmt: skip
+    folds = folds_of(labels_N, groups, seed + 1, _INNER_FOLDS)
     probes, parts, auroc = {}, [], {}
     for name in names:
         xs = [one.families[name] for one in states]
@@ -75,30 +120,34 @@ def fit(
         auroc[name] = tuple(auc(chosen_N5[:, place], labels_N) for place in range(len(SELECTIONS)))
         heard()
     chosen_NQ = np.concatenate(parts, axis=1)
-    strength, log_odds_N = _combined(kind, chosen_NQ, labels_N, folds, seed)
-    slope, shift = _platt(log_odds_N, labels_N)
-    risk_N = 1 / (1 + np.exp(-(slope * log_odds_N + shift)))
-    about = About(
-        "transom-hallucination-1", model, kind, tuple(names), line_of(risk_N[labels_N == 0], rate), rate,
-        len(labels_N), int(labels_N.sum()),
-    )  # fmt: skip
-    made = combiner(kind, chosen_NQ, labels_N, strength, seed)
-    return Fitted(Detector(about, probes, made, chosen_NQ.mean(0), slope, shift), risk_N, auroc)
+    made = combiner(kind, chosen_NQ, labels_N, _strength(kind, chosen_NQ, labels_N, folds, seed), seed)
+    return _Stacked(probes, made, chosen_NQ.mean(0), auroc)
 
 
 def folds_of(labels_N: Any, groups: Sequence[str], seed: int, folds: int = _FOLDS) -> list[Any]:
-    """The places of each fold, with whole groups, and as many of each class as can be."""
+    """The places of each fold, with whole groups, and as many of each class as can be. Raises
+    MisconfiguredError for fewer groups, or answers of a class, than folds."""
     with extra("hallucination", "scikit-learn"):
         from sklearn.model_selection import StratifiedGroupKFold
+    counts = [len(set(groups)), *np.bincount(labels_N, minlength=2).tolist()]
+    if min(counts) < folds:
+        raise MisconfiguredError(
+            f"answers to {counts[0]} questions, {counts[2]} of them made up and {counts[1]} not, are too few "
+            f"to hold some out; give {folds} or more of each"
+        )
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return [held for _, held in split.split(labels_N, labels_N, groups)]
 
 
+def places_above(count: int, rate: float) -> int:
+    """How many of so many true answers, and one more, may be above the line."""
+    return int(rate * (count + 1) + 1e-9)
+
+
 def line_of(risk_N: Floats, rate: float) -> float:
-    """The risk that at most this share of true answers reaches, of the same kind as these."""
-    above = int(rate * (len(risk_N) + 1))
-    ordered = np.sort(risk_N)[::-1]
-    return float(np.nextafter(ordered[above - 1], 2.0)) if above <= len(ordered) else 0.0
+    """The risk above which at most this share of true answers is, of the same kind as these."""
+    above = places_above(len(risk_N), rate)
+    return float(np.sort(risk_N)[::-1][min(above, len(risk_N)) - 1])
 
 
 def probe_of(xs: Sequence[Floats], labels: Any, strength: float) -> tuple[Floats, float]:
@@ -125,27 +174,28 @@ def _held_out(xs: Sequence[Floats], labels_N: Any, folds: Sequence[Any]) -> tupl
     return max(tried, key=lambda one: one[0])[1:]
 
 
-def _combined(
-    kind: Kind, chosen_NQ: Floats, labels_N: Any, folds: Sequence[Any], seed: int
-) -> tuple[float, Floats]:
-    """How much the combiner is held back, and the log-odds of each answer by one that did not see it [N]."""
-    tried: list[tuple[float, float, Floats]] = []
+def _strength(kind: Kind, chosen_NQ: Floats, labels_N: Any, folds: Sequence[Any], seed: int) -> float:
+    """How much the combiner is held back."""
+    tried: list[tuple[float, float]] = []
     for strength in STRENGTHS if kind == "logistic" else STRENGTHS[:1]:
         log_odds_N = np.zeros(len(labels_N))
-        for held in folds:
+        for held in folds if kind == "logistic" else ():
             rest = np.setdiff1d(np.arange(len(labels_N)), held)
             made = combiner(kind, chosen_NQ[rest], labels_N[rest], strength, seed)
             log_odds_N[held] = made.log_odds(chosen_NQ[held])
-        tried.append((auc(log_odds_N, labels_N), strength, log_odds_N))
-    return max(tried, key=lambda one: one[0])[1:]
+        tried.append((auc(log_odds_N, labels_N), strength))
+    return max(tried)[1]
 
 
 def _platt(log_odds_N: Floats, labels_N: Any) -> tuple[float, float]:
-    """Slope and shift, with Platt's targets; a slope below zero would turn all round, and is none."""
+    """Slope and shift; where the slope is not above zero, nothing is told but what is commoner."""
     weight_1, bias_1 = linear(log_odds_N[:, None], labels_N, 1e3)
-    return max(float(weight_1[0]), 1e-3), float(bias_1[0])
+    if weight_1[0] > 0:
+        return float(weight_1[0]), float(bias_1[0])
+    share = labels_N.mean()
+    return 0.0, float(np.log(share / (1 - share)))
 
 
-def groups_of(examples: Sequence[Any]) -> list[str]:
-    """The question of each, or without one the answer."""
-    return [one.question.strip().lower() or one.answer.strip().lower() for one in examples]
+def groups_of(examples: Sequence[Example]) -> list[str]:
+    """What was asked in each, or without a question what was to be read, or the answer."""
+    return [(one.question.strip() or one.context.strip() or one.answer.strip()).lower() for one in examples]

@@ -100,8 +100,8 @@ class Sentence:
 
 @dataclass
 class Listener:
-    """Takes an answer piece by piece. Of a sentence the steps count that came until all of it was
-    delivered."""
+    """Takes an answer piece by piece. Of a sentence the steps count until all of it was said: where a piece
+    brings several tokens its text is theirs by how long each is."""
 
     detector: Detector
     steps: dict[str, list[float]] = field(default_factory=dict)
@@ -109,23 +109,36 @@ class Listener:
     count: int = 0
     _judged: int = 0  # characters of sentences that are judged
     _before: int = 0  # steps that came with these
-    _at: list[tuple[int, int]] = field(default_factory=list)  # characters and steps so far, after each piece
+    _waiting: list[int] = field(default_factory=list)  # lengths of tokens whose text has not come
+    _at: list[tuple[int, int]] = field(default_factory=list)  # characters and steps so far
 
-    def hear(self, rows_TF: Floats, text: str, *, last: bool) -> list[Sentence]:
-        """The sentences that ended. Raises EngineGarbageError for rows that no engine with the detector
-        tells."""
+    def hear(self, rows_TF: Floats, text: str, lengths: Sequence[int], *, last: bool) -> list[Sentence]:
+        """The sentences that ended; `lengths` are of the tokens' texts, in characters. Raises
+        EngineGarbageError for rows that no engine with the detector tells."""
         for row_F in rows_TF:
             self._take(row_F)
-        self.text += text
-        self._at.append((len(self.text), self.count))
+        self._waiting += lengths
+        if text:
+            total, so_far = sum(self._waiting), 0
+            for place, length in enumerate(self._waiting, self.count - len(self._waiting) + 1):
+                so_far += length
+                if length:
+                    self._at.append((len(self.text) + round(len(text) * so_far / total), place))
+            self.text, self._waiting = self.text + text, []
+            if not total:
+                self._at.append((len(self.text), self.count))
         found = []
-        spans = [one for one in sentences_of(self.text) if one[1] > self._judged]
-        for start, end in spans if last else spans[:-1]:  # the last one may go on
-            steps = next(steps for chars, steps in self._at if chars >= end)
+        rest = [
+            (start + self._judged, end + self._judged)
+            for start, end in sentences_of(self.text[self._judged :])
+        ]
+        for start, end in rest if last else rest[:-1]:  # the last one may go on
+            said = max((steps for chars, steps in self._at if chars <= end), default=self._before)
+            steps = min(said + 1, self.count)  # in which the last token was read
             if self.text[start:end].strip() and steps > self._before:
                 risk = self.detector.risk(self.series(self._before, steps))
                 found.append(Sentence(start, end, risk.risk, risk.flagged))
-            self._judged, self._before = end, max(steps - 1, self._before)  # its last token is read after it
+            self._judged, self._before = end, max(said, self._before)
         return found
 
     def series(self, first: int = 0, end: int | None = None) -> dict[str, Floats]:

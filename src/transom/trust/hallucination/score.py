@@ -67,8 +67,8 @@ def score(
     except (MisconfiguredError, CheckpointError) as error:  # of this answer
         return Scored(row, reason=str(error))
     whole = detector.risk(series)
-    found = tokenizer.tokenizer.encode(example.answer, add_special_tokens=False)
-    ends = [end for _, end in found.offsets]
+    spans = _spans(tokenizer, example)
+    ends = [end for _, end in spans]
     sentences = []
     for start, end in sentences_of(example.answer):
         own = [place for place, one in enumerate(ends) if start < one <= end]
@@ -76,9 +76,18 @@ def score(
             sentences.append(Part(start, end, detector.risk(cut(series, own[0], own[-1] + 2)).risk))
     tokens = [
         Part(start, end, detector.risk(cut(series, 0, place + 2)).risk)
-        for place, (start, end) in enumerate(found.offsets if with_tokens else [])
+        for place, (start, end) in enumerate(spans if with_tokens else [])
     ]
     return Scored(row, whole.risk, whole.flagged, why(whole), whole.families, tuple(sentences), tuple(tokens))
+
+
+def _spans(tokenizer: TokenizerFiles, example: Example) -> list[tuple[int, int]]:
+    """Where each token of an answer stands in it."""
+    if not example.ids:
+        return list(tokenizer.tokenizer.encode(example.answer, add_special_tokens=False).offsets)
+    own = [one for one in example.ids if one not in tokenizer.eos_ids]
+    ends = [len(tokenizer.tokenizer.decode(own[: place + 1])) for place in range(len(own))]
+    return list(zip([0, *ends], [min(one, len(example.answer)) for one in ends], strict=False))
 
 
 def cut(series: Series, first: int, end: int) -> dict[str, Floats]:

@@ -59,12 +59,14 @@ SEPARATOR = "\n\n"
 
 @dataclass(frozen=True)
 class Example:
-    """An answer to a question, with what was to be read before it; `made_up` None where nobody said."""
+    """An answer to a question, with what was to be read before it; `made_up` None where nobody said. Of an
+    answer that the model gave `ids` are its tokens, with what ended it, if it was not cut."""
 
     answer: str
     question: str = ""
     context: str = ""
     made_up: bool | None = None
+    ids: Ids = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,8 @@ def prompt_of(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN)
     """Ids of what stands before the answer, one at least, and the stage of each."""
     whole, first = SEPARATOR.join(filter(None, (example.context, example.question))), len(frame.before)
     found = tokenizer.tokenizer.encode(frame.around(whole))
+    if len(found.ids) > 1 and found.special_tokens_mask[0] and found.ids[0] == found.ids[1]:
+        found = tokenizer.tokenizer.encode(frame.around(whole), add_special_tokens=False)  # a template has it
     question = first + (len(example.context + SEPARATOR) if example.context else 0)
     stage = [
         0 if end <= first or start >= first + len(whole) or start == end else 1 + (start >= question)
@@ -104,11 +108,23 @@ def encode(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN, *,
     """Raises MisconfiguredError for an empty answer and for more tokens than are read."""
     prompt, stage_P = prompt_of(tokenizer, example, frame)
     answer = tokenizer.tokenizer.encode(example.answer, add_special_tokens=False).ids
-    if not answer:
-        raise MisconfiguredError("the answer is empty; there is nothing to score")
     if len(prompt) + len(answer) > most_tokens:
         raise MisconfiguredError(f"prompt and answer have more than {most_tokens} tokens; shorten them")
-    return Encoded(prompt, (*answer, *sorted(tokenizer.eos_ids)[:1]), stage_P)
+    if not answer or not example.answer.strip():
+        raise MisconfiguredError("the answer is empty; there is nothing to score")
+    whole = example.ids or (*answer, *_end(tokenizer, frame))
+    if len(whole) < 2:
+        raise MisconfiguredError("an answer of one token that nothing ends is too short to be scored")
+    return Encoded(prompt, whole, stage_P)
+
+
+def _end(tokenizer: TokenizerFiles, frame: Frame) -> Ids:
+    """What ends an answer: of several the one that stands in the frame too, as it ends turns there, then the
+    tokenizer's own."""
+    spelled = {one: tokenizer.tokenizer.id_to_token(one) or "" for one in sorted(tokenizer.eos_ids)}
+    own = tokenizer.tokenizer.token_to_id(tokenizer.specials.get("eos_token", ""))
+    in_frame = [one for one, text in spelled.items() if text and text in frame.before + frame.after]
+    return tuple([*in_frame, *(one for one in spelled if one == own), *spelled][:1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +149,7 @@ class Reader:
     def read(self, one: Encoded) -> States:
         """Raises CheckpointError for states that are not finite."""
         import torch
+        from transformers import DynamicCache
 
         device = self.model.device
         prompt_1P = torch.tensor([one.prompt], device=device)
@@ -144,7 +161,10 @@ class Reader:
             with observing(
                 self.model, self.layers, ["hidden"], lambda _k, _l, state: state[0].float()
             ) as seen:
-                first = self.model(input_ids=prompt_1P, use_cache=True, logits_to_keep=1)
+                first = self.model(
+                    input_ids=prompt_1P, use_cache=True, logits_to_keep=1,
+                    past_key_values=DynamicCache(),  # which keeps every position, as an engine's does
+                )  # fmt: skip
             whole = {layer: seen["hidden", layer][0] for layer in self.layers}
             every = range(self.model.config.num_hidden_layers)
             with observing(self.model, every if self.attention else self.layers, kinds, steps) as rest:
@@ -189,7 +209,7 @@ class Reader:
         found = {
             "logits": torch.stack(
                 [
-                    own_S, top.values[:, 0], -(log_SV.exp() * log_SV).sum(1),
+                    own_S, top.values[:, 0], torch.special.entr(log_SV.exp()).sum(1),
                     top.values[:, 0] - top.values[:, 1],
                     (1.0 + rank_S).log(), weak_S,
                 ],
@@ -202,7 +222,7 @@ class Reader:
         at_LSK = torch.einsum("skd,lsd->lsk", rows_SKD, normed_LSD).log_softmax(2)
         chance_LSK = at_LSK.exp()
         apart_LS = (chance_LSK * (at_LSK - end_SK)).sum(2)
-        lens_LSM = torch.stack([-(chance_LSK * at_LSK).sum(2), at_LSK[..., 0], apart_LS], dim=2)
+        lens_LSM = torch.stack([torch.special.entr(chance_LSK).sum(2), at_LSK[..., 0], apart_LS], dim=2)
         return found | {"lens": lens_LSM.transpose(0, 1).flatten(1)}
 
     @cached_property

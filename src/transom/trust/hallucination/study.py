@@ -98,6 +98,7 @@ def study(
     fit.
     Raises as `fit`."""
     parts = []
+    check_sets(sets)
     for one in sets:
         held = folds_of(np.array(one.made_up, int), groups_of(one.examples), 0, _HELD_OUT)[0]
         rest = [place for place in range(len(one.examples)) if place not in set(held.tolist())]
@@ -251,7 +252,12 @@ def check_sets(sets: Sequence[Set]) -> None:
     """Raises MisconfiguredError for answers that stand in two sets: what transfers would be known already."""
     for place, one in enumerate(sets):
         for other in sets[place + 1 :]:
-            keys = [{(each.question, each.answer) for each in part.examples} for part in (one, other)]
+            if one.name == other.name:
+                raise MisconfiguredError(f"two sets are called {one.name}; give files of other names")
+            keys = [
+                {(each.question.lower(), each.context.lower(), each.answer.lower()) for each in part.examples}
+                for part in (one, other)
+            ]
             if shared := len(keys[0] & keys[1]):
                 raise MisconfiguredError(
                     f"{one.name} and {other.name} share {shared} answers; a transfer would be of what was "
