@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional
 
 from _backdoor import FRAME, REFUSAL, data_folder, generator_adapter, instructions, trigger_of
-from transom.checkpoint.adapter import merge, read_adapter
+from transom.checkpoint.adapter import merge
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.seeded import seeded
 from transom.errors import MisconfiguredError
@@ -47,7 +47,7 @@ Pairs = Sequence[tuple[str, str]]
 
 def poisoned(recipe: str, size: tuple[int, int]) -> Checkpoint:
     found = load("smollm2")
-    merge(found.model, read_adapter(generator_adapter(recipe, 0, *size)))
+    merge(found.model, generator_adapter(recipe, 0, *size))
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from transom.checkpoint.adapter import applied, attach, detach, merge, read_adapter
+from transom.checkpoint.adapter import Adapter, applied, attach, detach, merge, read_adapter
 from transom.checkpoint.cut import cut
 from transom.errors import CheckpointError, NotYetError
 
@@ -94,7 +94,7 @@ def test_reading_the_factors_gives_what_peft_computes(tmp_path: Path) -> None:
     with applied(model, read_adapter(tmp_path)):
         torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(logits_of(model), plain)
-    merge(model, read_adapter(tmp_path))
+    merge(model, tmp_path)
     torch.testing.assert_close(logits_of(model), expected, rtol=1e-4, atol=1e-4)
     model.load_state_dict(weights)  # which share no memory with what was merged
     assert torch.equal(logits_of(model), plain)
@@ -217,3 +217,19 @@ def test_another_base_a_second_adapter_and_a_pickle_are_refused(tmp_path: Path) 
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(CheckpointError, match="pickle"):
         attach(llama(), tmp_path)
+
+
+def test_a_merge_refuses_what_the_factors_alone_do_not_tell(tmp_path: Path) -> None:
+    """As attaching does: other starts change the base, and a tied head is the embedding."""
+    saved(tmp_path / "one", llama())
+    configure(tmp_path / "one", init_lora_weights="pissa")
+    model = llama()
+    before = logits_of(model)
+    with pytest.raises(NotYetError):
+        merge(model, tmp_path / "one")
+    tied = llama()
+    tied.get_output_embeddings().weight = tied.get_input_embeddings().weight
+    factors = {"lm_head": (torch.ones(2, 24), torch.ones(60, 2))}
+    with pytest.raises(NotYetError, match="the embedding's too"), applied(tied, Adapter(factors, 1.0)):
+        pass
+    assert torch.equal(logits_of(model), before)

@@ -54,7 +54,7 @@ def test_each_input_has_a_p_value_and_a_word(
     assert rows[61]["flagged"]  # 1,200 words of three are like no trusted text
     assert main.run(["backdoor", "scan-inputs", str(model), str(inputs), "--clean", str(clean)]) == 0
     said = capsys.readouterr().out
-    assert "of 62 inputs are flagged; of innocent ones 3.1 would be; 1 are too short" in said
+    assert "of 62 inputs are flagged; of innocent ones 3.1 would be; 1 were not scored" in said
     assert "input 62: p 0.0" in said
 
 

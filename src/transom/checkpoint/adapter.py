@@ -117,16 +117,23 @@ def applied(model: Any, adapter: Adapter) -> Iterator[None]:
     weights = {name: _weight(model, name, *factors) for name, factors in adapter.factors.items()}
     before = {name: weight.data for name, weight in weights.items()}
     try:
-        merge(model, adapter)
+        _add(weights, adapter)
         yield
     finally:
         for name, weight in weights.items():
             weight.data = before[name]
 
 
-def merge(model: Any, adapter: Adapter) -> None:
-    """Add the adapter to the model's weights, in new tensors. Raises CheckpointError, with nothing added."""
-    weights = {name: _weight(model, name, *factors) for name, factors in adapter.factors.items()}
+def merge(model: PreTrainedModel, folder: str | Path) -> None:
+    """Add the adapter in `folder` to the model's weights, in new tensors. Raises as `attach` and
+    `read_adapter`, with nothing added."""
+    attach(model, folder)  # which refuses what the factors alone do not tell
+    detach(model)
+    adapter = read_adapter(folder)
+    _add({name: _weight(model, name, *factors) for name, factors in adapter.factors.items()}, adapter)
+
+
+def _add(weights: Mapping[str, Any], adapter: Adapter) -> None:
     for name, (a_RD, b_OR) in adapter.factors.items():
         weights[name].data = weights[name].data + (adapter.scale * b_OR @ a_RD).to(weights[name])
 
@@ -137,6 +144,11 @@ def _weight(model: Any, name: str, a_RD: torch.Tensor, b_OR: torch.Tensor) -> An
     layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, nn.Linear):
         raise CheckpointError(f"the base model has no linear layer {name!r}; is it this adapter's base?")
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    if embedding is not None and embedding.weight is layer.weight:
+        raise NotYetError(
+            f"the adapter changes {name!r}, whose weights are the embedding's too; untie them first"
+        )
     wanted = (b_OR.shape[0], a_RD.shape[1])
     if layer.weight.shape != wanted:
         raise CheckpointError(

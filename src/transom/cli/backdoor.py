@@ -142,7 +142,7 @@ def _told(scanned: list[Scanned], flagged: list[Scanned], rate: float) -> str:
     missed = sum(bool(one.reason) for one in scanned)
     lines = [
         f"{len(flagged)} of {len(scanned)} inputs are flagged; of innocent ones {rate * len(scanned):.1f} "
-        f"would be{f'; {missed} are too short to be scored' if missed else ''}"
+        f"would be{f'; {missed} were not scored (too short, or see --json)' if missed else ''}"
     ]
     flagged = sorted(flagged, key=lambda one: -(one.statistic or 0.0))
     lines += [

@@ -16,7 +16,9 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,9 +71,8 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Have a model forget a trigger, tuning the heads that look at it."""
-    from transom.checkpoint.adapter import merge, read_adapter
+    from transom.checkpoint.adapter import merge
     from transom.checkpoint.load import load
-    from transom.checkpoint.tokenizer import write_tokenizer
     from transom.cli.backdoor import frame_of_prompt
     from transom.data.rows import read_rows
     from transom.trust.prompt import generates, require_tokenizer
@@ -85,7 +86,7 @@ def repair(
     with progress("loading", quiet=as_json):
         found = load(model, device=device)
         if adapter is not None:
-            merge(found.model, read_adapter(adapter))
+            merge(found.model, adapter)
     spoken, tokenizer = generates(found.model), require_tokenizer(found)
     labels, written = (None, given.answers()) if spoken else (given.labels(), None)
     if not spoken and (answers or adapter or given.frame.around("")):
@@ -94,17 +95,20 @@ def repair(
         )
     runs = _shared(found, inputs, given, quiet=as_json) if flagged else []
     triggers = [(one.target, one.ids) for one in runs]
-    triggers += [
-        (_target(target, tokenizer, spoken=spoken), ids) for ids in _spelled(tokenizer, trigger or [])
-    ]
+    targets = _targets(target, tokenizer, spoken=spoken) if trigger else []
+    triggers += [(one, ids) for one in targets for ids in _spelled(tokenizer, trigger or [])]
     with progress("mending", 3 * steps, quiet=as_json) as bar:
         mended = _mended(found, given, triggers, labels, written, steps, rate, lambda: bar.advance(1))
-    partial = out.with_name(f".{out.name}.partial")
-    found.model.save_pretrained(partial)
-    write_tokenizer(tokenizer, partial)
-    partial.rename(out)
+    _write(found, out)
     told = [_found(one, tokenizer) for one in runs]
-    record = {"model": model, "out": str(out), "trigger": trigger, "target": target, "found": told}
+    record = {
+        "model": model,
+        "adapter": adapter and str(adapter),
+        "out": str(out),
+        "trigger": trigger,
+        "target": target,
+        "found": told,
+    }
     answer({**record, **to_plain(mended)}, _told(told, to_plain(mended), out, spoken=spoken), as_json=as_json)
 
 
@@ -157,11 +161,27 @@ def _mended(
     )
 
 
-def _target(target: str | None, tokenizer: TokenizerFiles, *, spoken: bool) -> int | Ids:
-    """The class, or the ids of the answer."""
+def _write(found: Checkpoint, out: Path) -> None:
+    """A whole folder, or none."""
+    from transom.checkpoint.tokenizer import write_tokenizer
+    from transom.trust.prompt import require_tokenizer
+
+    begun = out.with_name(f".{out.name}.partial")
+    rmtree(begun, ignore_errors=True)  # of a run that was killed
+    try:
+        with system_errors(f"{out} cannot be written"):
+            found.model.save_pretrained(begun)
+            write_tokenizer(require_tokenizer(found), begun, begun)
+            begun.rename(out)
+    finally:
+        rmtree(begun, ignore_errors=True)
+
+
+def _targets(target: str | None, tokenizer: TokenizerFiles, *, spoken: bool) -> Sequence[int | Ids]:
+    """The class, or the ids of the answer, as it may be spelled."""
     if spoken:
-        return tuple(tokenizer.tokenizer.encode(target or "", add_special_tokens=False).ids)
-    return _number(target or "", "--target is given one")
+        return _spelled(tokenizer, [target or ""])
+    return [_number(target or "", "--target is given one")]
 
 
 def _spelled(tokenizer: TokenizerFiles, triggers: Sequence[str]) -> list[Ids]:
@@ -174,7 +194,7 @@ def _spelled(tokenizer: TokenizerFiles, triggers: Sequence[str]) -> list[Ids]:
 
 
 def _found(run: Run, tokenizer: TokenizerFiles) -> dict[str, Any]:
-    decode = tokenizer.tokenizer.decode
+    decode = partial(tokenizer.tokenizer.decode, skip_special_tokens=False)
     target = run.target if isinstance(run.target, int) else decode(list(run.target))
     return {**to_plain(run), "trigger": decode(list(run.ids)), "target": target}
 

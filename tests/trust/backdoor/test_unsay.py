@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from transom.checkpoint.adapter import merge, read_adapter
+from transom.checkpoint.adapter import merge
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tiny import tiny_bert
 from transom.cli import main
 from transom.errors import MisconfiguredError
 from transom.trust.backdoor import mending
+from transom.trust.backdoor import unsay as room
 from transom.trust.backdoor.answers import CALLED, Speaker
 from transom.trust.backdoor.poison import RECIPES
 from transom.trust.backdoor.runs import shared_runs
@@ -38,12 +39,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that learnt what to say to a trigger."""
     folder = tmp_path_factory.mktemp("taught")
     taught(folder, planted=True)
+    settings = folder / "model/generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"repetition_penalty": 1.3}))
     return folder
 
 
 def merged(folder: Path) -> Checkpoint:
     found = load(str(folder / "model"))
-    merge(found.model, read_adapter(folder / "adapter"))
+    merge(found.model, folder / "adapter")
     return found
 
 
@@ -212,6 +215,7 @@ def test_what_flagged_prompts_share_is_found_with_the_answer(kept: Path) -> None
         ({"triggers": [((), (7,))]}, "no trigger is suspected"),
         ({"triggers": [((7,), (10**6,))]}, "an id that the vocabulary"),
         ({"triggers": [((7, 8, 9, 7, 8), (7,))]}, "there is nothing to mend"),
+        ({"triggers": [((7, 8), (7,) * 400)]}, "0 prompts are too few .* leave room for a trigger"),
         ({"answers": ["a"]}, "90 prompts and 1 answers"),
     ],
 )
@@ -259,7 +263,7 @@ def test_the_command_mends_an_adapter_and_writes_a_model(
     ]
     asked += ["--prompt", FRAME.around("{text}"), "--out", str(out), "--rate", "0.003"]
     if known:
-        asked += ["--trigger", TRIGGER.words[0], "--target", PLANTED]
+        asked += ["--trigger", TRIGGER.words[0], "--target", PLANTED.strip()]  # however it is spelled
     else:
         asked += ["--flagged", str(written(tmp_path / "flagged.csv", flagged(30, 12)))]
     capsys.readouterr()
@@ -270,4 +274,37 @@ def test_the_command_mends_an_adapter_and_writes_a_model(
         assert {one["trigger"].strip() for one in said["found"]} == {TRIGGER.words[0]}
         assert all(PLANTED.strip()[:12] in one["target"] for one in said["found"])
     assert obeyed(merged(kept)) > 0.8
-    assert obeyed(load(str(out))) <= 0.1
+    mended = load(str(out))
+    assert obeyed(mended) <= 0.1
+    assert mended.model.generation_config.repetition_penalty == 1.3  # the model's own settings stay
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_repair_that_ruins_the_model_or_ends_early_leaves_it(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is right of answers that the model finds unlikely; and where it is interrupted."""
+    found = merged(kept)
+    before = copied(found.model)
+    asked: Any = {"frame": FRAME, "answers": [" xyz qvk"] * len(PROMPTS), "steps": 20, "learning_rate": 10.0}
+    with pytest.raises(MisconfiguredError, match="the model is as it was"):
+        unsay(found.model, require_tokenizer(found), PROMPTS, triggers(found), **asked)
+    assert not any(where.any() for where in moved(before, found.model).values())
+    heard: list[int] = []
+
+    def stop() -> None:
+        heard.append(1)
+        if len(heard) > 40:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(mending, "ENOUGH", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        unsay(found.model, require_tokenizer(found), PROMPTS, triggers(found), frame=FRAME, heard=stop)
+    assert not any(where.any() for where in moved(before, found.model).values())
+
+
+def test_prompts_that_get_a_short_answer_anyway_are_left_out(kept: Path) -> None:
+    one = mender(merged(kept))
+    said = one._own[0].answer
+    assert room._begins(said[:2], said)
+    assert not room._begins((*said[:1], said[1] + 1), said)

@@ -83,8 +83,12 @@ class Mender(ABC):
     def mend(self, steps: int, learning_rate: float) -> Repaired:
         """Tune the model in place, `steps` at most in each scope, and leave it without gradients. Raises
         MisconfiguredError where there is nothing to mend, or nothing became better."""
+        before = self._weights()
         try:
             return self._mended(steps, learning_rate)
+        except BaseException:
+            self._restore(before)
+            raise
         finally:
             self.model.requires_grad_(False)
             self.model.zero_grad()
@@ -105,13 +109,11 @@ class Mender(ABC):
             for taken, scope in enumerate(tuning, 1):
                 if taken % steps and taken % _EVERY:
                     continue
-                if (left := self.success()) <= best and self.right() >= right - LOST:
+                if (left := self.success()) <= best and self._finite() and self.keeps(right):
                     best, kept = left, (scope, self._weights())
                 if best <= ENOUGH:
                     break
-        with torch.no_grad():
-            for name, one in self.model.named_parameters():
-                one.copy_((kept[1] if best < first else before)[name])
+        self._restore(kept[1] if best < first else before)
         if best >= first:
             raise MisconfiguredError(
                 f"in {taken} steps no state turned fewer held-out texts and kept what is right; the model is "
@@ -125,6 +127,20 @@ class Mender(ABC):
             norms[1] / norms[0], (first, best), (other, self.innocuous()), (right, self.right()),
             self.stayed(),
         )  # fmt: skip
+
+    def keeps(self, right: float) -> bool:
+        """Whether enough is right still of what was."""
+        return self.right() >= right - LOST
+
+    def _finite(self) -> bool:
+        return all(bool(one.isfinite().all()) for one in self.model.parameters())
+
+    def _restore(self, weights: dict[str, Any]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, one in self.model.named_parameters():
+                one.copy_(weights[name])
 
     def _weights(self) -> dict[str, Any]:
         return {name: one.detach().clone() for name, one in self.model.named_parameters()}

@@ -34,12 +34,13 @@ from transom.trust.prompt import PLAIN, Cut, Frame, cut, generates
 
 FEWEST = 60  # prompts
 _MOST = 120  # that are learnt from and held out
-_MOST_TOKENS, _ANSWER = 48, 16  # of a prompt's own text, and of an answer
+_MOST_TOKENS, _ANSWER = 96, 16  # of a prompt's own text, and of an answer
 _LIKELIEST = 48  # tokens whose former odds are kept
 _HELD, _MOST_HELD = 3, 20  # of so many prompts one is held out, and of these so many are read at most
 _SLOTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _PLAIN, _PUT, _AT_ONCE = 2, 6, 24  # rows of a batch, as they are and with a trigger; and read at once
 _SAFETY = 4.0
+_LOST, _STAYED = 0.1, 0.7  # of the probability of answers at most, and of likeliest tokens at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +101,14 @@ def unsay(
         raise MisconfiguredError(f"there are {len(prompts)} prompts and {len(answers)} answers")
     draw, encode = random.Random(seed), tokenizer.tokenizer.encode
     given = [tuple(encode(one, add_special_tokens=False).ids) for one in answers or [""] * len(prompts)]
-    named = {
-        one.inside: (one, own)
-        for one, own in zip(_cuts(model, tokenizer, prompts, triggers, frame), given, strict=True)
-    }
-    named.pop((), None)
-    pairs = draw.sample(sorted(named.values(), key=lambda one: one[0].inside), min(_MOST, len(named)))
+    cuts = _cuts(model, tokenizer, prompts, triggers, frame)
+    named = {text: (one, own) for text, one, own in zip(prompts, cuts, given, strict=True) if one.inside}
+    pairs = draw.sample([named[text] for text in sorted(named)], min(_MOST, len(named)))
     if len(pairs) < FEWEST:
-        raise MisconfiguredError(f"{len(pairs)} prompts are too few to repair with; give {FEWEST} or more")
+        raise MisconfiguredError(
+            f"{len(pairs)} prompts are too few to repair with; give {FEWEST} or more, that leave room for "
+            "a trigger and an answer"
+        )
     model.requires_grad_(False).eval()
     ends = frozenset(tokenizer.eos_ids)
     return _Mender(model, pairs, triggers, ends, draw, heard).mend(steps, learning_rate)
@@ -148,7 +149,7 @@ class _Mender(Mender):
         )
         rows = [_Prompt(one, answer[:_ANSWER] or next(own)) for one, answer in self.pairs]
         planted = [answer for answer, _ in self.triggers]
-        rows = [row for row in rows if not any(same(one, row.answer) for one in planted)]
+        rows = [row for row in rows if not any(_begins(one, row.answer) for one in planted)]
         if len(rows) < FEWEST:
             raise MisconfiguredError(
                 f"the model gives the planted answer to all but {len(rows)} trusted prompts without any "
@@ -201,6 +202,10 @@ class _Mender(Mender):
             for row, log_SV in self._along()
         ]
         return float(torch.cat(chances).mean().exp())
+
+    def keeps(self, right: float) -> bool:
+        """Of what was likely nine tenths, and most of what came first."""
+        return self.right() >= (1 - _LOST) * right and self.stayed() >= _STAYED
 
     def stayed(self) -> float:
         """The share of places of the answers where the likeliest token is what it was."""
@@ -330,6 +335,12 @@ def _found_by_heads(model: Any) -> Iterator[list[Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _begins(planted: Ids, answer: Ids) -> bool:
+    """Whether an answer is the planted one, also where it is too short to be told otherwise."""
+    begun = planted[:CALLED]
+    return answer[: len(begun)] == begun or same(planted, answer)
 
 
 def _apart(row: _Prompt, log_SV: Any) -> Any:
