@@ -6,7 +6,7 @@
 The sets are those of `_hallucination.py`, of 600 answers each at most, of which one in three is held out;
 answers to one question stay together. `auroc_ours` is the detector's (logistic, all families), with the
 interval over answers; `auroc_rauq` that of RAUQ's attention score; `auroc_best_single` of the number of the
-states, of some seventy that nothing is fitted to, that tells most on what is learnt from; `auroc_length` of
+states, of some fifty that nothing is fitted to, that tells most on what is learnt from; `auroc_length` of
 the number of tokens, `auroc_label_prior` of always saying what is commoner; `ece` of five parts of equal
 size. `transfer` has the detector of each other set. A set with fewer than 60 held-out answers of a kind is
 reported and counts in no total. lm-polygraph and uqlm are not run by this script yet."""
