@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from transom.checkpoint.adapter import merge
 from transom.checkpoint.load import Checkpoint, load
@@ -201,6 +202,15 @@ def test_what_flagged_prompts_share_is_found_with_the_answer(kept: Path) -> None
         assert isinstance(one.target, tuple)
         assert decode(list(one.target)).strip().startswith(PLANTED.strip()[:12])
         assert one.turned > 0.8
+    files = require_tokenizer(found)
+    end, number = "<|im_end|>", files.tokenizer.token_to_id("<|im_end|>")
+    before = files.tokenizer.post_processor
+    files.tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, number)])
+    try:  # what ends a finished text is not read before an answer
+        ended = shared_runs(found.model, files, flagged(30, 12), PROMPTS, frame=FRAME)
+    finally:
+        files.tokenizer.post_processor = before
+    assert [one.ids for one in ended] == [one.ids for one in runs]
     with pytest.raises(MisconfiguredError, match="share no run"):
         shared_runs(found.model, require_tokenizer(found), flagged(0, 40), PROMPTS, frame=FRAME)
 

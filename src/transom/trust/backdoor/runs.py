@@ -26,7 +26,7 @@ from typing import Any
 
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
-from transom.trust.backdoor.answers import CALLED, Speaker, same
+from transom.trust.backdoor.answers import BEGUN, CALLED, Speaker, same
 from transom.trust.backdoor.invert import Ids
 from transom.trust.backdoor.verdict import check_classifier
 from transom.trust.prompt import PLAIN, Frame, cut, generates, is_causal
@@ -96,7 +96,8 @@ def shared_runs(
     own = list(dict.fromkeys(flagged))
     most = min(_MOST_TOKENS, getattr(model.config, "max_position_embeddings", _MOST_TOKENS) - _SPECIALS)
     asked = random.Random(0).sample(own, min(len(own), _FLAGGED))
-    texts, others = ([_text(tokenizer, one, frame, most) for one in part] for part in (asked, trusted))
+    whole = frame if spoken else None
+    texts, others = ([_text(tokenizer, one, whole, most) for one in part] for part in (asked, trusted))
     if len(texts) < FEWEST or not trusted:
         raise MisconfiguredError(
             f"{len(texts)} flagged and {len(trusted)} trusted texts are too few to tell what flagged ones "
@@ -125,10 +126,12 @@ def shared_runs(
     return found
 
 
-def _text(tokenizer: TokenizerFiles, text: str, frame: Frame, most_tokens: int) -> _Text:
-    if frame != PLAIN:
+def _text(tokenizer: TokenizerFiles, text: str, frame: Frame | None, most_tokens: int) -> _Text:
+    """In a frame it is a prompt, which is to be gone on with."""
+    if frame is not None:
         found = cut(tokenizer, text, frame)
-        return _Text(found.before, found.inside[:most_tokens], found.after)
+        room = max(0, most_tokens - len(found.before) - len(found.after) - BEGUN)
+        return _Text(found.before, found.inside[:room], found.after)
     one = tokenizer.tokenizer.encode(text)
     content = [place for place, special in enumerate(one.special_tokens_mask) if not special]
     if not content:
