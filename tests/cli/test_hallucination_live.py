@@ -23,7 +23,7 @@ from .test_backdoor_live import Serve, between, chat  # noqa: F401
 from .test_hallucination import answers, write
 
 TEXTS = ("the cat sat on", "one dog", "a mat with rain and a fox and a bird and one more")
-OPTION = "--hallucination-detector"
+OPTION = "--risk-detector"
 
 
 @pytest.fixture(scope="module", params=["logistic", "no-attention"])
@@ -149,7 +149,7 @@ def test_a_risky_answer_is_withheld_or_stopped(
             assert caught.value.code == "made_up"
 
     between(detector_option, ["--mode", "plain", *detector_option], mark)
-    between(detector_option, ["--mode", "plain", *detector_option, "--hallucination-policy", policy], judge)
+    between(detector_option, ["--mode", "plain", *detector_option, "--risk-policy", policy], judge)
 
 
 def test_each_row_of_a_batch_has_its_own_risk(folder: Path) -> None:

@@ -43,7 +43,7 @@ class RunOptions:
         Path | None,
         "Tell gateways what heads do with a prompt: a file of transom backdoor fit, theirs too.",
     ] = None
-    hallucination_detector: Annotated[
+    risk_detector: Annotated[
         Path | None,
         "Tell gateways what states do in an answer: a file of transom hallucination fit, theirs too.",
     ] = None
@@ -55,7 +55,7 @@ class RunOptions:
             name
             for name, value in (
                 ("--backdoor-detector", self.backdoor_detector),
-                ("--hallucination-detector", self.hallucination_detector),
+                ("--risk-detector", self.risk_detector),
             )
             if value is not None
         ]
@@ -125,11 +125,11 @@ def engine(
 
 def _watch(running: RunOptions, checkpoint: Checkpoint) -> StateWatch | None:
     """What reads the states behind prompts; nothing unless it was asked for. Raises MisconfiguredError."""
-    if running.hallucination_detector is not None:
+    if running.risk_detector is not None:
         from transom.trust.hallucination import detector as risks
         from transom.trust.hallucination.live import RiskWatch
 
-        return RiskWatch(checkpoint, risks.read_detector(running.hallucination_detector))
+        return RiskWatch(checkpoint, risks.read_detector(running.risk_detector))
     if running.backdoor_detector is None:
         return None
     from transom.trust.backdoor.detector import read_detector

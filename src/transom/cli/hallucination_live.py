@@ -1,4 +1,4 @@
-"""The gateway's annotator for made-up answers: off without `--hallucination-detector`.
+"""The gateway's annotator for made-up answers: off without `--risk-detector`.
 
 An answer is judged as the model gave it, and its sentences as they are delivered: in a mode with words the
 states are of the sanitised conversation. The modes that hide ids are refused, since states of a changed model
@@ -32,51 +32,49 @@ class RiskOptions:
     """Whether answers are judged."""
 
     PANEL: ClassVar[str] = "Made-up answers"
-    hallucination_detector: Annotated[
+    risk_detector: Annotated[
         Path | None, "Say how likely answers are made up: a file of transom hallucination fit."
     ] = None
-    hallucination_policy: Annotated[
-        Policy, "Above the line: mark, withhold the answer, or stop at the sentence."
-    ] = "mark"
-    hallucination_tokens: Annotated[bool, Setting("Tell the risk after each piece of a stream too.")] = False
+    risk_policy: Annotated[Policy, "Above the line: mark, withhold the answer, or stop at the sentence."] = (
+        "mark"
+    )
+    risk_tokens: Annotated[bool, Setting("Tell the risk after each piece of a stream too.")] = False
 
     def check(self, mode: str) -> None:
         """Raises MisconfiguredError for a mode in which answers cannot be judged."""
-        if self.hallucination_detector is None:
-            if self.hallucination_policy != "mark" or self.hallucination_tokens:
-                raise MisconfiguredError(
-                    "--hallucination-policy and --hallucination-tokens need --hallucination-detector"
-                )
+        if self.risk_detector is None:
+            if self.risk_policy != "mark" or self.risk_tokens:
+                raise MisconfiguredError("--risk-policy and --risk-tokens need --risk-detector")
         elif mode not in _MODES:
             raise MisconfiguredError(
-                f"--hallucination-detector: in mode {mode} the engine's states are not those that the "
+                f"--risk-detector: in mode {mode} the engine's states are not those that the "
                 "detector was fitted on; use mode plain or words, or leave it out"
             )
 
     def annotators(self, kind: str, tokenizer: ChatTokenizer | None) -> tuple[Annotator, ...]:
         """None without a detector. Raises MisconfiguredError for an engine that tells of no states, for a
         file that cannot be used, and for a detector of other prompts than chats."""
-        if self.hallucination_detector is None:
+        if self.risk_detector is None:
             return ()
         if kind != "transom" or tokenizer is None:
             raise MisconfiguredError(
-                f"--hallucination-detector: an engine of kind {kind} tells nothing of its states; use "
-                "transom engine MODEL --hallucination-detector FILE, or leave it out"
+                f"--risk-detector: an engine of kind {kind} tells nothing of its states; use "
+                "transom engine MODEL --risk-detector FILE, or leave it out"
             )
         from transom.trust.hallucination.detector import read_detector
 
-        detector = read_detector(self.hallucination_detector)
+        detector = read_detector(self.risk_detector)
         whole = tokenizer.encode_chat([("user", "TEXT")]).text if tokenizer.has_template else "TEXT"
         if (detector.about.before, "TEXT", detector.about.after) != whole.partition("TEXT"):
             raise MisconfiguredError(
-                f"{self.hallucination_detector} was fitted on other prompts than this model's chats; fit it "
+                f"{self.risk_detector} was fitted on other prompts than this model's chats; fit it "
                 "with --chat"
             )
         silent, token_text = tokenizer.eos_ids, tokenizer.token_text
         return (
             RiskAnnotator(
                 detector, lambda one: 0 if one in silent else len(token_text(one)),
-                self.hallucination_policy, self.hallucination_tokens,
+                self.risk_policy, self.risk_tokens,
             ),
         )  # fmt: skip
 
