@@ -21,6 +21,13 @@ _LIMITS = (
     "another (the table of transfers), and takes many negations for what they negate.",
     "A low risk is no proof, and a high one no refutation.",
 )
+_SPELLED = {
+    "first": "first step",
+    "last": "last step",
+    "mean": "mean",
+    "max": "largest step",
+    "window": "largest steps in a row",
+}
 _MEANS = {
     "understanding": "over what was to be read",
     "query": "over the question",
@@ -82,8 +89,8 @@ def _record(one: Studied) -> dict[str, Any]:
 
 
 def _curve(one: Studied) -> Chart:
-    points = tuple((risk, share) for risk, share, _ in one.curve)
-    even = tuple((risk, risk) for risk, _, _ in one.curve)
+    points = tuple((round(risk, 3), share) for risk, share, _ in one.curve)
+    even = tuple((risk, risk) for risk, _ in points)
     return Chart(one.name, (Line("made up", points), Line("as the risk says", even)), under="risk")
 
 
@@ -92,7 +99,9 @@ def _parts(one: Studied) -> list[Said]:
     best = max(one.families.items(), key=lambda pair: max(pair[1]))
     number = SELECTIONS.index(max(SELECTIONS, key=lambda name: best[1][SELECTIONS.index(name)]))
     stage = max(one.stages.items(), key=lambda pair: pair[1], default=None)
-    said = [f"Most is told by {best[0]}, by its {SELECTIONS[number]} step ({best[1][number]:.3f} alone)."]
+    said = [
+        f"Most is told by {best[0]}, by its {_SPELLED[SELECTIONS[number]]} ({best[1][number]:.3f} alone)."
+    ]
     if stage is not None:
         said.append(f"Of the stages most is told by states {_MEANS[stage[0]]} ({stage[1]:.3f}).")
     figures = [
@@ -109,14 +118,14 @@ def _parts(one: Studied) -> list[Said]:
     told = HeatMap(
         "AUROC above 0.5",
         tuple(tuple(max(v - 0.5, 0.0) for v in row) for row in families),
-        "family",
+        "row",
         "selection",
     )
     return [
         Said(one.name, said=tuple(said), figures=tuple(figures)),
         Said(
             f"{one.name}: families by selection",
-            lead=f"Families: {rows}. Selections: {across}.",
+            lead=f"Rows: {rows}. Selections: {across}.",
             maps=(told,),
         ),
     ]
