@@ -21,6 +21,7 @@ from transom.trust.hallucination.study import (
     negation,
     negations,
     risks,
+    scores,
     singles,
     study,
 )
@@ -77,6 +78,16 @@ def test_what_transfers_is_between_sets_that_are_alike(studied: list[Studied]) -
     assert two.transfer["one"] > 0.8
     assert one.transfer["none"] < 0.75
     assert none.transfer["one"] < 0.7
+
+
+def test_answers_that_are_far_from_what_was_learnt_are_ordered_still(studied: list[Studied]) -> None:
+    """Where all risks are 1 to the last bit."""
+    far = made("far", 120, 8)
+    states = [States({name: x + 500.0 for name, x in one.families.items()}, {}) for one in far.states]
+    found, labels = studied[0].detector, np.array(far.made_up, int)
+    assert len(set(risks(found, states).tolist())) == 1
+    near = roc_auc_score(labels, scores(found, far.states))
+    assert roc_auc_score(labels, scores(found, states)) == pytest.approx(near, abs=0.1)
 
 
 def test_calibration_is_what_its_parts_say() -> None:

@@ -72,6 +72,7 @@ class Risk:
     risk: float
     flagged: bool
     families: tuple[tuple[str, float], ...]
+    log_odds: float = 0.0  # which go on where the risk is 0 or 1
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Detector:
             key=lambda one: -one[1],
         )
         risk = 1 / (1 + math.exp(-min(max(whole, -500.0), 500.0)))
-        return Risk(risk, risk > self.about.line, tuple(adds))
+        return Risk(risk, risk > self.about.line, tuple(adds), whole)
 
 
 def series_of(probes: Mapping[str, Probe], states: States) -> dict[str, Floats]:

@@ -112,20 +112,21 @@ def study(
         labels_N = np.array(held_out.made_up, int)
         risk_N = risks(detector, held_out.states)
         transfer = {
-            other[0].name: auc(risks(one, held_out.states), labels_N)
+            other[0].name: auc(scores(one, held_out.states), labels_N)
             for other, one in zip(parts, detectors, strict=True)
         }
         without = {}
         for name, families in GROUPS.items():
             kept = [one for one in detector.probes if one.partition(".")[0] not in families]
             if 0 < len(kept) < len(detector.probes):
-                without[name] = auc(risks(_fitted(train, model, kind, kept), held_out.states), labels_N)
+                without[name] = auc(scores(_fitted(train, model, kind, kept), held_out.states), labels_N)
                 heard()
         turned = negated(held_out.examples) if negated else ([], [])
         found.append(
             Studied(
                 train.name, (len(train.states), len(labels_N)), (sum(train.made_up), int(labels_N.sum())),
-                area(risk_N, labels_N), ece(risk_N, labels_N), curve(risk_N, labels_N),
+                area(scores(detector, held_out.states), labels_N), ece(risk_N, labels_N),
+                curve(risk_N, labels_N),
                 _families(detector, held_out, labels_N), _stages(train, held_out, labels_N), without,
                 baselines(train, held_out), transfer, _negated(detector, *turned), detector,
             )
@@ -141,6 +142,12 @@ def area(risk_N: Floats, labels_N: Floats) -> Area:
 def risks(detector: Detector, states: Sequence[States]) -> Floats:
     """Of each answer [N]."""
     return np.array([detector.risk(detector.series(one)).risk for one in states])
+
+
+def scores(detector: Detector, states: Sequence[States]) -> Floats:
+    """The log-odds of each answer [N], by which answers are ordered: risks of another set may all be 0 or
+    1."""
+    return np.array([detector.risk(detector.series(one)).log_odds for one in states])
 
 
 def curve(risk_N: Floats, labels_N: Floats) -> tuple[tuple[float, float, int], ...]:
@@ -245,7 +252,7 @@ def _negated(detector: Detector, examples: Sequence[Example], states: Sequence[S
     labels_N = np.array([bool(one.made_up) for one in examples], int)
     if len(set(labels_N.tolist())) < 2:
         return None
-    return area(risks(detector, states), labels_N)
+    return area(scores(detector, states), labels_N)
 
 
 def check_sets(sets: Sequence[Set]) -> None:
