@@ -12,7 +12,9 @@ import pytest
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import main
+from transom.cli.hallucination_live import RiskAnnotator
 from transom.errors import EngineGarbageError
+from transom.serving.annotate import Asked, Heard
 from transom.serving.tokenizer import load_tokenizer
 from transom.trust.hallucination.detector import Detector, read_detector
 from transom.trust.hallucination.live import FIRST, LATER, Listener, row_size
@@ -246,3 +248,18 @@ def test_what_cannot_be_judged_is_refused(
     names = {"detector": folder / "detector", "model": folder / "model", "other": other}
     assert main.run([one.format(**names) for one in line] + ["--port", "0"]) != 0
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("policy", ["mark", "withhold", "stop"])
+def test_an_answer_of_which_nothing_was_told_is_a_failure_and_not_let_through(
+    folder: Path, policy: Any
+) -> None:
+    """A failure is marked, and fails the answer where each must be judged; of an empty one there is nothing."""
+    annotator = RiskAnnotator(read_detector(folder / "detector"), lambda _: 1, policy)
+    assert annotator.required == (policy != "mark")
+    watcher = annotator.watch(Asked("plain", "m", ("q",)))
+    watcher.hear(Heard("It is so.", (5, 6)))
+    with pytest.raises(EngineGarbageError, match="told nothing of its states"):
+        watcher.close()
+    empty = annotator.watch(Asked("plain", "m", ("q",))).close()
+    assert (empty.field["risk"], empty.header) == (None, "not scored")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from transom.config import Setting, to_plain
-from transom.errors import MisconfiguredError, RefusedError
+from transom.errors import EngineGarbageError, MisconfiguredError, RefusedError
 from transom.serving.annotate import Annotator, Asked, Heard, Note
 
 if TYPE_CHECKING:
@@ -124,11 +124,10 @@ class _Watcher:
     def close(self) -> Note:
         from transom.trust.hallucination.score import why
 
-        if not self._listener.count or not self._listener.text.strip():
-            reason = (
-                "the answer is empty" if self._listener.count else "the engine told nothing of its states"
-            )
-            return Note({"risk": None, "flagged": None, "reason": reason}, "not scored")
+        if not self._listener.text.strip():
+            return Note({"risk": None, "flagged": None, "reason": "the answer is empty"}, "not scored")
+        if not self._listener.count:  # marked as a failure or, where each answer must be judged, one
+            raise EngineGarbageError("the engine told nothing of its states; give it the detector too")
         risk = self._owner.detector.risk(self._listener.series())
         if risk.flagged and self._owner.policy == "withhold":
             raise RefusedError("the answer is likely made up; it is withheld", code="made_up")

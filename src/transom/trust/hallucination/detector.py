@@ -39,7 +39,6 @@ from transom.trust.prompt import require_tokenizer
 
 SELECTIONS = ("first", "last", "mean", "max", "window")
 WINDOW = 8
-_FORMAT = "transom-hallucination-1"
 _MOST_BYTES = 64 << 20
 _MOST_LONG, _MOST = 10**6, 1e15  # numbers along an array, and of each
 

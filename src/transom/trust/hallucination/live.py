@@ -23,7 +23,7 @@ from transom.checkpoint.load import Checkpoint
 from transom.checkpoint.observe import Kind, observing
 from transom.errors import EngineGarbageError
 from transom.trust.hallucination.detector import Detector, check_model
-from transom.trust.hallucination.score import sentences_of
+from transom.trust.hallucination.score import cut, sentences_of
 from transom.trust.hallucination.states import (
     ATTENTION,
     LOOKS,
@@ -143,13 +143,8 @@ class Listener:
 
     def series(self, first: int = 0, end: int | None = None) -> dict[str, Floats]:
         """Of the steps from one to before another."""
-        late = {name: self.count - len(one) for name, one in self.steps.items()}
-        stop = self.count if end is None else end
-        parts = {
-            name: np.array(one[max(first - late[name], 0) : max(stop - late[name], 0)])
-            for name, one in self.steps.items()
-        }
-        return {name: one for name, one in parts.items() if len(one)}
+        whole = {name: np.array(one) for name, one in self.steps.items()}
+        return cut(whole, first, self.count if end is None else end)
 
     def _take(self, row_F: Floats) -> None:
         told = np.asarray(row_F, np.float64)

@@ -12,7 +12,7 @@ Shapes: S steps.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from transom.checkpoint.tokenizer import TokenizerFiles
@@ -113,8 +113,3 @@ def why(risk: Risk) -> tuple[str, ...]:
     if not risk.flagged:
         return ()
     return tuple(dict.fromkeys(_WHY[name.partition(".")[0]] for name in shown(risk)))
-
-
-def scored(found: Sequence[Scored]) -> list[Scored]:
-    """Those that have a risk."""
-    return [one for one in found if one.risk is not None]
