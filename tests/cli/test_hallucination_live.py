@@ -254,7 +254,7 @@ def test_what_cannot_be_judged_is_refused(
 def test_an_answer_of_which_nothing_was_told_is_a_failure_and_not_let_through(
     folder: Path, policy: Any
 ) -> None:
-    """A failure is marked, and fails the answer where each must be judged; of an empty one there is nothing."""
+    """A failure is marked, or fails the answer where each must be judged; an empty one has no risk."""
     annotator = RiskAnnotator(read_detector(folder / "detector"), lambda _: 1, policy)
     assert annotator.required == (policy != "mark")
     watcher = annotator.watch(Asked("plain", "m", ("q",)))

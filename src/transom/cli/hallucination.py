@@ -83,6 +83,28 @@ class AnswerOptions:
 
 
 @dataclass(frozen=True)
+class TruthOptions:
+    """What says whether an answer is made up: one of these."""
+
+    PANEL: ClassVar[str] = "What is made up"
+    label: Annotated[str | None, "The column that says whether an answer is made up: 1 or 0."] = None
+    correct: Annotated[str | None, "The column of correct answers, divided by ';'."] = None
+    incorrect: Annotated[str | None, "The column of incorrect answers, divided by ';'."] = None
+    grounded: Annotated[bool, "Made up is what names what the context does not."] = False
+
+    def columns(self, answers: AnswerOptions) -> Columns:
+        """Raises MisconfiguredError for none or several."""
+        if sum(map(bool, (self.label, self.correct, self.grounded))) != 1 or (
+            self.incorrect and not self.correct
+        ):
+            raise MisconfiguredError(
+                "say what is made up in one way: --label, --correct (with --incorrect where there are some), "
+                "or --grounded"
+            )
+        return answers.columns(**vars(self))
+
+
+@dataclass(frozen=True)
 class DeviceOptions:
     """Where the model computes."""
 
@@ -100,15 +122,12 @@ def fit(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file, or a packaged model.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A table of answers, or of questions.")],
     out: Annotated[Path, "The detector's file."],
-    label: Annotated[str | None, "The column that says whether an answer is made up: 1 or 0."] = None,
-    correct: Annotated[str | None, "The column of correct answers, divided by ';'."] = None,
-    incorrect: Annotated[str | None, "The column of incorrect answers, divided by ';'."] = None,
-    grounded: Annotated[bool, "Made up is what names what the context does not."] = False,
     kind: Annotated[Kind, "What is made of all families: logistic, boosting, mlp."] = "logistic",
     rate: Annotated[float, Setting("Share of true answers that may be flagged.", above=0, most=0.5)] = 0.1,
     attention: Annotated[bool, "Look at attention and neurons too, which costs more."] = True,
     as_json: Json = False,
     *,
+    truth: TruthOptions,
     answers: AnswerOptions,
     running: DeviceOptions,
 ) -> None:
@@ -122,14 +141,13 @@ def fit(
     from transom.trust.hallucination.fit import groups_of
     from transom.trust.hallucination.states import Reader
 
-    told = answers.columns(label=label, correct=correct, incorrect=incorrect, grounded=grounded)
-    _require_one_way(told)
+    told = truth.columns(answers)
     require_writable(out)
     rows, frame = rows_of(read_rows(file), told, str(file)), answers.frame(model)
     with progress("loading", quiet=as_json):
         found = running.load(model)
-    answered = rows if label else _answered(found, rows, frame, answers, quiet=as_json)
-    given = [row.judged(grounded) if label is None else row.example for row in answered]
+    answered = rows if told.label else _answered(found, rows, frame, answers, quiet=as_json)
+    given = [row.judged(told.grounded) if told.label is None else row.example for row in answered]
     judged, reader = [one for one in given if one.made_up is not None], Reader(found.model, attention)
     known, states, left_out = _read(reader, found, judged, frame, answers, quiet=as_json)
     made_up = [bool(one.made_up) for one in known]
@@ -215,15 +233,12 @@ def score_(
 def report(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file, or a packaged model.")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tables of answers, each a set.")],
-    label: Annotated[str | None, "The column that says whether an answer is made up: 1 or 0."] = None,
-    correct: Annotated[str | None, "The column of correct answers, divided by ';'."] = None,
-    incorrect: Annotated[str | None, "The column of incorrect answers, divided by ';'."] = None,
-    grounded: Annotated[bool, "Made up is what names what the context does not."] = False,
     kind: Annotated[Kind, "What is made of all families: logistic, boosting, mlp."] = "logistic",
     attention: Annotated[bool, "Look at attention and neurons too, which costs more."] = True,
     html: Annotated[Path | None, "Write what was found as one HTML page."] = None,
     as_json: Json = False,
     *,
+    truth: TruthOptions,
     answers: AnswerOptions,
     running: DeviceOptions,
 ) -> None:
@@ -234,8 +249,7 @@ def report(
     from transom.trust.hallucination.states import Reader
     from transom.trust.hallucination.study import check_sets, negations, study
 
-    told = answers.columns(label=label, correct=correct, incorrect=incorrect, grounded=grounded)
-    _require_one_way(told)
+    told = truth.columns(answers)
     if html is not None:
         require_writable(html)
     frame = answers.frame(model)
@@ -253,16 +267,6 @@ def report(
     if html is not None:
         write_file(html, page.page(studied, model).encode("utf-8", "replace"), mode=0o600)
     answer(page.record(studied, model), page.headline(studied).replace("; ", "\n"), as_json=as_json)
-
-
-def _require_one_way(told: Columns) -> None:
-    if sum(map(bool, (told.label, told.correct, told.grounded))) != 1 or (
-        told.incorrect and not told.correct
-    ):
-        raise MisconfiguredError(
-            "say what is made up in one way: --label, --correct (with --incorrect where there are some), or "
-            "--grounded"
-        )
 
 
 def _set(
