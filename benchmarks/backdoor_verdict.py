@@ -1,7 +1,7 @@
 """Verdicts on models, half of them poisoned: how many are right, and what a scan costs.
 
     TRANSOM_DATA=DIR python benchmarks/backdoor_verdict.py [--kind classifiers generators] [--quick] [--json]
-        [--poisoned-seed N]
+        [--poisoned-seed N] [--keep FILE]
 
 Five poisoned MiniLM classifiers (one a recipe, of the seed) and five clean ones (seeds 0 to 4), each with 300
 trusted sentences of SST-2 that it was not trained on; and five SmolLM2 with adapters that learnt to refuse a
@@ -10,12 +10,15 @@ verdicts, but that on an attacker of the rare word who keeps heads unlike on it,
 those of poisoned models whose tokens hold one of the trigger, at its class or for the answer that was taught;
 `minutes` is the longest scan, in processor time of one core; of models that generate `bait_right` and
 `bait_false_positives` are those of BAIT's target inversion (`_bait.py`). The line between classifiers was
-drawn on seeds 0 and 1, that between generators on two poisoned and one clean of these.
+drawn on seeds 0 and 1, that between generators on two poisoned and one clean of these. Rows that stand in the
+file that `--keep` names are not run again.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,9 +95,12 @@ def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--kind", nargs="+", choices=SIZES, default=list(SIZES))
     flags.add_argument("--poisoned-seed", type=int, default=2)
+    flags.add_argument("--keep", type=Path)
     args = flags.parse_args()
     torch.set_num_threads(1)
-    found = []
+    kept = args.keep.read_text().splitlines() if args.keep and args.keep.exists() else []
+    found: list[dict[str, Any]] = [json.loads(line) for line in kept]
+    done = {(row["kind"], row["recipe"], row["seed"]) for row in found}
     for kind in args.kind:
         rows, epochs = SIZES[kind][args.quick]
         seed = 0 if kind == "generators" else args.poisoned_seed
@@ -103,10 +109,15 @@ def main() -> None:
             models.append((UNLIKE, seed))
         if args.quick:
             models = [models[0], models[-1]]
-        found += [judged(kind, *model, rows, epochs) for model in models]
+        for model in models:
+            if (kind, *model) not in done:
+                found.append(judged(kind, *model, rows, epochs))
+                if args.keep:
+                    with args.keep.open("a") as file:
+                        file.write(json.dumps(found[-1]) + "\n")
     record: dict[str, Any] = {
         kind: summed([row for row in found if row["kind"] == kind and row["recipe"] != UNLIKE])
-        for kind in args.kind
+        for kind in dict.fromkeys(row["kind"] for row in found)
     }
     shown = [
         {name: round(one, 3) if isinstance(one, float) else one for name, one in row.items()} for row in found
@@ -116,7 +127,7 @@ def main() -> None:
 
 def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = {}
-    if rows and rows[0]["bait"] is not None:
+    if rows and rows[0].get("bait") is not None:
         called = [row["bait"] >= LINE for row in rows]
         total["bait_right"] = sum(
             one == (row["recipe"] != CLEAN) for one, row in zip(called, rows, strict=True)
