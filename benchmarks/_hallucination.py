@@ -161,19 +161,3 @@ def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST) -> Se
         examples.append(one)
         states.append(reader.read(ids))
     return Set(name, examples, states)
-
-
-def rauq(states: Any, layers: int, heads: int) -> float:
-    """RAUQ's uncertainty of an answer (Vazhentsev et al. 2025, arXiv 2505.20045, section 4), of the middle
-    third of the layers."""
-    own_S = [math.exp(one) for one in states.families["logits"][:, 0].tolist()]
-    newest_SLH = states.families["newest"].reshape(-1, layers, heads)
-    worst = -math.inf
-    for layer in range(layers // 3, 2 * layers // 3):
-        head = int(newest_SLH[:, layer].mean(0).argmax())
-        sure, logs = own_S[0], [math.log(max(own_S[0], 1e-12))]
-        for place, chance in enumerate(own_S[1 : len(newest_SLH) + 1]):
-            sure = 0.2 * chance + 0.8 * float(newest_SLH[place, layer, head]) * sure
-            logs.append(math.log(max(sure, 1e-12)))
-        worst = max(worst, -sum(logs) / len(logs))
-    return worst

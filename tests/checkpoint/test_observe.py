@@ -73,6 +73,47 @@ def test_attention_and_states_are_those_that_the_model_returns(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", MODELS)
+def test_rows_beside_sdpa_are_those_of_eager_attention(kind: str) -> None:
+    model = model_of(kind)
+    with observing(model, [0, 2], ["attention", "heads"], whole) as eagerly:
+        model(IDS, attention_mask=MASK)
+    with observing(model, [0, 2], ["rows", "heads"], whole) as seen:
+        assert model.config._attn_implementation == "transom_rows"
+        out = model(IDS, attention_mask=MASK)
+    assert (model.config._attn_implementation, hooks(model)) == ("sdpa", 0)
+    assert torch.equal(out[0], model(IDS, attention_mask=MASK)[0])  # what the model says stays sdpa's
+    for layer in (0, 2):
+        real = MASK[:, None, :, None].bool()  # rows of what pads are nobody's
+        for found, name in ((seen["rows", layer], "attention"), (seen["heads", layer], "heads")):
+            wanted = eagerly[name, layer]
+            there = real if name == "attention" else MASK[:, :, None, None].bool()
+            torch.testing.assert_close(found[0] * there, wanted[0] * there, rtol=1e-4, atol=1e-5)
+    model.set_attn_implementation("eager")
+    with observing(model, [1], ["rows"], whole) as seen:  # which gives them anyway
+        model(IDS, attention_mask=MASK)
+    assert seen["rows", 1][0].shape == (2, 6, 9, 9)
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])
+def test_rows_of_a_few_tokens_after_others(kind: str) -> None:
+    model = model_of(kind)
+    with observing(model, range(3), ["attention"], whole) as eagerly:
+        model(IDS, use_cache=False)
+    cache = transformers.DynamicCache()
+    with observing(model, range(3), ["rows"], whole) as seen:
+        model(IDS[:, :4], past_key_values=cache, use_cache=True)
+        model(IDS[:, 4:8], past_key_values=cache, use_cache=True)
+        model(IDS[:, 8:], past_key_values=cache, use_cache=True)
+    for layer in range(3):
+        first, some, last = seen["rows", layer]
+        whole_BHTS = eagerly["attention", layer][0]
+        for found, begin in ((first, 0), (some, 4), (last, 8)):
+            wanted = whole_BHTS[:, :, begin : begin + found.shape[2], : found.shape[3]]
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_head_outputs_make_what_attention_adds(kind: str) -> None:
     model = model_of(kind)
     with observing(model, [1], ["heads", "attention_out", "mlp_out", "hidden"], whole) as seen:

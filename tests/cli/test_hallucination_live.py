@@ -19,7 +19,7 @@ from transom.serving.tokenizer import load_tokenizer
 from transom.trust.hallucination.detector import Detector, read_detector
 from transom.trust.hallucination.live import FIRST, LATER, Listener, row_size
 from transom.trust.hallucination.score import cut
-from transom.trust.hallucination.states import Encoded, Reader
+from transom.trust.hallucination.states import Encoded
 
 from .test_backdoor_live import Serve, between, chat  # noqa: F401
 from .test_hallucination import answers, write
@@ -44,9 +44,7 @@ def offline(folder: Path, text: str, ids: list[int]) -> tuple[Detector, dict[str
     """The series of an answer that was chosen so, of one pass."""
     detector, found = read_detector(folder / "detector"), load(folder / "model")
     prompt = load_tokenizer(folder / "model").encode_chat([("user", text)]).ids
-    states = Reader(found.model, detector.looks_at_attention).read(
-        Encoded(tuple(prompt), tuple(ids), (0,) * len(prompt))
-    )
+    states = detector.reader(found.model).read(Encoded(tuple(prompt), tuple(ids), (0,) * len(prompt)))
     return detector, detector.series(states)
 
 

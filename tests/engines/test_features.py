@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transom.checkpoint.load import Checkpoint
+from transom.checkpoint.observe import Span
 from transom.errors import EngineError, EngineGarbageError, MisconfiguredError
 from transom.net.listen import serve_in_thread
 from transom.serving.dialect import FEATURES
@@ -118,9 +119,9 @@ class LastState:
 
     def __init__(self, model: Any, size: int = 4) -> None:
         self.model, self.size = model, size
-        self.spans: list[list[tuple[int, int]]] = []
+        self.spans: list[list[Span]] = []
 
-    def run(self, forward: Callable[[], Any], spans: Sequence[tuple[int, int]]) -> tuple[Any, Any]:
+    def run(self, forward: Callable[[], Any], spans: Sequence[Span]) -> tuple[Any, Any]:
         seen = []
         hook = self.model.model.norm.register_forward_hook(lambda _m, _i, out: seen.append(out[:, -1]))
         with hook:
@@ -153,7 +154,7 @@ async def test_a_row_of_a_batch_gets_the_features_of_its_own_states(tiny: Checkp
         wanted_TF = states_TD[len(prompt) - 1 :, : watch.size].float().numpy()
         np.testing.assert_allclose(np.concatenate(features), wanted_TF, rtol=1e-4, atol=1e-5)
     for prompt in (PROMPTS[0], PROMPTS[2]):
-        own = [span for spans in watch.spans for span in spans if span[1] == len(prompt)]
+        own = [span[:2] for spans in watch.spans for span in spans if span.prompt == len(prompt)]
         assert own == [(len(prompt) + step, len(prompt)) for step in range(6)]
 
 

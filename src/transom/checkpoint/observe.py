@@ -10,7 +10,8 @@ not run. In generation a pass has the prompt, then one token each; the last toke
 fed back, and so has no state.
 Threat model: none here. Does not protect anything: what is seen tells most of the input.
 Source: forward hooks of torch. Probabilities exist under eager attention alone: others return none without a
-word, so it is set for the while, and their shape is checked.
+word, so it is set for the while, and their shape is checked. `rows` are the same, computed beside sdpa where
+the model runs with it (`rows`), which costs less where few layers are looked at; no gradient goes through.
 
 Shapes: B texts, T tokens of this pass, S tokens so far, D model width, H query heads, K head width, N inner
 neurons.
@@ -20,24 +21,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from transom.checkpoint.families import Names, family_of
+from transom.checkpoint.rows import beside, listening
 from transom.errors import MisconfiguredError, NotYetError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Kind = Literal["attention", "hidden", "heads", "mlp", "attention_out", "mlp_in", "mlp_out"]
+Kind = Literal["attention", "rows", "hidden", "heads", "mlp", "attention_out", "mlp_in", "mlp_out"]
 Reduce = Callable[[Kind, int, "Tensor"], Any]
 Seen = dict[tuple[Kind, int], list[Any]]
 _Places = dict[Kind, tuple[str, Literal["before", "after"]]]
+
+
+class Span(NamedTuple):
+    """A row of a batch that is watched while it grows: its positions so far, how many of these are the
+    prompt's, and what a watch keeps of it from one call to the next."""
+
+    length: int
+    prompt: int
+    kept: dict[str, Any]
 
 
 def _places(names: Names) -> _Places:
     """The module of a block at which each kind is seen, "" being the block; before it runs, or after."""
     return {
         "attention": (names.attention, "after"),  # probabilities [B, H, T, S]
+        "rows": (names.attention, "after"),
         "heads": (names.attention_out, "before"),  # what each head found [B, T, H, K]
         "attention_out": (names.attention_out, "after"),  # what attention adds to the stream [B, T, D]
         "mlp_in": (names.mlp_up, "before"),  # [B, T, D]
@@ -64,7 +76,8 @@ def observing(model: Any, layers: Iterable[int], want: Iterable[Kind], reduce: R
         raise MisconfiguredError(f"layer must be from 0 to {len(blocks) - 1}, got {wrong[0]}")
     places, seen = _places(family.names), Seen()
     with ExitStack() as stack:
-        if "attention" in want:
+        aside = "rows" in want and "attention" not in want and stack.enter_context(beside(model))
+        if not aside and {"attention", "rows"} & set(want):
             stack.enter_context(eager(model))
         for layer in layers:
             for kind in want:
@@ -73,6 +86,9 @@ def observing(model: Any, layers: Iterable[int], want: Iterable[Kind], reduce: R
                 take = _take(kind, layer, config.num_attention_heads, reduce, seen)
                 path, side = places[kind]
                 module = _part(blocks[max(layer, 0)], path, config.model_type)
+                if kind == "rows" and aside:
+                    stack.enter_context(listening(module, _second(take)))
+                    continue
                 handle = (
                     module.register_forward_pre_hook(lambda _module, inputs, take=take: take(inputs[0]))
                     if side == "before" or layer == -1
@@ -82,9 +98,14 @@ def observing(model: Any, layers: Iterable[int], want: Iterable[Kind], reduce: R
         yield seen
 
 
+def _second(take: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Given probabilities alone, as an attention module returns them beside its output."""
+    return lambda probabilities: take((None, probabilities))
+
+
 def _take(kind: Kind, layer: int, heads: int, reduce: Reduce, seen: Seen) -> Callable[[Any], None]:
     def take(value: Any) -> None:
-        if kind == "attention":
+        if kind in ("attention", "rows"):
             value = _probabilities(value, heads)
         elif isinstance(value, tuple):
             value = value[0]

@@ -194,7 +194,6 @@ def score_(
     from transom.trust.hallucination.detector import check_model, read_detector
     from transom.trust.hallucination.examples import rows_of
     from transom.trust.hallucination.score import score
-    from transom.trust.hallucination.states import Reader
     from transom.trust.prompt import require_tokenizer
 
     told = read_detector(detector)
@@ -208,7 +207,7 @@ def score_(
         found = running.load(model)
     check_model(told, found)
     examples = [row.example for row in _answered(found, rows, frame, answers, quiet=as_json)]
-    reader, tokenizer = Reader(found.model, told.looks_at_attention), require_tokenizer(found)
+    reader, tokenizer = told.reader(found.model), require_tokenizer(found)
     more: dict[str, Any] = {"frame": frame, "most_tokens": answers.most_tokens, "with_tokens": tokens}
     scored = []
     with progress("reading answers", len(examples), quiet=as_json) as bar:

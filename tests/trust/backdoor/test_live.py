@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from transom.checkpoint.load import Checkpoint, load
+from transom.checkpoint.observe import Span
 from transom.checkpoint.tiny import tiny_llama
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.engines.embedded import EmbeddedEngine
@@ -111,13 +112,13 @@ def test_a_prompt_read_in_parts_or_with_others_is_not_measured(
     ids = torch.tensor([[5] * 4] * len(spans))
     watch = HeadWatch(found, detector)
     with torch.no_grad():
-        _, tell = watch.run(lambda: found.model(ids), spans)
+        _, tell = watch.run(lambda: found.model(ids), [Span(*one, {}) for one in spans])
         told_BF = tell([0] * len(spans))
     for row_F, (length, prompt) in zip(told_BF, spans, strict=True):
         assert row_F[1] == (IN_PARTS if length <= prompt else 0)
         assert judge(detector, row_F, 0.05, {9}).reason == UNREAD[IN_PARTS]
     with torch.no_grad():  # the end of a prompt whose beginning is in a cache
-        told_BF = watch.run(lambda: found.model(ids), [(9, 9)])[1]([0])
+        told_BF = watch.run(lambda: found.model(ids), [Span(9, 9, {})])[1]([0])
     assert judge(detector, told_BF[0], 0.05, {9}).reason == UNREAD[IN_PARTS]
 
 

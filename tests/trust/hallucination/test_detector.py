@@ -26,9 +26,9 @@ from transom.trust.hallucination.detector import (
 )
 from transom.trust.hallucination.fit import FEWEST, Fitted, fit, folds_of, line_of
 from transom.trust.hallucination.score import cut, why
-from transom.trust.hallucination.states import States
+from transom.trust.hallucination.states import LOGITS, States
 
-WIDTHS = {"hidden.1": 12, "logits": 6, "lookback": 8}
+WIDTHS = {"hidden.1": 12, **{f"logits.{name}": 1 for name in LOGITS}, "lookback": 8}
 MODEL = "ab" * 32
 
 
@@ -43,7 +43,7 @@ def drawn(count: int, seed: int, signal: float = 1.2) -> tuple[list[States], lis
             for name, width in WIDTHS.items()
         }
         families["hidden.1"][:, :2] += signal * label
-        families["logits"][-1, 0] += 2 * signal * label
+        families["logits.own"][-1, 0] += 2 * signal * label
         states.append(States(families, {}))
         made_up.append(label)
     return states, made_up, [str(number) for number in range(count)]
@@ -89,7 +89,7 @@ def test_what_is_held_out_has_the_stated_rate(signal: float) -> None:
         told.append(auc(found.risk_N, np.array(drawn(100, seed, signal)[1], int)))
         fresh.append(auc(risk, labels))
     assert np.mean(shares) < 0.14
-    assert np.mean(told) < np.mean(fresh) + 0.03
+    assert np.mean(told) < np.mean(fresh) + 0.05  # where nothing tells, what points the wrong way counts 0.5
 
 
 def test_families_add_up_to_what_they_tell(made: Fitted) -> None:
@@ -99,7 +99,7 @@ def test_families_add_up_to_what_they_tell(made: Fitted) -> None:
     for one, label in zip(states, made_up, strict=True):
         for name, value in made.detector.risk(made.detector.series(one)).families:
             adds[name] += value if label else -value
-    assert max(adds, key=lambda name: adds[name]) in ("hidden.1", "logits")
+    assert max(adds, key=lambda name: adds[name]) in ("hidden.1", "logits.own")
     assert adds["lookback"] < max(adds.values()) / 2
 
 
@@ -124,7 +124,7 @@ def test_a_file_that_is_not_wholly_one_of_ours_is_refused(tmp_path: Path, broken
     if broken == "extra":
         arrays["more"] = np.zeros(3)
     elif broken == "missing":
-        del arrays["probe.logits"]
+        del arrays["probe.hidden.1"]
     elif broken == "nan":
         arrays["usual_Q"] = arrays["usual_Q"] * np.nan
     elif broken == "float32":
@@ -134,7 +134,7 @@ def test_a_file_that_is_not_wholly_one_of_ours_is_refused(tmp_path: Path, broken
     elif broken == "huge":  # of no bytes
         arrays |= {name: np.zeros((0, 10**9)) for name in arrays if name.endswith("_TJ")}
     elif broken == "large":
-        arrays["probe.logits"] = arrays["probe.logits"] + 1e300
+        arrays["probe.hidden.1"] = arrays["probe.hidden.1"] + 1e300
     elif broken == "about":
         said = json.loads(arrays["about"].tobytes()) | {"kind": "pickle"}
         arrays["about"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
@@ -174,14 +174,13 @@ def test_five_numbers_are_selected_of_a_series(count: int) -> None:
     assert len(SELECTIONS) == len(wanted)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["boosting", "mlp"])
 def test_what_is_combined_is_what_the_library_says(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.ensemble import GradientBoostingClassifier
-    from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
 
     kept: list[Any] = []
-    for each in (GradientBoostingClassifier, LogisticRegression, MLPClassifier):
+    for each in (GradientBoostingClassifier, MLPClassifier):
         fitting = each.fit
 
         def spy(self: Any, x: Any, y: Any, fitting: Any = fitting) -> Any:
@@ -191,10 +190,35 @@ def test_what_is_combined_is_what_the_library_says(kind: Kind, monkeypatch: pyte
         monkeypatch.setattr(each, "fit", spy)
     draw = np.random.default_rng(0)
     chosen, labels = draw.normal(size=(200, 7)) * 3 + 1, draw.integers(0, 2, 200)
-    ours = combiner(kind, chosen, labels, 0.1)
+    ours = combiner(kind, chosen, labels, ())
     library, x = kept[0]
     share = library.predict_proba(x)[:, 1]
     np.testing.assert_allclose(1 / (1 + np.exp(-ours.log_odds(chosen))), share, atol=1e-6)
+
+
+def test_families_are_weighed_as_the_library_weighs_them_and_never_below_zero() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(0)
+    chosen = draw.normal(size=(400, 7)) * 3 + 1
+    log_odds = chosen[:, 1] - 1 + 0.5 * (chosen[:, 3] - 1) - 0.5 * (chosen[:, 5] - 1)
+    labels = (draw.random(400) < 1 / (1 + np.exp(-log_odds))).astype(int)
+    ours = combiner("logistic", chosen, labels, (1, 3, 5)).arrays()["weight_Q"]
+    assert (ours >= 0).all()
+    assert not ours[[0, 2, 4, 5, 6]].any()
+    own = chosen[:, [1, 3]]
+    scale = own.std(0)
+    library = LogisticRegression(C=1 / (0.01 * 400), tol=1e-8, max_iter=1000)
+    wanted = library.fit((own - own.mean(0)) / scale, labels).coef_[0] / scale
+    np.testing.assert_allclose(ours[[1, 3]], wanted, rtol=1e-3)
+
+
+def test_what_adds_nothing_is_not_read(tmp_path: Path) -> None:
+    found = fit(*drawn(300, 0, 2.0), model=MODEL).detector
+    assert set(found.probes) == set(found.about.families) < set(WIDTHS)
+    assert found.usual_Q.shape == (5 * len(found.probes),)
+    write_detector(tmp_path / "detector", found)
+    assert set(read_detector(tmp_path / "detector").probes) == set(found.probes)
 
 
 def test_a_number_that_never_moves_counts_nothing() -> None:

@@ -12,14 +12,14 @@ import torch
 from transom.checkpoint.load import Checkpoint, load
 from transom.checkpoint.tiny import tiny_bert, tiny_llama
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.trust.hallucination.looks import Memory, attention_of, laplacian_of, mlp_of, rauq_of
 from transom.trust.hallucination.states import (
     ATTENTION,
+    LOGITS,
     Encoded,
     Example,
     Reader,
-    attention_of,
     encode,
-    mlp_of,
 )
 from transom.trust.prompt import Frame, require_tokenizer
 
@@ -73,18 +73,22 @@ def test_attention_is_that_of_the_whole_pass_from_the_answers_first_token(found:
     for step in range(steps):
         own = prompt + step
         row = maps[:, :, own, : own + 1]
+        square = maps[:, :, prompt : own + 1, prompt : own + 1]
+        degree = np.diag(1 / np.arange(step + 1, 0, -1))
+        eigenvalues = np.linalg.eigvals(degree * square.sum(2)[:, :, None] - square)
         before, after = row[..., 1:prompt].mean(-1), row[..., prompt:].mean(-1)
         entropy = -(row * np.log(row + 1e-9)).sum(-1) / np.log(own + 1)
         for name, wanted in {
             "lookback": before / (before + after), "sink": row[..., 0], "entropy": entropy,
-            "newest": row[..., own - 1],
+            "newest": row[..., own - 1], "laplacian": eigenvalues.real.mean(-1),
         }.items():  # fmt: skip
             np.testing.assert_allclose(seen.families[name][step], wanted.ravel(), atol=1e-4, err_msg=name)
 
 
 def test_logits_are_of_the_tokens_as_they_were_chosen(found: Checkpoint) -> None:
     one = encoded(found)
-    seen = Reader(found.model).read(one).families["logits"]
+    families = Reader(found.model).read(one).families
+    seen = np.concatenate([families[f"logits.{name}"] for name in LOGITS], axis=1)
     with torch.no_grad():
         log = whole(found, one).logits[0, len(one.prompt) - 1 :].log_softmax(-1)
     for step, token in enumerate(one.answer):
@@ -127,6 +131,7 @@ def test_without_attention_no_map_is_computed(found: Checkpoint, monkeypatch: py
 
     one = encoded(found)
     all_of_it = Reader(found.model).read(one).families
+    monkeypatch.setattr("transom.checkpoint.rows._probabilities", refuse)
     monkeypatch.setattr("transom.checkpoint.observe.eager", refuse)
     cheap = Reader(found.model, attention=False).read(one).families
     assert cheap.keys() == all_of_it.keys() - ATTENTION
@@ -144,6 +149,41 @@ def test_rows_of_attention_have_their_bounds() -> None:
     lookback, sink, entropy, newest = attention_of(even, 5)[0, 0].tolist()
     assert (lookback, entropy) == (pytest.approx(0.5), pytest.approx(1.0, abs=1e-5))
     assert sink == newest == pytest.approx(1 / 6)
+
+
+def test_step_by_step_with_a_memory_equals_all_at_once() -> None:
+    draw, prompt, steps = torch.Generator().manual_seed(3), 4, 7
+    map_MST = torch.rand(6, steps, prompt + steps, generator=draw).tril(prompt)
+    whole, kept = laplacian_of(map_MST.clone(), prompt, Memory()), Memory()
+    parts = [
+        laplacian_of(map_MST[:, start:end, : prompt + end], prompt, kept)
+        for start, end in ((0, 1), (1, 4), (4, 5), (5, 7))
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    newest_SLH, chance_S = torch.rand(5, 3, 4, generator=draw), torch.rand(5, generator=draw)
+    whole = rauq_of(newest_SLH, chance_S, Memory(sure_L=torch.full((3,), 0.5)))
+    kept = Memory(sure_L=torch.full((3,), 0.5))
+    parts = [rauq_of(newest_SLH[one : one + 1], chance_S[one : one + 1], kept) for one in range(5)]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_sureness_goes_on_through_the_head_that_looks_back_most() -> None:
+    newest_SLH = torch.tensor([[[0.1, 0.6]], [[0.9, 0.3]], [[0.5, 0.2]]])
+    found = rauq_of(newest_SLH, torch.tensor([0.5, 0.4, 0.3]), Memory(sure_L=torch.tensor([1.0])))
+    first = 0.2 * 0.5 + 0.8 * 0.6 * 1.0  # the second head has 0.6
+    second = 0.2 * 0.4 + 0.8 * 0.9 * first  # the first one now has 1.0 to 0.9
+    third = 0.2 * 0.3 + 0.8 * 0.5 * second
+    assert found[:, 0].exp().tolist() == pytest.approx([first, second, third])
+
+
+def test_only_what_is_asked_for_is_read(found: Checkpoint) -> None:
+    one = encoded(found)
+    everything = Reader(found.model).read(one).families
+    for names in (["logits.own"], ["logits.weak", "rauq"], ["lens", "mlp"], ["hidden.0"], ["laplacian"]):
+        seen = Reader(found.model, only=frozenset(names)).read(one).families
+        assert set(names) <= seen.keys() <= {*names, "logits.own"}
+        for name, value in seen.items():
+            np.testing.assert_allclose(value, everything[name], atol=1e-5, err_msg=name)
 
 
 def test_inner_neurons_are_unequal_where_one_does_all() -> None:
@@ -172,4 +212,4 @@ def test_what_cannot_be_read_is_refused(found: Checkpoint, tmp_path: Path) -> No
 def test_an_answer_to_nothing_begins_somewhere(found: Checkpoint) -> None:
     one = encode(require_tokenizer(found), Example("the cat sat"), most_tokens=99)
     assert len(one.prompt) >= 1
-    assert len(Reader(found.model).read(one).families["logits"]) == len(one.answer)
+    assert len(Reader(found.model).read(one).families["logits.own"]) == len(one.answer)

@@ -55,7 +55,7 @@ def test_what_tells_is_told_of_each_set(studied: list[Studied]) -> None:
     assert one.answers[0] + one.answers[1] == 300
     assert one.made_up[1] <= one.answers[1] == pytest.approx(100, abs=15)
     assert one.ece < 0.2
-    assert max(one.families, key=lambda name: max(one.families[name])) in ("hidden.1", "logits")
+    assert max(one.families, key=lambda name: max(one.families[name])) in ("hidden.1", "logits.own")
     assert abs(max(one.families["lookback"]) - 0.5) < 0.2
 
 
@@ -110,7 +110,7 @@ def test_a_baseline_is_chosen_on_what_is_learnt_from() -> None:
     number = name.removeprefix("best single: ")
     value = roc_auc_score(held_out.made_up, [singles(one)[number] for one in held_out.states])
     assert found[name] in (pytest.approx(value), pytest.approx(1 - value))
-    lengths = [len(one.families["logits"]) for one in held_out.states]
+    lengths = [len(one.families["logits.own"]) for one in held_out.states]
     value = roc_auc_score(held_out.made_up, lengths)
     assert found["length"] in (pytest.approx(value), pytest.approx(1 - value))
 
@@ -162,7 +162,7 @@ def test_a_page_says_all_of_it_and_escapes_names(studied: list[Studied]) -> None
     told = page.record(studied, "model")
     assert [one["name"] for one in told["sets"]] == ["one", "two", "none"]
     assert told["sets"][0]["auroc"] == studied[0].area.value
-    assert len(told["sets"][0]["families"]["logits"]) == len(told["selections"])
+    assert len(told["sets"][0]["families"]["logits.own"]) == len(told["selections"])
     assert page.headline(studied).count("AUROC") == 3
 
 

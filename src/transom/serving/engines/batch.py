@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from transom.checkpoint.observe import Span
 from transom.serving.engines.job import FinishReason, Job, StateWatch, Step, TokenLogprob
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Row:
     length: int = 0  # positions in the cache that are its own
     produced: int = 0
     last_id: int = 0
+    kept: dict[str, Any] = field(default_factory=dict)  # what a watch remembers of it
     generator: torch.Generator = field(default_factory=torch.Generator)
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class Batch:
         forward = partial(self._model, **given, use_cache=True)
         if self._watch is None or not any(row.job.features for row in rows):
             return forward().logits[:, -1], None
-        spans = [(row.length, row.job.prompt_tokens) for row in rows]
+        spans = [Span(row.length, row.job.prompt_tokens, row.kept) for row in rows]
         answer, tell = self._watch.run(forward, spans)
         return answer.logits[:, -1], tell
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from transom.checkpoint.observe import Span
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -80,13 +82,12 @@ class StateWatch(Protocol):
     size: int
 
     def run(
-        self, forward: Callable[[], T], spans: Sequence[tuple[int, int]]
+        self, forward: Callable[[], T], spans: Sequence[Span]
     ) -> tuple[T, Callable[[Sequence[int]], np.ndarray]]:
         """What `forward` returns, and what tells float32 [B, F] of the last position of each row, given the
         token that was then chosen for each.
 
-        `spans` are the rows' positions so far and how many of these are the prompt's. Shorter rows are padded
-        on the left.
+        There is one of `spans` a row. Shorter rows are padded on the left.
         """
 
 

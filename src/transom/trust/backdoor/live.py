@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from transom.checkpoint.load import Checkpoint
+from transom.checkpoint.observe import Span
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.trust.backdoor.detector import Detector, model_of, sent
 from transom.trust.backdoor.measures import MEASURES, Floats, Seen, seen_in
@@ -55,24 +56,22 @@ class HeadWatch:
         self._reader = PromptReader(require_tokenizer(found).tokenizer, detector.before, detector.after)
 
     def run(
-        self, forward: Callable[[], _Answer], spans: Sequence[tuple[int, int]]
+        self, forward: Callable[[], _Answer], spans: Sequence[Span]
     ) -> tuple[_Answer, Callable[[Sequence[int]], np.ndarray]]:
         """What `forward` returns, and what tells a row [B, F] for each of the `spans`: positions so far, and
         how many are the prompt's. The tokens that are chosen do not matter."""
         answer, told_BF = self._run(forward, spans)
         return answer, lambda _chosen: told_BF
 
-    def _run(
-        self, forward: Callable[[], _Answer], spans: Sequence[tuple[int, int]]
-    ) -> tuple[_Answer, np.ndarray]:
+    def _run(self, forward: Callable[[], _Answer], spans: Sequence[Span]) -> tuple[_Answer, np.ndarray]:
         told_BF = np.zeros((len(spans), self.size), np.float32)
         told_BF[:, 0] = self._tag
-        first_B = [length <= prompt for length, prompt in spans]
+        first_B = [one.length <= one.prompt for one in spans]
         told_BF[first_B, 1] = IN_PARTS
-        told_BF[:, 2] = [prompt for _, prompt in spans]
+        told_BF[:, 2] = [one.prompt for one in spans]
         if len(spans) > 1 or not first_B[0]:
             return forward(), told_BF
-        length, prompt = spans[0]
+        length, prompt = spans[0].length, spans[0].prompt
         if length != prompt or length > MOST_TOKENS:
             told_BF[0, 1] = LONG if length == prompt else IN_PARTS
             return forward(), told_BF

@@ -1,7 +1,7 @@
 """From what was selected of each family to one number: logistic regression, boosted trees, a small network.
 
-All three are fitted by scikit-learn and kept as plain arrays, from which they are computed here: no pickle is
-written or read, and scoring needs numpy alone.
+All three are fitted by scikit-learn or scipy and kept as plain arrays, from which they are computed here: no
+pickle is written or read, and scoring needs numpy alone.
 Threat model: arrays are a file's, and checked when it is read (`detector`). Does not protect: see the room.
 Source: Friedman 2001 (gradient boosting); scikit-learn's documentation of `tree_` and `coefs_`.
 
@@ -10,7 +10,7 @@ Shapes: N answers, Q numbers of each, T trees, J nodes of a tree, U units.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -23,7 +23,7 @@ Kind = Literal["logistic", "boosting", "mlp"]
 KINDS: tuple[Kind, ...] = ("logistic", "boosting", "mlp")
 _TREES, _DEPTH, _RATE, _SHARE = 80, 2, 0.05, 0.5
 _UNITS, _DECAY, _PASSES = 12, 3.0, 400
-STRENGTHS = (1e-3, 1e-2, 1e-1)  # of logistic regression, inverse
+_HELD_BACK = 1e-2  # of what logistic regression makes of families
 
 
 class Combiner(Protocol):
@@ -119,13 +119,13 @@ def names_of(kind: Kind) -> tuple[str, ...]:
     return tuple(_TYPES[kind].__dataclass_fields__)
 
 
-def combiner(kind: Kind, chosen_NQ: Floats, made_up_N: Any, strength: float, seed: int = 0) -> Combiner:
-    """Fit one; `strength` is of logistic regression. Raises MissingExtraError."""
+def combiner(kind: Kind, chosen_NQ: Floats, made_up_N: Any, choice: Sequence[int], seed: int = 0) -> Combiner:
+    """Fit one; `choice` are the numbers that logistic regression takes. Raises MissingExtraError."""
     with extra("hallucination", "scikit-learn"):
         from sklearn.ensemble import GradientBoostingClassifier
         from sklearn.neural_network import MLPClassifier
     if kind == "logistic":
-        return Linear(*linear(chosen_NQ, made_up_N, strength))
+        return _agreed(chosen_NQ, made_up_N, choice)
     if kind == "boosting":
         fitted = GradientBoostingClassifier(
             n_estimators=_TREES, max_depth=_DEPTH, learning_rate=_RATE, subsample=_SHARE, random_state=seed
@@ -137,6 +137,30 @@ def combiner(kind: Kind, chosen_NQ: Floats, made_up_N: Any, strength: float, see
     )
     (inner_QU, outer_U1), (inner_U, bias_1) = net.coefs_, net.intercepts_
     return Network(centre_Q, scale_Q, inner_QU, inner_U, outer_U1[:, 0], bias_1)
+
+
+def _agreed(chosen_NQ: Floats, made_up_N: Any, choice: Sequence[int]) -> Linear:
+    """Logistic regression of some numbers without negative weights, as each is a log-odds already: what
+    disagrees with the labels gets none."""
+    with extra("hallucination", "scikit-learn"):
+        from scipy.optimize import minimize
+    x_NK = chosen_NQ[:, list(choice)]
+    centre_K, scale_K = x_NK.mean(0), _deviation(x_NK)
+    z_NK, way_N = (x_NK - centre_K) / scale_K, 2.0 * np.asarray(made_up_N) - 1
+
+    def loss(weight: Floats) -> tuple[float, Floats]:
+        right_N = way_N * (z_NK @ weight[1:] + weight[0])
+        pull_N = -way_N * np.exp(-np.logaddexp(0, right_N)) / len(way_N)
+        held = _HELD_BACK * weight[1:]
+        value = np.logaddexp(0, -right_N).mean() + held @ weight[1:] / 2
+        return float(value), np.concatenate([[pull_N.sum()], z_NK.T @ pull_N + held])
+
+    start = np.concatenate([[0.0], np.full(x_NK.shape[1], 0.1)])
+    bounds = [(None, None), *[(0, None)] * x_NK.shape[1]]
+    found = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B").x
+    weight_Q = np.zeros(chosen_NQ.shape[1])
+    weight_Q[list(choice)] = found[1:] / scale_K
+    return Linear(weight_Q, np.array([found[0] - (found[1:] / scale_K) @ centre_K]))
 
 
 def linear(x_NF: Floats, made_up_N: Any, strength: float) -> tuple[Floats, Floats]:

@@ -2,8 +2,9 @@
 
 A probe gives each step of an answer a number, the log-odds of being made up; of that series five are
 selected: the first, the last, the mean, the largest, and the largest mean of `WINDOW` steps in a row. What is
-made of all families' five (`combine`) is calibrated (Platt) and is the risk. So a risk can be told of any
-part of an answer while it is given, and an engine that has the detector tells one number a family and step.
+made of all families' five (`combine`), of which logistic regression takes one a family, is calibrated
+(Platt) and is the risk. So a risk can be told of any part of an answer while it is given, and an engine that
+has the detector tells one number a family and step.
 What a family adds is by how much the log-odds fall where it is as on average. The file is safetensors:
 arrays, and under `about` a JSON object. It holds none of the answers.
 Threat model: a file that is broken, of another version or model; it is read strictly. Does not protect: who
@@ -19,7 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +34,7 @@ from transom.checkpoint.load import Checkpoint
 from transom.config import Setting, from_plain, load_json, to_plain
 from transom.errors import MisconfiguredError, system_errors
 from transom.files import read_bounded, write_file
-from transom.trust.hallucination.combine import KINDS, Combiner, Kind, names_of, of_arrays
+from transom.trust.hallucination.combine import KINDS, Combiner, Kind, Linear, names_of, of_arrays
 from transom.trust.hallucination.states import ATTENTION, Encoded, Floats, Reader, States
 from transom.trust.prompt import require_tokenizer
 
@@ -111,8 +112,12 @@ class Detector:
 
     @property
     def looks_at_attention(self) -> bool:
-        """Whether a reader has to, with neurons."""
+        """Whether a reader has to, or at neurons."""
         return not ATTENTION.isdisjoint(self.probes)
+
+    def reader(self, model: Any) -> Reader:
+        """Of what it needs, and no more."""
+        return Reader(model, only=frozenset(self.probes))
 
     def series(self, states: States) -> dict[str, Floats]:
         """Of each family's probe; a family that has no step is left out."""
@@ -163,12 +168,28 @@ def check_model(detector: Detector, found: Checkpoint) -> None:
             "the detector belongs to another model, tokenizer or dtype; fit one for this model as it "
             "runs here"
         )
-    seen = Reader(found.model, detector.looks_at_attention).read(Encoded((0,), (0, 0, 0), (0,))).families
+    seen = detector.reader(found.model).read(Encoded((0,), (0, 0, 0), (0,))).families
     for name, probe in detector.probes.items():
         if name not in seen or seen[name].shape[1] != len(probe.weight_F):
             raise MisconfiguredError(
                 f"the detector's family {name[:40]!r} is none of this model; fit it again"
             )
+
+
+def pruned(detector: Detector) -> Detector:
+    """Without the families that add nothing."""
+    if not isinstance(detector.combiner, Linear):
+        return detector
+    weight_KC = detector.combiner.weight_Q.reshape(-1, len(SELECTIONS))
+    kept = [place for place, row in enumerate(weight_KC) if row.any()] or [0]
+    names = [list(detector.probes)[place] for place in kept]
+    return replace(
+        detector,
+        about=replace(detector.about, families=tuple(names)),
+        probes={name: detector.probes[name] for name in names},
+        combiner=replace(detector.combiner, weight_Q=weight_KC[kept].ravel()),
+        usual_Q=detector.usual_Q.reshape(-1, len(SELECTIONS))[kept].ravel(),
+    )
 
 
 def dumped(detector: Detector) -> bytes:

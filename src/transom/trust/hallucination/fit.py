@@ -21,20 +21,21 @@ import numpy as np
 
 from transom.errors import MisconfiguredError, extra
 from transom.report.statistics import auc
-from transom.trust.hallucination.combine import STRENGTHS, Combiner, Kind, combiner, linear
+from transom.trust.hallucination.combine import Combiner, Kind, combiner, linear
 from transom.trust.hallucination.detector import (
     SELECTIONS,
     About,
     Detector,
     Probe,
     chosen_of,
+    pruned,
     selected,
     series_of,
 )
 from transom.trust.hallucination.states import Example, Floats, States
 
 FEWEST = 20  # of each class
-_FOLDS, _INNER_FOLDS = 5, 3
+_FOLDS, _INNER_FOLDS = 5, 5
 _HELD_BACK = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -88,7 +89,7 @@ def fit(
         len(labels_N), int(labels_N.sum()), *frame,
     )  # fmt: skip
     made = Detector(about, whole.probes, whole.combiner, whole.usual_Q, slope, shift)
-    return Fitted(made, risk_N, whole.auroc)
+    return Fitted(pruned(made), risk_N, whole.auroc)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,8 @@ def _stacked(
         auroc[name] = tuple(auc(chosen_N5[:, place], labels_N) for place in range(len(SELECTIONS)))
         heard()
     chosen_NQ = np.concatenate(parts, axis=1)
-    made = combiner(kind, chosen_NQ, labels_N, _strength(kind, chosen_NQ, labels_N, folds, seed), seed)
+    choice = [int(np.argmax(each)) + place * len(SELECTIONS) for place, each in enumerate(auroc.values())]
+    made = combiner(kind, chosen_NQ, labels_N, choice, seed)
     return _Stacked(probes, made, chosen_NQ.mean(0), auroc)
 
 
@@ -172,19 +174,6 @@ def _held_out(xs: Sequence[Floats], labels_N: Any, folds: Sequence[Any]) -> tupl
         worth = max(auc(chosen_N5[:, place], labels_N) for place in range(len(SELECTIONS)))
         tried.append((worth, strength, chosen_N5))
     return max(tried, key=lambda one: one[0])[1:]
-
-
-def _strength(kind: Kind, chosen_NQ: Floats, labels_N: Any, folds: Sequence[Any], seed: int) -> float:
-    """How much the combiner is held back."""
-    tried: list[tuple[float, float]] = []
-    for strength in STRENGTHS if kind == "logistic" else STRENGTHS[:1]:
-        log_odds_N = np.zeros(len(labels_N))
-        for held in folds if kind == "logistic" else ():
-            rest = np.setdiff1d(np.arange(len(labels_N)), held)
-            made = combiner(kind, chosen_NQ[rest], labels_N[rest], strength, seed)
-            log_odds_N[held] = made.log_odds(chosen_NQ[held])
-        tried.append((auc(log_odds_N, labels_N), strength))
-    return max(tried)[1]
 
 
 def _platt(log_odds_N: Floats, labels_N: Any) -> tuple[float, float]:

@@ -20,19 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from transom.checkpoint.load import Checkpoint
-from transom.checkpoint.observe import Kind, observing
+from transom.checkpoint.observe import Span, observing
 from transom.errors import EngineGarbageError
 from transom.trust.hallucination.detector import Detector, check_model
+from transom.trust.hallucination.looks import LOOKS, Memory, attention_of, laplacian_of, mlp_of, rauq_of
 from transom.trust.hallucination.score import cut, sentences_of
-from transom.trust.hallucination.states import (
-    ATTENTION,
-    LOOKS,
-    Floats,
-    Reader,
-    attention_of,
-    mlp_of,
-    unit,
-)
+from transom.trust.hallucination.states import ATTENTION, Floats, Reader
 
 HEAD = ("tag", "state")
 FIRST, LATER = 1, 2
@@ -47,34 +40,35 @@ class RiskWatch:
         check_model(detector, found)
         self.size = row_size(detector)
         self._detector, self._tag = detector, detector.tag
-        self._reader = Reader(found.model, detector.looks_at_attention)
+        self._reader = detector.reader(found.model)
         self._reader.prepare()
 
     def run(
-        self, forward: Callable[[], _Answer], spans: Sequence[tuple[int, int]]
+        self, forward: Callable[[], _Answer], spans: Sequence[Span]
     ) -> tuple[_Answer, Callable[[Sequence[int]], np.ndarray]]:
         """What `forward` returns, and what tells the rows [B, F], given the tokens that were chosen."""
         reader, model = self._reader, self._reader.model
-        first = all(length <= prompt for length, prompt in spans)  # a prompt is read alone
-        looks = reader.attention and not first
+        first = all(one.length <= one.prompt for one in spans)  # a prompt is read alone
+        looks = bool(reader.kinds) and not first
 
-        def reduce(kind: str, layer: int, value: Any) -> Any:
-            if kind == "hidden":
-                return value[:, -1].float() if layer in reader.layers else None
-            return value[:, :, -1] if kind == "attention" else value[:, -1]
+        def reduce(kind: str, _layer: int, value: Any) -> Any:
+            return value[:, :, -1] if kind == "rows" else value[:, -1].float()
 
-        every = range(model.config.num_hidden_layers) if looks else reader.layers
-        kinds: list[Kind] = ["hidden", "attention", "mlp"] if looks else ["hidden"]
-        with observing(model, every, kinds, reduce) as seen:
+        with (
+            observing(model, reader.looked if looks else [], reader.kinds if looks else [], reduce) as seen,
+            observing(model, reader.needed, ["hidden"], reduce) as states,
+        ):
             answer: Any = forward()
         logits_BV = answer.logits[:, -1].float()
-        hidden = {layer: seen["hidden", layer][0] for layer in reader.layers}
+        hidden = {layer: states["hidden", layer][0] for layer in reader.needed}
 
         def tell(chosen: Sequence[int]) -> np.ndarray:
-            families = {f"hidden.{layer}": unit(state_BD) for layer, state_BD in hidden.items()}
-            families |= reader.chosen(logits_BV, hidden, chosen)
+            families = reader.chosen(logits_BV, hidden, chosen)
             if looks:
-                families |= _looks(seen, every, spans)
+                families |= _looks(reader, seen, spans, families.get("logits.own"))
+            elif reader.wants("rauq"):
+                for one, chance in zip(spans, families["logits.own"][:, 0].exp(), strict=True):
+                    one.kept["risk"] = Memory(sure_L=chance.expand(len(reader.recurrent)))
             return self._told(families, first, len(spans))
 
         return answer, tell
@@ -169,19 +163,28 @@ def row_size(detector: Detector) -> int:
     return len(HEAD) + len(detector.probes)
 
 
-def _looks(seen: Any, layers: Sequence[int], spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _looks(reader: Reader, seen: Any, spans: Sequence[Span], own_B1: Any) -> dict[str, Any]:
     """The families of `ATTENTION` of each row's last token, without what pads it on the left [B, F]: of all
     layers at once, as one token has little to compute."""
     import torch
 
-    map_BLHS = torch.stack([seen["attention", layer][0] for layer in layers], dim=1).float()
-    inner_BLN = torch.stack([seen["mlp", layer][0] for layer in layers], dim=1).float()
-    width = map_BLHS.shape[-1]
-    found_BFM = torch.cat(
-        [
-            attention_of(map_LHS[..., width - length :].flatten(0, 1)[:, None], prompt)
-            for map_LHS, (length, prompt) in zip(map_BLHS, spans, strict=True)
-        ]
-    )
-    families = {name: found_BFM[..., place] for place, name in enumerate(LOOKS)}
-    return families | {"mlp": mlp_of(inner_BLN.flatten(0, 1)).view(len(spans), -1)}
+    found: dict[str, Any] = {}
+    if "mlp" in reader.kinds:
+        inner_BLN = torch.stack([seen["mlp", layer][0] for layer in reader.looked], dim=1)
+        found["mlp"] = mlp_of(inner_BLN.flatten(0, 1)).view(len(spans), -1)
+    if "rows" not in reader.kinds:
+        return found
+    map_BLHT = torch.stack([seen["rows", layer][0] for layer in reader.looked], dim=1).float()
+    width, parts = map_BLHT.shape[-1], list[dict[str, Any]]()
+    for place, (map_LHT, one) in enumerate(zip(map_BLHT, spans, strict=True)):
+        map_M1T = map_LHT[..., width - one.length :].flatten(0, 1)[:, None]
+        kept: Memory = one.kept.setdefault("risk", Memory())
+        looks_1M4 = attention_of(map_M1T, one.prompt)
+        own = dict(zip(LOOKS, looks_1M4.unbind(-1), strict=True))
+        if reader.wants("laplacian"):
+            own["laplacian"] = laplacian_of(map_M1T, one.prompt, kept)
+        if reader.wants("rauq"):
+            newest_1LH = own["newest"].view(1, *map_LHT.shape[:2])[:, reader.recurrent]
+            own["rauq"] = rauq_of(newest_1LH, own_B1[place].exp(), kept)
+        parts.append(own)
+    return found | {name: torch.cat([own[name] for own in parts]) for name in parts[0]}

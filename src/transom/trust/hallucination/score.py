@@ -28,6 +28,8 @@ _WHY = {
     "sink": "its heads found little to look at: give it the source, or ask for one fact at a time",
     "entropy": "its looking was spread as in answers that were made up: ask more narrowly",
     "newest": "it looked at its last word more or less than in true answers: let it answer anew and compare",
+    "laplacian": "its words leant on each other as in answers that were made up: ask for one fact at a time",
+    "rauq": "it grew unsure on the way: let it answer several times and compare",
     "mlp": "its neurons were active as in answers that were made up: check what it states",
     "lens": "late layers turned what the middle ones were about to say: ask again in other words",
     "logits": "it was not sure of its words: let it answer several times and compare",

@@ -5,36 +5,29 @@ token. The prompt is read under whatever attention the model has; of the answer'
 attention are computed, so that no map of the prompt is.
 
     hidden.L    the stream after layer L, of length 1 [D]
-    lookback    of each layer and head, mean attention to the prompt over that and mean attention to the
-    answer,
-                the first token left out, as it draws what goes nowhere
-    sink        of each layer and head, attention to the first token
-    entropy     of each layer and head, of its attention, over the logarithm of how many tokens it has
-    newest      of each layer and head, attention to the token before
-    mlp         of each layer, the inner neurons' root mean square, how unequal they are (Hoyer 2004), and the
-                share of the largest hundredth
-    lens        of some layers, what the unembedding makes of the stream, among the tokens that are likeliest
-    in
-                the end: entropy, the chosen token's logarithm, and how far that is from the end (divergence)
-    logits      logarithm of the chosen token, of the likeliest, entropy, lead over the second, logarithm of
-    the
-                chosen one's rank, and the share of the last state that the unembedding's weak directions take
+    lens        of these layers, what the unembedding makes of the stream, among the tokens that are likeliest
+                in the end: entropy, the chosen token's logarithm, and how far all is from the end
+                (divergence)
+    logits.*    one number each: the logarithm of the chosen token (`own`) and of the likeliest, entropy, lead
+                over the second, logarithm of the chosen one's rank, and the share of the last state that the
+                unembedding's weak directions take (`weak`)
+    lookback, sink, entropy, newest, laplacian, rauq, mlp
+                of attention and of neurons, in up to `_LOOKED` layers (`looks`)
 
-Attention has no step 0, whose row would be of the prompt. Stages: the mean of hidden states over the
-context's tokens (`understanding`) and over the question's (`query`); `generation` is the steps.
+What looks at attention or neurons has no step 0, whose row would be of the prompt. Stages: the mean of
+hidden states over the context's tokens (`understanding`) and over the question's (`query`); `generation` is
+the steps.
 Threat model: see the room. Does not protect anything: what is read tells most of the input.
-Source: Chuang et al. 2024, arXiv 2407.07071 (lookback); Hu et al. 2025, HARP, arXiv 2509.11536 (weak
-directions); Vazhentsev et al. 2025, arXiv 2505.20045 (attention to the token before); nostalgebraist 2020
-(logit lens). The combination is own.
+Source: Hu et al. 2025, HARP, arXiv 2509.11536 (weak directions); nostalgebraist 2020 (logit lens); of
+attention see `looks`. The combination is own.
 
 Shapes: S steps, P tokens of the prompt, T all, L layers, H heads, D model width, N inner neurons, V
 vocabulary, F numbers of a family."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -44,13 +37,15 @@ from numpy.typing import NDArray
 from transom.checkpoint.observe import Kind, observing
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.trust.hallucination.looks import LOOKS, Memory, attention_of, laplacian_of, mlp_of, rauq_of
 from transom.trust.prompt import PLAIN, Frame, generates
 
 Floats = NDArray[np.floating[Any]]
 Ids = tuple[int, ...]
-LAYERS = (1 / 3, 1 / 2, 2 / 3, 5 / 6)  # of the depth, beside the last but one
-LOOKS = ("lookback", "sink", "entropy", "newest")
-ATTENTION = frozenset({*LOOKS, "mlp"})  # families beside the cheap ones
+LAYERS = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the depth, beside the last but one
+LOGITS = ("own", "likeliest", "entropy", "lead", "rank", "weak")
+ATTENTION = frozenset({*LOOKS, "laplacian", "rauq", "mlp"})  # families beside the cheap ones
+_LOOKED = 10
 _CANDIDATES = 32  # of the end's likeliest tokens, which the lens looks at
 _WEAK = 1 / 8  # of the directions of the unembedding
 _LEAST = 1e-9
@@ -132,7 +127,8 @@ class Reader:
     """Reads the states of answers. Raises MisconfiguredError for a model that generates no text."""
 
     model: Any
-    attention: bool = True
+    attention: bool = True  # or neurons
+    only: frozenset[str] | None = None  # families, instead of all
 
     def __post_init__(self) -> None:
         if not generates(self.model):
@@ -140,11 +136,43 @@ class Reader:
                 f"a {type(self.model).__name__} generates no text, so it makes nothing up"
             )
 
+    def wants(self, *families: str) -> bool:
+        """Whether one of them is read."""
+        return any(
+            (self.attention or one not in ATTENTION) and (self.only is None or one in self.only)
+            for one in families
+        )
+
     @cached_property
     def layers(self) -> list[int]:
-        """Those whose states are kept, and which the lens looks at."""
+        """Those whose states are families, and which the lens looks at."""
         count = self.model.config.num_hidden_layers
         return sorted({max(round(share * count) - 1, 0) for share in LAYERS} | {max(count - 2, 0)})
+
+    @cached_property
+    def needed(self) -> list[int]:
+        """Those of `layers` that a family that is read needs."""
+        last = self.layers[-1] if self.wants("logits.weak") else None
+        return [one for one in self.layers if self.wants(f"hidden.{one}", "lens") or one == last]
+
+    @cached_property
+    def looked(self) -> list[int]:
+        """Those whose attention and neurons are looked at, if any are."""
+        count = self.model.config.num_hidden_layers
+        return sorted({(2 * one + 1) * count // (2 * _LOOKED) for one in range(_LOOKED)})
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """What is looked at in these."""
+        rows: list[Kind] = ["rows"] if self.wants(*ATTENTION - {"mlp"}) else []
+        return [*rows, "mlp"] if self.wants("mlp") else rows
+
+    @cached_property
+    def recurrent(self) -> list[int]:
+        """Places among these that `rauq` has: of the middle third, or all."""
+        count = self.model.config.num_hidden_layers
+        middle = [place for place, one in enumerate(self.looked) if count <= 3 * one < 2 * count]
+        return middle or list(range(len(self.looked)))
 
     def read(self, one: Encoded) -> States:
         """Raises CheckpointError for states that are not finite."""
@@ -154,29 +182,26 @@ class Reader:
         device = self.model.device
         prompt_1P = torch.tensor([one.prompt], device=device)
         answer_1S = torch.tensor([one.answer[:-1]], device=device)
-        kinds: list[Kind] = ["hidden", "attention", "mlp"] if self.attention else ["hidden"]
-        steps = _Steps(self, len(one.prompt))
         stage_P = torch.tensor(one.stage_P, device=device)
+        looks = _Looks(self, len(one.prompt))
         with torch.no_grad():
-            with observing(
-                self.model, self.layers, ["hidden"], lambda _k, _l, state: state[0].float()
-            ) as seen:
+            with observing(self.model, self.layers, ["hidden"], _states) as seen:
                 first = self.model(
                     input_ids=prompt_1P, use_cache=True, logits_to_keep=1,
                     past_key_values=DynamicCache(),  # which keeps every position, as an engine's does
                 )  # fmt: skip
             whole = {layer: seen["hidden", layer][0] for layer in self.layers}
-            every = range(self.model.config.num_hidden_layers)
-            with observing(self.model, every if self.attention else self.layers, kinds, steps) as rest:
+            with (
+                observing(self.model, self.looked if self.kinds else [], self.kinds, looks),
+                observing(self.model, self.layers, ["hidden"], _states) as rest,
+            ):
                 out = self.model(input_ids=answer_1S, past_key_values=first.past_key_values, use_cache=True)
             hidden = {
                 layer: torch.cat([whole[layer][-1:], rest["hidden", layer][0]]) for layer in self.layers
             }
             logits_SV = torch.cat([first.logits[0], out.logits[0]]).float()
-            families = {f"hidden.{layer}": unit(state_SD) for layer, state_SD in hidden.items()}
-            families |= self.chosen(logits_SV, hidden, one.answer)
-        if self.attention:
-            families |= side_by_side(rest, self.model.config.num_hidden_layers)
+            families = self.chosen(logits_SV, hidden, one.answer)
+            families |= looks.families(families.get("logits.own"))
         stages = {
             name: torch.cat([unit(whole[layer])[stage_P == number].mean(0) for layer in self.layers])
             for number, name in ((1, "understanding"), (2, "query"))
@@ -191,39 +216,60 @@ class Reader:
 
     def prepare(self) -> None:
         """Compute now what is else computed with the first answer."""
-        _ = self._weak_KD, self.layers
+        _ = self.wants("logits.weak") and self._weak_KD
 
     def chosen(self, logits_SV: Any, hidden: dict[int, Any], chosen: Sequence[int]) -> dict[str, Any]:
-        """Families `logits` and `lens` of steps, of states [S, D] by layer and the tokens that were
-        chosen."""
+        """Families `hidden`, `logits` and `lens` of steps, of states [S, D] by layer and the tokens that were
+        chosen; `logits.own` also where `rauq` alone needs it."""
         import torch
 
-        states_LSD = torch.stack([hidden[layer] for layer in self.layers])
-        normed_LSD = self._norm(states_LSD.to(self.model.dtype)).float()
-        weak_S = (normed_LSD[-1] @ self._weak_KD.T).square().sum(1) / normed_LSD[-1].square().sum(1)
+        found = {
+            f"hidden.{layer}": unit(state_SD)
+            for layer, state_SD in hidden.items()
+            if self.wants(f"hidden.{layer}")
+        }
+        told = [one for one in LOGITS if self.wants(f"logits.{one}") or (one == "own" and self.wants("rauq"))]
+        if not told and not self.wants("lens"):
+            return found
         log_SV = logits_SV.log_softmax(1)
         chosen_S1 = torch.tensor(chosen, device=log_SV.device)[:, None]
-        own_S = log_SV.gather(1, chosen_S1)[:, 0]
-        top = log_SV.topk(_CANDIDATES, dim=1)
-        rank_S = (log_SV > own_S[:, None]).sum(1)
-        found = {
-            "logits": torch.stack(
-                [
-                    own_S, top.values[:, 0], torch.special.entr(log_SV.exp()).sum(1),
-                    top.values[:, 0] - top.values[:, 1],
-                    (1.0 + rank_S).log(), weak_S,
-                ],
-                dim=1,
-            )
-        }  # fmt: skip
-        candidates_SK = torch.cat([chosen_S1, top.indices[:, :-1]], dim=1)
-        end_SK = log_SV.gather(1, candidates_SK).log_softmax(1)
+        own_S1 = log_SV.gather(1, chosen_S1)
+        if {"likeliest", "lead"} & set(told) or self.wants("lens"):
+            top = log_SV.topk(_CANDIDATES, dim=1)
+        last = self.layers[-1]
+        normed = {
+            layer: self._norm(hidden[layer].to(self.model.dtype)).float()
+            for layer in self.needed
+            if self.wants("lens") or ("weak" in told and layer == last)
+        }
+        each: dict[str, Callable[[], Any]] = {
+            "own": lambda: own_S1[:, 0],
+            "likeliest": lambda: top.values[:, 0],
+            "entropy": lambda: torch.special.entr(log_SV.exp()).sum(1),
+            "lead": lambda: top.values[:, 0] - top.values[:, 1],
+            "rank": lambda: (1.0 + (log_SV > own_S1).sum(1)).log(),
+            "weak": lambda: self._weak(normed[last]),
+        }
+        found |= {f"logits.{one}": each[one]()[:, None] for one in told}
+        if self.wants("lens"):
+            candidates_SK = torch.cat([chosen_S1, top.indices[:, :-1]], dim=1)
+            normed_LSD = torch.stack([normed[layer] for layer in self.layers])
+            found["lens"] = self._lens(candidates_SK, log_SV.gather(1, candidates_SK), normed_LSD)
+        return found
+
+    def _lens(self, candidates_SK: Any, end_SK: Any, normed_LSD: Any) -> Any:
+        import torch
+
+        end_SK = end_SK.log_softmax(1)
         rows_SKD = self.model.get_output_embeddings().weight[candidates_SK].float()
         at_LSK = torch.einsum("skd,lsd->lsk", rows_SKD, normed_LSD).log_softmax(2)
         chance_LSK = at_LSK.exp()
         apart_LS = (chance_LSK * (at_LSK - end_SK)).sum(2)
         lens_LSM = torch.stack([torch.special.entr(chance_LSK).sum(2), at_LSK[..., 0], apart_LS], dim=2)
-        return found | {"lens": lens_LSM.transpose(0, 1).flatten(1)}
+        return lens_LSM.transpose(0, 1).flatten(1)
+
+    def _weak(self, normed_SD: Any) -> Any:
+        return (normed_SD @ self._weak_KD.T).square().sum(1) / normed_SD.square().sum(1)
 
     @cached_property
     def _norm(self) -> Any:
@@ -242,54 +288,40 @@ class Reader:
         return ways_DD[:, : max(1, round(_WEAK * ways_DD.shape[0]))].T
 
 
-@dataclass(frozen=True, eq=False)
-class _Steps:
+@dataclass(eq=False)
+class _Looks:
     """What stays of each layer while an answer is read."""
 
     reader: Reader
     prompt: int
+    seen: dict[str, list[Any]] = field(default_factory=dict)  # by family, of layers in their order [S, F]
 
-    def __call__(self, kind: str, layer: int, value: Any) -> Any:
-        if kind == "hidden":
-            return value[0].float() if layer in self.reader.layers else None
-        return (
-            attention_of(value[0].float(), self.prompt) if kind == "attention" else mlp_of(value[0].float())
-        )
+    def __call__(self, kind: str, layer: int, value: Any) -> None:
+        if kind == "mlp":
+            self.seen.setdefault("mlp", []).append(mlp_of(value[0].float()))
+            return
+        map_HST = value[0].float()
+        for name, found_SH in zip(LOOKS, attention_of(map_HST, self.prompt).unbind(-1), strict=True):
+            self.seen.setdefault(name, []).append(found_SH)
+        if self.reader.wants("laplacian"):
+            found_SH = laplacian_of(map_HST, self.prompt, Memory())
+            self.seen.setdefault("laplacian", []).append(found_SH)
 
+    def families(self, own_S1: Any) -> dict[str, Any]:
+        """Layers beside each other [S, F]."""
+        import torch
 
-def side_by_side(seen: Any, layers: int) -> dict[str, Any]:
-    """The families of `ATTENTION`, of all layers beside each other [S, F]."""
-    import torch
-
-    maps_SLHM = torch.stack([seen["attention", layer][0] for layer in range(layers)], dim=1)
-    found = {name: maps_SLHM[..., place].flatten(1) for place, name in enumerate(LOOKS)}
-    return found | {"mlp": torch.cat([seen["mlp", layer][0] for layer in range(layers)], dim=1)}
-
-
-def attention_of(map_HST: Any, prompt: int) -> Any:
-    """The four numbers of each row and head [S, H, 4]; `prompt` tokens come before the answer's."""
-    import torch
-
-    steps, length = map_HST.shape[1:]
-    own_S = torch.arange(length - steps, length, device=map_HST.device)  # each row's own place
-    sink_HS = map_HST[..., 0]
-    before_HS = map_HST[..., 1:prompt].sum(2) / max(prompt - 1, 1)
-    after_HS = map_HST[..., prompt:].sum(2) / (own_S - prompt + 1)
-    entropy_HS = -(map_HST * (map_HST + _LEAST).log()).sum(2) / (own_S + 1.0).log().clamp(min=_LEAST)
-    newest_HS = map_HST[:, torch.arange(steps), own_S - 1]
-    lookback_HS = before_HS / (before_HS + after_HS).clamp(min=_LEAST)
-    return torch.stack([lookback_HS, sink_HS, entropy_HS, newest_HS], dim=-1).transpose(0, 1)
+        wanted = {name: torch.cat(parts, 1) for name, parts in self.seen.items() if self.reader.wants(name)}
+        if not self.reader.wants("rauq"):
+            return wanted
+        chance_S = own_S1[:, 0].exp()
+        newest_SLH = torch.stack(self.seen["newest"], 1)[:, self.reader.recurrent]
+        kept = Memory(sure_L=chance_S[0].expand(newest_SLH.shape[1]))
+        return wanted | {"rauq": rauq_of(newest_SLH, chance_S[1:], kept)}
 
 
-def mlp_of(inner_SN: Any) -> Any:
-    """The three numbers of a layer's inner neurons [S, 3]."""
-    import torch
-
-    size_SN, count = inner_SN.abs(), inner_SN.shape[1]
-    total_S, square_S = size_SN.sum(1), size_SN.square().sum(1).clamp(min=_LEAST)
-    unequal_S = (math.sqrt(count) - total_S / square_S.sqrt()) / (math.sqrt(count) - 1)
-    most_S = size_SN.topk(max(1, count // 100), dim=1).values.sum(1) / total_S.clamp(min=_LEAST)
-    return torch.stack([(square_S / count).sqrt(), unequal_S, most_S], dim=1)
+def _states(_kind: str, _layer: int, value: Any) -> Any:
+    return value[0].float()
 
 
 def unit(state_SD: Any) -> Any:

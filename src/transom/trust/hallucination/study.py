@@ -26,18 +26,18 @@ from transom.report.statistics import auc, auc_interval
 from transom.trust.hallucination.combine import Kind
 from transom.trust.hallucination.detector import SELECTIONS, Detector, Probe, selected
 from transom.trust.hallucination.fit import fit, folds_of, groups_of, probe_of
-from transom.trust.hallucination.states import Example, Floats, States
+from transom.trust.hallucination.looks import LOOKS
+from transom.trust.hallucination.states import LOGITS, Example, Floats, States
 
 GROUPS = {
     "activation": ("hidden", "mlp"),
-    "attention": ("lookback", "sink", "entropy", "newest"),
+    "attention": (*LOOKS, "laplacian", "rauq"),
     "logits": ("logits", "lens"),
 }
 STAGES = ("understanding", "query")
 PARTS = 5
 _STAGE_STRENGTH = 1e-2
 _HELD_OUT = 3  # one fold of so many
-_PLAIN = ("own", "likeliest", "entropy", "lead", "rank", "weak share")  # the numbers of family `logits`
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,9 @@ def baselines(train: Set, held_out: Set) -> dict[str, float]:
             best = (name, value, 1.0 if value >= 0.5 else -1.0)
     chosen_N = best[2] * np.array([singles(one)[best[0]] for one in held_out.states])
     found[f"best single: {best[0]}"] = auc(chosen_N, own_N)
-    lengths = [np.array([len(one.families["logits"]) for one in part.states]) for part in (train, held_out)]
+    lengths = [
+        np.array([len(one.families["logits.own"]) for one in part.states]) for part in (train, held_out)
+    ]
     way = 1.0 if auc(lengths[0], labels_N) >= 0.5 else -1.0
     return found | {"length": auc(way * lengths[1], own_N), "label prior": 0.5}
 
@@ -182,8 +184,8 @@ def singles(one: States) -> dict[str, float]:
     """Numbers of an answer's states that nothing is fitted to: of logits each selection and the sum, of the
     other families the mean over all that they have."""
     found = {}
-    for place, name in enumerate(_PLAIN):
-        series_S = one.families["logits"][:, place].astype(np.float64)
+    for name in LOGITS:
+        series_S = one.families[f"logits.{name}"][:, 0].astype(np.float64)
         for selection, value in zip(SELECTIONS, selected(series_S), strict=True):
             found[f"{name}, {selection}"] = float(value)
         found[f"{name}, least"] = float(series_S.min())

@@ -1,0 +1,92 @@
+"""Attention probabilities beside the attention that a model runs with.
+
+Fused attention gives none, and a model that is set to eager attention pays for it in every layer. Here the
+output is computed as before (sdpa), and of the layers that are listened to the probabilities of this pass's
+tokens are computed a second time, from the queries and keys.
+Threat model: see `observe`. Does not protect anything.
+Source: transformers' interface of attention functions; Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
+
+Shapes: B texts, T tokens of this pass, S tokens so far, H query heads, G of keys, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NAME, _LISTENS = "transom_rows", "_transom_listens"
+
+
+@contextmanager
+def beside(model: Any) -> Iterator[bool]:
+    """Let modules be listened to, and tell whether they can: of a model that runs with anything but sdpa, or
+    whose attention is not set while it runs, they cannot."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
+        yield False
+        return
+    if _NAME not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
+        MASKS.register(_NAME, MASKS["sdpa"])
+    model.set_attn_implementation(_NAME)
+    try:
+        yield True
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+@contextmanager
+def listening(module: Any, take: Callable[[Tensor], None]) -> Iterator[None]:
+    """`take` is given the probabilities [B, H, T, S] of an attention module."""
+    setattr(module, _LISTENS, take)
+    try:
+        yield
+    finally:
+        delattr(module, _LISTENS)
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **rest: Any
+) -> Any:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    take = getattr(module, _LISTENS, None)
+    if take is not None:
+        take(_probabilities(module, query, key, attention_mask, **rest))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+
+
+def _probabilities(
+    module: Any,
+    query_BHTK: Any,
+    key_BGSK: Any,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **rest: Any,
+) -> Tensor:
+    import torch
+
+    heads, groups = query_BHTK.shape[1], key_BGSK.shape[1]
+    scaling = query_BHTK.shape[-1] ** -0.5 if scaling is None else scaling
+    query_BGHTK = query_BHTK.unflatten(1, (groups, heads // groups))
+    score_BHTS = (query_BGHTK @ key_BGSK[:, :, None].transpose(-1, -2)).flatten(1, 2) * scaling
+    steps, length = score_BHTS.shape[-2:]
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if mask is None and causal and steps > 1:
+        places = torch.arange(length, device=score_BHTS.device)
+        mask = places <= places[length - steps :, None]
+    if mask is not None:
+        score_BHTS = (
+            score_BHTS.masked_fill(~mask, torch.finfo(score_BHTS.dtype).min)
+            if mask.dtype == torch.bool
+            else score_BHTS + mask
+        )
+    found: Tensor = score_BHTS.softmax(-1, dtype=torch.float32).to(query_BHTK.dtype)
+    return found
