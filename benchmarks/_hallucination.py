@@ -1,20 +1,18 @@
-"""Sets of answers for the benchmarks of made-up answers, with their states; `TRANSOM_DATA` is the data's
-folder.
+"""Sets of answers for the benchmarks of made-up answers, with their states. `TRANSOM_DATA` is a folder.
 
-    facts, animals, capitals, ...   statements that are true or false (Azaria and Mitchell 2023), read bare
-    halueval                        a chat model's answers of up to 64 tokens to users, judged by people (Li
-    et
-                                    al. 2023), all that are made up and two and a half times as many others
-    truthfulqa                      SmolLM2's own answers of up to 64 tokens to TruthfulQA's questions (Lin et
-    al.
-                                    2022), judged by its correct and incorrect answers (`examples.matched`)
-    truthfulqa-read                 the same with what is found for each question among all correct answers:
-    the
-                                    three that share most words with it, rare ones counting more
-    xsum                            SmolLM2's own summaries of the first 120 words of documents, made up where
-                                    they name what the document does not (`examples.strays`)
+    facts, animals, ...  statements that are true or false (Azaria and Mitchell 2023), read bare
+    halueval             a chat model's answers of up to 64 tokens to users, judged by people (Li et al.
+                         2023), all that are made up and two and a half times as many others
+    truthfulqa           SmolLM2's own answers of up to 64 tokens to TruthfulQA's questions (Lin et al. 2022),
+                         the likeliest one and one that is drawn at temperature 1, judged by its correct and
+                         incorrect answers (`examples.matched`)
+    truthfulqa-read      the same with what is found for each question among all correct answers: the three
+                         that share most words with it, rare ones counting more
+    xsum                 SmolLM2's own summaries of the first 120 words of documents, made up where they name
+                         what the document does not (`examples.strays`)
 
-Of each set one in three answers is held out.
+One in three answers is held out, all to one question together. What is read is kept in a folder, if one is
+named, in which it is looked for first.
 """
 
 from __future__ import annotations
@@ -25,25 +23,32 @@ import math
 import os
 import random
 import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from transom.checkpoint.greedy import greedy_answers
+import numpy as np
+import torch
+
+from transom.checkpoint.answers import answers_of
 from transom.checkpoint.load import Checkpoint
+from transom.checkpoint.tokenizer import write_tokenizer
 from transom.errors import MisconfiguredError
+from transom.report.statistics import auc
 from transom.trust.hallucination.examples import Row
-from transom.trust.hallucination.states import Example, Reader, encode, prompt_of
+from transom.trust.hallucination.states import Example, Reader, States, encode, prompt_of
 from transom.trust.hallucination.study import Set
 from transom.trust.prompt import PLAIN, Frame, require_tokenizer
 
 TOPICS = ("facts", "animals", "capitals", "cities", "elements", "inventions")
 SETS = (*TOPICS, "halueval", "truthfulqa", "truthfulqa-read", "xsum")
 CHAT = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-ANSWER_TOKENS, MOST_TOKENS, MOST = 64, 512, 600
+ANSWER_TOKENS, MOST_TOKENS, MOST = 64, 512, 900
+PEERS = {"lm-polygraph": "TRANSOM_LM_POLYGRAPH", "uqlm": "TRANSOM_UQLM"}
 _OTHERS, _DOCUMENT_WORDS, _READ = 2.5, 120, 3
 
 
@@ -132,26 +137,33 @@ def _finder(texts: Sequence[str]) -> Any:
     return find
 
 
-def answered(found: Checkpoint, name: str, rows: Sequence[Row]) -> list[Example]:
+def answered(found: Checkpoint, name: str, rows: Sequence[Row], drawn: bool) -> list[Example]:
     """Answers that are known, of those that the model gives where references tell."""
     tokenizer = require_tokenizer(found)
     if all(row.example.answer for row in rows):
         return [row.example for row in rows if row.example.made_up is not None]
-    prompts = [prompt_of(tokenizer, row.example, CHAT)[0] for row in rows]
-    said = greedy_answers(found.model, prompts, tokenizer.eos_ids, most_tokens=ANSWER_TOKENS, at_once=16)
-    given = []
-    for row, ids in zip(rows, said, strict=True):
-        text = tokenizer.tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids]).strip()
-        judged = replace(row, example=replace(row.example, answer=text)).judged(name == "xsum")
-        if text and judged.made_up is not None:
-            given.append(judged)
+    prompts, given = [prompt_of(tokenizer, row.example, CHAT)[0] for row in rows], []
+    torch.manual_seed(0)
+    for temperature in (0.0, 1.0) if drawn else (0.0,):
+        said = answers_of(
+            found.model, prompts, tokenizer.eos_ids, most_tokens=ANSWER_TOKENS, at_once=16,
+            temperature=temperature,
+        )  # fmt: skip
+        for row, ids in zip(rows, said, strict=True):
+            text = tokenizer.tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids]).strip()
+            judged = replace(row, example=replace(row.example, answer=text, ids=ids)).judged(name == "xsum")
+            if text and judged.made_up is not None:
+                given.append(judged)
     return given
 
 
-def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST) -> Set:
+def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST, kept: Path | None = None) -> Set:
     """The set, `most` answers of it, with their states."""
+    if kept and (kept / f"{name}.npz").exists():
+        return _kept(name, kept)
     examples, states = [], []
-    for one in answered(found, name, rows_of(name, found)[: 2 * most]):
+    drawn = name.startswith("truthfulqa") and most == MOST
+    for one in answered(found, name, rows_of(name, found)[: 2 * most], drawn):
         if len(examples) == most:
             break
         try:
@@ -160,4 +172,66 @@ def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST) -> Se
             continue
         examples.append(one)
         states.append(reader.read(ids))
+    if kept:
+        _keep(Set(name, examples, states), kept)
     return Set(name, examples, states)
+
+
+def _keep(one: Set, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        f"{place}/{part}/{name}": value
+        for place, states in enumerate(one.states)
+        for part, values in (("families", states.families), ("stages", states.stages))
+        for name, value in values.items()
+    }
+    (folder / f"{one.name}.json").write_text(json.dumps([asdict(each) for each in one.examples]))
+    np.savez(folder / f"{one.name}.npz", **arrays)  # type: ignore[arg-type]
+
+
+def _kept(name: str, folder: Path) -> Set:
+    plain = json.loads((folder / f"{name}.json").read_text())
+    examples = [Example(**(each | {"ids": tuple(each["ids"])})) for each in plain]
+    states = [States({}, {}) for _ in examples]
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+        for key in arrays.files:
+            place, part, family = key.split("/")
+            getattr(states[int(place)], part)[family] = arrays[key]
+    return Set(name, examples, states)
+
+
+def peers(name: str, one: Set, found: Checkpoint, held: Sequence[int], kept: Path) -> dict[str, float]:
+    """The AUROC of each score of the peers whose Pythons are named, on what is held out; a score that is
+    missing of an answer counts as the least doubt."""
+    labels_N = np.array([one.made_up[place] for place in held], int)
+    areas: dict[str, float] = {}
+    for peer, variable in PEERS.items():
+        scores = kept / f"{name}.{peer}.json"
+        if not scores.exists():
+            if not os.environ.get(variable):
+                continue
+            _ask(peer, os.environ[variable], one, found, held, kept, scores)
+        for scorer, values in json.loads(scores.read_text()).items():
+            known = [each for each in values if each is not None]
+            doubt_N = np.array([min(known, default=0.0) if each is None else each for each in values])
+            areas[f"{peer} {scorer}"] = auc(doubt_N, labels_N)
+    return areas
+
+
+def _ask(
+    peer: str, python: str, one: Set, found: Checkpoint, held: Sequence[int], kept: Path, scores: Path
+) -> None:
+    tokenizer, folder, lines = require_tokenizer(found), kept / "model", kept / f"{one.name}.jsonl"
+    if not folder.exists():
+        found.model.save_pretrained(folder)
+        write_tokenizer(tokenizer, folder)
+    rest = [place for place in range(len(one.examples)) if place not in set(held)]
+    learnt = rest if peer == "lm-polygraph" else []
+    with lines.open("w") as file:
+        for place in (*held, *learnt):
+            each = one.examples[place]
+            ids = encode(tokenizer, each, frame_of(one.name), most_tokens=MOST_TOKENS)
+            row = {"prompt": ids.prompt, "answer": ids.answer, "question": each.question}
+            file.write(json.dumps(row | {"text": each.answer, "train": place in set(learnt)}) + "\n")
+    script = Path(__file__).with_name("_hallucination_peers.py")
+    subprocess.run([python, script, peer, folder, lines, scores], check=True, cwd=kept)

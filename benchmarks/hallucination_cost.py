@@ -3,9 +3,10 @@
     python benchmarks/hallucination_cost.py [--quick] [--json]
 
 The embedded torch engine answers prompts of 64 tokens with 96 tokens each, one at a time and greedily, plain
-and with each of two detectors in turns within one run; `score_overhead_logits` is the processor time of a
-detector of hidden states and logits over plain decoding, less 1, `score_overhead` of one that looks at
-attention and neurons too. The medians over turns are taken. `fit_minutes` is the processor time of reading
+and with each of two detectors that read every family of theirs, in turns within one run;
+`score_overhead_logits` is the processor time of a detector of hidden states and logits over plain decoding,
+less 1, `score_overhead` of one that looks at attention and neurons too. The medians over turns are taken.
+`fit_minutes` is the processor time of reading
 and fitting 1,000 answers, extrapolated from `read` of them (64 tokens of prompt, 64 of answer), and
 `peak_rss_ratio` the peak of a process that reads 20 answers over that of one that has the model answer as
 long a prompt."""
@@ -27,7 +28,8 @@ from _bench import parser, report
 from transom.checkpoint.load import load
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.job import Job
-from transom.trust.hallucination.detector import model_of
+from transom.trust.hallucination.combine import Linear
+from transom.trust.hallucination.detector import SELECTIONS, About, Detector, Probe, model_of
 from transom.trust.hallucination.fit import fit
 from transom.trust.hallucination.live import RiskWatch
 from transom.trust.hallucination.states import Encoded, Reader
@@ -40,14 +42,17 @@ def encoded(draw: Any, prompt: int, answer: int) -> Encoded:
     return Encoded(ids[0], ids[1], (2,) * prompt)
 
 
-def detectors(found: Any) -> dict[str, Any]:
-    """Of answers of drawn ids and labels: what they say does not matter here."""
+def detectors(found: Any) -> dict[str, Detector]:
+    """Of drawn weights, which read every family there is: what is fitted reads some."""
     draw, made = np.random.default_rng(0), {}
     for name, attention in (("logits", False), ("attention", True)):
-        reader = Reader(found.model, attention)
-        states = [reader.read(encoded(draw, 8, 6)) for _ in range(60)]
-        labels = [bool(one % 2) for one in range(60)]
-        made[name] = fit(states, labels, [str(one) for one in range(60)], model=model_of(found)).detector
+        states = Reader(found.model, attention).read(encoded(draw, 8, 6)).families
+        probes = {one: Probe(draw.normal(size=x_SF.shape[1]), 0.0) for one, x_SF in states.items()}
+        about = About(
+            "transom-hallucination-1", model_of(found), "logistic", tuple(probes), 0.5, 0.1, 40, 20, "", ""
+        )
+        size = len(probes) * len(SELECTIONS)
+        made[name] = Detector(about, probes, Linear(np.ones(size), np.zeros(1)), np.zeros(size), 1.0, 0.0)
     return made
 
 

@@ -55,7 +55,7 @@ def reference(checkpoint: Checkpoint, prompt: tuple[int, ...], max_tokens: int =
         ("Qwen3", {"tie_word_embeddings": True}),
     ],
 )
-async def test_concurrent_greedy_answers_equal_plain_decoding(
+async def test_concurrent_answers_of_equal_plain_decoding(
     tmp_path: Path, architecture: str, options: dict[str, Any]
 ) -> None:
     checkpoint = load(tiny_llama(tmp_path, architecture=architecture, **options))

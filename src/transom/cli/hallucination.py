@@ -291,7 +291,7 @@ def _answered(
     """Rows with an answer each: those that have none are answered by the model."""
     from dataclasses import replace
 
-    from transom.checkpoint.greedy import greedy_answers
+    from transom.checkpoint.answers import answers_of
     from transom.trust.hallucination.states import prompt_of
     from transom.trust.prompt import require_tokenizer
 
@@ -308,7 +308,7 @@ def _answered(
     if not prompts:
         return made
     with progress("answering", len(prompts), quiet=quiet) as bar:
-        said = greedy_answers(
+        said = answers_of(
             found.model, list(prompts.values()), tokenizer.eos_ids, most_tokens=answers.answer_tokens,
             at_once=8, heard=lambda: bar.advance(8),
         )  # fmt: skip

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from transom.audit.attacks import own_keys
 from transom.audit.batches import by_length, padded
-from transom.checkpoint.greedy import greedy_answers
+from transom.checkpoint.answers import answers_of
 from transom.errors import MisconfiguredError
 from transom.obfuscation.calibrate import TEXT
 from transom.obfuscation.keys import Settings
@@ -89,7 +89,7 @@ class Answerer:
         stops = [int(self.hidden_V[i]) for i in self.tokenizer.eos_ids]
         hidden = [tuple(self.hidden_V[list(row)].tolist()) for row in rows]
         plain_V = np.argsort(self.hidden_V)
-        answers = greedy_answers(self.model, hidden, stops, most_tokens=max_tokens, at_once=_BATCH)
+        answers = answers_of(self.model, hidden, stops, most_tokens=max_tokens, at_once=_BATCH)
         return [self._decode(plain_V[list(row)]) for row in answers]
 
     def _decode(self, ids_T: NDArray[np.int64]) -> str:

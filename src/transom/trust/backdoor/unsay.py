@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from transom.checkpoint.greedy import greedy_answers
+from transom.checkpoint.answers import answers_of
 from transom.checkpoint.observe import observing
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import MisconfiguredError
@@ -144,7 +144,7 @@ class _Mender(Mender):
     def __post_init__(self) -> None:
         self._last = self.model.config.num_hidden_layers - 1
         asked = [one.ids for one, answer in self.pairs if not answer]
-        own = greedy_answers(
+        own = answers_of(
             self.model, asked, self.ends, most_tokens=_ANSWER, at_once=_AT_ONCE, heard=self.heard
         )
         rows = [_Prompt(one, answer[:_ANSWER] or next(own)) for one, answer in self.pairs]

@@ -41,12 +41,13 @@ _HELD_BACK = (1e-4, 1e-3, 1e-2, 1e-1)
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A detector, the risk of each answer by what did not see it [N], and for each family the AUROC of each
-    selection, alike."""
+    """A detector, the risk of each answer by what did not see it [N], for each family the AUROC of each
+    selection, alike, and the probes of all families, also of those that the detector has no use for."""
 
     detector: Detector
     risk_N: Floats
     auroc: dict[str, tuple[float, ...]]
+    probes: dict[str, Probe]
 
 
 def fit(
@@ -79,9 +80,9 @@ def fit(
     for held in folds_of(labels_N, groups, seed):  # of which what is fitted on the rest has seen nothing
         rest = np.setdiff1d(np.arange(len(labels_N)), held)
         own = [groups[one] for one in rest]
-        part = _stacked([states[one] for one in rest], labels_N[rest], own, names, kind, seed, bool)
+        part = stacked([states[one] for one in rest], labels_N[rest], own, names, kind, seed, bool)
         log_odds_N[held] = [part.log_odds(states[one]) for one in held]
-    whole = _stacked(states, labels_N, groups, names, kind, seed, heard)
+    whole = stacked(states, labels_N, groups, names, kind, seed, heard)
     slope, shift = _platt(log_odds_N, labels_N)
     risk_N = 1 / (1 + np.exp(-np.clip(slope * log_odds_N + shift, -500, 500)))
     about = About(
@@ -89,12 +90,12 @@ def fit(
         len(labels_N), int(labels_N.sum()), *frame,
     )  # fmt: skip
     made = Detector(about, whole.probes, whole.combiner, whole.usual_Q, slope, shift)
-    return Fitted(pruned(made), risk_N, whole.auroc)
+    return Fitted(pruned(made), risk_N, whole.auroc, whole.probes)
 
 
 @dataclass(frozen=True, eq=False)
-class _Stacked:
-    """Probes, what is made of them, and what of each family tells, held out."""
+class Stacked:
+    """Probes, what is made of them, and what of each family tells, held out; not calibrated."""
 
     probes: dict[str, Probe]
     combiner: Combiner
@@ -107,10 +108,11 @@ class _Stacked:
         return float(self.combiner.log_odds(chosen_of(self.probes, series, self.usual_Q)[None])[0])
 
 
-def _stacked(
+def stacked(
     states: Sequence[States], labels_N: Any, groups: Sequence[str], names: Sequence[str], kind: Kind,
     seed: int, heard: Callable[[], object],
-) -> _Stacked:  # fmt: skip
+) -> Stacked:  # fmt: skip
+    """The parts of a detector, fitted on all that is given."""
     folds = folds_of(labels_N, groups, seed + 1, _INNER_FOLDS)
     probes, parts, auroc = {}, [], {}
     for name in names:
@@ -123,7 +125,7 @@ def _stacked(
     chosen_NQ = np.concatenate(parts, axis=1)
     choice = [int(np.argmax(each)) + place * len(SELECTIONS) for place, each in enumerate(auroc.values())]
     made = combiner(kind, chosen_NQ, labels_N, choice, seed)
-    return _Stacked(probes, made, chosen_NQ.mean(0), auroc)
+    return Stacked(probes, made, chosen_NQ.mean(0), auroc)
 
 
 def folds_of(labels_N: Any, groups: Sequence[str], seed: int, folds: int = _FOLDS) -> list[Any]:

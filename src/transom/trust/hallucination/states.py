@@ -48,7 +48,7 @@ ATTENTION = frozenset({*LOOKS, "laplacian", "rauq", "mlp"})  # families beside t
 _LOOKED = 10
 _CANDIDATES = 32  # of the end's likeliest tokens, which the lens looks at
 _WEAK = 1 / 8  # of the directions of the unembedding
-_LEAST = 1e-9
+_LEAST, _LOG_LEAST = 1e-9, -100.0
 SEPARATOR = "\n\n"
 
 
@@ -223,11 +223,11 @@ class Reader:
         chosen; `logits.own` also where `rauq` alone needs it."""
         import torch
 
-        found = {
-            f"hidden.{layer}": unit(state_SD)
-            for layer, state_SD in hidden.items()
-            if self.wants(f"hidden.{layer}")
-        }
+        found, needed = dict[str, Any](), list(hidden)
+        states_LSD = torch.stack([hidden[layer] for layer in needed]) if needed else None
+        if states_LSD is not None:
+            found = {f"hidden.{layer}": x_SD for layer, x_SD in zip(needed, unit(states_LSD), strict=True)}
+            found = {name: x_SD for name, x_SD in found.items() if self.wants(name)}
         told = [one for one in LOGITS if self.wants(f"logits.{one}") or (one == "own" and self.wants("rauq"))]
         if not told and not self.wants("lens"):
             return found
@@ -236,24 +236,21 @@ class Reader:
         own_S1 = log_SV.gather(1, chosen_S1)
         if {"likeliest", "lead"} & set(told) or self.wants("lens"):
             top = log_SV.topk(_CANDIDATES, dim=1)
-        last = self.layers[-1]
-        normed = {
-            layer: self._norm(hidden[layer].to(self.model.dtype)).float()
-            for layer in self.needed
-            if self.wants("lens") or ("weak" in told and layer == last)
-        }
+        weak, lens = "weak" in told, self.wants("lens")
+        if states_LSD is not None and (weak or lens):
+            wanted_LSD = states_LSD if lens else states_LSD[-1:]
+            normed_LSD = self._norm(wanted_LSD.to(self.model.dtype)).float()
         each: dict[str, Callable[[], Any]] = {
             "own": lambda: own_S1[:, 0],
             "likeliest": lambda: top.values[:, 0],
-            "entropy": lambda: torch.special.entr(log_SV.exp()).sum(1),
+            "entropy": lambda: -(log_SV.exp() * log_SV.clamp(min=_LOG_LEAST)).sum(1),
             "lead": lambda: top.values[:, 0] - top.values[:, 1],
             "rank": lambda: (1.0 + (log_SV > own_S1).sum(1)).log(),
-            "weak": lambda: self._weak(normed[last]),
+            "weak": lambda: self._weak(normed_LSD[-1]),
         }
         found |= {f"logits.{one}": each[one]()[:, None] for one in told}
-        if self.wants("lens"):
+        if lens:
             candidates_SK = torch.cat([chosen_S1, top.indices[:, :-1]], dim=1)
-            normed_LSD = torch.stack([normed[layer] for layer in self.layers])
             found["lens"] = self._lens(candidates_SK, log_SV.gather(1, candidates_SK), normed_LSD)
         return found
 
@@ -326,4 +323,4 @@ def _states(_kind: str, _layer: int, value: Any) -> Any:
 
 def unit(state_SD: Any) -> Any:
     """Of length 1."""
-    return state_SD / state_SD.norm(dim=1, keepdim=True).clamp(min=_LEAST)
+    return state_SD / state_SD.norm(dim=-1, keepdim=True).clamp(min=_LEAST)

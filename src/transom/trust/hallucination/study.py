@@ -16,7 +16,7 @@ Shapes: N answers, Q numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from transom.errors import MisconfiguredError
 from transom.report.statistics import auc, auc_interval
 from transom.trust.hallucination.combine import Kind
 from transom.trust.hallucination.detector import SELECTIONS, Detector, Probe, selected
-from transom.trust.hallucination.fit import fit, folds_of, groups_of, probe_of
+from transom.trust.hallucination.fit import fit, folds_of, groups_of, probe_of, stacked
 from transom.trust.hallucination.looks import LOOKS
 from transom.trust.hallucination.states import LOGITS, Example, Floats, States
 
@@ -103,23 +103,27 @@ def study(
         held = folds_of(np.array(one.made_up, int), groups_of(one.examples), 0, _HELD_OUT)[0]
         rest = [place for place in range(len(one.examples)) if place not in set(held.tolist())]
         parts.append((one.part(rest), one.part(held.tolist())))
-    detectors = []
+    detectors, probes = [], []
     for train, _ in parts:
-        detectors.append(_fitted(train, model, kind))
+        made = fit(train.states, train.made_up, groups_of(train.examples), model=model, kind=kind)
+        detectors.append(made.detector)
+        probes.append(made.probes)
         heard()
     found = []
-    for (train, held_out), detector in zip(parts, detectors, strict=True):
+    for (train, held_out), detector, own in zip(parts, detectors, probes, strict=True):
         labels_N = np.array(held_out.made_up, int)
         risk_N = risks(detector, held_out.states)
         transfer = {
             other[0].name: auc(scores(one, held_out.states), labels_N)
             for other, one in zip(parts, detectors, strict=True)
         }
-        without = {}
+        without, read = {}, list(train.states[0].families)
         for name, families in GROUPS.items():
-            kept = [one for one in detector.probes if one.partition(".")[0] not in families]
-            if 0 < len(kept) < len(detector.probes):
-                without[name] = auc(scores(_fitted(train, model, kind, kept), held_out.states), labels_N)
+            kept = [one for one in read if one.partition(".")[0] not in families]
+            if 0 < len(kept) < len(read):
+                groups = groups_of(train.examples)
+                part = stacked(train.states, np.array(train.made_up, int), groups, kept, kind, 0, bool)
+                without[name] = auc(np.array([part.log_odds(one) for one in held_out.states]), labels_N)
                 heard()
         turned = negated(held_out.examples) if negated else ([], [])
         found.append(
@@ -127,7 +131,7 @@ def study(
                 train.name, (len(train.states), len(labels_N)), (sum(train.made_up), int(labels_N.sum())),
                 area(scores(detector, held_out.states), labels_N), ece(risk_N, labels_N),
                 curve(risk_N, labels_N),
-                _families(detector, held_out, labels_N), _stages(train, held_out, labels_N), without,
+                _families(own, held_out, labels_N), _stages(train, held_out, labels_N), without,
                 baselines(train, held_out), transfer, _negated(detector, *turned), detector,
             )
         )  # fmt: skip
@@ -166,18 +170,22 @@ def baselines(train: Set, held_out: Set) -> dict[str, float]:
     """AUROC of the length, of the share of what is made up (which is the same of all), and of the best single
     number, by which one and which way being chosen on what is learnt from."""
     labels_N, own_N = np.array(train.made_up, int), np.array(held_out.made_up, int)
-    best, found = ("", 0.5, 1.0), dict[str, float]()
-    for name in singles(train.states[0]):
-        value = auc(np.array([singles(one)[name] for one in train.states]), labels_N)
-        if abs(value - 0.5) >= abs(best[1] - 0.5):
-            best = (name, value, 1.0 if value >= 0.5 else -1.0)
-    chosen_N = best[2] * np.array([singles(one)[best[0]] for one in held_out.states])
-    found[f"best single: {best[0]}"] = auc(chosen_N, own_N)
+    best, direction = best_single(train)
+    chosen_N = direction * np.array([singles(one)[best] for one in held_out.states])
+    found = {f"best single: {best}": auc(chosen_N, own_N)}
     lengths = [
         np.array([len(one.families["logits.own"]) for one in part.states]) for part in (train, held_out)
     ]
     way = 1.0 if auc(lengths[0], labels_N) >= 0.5 else -1.0
     return found | {"length": auc(way * lengths[1], own_N), "label prior": 0.5}
+
+
+def best_single(train: Set) -> tuple[str, float]:
+    """Which number tells most, and which way, 1 or -1."""
+    labels_N, numbers = np.array(train.made_up, int), [singles(one) for one in train.states]
+    told = {name: auc(np.array([one[name] for one in numbers]), labels_N) for name in numbers[0]}
+    best = max(told, key=lambda name: abs(told[name] - 0.5))
+    return best, 1.0 if told[best] >= 0.5 else -1.0
 
 
 def singles(one: States) -> dict[str, float]:
@@ -217,14 +225,9 @@ def negations(examples: Sequence[Example]) -> list[Example]:
     return [replace(one, answer=text, made_up=not one.made_up) for one, text in turned if text]
 
 
-def _fitted(train: Set, model: str, kind: Kind, families: Sequence[str] | None = None) -> Detector:
-    groups = groups_of(train.examples)
-    return fit(train.states, train.made_up, groups, model=model, kind=kind, families=families).detector
-
-
-def _families(detector: Detector, held_out: Set, labels_N: Floats) -> dict[str, tuple[float, ...]]:
+def _families(probes: Mapping[str, Probe], held_out: Set, labels_N: Floats) -> dict[str, tuple[float, ...]]:
     found = {}
-    for name, probe in detector.probes.items():
+    for name, probe in probes.items():
         own = [place for place, one in enumerate(held_out.states) if len(one.families[name])]
         chosen = np.array([selected(probe.series(held_out.states[one].families[name])) for one in own])
         found[name] = tuple(auc(chosen[:, place], labels_N[own]) for place in range(len(SELECTIONS)))

@@ -1,4 +1,4 @@
-"""What a model says to prompts: the likeliest token each time, several prompts at once.
+"""What a model says to prompts, several at once: the likeliest token each time, or drawn ones.
 
 Threat model: none here. Does not protect anything.
 Source: transformers' own generation, which fills what a given configuration leaves open from the model's,
@@ -16,23 +16,28 @@ from typing import Any
 Ids = tuple[int, ...]
 
 
-def greedy_answers(
+def answers_of(
     model: Any,
     prompts: Sequence[Ids],
     ends: Iterable[int],
     *,
     most_tokens: int,
     at_once: int = 24,
+    temperature: float = 0.0,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Iterator[Ids]:
     """The answer to each in turn, `most_tokens` at most, with the first of `ends`, if any, that it says.
-    `heard` is called after each batch."""
+    Above a `temperature` of 0 tokens are drawn by torch's generator. `heard` is called after each batch."""
     import torch
     from transformers import GenerationConfig
 
     ends = frozenset(ends)
     plain: Any = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, max_new_tokens=most_tokens, pad_token_id=0, eos_token_id=sorted(ends) or None
+        do_sample=temperature > 0,
+        max_new_tokens=most_tokens,
+        pad_token_id=0,
+        eos_token_id=sorted(ends) or None,
+        **({"temperature": temperature} if temperature > 0 else {}),
     )
     for start in range(0, len(prompts), at_once):
         part = prompts[start : start + at_once]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from transom.checkpoint.greedy import greedy_answers
+from transom.checkpoint.answers import answers_of
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 
@@ -22,11 +22,9 @@ def test_answers_are_the_likeliest_tokens_up_to_what_ends_them(
     for name, value in settings.items():
         setattr(found.model.generation_config, name, value)
     prompts = [tuple(draw.choices(range(3, 300), k=draw.randint(1, 12))) for _ in range(7)]
-    bare = list(
-        greedy_answers(found.model, prompts, (), most_tokens=9, at_once=3, heard=lambda: heard.append(1))
-    )
+    bare = list(answers_of(found.model, prompts, (), most_tokens=9, at_once=3, heard=lambda: heard.append(1)))
     ends = {bare[0][3], bare[5][1]}
-    answers = list(greedy_answers(found.model, prompts, ends, most_tokens=9, at_once=3))
+    answers = list(answers_of(found.model, prompts, ends, most_tokens=9, at_once=3))
     assert len(heard) == 3
     for prompt, whole, answer in zip(prompts, bare, answers, strict=True):
         ids = list(prompt)
