@@ -52,6 +52,9 @@ def test_what_says_nothing_is_refused(table: list[dict[str, str]], columns: Colu
         ("It is the city of Rome", ["the city of Paris"], ["the city of Rome"], True),
         ("no idea at all", ["the city of Paris"], ["the city of Rome"], None),
         ("the city", ["the city of Paris"], ["the city of Rome"], None),
+        ("a long tale of the old city of Rome, told", ["the city of Paris"], ["the city of Rome"], True),
+        ("the dog", ["the cat sat"], [], True),
+        ("in Rome", ["Paris is the city"], ["Rome is the city", "Milan"], None),  # too little of either
         ("I think that it is Paris, or so they say", ["Paris"], [], False),
         ("the parisian", ["Paris"], [], True),
         ("", ["Paris"], [], None),

@@ -1,12 +1,11 @@
 """Answers from a table, with what says whether they are made up: labels, or references that are matched.
 
 Rules of matching, on words in lower case without signs:
-    correct and incorrect references  made up where the best incorrect one is more like the answer (F1 of
-    words)
-                                      than the best correct one, true where less; where both are below `LIKE`
-                                      or alike nothing is said
+    correct and incorrect references  made up where the answer holds more of the words of an incorrect one, as
+                                      a share of these, than of any correct one, true where less; where no
+                                      share is `LIKE`, or the best two are within `APART`, nothing is said
     correct references alone          true where the answer holds one of them whole, or is like one (F1 of
-                                      `SAME` or more); else made up
+                                      words `SAME` or more); else made up
     a document                        made up where the answer holds a name or a number, in the middle of a
                                       sentence, that the document does not hold
 Threat model: none. Does not protect: matching words is a rough judge; its agreement with a reader is reported
@@ -24,7 +23,7 @@ from dataclasses import dataclass, replace
 from transom.errors import MisconfiguredError
 from transom.trust.hallucination.states import Example
 
-LIKE, SAME = 0.2, 0.6
+LIKE, APART, SAME = 0.3, 0.05, 0.6
 _MADE_UP = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _SPLIT = ";"
 
@@ -92,14 +91,22 @@ def matched(answer: str, correct: Sequence[str], incorrect: Sequence[str]) -> bo
     """Whether an answer is made up, by its references; None where they do not tell."""
     if not (correct or incorrect) or not answer.strip():
         return None
-    right, wrong = (
-        max((likeness(answer, one) for one in part), default=0.0) for part in (correct, incorrect)
-    )
     if not incorrect:
-        return not (right >= SAME or any(_holds(answer, one) for one in correct))
-    if max(right, wrong) < LIKE or right == wrong:
+        return not any(_holds(answer, one) or likeness(answer, one) >= SAME for one in correct)
+    right, wrong = (max((share(answer, one) for one in part), default=0.0) for part in (correct, incorrect))
+    if max(right, wrong) < LIKE or abs(right - wrong) <= APART:
         return None
     return wrong > right
+
+
+def share(text: str, reference: str) -> float:
+    """How much of the words of a reference a text holds, 0 to 1: texts may be much longer.
+
+    >>> share("Yes, the cat sat down.", "The cat sat")
+    1.0
+    """
+    theirs = Counter(_words(reference))
+    return (Counter(_words(text)) & theirs).total() / max(theirs.total(), 1)
 
 
 def likeness(text: str, other: str) -> float:
