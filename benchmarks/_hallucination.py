@@ -1,6 +1,8 @@
 """Sets of answers for the benchmarks of made-up answers, with their states. `TRANSOM_DATA` is a folder.
 
     facts, animals, ...  statements that are true or false (Azaria and Mitchell 2023), read bare
+    cities-asked         SmolLM2's own answers of up to 32 tokens, in which country a city is, of the true
+                         ones of `cities`, made up where they do not hold its name (`examples.matched`)
     halueval             a chat model's answers of up to 64 tokens to users, judged by people (Li et al.
                          2023), all that are made up and two and a half times as many others
     truthfulqa           SmolLM2's own answers of up to 64 tokens to TruthfulQA's questions (Lin et al. 2022),
@@ -45,9 +47,9 @@ from transom.trust.hallucination.study import Set
 from transom.trust.prompt import PLAIN, Frame, require_tokenizer
 
 TOPICS = ("facts", "animals", "capitals", "cities", "elements", "inventions")
-SETS = (*TOPICS, "halueval", "truthfulqa", "truthfulqa-read", "xsum")
+SETS = (*TOPICS, "cities-asked", "halueval", "truthfulqa", "truthfulqa-read", "xsum")
 CHAT = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-ANSWER_TOKENS, MOST_TOKENS, MOST = 64, 512, 900
+ANSWER_TOKENS, SHORT, MOST_TOKENS, MOST = 64, 32, 512, 900
 PEERS = {"lm-polygraph": "TRANSOM_LM_POLYGRAPH", "uqlm": "TRANSOM_UQLM"}
 _OTHERS, _DOCUMENT_WORDS, _READ = 2.5, 120, 3
 
@@ -74,6 +76,8 @@ def rows_of(name: str, found: Checkpoint) -> list[Row]:
         return draw.sample(rows, len(rows))
     if name == "halueval":
         return _halueval(found, draw)
+    if name == "cities-asked":
+        return _asked(folder, draw)
     if name == "xsum":
         lines = (folder / "xsum/xsum-1000.jsonl").read_text().splitlines()
         documents = [" ".join(json.loads(line)["document"].split()[:_DOCUMENT_WORDS]) for line in lines]
@@ -98,6 +102,20 @@ def rows_of(name: str, found: Checkpoint) -> list[Row]:
             replace(one, example=replace(one.example, context=find(one.example.question))) for one in rows
         ]
     return draw.sample(rows, len(rows))
+
+
+def _asked(folder: Path, draw: random.Random) -> list[Row]:
+    known: dict[str, list[str]] = {}
+    with (folder / "true_false/cities.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            one = re.fullmatch(r"(.+) is a city in (.+)\.", row["statement"])
+            if one and row["label"] == "1":
+                known.setdefault(one[1], []).append(one[2])
+    rows = [
+        Row(Example("", f"In which country is the city of {city}?"), tuple(countries))
+        for city, countries in sorted(known.items())
+    ]
+    return draw.sample(rows, min(len(rows), MOST))
 
 
 def _halueval(found: Checkpoint, draw: random.Random) -> list[Row]:
@@ -137,17 +155,18 @@ def _finder(texts: Sequence[str]) -> Any:
     return find
 
 
-def answered(found: Checkpoint, name: str, rows: Sequence[Row], drawn: bool) -> list[Example]:
+def answered(found: Checkpoint, name: str, most: int = MOST) -> list[Example]:
     """Answers that are known, of those that the model gives where references tell."""
-    tokenizer = require_tokenizer(found)
+    tokenizer, rows = require_tokenizer(found), rows_of(name, found)[: 2 * most]
+    drawn = name.startswith("truthfulqa") and most == MOST
     if all(row.example.answer for row in rows):
         return [row.example for row in rows if row.example.made_up is not None]
     prompts, given = [prompt_of(tokenizer, row.example, CHAT)[0] for row in rows], []
     torch.manual_seed(0)
     for temperature in (0.0, 1.0) if drawn else (0.0,):
         said = answers_of(
-            found.model, prompts, tokenizer.eos_ids, most_tokens=ANSWER_TOKENS, at_once=16,
-            temperature=temperature,
+            found.model, prompts, tokenizer.eos_ids, at_once=16, temperature=temperature,
+            most_tokens=SHORT if name == "cities-asked" else ANSWER_TOKENS,
         )  # fmt: skip
         for row, ids in zip(rows, said, strict=True):
             text = tokenizer.tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids]).strip()
@@ -162,8 +181,7 @@ def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST, kept:
     if kept and (kept / f"{name}.npz").exists():
         return _kept(name, kept)
     examples, states = [], []
-    drawn = name.startswith("truthfulqa") and most == MOST
-    for one in answered(found, name, rows_of(name, found)[: 2 * most], drawn):
+    for one in answered(found, name, most):
         if len(examples) == most:
             break
         try:
@@ -189,9 +207,13 @@ def _keep(one: Set, folder: Path) -> None:
     np.savez(folder / f"{one.name}.npz", **arrays)  # type: ignore[arg-type]
 
 
-def _kept(name: str, folder: Path) -> Set:
+def kept_examples(name: str, folder: Path) -> list[Example]:
     plain = json.loads((folder / f"{name}.json").read_text())
-    examples = [Example(**(each | {"ids": tuple(each["ids"])})) for each in plain]
+    return [Example(**(each | {"ids": tuple(each["ids"])})) for each in plain]
+
+
+def _kept(name: str, folder: Path) -> Set:
+    examples = kept_examples(name, folder)
     states = [States({}, {}) for _ in examples]
     with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
         for key in arrays.files:
