@@ -8,8 +8,9 @@ that it may be learnt from. The peers' own estimators are run on what one pass o
 ids, which is what their calculators take while they generate. Of lm-polygraph 0.7.0 those that need neither
 samples nor a second model: of probabilities, of attention (RAUQ, AttentionScore), of mutual information,
 P(True), and the distances of states to those that may be learnt from; of uqlm 0.6.7 the scorers of
-log-probabilities, of the 15 likeliest tokens. Higher scores of lm-polygraph and lower ones of uqlm are more
-doubtful; the latter's signs are turned. A missing score is stored as null.
+log-probabilities, of the 15 likeliest tokens. All that is stored is doubt: signs are turned of uqlm's, and of
+two of lm-polygraph's that are higher where a model is certain (findings/lm_polygraph_backward.sh). A missing
+score is stored as null.
 
 Shapes: S tokens of an answer, V vocabulary, L layers, H heads, T all tokens, D model width, N answers.
 """
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-TOP = 15
+TOP, BACKWARD = 15, ("FisherRao", "RenyiNeg")
 Scores = dict[str, list[float | None]]
 
 
@@ -92,7 +93,7 @@ def lm_polygraph(folder: str, rows: Sequence[Mapping[str, Any]]) -> Scores:
         for calculator in (EntropyCalculator(), GreedyLMProbsCalculator(), PromptCalculator()):
             stats |= calculator(stats, [row["question"]], model)
         for scorer in scorers:
-            found[str(scorer)].append(float(scorer(stats)[0]))
+            found[str(scorer)].append((-1 if str(scorer) in BACKWARD else 1) * float(scorer(stats)[0]))
     train = [bool(row["train"]) for row in rows]
     known = torch.stack([one for one, learnt in zip(states, train, strict=True) if learnt])
     distance = own.MahalanobisDistanceSeq("decoder")

@@ -1,54 +1,42 @@
 """An engine and a gateway with a detector, asked by the official client: sentences are marked as they arrive.
 
-python examples/hallucination_smollm2/live.py DETECTOR [QUESTION ...]
+python examples/hallucination_smollm2/live.py DETECTOR [--svg FILE] [QUESTION ...]
 """
 
+import argparse
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
+from rich.console import Console
+from rich.text import Text
 
 COMMAND = Path(sys.executable).with_name("transom")
-MODEL, STARTING_S, MOST_TOKENS = "smollm2", 120.0, 60
-QUESTIONS = (
-    "In which country is the city of Lyon?",
-    "In which country is the city of Semey?",
-    "In which country is the city of Boston?",
-    "In which country is the city of Barinas?",
-)
+MODEL, STARTING_S, MOST_TOKENS = "smollm2", 120.0, 40
+QUESTIONS = tuple(f"In which country is the city of {one}?" for one in ("Lyon", "Semey", "Boston", "Barinas"))
 
 
 @contextmanager
 def served(model: str, detector: Path) -> Iterator[str]:
     """The URL of a gateway in mode plain, while it and its engine run."""
     engine_port, port = free_port(), free_port()
-    option = ["--risk-detector", str(detector)]
-    commands = (
-        ["engine", model, "--port", str(engine_port), *option],
-        [
-            "gateway",
-            "--mode",
-            "plain",
-            "--engine",
-            f"http://127.0.0.1:{engine_port}",
-            "--port",
-            str(port),
-            *option,
-        ],
-    )
+    engine, option = f"http://127.0.0.1:{engine_port}", ["--risk-detector", str(detector)]
+    commands = {
+        engine_port: ["engine", model, "--port", str(engine_port), *option],
+        port: ["gateway", "--mode", "plain", "--engine", engine, "--port", str(port), *option],
+    }
     running = []
     try:
-        for words, at in zip(commands, (engine_port, port), strict=True):
+        for at, words in commands.items():
             print(f"$ transom {' '.join(words)} &")
-            running.append(
-                subprocess.Popen([COMMAND, *words], stderr=subprocess.DEVNULL)  # noqa: S603 (ours)
-            )
+            running.append(subprocess.Popen([COMMAND, *words], stderr=subprocess.DEVNULL))  # noqa: S603 (ours)
             wait(at, running[-1])
         yield f"http://127.0.0.1:{port}/v1"
     finally:
@@ -75,42 +63,51 @@ def wait(port: int, process: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError(f"nothing listens at port {port}; run the command above by hand to see why")
 
 
-def watch(url: str, question: str) -> list[dict[str, Any]]:
+def watch(url: str, question: str, console: Console) -> list[dict[str, Any]]:
     """Ask, print sentences as they are judged, and return what the last chunk tells of them."""
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
     stream = client.chat.completions.create(
         model="transom", messages=[{"role": "user", "content": question}], max_tokens=MOST_TOKENS,
         temperature=0, stream=True,
     )  # fmt: skip
-    print(f"\n{question}")
+    console.print(f"\n> {question}", style="bold", markup=False)
     text, note = "", dict[str, Any]()
     for chunk in stream:
         text += (chunk.choices[0].delta.content or "") if chunk.choices else ""
         told = (chunk.model_extra or {}).get("transom", {}).get("annotations", {}).get("hallucination")
-        if not told:
-            continue
         if isinstance(told, list):  # the last one tells of each whole answer
             (note,) = told
-            continue
-        for one in told["sentences"]:
-            mark = "!" if one["flagged"] else " "
-            print(f"  {mark} {one['risk']:.2f}  {text[one['start'] : one['end']].strip()}")
-    said = "flagged" if note["flagged"] else "clear"
-    print(
-        f"  whole answer: {said}, risk {note['risk']:.2f} (line {note['line']:.2f})",
-        *note["why"],
-        sep="\n    ",
-    )
+        for one in told["sentences"] if isinstance(told, dict) else ():
+            style = "bold red" if one["flagged"] else "green"
+            said = text[one["start"] : one["end"]].strip()
+            console.print(Text.assemble((f"  {one['risk']:.2f}  ", style), said))
+    verdict = "flagged" if note["flagged"] else "clear"
+    lines = (f"answer {verdict}, risk {note['risk']:.2f} (line {note['line']:.2f})", *note["why"])
+    console.print(*(f"        {line}" for line in lines), sep="\n", style="dim", markup=False)
     return list(note["sentences"])
+
+
+def watched(detector: Path, questions: Sequence[str] = (), svg: Path | None = None) -> None:
+    """Ask all of them; `svg` saves what was shown as a picture."""
+    console = Console(record=svg is not None, width=104 if svg else None, highlight=False)
+    with served(MODEL, detector) as url:
+        for question in questions or QUESTIONS:
+            watch(url, question, console)
+    if svg is not None:
+        drawn = console.export_svg(title="an answer through transom gateway --risk-detector")
+        svg.write_text(
+            re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL), "utf-8"
+        )  # no font from a server
 
 
 def main() -> None:
     """Read the command line."""
-    if len(sys.argv) < 2:
-        sys.exit((__doc__ or "").strip())
-    with served(MODEL, Path(sys.argv[1])) as url:
-        for question in sys.argv[2:] or QUESTIONS:
-            watch(url, question)
+    flags = argparse.ArgumentParser(usage=(__doc__ or "").strip())
+    flags.add_argument("detector", type=Path)
+    flags.add_argument("questions", nargs="*")
+    flags.add_argument("--svg", type=Path)
+    args = flags.parse_args()
+    watched(args.detector, args.questions, args.svg)
 
 
 if __name__ == "__main__":

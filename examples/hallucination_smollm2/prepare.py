@@ -65,7 +65,9 @@ def write(folder: Path, table: Path | None = None) -> None:
             heard=lambda: bar.advance(1),
         )  # fmt: skip
         for (question, correct), ids in zip(known, said, strict=True):
-            text = tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids]).strip()
+            text = found.tokenizer.tokenizer.decode(
+                [one for one in ids if one not in tokenizer.eos_ids]
+            ).strip()
             start, end = next(iter(sentences_of(text)), (0, 0))
             answer = text[start:end].strip()
             rows.append((question, answer, int(bool(matched(answer, [correct], [])))))

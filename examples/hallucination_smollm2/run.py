@@ -76,9 +76,7 @@ def main() -> None:
         "--html",
         folder / "report.html",
     )
-    with live.served(MODEL, detector) as url:
-        for question in live.QUESTIONS:
-            live.watch(url, question)
+    live.watched(detector)
 
 
 if __name__ == "__main__":
