@@ -253,7 +253,7 @@ def test_an_answer_of_which_nothing_was_told_is_a_failure_and_not_let_through(
     folder: Path, policy: Any
 ) -> None:
     """A failure is marked, or fails the answer where each must be judged; an empty one has no risk."""
-    annotator = RiskAnnotator(read_detector(folder / "detector"), lambda _: 1, policy)
+    annotator = RiskAnnotator(read_detector(folder / "detector"), lambda _: "a", policy)
     assert annotator.required == (policy != "mark")
     watcher = annotator.watch(Asked("plain", "m", ("q",)))
     watcher.hear(Heard("It is so.", (5, 6)))
@@ -261,3 +261,9 @@ def test_an_answer_of_which_nothing_was_told_is_a_failure_and_not_let_through(
         watcher.close()
     empty = annotator.watch(Asked("plain", "m", ("q",))).close()
     assert (empty.field["risk"], empty.header) == (None, "not scored")
+    texts = {1: "[PERSON", 2: "_1]", 3: "."}
+    annotator = RiskAnnotator(read_detector(folder / "detector"), texts.__getitem__, policy)
+    named = annotator.watch(Asked("words", "m", ("q",)))
+    named.hear(Heard("Ada Lovelace.", (1, 2, 3)))  # as delivered
+    note = named.close()
+    assert (note.field["risk"], note.field["reason"]) == (None, "the answer is placeholders alone")

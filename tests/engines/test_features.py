@@ -158,6 +158,36 @@ async def test_a_row_of_a_batch_gets_the_features_of_its_own_states(tiny: Checkp
         assert own == [(len(prompt) + step, len(prompt)) for step in range(6)]
 
 
+@pytest.mark.parametrize("of_logits", [True, False])
+async def test_a_row_whose_numbers_are_not_finite_fails_alone(tiny: Checkpoint, of_logits: bool) -> None:
+    """Its states, or what is told of them: the others of the batch go on."""
+    watch, ruined = LastState(tiny.model), (7, 8, 9)
+
+    def run(forward: Callable[[], Any], spans: Sequence[Span]) -> tuple[Any, Any]:
+        answer, tell = LastState.run(watch, forward, spans)
+        own = [place for place, one in enumerate(spans) if one.prompt == 3 and one.length > 4]
+        if of_logits:
+            answer.logits[own] = float("nan")
+
+        def told(chosen: Sequence[int]) -> Any:
+            found = tell(chosen)
+            found[own] = found[own] if of_logits else np.nan
+            return found
+
+        return answer, told
+
+    watch.run = run  # type: ignore[method-assign]
+    with EmbeddedEngine(tiny, max_batch=3, watch=watch) as engine:
+        prompts = ((300,), ruined, tuple(range(20, 60)))
+        asked = [collect(engine, one, features=True) for one in prompts]
+        one, two, three = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(two, EngineError)
+    assert "not finite" in str(two)
+    for other in (one, three):
+        assert not isinstance(other, BaseException), other
+        assert len(other[0]) == 6
+
+
 async def test_nobody_asks_and_nothing_is_watched(tiny: Checkpoint) -> None:
     watch = LastState(tiny.model)
     with EmbeddedEngine(tiny, watch=watch) as engine:

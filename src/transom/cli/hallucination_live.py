@@ -73,7 +73,7 @@ class RiskOptions:
         silent, token_text = tokenizer.eos_ids, tokenizer.token_text
         return (
             RiskAnnotator(
-                detector, lambda one: 0 if one in silent else len(token_text(one)),
+                detector, lambda one: "" if one in silent else token_text(one),
                 self.risk_policy, self.risk_tokens,
             ),
         )  # fmt: skip
@@ -85,7 +85,7 @@ class RiskAnnotator:
     that withholds or stops must judge each answer."""
 
     detector: Detector
-    length_of: Callable[[int], int]
+    text_of: Callable[[int], str]  # of a token, as the model wrote it
     policy: Policy = "mark"
     with_tokens: bool = False
     name: str = "hallucination"
@@ -106,13 +106,17 @@ class _Watcher:
 
         self._owner, self._listener = owner, Listener(owner.detector)
         self._sentences: list[Sentence] = []
+        self._written = ""
 
     def hear(self, heard: Heard) -> Mapping[str, Any] | None:
         import numpy as np
 
         rows_TF = heard.features_TF if heard.features_TF is not None else np.empty((0, 0))
-        lengths = [self._owner.length_of(one) for one in heard.ids]
-        ended = self._listener.hear(rows_TF, heard.text, lengths, last=heard.finish_reason is not None)
+        texts = [self._owner.text_of(one) for one in heard.ids]
+        self._written += "".join(texts)
+        ended = self._listener.hear(
+            rows_TF, heard.text, list(map(len, texts)), last=heard.finish_reason is not None
+        )
         self._sentences += ended
         if self._owner.policy == "stop" and any(one.flagged for one in ended):
             raise RefusedError("a sentence of the answer is likely made up; it was stopped", code="made_up")
@@ -123,9 +127,12 @@ class _Watcher:
 
     def close(self) -> Note:
         from transom.trust.hallucination.score import why
+        from transom.trust.hallucination.states import placeholders_alone
 
-        if not self._listener.text.strip():
-            return Note({"risk": None, "flagged": None, "reason": "the answer is empty"}, "not scored")
+        empty = not self._listener.text.strip()
+        if empty or placeholders_alone(self._written):
+            reason = "the answer is empty" if empty else "the answer is placeholders alone"
+            return Note({"risk": None, "flagged": None, "reason": reason}, "not scored")
         if not self._listener.count:  # marked as a failure or, where each answer must be judged, one
             raise EngineGarbageError("the engine told nothing of its states; give it the detector too")
         risk = self._owner.detector.risk(self._listener.series())

@@ -30,6 +30,12 @@ async def told(engine: EmbeddedEngine, prompt: tuple[int, ...]) -> tuple[list[in
     return ids, np.concatenate(rows)
 
 
+async def silent(engine: EmbeddedEngine, prompt: tuple[int, ...]) -> int:
+    """How many tokens an answer has of which nobody wants to be told, in the others' batch."""
+    job = Job(prompt_ids=prompt, max_tokens=2 * STEPS, temperature=0.0, ignore_eos=True)
+    return sum([len(step.ids) async for step in engine.generate(job)])
+
+
 async def test_rows_of_a_batch_are_what_is_read_of_each_answer_by_itself(tmp_path: Path) -> None:
     """Every family, those that remember earlier steps among them."""
     found = load(tiny_llama(tmp_path / "model"))
@@ -43,7 +49,9 @@ async def test_rows_of_a_batch_are_what_is_read_of_each_answer_by_itself(tmp_pat
     numbers = len(probes) * len(SELECTIONS)
     detector = Detector(about, probes, Linear(np.ones(numbers), np.zeros(1)), np.zeros(numbers), 1.0, 0.0)
     with EmbeddedEngine(found, max_batch=3, watch=RiskWatch(found, detector)) as engine:
+        unwatched = asyncio.create_task(silent(engine, (11, 12)))
         answers = await asyncio.gather(*(told(engine, prompt) for prompt in PROMPTS))
+        assert await unwatched == 2 * STEPS
     for prompt, (ids, rows_TF) in zip(PROMPTS, answers, strict=True):
         assert rows_TF[:, 1].tolist() == [FIRST, *[LATER] * (STEPS - 1)]
         series = detector.series(whole.read(Encoded(prompt, tuple(ids), (0,) * len(prompt))))

@@ -197,6 +197,8 @@ def test_what_cannot_be_read_is_refused(found: Checkpoint, tmp_path: Path) -> No
     tokenizer = require_tokenizer(found)
     with pytest.raises(MisconfiguredError, match="the answer is empty"):
         encode(tokenizer, Example("", "a question"), FRAME, most_tokens=99)
+    with pytest.raises(MisconfiguredError, match="placeholders alone"):
+        encode(tokenizer, Example("[PERSON_1], [PLACE_2]", "who"), FRAME, most_tokens=99)
     with pytest.raises(MisconfiguredError, match="more than 9 tokens"):
         encode(tokenizer, EXAMPLE, FRAME, most_tokens=9)
     bert = load(str(tiny_bert(tmp_path / "bert")), task="sequence-classification", num_labels=2)

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from transom.checkpoint.observe import Span
+from transom.errors import EngineError
 from transom.serving.engines.job import FinishReason, Job, StateWatch, Step, TokenLogprob
 
 if TYPE_CHECKING:
@@ -115,16 +116,22 @@ class Batch:
         return {"input_ids": torch.tensor([job.prompt_ids], device=self._model.device)}
 
     def _advance(self, rows: list[Row], logits_BV: Tensor, tell: Tell | None) -> list[int]:
-        """Choose and emit one token a row; returns the indices of the rows that go on."""
+        """Choose and emit one token a row; returns the indices of the rows that go on. A row whose numbers
+        are not finite fails alone."""
         logits_BV = logits_BV.float()
-        if not torch.isfinite(logits_BV.amax(dim=-1)).all():
-            raise FloatingPointError
+        finite_B = torch.isfinite(logits_BV.amax(dim=-1)).tolist()
         greedy_B = logits_BV.argmax(dim=-1).tolist()
-        steps = [next_step(row, logits_BV[i], greedy_B[i], self._eos_ids) for i, row in enumerate(rows)]
+        steps = [
+            next_step(row, logits_BV[i], greedy_B[i], self._eos_ids) if finite_B[i] else None
+            for i, row in enumerate(rows)
+        ]
         features_BF = None if tell is None else self._features(tell([row.last_id for row in rows]), len(rows))
         going = []
         for i, (row, step) in enumerate(zip(rows, steps, strict=True)):
             told = None if features_BF is None or not row.job.features else features_BF[i : i + 1].copy()
+            if step is None or (told is not None and not np.isfinite(told).all()):
+                row.emit(EngineError("the model failed on this job (its numbers are not finite)"))
+                continue
             row.emit(replace(step, features_TF=told))
             if step.finish_reason is None:
                 going.append(i)
@@ -132,7 +139,7 @@ class Batch:
 
     def _features(self, told_BF: np.ndarray, rows: int) -> np.ndarray:
         size = self._watch.size if self._watch else 0
-        if told_BF.shape != (rows, size) or not np.isfinite(told_BF).all():
+        if told_BF.shape != (rows, size):
             raise FloatingPointError
         return told_BF
 

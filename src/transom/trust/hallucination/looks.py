@@ -82,10 +82,12 @@ def laplacian_of(map_MST: Any, prompt: int, kept: Memory) -> Any:
 
 
 def rauq_of(newest_SLH: Any, chance_S: Any, kept: Memory) -> Any:
-    """[S, L], of steps after the first, whose `chance_S` is what `began` was given."""
+    """[S, L], of steps after the first, whose probability `kept.sure_L` is before."""
     import torch
 
     found = []
+    if kept.sure_L is None:  # the first was not looked at, as nobody asked: what comes is nobody's
+        kept.sure_L = torch.zeros_like(newest_SLH[0, :, 0])
     for newest_LH, chance in zip(newest_SLH, chance_S, strict=True):
         total = newest_LH if kept.newest_LH is None else kept.newest_LH + newest_LH
         looks_L = newest_LH.gather(1, total.argmax(1, keepdim=True))[:, 0]

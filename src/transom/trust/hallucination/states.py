@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from transom.checkpoint.observe import Kind, observing
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import CheckpointError, MisconfiguredError
+from transom.privacy.forms import FORM
 from transom.trust.hallucination.looks import LOOKS, Memory, attention_of, laplacian_of, mlp_of, rauq_of
 from transom.trust.prompt import PLAIN, Frame, generates
 
@@ -100,17 +101,30 @@ def prompt_of(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN)
 
 
 def encode(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN, *, most_tokens: int) -> Encoded:
-    """Raises MisconfiguredError for an empty answer and for more tokens than are read."""
+    """Raises MisconfiguredError for an answer that is empty or placeholders alone, and for more tokens than
+    are read."""
     prompt, stage_P = prompt_of(tokenizer, example, frame)
     answer = tokenizer.tokenizer.encode(example.answer, add_special_tokens=False).ids
     if len(prompt) + len(answer) > most_tokens:
         raise MisconfiguredError(f"prompt and answer have more than {most_tokens} tokens; shorten them")
     if not answer or not example.answer.strip():
         raise MisconfiguredError("the answer is empty; there is nothing to score")
+    if placeholders_alone(example.answer):
+        raise MisconfiguredError("the answer is placeholders alone; there is nothing to score")
     whole = example.ids or (*answer, *_end(tokenizer, frame))
     if len(whole) < 2:
         raise MisconfiguredError("an answer of one token that nothing ends is too short to be scored")
     return Encoded(prompt, whole, stage_P)
+
+
+def placeholders_alone(text: str) -> bool:
+    """Whether a text has placeholders and no other word: what stands there is the user's own.
+
+    >>> placeholders_alone("[PERSON_1], [DATE_2]."), placeholders_alone("Ask [PERSON_1].")
+    (True, False)
+    """
+    rest, count = FORM.subn("", text)
+    return count > 0 and not any(map(str.isalnum, rest))
 
 
 def _end(tokenizer: TokenizerFiles, frame: Frame) -> Ids:
