@@ -13,7 +13,7 @@
     xsum                 SmolLM2's own summaries of the first 120 words of documents, made up where they name
                          what the document does not (`examples.strays`)
 
-One in three answers is held out, all to one question together. What is read is kept in a folder, if one is
+Of the last two 450 answers are taken. One in three is held out, all to one question together. What is read is kept in a folder, if one is
 named, in which it is looked for first.
 """
 
@@ -28,7 +28,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ from transom.trust.prompt import PLAIN, Frame, require_tokenizer
 TOPICS = ("facts", "animals", "capitals", "cities", "elements", "inventions")
 SETS = (*TOPICS, "cities-asked", "halueval", "truthfulqa", "truthfulqa-read", "xsum")
 CHAT = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-ANSWER_TOKENS, SHORT, MOST_TOKENS, MOST = 64, 32, 512, 900
+ANSWER_TOKENS, SHORT, MOST_TOKENS, MOST, LONG = 64, 32, 512, 900, 450
 PEERS = {"lm-polygraph": "TRANSOM_LM_POLYGRAPH", "uqlm": "TRANSOM_UQLM"}
 _OTHERS, _DOCUMENT_WORDS, _READ = 2.5, 120, 3
 
@@ -155,13 +155,14 @@ def _finder(texts: Sequence[str]) -> Any:
     return find
 
 
-def answered(found: Checkpoint, name: str, most: int = MOST) -> list[Example]:
+def answered(found: Checkpoint, name: str, most: int = MOST) -> Iterator[Example]:
     """Answers that are known, of those that the model gives where references tell."""
     tokenizer, rows = require_tokenizer(found), rows_of(name, found)[: 2 * most]
     drawn = name.startswith("truthfulqa") and most == MOST
     if all(row.example.answer for row in rows):
-        return [row.example for row in rows if row.example.made_up is not None]
-    prompts, given = [prompt_of(tokenizer, row.example, CHAT)[0] for row in rows], []
+        yield from (row.example for row in rows if row.example.made_up is not None)
+        return
+    prompts = [prompt_of(tokenizer, row.example, CHAT)[0] for row in rows]
     torch.manual_seed(0)
     for temperature in (0.0, 1.0) if drawn else (0.0,):
         said = answers_of(
@@ -172,15 +173,14 @@ def answered(found: Checkpoint, name: str, most: int = MOST) -> list[Example]:
             text = tokenizer.tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids]).strip()
             judged = replace(row, example=replace(row.example, answer=text, ids=ids)).judged(name == "xsum")
             if text and judged.made_up is not None:
-                given.append(judged)
-    return given
+                yield judged
 
 
 def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST, kept: Path | None = None) -> Set:
     """The set, `most` answers of it, with their states."""
     if kept and (kept / f"{name}.npz").exists():
         return _kept(name, kept)
-    examples, states = [], []
+    examples, states, most = [], [], min(most, LONG) if name in ("xsum", "truthfulqa-read") else most
     for one in answered(found, name, most):
         if len(examples) == most:
             break

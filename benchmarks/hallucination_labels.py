@@ -46,7 +46,7 @@ def main() -> None:
         said = {(row["set"], row["answer_sha256"]): row["made_up"] == "1" for row in csv.DictReader(file)}
     for name in SETS[:1] if args.quick else SETS:
         most = 60 if args.quick else 900
-        examples = kept_examples(name, args.keep) if args.keep else answered(found, name, most)
+        examples = kept_examples(name, args.keep) if args.keep else list(answered(found, name, most))
         if args.show == name:
             for one in sample(examples):
                 print(f"{digest(one)} {int(bool(one.made_up))} {one.question}\n    {one.answer}")
