@@ -13,8 +13,8 @@
     xsum                 SmolLM2's own summaries of the first 120 words of documents, made up where they name
                          what the document does not (`examples.strays`)
 
-Of the last two 450 answers are taken. One in three is held out, all to one question together. What is read is kept in a folder, if one is
-named, in which it is looked for first.
+Of the last two 450 answers are taken. One in three is held out, all to one question together. What is read is
+kept in a folder, if one is named, in which it is looked for first.
 """
 
 from __future__ import annotations

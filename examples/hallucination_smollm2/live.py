@@ -16,6 +16,7 @@ from typing import Any
 
 import openai
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 COMMAND = Path(sys.executable).with_name("transom")
@@ -27,11 +28,12 @@ QUESTIONS = tuple(f"In which country is the city of {one}?" for one in ("Lyon", 
 def served(model: str, detector: Path) -> Iterator[str]:
     """The URL of a gateway in mode plain, while it and its engine run."""
     engine_port, port = free_port(), free_port()
-    engine, option = f"http://127.0.0.1:{engine_port}", ["--risk-detector", str(detector)]
+    engine = f"http://127.0.0.1:{engine_port}"
     commands = {
-        engine_port: ["engine", model, "--port", str(engine_port), *option],
-        port: ["gateway", "--mode", "plain", "--engine", engine, "--port", str(port), *option],
+        engine_port: ["engine", model, "--port", str(engine_port)],
+        port: ["gateway", "--mode", "plain", "--tokenizer", model, "--engine", engine, "--port", str(port)],
     }
+    commands = {at: [*words, "--risk-detector", str(detector)] for at, words in commands.items()}
     running = []
     try:
         for at, words in commands.items():
@@ -80,11 +82,20 @@ def watch(url: str, question: str, console: Console) -> list[dict[str, Any]]:
         for one in told["sentences"] if isinstance(told, dict) else ():
             style = "bold red" if one["flagged"] else "green"
             said = text[one["start"] : one["end"]].strip()
-            console.print(Text.assemble((f"  {one['risk']:.2f}  ", style), said))
+            console.print(beside(Text(f"{one['risk']:.2f}", style), Text(said)))
     verdict = "flagged" if note["flagged"] else "clear"
     lines = (f"answer {verdict}, risk {note['risk']:.2f} (line {note['line']:.2f})", *note["why"])
-    console.print(*(f"        {line}" for line in lines), sep="\n", style="dim", markup=False)
+    console.print(*(beside(Text(), Text(line, "dim")) for line in lines))
     return list(note["sentences"])
+
+
+def beside(left: Text, right: Text) -> Table:
+    """Two columns, the first narrow."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=6, justify="right")
+    grid.add_column()
+    grid.add_row(left, right)
+    return grid
 
 
 def watched(detector: Path, questions: Sequence[str] = (), svg: Path | None = None) -> None:
@@ -106,7 +117,7 @@ def main() -> None:
     flags.add_argument("detector", type=Path)
     flags.add_argument("questions", nargs="*")
     flags.add_argument("--svg", type=Path)
-    args = flags.parse_args()
+    args = flags.parse_intermixed_args()
     watched(args.detector, args.questions, args.svg)
 
 

@@ -1,4 +1,4 @@
-"""The notebook in examples/hallucination_smollm2: its very cells, on a tiny model and few rows; and the script."""
+"""The notebook in examples/hallucination_smollm2: its cells, on a tiny model and few rows; and the script."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SCRIPT = "import sys\nimport run\nsys.argv = ['run.py', 'marked']\nrun.main()"
 SMALLER = """
 import prepare
 prepare.MODEL, prepare.FIT, prepare.ASKED = "bare", 100, 45
+prepare.matched = lambda _answer, correct, _incorrect: correct == ["Peru"]  # which the model never says
 import live
 live.MODEL, live.MOST_TOKENS, live.QUESTIONS = "bare", 12, ("In which country is the city of mat?",)
 """
@@ -33,7 +34,7 @@ def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     tiny_llama(folder / "bare")
     (folder / "true_false").mkdir()
     cities = [f"{one} {two}" for one in WORDS for two in WORDS]
-    lines = [f'{city} is a city in {"the" if place % 2 else "Peru"}.,1' for place, city in enumerate(cities)]
+    lines = [f"{city} is a city in {'the' if place % 2 else 'Peru'}.,1" for place, city in enumerate(cities)]
     (folder / "true_false/cities.csv").write_text("\n".join(["statement,label", *lines, ""]), "utf-8")
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"{SMALLER}\n{code}"], cwd=folder, capture_output=True,
