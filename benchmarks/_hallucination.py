@@ -3,18 +3,18 @@
     facts, animals, ...  statements that are true or false (Azaria and Mitchell 2023), read bare
     cities-asked         SmolLM2's own answers of up to 32 tokens, in which country a city is, of the true
                          ones of `cities`, made up where they do not hold its name (`examples.matched`)
+    cities-read          the same with what is found for each question among such statements: the three that
+                         share most words with it, rare ones counting more
     halueval             a chat model's answers of up to 64 tokens to users, judged by people (Li et al.
                          2023), all that are made up and two and a half times as many others
     truthfulqa           SmolLM2's own answers of up to 64 tokens to TruthfulQA's questions (Lin et al. 2022),
                          the likeliest one and one that is drawn at temperature 1, judged by its correct and
                          incorrect answers (`examples.matched`)
-    truthfulqa-read      the same with what is found for each question among all correct answers: the three
-                         that share most words with it, rare ones counting more
     xsum                 SmolLM2's own summaries of the first 120 words of documents, made up where they name
                          what the document does not (`examples.strays`)
 
-Of the last two 450 answers are taken. One in three is held out, all to one question together. What is read is
-kept in a folder, if one is named, in which it is looked for first.
+Of cities-read and xsum 450 answers are taken. One in three is held out, all to one question together. What is
+read is kept in a folder, if one is named, in which it is looked for first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from transom.trust.hallucination.study import Set
 from transom.trust.prompt import PLAIN, Frame, require_tokenizer
 
 TOPICS = ("facts", "animals", "capitals", "cities", "elements", "inventions")
-SETS = (*TOPICS, "cities-asked", "halueval", "truthfulqa", "truthfulqa-read", "xsum")
+SETS = (*TOPICS, "cities-asked", "cities-read", "halueval", "truthfulqa", "xsum")
 CHAT = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 ANSWER_TOKENS, SHORT, MOST_TOKENS, MOST, LONG = 64, 32, 512, 900, 450
 PEERS = {"lm-polygraph": "TRANSOM_LM_POLYGRAPH", "uqlm": "TRANSOM_UQLM"}
@@ -76,8 +76,8 @@ def rows_of(name: str, found: Checkpoint) -> list[Row]:
         return draw.sample(rows, len(rows))
     if name == "halueval":
         return _halueval(found, draw)
-    if name == "cities-asked":
-        return _asked(folder, draw)
+    if name.startswith("cities-"):
+        return _asked(folder, draw, read=name == "cities-read")
     if name == "xsum":
         lines = (folder / "xsum/xsum-1000.jsonl").read_text().splitlines()
         documents = [" ".join(json.loads(line)["document"].split()[:_DOCUMENT_WORDS]) for line in lines]
@@ -96,26 +96,25 @@ def rows_of(name: str, found: Checkpoint) -> list[Row]:
         )
         for one, right in zip(table, known, strict=True)
     ]
-    if name == "truthfulqa-read":
-        find = _finder([one for right in known for one in right])
-        rows = [
-            replace(one, example=replace(one.example, context=find(one.example.question))) for one in rows
-        ]
     return draw.sample(rows, len(rows))
 
 
-def _asked(folder: Path, draw: random.Random) -> list[Row]:
+def _asked(folder: Path, draw: random.Random, read: bool) -> list[Row]:
     known: dict[str, list[str]] = {}
     with (folder / "true_false/cities.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            one = re.fullmatch(r"(.+) is a city in (.+)\.", row["statement"])
-            if one and row["label"] == "1":
-                known.setdefault(one[1], []).append(one[2])
+        told = [row["statement"] for row in csv.DictReader(file) if row["label"] == "1"]
+    true = [one for one in told if " is a city in " in one]
+    for statement in true:
+        if one := re.fullmatch(r"(.+) is a city in (.+)\.", statement):
+            known.setdefault(one[1], []).append(one[2])
     rows = [
         Row(Example("", f"In which country is the city of {city}?"), tuple(countries))
         for city, countries in sorted(known.items())
     ]
-    return draw.sample(rows, min(len(rows), MOST))
+    chosen, find = draw.sample(rows, min(len(rows), MOST)), _finder(sorted(set(true))) if read else None
+    if find is None:
+        return chosen
+    return [replace(one, example=replace(one.example, context=find(one.example.question))) for one in chosen]
 
 
 def _halueval(found: Checkpoint, draw: random.Random) -> list[Row]:
@@ -167,7 +166,7 @@ def answered(found: Checkpoint, name: str, most: int = MOST) -> Iterator[Example
     for temperature in (0.0, 1.0) if drawn else (0.0,):
         said = answers_of(
             found.model, prompts, tokenizer.eos_ids, at_once=16, temperature=temperature,
-            most_tokens=SHORT if name == "cities-asked" else ANSWER_TOKENS,
+            most_tokens=SHORT if name.startswith("cities-") else ANSWER_TOKENS,
         )  # fmt: skip
         for row, ids in zip(rows, said, strict=True):
             text = tokenizer.tokenizer.decode([one for one in ids if one not in tokenizer.eos_ids]).strip()
@@ -180,7 +179,7 @@ def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST, kept:
     """The set, `most` answers of it, with their states."""
     if kept and (kept / f"{name}.npz").exists():
         return _kept(name, kept)
-    examples, states, most = [], [], min(most, LONG) if name in ("xsum", "truthfulqa-read") else most
+    examples, states, most = [], [], min(most, LONG) if name in ("xsum", "cities-read") else most
     for one in answered(found, name, most):
         if len(examples) == most:
             break
