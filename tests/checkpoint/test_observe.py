@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transom.checkpoint.observe import observing
+from transom.checkpoint.rows import ready
 from transom.errors import MisconfiguredError, NotYetError
 
 SIZES = {"vocab_size": 60, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3}
@@ -88,7 +89,13 @@ def test_rows_beside_sdpa_are_those_of_eager_attention(kind: str) -> None:
             wanted = eagerly[name, layer]
             there = real if name == "attention" else MASK[:, :, None, None].bool()
             torch.testing.assert_close(found[0] * there, wanted[0] * there, rtol=1e-4, atol=1e-5)
+    assert ready(model)
+    with observing(model, [0], ["rows"], whole) as again:
+        model(IDS, attention_mask=MASK)
+    assert model.config._attn_implementation == "transom_rows"  # as it was
+    assert torch.equal(again["rows", 0][0], seen["rows", 0][0])
     model.set_attn_implementation("eager")
+    assert not ready(model)
     with observing(model, [1], ["rows"], whole) as seen:  # which gives them anyway
         model(IDS, attention_mask=MASK)
     assert seen["rows", 1][0].shape == (2, 6, 9, 9)

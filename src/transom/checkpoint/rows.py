@@ -21,24 +21,34 @@ if TYPE_CHECKING:
 _NAME, _LISTENS = "transom_rows", "_transom_listens"
 
 
-@contextmanager
-def beside(model: Any) -> Iterator[bool]:
-    """Let modules be listened to, and tell whether they can: of a model that runs with anything but sdpa, or
-    whose attention is not set while it runs, they cannot."""
+def ready(model: Any) -> bool:
+    """Set the model so that its attention modules can be listened to, and tell whether it could be: one that
+    runs with anything but sdpa, or whose attention is not set while it runs, is left alone. Nothing changes
+    while nobody listens."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    if model.config._attn_implementation == _NAME:
+        return True
     if model.config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
-        yield False
-        return
+        return False
     if _NAME not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
         MASKS.register(_NAME, MASKS["sdpa"])
     model.set_attn_implementation(_NAME)
+    return True
+
+
+@contextmanager
+def beside(model: Any) -> Iterator[bool]:
+    """The same for the while; one that is set already stays so."""
+    before = model.config._attn_implementation
+    can = ready(model)
     try:
-        yield True
+        yield can
     finally:
-        model.set_attn_implementation("sdpa")
+        if can and before != _NAME:
+            model.set_attn_implementation(before)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 
 from transom.checkpoint.load import Checkpoint
 from transom.checkpoint.observe import Span, observing
+from transom.checkpoint.rows import ready
 from transom.errors import EngineGarbageError
 from transom.trust.hallucination.detector import Detector, check_model
 from transom.trust.hallucination.looks import LOOKS, Memory, attention_of, laplacian_of, mlp_of, rauq_of
@@ -42,6 +43,8 @@ class RiskWatch:
         self._detector, self._tag = detector, detector.tag
         self._reader = detector.reader(found.model)
         self._reader.prepare()
+        if "rows" in self._reader.kinds:
+            ready(found.model)  # once, as setting it takes longer than listening does
 
     def run(
         self, forward: Callable[[], _Answer], spans: Sequence[Span]
