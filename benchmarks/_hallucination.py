@@ -3,17 +3,17 @@
     facts, animals, ...  statements that are true or false (Azaria and Mitchell 2023), read bare
     cities-asked         SmolLM2's own answers of up to 32 tokens, in which country a city is, of the true
                          ones of `cities`, made up where they do not hold its name (`examples.matched`)
-    cities-read          the same with what is found for each question among such statements: the three that
-                         share most words with it, rare ones counting more
+    cities-read          the same of other cities with what is found for each question among such statements:
+                         the three that share most words with it, rare ones counting more
     halueval             a chat model's answers of up to 64 tokens to users, judged by people (Li et al.
                          2023), all that are made up and two and a half times as many others
     truthfulqa           SmolLM2's own answers of up to 64 tokens to TruthfulQA's questions (Lin et al. 2022),
-                         the likeliest one and one that is drawn at temperature 1, judged by its correct and
-                         incorrect answers (`examples.matched`)
+                         the likeliest one and one that is drawn at temperature 1 (of 50 tokens), judged by
+                         correct and incorrect answers (`examples.matched`)
     xsum                 SmolLM2's own summaries of the first 120 words of documents, made up where they name
                          what the document does not (`examples.strays`)
 
-Of cities-read and xsum 450 answers are taken. One in three is held out, all to one question together. What is
+Of xsum 300 answers are taken. One in three is held out, all to one question together. What is
 read is kept in a folder, if one is named, in which it is looked for first.
 """
 
@@ -49,7 +49,7 @@ from transom.trust.prompt import PLAIN, Frame, require_tokenizer
 TOPICS = ("facts", "animals", "capitals", "cities", "elements", "inventions")
 SETS = (*TOPICS, "cities-asked", "cities-read", "halueval", "truthfulqa", "xsum")
 CHAT = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-ANSWER_TOKENS, SHORT, MOST_TOKENS, MOST, LONG = 64, 32, 512, 900, 450
+ANSWER_TOKENS, SHORT, MOST_TOKENS, MOST, LONG = 64, 32, 512, 900, 300
 PEERS = {"lm-polygraph": "TRANSOM_LM_POLYGRAPH", "uqlm": "TRANSOM_UQLM"}
 _OTHERS, _DOCUMENT_WORDS, _READ = 2.5, 120, 3
 
@@ -111,10 +111,11 @@ def _asked(folder: Path, draw: random.Random, read: bool) -> list[Row]:
         Row(Example("", f"In which country is the city of {city}?"), tuple(countries))
         for city, countries in sorted(known.items())
     ]
-    chosen, find = draw.sample(rows, min(len(rows), MOST)), _finder(sorted(set(true))) if read else None
-    if find is None:
-        return chosen
-    return [replace(one, example=replace(one.example, context=find(one.example.question))) for one in chosen]
+    asked = draw.sample(rows, min(len(rows), MOST))
+    if not read:
+        return asked
+    rest, find = [one for one in rows if one not in asked], _finder(sorted(set(true)))
+    return [replace(one, example=replace(one.example, context=find(one.example.question))) for one in rest]
 
 
 def _halueval(found: Checkpoint, draw: random.Random) -> list[Row]:
@@ -179,7 +180,7 @@ def set_of(name: str, found: Checkpoint, reader: Reader, most: int = MOST, kept:
     """The set, `most` answers of it, with their states."""
     if kept and (kept / f"{name}.npz").exists():
         return _kept(name, kept)
-    examples, states, most = [], [], min(most, LONG) if name in ("xsum", "cities-read") else most
+    examples, states, most = [], [], min(most, LONG) if name == "xsum" else most
     for one in answered(found, name, most):
         if len(examples) == most:
             break
@@ -252,7 +253,11 @@ def _ask(
         for place in (*held, *learnt):
             each = one.examples[place]
             ids = encode(tokenizer, each, frame_of(one.name), most_tokens=MOST_TOKENS)
-            row = {"prompt": ids.prompt, "answer": ids.answer, "question": each.question}
+            row = {
+                "prompt": ids.prompt,
+                "answer": ids.answer,
+                "question": "\n".join(filter(None, (each.context, each.question))),
+            }
             file.write(json.dumps(row | {"text": each.answer, "train": place in set(learnt)}) + "\n")
     script = Path(__file__).with_name("_hallucination_peers.py")
     subprocess.run([python, script, peer, folder, lines, scores], check=True, cwd=kept)

@@ -49,7 +49,7 @@ def detectors(found: Any) -> dict[str, Detector]:
         states = Reader(found.model, attention).read(encoded(draw, 8, 6)).families
         probes = {one: Probe(draw.normal(size=x_SF.shape[1]), 0.0) for one, x_SF in states.items()}
         about = About(
-            "transom-hallucination-1", model_of(found), "logistic", tuple(probes), 0.5, 0.1, 40, 20, "", ""
+            "transom-hallucination-2", model_of(found), "logistic", tuple(probes), 0.5, 0.1, 40, 20, "", ""
         )
         size = len(probes) * len(SELECTIONS)
         made[name] = Detector(about, probes, Linear(np.ones(size), np.zeros(1)), np.zeros(size), 1.0, 0.0)

@@ -50,6 +50,7 @@ def main() -> None:
         if args.show == name:
             for one in sample(examples):
                 print(f"{digest(one)} {int(bool(one.made_up))} {one.question}\n    {one.answer}")
+        examples = list({digest(one): one for one in examples}.values())
         known = [
             (bool(one.made_up), said[name, key]) for one in examples if (name, key := digest(one)) in said
         ]

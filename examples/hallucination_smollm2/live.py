@@ -83,6 +83,9 @@ def watch(url: str, question: str, console: Console) -> list[dict[str, Any]]:
             style = "bold red" if one["flagged"] else "green"
             said = text[one["start"] : one["end"]].strip()
             console.print(beside(Text(f"{one['risk']:.2f}", style), Text(said)))
+    if note.get("risk") is None:
+        console.print(beside(Text(), Text(f"not judged: {note.get('reason') or note.get('error')}", "dim")))
+        return []
     verdict = "flagged" if note["flagged"] else "clear"
     lines = (f"answer {verdict}, risk {note['risk']:.2f} (line {note['line']:.2f})", *note["why"])
     console.print(*(beside(Text(), Text(line, "dim")) for line in lines))

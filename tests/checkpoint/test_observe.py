@@ -94,6 +94,13 @@ def test_rows_beside_sdpa_are_those_of_eager_attention(kind: str) -> None:
         model(IDS, attention_mask=MASK)
     assert model.config._attn_implementation == "transom_rows"  # as it was
     assert torch.equal(again["rows", 0][0], seen["rows", 0][0])
+    with (
+        observing(model, [1], ["rows"], whole) as outer,
+        observing(model, [1, 1], ["rows"], whole) as inner,
+    ):
+        model(IDS, attention_mask=MASK)
+    assert len(outer["rows", 1]) == 1
+    assert len(inner["rows", 1]) == 2
     model.set_attn_implementation("eager")
     assert not ready(model)
     with observing(model, [1], ["rows"], whole) as seen:  # which gives them anyway

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import main
 from transom.cli.hallucination_live import RiskAnnotator
-from transom.errors import EngineGarbageError
+from transom.errors import EngineGarbageError, RefusedError
 from transom.serving.annotate import Asked, Heard
 from transom.serving.tokenizer import load_tokenizer
 from transom.trust.hallucination.detector import Detector, read_detector
@@ -267,3 +268,16 @@ def test_an_answer_of_which_nothing_was_told_is_a_failure_and_not_let_through(
     named.hear(Heard("Ada Lovelace.", (1, 2, 3)))  # as delivered
     note = named.close()
     assert (note.field["risk"], note.field["reason"]) == (None, "the answer is placeholders alone")
+
+
+def test_nothing_is_said_of_placeholders_before_other_words_come(folder: Path) -> None:
+    """Not even by a policy that stops: what stands there is the user's own."""
+    detector = read_detector(folder / "detector")
+    eager = replace(detector, about=replace(detector.about, line=0.0))  # flags whatever is judged
+    texts = {1: "[PERSON_1]", 2: ".", 3: " She", 4: " is."}
+    rows_TF = np.zeros((4, row_size(eager)), np.float32)
+    rows_TF[:, 0], rows_TF[:, 1] = eager.tag, (FIRST, LATER, LATER, LATER)
+    watcher = RiskAnnotator(eager, texts.__getitem__, "stop", True).watch(Asked("words", "m", ("q",)))
+    assert watcher.hear(Heard("Ada.", (1, 2), features_TF=rows_TF[:2], finish_reason=None)) is None
+    with pytest.raises(RefusedError, match="likely made up"):
+        watcher.hear(Heard(" She is.", (3, 4), features_TF=rows_TF[2:], finish_reason="stop"))

@@ -1,4 +1,4 @@
-"""What a model says to prompts, several at once: the likeliest token each time, or drawn ones.
+"""What a model says to prompts, several at once: each time the likeliest token, or one drawn of such.
 
 Threat model: none here. Does not protect anything.
 Source: transformers' own generation, which fills what a given configuration leaves open from the model's,
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 Ids = tuple[int, ...]
+_DRAWN = 50
 
 
 def answers_of(
@@ -27,7 +28,8 @@ def answers_of(
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Iterator[Ids]:
     """The answer to each in turn, `most_tokens` at most, with the first of `ends`, if any, that it says.
-    Above a `temperature` of 0 tokens are drawn by torch's generator. `heard` is called after each batch."""
+    Above a `temperature` of 0 tokens are drawn of the `_DRAWN` likeliest, by torch's generator. `heard` is
+    called after each batch."""
     import torch
     from transformers import GenerationConfig
 
@@ -37,7 +39,7 @@ def answers_of(
         max_new_tokens=most_tokens,
         pad_token_id=0,
         eos_token_id=sorted(ends) or None,
-        **({"temperature": temperature} if temperature > 0 else {}),
+        **({"temperature": temperature, "top_k": _DRAWN} if temperature > 0 else {}),
     )
     for start in range(0, len(prompts), at_once):
         part = prompts[start : start + at_once]

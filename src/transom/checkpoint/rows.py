@@ -54,11 +54,12 @@ def beside(model: Any) -> Iterator[bool]:
 @contextmanager
 def listening(module: Any, take: Callable[[Tensor], None]) -> Iterator[None]:
     """`take` is given the probabilities [B, H, T, S] of an attention module."""
-    setattr(module, _LISTENS, take)
+    takes: list[Callable[[Tensor], None]] = module.__dict__.setdefault(_LISTENS, [])
+    takes.append(take)
     try:
         yield
     finally:
-        delattr(module, _LISTENS)
+        takes.remove(take)
 
 
 def _attend(
@@ -66,9 +67,10 @@ def _attend(
 ) -> Any:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    take = getattr(module, _LISTENS, None)
-    if take is not None:
-        take(_probabilities(module, query, key, attention_mask, **rest))
+    if takes := module.__dict__.get(_LISTENS):
+        probabilities = _probabilities(module, query, key, attention_mask, **rest)
+        for take in takes:
+            take(probabilities)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
 
 

@@ -106,17 +106,23 @@ class _Watcher:
 
         self._owner, self._listener = owner, Listener(owner.detector)
         self._sentences: list[Sentence] = []
+        self._held: list[Sentence] = []
         self._written = ""
 
     def hear(self, heard: Heard) -> Mapping[str, Any] | None:
         import numpy as np
 
+        from transom.trust.hallucination.states import placeholders_alone
+
         rows_TF = heard.features_TF if heard.features_TF is not None else np.empty((0, 0))
         texts = [self._owner.text_of(one) for one in heard.ids]
         self._written += "".join(texts)
-        ended = self._listener.hear(
+        self._held += self._listener.hear(
             rows_TF, heard.text, list(map(len, texts)), last=heard.finish_reason is not None
         )
+        if placeholders_alone(self._written):  # nothing is said of them, and what follows tells
+            return None
+        ended, self._held = self._held, []
         self._sentences += ended
         if self._owner.policy == "stop" and any(one.flagged for one in ended):
             raise RefusedError("a sentence of the answer is likely made up; it was stopped", code="made_up")

@@ -213,6 +213,16 @@ def test_families_are_weighed_as_the_library_weighs_them_and_never_below_zero() 
     np.testing.assert_allclose(ours[[1, 3]], wanted, rtol=1e-3)
 
 
+def test_steps_are_counted_alike_whichever_families_there_are() -> None:
+    """Of those that look at attention the first step is the second, beside others and alone."""
+    late, early = np.arange(1.0, 6), np.arange(6.0)
+    both = cut({"rauq": late, "lens": early}, 0, 3)
+    alone = cut({"rauq": late}, 0, 3)
+    assert both["rauq"].tolist() == alone["rauq"].tolist() == [1, 2]
+    assert both["lens"].tolist() == [0, 1, 2]
+    assert cut({"rauq": late}, 0, 1) == cut({}, 0, 1) == {}
+
+
 def test_what_adds_nothing_is_not_read(tmp_path: Path) -> None:
     found = fit(*drawn(300, 0, 2.0), model=MODEL).detector
     assert set(found.probes) == set(found.about.families) < set(WIDTHS)

@@ -44,7 +44,7 @@ async def test_rows_of_a_batch_are_what_is_read_of_each_answer_by_itself(tmp_pat
     assert widths.keys() > ATTENTION
     probes = {name: Probe(draw.normal(size=width), float(draw.normal())) for name, width in widths.items()}
     about = About(
-        "transom-hallucination-1", model_of(found), "logistic", tuple(probes), 0.5, 0.1, 40, 20, "", ""
+        "transom-hallucination-2", model_of(found), "logistic", tuple(probes), 0.5, 0.1, 40, 20, "", ""
     )
     numbers = len(probes) * len(SELECTIONS)
     detector = Detector(about, probes, Linear(np.ones(numbers), np.zeros(1)), np.zeros(numbers), 1.0, 0.0)

@@ -81,7 +81,7 @@ class About:
     above which an answer is flagged, `rate` the share of true answers that were; `answers` how many it was
     fitted on, `made_up` of these; `before` and `after` are what stood around what was asked."""
 
-    format: Literal["transom-hallucination-1"]
+    format: Literal["transom-hallucination-2"]
     model: Annotated[str, Setting(pattern="[0-9a-f]{64}")]
     kind: Kind
     families: tuple[str, ...]

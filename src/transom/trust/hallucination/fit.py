@@ -86,7 +86,7 @@ def fit(
     slope, shift = _platt(log_odds_N, labels_N)
     risk_N = 1 / (1 + np.exp(-np.clip(slope * log_odds_N + shift, -500, 500)))
     about = About(
-        "transom-hallucination-1", model, kind, names, line_of(risk_N[labels_N == 0], rate), rate,
+        "transom-hallucination-2", model, kind, names, line_of(risk_N[labels_N == 0], rate), rate,
         len(labels_N), int(labels_N.sum()), *frame,
     )  # fmt: skip
     made = Detector(about, whole.probes, whole.combiner, whole.usual_Q, slope, shift)

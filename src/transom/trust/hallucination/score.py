@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from transom.checkpoint.tokenizer import TokenizerFiles
 from transom.errors import CheckpointError, MisconfiguredError
 from transom.trust.hallucination.detector import Detector, Risk, shown
-from transom.trust.hallucination.states import Example, Floats, Reader, encode
+from transom.trust.hallucination.states import ATTENTION, Example, Floats, Reader, encode
 from transom.trust.prompt import PLAIN, Frame
 
 Series = Mapping[str, Floats]
@@ -94,8 +94,7 @@ def _spans(tokenizer: TokenizerFiles, example: Example) -> list[tuple[int, int]]
 
 def cut(series: Series, first: int, end: int) -> dict[str, Floats]:
     """The steps from one to before another; a family without one is left out."""
-    steps = max(map(len, series.values()))
-    late = {name: steps - len(one) for name, one in series.items()}  # those of attention begin at step 1
+    late = {name: int(name in ATTENTION) for name in series}  # those of attention begin at step 1
     parts = {name: one[max(first - late[name], 0) : max(end - late[name], 0)] for name, one in series.items()}
     return {name: one for name, one in parts.items() if len(one)}
 
