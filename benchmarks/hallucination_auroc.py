@@ -13,7 +13,8 @@ detector of each other set, `transfer_single` the best single number of that set
 lm-polygraph 0.7.0 and uqlm 0.6.7 score the same held-out answers (`_hallucination_peers.py`), where Pythons
 that have them are named: `auroc_lm_polygraph_best` and `auroc_uqlm_best` are the best of their scores on the
 very answers that are told of, which favours them; `auroc_rauq` is lm-polygraph's. A set with fewer than 60
-held-out answers of a kind is reported and counts in no total.
+held-out answers of a kind is reported and counts in no total, nor does TruthfulQA, whose labels a reader
+agrees with no oftener than by chance (`hallucination_labels.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from transom.trust.hallucination.fit import folds_of, groups_of
 from transom.trust.hallucination.states import Reader
 from transom.trust.hallucination.study import Set, Studied, best_single, ece, risks, singles, study
 
-FEWEST = 60
+FEWEST, MISLABELLED = 60, ("truthfulqa",)
 _SHOWN = (
     "set", "auroc_ours", "auroc_lm_polygraph_best", "lm_polygraph", "auroc_uqlm_best", "auroc_best_single",
     "auroc_length", "ece", "ece_if_right", "judged",
@@ -79,7 +80,8 @@ def row_of(one: Set, studied: Studied, sets: list[Set], found: Checkpoint, kept:
         "families": {name: max(values) for name, values in studied.families.items()},
         "transfer": studied.transfer,
         "transfer_single": {other.name: single_on(other, part, labels_N) for other in sets},
-        "judged": min(studied.made_up[1], studied.answers[1] - studied.made_up[1]) >= FEWEST,
+        "judged": one.name not in MISLABELLED
+        and min(studied.made_up[1], studied.answers[1] - studied.made_up[1]) >= FEWEST,
     }
 
 
