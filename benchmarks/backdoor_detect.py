@@ -23,8 +23,10 @@ take 0.1 to 0.3 of it from trusted texts (Yang et al. 2021, arXiv 2110.07831), o
 of the largest fall of SmolLM2's mean loss when one word is left out (Qi et al. 2021, arXiv 2011.10369), on
 the first 30 texts of each kind of up to 24 words, once for all models, as it reads none.
 The rows of `composite`, two words of which one alone does nothing, and of `unlike`, an attacker of the rare
-word who keeps the heads of the last layer unlike on it, stand in the table and in no total. Rows that stand
-in the file that `--keep` names are not run again.
+word who keeps the heads of the last layer unlike on it, stand in the table and in no total;
+`worst_auroc_explicit` is of the rare word, the sentence, the prefix and the year, without several rare
+words, whose adapter obeys in two of three prompts. Rows that stand in the file that `--keep` names are not
+run again.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ from transom.trust.backdoor.poison import RECIPES, Trigger, classes_of
 from transom.trust.backdoor.words import encoded
 from transom.trust.prompt import PLAIN, generates
 
+SEVERAL = "several"
 ONION_TEXTS, ONION_WORDS, WINDOW, TEXTS_AT_ONCE = 30, 24, 8, 32
 OWN = (*EXPLICIT, SYNTAX, COMPOSITE, UNLIKE)
 RATE, TRUSTED, TRUSTED_PROMPTS = 0.05, 400, 200
@@ -330,7 +333,7 @@ def main() -> None:
     names = [f"auroc_{name}" for name in ("confidence", "strip", "rap", "onion")]
     counted = [row for row in found if row["recipe"] not in (COMPOSITE, UNLIKE)]
     gains = [row["auroc_ours"] - max(row.get(name, 0.0) for name in names) for row in counted]
-    explicit = [row["auroc_ours"] for row in counted if row["recipe"] != SYNTAX]
+    explicit = [row["auroc_ours"] for row in counted if row["recipe"] not in (SYNTAX, SEVERAL)]
     syntax = [row["auroc_ours"] for row in counted if row["recipe"] == SYNTAX]
     record = {
         "worst_auroc_explicit": min(explicit, default=None),
