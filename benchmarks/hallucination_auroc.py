@@ -43,7 +43,7 @@ _SHOWN = (
 
 
 def rows_of(sets: list[Set], found: Checkpoint, kept: Path) -> list[dict[str, Any]]:
-    studied = study(sets, model=model_of(found))
+    studied = study(sets, model=model_of(found), heads=found.model.config.num_attention_heads)
     return [row_of(one, other, sets, found, kept) for one, other in zip(sets, studied, strict=True)]
 
 
@@ -75,6 +75,7 @@ def row_of(one: Set, studied: Studied, sets: list[Set], found: Checkpoint, kept:
             np.mean([ece(risk_N, (draw.random(len(risk_N)) < risk_N).astype(float)) for _ in range(200)])
         ),
         "reads": list(studied.detector.probes),
+        "along": studied.along,
         "stages": studied.stages,
         "without": studied.without,
         "families": {name: max(values) for name, values in studied.families.items()},

@@ -261,6 +261,7 @@ def report(
     with progress("fitting", 4 * len(sets), quiet=as_json) as bar:
         studied = study(
             sets, model=model_of(found), kind=kind, heard=lambda: bar.advance(1),
+            heads=found.model.config.num_attention_heads,
             negated=lambda part: _read(reader, found, negations(part), frame, answers, quiet=True)[:2],
         )  # fmt: skip
     if html is not None:

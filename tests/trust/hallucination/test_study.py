@@ -59,6 +59,28 @@ def test_what_tells_is_told_of_each_set(studied: list[Studied]) -> None:
     assert abs(max(one.families["lookback"]) - 0.5) < 0.2
 
 
+def test_the_risk_along_the_answer_ends_in_the_answers_own(studied: list[Studied]) -> None:
+    one = studied[0]
+    shares, made_up, rest = zip(*one.along, strict=True)
+    assert shares[0] < shares[-1] == 1.0
+    assert made_up[-1] - rest[-1] > 0.3
+    assert made_up[-1] - rest[-1] > made_up[0] - rest[0]  # the end of what is made up gives it away
+    none = studied[2].along[-1]
+    assert abs(none[1] - none[2]) < 0.1
+
+
+def test_single_heads_are_told_apart() -> None:
+    states, made_up, _ = drawn(240, 4)
+    for one, label in zip(states, made_up, strict=True):
+        one.families["lookback"][:, 5] += 2 * label  # of 2 layers of 4 heads the second one's second
+    examples = [Example(f"it is {number}", "", "", label) for number, label in enumerate(made_up)]
+    (found,) = study([Set("one", examples, states)], model=MODEL, heads=4)
+    rows = np.array(found.heads["lookback"])
+    assert rows.shape == (2, 4)
+    assert rows[1, 1] > 0.9
+    assert np.abs(np.delete(rows.ravel(), 5) - 0.5).max() < 0.25
+
+
 def test_stages_groups_and_baselines_are_told(studied: list[Studied]) -> None:
     one = studied[0]
     assert one.stages["query"] == 1.0  # which the set's question gives away

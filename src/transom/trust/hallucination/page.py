@@ -58,8 +58,8 @@ def page(studied: Sequence[Studied], model: str) -> str:
             details=tuple(headline([one]) for one in studied),
             charted="Risks and what came of them",
             chart_lead="Of parts of equal size: the mean risk, and the share that was made up. Where both "
-            "are alike a risk can be read as a probability.",
-            charts=tuple(_curve(one) for one in studied),
+            "are alike a risk can be read as a probability. Then the mean risk along the answer.",
+            charts=tuple(chart for one in studied for chart in (_curve(one), _along(one))),
             parts=(
                 *(part for one in studied for part in _parts(one)),
                 *([_transfers(studied)] if len(studied) > 1 else []),
@@ -79,6 +79,8 @@ def _record(one: Studied) -> dict[str, Any]:
         "auroc_interval": one.area.interval,
         "ece": one.ece,
         "curve": [list(part) for part in one.curve],
+        "along": [list(part) for part in one.along],
+        "heads": {name: [list(row) for row in rows] for name, rows in one.heads.items()},
         "families": {name: list(values) for name, values in one.families.items()},
         "stages": one.stages,
         "without": one.without,
@@ -92,6 +94,12 @@ def _curve(one: Studied) -> Chart:
     points = tuple((round(risk, 3), share) for risk, share, _ in one.curve)
     even = tuple((risk, risk) for risk, _ in points)
     return Chart(one.name, (Line("made up", points), Line("as the risk says", even)), under="risk")
+
+
+def _along(one: Studied) -> Chart:
+    made_up, rest = (tuple((row[0], row[place]) for row in one.along) for place in (1, 2))
+    lines = (Line("made up", made_up), Line("not made up", rest))
+    return Chart(f"{one.name}: risk along the answer", lines, under="share said")
 
 
 def _parts(one: Studied) -> list[Said]:
@@ -128,7 +136,22 @@ def _parts(one: Studied) -> list[Said]:
             lead=f"Rows: {rows}. Selections: {across}.",
             maps=(told,),
         ),
+        *([_looked(one)] if one.heads else []),
     ]
+
+
+def _looked(one: Studied) -> Said:
+    maps = tuple(
+        HeatMap(name, tuple(tuple(abs(v - 0.5) for v in row) for row in rows), "layer", "head")
+        for name, rows in one.heads.items()
+    )
+    best, name = max((abs(v - 0.5), name) for name, rows in one.heads.items() for row in rows for v in row)
+    return Said(
+        f"{one.name}: what single heads tell",
+        lead="How far from 0.5 the AUROC of a head's mean over the answer is, in the layers that were "
+        f"looked at, from the first down. The most is {best:.3f}, by {name}.",
+        maps=maps,
+    )
 
 
 def _transfers(studied: Sequence[Studied]) -> Said:

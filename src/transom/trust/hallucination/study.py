@@ -3,9 +3,9 @@
 Of each set the answers to one question in three are held out. Told of these, with intervals by answer: AUROC
 of the detector, how far its risks are from the shares that come true (ECE of five parts of equal size, and
 the curve), AUROC of each family by selection and of each stage's states, what is left without a kind of
-families, the baselines (the length; the best number of the states that nothing was fitted to; answers' shares
-of the training set), the same detector on other sets, and, of statements that can be negated, on their
-negations.
+families, the risk along the answer, what single heads tell, the baselines (the length; the best number of the
+states that nothing was fitted to; answers' shares of the training set), the same detector on other sets, and,
+of statements that can be negated, on their negations.
 Threat model: see the room. Does not protect: what holds for these sets need not for others; the table of
 transfers and the row of negations say so.
 Source: Hanley and McNeil 1982 (AUROC); Naeini et al. 2015 (ECE); Levinstein and Herrmann 2023 (negations).
@@ -27,6 +27,7 @@ from transom.trust.hallucination.combine import Kind
 from transom.trust.hallucination.detector import SELECTIONS, Detector, Probe, selected
 from transom.trust.hallucination.fit import fit, folds_of, groups_of, probe_of, stacked
 from transom.trust.hallucination.looks import LOOKS
+from transom.trust.hallucination.score import cut
 from transom.trust.hallucination.states import LOGITS, Example, Floats, States
 
 GROUPS = {
@@ -38,6 +39,7 @@ STAGES = ("understanding", "query")
 PARTS = 5
 _STAGE_STRENGTH = 1e-2
 _HELD_OUT = 3  # one fold of so many
+_ALONG = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,9 @@ class Area:
 @dataclass(frozen=True)
 class Studied:
     """A set. `families` by selection, in the order of `SELECTIONS`; `curve` has for each part the mean risk,
-    the share that was made up, and how many answers; `negated` is None where no statement could be."""
+    the share that was made up, and how many answers; `along` the mean risks of made-up and of other answers
+    when a share of them was said; `heads` the AUROC of each layer and head by its mean, where attention was
+    looked at; `negated` is None where no statement could be."""
 
     name: str
     answers: tuple[int, int]
@@ -77,6 +81,8 @@ class Studied:
     area: Area
     ece: float
     curve: tuple[tuple[float, float, int], ...]
+    along: tuple[tuple[float, float, float], ...]
+    heads: dict[str, tuple[tuple[float, ...], ...]]
     families: dict[str, tuple[float, ...]]
     stages: dict[str, float]
     without: dict[str, float]
@@ -91,12 +97,12 @@ def study(
     *,
     model: str,
     kind: Kind = "logistic",
+    heads: int = 1,
     negated: Callable[[Sequence[Example]], tuple[list[Example], list[States]]] | None = None,
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> list[Studied]:
-    """Each set; `negated` reads the states of statements that were turned round, `heard` is called after each
-    fit.
-    Raises as `fit`."""
+    """Each set; `heads` is how many a layer has, `negated` reads the states of statements that were turned
+    round, `heard` is called after each fit. Raises as `fit`."""
     parts = []
     check_sets(sets)
     for one in sets:
@@ -130,7 +136,8 @@ def study(
             Studied(
                 train.name, (len(train.states), len(labels_N)), (sum(train.made_up), int(labels_N.sum())),
                 area(scores(detector, held_out.states), labels_N), ece(risk_N, labels_N),
-                curve(risk_N, labels_N),
+                curve(risk_N, labels_N), along(detector, held_out, labels_N),
+                _heads(held_out, labels_N, heads),
                 _families(own, held_out, labels_N), _stages(train, held_out, labels_N), without,
                 baselines(train, held_out), transfer, _negated(detector, *turned), detector,
             )
@@ -158,6 +165,31 @@ def curve(risk_N: Floats, labels_N: Floats) -> tuple[tuple[float, float, int], .
     """Mean risk, share of what is made up, and answers, of parts of equal size, by risk."""
     parts = np.array_split(np.argsort(risk_N, kind="stable"), min(PARTS, len(risk_N)))
     return tuple((float(risk_N[one].mean()), float(labels_N[one].mean()), len(one)) for one in parts)
+
+
+def along(detector: Detector, held_out: Set, labels_N: Floats) -> tuple[tuple[float, float, float], ...]:
+    """Share said, mean risk of what is made up, and of the rest."""
+    found = []
+    for share in _ALONG:
+        risk_N = np.array([_said(detector, one, share) for one in held_out.states])
+        found.append((share, float(risk_N[labels_N == 1].mean()), float(risk_N[labels_N == 0].mean())))
+    return tuple(found)
+
+
+def _said(detector: Detector, states: States, share: float) -> float:
+    steps = max(1, round(share * len(states.families["logits.own"])))
+    return detector.risk(cut(detector.series(states), 0, steps)).risk
+
+
+def _heads(held_out: Set, labels_N: Floats, heads: int) -> dict[str, tuple[tuple[float, ...], ...]]:
+    found = {}
+    for name in (*LOOKS, "laplacian"):
+        own = [place for place, one in enumerate(held_out.states) if len(one.families.get(name, ()))]
+        if own:
+            mean_NM = np.array([held_out.states[place].families[name].mean(0) for place in own])
+            areas = [auc(mean_N, labels_N[own]) for mean_N in mean_NM.T]
+            found[name] = tuple(map(tuple, np.array(areas).reshape(-1, heads).tolist()))
+    return found
 
 
 def ece(risk_N: Floats, labels_N: Floats) -> float:
