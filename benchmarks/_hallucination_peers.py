@@ -32,16 +32,19 @@ TOP, BACKWARD = 15, ("FisherRao", "RenyiNeg")
 Scores = dict[str, list[float | None]]
 
 
-def passes(model: Any, prompt: Sequence[int], answer: Sequence[int], looks: bool) -> dict[str, Any]:
+def passes(
+    model: Any, prompt: Sequence[int], answer: Sequence[int], *, looks: bool = False, states: bool = False
+) -> dict[str, Any]:
     """Of one answer: log-probabilities [S, V], the mean of last states [D], maps [L, H, T, T]."""
     with torch.no_grad():
         out = model(
-            input_ids=torch.tensor([[*prompt, *answer]]), output_attentions=looks, output_hidden_states=looks
+            input_ids=torch.tensor([[*prompt, *answer]]), output_attentions=looks, output_hidden_states=states
         )
     before = len(prompt) - 1
     made = {"log_SV": out.logits[0, before : before + len(answer)].float().log_softmax(1).numpy()}
     if looks:
         made["map_LHTT"] = torch.cat(out.attentions).float().numpy()
+    if states:
         made["state_D"] = out.hidden_states[-1][0, :-1].mean(0).float()
     return made
 
@@ -68,7 +71,7 @@ def lm_polygraph(folder: str, rows: Sequence[Mapping[str, Any]]) -> Scores:
     found: Scores = {str(scorer): [] for scorer in scorers}
     states = []
     for row in rows:
-        seen = passes(bare, row["prompt"], row["answer"], True)
+        seen = passes(bare, row["prompt"], row["answer"], looks=not row["train"], states=True)
         states.append(seen["state_D"])
         if row["train"]:
             continue
@@ -113,7 +116,7 @@ def uqlm(folder: str, rows: Sequence[Mapping[str, Any]]) -> Scores:
     for row in rows:
         if row["train"]:
             continue
-        log_SV = passes(bare, row["prompt"], row["answer"], False)["log_SV"]
+        log_SV = passes(bare, row["prompt"], row["answer"])["log_SV"]
         top_SK = -np.sort(-log_SV, axis=1)[:, :TOP]
         told.append(
             [
