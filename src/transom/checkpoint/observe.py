@@ -64,7 +64,8 @@ def observing(model: Any, layers: Iterable[int], want: Iterable[Kind], reduce: R
     """What `reduce(kind, layer, tensor)` returned, by kind and layer, one value a pass; None is not kept.
 
     Layers count from 0; layer -1 is the first block's input, and has "hidden" alone. Hooks are gone and the
-    model's attention is as it was afterwards, also after an exception.
+    model's attention is as it was afterwards, also after an exception. One thread at a time: who runs the
+    model meanwhile is observed too.
     Raises MisconfiguredError (no such layer), NotYetError (an architecture or a part that is not known).
     """
     config, layers, want = model.config, list(layers), list(want)

@@ -138,7 +138,8 @@ def _end(tokenizer: TokenizerFiles, frame: Frame) -> Ids:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads the states of answers. Raises MisconfiguredError for a model that generates no text."""
+    """Reads the states of answers, one thread at a time. Raises MisconfiguredError for a model that generates
+    no text."""
 
     model: Any
     attention: bool = True  # or neurons
