@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from transom.errors import MisconfiguredError
 from transom.trust.hallucination import page
+from transom.trust.hallucination.fit import groups_of
 from transom.trust.hallucination.states import Example, States
 from transom.trust.hallucination.study import (
     Set,
@@ -193,3 +194,13 @@ def test_risks_are_of_each_answer(studied: list[Studied]) -> None:
     found = risks(studied[0].detector, states)
     assert found.shape == (5,)
     assert ((found > 0) & (found < 1)).all()
+
+
+def test_answers_stay_together_by_what_was_asked_or_of_one_task_by_what_was_read() -> None:
+    asked = [Example("a", f"who is {number % 10}?", f"note {number}") for number in range(20)]
+    assert len(set(groups_of(asked))) == 10
+    task = [replace(one, question="Summarise this.") for one in asked]
+    assert len(set(groups_of(task))) == 20
+    twice = [*task, *task]
+    assert len(set(groups_of(twice))) == 20
+    assert len(set(groups_of([replace(one, question="", context="") for one in asked]))) == 1

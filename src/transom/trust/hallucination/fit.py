@@ -188,5 +188,12 @@ def _platt(log_odds_N: Floats, labels_N: Any) -> tuple[float, float]:
 
 
 def groups_of(examples: Sequence[Example]) -> list[str]:
-    """What was asked in each, or without a question what was to be read, or the answer."""
-    return [(one.question.strip() or one.context.strip() or one.answer.strip()).lower() for one in examples]
+    """What was asked in each, or without a question what was to be read, or the answer. Where all were asked
+    a few things, as to summarise, what was to be read counts with it."""
+    few = len({one.question.strip().lower() for one in examples}) < _FOLDS
+    found = []
+    for one in examples:
+        question, context = one.question.strip(), one.context.strip()
+        both = f"{question}\n{context}" if few and question and context else question or context
+        found.append((both or one.answer.strip()).lower())
+    return found
