@@ -13,6 +13,25 @@ from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 
 
+def test_drawn_answers_repeat_with_a_seed_and_keep_to_the_likeliest(tmp_path: Path) -> None:
+    found, prompt = load(tiny_llama(tmp_path / "model")), (5, 9, 14)
+
+    def drawn(seed: int) -> tuple[int, ...]:
+        torch.manual_seed(seed)
+        return next(answers_of(found.model, [prompt], (), most_tokens=12, temperature=1.0))
+
+    answers = [drawn(seed) for seed in range(6)]
+    assert answers[0] == drawn(0)
+    assert len(set(answers)) > 3
+    for answer in answers:
+        ids = list(prompt)
+        for token in answer:
+            with torch.no_grad():
+                likeliest = found.model(input_ids=torch.tensor([ids])).logits[0, -1].topk(50).indices
+            assert token in likeliest
+            ids.append(token)
+
+
 @pytest.mark.parametrize("settings", [{}, {"repetition_penalty": 3.0, "temperature": 0.2, "max_length": 4}])
 def test_answers_are_the_likeliest_tokens_up_to_what_ends_them(
     tmp_path: Path, settings: dict[str, float]

@@ -274,10 +274,10 @@ def test_nothing_is_said_of_placeholders_before_other_words_come(folder: Path) -
     """Not even by a policy that stops: what stands there is the user's own."""
     detector = read_detector(folder / "detector")
     eager = replace(detector, about=replace(detector.about, line=0.0))  # flags whatever is judged
-    texts = {1: "[PERSON_1]", 2: ".", 3: " She", 4: " is."}
+    texts = {1: "[PERSON_1].", 2: " [PLACE", 3: "_1]. She", 4: " is."}  # cut inside a placeholder
     rows_TF = np.zeros((4, row_size(eager)), np.float32)
     rows_TF[:, 0], rows_TF[:, 1] = eager.tag, (FIRST, LATER, LATER, LATER)
     watcher = RiskAnnotator(eager, texts.__getitem__, "stop", True).watch(Asked("words", "m", ("q",)))
-    assert watcher.hear(Heard("Ada.", (1, 2), features_TF=rows_TF[:2], finish_reason=None)) is None
+    assert watcher.hear(Heard("Ada. ", (1, 2), features_TF=rows_TF[:2], finish_reason=None)) is None
     with pytest.raises(RefusedError, match="likely made up"):
-        watcher.hear(Heard(" She is.", (3, 4), features_TF=rows_TF[2:], finish_reason="stop"))
+        watcher.hear(Heard("Rome. She is.", (3, 4), features_TF=rows_TF[2:], finish_reason="stop"))

@@ -107,7 +107,7 @@ class _Watcher:
         self._owner, self._listener = owner, Listener(owner.detector)
         self._sentences: list[Sentence] = []
         self._held: list[Sentence] = []
-        self._written = ""
+        self._written, self._has_words = "", False
 
     def hear(self, heard: Heard) -> Mapping[str, Any] | None:
         import numpy as np
@@ -116,12 +116,14 @@ class _Watcher:
 
         rows_TF = heard.features_TF if heard.features_TF is not None else np.empty((0, 0))
         texts = [self._owner.text_of(one) for one in heard.ids]
-        self._written += "".join(texts)
+        self._written += "" if self._has_words else "".join(texts)
         self._held += self._listener.hear(
             rows_TF, heard.text, list(map(len, texts)), last=heard.finish_reason is not None
         )
-        if placeholders_alone(self._written):  # nothing is said of them, and what follows tells
-            return None
+        if not self._has_words:  # nothing is said of placeholders alone, and what follows tells
+            if placeholders_alone(self._written):
+                return None
+            self._has_words = bool(self._held)  # a whole sentence: from here on the text only grows
         ended, self._held = self._held, []
         self._sentences += ended
         if self._owner.policy == "stop" and any(one.flagged for one in ended):
@@ -136,7 +138,7 @@ class _Watcher:
         from transom.trust.hallucination.states import placeholders_alone
 
         empty = not self._listener.text.strip()
-        if empty or placeholders_alone(self._written):
+        if empty or (not self._has_words and placeholders_alone(self._written)):
             reason = "the answer is empty" if empty else "the answer is placeholders alone"
             return Note({"risk": None, "flagged": None, "reason": reason}, "not scored")
         if not self._listener.count:  # marked as a failure or, where each answer must be judged, one

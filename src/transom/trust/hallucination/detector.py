@@ -35,7 +35,7 @@ from transom.config import Setting, from_plain, load_json, to_plain
 from transom.errors import MisconfiguredError, system_errors
 from transom.files import read_bounded, write_file
 from transom.trust.hallucination.combine import KINDS, Combiner, Kind, Linear, names_of, of_arrays
-from transom.trust.hallucination.states import ATTENTION, Encoded, Floats, Reader, States
+from transom.trust.hallucination.states import Encoded, Floats, Reader, States
 from transom.trust.prompt import require_tokenizer
 
 SELECTIONS = ("first", "last", "mean", "max", "window")
@@ -109,11 +109,6 @@ class Detector:
     def tag(self) -> int:
         """24 bits by which two parties tell whether they have the same one."""
         return int.from_bytes(hashlib.sha256(dumped(self)).digest()[:3], "big")
-
-    @property
-    def looks_at_attention(self) -> bool:
-        """Whether a reader has to, or at neurons."""
-        return not ATTENTION.isdisjoint(self.probes)
 
     def reader(self, model: Any) -> Reader:
         """Of what it needs, and no more."""

@@ -59,7 +59,6 @@ def fit(
     kind: Kind = "logistic",
     rate: float = 0.1,
     seed: int = 0,
-    families: Sequence[str] | None = None,
     frame: tuple[str, str] = ("", ""),
     heard: Callable[[], None] = bool,  # type: ignore[assignment]
 ) -> Fitted:
@@ -75,7 +74,7 @@ def fit(
         )
     if places_above(true, rate) < 1:
         raise MisconfiguredError(f"a false-positive rate of {rate:g} cannot be told by {true} true answers")
-    names = tuple(families or states[0].families)
+    names = tuple(states[0].families)
     log_odds_N = np.zeros(len(labels_N))
     for held in folds_of(labels_N, groups, seed):  # of which what is fitted on the rest has seen nothing
         rest = np.setdiff1d(np.arange(len(labels_N)), held)

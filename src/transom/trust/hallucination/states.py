@@ -26,6 +26,7 @@ vocabulary, F numbers of a family."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,6 +48,7 @@ LAYERS = (0.4, 0.5, 0.6, 0.7, 0.8)  # of the depth, beside the last but one
 LOGITS = ("own", "likeliest", "entropy", "lead", "rank", "weak")
 ATTENTION = frozenset({*LOOKS, "laplacian", "rauq", "mlp"})  # families beside the cheap ones
 _LOOKED = 10
+_BEGUN = re.compile(r"\[\w*\Z")
 _CANDIDATES = 32  # of the end's likeliest tokens, which the lens looks at
 _WEAK = 1 / 8  # of the directions of the unembedding
 _LEAST, _LOG_LEAST = 1e-9, -100.0
@@ -118,13 +120,14 @@ def encode(tokenizer: TokenizerFiles, example: Example, frame: Frame = PLAIN, *,
 
 
 def placeholders_alone(text: str) -> bool:
-    """Whether a text has placeholders and no other word: what stands there is the user's own.
+    """Whether a text has placeholders and no other word: what stands there is the user's own. One that is
+    begun at the end, as a stream may be cut, is no word.
 
     >>> placeholders_alone("[PERSON_1], [DATE_2]."), placeholders_alone("Ask [PERSON_1].")
     (True, False)
     """
     rest, count = FORM.subn("", text)
-    return count > 0 and not any(map(str.isalnum, rest))
+    return count > 0 and not any(map(str.isalnum, _BEGUN.sub("", rest)))
 
 
 def _end(tokenizer: TokenizerFiles, frame: Frame) -> Ids:
