@@ -204,3 +204,14 @@ def test_answers_stay_together_by_what_was_asked_or_of_one_task_by_what_was_read
     twice = [*task, *task]
     assert len(set(groups_of(twice))) == 20
     assert len(set(groups_of([replace(one, question="", context="") for one in asked]))) == 1
+
+
+def test_statements_stay_together_by_their_first_words_unless_too_many_begin_alike() -> None:
+    about = [Example(f"Person {number % 8} built thing {number}.") for number in range(40)]
+    assert len(set(groups_of(about))) == 8
+    assert len(set(groups_of([*about, *about]))) == 8
+    forms = [Example(f"The capital of place {number} is big.") for number in range(40)]
+    assert len(set(groups_of(forms))) == 40
+    assert len(set(groups_of([*forms, *forms]))) == 40
+    mixed = [*about, *(Example("an answer", f"who is {number}?") for number in range(5))]
+    assert len(set(groups_of(mixed))) == 13

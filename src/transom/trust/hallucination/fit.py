@@ -13,6 +13,7 @@ Shapes: N answers, S steps, F numbers of a family, K families, Q = 5 K.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -187,12 +188,25 @@ def _platt(log_odds_N: Floats, labels_N: Any) -> tuple[float, float]:
 
 
 def groups_of(examples: Sequence[Example]) -> list[str]:
-    """What was asked in each, or without a question what was to be read, or the answer. Where all were asked
-    a few things, as to summarise, what was to be read counts with it."""
+    """What was asked in each, or without a question what was to be read. Where all were asked a few things,
+    as to summarise, what was to be read counts with it. Statements that answer nothing are of one group by
+    their first two words, which name what most are about, so that no fold is judged by what another was told
+    of the same person; where a fifth or more begin alike, as of a form, by all their words."""
     few = len({one.question.strip().lower() for one in examples}) < _FOLDS
+    stated = [_words(one.answer) for one in examples if not _asked(one, few)]
+    about = Counter(words[:2] for words in stated)
+    forms = bool(about) and max(about.values()) * _FOLDS >= len(examples)
     found = []
     for one in examples:
-        question, context = one.question.strip(), one.context.strip()
-        both = f"{question}\n{context}" if few and question and context else question or context
-        found.append((both or one.answer.strip()).lower())
+        asked = _asked(one, few)
+        found.append(asked or " ".join(_words(one.answer)[: None if forms else 2]))
     return found
+
+
+def _asked(one: Example, few: bool) -> str:
+    question, context = one.question.strip().lower(), one.context.strip().lower()
+    return f"{question}\n{context}" if few and question and context else question or context
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.lower().split())
