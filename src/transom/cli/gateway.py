@@ -163,7 +163,7 @@ def gateway(
     if mode in DRAWING:
         sanitizer = bundle_sanitizer(signed, words) if signed else words.sanitizer()
     substitution, tokens = open_key(hidden) if mode in MODES else (None, None)
-    client, kind = _client(chosen, spoken, guard)
+    client, kind = _client(chosen, spoken, guard, judging)
     ledger = _ledger(books, sanitizer) if sanitizer is not None else None
     opened: Enclave | None = None
     if signed:
@@ -217,7 +217,9 @@ def _hosts(bound: str, allowed: Sequence[str]) -> tuple[str, ...] | None:
     return (*LOOPBACK_HOSTS, bound, *allowed)
 
 
-def _client(chosen: ModeOptions, options: EngineOptions, guard: Guard | None) -> tuple[Engine, EngineKind]:
+def _client(
+    chosen: ModeOptions, options: EngineOptions, guard: Guard | None, judging: RiskOptions
+) -> tuple[Engine, EngineKind]:
     from transom.serving.engines.chat import read_key
     from transom.serving.engines.connect import client_of, detect
 
@@ -225,19 +227,12 @@ def _client(chosen: ModeOptions, options: EngineOptions, guard: Guard | None) ->
     model, key, kind = options.engine_model or None, read_key(options.engine_key_file), options.engine_kind
     if kind == "auto":
         kind = asyncio.run(detect(url, model=model, api_key=key, guard=guard))
+    common: Common = {"model": model, "api_key": key, "timeout_s": options.timeout_s, "guard": guard}
     if options.split is not None or kind == "split":
-        common: Common = {"model": model, "api_key": key, "timeout_s": options.timeout_s, "guard": guard}
         return _split(chosen, options.split, kind, common), kind
-    client = client_of(
-        kind,
-        url,
-        model=model,
-        api_key=key,
-        timeout_s=options.timeout_s,
-        limit_field=options.engine_limit_field,
-        guard=guard,
-    )
-    return client, kind
+    if kind == "vllm" and (client := judging.client(url, **common)) is not None:
+        return client, kind
+    return client_of(kind, url, limit_field=options.engine_limit_field, **common), kind
 
 
 def _split(chosen: ModeOptions, folder: Path | None, kind: EngineKind, common: Common) -> Engine:

@@ -2,7 +2,8 @@
 
 An answer is judged as the model gave it, and its sentences as they are delivered: in a mode with words the
 states are of the sanitised conversation. The modes that hide ids are refused, since states of a changed model
-are others, and so are engines that tell nothing of their states.
+are others, and so are engines that tell nothing of their states. A vLLM tells of them by files, and answers
+in pieces then.
 Threat model: that of `transom.trust.hallucination`. Does not protect: what was streamed before an answer was
 withheld or stopped has been read. Source: see there.
 """
@@ -12,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Unpack
 
+from transom.checkpoint.load import Dtype
 from transom.config import Setting, to_plain
 from transom.errors import EngineGarbageError, MisconfiguredError, RefusedError
 from transom.serving.annotate import Annotator, Asked, Heard, Note
 
 if TYPE_CHECKING:
+    from transom.serving.engines.base import Engine
+    from transom.serving.engines.http import Common
     from transom.serving.tokenizer import ChatTokenizer
     from transom.trust.hallucination.detector import Detector
     from transom.trust.hallucination.live import Sentence
@@ -39,24 +43,48 @@ class RiskOptions:
         "mark"
     )
     risk_tokens: Annotated[bool, Setting("Tell the risk after each piece of a stream too.")] = False
+    risk_model: Annotated[
+        str | None, "Of kind vllm: what it serves, folder or name, as its states are made sense of here."
+    ] = None
+    risk_dtype: Annotated[Dtype, "Of kind vllm: what it and the detector's model compute in."] = "float32"
+    risk_states: Annotated[Path | None, "Of kind vllm: the folder to which it writes states."] = None
 
     def check(self, mode: str) -> None:
         """Raises MisconfiguredError for a mode in which answers cannot be judged."""
         if self.risk_detector is None:
-            if self.risk_policy != "mark" or self.risk_tokens:
-                raise MisconfiguredError("--risk-policy and --risk-tokens need --risk-detector")
+            if self != RiskOptions():
+                raise MisconfiguredError("options that begin with --risk need --risk-detector")
         elif mode not in _MODES:
             raise MisconfiguredError(
                 f"--risk-detector: in mode {mode} the engine's states are not those that the "
                 "detector was fitted on; use mode plain or words, or leave it out"
             )
 
+    def client(self, url: str, **common: Unpack[Common]) -> Engine | None:
+        """Of a vLLM that hands out states, None without a detector. Raises MisconfiguredError, and
+        NotYetError for a model whose head is not known."""
+        if self.risk_detector is None:
+            return None
+        if self.risk_model is None or self.risk_states is None:
+            raise MisconfiguredError(
+                "--risk-detector: a vLLM's states need --risk-model MODEL and --risk-states FOLDER, to which "
+                "it writes them"
+            )
+        from transom.checkpoint.load import load
+        from transom.serving.engines.vllm_states import VllmStatesEngine
+        from transom.trust.hallucination.detector import read_detector
+        from transom.trust.hallucination.live import RiskTeller
+
+        detector = read_detector(self.risk_detector)
+        teller = RiskTeller(load(self.risk_model, dtype=self.risk_dtype), detector)
+        return VllmStatesEngine(url, teller, self.risk_states, **common)
+
     def annotators(self, kind: str, tokenizer: ChatTokenizer | None) -> tuple[Annotator, ...]:
         """None without a detector. Raises MisconfiguredError for an engine that tells of no states, for a
         file that cannot be used, and for a detector of other prompts than chats."""
         if self.risk_detector is None:
             return ()
-        if kind != "transom" or tokenizer is None:
+        if kind not in ("transom", "vllm") or tokenizer is None:
             raise MisconfiguredError(
                 f"--risk-detector: an engine of kind {kind} tells nothing of its states; use "
                 "transom engine MODEL --risk-detector FILE, or leave it out"

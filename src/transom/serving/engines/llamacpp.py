@@ -16,6 +16,8 @@ Source: llama.cpp, tools/server/README.md and server.cpp (`process_token`).
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError
@@ -24,12 +26,11 @@ from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
 from transom.serving.engines.http import HttpEngine
+from transom.serving.engines.pieces import in_pieces, piece_seed, piece_tokens
 
 _FIELDS = ("tokens", "tokens_predicted", "stop", "stop_type", "completion_probabilities")
-_PIECE_TOKENS = 16
 _RANKED = 1000  # far more than the server samples from (top_k 40, unless it was started otherwise)
 _FORCE = 1000.0
-_STRIDE = 2_654_435_761  # spreads over 32 bits, so that no two pieces of 16 choices meet
 
 
 class LlamaCppEngine(HttpEngine):
@@ -49,22 +50,13 @@ class LlamaCppEngine(HttpEngine):
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
-        prompts = [prompt for prompt in call.prompts for _ in range(call.n)]
-        meter = Meter(call, len(prompts))
-        for index, prompt in enumerate(prompts):
-            pieces: list[Delta] = []
-            while index in meter.unfinished:
-                before = tuple(i for piece in pieces for i in piece.ids)
-                pieces.append(await self._piece(call, prompt, before, index, meter))
-                if call.stream:
-                    yield pieces[-1]
-            if not call.stream:
-                yield _joined(pieces)
+        async with aclosing(in_pieces(call, partial(self._piece, call))) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def _piece(self, call: Call, prompt: Ids, before: Ids, index: int, meter: Meter) -> Delta:
         """The next ids of an answer of which `before` is there."""
-        length = 1 if call.logprobs is not None else min(max(1, len(before)), _PIECE_TOKENS)
-        length = min(length, call.max_tokens - len(before))
+        length = 1 if call.logprobs is not None else piece_tokens(call, before)
         body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length}
         answer = await self._post("/completion", body, meter.plain_bytes)
         try:
@@ -77,9 +69,7 @@ class LlamaCppEngine(HttpEngine):
         stop = next((at for at, token in enumerate(ids) if token in call.stop_ids), None)
         if stop is not None:
             ids, reason = ids[: stop + 1], "stop"
-        delta = Delta(index, ids, scores=scores, finish_reason=reason)
-        meter.take(delta)
-        return delta
+        return Delta(index, ids, scores=scores, finish_reason=reason)
 
     async def _forced(self, call: Call, body: Json, token: int) -> TokenScore:
         force = {"logit_bias": [[stop, _FORCE] for stop in call.stop_ids[:1]], "n_probs": _RANKED}
@@ -98,7 +88,7 @@ def _body(call: Call, prompt: Ids, position: int, choice: int) -> Json:
         "prompt": prompt,
         "temperature": call.temperature,
         "top_p": call.top_p,
-        "seed": None if call.seed is None else _seed(call.seed, choice, position),
+        "seed": None if call.seed is None else piece_seed(call.seed, choice, position),
         "n_probs": None if call.logprobs is None else max(1, call.logprobs),
         "stream": False,
         "response_fields": _FIELDS,
@@ -106,11 +96,6 @@ def _body(call: Call, prompt: Ids, position: int, choice: int) -> Json:
         # Scores differ by some tenths with what the cache held before; what this answer itself left is exact.
         "cache_prompt": call.logprobs is None or position > 0,
     }
-
-
-def _seed(seed: int, choice: int, position: int) -> int:
-    """Another one for each choice and piece, as pieces of one seed would repeat its draws."""
-    return (seed + choice + position * _STRIDE) % (2**32 - 1)  # the largest means: at random
 
 
 def _ids(answer: Any, length: int, last: bool) -> tuple[Ids, FinishReason | None]:
@@ -138,9 +123,3 @@ def _score(answer: Json, token: int, alternatives: int) -> TokenScore | None:
 def _top(entry: Json, alternatives: int) -> tuple[tuple[int | str, float], ...]:
     top = entry.get("top_logprobs") or []
     return tuple((count(one["id"]), logprob(one["logprob"])) for one in top[:alternatives])
-
-
-def _joined(pieces: list[Delta]) -> Delta:
-    ids = tuple(i for piece in pieces for i in piece.ids)
-    scores = tuple(score for piece in pieces for score in piece.scores)
-    return Delta(pieces[-1].index, ids, scores=scores, finish_reason=pieces[-1].finish_reason)

@@ -19,17 +19,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from transom.checkpoint.cut import three
 from transom.checkpoint.load import Checkpoint
 from transom.checkpoint.observe import Span, observing
 from transom.checkpoint.rows import ready
-from transom.errors import EngineGarbageError
+from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.trust.hallucination.detector import Detector, check_model
 from transom.trust.hallucination.looks import LOOKS, Memory, attention_of, laplacian_of, mlp_of, rauq_of
 from transom.trust.hallucination.score import cut, sentences_of
 from transom.trust.hallucination.states import ATTENTION, Floats, Reader
+from transom.trust.prompt import require_tokenizer
 
 HEAD = ("tag", "state")
 FIRST, LATER = 1, 2
+_PROBE = "A transom is the window over a door: air passes, sight does not."
+_APART = 0.1  # of states' length, which other kernels and bfloat16 stay far below
 _Answer = TypeVar("_Answer")
 
 
@@ -40,7 +44,7 @@ class RiskWatch:
     def __init__(self, found: Checkpoint, detector: Detector) -> None:
         check_model(detector, found)
         self.size = row_size(detector)
-        self._detector, self._tag = detector, detector.tag
+        self._detector = detector
         self._reader = detector.reader(found.model)
         self._reader.prepare()
         if "rows" in self._reader.kinds:
@@ -72,17 +76,63 @@ class RiskWatch:
             elif reader.wants("rauq"):
                 for one, chance in zip(spans, families["logits.own"][:, 0].exp(), strict=True):
                     one.kept["risk"] = Memory(sure_L=chance.expand(len(reader.recurrent)))
-            return self._told(families, first, len(spans))
+            return _told(self._detector, families, len(spans), FIRST if first else LATER)
 
         return answer, tell
 
-    def _told(self, families: dict[str, Any], first: bool, rows: int) -> np.ndarray:
-        told_BF = np.zeros((rows, self.size), np.float32)
-        told_BF[:, :2] = self._tag, FIRST if first else LATER
-        for place, (name, probe) in enumerate(self._detector.probes.items(), len(HEAD)):
-            if name in families:
-                told_BF[:, place] = probe.series(families[name].cpu().numpy())
-        return told_BF
+
+class RiskTeller:
+    """Tells the rows where another program computes and hands out hidden states, of which the cheap families
+    are made; fits the serving side's `Teller`. The model lies here too: its head and last norm are used, and
+    the states of `probe` compared. Raises MisconfiguredError for a detector of another model or one that
+    looks at attention, and NotYetError for a model of which `walk` knows no parts."""
+
+    def __init__(self, found: Checkpoint, detector: Detector) -> None:
+        check_model(detector, found)
+        if looks := sorted(ATTENTION & detector.probes.keys()):
+            raise MisconfiguredError(
+                f"the detector reads {looks[0]}, and states alone are handed out; fit one with --no-attention"
+            )
+        self.size = row_size(detector)
+        self._detector, self._reader = detector, detector.reader(found.model)
+        self._reader.prepare()
+        self._tail = three(found.model)[2]
+        count: int = found.model.config.num_hidden_layers
+        self._needed = self._reader.needed
+        self.layers = tuple(dict.fromkeys([*(one + 1 for one in self._needed), count]))
+        self.width: int = found.model.config.hidden_size
+        self.probe = tuple(require_tokenizer(found).tokenizer.encode(_PROBE).ids)
+
+    def check(self, states_TLD: Any) -> None:
+        """Raises MisconfiguredError unless states of `probe` are as here."""
+        import torch
+
+        ids_1T = torch.tensor([self.probe], device=self._reader.model.device)
+        before = [one - 1 for one in self.layers]
+        with torch.no_grad(), observing(self._reader.model, before, ["hidden"], _whole) as seen:
+            self._reader.model(input_ids=ids_1T)
+        for place, layer in enumerate(self.layers):
+            here_TD = seen["hidden", layer - 1][0]
+            apart = float((here_TD - states_TLD[:, place]).norm() / here_TD.norm())
+            if not apart <= _APART:
+                raise MisconfiguredError(
+                    f"the engine's states after {layer} layers are others than this model's ({apart:.2f} of "
+                    f"their length apart); serve the same model, with states of layers {self.layers}"
+                )
+
+    def rows(self, states_SLD: Any, ids: Sequence[int], *, first: bool) -> np.ndarray:
+        """Of the steps in which `ids` were chosen [S, F]; `first`: they begin an answer."""
+        import torch
+
+        model = self._reader.model
+        states_LSD = states_SLD.transpose(0, 1).to(model.device)
+        with torch.no_grad():
+            logits_SV = self._tail(states_LSD[-1].to(model.dtype)[None])[0].float()
+            hidden = dict(zip(self._needed, states_LSD, strict=False))
+            families = self._reader.chosen(logits_SV, hidden, ids)
+        told_SF = _told(self._detector, families, len(ids), LATER)
+        told_SF[0, 1] = FIRST if first else LATER
+        return told_SF
 
 
 @dataclass(frozen=True)
@@ -159,6 +209,19 @@ class Listener:
         for name, value in zip(self.detector.probes, told[len(HEAD) :].tolist(), strict=True):
             if state == LATER or name not in ATTENTION:
                 self.steps.setdefault(name, []).append(value)
+
+
+def _told(detector: Detector, families: dict[str, Any], rows: int, state: int) -> np.ndarray:
+    told_BF = np.zeros((rows, row_size(detector)), np.float32)
+    told_BF[:, :2] = detector.tag, state
+    for place, (name, probe) in enumerate(detector.probes.items(), len(HEAD)):
+        if name in families:
+            told_BF[:, place] = probe.series(families[name].cpu().numpy())
+    return told_BF
+
+
+def _whole(_kind: str, _layer: int, value: Any) -> Any:
+    return value[0].float()
 
 
 def row_size(detector: Detector) -> int:
