@@ -51,6 +51,7 @@ SETS = (*TOPICS, "cities-asked", "cities-read", "halueval", "truthfulqa", "xsum"
 CHAT = Frame("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 ANSWER_TOKENS, SHORT, MOST_TOKENS, MOST, LONG = 64, 32, 512, 900, 300
 PEERS = {"lm-polygraph": "TRANSOM_LM_POLYGRAPH", "uqlm": "TRANSOM_UQLM"}
+SAMPLING = {"eigenscore": "TRANSOM_LM_POLYGRAPH"}
 _OTHERS, _DOCUMENT_WORDS, _READ = 2.5, 120, 3
 
 
@@ -222,22 +223,30 @@ def _kept(name: str, folder: Path) -> Set:
     return Set(name, examples, states)
 
 
-def peers(name: str, one: Set, found: Checkpoint, held: Sequence[int], kept: Path) -> dict[str, float]:
+def peers(one: Set, found: Checkpoint, held: Sequence[int], kept: Path) -> dict[str, float]:
     """The AUROC of each score of the peers whose Pythons are named, on what is held out; a score that is
     missing of an answer counts as the least doubt."""
     labels_N = np.array([one.made_up[place] for place in held], int)
     areas: dict[str, float] = {}
-    for peer, variable in PEERS.items():
-        scores = kept / f"{name}.{peer}.json"
-        if not scores.exists():
-            if not os.environ.get(variable):
-                continue
-            _ask(peer, os.environ[variable], one, found, held, kept, scores)
-        for scorer, values in json.loads(scores.read_text()).items():
+    for peer in PEERS:
+        for scorer, values in scored(peer, one, found, held, kept).items():
             known = [each for each in values if each is not None]
             doubt_N = np.array([min(known, default=0.0) if each is None else each for each in values])
             areas[f"{peer} {scorer}"] = auc(doubt_N, labels_N)
     return areas
+
+
+def scored(
+    peer: str, one: Set, found: Checkpoint, held: Sequence[int], kept: Path
+) -> dict[str, list[float | None]]:
+    """What a peer says of what is held out; nothing where no Python of its is named."""
+    scores = kept / f"{one.name}.{peer}.json"
+    if not scores.exists():
+        if not (python := os.environ.get((PEERS | SAMPLING)[peer])):
+            return {}
+        _ask(peer, python, one, found, held, kept, scores)
+    told: dict[str, list[float | None]] = json.loads(scores.read_text())
+    return told
 
 
 def _ask(

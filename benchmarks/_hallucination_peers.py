@@ -1,6 +1,6 @@
 """Scores of lm-polygraph and uqlm for answers that are given; each runs in an environment of its own.
 
-    PYTHON _hallucination_peers.py {lm-polygraph,uqlm} MODEL_FOLDER ANSWERS.jsonl SCORES.json
+    PYTHON _hallucination_peers.py {lm-polygraph,uqlm,eigenscore} MODEL_FOLDER ANSWERS.jsonl SCORES.json
 
 `hallucination_auroc.py` calls it with the Pythons that TRANSOM_LM_POLYGRAPH and TRANSOM_UQLM name. A line of
 answers has `prompt` and `answer`, ids, what ends the answer among them, `question` and `text`; `train` says
@@ -10,7 +10,8 @@ samples nor a second model: of probabilities, of attention (RAUQ, AttentionScore
 P(True), and the distances of states to those that may be learnt from; of uqlm 0.6.7 the scorers of
 log-probabilities, of the 15 likeliest tokens. All that is stored is doubt: signs are turned of uqlm's, and of
 two of lm-polygraph's that are higher where a model is certain (findings/lm_polygraph_backward.sh). A missing
-score is stored as null.
+score is stored as null. EigenScore is lm-polygraph's too, of the states that end `SAMPLES` answers of its own
+to each of the first `SAMPLED` questions.
 
 Shapes: S tokens of an answer, V vocabulary, L layers, H heads, T all tokens, D model width, N answers.
 """
@@ -29,6 +30,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOP, BACKWARD = 15, ("FisherRao", "RenyiNeg")
+SAMPLES, SAMPLED, SAMPLE_TOKENS = 10, 30, 64
 Scores = dict[str, list[float | None]]
 
 
@@ -135,11 +137,40 @@ def uqlm(folder: str, rows: Sequence[Mapping[str, Any]]) -> Scores:
     return {name: [-float(one) for one in values] for name, values in sure.items()}
 
 
+def eigenscore(folder: str, rows: Sequence[Mapping[str, Any]]) -> Scores:
+    from lm_polygraph.estimators import EigenScore
+
+    bare = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    torch.manual_seed(0)
+    scorer, found = EigenScore(), list[float | None]()
+    ends = bare.generation_config.eos_token_id
+    ends_E = torch.tensor([ends] if isinstance(ends, int) else ends)
+    for row in rows:
+        if len(found) >= SAMPLED:
+            found.append(None)
+            continue
+        prompt_1P = torch.tensor([row["prompt"]])
+        with torch.no_grad():
+            drawn_KT = bare.generate(
+                prompt_1P, attention_mask=torch.ones_like(prompt_1P), do_sample=True, top_k=0, temperature=1.0,
+                max_new_tokens=SAMPLE_TOKENS, num_return_sequences=SAMPLES, pad_token_id=int(ends_E[0]),
+            )  # fmt: skip
+            states_KTD = bare(input_ids=drawn_KT, output_hidden_states=True, logits_to_keep=1).hidden_states[
+                bare.config.num_hidden_layers // 2
+            ]
+        ended_KS = torch.isin(drawn_KT[:, prompt_1P.shape[1] :], ends_E)
+        lengths_K = torch.where(ended_KS.any(1), ended_KS.int().argmax(1), ended_KS.shape[1])
+        last_K = (prompt_1P.shape[1] + lengths_K - 1).clamp(max=drawn_KT.shape[1] - 1)
+        last_KD = states_KTD[torch.arange(SAMPLES), last_K]
+        found.append(float(scorer({"sample_embeddings": [last_KD.numpy()]})[0]))
+    return {"EigenScore": found}
+
+
 def main() -> None:
     peer, folder, answers, scores = sys.argv[1:]
     torch.set_num_threads(1)
     rows = [json.loads(line) for line in Path(answers).read_text().splitlines()]
-    found = {"lm-polygraph": lm_polygraph, "uqlm": uqlm}[peer](folder, rows)
+    found = {"lm-polygraph": lm_polygraph, "uqlm": uqlm, "eigenscore": eigenscore}[peer](folder, rows)
     kept = {
         name: [one if one is not None and math.isfinite(one) else None for one in values]
         for name, values in found.items()

@@ -12,7 +12,8 @@ average if labels were drawn by the risks themselves, as so few answers tell no 
 detector of each other set, `transfer_single` the best single number of that set, told on this one.
 lm-polygraph 0.7.0 and uqlm 0.6.7 score the same held-out answers (`_hallucination_peers.py`), where Pythons
 that have them are named: `auroc_lm_polygraph_best` and `auroc_uqlm_best` are the best of their scores on the
-very answers that are told of, which favours them; `auroc_rauq` is lm-polygraph's. A set with fewer than 60
+very answers that are told of, which favours them; `auroc_rauq` is lm-polygraph's. `eigenscore` is lm-polygraph's
+too, of ten answers drawn to each of 30 questions, beside ours on these 30; it counts in no total. A set with fewer than 60
 held-out answers of a kind is reported and counts in no total, nor does TruthfulQA, whose labels a reader
 agrees with no oftener than by chance (`hallucination_labels.py`).
 """
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 
 from _bench import parser, report
-from _hallucination import MOST, SETS, data_folder, peers, set_of
+from _hallucination import MOST, SETS, data_folder, peers, scored, set_of
 from transom.checkpoint.load import Checkpoint, load
 from transom.report.statistics import auc
 from transom.trust.hallucination.detector import model_of
@@ -50,7 +51,7 @@ def rows_of(sets: list[Set], found: Checkpoint, kept: Path) -> list[dict[str, An
 def row_of(one: Set, studied: Studied, sets: list[Set], found: Checkpoint, kept: Path) -> dict[str, Any]:
     held = held_of(one)
     labels_N, part = np.array(one.made_up, int)[held], one.part(held)
-    others = peers(one.name, one, found, held, kept)
+    others = peers(one, found, held, kept)
     polygraph = {name: value for name, value in others.items() if name.startswith("lm-polygraph")}
     uqlm = [value for name, value in others.items() if name.startswith("uqlm")]
     single = {name: value for name, value in studied.baselines.items() if name.startswith("best single")}
@@ -66,6 +67,7 @@ def row_of(one: Set, studied: Studied, sets: list[Set], found: Checkpoint, kept:
         "auroc_uqlm_best": max(uqlm, default=None),
         "auroc_rauq": polygraph.get("lm-polygraph RAUQ"),
         "peers": others,
+        "eigenscore": sampled(one, found, held, kept, risk_N),
         "auroc_best_single": next(iter(single.values())),
         "single": next(iter(single)).removeprefix("best single: "),
         "auroc_length": studied.baselines["length"],
@@ -83,6 +85,22 @@ def row_of(one: Set, studied: Studied, sets: list[Set], found: Checkpoint, kept:
         "transfer_single": {other.name: single_on(other, part, labels_N) for other in sets},
         "judged": one.name not in MISLABELLED
         and min(studied.made_up[1], studied.answers[1] - studied.made_up[1]) >= FEWEST,
+    }
+
+
+def sampled(one: Set, found: Checkpoint, held: list[int], kept: Path, risk_N: Any) -> dict[str, float]:
+    """EigenScore, and ours, on the answers to questions that it has a score of."""
+    if not one.examples[0].question:
+        return {}
+    scores = scored("eigenscore", one, found, held, kept).get("EigenScore", [])
+    places = [place for place, value in enumerate(scores) if value is not None]
+    if not places:
+        return {}
+    labels_N = np.array([one.made_up[held[place]] for place in places], int)
+    return {
+        "answers": len(places),
+        "auroc": float(auc(np.array([scores[place] for place in places]), labels_N)),
+        "auroc_ours": float(auc(risk_N[places], labels_N)),
     }
 
 
@@ -140,7 +158,7 @@ def main() -> None:
         sets = [set_of(name, found, reader, most, kept if args.keep else None) for name in names]
         if args.read_only:
             for one in sets:
-                peers(one.name, one, found, held_of(one), kept)
+                peers(one, found, held_of(one), kept)
             return
         rows = rows_of(sets, found, kept)
     shown = [
