@@ -12,10 +12,10 @@ average if labels were drawn by the risks themselves, as so few answers tell no 
 detector of each other set, `transfer_single` the best single number of that set, told on this one.
 lm-polygraph 0.7.0 and uqlm 0.6.7 score the same held-out answers (`_hallucination_peers.py`), where Pythons
 that have them are named: `auroc_lm_polygraph_best` and `auroc_uqlm_best` are the best of their scores on the
-very answers that are told of, which favours them; `auroc_rauq` is lm-polygraph's. `eigenscore` is lm-polygraph's
-too, of ten answers drawn to each of 30 questions, beside ours on these 30; it counts in no total. A set with fewer than 60
-held-out answers of a kind is reported and counts in no total, nor does TruthfulQA, whose labels a reader
-agrees with no oftener than by chance (`hallucination_labels.py`).
+very answers that are told of, which favours them; `auroc_rauq` is lm-polygraph's. `eigenscore` is
+lm-polygraph's too, of ten answers drawn to each of 30 questions, beside ours on these 30, and counts in no
+total. A set with fewer than 60 held-out answers of a kind is reported and counts in no total, nor does
+TruthfulQA, whose labels a reader agrees with no oftener than by chance (`hallucination_labels.py`).
 """
 
 from __future__ import annotations
