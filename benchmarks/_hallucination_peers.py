@@ -152,9 +152,15 @@ def eigenscore(folder: str, rows: Sequence[Mapping[str, Any]]) -> Scores:
         prompt_1P = torch.tensor([row["prompt"]])
         with torch.no_grad():
             drawn_KT = bare.generate(
-                prompt_1P, attention_mask=torch.ones_like(prompt_1P), do_sample=True, top_k=0,
-                temperature=1.0, max_new_tokens=SAMPLE_TOKENS, num_return_sequences=SAMPLES, pad_token_id=int(ends_E[0]),
-            )  # fmt: skip
+                prompt_1P,
+                attention_mask=torch.ones_like(prompt_1P),
+                do_sample=True,
+                top_k=0,
+                temperature=1.0,
+                max_new_tokens=SAMPLE_TOKENS,
+                num_return_sequences=SAMPLES,
+                pad_token_id=int(ends_E[0]),
+            )
             states_KTD = bare(input_ids=drawn_KT, output_hidden_states=True, logits_to_keep=1).hidden_states[
                 bare.config.num_hidden_layers // 2
             ]
