@@ -19,6 +19,8 @@ from transom.serving.gateway.app import create_gateway
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.tokenizer import ChatTokenizer
 
+collect_ignore = ["vllm_connector"]  # which a vLLM imports
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -1,8 +1,8 @@
 """Continuous batching over a causal language model: rows join and leave a running batch between two steps.
 
-A row is prefilled alone, then joins the batch. The caches of shorter rows are padded on the left and masked,
-and positions count only a row's own tokens, so a row's answer does not depend on its neighbours (up to the
-order of floating-point sums).
+Rows are prefilled, short prompts together and long ones in parts between the steps of others, then join the
+batch. The caches of shorter rows are padded on the left and masked, and positions count only a row's own
+tokens, so a row's answer does not depend on its neighbours (up to the order of floating-point sums).
 Threat model: none; the batch runs inside the engine, which reads everything.
 Does not protect against: timing. Rows that share a batch slow each other down, measurably.
 Source: iteration-level scheduling of Orca (Yu et al., OSDI 2022, section 3.1), without its paged memory.
@@ -13,6 +13,7 @@ Shapes: B rows, T cached positions, D model width, H heads, K head width, V voca
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,14 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import DynamicCache
 
 from transom.checkpoint.observe import Span
 from transom.errors import EngineError
+from transom.serving.engines.cache import BatchCache
 from transom.serving.engines.job import FinishReason, Job, StateWatch, Step, TokenLogprob
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+CHUNK = 512  # positions that are prefilled between two steps
 Tell = Callable[[Sequence[int]], np.ndarray]
 
 
@@ -43,6 +47,7 @@ class Row:
     length: int = 0  # positions in the cache that are its own
     produced: int = 0
     last_id: int = 0
+    alone: bool = False  # it failed in company
     kept: dict[str, Any] = field(default_factory=dict)  # what a watch remembers of it
     generator: torch.Generator = field(default_factory=torch.Generator)
 
@@ -52,52 +57,132 @@ class Row:
 
 
 class Batch:
-    """The running rows of one model and their shared key-value cache. Used by one thread only."""
+    """The running rows of one model and their shared key-value cache. Used by one thread only.
+
+    Rows that joined are prefilled several at once, up to `CHUNK` positions a call of `prefill`, which is
+    `step`'s pause: longer prompts take several.
+    """
 
     def __init__(
         self, model: PreTrainedModel, eos_ids: frozenset[int], watch: StateWatch | None = None
     ) -> None:
         self._model: Any = model
         self._eos_ids, self._watch = eos_ids, watch
-        self._cache: Any = None
+        self._cache = BatchCache()
+        self._waiting: deque[Row] = deque()
+        self._prompt: _Prompt | None = None  # which is being read
         self.rows: list[Row] = []
 
-    @torch.inference_mode()
-    def join(self, row: Row) -> None:
-        """Prefill a row and emit its first step; it stays in the batch unless that was its last."""
-        from transformers import DynamicCache
+    @property
+    def size(self) -> int:
+        """Rows that joined and are not done."""
+        return len(self.rows) + len(self._waiting) + (len(self._prompt.rows) if self._prompt else 0)
 
-        cache = DynamicCache()  # its layers keep every position, as the mask does the sliding of windows
-        row.length = row.job.prompt_tokens
-        answer = self._forward([row], **self._prompt(row.job), past_key_values=cache, logits_to_keep=1)
-        if self._advance([row], *answer):
-            self._cache = cache if not self.rows else _merged(self._cache, cache)
-            self.rows.append(row)
+    def join(self, row: Row) -> None:
+        """Let a row be prefilled after those before it."""
+        self._waiting.append(row)
+
+    @torch.inference_mode()
+    def prefill(self) -> None:
+        """Read a part of what waits; rows whose prompt ends with it emit their first step, and stay unless it
+        was their last. A row that fails does so alone."""
+        if (prompt := self._prompt or self._next_prompt()) is None:
+            return
+        self._prompt = None
+        try:
+            if all(row.cancelled for row in prompt.rows):
+                return
+            answer = self._read(prompt)
+            if prompt.done < prompt.width:
+                self._prompt = prompt
+                return
+            for row in prompt.rows:
+                row.length = row.job.prompt_tokens
+            steps = max(row.job.max_tokens for row in (*prompt.rows, *self.rows))
+            self._cache.join(prompt.cache, steps)
+        except Exception as error:
+            if len(prompt.rows) > 1:
+                self._waiting.extendleft(reversed(prompt.rows))
+                for row in prompt.rows:
+                    row.alone = True
+            else:
+                prompt.rows[0].emit(failure(error))
+            return
+        before = len(self.rows)
+        self.rows += prompt.rows
+        going = self._advance(prompt.rows, *answer)
+        self._keep([*range(before), *(before + i for i in going)])
+
+    def _next_prompt(self) -> _Prompt | None:
+        """The next rows to be read together: as many as fit in a chunk, else one."""
+        found: list[Row] = []
+        while self._waiting:
+            row = self._waiting[0]
+            width = max(one.job.prompt_tokens for one in (*found, row))
+            together = not (self._by_itself(row) or any(map(self._by_itself, found)))
+            if found and not (together and width * (len(found) + 1) <= CHUNK):
+                break
+            self._waiting.popleft()
+            if not row.cancelled:
+                found.append(row)
+        return _Prompt(found, max(row.job.prompt_tokens for row in found)) if found else None
+
+    def _by_itself(self, row: Row) -> bool:
+        """What reads states, or embeddings, is given one whole prompt."""
+        return row.alone or row.job.features or row.job.prompt_embeds is not None
+
+    def _read(self, prompt: _Prompt) -> tuple[Tensor, Tell | None]:
+        """The next part of a prompt."""
+        rows, device = prompt.rows, self._model.device
+        if rows[0].job.prompt_embeds is not None:
+            embeds_TD = torch.from_numpy(rows[0].job.prompt_embeds).to(device, self._model.dtype)
+            given: dict[str, Tensor] = {"inputs_embeds": embeds_TD[None]}
+            end = prompt.width
+        else:
+            end = prompt.width if rows[0].job.features else min(prompt.done + CHUNK, prompt.width)
+            given = prompt.part(end, device)
+        rows[0].length = end if len(rows) == 1 else rows[0].length
+        prompt.done = end
+        return self._forward(rows, **given, past_key_values=prompt.cache, logits_to_keep=1)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One token for every row; finished and cancelled rows leave."""
+        """One token for every row; finished and cancelled rows leave. Where memory is short the row that came
+        last fails, and the others go on."""
         self._keep([i for i, row in enumerate(self.rows) if not row.cancelled])
         if not self.rows:
             return
         device = self._model.device
         lengths_B = torch.tensor([row.length for row in self.rows], device=device)
-        width = self._cache.get_seq_length()
+        width = self._cache.width
         columns_T = torch.arange(width + 1, device=device)
+        mask_BT = columns_T >= width - lengths_B[:, None]
         for row in self.rows:
             row.length += 1
-        answer = self._forward(
-            self.rows,
-            input_ids=torch.tensor([[row.last_id] for row in self.rows], device=device),
-            attention_mask=(columns_T >= width - lengths_B[:, None]).long(),
-            position_ids=lengths_B[:, None],
-            past_key_values=self._cache,
-        )
+        try:
+            answer = self._forward(
+                self.rows,
+                input_ids=torch.tensor([[row.last_id] for row in self.rows], device=device),
+                attention_mask=None if len(self.rows) == 1 else mask_BT.long(),
+                position_ids=lengths_B[:, None],
+                past_key_values=self._cache,
+            )
+        except Exception as error:
+            if not out_of_memory(error) or len(self.rows) == 1:
+                raise
+            for row in self.rows:
+                row.length -= 1
+            self.rows[-1].emit(failure(error))
+            self._keep(list(range(len(self.rows) - 1)))
+            return
+        self._cache.advanced()
         self._keep(self._advance(self.rows, *answer))
 
     def clear(self) -> list[Row]:
         """Drop all rows and return them."""
-        rows, self.rows, self._cache = self.rows, [], None
+        rows = [*self.rows, *(self._prompt.rows if self._prompt else ()), *self._waiting]
+        self.rows, self._prompt, self._cache = [], None, BatchCache()
+        self._waiting.clear()
         return rows
 
     def _forward(self, rows: list[Row], **given: Any) -> tuple[Tensor, Tell | None]:
@@ -108,12 +193,6 @@ class Batch:
         spans = [Span(row.length, row.job.prompt_tokens, row.kept) for row in rows]
         answer, tell = self._watch.run(forward, spans)
         return answer.logits[:, -1], tell
-
-    def _prompt(self, job: Job) -> dict[str, Tensor]:
-        if job.prompt_embeds is not None:
-            embeds_TD = torch.from_numpy(job.prompt_embeds).to(self._model.device, self._model.dtype)
-            return {"inputs_embeds": embeds_TD[None]}
-        return {"input_ids": torch.tensor([job.prompt_ids], device=self._model.device)}
 
     def _advance(self, rows: list[Row], logits_BV: Tensor, tell: Tell | None) -> list[int]:
         """Choose and emit one token a row; returns the indices of the rows that go on. A row whose numbers
@@ -147,13 +226,49 @@ class Batch:
         if len(kept) == len(self.rows):
             return
         self.rows = [self.rows[i] for i in kept]
-        if not self.rows:
-            self._cache = None
-            return
-        width = max(row.length for row in self.rows)
-        for layer in self._cache.layers:
-            layer.keys = layer.keys[kept, :, -width:]
-            layer.values = layer.values[kept, :, -width:]
+        self._cache.keep(kept, max((row.length for row in self.rows), default=0))
+
+
+@dataclass
+class _Prompt:
+    """Prompts that are read together: shorter ones are padded on the left."""
+
+    rows: list[Row]
+    width: int
+    done: int = 0
+    cache: Any = field(default_factory=lambda: DynamicCache())  # keeps every position; a mask does windows
+
+    def part(self, end: int, device: Any) -> dict[str, Tensor]:
+        """What a model is given of columns up to `end`."""
+        lengths = [row.job.prompt_tokens for row in self.rows]
+        padded = [
+            [0] * (self.width - len(one)) + list(one)
+            for one in (row.job.prompt_ids or () for row in self.rows)
+        ]
+        given = {"input_ids": torch.tensor(padded, device=device)[:, self.done : end]}
+        if min(lengths) == self.width:
+            return given
+        first_B1 = self.width - torch.tensor(lengths, device=device)[:, None]
+        columns_T = torch.arange(end, device=device)
+        positions_BT = (columns_T - first_B1).clamp(min=0)
+        return given | {
+            "attention_mask": (columns_T >= first_B1).long(),
+            "position_ids": positions_BT[:, self.done :],
+        }
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether it is torch's word for too little memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def failure(error: Exception) -> EngineError:
+    """What a row is told of it."""
+    if out_of_memory(error):
+        return EngineError(
+            "the engine has too little memory for this job; ask for less, or lower --max-batch"
+        )
+    return EngineError(f"the model failed on this job ({type(error).__name__})")
 
 
 def next_step(row: Row, logits_V: Tensor, greedy_id: int, eos_ids: frozenset[int]) -> Step:
@@ -189,15 +304,3 @@ def _logprobs(logits_V: Tensor, row: Row) -> tuple[TokenLogprob, ...]:
     values, ids = logprobs_V.topk(row.job.logprobs)
     top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return (TokenLogprob(logprobs_V[row.last_id].item(), top),)
-
-
-def _merged(cache: Any, newcomer: Any) -> Any:
-    width = max(cache.get_seq_length(), newcomer.get_seq_length())
-    for layer, other in zip(cache.layers, newcomer.layers, strict=True):
-        layer.keys = torch.cat([_widened(layer.keys, width), _widened(other.keys, width)])
-        layer.values = torch.cat([_widened(layer.values, width), _widened(other.values, width)])
-    return cache
-
-
-def _widened(states_BHTK: Tensor, width: int) -> Tensor:
-    return functional.pad(states_BHTK, (0, 0, width - states_BHTK.shape[-2], 0))

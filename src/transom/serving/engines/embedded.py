@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from functools import partial
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from transom.checkpoint.load import Checkpoint
-from transom.errors import EngineDownError, EngineError, MisconfiguredError, NotYetError, RefusedError
+from transom.errors import EngineDownError, MisconfiguredError, NotYetError, RefusedError
 from transom.serving.engines.job import Job, StateWatch, Step
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class EmbeddedEngine:
         context_tokens: int | None = None,
         watch: StateWatch | None = None,
     ) -> None:
+        from transom.checkpoint.packed import pack
         from transom.serving.engines.batch import Batch
 
         network: Any = checkpoint.model
@@ -62,6 +62,7 @@ class EmbeddedEngine:
         self.embedding_size: int | None = int(network.config.hidden_size)
         self.tokenizer: Tokenizer | None = checkpoint.tokenizer.tokenizer if checkpoint.tokenizer else None
         self.feature_size = watch.size if watch else 0
+        pack(network)
         self._batch = Batch(network, eos_ids_of(checkpoint), watch)
         self._max_batch = max_batch
         self._waiting: deque[Row] = deque()
@@ -122,39 +123,34 @@ class EmbeddedEngine:
             self._wake.notify()
 
     def _work(self) -> None:
+        from transom.serving.engines.batch import failure
+
         while True:
             newcomers = self._admit()
             if self._closed:
                 break
             for row in newcomers:
-                if failure := _failure_of(partial(self._batch.join, row)):
-                    row.emit(failure)
-            if failure := _failure_of(self._batch.step):
+                self._batch.join(row)
+            try:
+                self._batch.prefill()
+                self._batch.step()
+            except Exception as error:  # ends the rows that it was for, and the engine goes on
                 for row in self._batch.clear():
-                    row.emit(failure)
+                    row.emit(failure(error))
         for row in [*self._batch.clear(), *newcomers, *self._waiting]:
             row.emit(EngineDownError("the engine was closed before the answer was complete"))
 
     def _admit(self) -> list[Row]:
         """Rows for the free places of the batch; waits while there is nothing at all to do."""
         with self._wake:
-            while not (self._waiting or self._batch.rows or self._closed):
+            while not (self._waiting or self._batch.size or self._closed):
                 self._wake.wait()
             newcomers: list[Row] = []
-            while self._waiting and len(self._batch.rows) + len(newcomers) < self._max_batch:
+            while self._waiting and self._batch.size + len(newcomers) < self._max_batch:
                 row = self._waiting.popleft()
                 if not row.cancelled:
                     newcomers.append(row)
             return newcomers
-
-
-def _failure_of(work: Callable[[], None]) -> EngineError | None:
-    """Run one piece of work; its failure ends the rows it was for, and the engine goes on."""
-    try:
-        work()
-    except Exception as error:
-        return EngineError(f"the model failed on this job ({type(error).__name__})")
-    return None
 
 
 def eos_ids_of(checkpoint: Checkpoint) -> frozenset[int]:
