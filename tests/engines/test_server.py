@@ -229,7 +229,7 @@ def test_a_chunked_body_is_bounded_too(url: str) -> None:
 
 def test_models_and_health(url: str, get: Any) -> None:
     (card,) = json.loads(get(url, "/v1/models")[1])["data"]
-    assert (card["id"], card["max_model_len"]) == ("echo", 64)
+    assert (card["id"], card["max_model_len"], card["backend"]) == ("echo", 64, "echo")
     assert get(url, "/healthz")[0] == 200
 
 
@@ -237,7 +237,7 @@ class Waiting:
     """A generator that gives one step, then waits; it notes when it was cancelled."""
 
     model, context_tokens, vocabulary_size, embedding_size, tokenizer = "waiting", 64, 10, None, None
-    feature_size = 0
+    feature_size, backend = 0, "none"
 
     def __init__(self, failure: Exception | None = None, *, late: bool = False) -> None:
         self.failure, self.late = failure, late

@@ -21,7 +21,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from transom.checkpoint.load import load
 from transom.errors import (
     EngineDownError,
     EngineError,
@@ -36,7 +35,7 @@ from transom.net.listen import serve_in_thread
 from transom.net.urls import check_url
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
-from transom.serving.engines.embedded import EmbeddedEngine
+from transom.serving.engines.backends import open_engine
 from transom.serving.gateway.config import GatewayConfig
 from transom.serving.tokenizer import load_tokenizer
 
@@ -75,7 +74,7 @@ def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) 
     from transom.serving.engines.server import create_engine_app
 
     with (
-        EmbeddedEngine(load(model)) as engine,
+        open_engine(model) as engine,
         serve_in_thread(create_engine_app(engine, on_body=on_body)) as url,
     ):
         yield url

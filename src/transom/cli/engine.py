@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from transom.checkpoint.load import Dtype, load
+from transom.checkpoint.load import Dtype
 from transom.cli.app import ConfigFile
 from transom.cli.options import CERTIFICATE, CERTIFICATE_KEY, Bind, tls_of
 from transom.cli.output import progress
 from transom.config import Setting
 from transom.errors import MisconfiguredError
 from transom.net.listen import listen, serve, url_of
+from transom.serving.engines.backends import Backend, open_engine
 
 if TYPE_CHECKING:
     from transom.checkpoint.load import Checkpoint
@@ -34,10 +36,18 @@ BIND = Bind(port=8001)
 class RunOptions:
     """How a model runs."""
 
+    backend: Annotated[
+        Backend,
+        "What computes: llamacpp for a GGUF, torch for all others, embeddings, and detectors. One of",
+    ] = "auto"
     device: Annotated[str, "Where the model runs: cpu, cuda, cuda:1."] = "cpu"
-    dtype: Annotated[Dtype | None, "By default float32 on cpu, else bfloat16."] = None
+    dtype: Annotated[Dtype | None, "Of torch; by default float32 on cpu, else bfloat16."] = None
     max_batch: Annotated[int, Setting("Requests that generate together.", least=1)] = 8
     context: Annotated[int, Setting("Tokens of prompt and answer (0: the model's).", least=0)] = 0
+    cache_tokens: Annotated[
+        int, Setting("Tokens for which there is memory, of all requests (0: 2048 each).", least=0)
+    ] = 0
+    wait_s: Annotated[float, Setting("Longest wait for a place, seconds.", least=0)] = 600.0
     name: Annotated[str, "The model's name in requests (default: as MODEL)."] = ""
     backdoor_detector: Annotated[
         Path | None,
@@ -94,6 +104,7 @@ def engine(
     tls = tls_of(tls_cert, tls_key)
     if running.detector and model == "echo":
         raise MisconfiguredError(f"{running.detector}: an echo has no states; name a model, or leave it out")
+    backend = ""
     with listen(bind.host, bind.port) as sock, ExitStack() as stack:
         if model == "echo":
             from transom.serving.engines.echo import EchoEngine
@@ -103,36 +114,41 @@ def engine(
                 model=name, embedding_size=width, first_token_s=echo.first_token_s, record=False
             ).app()
         else:
-            from transom.serving.engines.embedded import EmbeddedEngine
             from transom.serving.engines.server import create_engine_app
 
-            dtype = running.dtype or ("float32" if running.device == "cpu" else "bfloat16")
             with progress(f"loading {model}"):
-                checkpoint = load(model, dtype=dtype, device=running.device)
-            loaded = EmbeddedEngine(
-                checkpoint,
-                model=running.name or None,
-                max_batch=running.max_batch,
-                context_tokens=running.context or None,
-                watch=_watch(running, checkpoint),
-            )
-            name, app = loaded.model, create_engine_app(stack.enter_context(loaded))
+                loaded = open_engine(
+                    model,
+                    backend=running.backend,
+                    dtype=running.dtype,
+                    device=running.device,
+                    watch=partial(_watch, running) if running.detector else None,
+                    model=running.name or None,
+                    max_batch=running.max_batch,
+                    context_tokens=running.context or None,
+                    cache_tokens=running.cache_tokens or None,
+                    wait_s=running.wait_s,
+                )
+            stack.callback(loaded.close)
+            name, backend, app = loaded.model, f"{loaded.backend}, ", create_engine_app(loaded)
         wire = "plain text" if tls is None else "TLS"
         url = f"{url_of(sock, tls)}/v1"
-        typer.echo(f"serving {name} at {url} ({wire}, no authentication); stop with Ctrl-C", err=True)
+        typer.echo(
+            f"serving {name} at {url} ({backend}{wire}, no authentication); stop with Ctrl-C", err=True
+        )
         serve(app, sock, tls)
 
 
-def _watch(running: RunOptions, checkpoint: Checkpoint) -> StateWatch | None:
-    """What reads the states behind prompts; nothing unless it was asked for. Raises MisconfiguredError."""
+def _watch(running: RunOptions, checkpoint: Checkpoint) -> StateWatch:
+    """What reads the states behind prompts or answers. Raises MisconfiguredError."""
     if running.risk_detector is not None:
         from transom.trust.hallucination import detector as risks
         from transom.trust.hallucination.live import RiskWatch
 
         return RiskWatch(checkpoint, risks.read_detector(running.risk_detector))
-    if running.backdoor_detector is None:
-        return None
     from transom.trust.backdoor.detector import read_detector
     from transom.trust.backdoor.live import HeadWatch
 
+    if running.backdoor_detector is None:
+        raise ValueError(running)
     return HeadWatch(checkpoint, read_detector(running.backdoor_detector))

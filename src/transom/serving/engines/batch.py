@@ -86,6 +86,7 @@ class Batch:
     def prefill(self) -> None:
         """Read a part of what waits; rows whose prompt ends with it emit their first step, and stay unless it
         was their last. A row that fails does so alone."""
+        self._keep([i for i, row in enumerate(self.rows) if not row.cancelled])
         if (prompt := self._prompt or self._next_prompt()) is None:
             return
         self._prompt = None

@@ -42,6 +42,7 @@ class EchoEngine:
     """
 
     model: str = "echo"
+    backend: str = "echo"
     tokenizer: Tokenizer | None = None
     vocabulary_size: int = 2**31
     context_tokens: int = 2**17

@@ -1,7 +1,7 @@
 """The embedded engine: a causal language model in this process, served in vLLM's dialect.
 
-One worker thread owns the model. Requests wait in a queue, join the running batch as places become free, and
-leave it when they are finished or their client has gone.
+One worker thread owns the model. Requests wait for a place (`admission`), join the running batch, and leave
+it when they are finished or their client has gone.
 Threat model: none of its own. The engine is the host: it reads every prompt it is given.
 Does not protect against: anything. Put the gateway in front of it.
 
@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from transom.checkpoint.load import Checkpoint
-from transom.errors import EngineDownError, MisconfiguredError, NotYetError, RefusedError
+from transom.errors import EngineDownError, MisconfiguredError, NotYetError
+from transom.serving.engines.admission import Admission, usual_cache_tokens
 from transom.serving.engines.job import Job, StateWatch, Step
 
 if TYPE_CHECKING:
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 
     from transom.serving.engines.batch import Row
 
-_MAX_WAITING = 1024
-
 
 class EmbeddedEngine:
     """A generator over a loaded checkpoint. Close it, or use it as a context manager.
 
-    `max_batch` rows run together; more requests wait, and beyond a thousand waiting are refused (429).
-    `context_tokens` bounds prompt and answer together (default: what the model was trained for). `watch`
-    reads the features of states that requests may ask for.
+    `max_batch` rows run together, whose cache has room for `cache_tokens`, rows times the longest of them;
+    others wait, for `wait_s` at most. `context_tokens` bounds prompt and answer together (default: what the
+    model was trained for). `watch` reads the features of states that requests may ask for. Linear layers of
+    the checkpoint's model are packed in place (`packed`).
     """
+
+    backend: Final = "torch"
 
     def __init__(
         self,
@@ -43,6 +45,8 @@ class EmbeddedEngine:
         model: str | None = None,
         max_batch: int = 8,
         context_tokens: int | None = None,
+        cache_tokens: int | None = None,
+        wait_s: float = 600.0,
         watch: StateWatch | None = None,
     ) -> None:
         from transom.checkpoint.packed import pack
@@ -57,14 +61,16 @@ class EmbeddedEngine:
             raise MisconfiguredError(f"max_batch must be at least 1, got {max_batch}")
         trained_tokens = int(network.config.max_position_embeddings)
         self.model = model or checkpoint.source.name
-        self.context_tokens = min(context_tokens or trained_tokens, trained_tokens)
+        context_tokens = min(context_tokens or trained_tokens, trained_tokens)
+        self.cache_tokens = cache_tokens or usual_cache_tokens(max_batch, context_tokens)
+        self.context_tokens = min(context_tokens, self.cache_tokens)
         self.vocabulary_size = int(network.config.vocab_size)
         self.embedding_size: int | None = int(network.config.hidden_size)
         self.tokenizer: Tokenizer | None = checkpoint.tokenizer.tokenizer if checkpoint.tokenizer else None
         self.feature_size = watch.size if watch else 0
         pack(network)
         self._batch = Batch(network, eos_ids_of(checkpoint), watch)
-        self._max_batch = max_batch
+        self._admission = Admission(max_batch, self.cache_tokens, _places, wait_s)
         self._waiting: deque[Row] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -99,26 +105,23 @@ class EmbeddedEngine:
                     row.cancelled = True
 
         row = Row(job, emit)
-        self._submit(row)
-        try:
-            reason = None
-            while reason is None:
-                item = await steps.get()
-                if isinstance(item, Exception):
-                    raise item
-                reason = item.finish_reason
-                yield item
-        finally:
-            row.cancelled = True
+        async with self._admission.place(job.prompt_tokens + job.max_tokens):
+            self._submit(row)
+            try:
+                reason = None
+                while reason is None:
+                    item = await steps.get()
+                    if isinstance(item, Exception):
+                        raise item
+                    reason = item.finish_reason
+                    yield item
+            finally:
+                row.cancelled = True
 
     def _submit(self, row: Row) -> None:
         with self._wake:
             if self._closed:
                 raise EngineDownError("the engine is closed")
-            if len(self._waiting) >= _MAX_WAITING:
-                raise RefusedError(
-                    "too many requests are waiting; try again later", status=429, code="engine_busy"
-                )
             self._waiting.append(row)
             self._wake.notify()
 
@@ -141,16 +144,18 @@ class EmbeddedEngine:
             row.emit(EngineDownError("the engine was closed before the answer was complete"))
 
     def _admit(self) -> list[Row]:
-        """Rows for the free places of the batch; waits while there is nothing at all to do."""
+        """Rows that came; waits while there is nothing at all to do."""
         with self._wake:
             while not (self._waiting or self._batch.size or self._closed):
                 self._wake.wait()
-            newcomers: list[Row] = []
-            while self._waiting and self._batch.size + len(newcomers) < self._max_batch:
-                row = self._waiting.popleft()
-                if not row.cancelled:
-                    newcomers.append(row)
+            newcomers = [row for row in self._waiting if not row.cancelled]
+            self._waiting.clear()
             return newcomers
+
+
+def _places(tokens: Sequence[int]) -> int:
+    """What the batch's cache needs: all rows are as wide as the longest."""
+    return len(tokens) * max(tokens)
 
 
 def eos_ids_of(checkpoint: Checkpoint) -> frozenset[int]:

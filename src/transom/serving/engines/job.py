@@ -92,14 +92,23 @@ class StateWatch(Protocol):
 
 
 class Generator(Protocol):
-    """What the engine server serves. `embedding_size` is None where embeddings are not taken, `feature_size`
-    how many numbers it can tell of the states behind each generated token (0: none)."""
+    """What the engine server serves.
+
+    `backend` says what computes. `embedding_size` is None where embeddings are not taken, `feature_size` how
+    many numbers it can tell of the states behind each generated token (0: none).
+    """
 
     model: str
     context_tokens: int
     vocabulary_size: int
-    embedding_size: int | None
     feature_size: int
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def embedding_size(self) -> int | None: ...
+
     tokenizer: Tokenizer | None
 
     def generate(self, job: Job) -> AsyncGenerator[Step, None]:

@@ -50,14 +50,20 @@ class LlamaCppEngine(HttpEngine):
 
     async def generate(self, call: Call) -> AsyncGenerator[Delta, None]:
         """See `Engine.generate`."""
-        async with aclosing(in_pieces(call, partial(self._piece, call))) as deltas:
+        async with aclosing(self.pieces(call, {})) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def _piece(self, call: Call, prompt: Ids, before: Ids, index: int, meter: Meter) -> Delta:
+    def pieces(self, call: Call, more: Json) -> AsyncGenerator[Delta, None]:
+        """The same, with further fields of llama.cpp's own in each request."""
+        return in_pieces(call, partial(self._piece, call, more))
+
+    async def _piece(
+        self, call: Call, more: Json, prompt: Ids, before: Ids, index: int, meter: Meter
+    ) -> Delta:
         """The next ids of an answer of which `before` is there."""
         length = 1 if call.logprobs is not None else piece_tokens(call, before)
-        body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length}
+        body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length} | more
         answer = await self._post("/completion", body, meter.plain_bytes)
         try:
             ids, reason = _ids(answer, length, length + len(before) == call.max_tokens)

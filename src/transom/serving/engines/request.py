@@ -179,7 +179,9 @@ def _fitting(length: int, max_tokens: int, generator: Generator) -> int:
 def _embeds(encoded: str, generator: Generator) -> np.ndarray:
     """float32 [T, D] from base64 of safetensors bytes holding the one tensor `prompt_embeds`."""
     if generator.embedding_size is None:
-        raise _bad("prompt_embeds", "is not taken by this engine; send prompt ids")
+        raise _bad(
+            "prompt_embeds", "is not taken by this engine; send prompt ids, or start it with --backend torch"
+        )
     try:
         data = base64.b64decode(encoded, validate=True)
     except ValueError:
