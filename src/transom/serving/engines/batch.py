@@ -26,6 +26,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from transom.checkpoint.observe import Span
+from transom.checkpoint.threads import QuickestThreads
 from transom.errors import EngineError
 from transom.serving.engines.cache import BatchCache
 from transom.serving.engines.job import FinishReason, Job, StateWatch, Step, TokenLogprob
@@ -68,7 +69,7 @@ class Batch:
     ) -> None:
         self._model: Any = model
         self._eos_ids, self._watch = eos_ids, watch
-        self._cache = BatchCache()
+        self._cache, self._threads = BatchCache(), QuickestThreads()
         self._waiting: deque[Row] = deque()
         self._prompt: _Prompt | None = None  # which is being read
         self.rows: list[Row] = []
@@ -189,6 +190,10 @@ class Batch:
     def _forward(self, rows: list[Row], **given: Any) -> tuple[Tensor, Tell | None]:
         """The last logits [B, V], and what tells features of the states behind them if a row asks."""
         forward = partial(self._model, **given, use_cache=True)
+        if (
+            "position_ids" in given and given["position_ids"].shape[1] == 1
+        ):  # a step; prompts take all threads
+            forward = self._threads.used_for(len(rows))(forward)
         if self._watch is None or not any(row.job.features for row in rows):
             return forward().logits[:, -1], None
         spans = [Span(row.length, row.job.prompt_tokens, row.kept) for row in rows]

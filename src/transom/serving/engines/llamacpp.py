@@ -26,7 +26,7 @@ from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
 from transom.serving.engines.http import HttpEngine
-from transom.serving.engines.pieces import in_pieces, piece_seed, piece_tokens
+from transom.serving.engines.pieces import in_pieces, piece_seed
 
 _FIELDS = ("tokens", "tokens_predicted", "stop", "stop_type", "completion_probabilities")
 _RANKED = 1000  # far more than the server samples from (top_k 40, unless it was started otherwise)
@@ -59,10 +59,10 @@ class LlamaCppEngine(HttpEngine):
         return in_pieces(call, partial(self._piece, call, more))
 
     async def _piece(
-        self, call: Call, more: Json, prompt: Ids, before: Ids, index: int, meter: Meter
+        self, call: Call, more: Json, prompt: Ids, before: Ids, length: int, index: int, meter: Meter
     ) -> Delta:
         """The next ids of an answer of which `before` is there."""
-        length = 1 if call.logprobs is not None else piece_tokens(call, before)
+        length = 1 if call.logprobs is not None else length
         body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length} | more
         answer = await self._post("/completion", body, meter.plain_bytes)
         try:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from transom.checkpoint.gguf import read_gguf_head
-from transom.checkpoint.gguf_config import gguf_config
+from transom.checkpoint.gguf_config import gguf_model
 from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
 from transom.checkpoint.source import Source
 from transom.errors import EngineDownError, MisconfiguredError, RefusedError, extra
@@ -62,7 +62,7 @@ class LlamaCppGenerator:
     ) -> None:
         with extra("llamacpp", "xllamacpp"):
             import xllamacpp
-        settings = gguf_config(read_gguf_head(source.path))
+        settings = gguf_model(read_gguf_head(source.path)).settings
         trained_tokens = int(settings["max_position_embeddings"])
         files = gguf_tokenizer(source.path)
         self.model = model or source.name

@@ -32,7 +32,7 @@ from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count
 from transom.serving.engines.client import IdsEngine
 from transom.serving.engines.http import Common
-from transom.serving.engines.pieces import in_pieces, piece_seed, piece_tokens
+from transom.serving.engines.pieces import in_pieces, piece_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,9 +96,11 @@ class VllmStatesEngine(IdsEngine):
             async for delta in deltas:
                 yield delta
 
-    async def _piece(self, call: Call, prompt: Ids, before: Ids, index: int, meter: Meter) -> Delta:
+    async def _piece(
+        self, call: Call, prompt: Ids, before: Ids, length: int, index: int, meter: Meter
+    ) -> Delta:
         """The next ids of an answer of which `before` is there, with their features."""
-        length, whole = piece_tokens(call, before), prompt + before
+        whole = prompt + before
         seed = None if call.seed is None else piece_seed(call.seed, index % call.n, len(before))
         part = replace(call, prompts=(whole,), n=1, max_tokens=length, seed=seed, stream=False, features=0)
         card = self._card or await self.probe()
