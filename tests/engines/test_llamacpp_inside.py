@@ -104,13 +104,13 @@ async def test_a_client_that_leaves_frees_its_slot(engine: LlamaCppGenerator) ->
 
 async def test_what_is_larger_than_its_budget_is_refused() -> None:
     with LlamaCppGenerator(find("smollm2"), max_batch=2, cache_tokens=64, threads=1) as engine:
-        assert engine.context_tokens == 64
-        with pytest.raises(RefusedError, match="budget of 64"):
-            await said(engine, (5,) * 60, 5)
+        assert engine.context_tokens == 32
+        with pytest.raises(RefusedError, match="budget of 32"):
+            await said(engine, (5,) * 30, 5)
         together = await asyncio.gather(
-            *(said(engine, (504, 3575), 40, ignore_eos=True) for _ in range(3))
+            *(said(engine, (504, 3575), 30, ignore_eos=True) for _ in range(3))
         )  # one by one
-        assert [len(ids_of(one)) for one in together] == [40] * 3
+        assert [len(ids_of(one)) for one in together] == [30] * 3
     with pytest.raises(EngineDownError):
         await said(engine, (5,), 1)
 

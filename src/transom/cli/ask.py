@@ -74,7 +74,7 @@ def embedded_engine(model: str, on_body: Callable[[bytes], None] | None = None) 
     from transom.serving.engines.server import create_engine_app
 
     with (
-        open_engine(model) as engine,
+        open_engine(model, max_batch=1) as engine,  # for one person
         serve_in_thread(create_engine_app(engine, on_body=on_body)) as url,
     ):
         yield url

@@ -45,7 +45,7 @@ class RunOptions:
     max_batch: Annotated[int, Setting("Requests that generate together.", least=1)] = 8
     context: Annotated[int, Setting("Tokens of prompt and answer (0: the model's).", least=0)] = 0
     cache_tokens: Annotated[
-        int, Setting("Tokens for which there is memory, of all requests (0: 2048 each).", least=0)
+        int, Setting("Tokens for which there is memory, of all requests (0: by backend).", least=0)
     ] = 0
     wait_s: Annotated[float, Setting("Longest wait for a place, seconds.", least=0)] = 600.0
     name: Annotated[str, "The model's name in requests (default: as MODEL)."] = ""

@@ -116,8 +116,3 @@ class Admission:
 def _tell(turn: asyncio.Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
-
-
-def usual_cache_tokens(max_batch: int, context_tokens: int) -> int:
-    """Tokens that all jobs may have together, where nobody says."""
-    return max(context_tokens, max_batch * min(context_tokens, 2048))

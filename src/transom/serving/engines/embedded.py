@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from transom.checkpoint.load import Checkpoint
 from transom.errors import EngineDownError, MisconfiguredError, NotYetError
-from transom.serving.engines.admission import Admission, usual_cache_tokens
+from transom.serving.engines.admission import Admission
 from transom.serving.engines.job import Job, StateWatch, Step
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from transom.serving.engines.batch import Row
+
+_ROW_TOKENS = 2048  # of each row, where nobody says
 
 
 class EmbeddedEngine:
@@ -62,7 +64,7 @@ class EmbeddedEngine:
         trained_tokens = int(network.config.max_position_embeddings)
         self.model = model or checkpoint.source.name
         context_tokens = min(context_tokens or trained_tokens, trained_tokens)
-        self.cache_tokens = cache_tokens or usual_cache_tokens(max_batch, context_tokens)
+        self.cache_tokens = cache_tokens or max(context_tokens, max_batch * min(context_tokens, _ROW_TOKENS))
         self.context_tokens = min(context_tokens, self.cache_tokens)
         self.vocabulary_size = int(network.config.vocab_size)
         self.embedding_size: int | None = int(network.config.hidden_size)

@@ -1,8 +1,9 @@
 """llama.cpp in this process, for a GGUF: several times torch's speed for the tokens of an answer.
 
 Its server listens on a loopback port of its own with a key that was drawn for it, and `llamacpp`'s client
-speaks to it, so that no id or score is missing. Each job has a slot of its own; all share one cache of
-`cache_tokens` places. Sampling is plain: temperature, then top_p, as in the torch engine.
+speaks to it, so that no id or score is missing. Each job has a slot of its own with an equal share of the
+cache; in a shared cache its scores would change with what its neighbours have there. Sampling is plain:
+temperature, then top_p, as in the torch engine.
 Threat model: none of its own: the engine is the host. Other users of the machine cannot ask the port.
 Does not protect: what llama.cpp keeps of a prompt in a slot is reused by a later one that begins alike, which
 timing tells.
@@ -24,7 +25,7 @@ from transom.checkpoint.gguf_config import gguf_model
 from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
 from transom.checkpoint.source import Source
 from transom.errors import EngineDownError, MisconfiguredError, RefusedError, extra
-from transom.serving.engines.admission import Admission, usual_cache_tokens
+from transom.serving.engines.admission import Admission
 from transom.serving.engines.base import Call, Delta, TokenScore
 from transom.serving.engines.job import FinishReason, Job, Step, TokenLogprob
 from transom.serving.engines.llamacpp import LlamaCppEngine
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _START_S, _ANSWER_S = 600.0, 600.0
+_SHARE_TOKENS = 4096  # of each job, where nobody says
 _PLAIN = {"samplers": ["temperature", "top_p"]}
 _SILENT = -1  # or it logs what it does, a line a request
 
@@ -40,9 +42,9 @@ _SILENT = -1  # or it logs what it does, a line a request
 class LlamaCppGenerator:
     """A generator over a GGUF. Close it, or use it as a context manager.
 
-    `max_batch` jobs run together, of `cache_tokens` tokens in all; others wait for `wait_s` at most. Raises
-    MissingExtraError, CheckpointError for a broken file and MisconfiguredError for one that llama.cpp does
-    not load.
+    `max_batch` jobs run together, each of an equal share of `cache_tokens` tokens; others wait for `wait_s`
+    at most. Raises MissingExtraError, CheckpointError for a broken file and MisconfiguredError for one that
+    llama.cpp does not load.
     """
 
     backend: Final = "llamacpp"
@@ -69,18 +71,20 @@ class LlamaCppGenerator:
         self.context_tokens = min(context_tokens or trained_tokens, trained_tokens)
         self.vocabulary_size = int(settings["vocab_size"])
         self.tokenizer: Tokenizer | None = files.tokenizer
-        self.cache_tokens = cache_tokens or usual_cache_tokens(max_batch, self.context_tokens)
-        self.context_tokens = min(self.context_tokens, self.cache_tokens)
+        self.cache_tokens = cache_tokens or max_batch * min(self.context_tokens, _SHARE_TOKENS)
+        self.context_tokens = min(self.context_tokens, self.cache_tokens // max_batch)
+        if self.context_tokens < 1:
+            raise MisconfiguredError(f"--cache-tokens {cache_tokens} are too few for {max_batch} requests")
         self._ends = frozenset(files.eos_ids)
-        self._admission = Admission(max_batch, self.cache_tokens, sum, wait_s)
+        self._admission = Admission(max_batch, self.context_tokens, max, wait_s)
         self._slots = list(range(max_batch))
         self._key = secrets.token_hex(32)
         params: Any = xllamacpp.CommonParams()
         params.model.path = str(source.path)
-        params.n_parallel, params.kv_unified, params.n_ctx = max_batch, True, self.cache_tokens
+        params.n_parallel, params.kv_unified, params.n_ctx = max_batch, False, self.cache_tokens
         params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [self._key]
         params.endpoint_slots, params.ui, params.verbosity = False, False, _SILENT
-        params.warmup = False  # which takes seconds, and saves the first request less
+        params.warmup, params.fit_params = False, False  # which take longer than they save
         params.cache_ram_mib, params.n_ctx_checkpoints = 0, 0  # memory is `cache_tokens`, and no more
         if threads is not None:
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads

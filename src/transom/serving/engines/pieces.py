@@ -9,16 +9,19 @@ Source: own.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from transom.serving.engines.base import Call, Delta, Ids
 from transom.serving.engines.bounds import Meter
 
-_PIECE_S = 0.25
+_PIECE_S, _GROWTH = 0.25, 4
 _STRIDE = 2_654_435_761  # spreads over 32 bits, so that no two pieces of 16 choices meet
 Piece = Callable[[Ids, Ids, int, int, Meter], Awaitable[Delta]]
 
@@ -30,21 +33,42 @@ async def in_pieces(call: Call, piece: Piece) -> AsyncGenerator[Delta, None]:
     meter = Meter(call, len(prompts))
     for index, prompt in enumerate(prompts):
         pieces: list[Delta] = []
-        before: Ids = ()
-        length = 1
-        while index in meter.unfinished:
-            started_s = time.monotonic()
-            pieces.append(await piece(prompt, before, length, index, meter))
-            meter.take(pieces[-1])
-            got, took_s = len(pieces[-1].ids), time.monotonic() - started_s
-            before += pieces[-1].ids
-            if len(pieces) > 1:  # the first one reads the prompt
-                length = max(1, min(2 * length, int(_PIECE_S * got / max(took_s, 1e-6))))
-            length = min(length, call.max_tokens - len(before))
-            if call.stream:
-                yield pieces[-1]
+        async with aclosing(_pieces(call, piece, prompt, index, meter)) as deltas:
+            async for delta in deltas:
+                pieces.append(delta)
+                if call.stream:
+                    yield delta
         if not call.stream:
             yield _joined(pieces)
+
+
+async def _pieces(
+    call: Call, piece: Piece, prompt: Ids, index: int, meter: Meter
+) -> AsyncGenerator[Delta, None]:
+    """Of one choice; while one piece is delivered the next is on its way."""
+    before: Ids = ()
+    length = 1
+    coming = asyncio.create_task(_timed(partial(piece, prompt, before, length, index, meter)))
+    try:
+        while index in meter.unfinished:
+            delta, took_s = await coming
+            meter.take(delta)
+            before += delta.ids
+            length = max(1, min(_GROWTH * length, int(_PIECE_S * len(delta.ids) / took_s)))
+            length = min(length, call.max_tokens - len(before))
+            if index in meter.unfinished:
+                coming = asyncio.create_task(_timed(partial(piece, prompt, before, length, index, meter)))
+            yield delta
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+async def _timed(work: Callable[[], Awaitable[Delta]]) -> tuple[Delta, float]:
+    """With the seconds that it took."""
+    started_s = time.monotonic()
+    delta = await work()
+    return delta, max(time.monotonic() - started_s, 1e-6)
 
 
 def piece_seed(seed: int, choice: int, position: int) -> int:
