@@ -50,9 +50,10 @@ class _Vocabulary:
     roles: dict[str, int]
 
 
-def gguf_tokenizer(path: Path) -> TokenizerFiles:
-    """The tokenizer of a GGUF file. Raises CheckpointError (broken), NotYetError (not known here)."""
-    head = read_gguf_head(path)
+def gguf_tokenizer(path: Path, head: GgufHead | None = None) -> TokenizerFiles:
+    """The tokenizer of a GGUF file, whose head may have been read. Raises CheckpointError (broken),
+    NotYetError (not known here)."""
+    head = head or read_gguf_head(path)
     keys = _Keys(path, head.metadata)
     kind = keys.get("model", str)
     if kind not in ("gpt2", "llama"):

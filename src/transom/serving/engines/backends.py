@@ -12,7 +12,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any, Literal
 
 from transom.checkpoint.load import load
-from transom.checkpoint.source import Source, check, find
+from transom.checkpoint.source import Source, find
 from transom.errors import MisconfiguredError
 from transom.serving.engines.embedded import EmbeddedEngine
 from transom.serving.engines.llamacpp_inside import LlamaCppGenerator
@@ -45,7 +45,6 @@ def open_engine(
         backend == "auto" and importlib.util.find_spec("xllamacpp") is not None
     )
     if wanted and not reason:
-        check(source)
         return LlamaCppGenerator(source, **more)
     found = load(checkpoint, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"), device=device)
     return EmbeddedEngine(found, watch=watch(found) if watch else None, **more)

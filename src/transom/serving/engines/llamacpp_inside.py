@@ -64,9 +64,10 @@ class LlamaCppGenerator:
     ) -> None:
         with extra("llamacpp", "xllamacpp"):
             import xllamacpp
-        settings = gguf_model(read_gguf_head(source.path)).settings
+        head = read_gguf_head(source.path)
+        settings = gguf_model(head).settings
         trained_tokens = int(settings["max_position_embeddings"])
-        files = gguf_tokenizer(source.path)
+        files = gguf_tokenizer(source.path, head)
         self.model = model or source.name
         self.context_tokens = min(context_tokens or trained_tokens, trained_tokens)
         self.vocabulary_size = int(settings["vocab_size"])
