@@ -80,7 +80,7 @@ def test_what_the_demo_needs_and_lacks_is_absent(module, name, fix, without, cap
     assert found[name]["fix"] == fix
 
 
-@pytest.mark.parametrize(("module", "name"), [("matplotlib", "extra plot"), ("xllamacpp", "xllamacpp")])
+@pytest.mark.parametrize(("module", "name"), [("matplotlib", "extra plot"), ("xllamacpp", "extra llamacpp")])
 def test_the_demo_can_do_without_the_rest(module, name, without, capsys) -> None:
     without(module)
     assert report(capsys, 0)[name]["state"] == "absent"

