@@ -10,8 +10,8 @@ the other's time over ours. `torch_bandwidth_share` is the weights' bytes of a t
 over what as many threads read from memory at best (a sum over 1 GiB). `rss_mb` is of each engine after all
 of it. `demo_ratio_today` is the time of `transom demo` over that of 9fbd847, both from the installed
 packages; `greedy_equal` the share of greedy answers (of 20 prompts, 48 tokens) that torch gives as 9fbd847
-does. Run it on a machine that does nothing else; 9fbd847 needs
-aiohttp, which is no dependency any more.
+does, `bfloat16_*` the same of `--dtype bfloat16`, which is opt-in. Run it on a machine that does nothing else;
+9fbd847 needs aiohttp, which is no dependency any more.
 
 With `--device cuda`, tokens a second of a random Llama of 1B in bfloat16, eight streams of 256 + 128: ours
 over transformers' `generate` (`cuda_generate_ratio`).
@@ -138,6 +138,9 @@ def engines(stack: ExitStack, old: Path) -> dict[str, Served]:
             [sys.executable, "-c", LLAMACPP, file, "{port}"], "/health", own=False, package=None
         ),
         "torch": served([*run, "--backend", "torch"], "/healthz", own=True, package=None),
+        "bfloat16": served(
+            [*run, "--backend", "torch", "--dtype", "bfloat16"], "/healthz", own=True, package=None
+        ),
         "today": served(run, "/healthz", own=True, package=old),
     }
     return {name: stack.enter_context(one) for name, one in made.items()}
@@ -182,7 +185,7 @@ def timed(found: dict[str, Served], turns: int, tokens: dict[str, int]) -> dict[
     }
 
 
-def greedy_equal(found: dict[str, Served], prompts: int) -> float:
+def greedy_equal(found: dict[str, Served], name: str, prompts: int) -> float:
     from transom.serving.tokenizer import load_tokenizer
 
     tokenizer, draw = load_tokenizer("smollm2"), random.Random(0)
@@ -191,7 +194,7 @@ def greedy_equal(found: dict[str, Served], prompts: int) -> float:
     for _ in range(prompts):
         text = f"Write two sentences about {draw.choice(words)} and {draw.choice(words)} {draw.random():.3f}."
         ids = tokenizer.encode_chat([("user", text)]).ids
-        equal += found["torch"].ask(ids, COMPARED)[0] == found["today"].ask(ids, COMPARED)[0]
+        equal += found[name].ask(ids, COMPARED)[0] == found["today"].ask(ids, COMPARED)[0]
     return equal / prompts
 
 
@@ -223,7 +226,9 @@ def cpu(quick: bool) -> dict[str, Any]:
         with ExitStack() as stack:
             found = engines(stack, old)
             seconds = timed(found, turns, tokens)
-            equal = greedy_equal(found, 3 if quick else PROMPTS)
+            equal = {
+                name: greedy_equal(found, name, 3 if quick else PROMPTS) for name in ("torch", "bfloat16")
+            }
             rss = {name: one.rss_mb for name, one in found.items()}
     ratios = {
         f"{ours}_{task}_ratio_{against}": seconds[task][theirs] / seconds[task][own]
@@ -238,7 +243,9 @@ def cpu(quick: bool) -> dict[str, Any]:
         "rss_mb": rss,
         "demo_ratio_today": statistics.median(demos["ours"]) / statistics.median(demos["today"]),
         "demo_s": {name: statistics.median(each) for name, each in demos.items()},
-        "greedy_equal": equal,
+        "greedy_equal": equal["torch"],
+        "bfloat16_greedy_equal": equal["bfloat16"],
+        "bfloat16_decode_ratio_torch": seconds["decode"]["torch"] / seconds["decode"]["bfloat16"],
         "seconds": seconds,
     }
 
