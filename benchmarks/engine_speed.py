@@ -10,8 +10,8 @@ the other's time over ours. `torch_bandwidth_share` is the weights' bytes of a t
 over what as many threads read from memory at best (a sum over 1 GiB). `rss_mb` is of each engine after all
 of it. `demo_ratio_today` is the time of `transom demo` over that of 9fbd847, both from the installed
 packages; `greedy_equal` the share of greedy answers (of 20 prompts, 48 tokens) that torch gives as 9fbd847
-does, `bfloat16_*` the same of `--dtype bfloat16`, which is opt-in. Run it on a machine that does nothing else;
-9fbd847 needs aiohttp, which is no dependency any more.
+does, `bfloat16_*` the same of `--dtype bfloat16`, which is opt-in. Run it on a machine that does nothing
+else; 9fbd847 needs aiohttp, which is no dependency any more.
 
 With `--device cuda`, tokens a second of a random Llama of 1B in bfloat16, eight streams of 256 + 128: ours
 over transformers' `generate` (`cuda_generate_ratio`).
