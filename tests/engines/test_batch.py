@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,48 @@ def test_numbers_that_are_not_finite_stay_with_their_row(found: Checkpoint) -> N
         assert len(one.ids) == one.row.job.max_tokens
 
 
+def test_a_row_that_cannot_be_drawn_fails_alone_and_a_cold_one_can(
+    found: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = batches.sample
+
+    def sample(logits_V: torch.Tensor, job: Job, generator: torch.Generator) -> int:
+        if job.seed == 666:
+            raise RuntimeError("nothing to draw from")
+        return own(logits_V, job, generator)
+
+    monkeypatch.setattr(batches, "sample", sample)
+    batch, kept = Batch(found.model, frozenset()), Heard((5, 6, 7), 8)
+    cold, greedy = Heard((8, 9), 8), Heard((8, 9), 8)
+    cold.row.job = replace(cold.row.job, temperature=1e-42)
+    broken = Heard((5,), 8)
+    broken.row.job = replace(broken.row.job, temperature=1.0, seed=666)
+    for one in (kept, cold, broken, greedy):
+        batch.join(one.row)
+    run(batch)
+    assert broken.error
+    assert not kept.error + cold.error
+    assert cold.ids == greedy.ids
+    assert kept.ids == alone(found, (5, 6, 7), 8)[0]
+
+
+def test_memory_is_what_the_rows_need_and_goes_with_them(found: Checkpoint) -> None:
+    batch = Batch(found.model, frozenset())
+    cache: Any = batch._cache
+    for rows in ([Heard((5, 6) * 40, 3), Heard((7,), 60)], [Heard((5,), 4) for _ in range(3)]):
+        for one in rows:
+            batch.join(one.row)
+        while any(not one.steps for one in rows):
+            batch.prefill()
+        longest = max(one.row.job.prompt_tokens + one.row.job.max_tokens for one in rows)
+        assert cache.layers[0].all_keys.shape[0] == len(rows)
+        assert cache.layers[0].all_keys.shape[2] == longest
+        run(batch)
+        assert not cache.layers
+        for one in rows:
+            assert one.ids == alone(found, one.row.job.prompt_ids, one.row.job.max_tokens)[0]
+
+
 def test_no_step_needs_more_memory(found: Checkpoint) -> None:
     """What a step writes has its place since the row joined."""
     batch, rows = Batch(found.model, frozenset()), [Heard((5, 6), 50), Heard((7,) * 9, 50)]
@@ -206,8 +249,9 @@ def test_no_step_needs_more_memory(found: Checkpoint) -> None:
     batch.prefill()
     cache: Any = batch._cache
     places = [layer.all_keys.data_ptr() for layer in cache.layers]
-    run(batch)
-    assert [layer.all_keys.data_ptr() for layer in cache.layers] == places
+    while batch.size:
+        assert [layer.all_keys.data_ptr() for layer in cache.layers] == places
+        batch.step()
 
 
 def test_a_closed_batch_lets_go_of_all_that_waits(found: Checkpoint) -> None:

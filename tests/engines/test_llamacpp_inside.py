@@ -115,6 +115,24 @@ async def test_what_is_larger_than_its_budget_is_refused() -> None:
         await said(engine, (5,), 1)
 
 
+async def test_an_engine_that_is_closed_ends_what_runs_and_what_waits() -> None:
+    engine = LlamaCppGenerator(find("smollm2"), max_batch=1, context_tokens=512, threads=1)
+    jobs = [asyncio.create_task(said(engine, (504, 3575), 400, ignore_eos=True)) for _ in range(3)]
+    await asyncio.sleep(0.3)
+    await asyncio.wait_for(asyncio.to_thread(engine.close), 30)
+    for one in await asyncio.gather(*jobs, return_exceptions=True):
+        assert isinstance(one, EngineDownError)
+
+
+def test_a_context_that_was_asked_for_is_given_or_refused() -> None:
+    with LlamaCppGenerator(find("smollm2"), max_batch=1, threads=1) as engine:
+        assert engine.context_tokens == 8192
+    with LlamaCppGenerator(find("smollm2"), max_batch=2, context_tokens=6000, threads=1) as engine:
+        assert engine.context_tokens == 6000
+    with pytest.raises(MisconfiguredError, match="--cache-tokens 6000 are 3000"):
+        LlamaCppGenerator(find("smollm2"), max_batch=2, context_tokens=6000, cache_tokens=6000)
+
+
 def test_its_port_is_closed_to_all_without_the_key(engine: LlamaCppGenerator) -> None:
     address = urlsplit(engine._url)
     assert address.hostname == "127.0.0.1"

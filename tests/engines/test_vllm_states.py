@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,3 +202,34 @@ async def test_an_engine_that_writes_none_is_told_how(url: str, like: VllmLike, 
     like.writes, like.lock = True, False
     with pytest.raises(MisconfiguredError, match="disk that both see"):
         await heard(VllmStatesEngine(url, teller, like.folder), call_of())
+
+
+async def test_a_client_that_leaves_leaves_no_states_behind(url: str, like: VllmLike, teller: Sums) -> None:
+    engine = VllmStatesEngine(url, teller, like.folder)
+    await engine.probe()
+    for _ in range(3):
+        deltas = engine.generate(call_of(stream=True, max_tokens=200))
+        await anext(deltas)
+        before, coming = len(like.asked), asyncio.ensure_future(anext(deltas))
+        while len(like.asked) == before:  # the host has it
+            await asyncio.sleep(0.001)
+        coming.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await coming
+        await deltas.aclose()
+    for _ in range(200):
+        if not list(like.folder.iterdir()):
+            break
+        await asyncio.sleep(0.02)
+    await engine.close()
+    assert not list(like.folder.iterdir())
+
+
+async def test_what_an_earlier_gateway_left_is_swept(url: str, like: VllmLike, teller: Sums) -> None:
+    old, new = like.folder / "old.safetensors", like.folder / "new.safetensors"
+    old.write_bytes(b"states")
+    new.write_bytes(b"states")
+    os.utime(old, (1, 1))
+    await heard(VllmStatesEngine(url, teller, like.folder), call_of())
+    assert not old.exists()
+    assert new.exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.engines.vllm_like import VllmLike
 
 from transom.checkpoint.load import Checkpoint, Dtype, load
@@ -111,6 +112,25 @@ async def test_states_of_other_layers_or_another_model_are_refused_before_anythi
                 await engine.probe()
             await engine.close()
         assert [tuple(one["prompt"]) for one in like.asked] == [teller.probe]
+
+
+def test_states_of_which_only_the_first_tokens_are_right_are_refused(tmp_path: Path) -> None:
+    """As in real models its length is a hundred times the others'."""
+    found = load(tiny_llama(tmp_path / "model"))
+    teller = RiskTeller(found, drawn_detector(found, attention=False))
+    with torch.no_grad():
+        states = found.model(input_ids=torch.tensor([teller.probe]), output_hidden_states=True).hidden_states
+    last: list[torch.Tensor] = []
+    hook = found.model.model.norm.register_forward_pre_hook(lambda _m, given: last.append(given[0]))
+    with torch.no_grad():
+        found.model(input_ids=torch.tensor([teller.probe]))
+    hook.remove()
+    count = found.model.config.num_hidden_layers
+    states_TLD = torch.stack([last[0][0] if one == count else states[one][0] for one in teller.layers], 1)
+    teller.check(states_TLD)
+    states_TLD[5] *= 0.5
+    with pytest.raises(MisconfiguredError, match="states of layers"):
+        teller.check(states_TLD)
 
 
 def test_a_detector_that_looks_at_attention_cannot_do_with_states(tmp_path: Path) -> None:

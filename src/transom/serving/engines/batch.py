@@ -100,8 +100,9 @@ class Batch:
                 return
             for row in prompt.rows:
                 row.length = row.job.prompt_tokens
-            steps = max(row.job.max_tokens for row in (*prompt.rows, *self.rows))
-            self._cache.join(prompt.cache, steps)
+            both = (*prompt.rows, *self.rows)
+            columns = max(row.job.prompt_tokens + row.job.max_tokens for row in both)
+            self._cache.join(prompt.cache, columns)
         except Exception as error:
             if len(prompt.rows) > 1:
                 self._waiting.extendleft(reversed(prompt.rows))
@@ -154,6 +155,7 @@ class Batch:
         self._keep([i for i, row in enumerate(self.rows) if not row.cancelled])
         if not self.rows:
             return
+        self._cache.make_room()
         device = self._model.device
         lengths_B = torch.tensor([row.length for row in self.rows], device=device)
         width = self._cache.width
@@ -180,10 +182,15 @@ class Batch:
         self._cache.advanced()
         self._keep(self._advance(self.rows, *answer))
 
+    def drop(self) -> list[Row]:
+        """Drop the running rows and return them."""
+        rows, self.rows, self._cache = self.rows, [], BatchCache()
+        return rows
+
     def clear(self) -> list[Row]:
         """Drop all rows and return them."""
-        rows = [*self.rows, *(self._prompt.rows if self._prompt else ()), *self._waiting]
-        self.rows, self._prompt, self._cache = [], None, BatchCache()
+        rows = [*self.drop(), *(self._prompt.rows if self._prompt else ()), *self._waiting]
+        self._prompt = None
         self._waiting.clear()
         return rows
 
@@ -207,7 +214,7 @@ class Batch:
         finite_B = torch.isfinite(logits_BV.amax(dim=-1)).tolist()
         greedy_B = logits_BV.argmax(dim=-1).tolist()
         steps = [
-            next_step(row, logits_BV[i], greedy_B[i], self._eos_ids) if finite_B[i] else None
+            self._chosen(row, logits_BV[i], greedy_B[i]) if finite_B[i] else None
             for i, row in enumerate(rows)
         ]
         features_BF = None if tell is None else self._features(tell([row.last_id for row in rows]), len(rows))
@@ -221,6 +228,13 @@ class Batch:
             if step.finish_reason is None:
                 going.append(i)
         return going
+
+    def _chosen(self, row: Row, logits_V: Tensor, greedy_id: int) -> Step | None:
+        """None where nothing can be drawn."""
+        try:
+            return next_step(row, logits_V, greedy_id, self._eos_ids)
+        except RuntimeError:
+            return None
 
     def _features(self, told_BF: np.ndarray, rows: int) -> np.ndarray:
         size = self._watch.size if self._watch else 0
@@ -287,7 +301,8 @@ def next_step(row: Row, logits_V: Tensor, greedy_id: int, eos_ids: frozenset[int
 
 def sample(logits_V: Tensor, job: Job, generator: torch.Generator) -> int:
     """One id drawn at the job's temperature from the smallest set of ids whose mass reaches `top_p`."""
-    probs_V = functional.softmax(logits_V / job.temperature, dim=-1)
+    apart_V = logits_V - logits_V.max()  # or a small temperature makes infinities of it
+    probs_V = functional.softmax(apart_V / job.temperature, dim=-1)
     if job.top_p < 1.0:
         sorted_V, order_V = probs_V.sort(descending=True)
         beyond_V = sorted_V.cumsum(dim=-1) - sorted_V >= job.top_p

@@ -28,14 +28,14 @@ class BatchCache(Cache):
         super().__init__(layers=[])
         self.rows = self.start = self.end = self.columns = 0
 
-    def join(self, other: DynamicCache, steps: int) -> None:
-        """Take the rows of another cache, whose ends are one, with room for so many more columns. Raises
-        what torch raises where there is no memory, and nothing has changed then."""
+    def join(self, other: DynamicCache, columns: int) -> None:
+        """Take the rows of another cache, whose ends are one, with room for so many columns in all, which no
+        row outgrows. Raises what torch raises where there is no memory, and nothing has changed then."""
         theirs: Any = other.layers
         count, width = theirs[0].keys.shape[0], max(self.width, theirs[0].keys.shape[-2])
-        if not self.layers or self.rows + count > self.layers[0].places or width + steps > self.columns:
-            self._move(max(self.rows + count, 2 * self.rows), width + steps, other)
-        elif self.end + steps > self.columns or self.end < width:
+        if not self.layers or self.rows + count > self.layers[0].places or columns > self.columns:
+            self._move(self.rows + count, columns, other)
+        elif self.end < width:
             self._shift(width)
         begin, new = self.end - width, slice(self.rows, self.rows + count)
         for own, layer in zip(self.layers, theirs, strict=True):
@@ -45,8 +45,17 @@ class BatchCache(Cache):
         self.rows, self.start = self.rows + count, begin
         self._look()
 
+    def make_room(self) -> None:
+        """For one more column, where rows that went left some before."""
+        if self.end == self.columns and self.start:
+            self._shift(self.width)
+            self._look()
+
     def keep(self, kept: Sequence[int], width: int) -> None:
-        """Let the other rows go; `width` is the longest row's that stays."""
+        """Let the other rows go; `width` is the longest row's that stays. The memory goes with the last."""
+        if not kept:
+            self.layers, self.rows, self.start, self.end, self.columns = [], 0, 0, 0, 0
+            return
         if list(kept) != list(range(len(kept))):
             for layer in self.layers:
                 layer.pick(kept, slice(self.start, self.end))
@@ -71,7 +80,6 @@ class BatchCache(Cache):
 
     def _move(self, places: int, columns: int, other: DynamicCache) -> None:
         """To larger memory."""
-        columns = max(columns, self.columns)
         width = max(self.width, other.get_seq_length())
         made = [_Layer.like(layer, places, columns) for layer in other.layers]
         for new, old in zip(made, self.layers, strict=False):

@@ -136,11 +136,11 @@ class EmbeddedEngine:
                 break
             for row in newcomers:
                 self._batch.join(row)
+            self._batch.prefill()
             try:
-                self._batch.prefill()
                 self._batch.step()
             except Exception as error:  # ends the rows that it was for, and the engine goes on
-                for row in self._batch.clear():
+                for row in self._batch.drop():
                     row.emit(failure(error))
         for row in [*self._batch.clear(), *newcomers, *self._waiting]:
             row.emit(EngineDownError("the engine was closed before the answer was complete"))

@@ -12,10 +12,12 @@ Source: llama.cpp, tools/server/README.md.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import threading
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _START_S, _ANSWER_S = 600.0, 600.0
-_SHARE_TOKENS = 4096  # of each job, where nobody says
+_USUAL_TOKENS, _LEAST_SHARE = 32768, 4096  # of all jobs and of each, where nobody says
+_CLOSE_S = 10.0
 _PLAIN = {"samplers": ["temperature", "top_p"]}
 _SILENT = -1  # or it logs what it does, a line a request
 
@@ -72,13 +75,21 @@ class LlamaCppGenerator:
         self.context_tokens = min(context_tokens or trained_tokens, trained_tokens)
         self.vocabulary_size = int(settings["vocab_size"])
         self.tokenizer: Tokenizer | None = files.tokenizer
-        self.cache_tokens = cache_tokens or max_batch * min(self.context_tokens, _SHARE_TOKENS)
-        self.context_tokens = min(self.context_tokens, self.cache_tokens // max_batch)
-        if self.context_tokens < 1:
-            raise MisconfiguredError(f"--cache-tokens {cache_tokens} are too few for {max_batch} requests")
+        usual = min(self.context_tokens, max(_LEAST_SHARE, _USUAL_TOKENS // max_batch))
+        self.cache_tokens = cache_tokens or max_batch * (self.context_tokens if context_tokens else usual)
+        share = self.cache_tokens // max_batch
+        if share < 1 or (context_tokens and share < self.context_tokens):
+            raise MisconfiguredError(
+                f"--cache-tokens {cache_tokens} are {share} for each of {max_batch} requests, too few for "
+                f"--context {self.context_tokens}; raise it, or lower --max-batch or --context"
+            )
+        self.context_tokens = min(self.context_tokens, share)
         self._ends = frozenset(files.eos_ids)
         self._admission = Admission(max_batch, self.context_tokens, max, wait_s)
         self._slots = list(range(max_batch))
+        self._closed = False
+        self._running: set[_Stop] = set()
+        self._state = threading.Condition()
         self._key = secrets.token_hex(32)
         params: Any = xllamacpp.CommonParams()
         params.model.path = str(source.path)
@@ -105,13 +116,17 @@ class LlamaCppGenerator:
         self.close()
 
     def close(self) -> None:
-        """Stop; jobs that have not finished fail."""
-        self._server = None
+        """Stop; jobs that have not finished get EngineDownError."""
+        with self._state:
+            self._closed = True
+            for one in self._running:
+                one.tell()
+            idle = self._state.wait_for(lambda: not self._running, _CLOSE_S)
+        if idle:  # the server waits for whoever reads from it, and would hold up this thread with them
+            self._server = None
 
     async def generate(self, job: Job) -> AsyncGenerator[Step, None]:
         """See `Generator.generate`."""
-        if self._server is None:
-            raise EngineDownError("the engine is closed")
         if job.prompt_ids is None:
             raise RefusedError("llama.cpp takes no embeddings; start the engine with --backend torch")
         call = Call(
@@ -120,16 +135,27 @@ class LlamaCppGenerator:
             stop_ids=tuple(job.stop_ids | (frozenset() if job.ignore_eos else self._ends)),
         )  # fmt: skip
         async with self._admission.place(job.prompt_tokens + job.max_tokens):
+            stop = self._enter()
             slot = self._slots.pop()
-            more = _PLAIN | {"id_slot": slot, "ignore_eos": job.ignore_eos}
             client = LlamaCppEngine(self._url, api_key=self._key, timeout_s=_ANSWER_S)
             try:
-                async with aclosing(client.pieces(call, more)) as deltas:
-                    async for delta in deltas:
+                deltas = client.pieces(call, _PLAIN | {"id_slot": slot, "ignore_eos": job.ignore_eos})
+                async with aclosing(deltas):
+                    while (delta := await stop.or_next(deltas)) is not None:
                         yield _step(delta)
             finally:
-                self._slots.append(slot)
                 await client.close()
+                self._slots.append(slot)
+                with self._state:
+                    self._running.discard(stop)
+                    self._state.notify_all()
+
+    def _enter(self) -> _Stop:
+        with self._state:
+            if self._closed:
+                raise EngineDownError("the engine is closed")
+            self._running.add(stop := _Stop())
+            return stop
 
     def _wait(self) -> None:
         """For the model to be loaded. Raises EngineDownError."""
@@ -146,6 +172,31 @@ class LlamaCppGenerator:
                 connection.close()
             time.sleep(0.02)
         raise EngineDownError("llama.cpp did not start in time")
+
+
+class _Stop:
+    """Tells one running job, from any thread, that the engine closes."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._told = self._loop.create_future()
+
+    def tell(self) -> None:
+        with suppress(RuntimeError):  # its loop is gone
+            self._loop.call_soon_threadsafe(self._told.cancel)
+
+    async def or_next(self, deltas: AsyncGenerator[Delta, None]) -> Delta | None:
+        """The next piece, None after the last. Raises EngineDownError when told."""
+        coming = asyncio.ensure_future(anext(deltas, None))
+        try:
+            await asyncio.wait({coming, self._told}, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                return coming.result()
+            raise EngineDownError("the engine was closed before the answer was complete")
+        finally:
+            if not coming.done():
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
 
 def _step(delta: Delta) -> Step:

@@ -26,14 +26,15 @@ _STRIDE = 2_654_435_761  # spreads over 32 bits, so that no two pieces of 16 cho
 Piece = Callable[[Ids, Ids, int, int, Meter], Awaitable[Delta]]
 
 
-async def in_pieces(call: Call, piece: Piece) -> AsyncGenerator[Delta, None]:
+async def in_pieces(call: Call, piece: Piece, *, ahead: bool = True) -> AsyncGenerator[Delta, None]:
     """The pieces of each choice in turn, whole where the call does not stream. `piece` is given the prompt,
-    the ids of the answer so far, how many more to ask for, the choice and what bounds it."""
+    the ids of the answer so far, how many more to ask for, the choice and what bounds it; with `ahead` the
+    next is on its way while one is delivered."""
     prompts = [prompt for prompt in call.prompts for _ in range(call.n)]
     meter = Meter(call, len(prompts))
     for index, prompt in enumerate(prompts):
         pieces: list[Delta] = []
-        async with aclosing(_pieces(call, piece, prompt, index, meter)) as deltas:
+        async with aclosing(_pieces(call, piece, prompt, index, meter, ahead)) as deltas:
             async for delta in deltas:
                 pieces.append(delta)
                 if call.stream:
@@ -43,25 +44,31 @@ async def in_pieces(call: Call, piece: Piece) -> AsyncGenerator[Delta, None]:
 
 
 async def _pieces(
-    call: Call, piece: Piece, prompt: Ids, index: int, meter: Meter
+    call: Call, piece: Piece, prompt: Ids, index: int, meter: Meter, ahead: bool
 ) -> AsyncGenerator[Delta, None]:
-    """Of one choice; while one piece is delivered the next is on its way."""
+    """Of one choice."""
     before: Ids = ()
-    length = 1
-    coming = asyncio.create_task(_timed(partial(piece, prompt, before, length, index, meter)))
+    length, coming = 1, None
+
+    def start() -> asyncio.Task[tuple[Delta, float]]:
+        return asyncio.create_task(_timed(partial(piece, prompt, before, length, index, meter)))
+
     try:
         while index in meter.unfinished:
+            coming = coming or start()
             delta, took_s = await coming
+            coming = None
             meter.take(delta)
             before += delta.ids
             length = max(1, min(_GROWTH * length, int(_PIECE_S * len(delta.ids) / took_s)))
             length = min(length, call.max_tokens - len(before))
-            if index in meter.unfinished:
-                coming = asyncio.create_task(_timed(partial(piece, prompt, before, length, index, meter)))
+            if ahead and index in meter.unfinished:
+                coming = start()
             yield delta
     finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
 
 
 async def _timed(work: Callable[[], Awaitable[Delta]]) -> tuple[Delta, float]:

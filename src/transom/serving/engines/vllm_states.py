@@ -19,7 +19,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[\w.-]{1,200}\.safetensors")
 _HEADER_BYTES, _NUMBER_BYTES, _ID_BYTES = 1 << 16, 4, 8
-_WAIT_S = 0.002
+_WAIT_S, _STALE_S, _PLAIN = 0.002, 3600.0, 1 << 20
 
 
 class Teller(Protocol):
@@ -70,14 +70,15 @@ class VllmStatesEngine(IdsEngine):
     def __init__(self, url: str, teller: Teller, folder: Path, **common: Unpack[Common]) -> None:
         super().__init__(url, vllm=True, **common)
         self._teller, self._folder = teller, folder
+        self._open: set[asyncio.Task[Any]] = set()  # that nobody may wait for
 
     async def _ask_card(self) -> EngineCard:
         """Raises MisconfiguredError for an engine that writes no states, or those of other layers."""
         card = await super()._ask_card()
         probe = self._teller.probe
         call = Call(prompts=(probe,), max_tokens=1, temperature=0)
-        answer = await self._post(self._path, self._asking(call, card))
-        states_TLD = await self._states(answer, probe)
+        await asyncio.to_thread(self._sweep)
+        _, states_TLD = await self._asked(self._asking(call, card), lambda _answer: probe)
         await asyncio.to_thread(self._teller.check, states_TLD)
         return replace(card, features=self._teller.size)
 
@@ -92,7 +93,7 @@ class VllmStatesEngine(IdsEngine):
             raise MisconfiguredError(
                 "states are told of token ids, not of embeddings; use mode plain or words"
             )
-        async with aclosing(in_pieces(call, partial(self._piece, call))) as deltas:
+        async with aclosing(in_pieces(call, partial(self._piece, call), ahead=False)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -104,38 +105,66 @@ class VllmStatesEngine(IdsEngine):
         seed = None if call.seed is None else piece_seed(call.seed, index % call.n, len(before))
         part = replace(call, prompts=(whole,), n=1, max_tokens=length, seed=seed, stream=False, features=0)
         card = self._card or await self.probe()
-        answer = await self._post(self._path, self._asking(part, card), meter.plain_bytes)
-        deltas = self._parsed(answer, part)
-        if len(deltas) != 1 or deltas[0].finish_reason is None or not 0 < len(deltas[0].ids) <= length:
-            raise EngineGarbageError("the engine did not send the one piece of an answer that was asked for")
-        ids = deltas[0].ids
-        reason: FinishReason | None = deltas[0].finish_reason
+        given: list[Delta] = []
+
+        def read(answer: Any) -> Ids:
+            given.extend(self._parsed(answer, part))
+            ok = len(given) == 1 and given[0].finish_reason is not None and 0 < len(given[0].ids) <= length
+            if not ok:
+                raise EngineGarbageError("the engine did not send the one piece of an answer asked for")
+            return *whole, *given[0].ids[:-1]
+
+        states_TLD = (await self._asked(self._asking(part, card), read, meter.plain_bytes))[1]
+        ids = given[0].ids
+        reason: FinishReason | None = given[0].finish_reason
         if reason == "length" and len(ids) == length < call.max_tokens - len(before):
             reason = None  # there is more to ask for
-        states_TLD = await self._states(answer, (*whole, *ids[:-1]))
         steps_SLD = states_TLD[len(whole) - 1 :]
         rows = await asyncio.to_thread(self._teller.rows, steps_SLD, ids, first=not before)
-        return replace(deltas[0], index=index, finish_reason=reason, features_TF=rows)
+        return replace(given[0], index=index, finish_reason=reason, features_TF=rows)
+
+    async def _asked(self, body: Json, read: Callable[[Any], Ids], limit: int = _PLAIN) -> tuple[Any, Any]:
+        """An answer, and the states of the tokens that `read` finds in it. Whoever asked may leave: what the
+        engine writes is waited for and deleted all the same."""
+        work = asyncio.create_task(self._answer(body, read, limit))
+        self._open.add(work)
+        work.add_done_callback(self._open.discard)
+        return await asyncio.shield(work)
+
+    async def _answer(self, body: Json, read: Callable[[Any], Ids], limit: int) -> tuple[Any, Any]:
+        answer = await self._post(self._path, body, limit)
+        file = self._file(answer)
+        try:
+            return answer, await self._states(file, read(answer))
+        finally:
+            for one in (file, Path(f"{file}.lock")):
+                with suppress(OSError):
+                    one.unlink()
 
     def _asking(self, call: Call, card: EngineCard) -> Json:
         return self._body(call, card) | {"kv_transfer_params": {"include_output_tokens": True}}
 
-    async def _states(self, answer: Any, ids: Ids) -> Any:
-        """Of these tokens, float32 [T, L, D]. Raises MisconfiguredError where none are written here, and
-        EngineError."""
+    def _file(self, answer: Any) -> Path:
+        """Where the states lie. Raises MisconfiguredError where none are written."""
         told = answer.get("kv_transfer_params") if isinstance(answer, dict) else None
         path = told.get("hidden_states_path") if isinstance(told, dict) else None
         name = path.rpartition("/")[2] if isinstance(path, str) else ""
         if not _NAME.fullmatch(name):
             raise MisconfiguredError(f"the engine writes no states; start vLLM with {self._how()}")
-        file = self._folder / name
-        try:
-            await self._written(Path(f"{file}.lock"))
-            return await asyncio.to_thread(self._read, file, ids)
-        finally:
-            for one in (file, Path(f"{file}.lock")):
-                with suppress(OSError):
-                    one.unlink()
+        return self._folder / name
+
+    async def _states(self, file: Path, ids: Ids) -> Any:
+        """Of these tokens, float32 [T, L, D]. Raises MisconfiguredError where none are written here, and
+        EngineError."""
+        await self._written(Path(f"{file}.lock"))
+        return await asyncio.to_thread(self._read, file, ids)
+
+    def _sweep(self) -> None:
+        """Delete what an earlier gateway left, and is older than any answer may take."""
+        for file in self._folder.glob("*.safetensors*"):
+            with suppress(OSError):
+                if time.time() - file.lstat().st_mtime > _STALE_S:
+                    file.unlink()
 
     async def _written(self, lock: Path) -> None:
         """Wait for vLLM to let go of the lock that it took before it answered."""

@@ -113,7 +113,8 @@ class RiskTeller:
             self._reader.model(input_ids=ids_1T)
         for place, layer in enumerate(self.layers):
             here_TD = seen["hidden", layer - 1][0]
-            apart = float((here_TD - states_TLD[:, place]).norm() / here_TD.norm())
+            apart_T = (here_TD - states_TLD[:, place]).norm(dim=-1) / here_TD.norm(dim=-1)
+            apart = float(apart_T.max())  # of each token, as the first one's is a hundred times the others'
             if not apart <= _APART:
                 raise MisconfiguredError(
                     f"the engine's states after {layer} layers are others than this model's ({apart:.2f} of "
