@@ -22,6 +22,7 @@ from transom.serving.engines.base import Call, Delta, Ids
 from transom.serving.engines.bounds import Meter
 
 _PIECE_S, _GROWTH = 0.25, 4
+_SECOND = 2
 _SEEDED_TOKENS = 16  # each piece has a seed of its own, and must be the same another time
 _STRIDE = 2_654_435_761  # spreads over 32 bits, so that no two pieces of 16 choices meet
 Piece = Callable[[Ids, Ids, int, int, Meter], Awaitable[Delta]]
@@ -62,6 +63,8 @@ async def _pieces(
             meter.take(delta)
             before += delta.ids
             most = int(_PIECE_S * len(delta.ids) / took_s) if call.seed is None else _SEEDED_TOKENS
+            if len(before) == len(delta.ids):
+                most = _SECOND  # the first piece read the prompt too, and tells nothing
             length = max(1, min(_GROWTH * length, most))
             length = min(length, call.max_tokens - len(before))
             if ahead and index in meter.unfinished:
