@@ -13,8 +13,8 @@ import pytest
 from transom.checkpoint.load import load
 from transom.checkpoint.tiny import tiny_llama
 from transom.cli import main
-from transom.cli.hallucination_live import RiskAnnotator
-from transom.errors import EngineGarbageError, RefusedError
+from transom.cli.hallucination_live import RiskAnnotator, RiskOptions
+from transom.errors import EngineGarbageError, MisconfiguredError, RefusedError
 from transom.serving.annotate import Asked, Heard
 from transom.serving.tokenizer import load_tokenizer
 from transom.trust.hallucination.detector import Detector, read_detector
@@ -281,3 +281,15 @@ def test_nothing_is_said_of_placeholders_before_other_words_come(folder: Path) -
     assert watcher.hear(Heard("Ada. ", (1, 2), features_TF=rows_TF[:2], finish_reason=None)) is None
     with pytest.raises(RefusedError, match="likely made up"):
         watcher.hear(Heard("Rome. She is.", (3, 4), features_TF=rows_TF[2:], finish_reason="stop"))
+
+
+def test_options_of_a_vllm_are_refused_before_another_engine(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder / "model")
+    for more in ({"risk_model": "m"}, {"risk_states": folder}):
+        options = RiskOptions(risk_detector=folder / "detector", **more)
+        with pytest.raises(MisconfiguredError, match="for a vLLM"):
+            options.annotators("transom", tokenizer)
+        with pytest.raises(MisconfiguredError, match="--risk-states FOLDER"):
+            options.client("http://127.0.0.1:1")
+    with pytest.raises(MisconfiguredError, match="need --risk-detector"):
+        RiskOptions(risk_model="m").check("plain")

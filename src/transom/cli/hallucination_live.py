@@ -89,6 +89,10 @@ class RiskOptions:
                 f"--risk-detector: an engine of kind {kind} tells nothing of its states; use "
                 "transom engine MODEL --risk-detector FILE, or leave it out"
             )
+        if kind == "transom" and (self.risk_model or self.risk_states):
+            raise MisconfiguredError(
+                "--risk-model and --risk-states are for a vLLM; transom engine tells of its states itself"
+            )
         from transom.trust.hallucination.detector import read_detector
 
         detector = read_detector(self.risk_detector)
