@@ -111,9 +111,13 @@ class Batch:
             else:
                 prompt.rows[0].emit(failure(error))
             return
-        before = len(self.rows)
+        before, going = len(self.rows), list[int]()
         self.rows += prompt.rows
-        going = self._advance(prompt.rows, *answer)
+        try:
+            going = self._advance(prompt.rows, *answer)
+        except Exception as error:
+            for row in prompt.rows:
+                row.emit(failure(error))
         self._keep([*range(before), *(before + i for i in going)])
 
     def _next_prompt(self) -> _Prompt | None:

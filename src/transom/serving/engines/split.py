@@ -57,6 +57,7 @@ from transom.serving.split_wire import (
 
 _TOTAL_S = 3600.0  # of an answer
 _SMALL_BYTES = 4096
+_MOST_LOGIT = 1e30  # larger ones tell no odds apart
 _AT_ONCE = 8  # answers of one call, which shares the vendor with others
 _DISCLOSES = (
     "lengths and times, and which texts begin alike",
@@ -199,7 +200,7 @@ class SplitEngine(HttpEngine):
             weight: Tensor = tail.parts.embedding.weight
             with torch.inference_mode():
                 logits_V = tail(answer_D[None, None].to(weight.device, weight.dtype))[0, 0].float()
-        if is_finite(logits_V):
+        if is_finite(logits_V) and float(logits_V.abs().max()) < _MOST_LOGIT:
             with suppress(RuntimeError):  # torch's, of probabilities that are none
                 return next_step(row, logits_V, int(logits_V.argmax()), self._customer.eos_ids)
         raise EngineGarbageError("the vendor's answer gives no odds that can be drawn from")
