@@ -228,10 +228,22 @@ async def test_a_client_that_leaves_leaves_no_states_behind(url: str, like: Vllm
 
 
 async def test_what_an_earlier_gateway_left_is_swept(url: str, like: VllmLike, teller: Sums) -> None:
-    old, new = like.folder / "old.safetensors", like.folder / "new.safetensors"
-    old.write_bytes(b"states")
-    new.write_bytes(b"states")
-    os.utime(old, (1, 1))
+    old, new = like.folder / "cmpl-old.safetensors", like.folder / "cmpl-new.safetensors"
+    model = like.folder / "model.safetensors"  # which somebody keeps there
+    for one in (old, new, model):
+        one.write_bytes(b"states")
+    for one in (old, model):
+        os.utime(one, (1, 1))
     await heard(VllmStatesEngine(url, teller, like.folder), call_of())
     assert not old.exists()
     assert new.exists()
+    assert model.exists()
+
+
+async def test_a_host_cannot_have_another_file_deleted(url: str, like: VllmLike, teller: Sums) -> None:
+    model = like.folder / "model.safetensors"
+    model.write_bytes(b"weights")
+    like.spoil = lambda _file, _tensors: str(model)
+    with pytest.raises(MisconfiguredError, match="writes no states"):
+        await heard(VllmStatesEngine(url, teller, like.folder), call_of())
+    assert model.read_bytes() == b"weights"

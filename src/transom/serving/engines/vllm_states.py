@@ -37,7 +37,9 @@ from transom.serving.engines.pieces import in_pieces, piece_seed
 if TYPE_CHECKING:
     import numpy as np
 
-_NAME = re.compile(r"[\w.-]{1,200}\.safetensors")
+_NAME = re.compile(
+    r"cmpl-[\w.-]{1,200}\.safetensors"
+)  # as vLLM calls a completion's; nothing else is deleted
 _HEADER_BYTES, _NUMBER_BYTES, _ID_BYTES = 1 << 16, 4, 8
 _WAIT_S, _STALE_S, _PLAIN = 0.002, 3600.0, 1 << 20
 
@@ -161,7 +163,7 @@ class VllmStatesEngine(IdsEngine):
 
     def _sweep(self) -> None:
         """Delete what an earlier gateway left, and is older than any answer may take."""
-        for file in self._folder.glob("*.safetensors*"):
+        for file in self._folder.glob("cmpl-*.safetensors*"):
             with suppress(OSError):
                 if time.time() - file.lstat().st_mtime > _STALE_S:
                     file.unlink()
