@@ -74,14 +74,13 @@ def test_the_risk_of_an_answer_is_that_of_the_embedded_engine(
     write_detector(tmp_path / "detector", detector)
     states = tmp_path / "states"
     states.mkdir()
-    options = RiskOptions(
-        risk_detector=tmp_path / "detector", risk_model=str(model_folder), risk_states=states
-    )
+    plain = RiskOptions(risk_detector=tmp_path / "detector")
+    options = replace(plain, risk_model=str(model_folder), risk_states=states)
     with (
         EmbeddedEngine(found, watch=RiskWatch(found, detector)) as embedded,
         serve_in_thread(create_engine_app(embedded)) as url,
     ):
-        wanted = answers(IdsEngine(url), options, "transom", model_folder, stream=False)
+        wanted = answers(IdsEngine(url), plain, "transom", model_folder, stream=False)
     monkeypatch.setitem(VLLM_ENVIRONMENT, "PYTHONPATH", str(CONNECTOR))
     layers = RiskTeller(found, detector).layers
     speculative, transfer = vllm_options(layers, states).split("' ")
