@@ -19,8 +19,8 @@ neurons.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from transom.checkpoint.families import Names, family_of
@@ -59,64 +59,91 @@ def _places(names: Names) -> _Places:
     }
 
 
-@contextmanager
-def observing(model: Any, layers: Iterable[int], want: Iterable[Kind], reduce: Reduce) -> Iterator[Seen]:
-    """What `reduce(kind, layer, tensor)` returned, by kind and layer, one value a pass; None is not kept.
+class Observer:
+    """Looks at parts of a model, which it finds once, in as many passes as one likes.
 
-    Layers count from 0; layer -1 is the first block's input, and has "hidden" alone. Hooks are gone and the
-    model's attention is as it was afterwards, also after an exception. One thread at a time: who runs the
-    model meanwhile is observed too.
-    Raises MisconfiguredError (no such layer), NotYetError (an architecture or a part that is not known).
+    `want` has the layers of each kind. Layers count from 0; layer -1 is the first block's input, and has
+    "hidden" alone. Raises MisconfiguredError (no such layer), NotYetError (an architecture or a part that is
+    not known).
     """
-    config, layers, want = model.config, list(layers), list(want)
-    family = family_of({"model_type": config.model_type})
-    if family is None:
-        raise NotYetError(f"the parts of a {config.model_type!r} model are not known; nothing is observed")
-    blocks = getattr(model, family.names.trunk, model).get_submodule(family.names.blocks)
-    if wrong := [layer for layer in layers if not -1 <= layer < len(blocks)]:
-        raise MisconfiguredError(f"layer must be from 0 to {len(blocks) - 1}, got {wrong[0]}")
-    places, seen = _places(family.names), Seen()
-    with ExitStack() as stack:
-        aside = "rows" in want and "attention" not in want and stack.enter_context(beside(model))
-        if not aside and {"attention", "rows"} & set(want):
-            stack.enter_context(eager(model))
-        for layer in layers:
-            for kind in want:
+
+    def __init__(self, model: Any, want: Mapping[Kind, Iterable[int]], reduce: Reduce) -> None:
+        config = model.config
+        family = family_of({"model_type": config.model_type})
+        if family is None:
+            raise NotYetError(
+                f"the parts of a {config.model_type!r} model are not known; nothing is observed"
+            )
+        blocks = list(getattr(model, family.names.trunk, model).get_submodule(family.names.blocks))
+        self._model, self._want, self._seen, places = model, frozenset(want), Seen(), _places(family.names)
+        self._seats: list[tuple[Kind, Any, bool, Callable[[Any], None]]] = []
+        for kind, layers in want.items():
+            path, side = places[kind]
+            for layer in layers:
+                if not -1 <= layer < len(blocks):
+                    raise MisconfiguredError(f"layer must be from 0 to {len(blocks) - 1}, got {layer}")
                 if layer == -1 and kind != "hidden":
                     raise MisconfiguredError(f"there is no {kind} before the first block; leave layer -1 out")
-                take = _take(kind, layer, config.num_attention_heads, reduce, seen)
-                path, side = places[kind]
                 module = _part(blocks[max(layer, 0)], path, config.model_type)
+                take = self._take(kind, layer, config.num_attention_heads, reduce)
+                self._seats.append((kind, module, side == "before" or layer == -1, take))
+
+    @contextmanager
+    def passing(self) -> Iterator[Seen]:
+        """What `reduce(kind, layer, tensor)` returned, by kind and layer, one value a pass; None is not kept.
+
+        Hooks are gone and the model's attention is as it was afterwards, also after an exception. One thread
+        at a time: who runs the model meanwhile is observed too.
+        """
+        self._seen = seen = Seen()
+        with ExitStack() as stack:
+            rows = "rows" in self._want and "attention" not in self._want
+            aside = rows and stack.enter_context(beside(self._model))
+            if not aside and {"attention", "rows"} & self._want:
+                stack.enter_context(eager(self._model))
+            for kind, module, before, take in self._seats:
                 if kind == "rows" and aside:
                     stack.enter_context(listening(module, _second(take)))
-                    continue
-                handle = (
-                    module.register_forward_pre_hook(lambda _module, inputs, take=take: take(inputs[0]))
-                    if side == "before" or layer == -1
-                    else module.register_forward_hook(lambda _module, _inputs, out, take=take: take(out))
-                )
-                stack.callback(handle.remove)
-        yield seen
+                elif before:
+                    stack.callback(module.register_forward_pre_hook(_inputs_to(take)).remove)
+                else:
+                    stack.callback(module.register_forward_hook(_output_to(take)).remove)
+            yield seen
+
+    def _take(self, kind: Kind, layer: int, heads: int, reduce: Reduce) -> Callable[[Any], None]:
+        def take(value: Any) -> None:
+            if kind in ("attention", "rows"):
+                value = _probabilities(value, heads)
+            elif isinstance(value, tuple):
+                value = value[0]
+            if kind == "heads":
+                value = value.unflatten(-1, (heads, -1))
+            kept = reduce(kind, layer, value)
+            if kept is not None:
+                self._seen.setdefault((kind, layer), []).append(kept)
+
+        return take
+
+
+def observing(
+    model: Any, layers: Iterable[int], want: Iterable[Kind], reduce: Reduce
+) -> AbstractContextManager[Seen]:
+    """An observer's `passing`, of the same layers of each kind."""
+    layers = list(layers)
+    return Observer(model, dict.fromkeys(want, layers), reduce).passing()
+
+
+def _inputs_to(take: Callable[[Any], None]) -> Callable[[Any, Any], None]:
+    return lambda _module, inputs: take(inputs[0])
+
+
+def _output_to(take: Callable[[Any], None]) -> Callable[[Any, Any, Any], None]:
+    return lambda _module, _inputs, output: take(output)
 
 
 def _second(take: Callable[[Any], None]) -> Callable[[Any], None]:
     """Given probabilities alone, as an attention module returns them beside its output."""
     return lambda probabilities: take((None, probabilities))
-
-
-def _take(kind: Kind, layer: int, heads: int, reduce: Reduce, seen: Seen) -> Callable[[Any], None]:
-    def take(value: Any) -> None:
-        if kind in ("attention", "rows"):
-            value = _probabilities(value, heads)
-        elif isinstance(value, tuple):
-            value = value[0]
-        if kind == "heads":
-            value = value.unflatten(-1, (heads, -1))
-        kept = reduce(kind, layer, value)
-        if kept is not None:
-            seen.setdefault((kind, layer), []).append(kept)
-
-    return take
 
 
 def _probabilities(output: Any, heads: int) -> Any:

@@ -6,7 +6,8 @@ tokens are computed a second time, from the queries and keys.
 Threat model: see `observe`. Does not protect anything.
 Source: transformers' interface of attention functions; Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
 
-Shapes: B texts, T tokens of this pass, S tokens so far, H query heads, G of keys, K head width.
+Shapes: B texts, T tokens of this pass, S tokens so far, H query heads, G of keys, K head width, M queries of
+a group's heads.
 """
 
 from __future__ import annotations
@@ -87,9 +88,9 @@ def _probabilities(
 
     heads, groups = query_BHTK.shape[1], key_BGSK.shape[1]
     scaling = query_BHTK.shape[-1] ** -0.5 if scaling is None else scaling
-    query_BGHTK = query_BHTK.unflatten(1, (groups, heads // groups))
-    score_BHTS = (query_BGHTK @ key_BGSK[:, :, None].transpose(-1, -2)).flatten(1, 2) * scaling
-    steps, length = score_BHTS.shape[-2:]
+    steps, length = query_BHTK.shape[2], key_BGSK.shape[2]
+    query_BGMK = (query_BHTK * scaling).reshape(len(query_BHTK), groups, -1, query_BHTK.shape[-1])
+    score_BHTS = (query_BGMK @ key_BGSK.transpose(-1, -2)).view(-1, heads, steps, length)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if mask is None and causal and steps > 1:
         places = torch.arange(length, device=score_BHTS.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,28 @@ def test_logits_are_of_the_tokens_as_they_were_chosen(found: Checkpoint) -> None
         wanted = [log[step, token], ordered[0], entropy, ordered[0] - ordered[1], np.log1p(rank)]
         np.testing.assert_allclose(seen[step, :5], np.array(wanted, float), atol=1e-3)
         assert 0 <= seen[step, 5] <= 1
+
+
+def test_logits_of_tokens_that_are_ruled_out_count_nothing(found: Checkpoint) -> None:
+    """For chosen tokens among the likeliest and far from them, alone and together."""
+    reader = Reader(found.model, attention=False, only=frozenset(f"logits.{name}" for name in LOGITS))
+    draw = torch.Generator().manual_seed(0)
+    logits_SV = torch.randn(6, found.model.config.vocab_size, generator=draw) * 3
+    logits_SV[:, ::5] = -torch.inf
+    order_SV = logits_SV.argsort(dim=1, descending=True)
+    chosen = [int(order_SV[row, place]) for row, place in enumerate((0, 3, 31, 32, 33, 200))]
+    hidden = {layer: torch.randn(6, found.model.config.hidden_size) for layer in reader.needed}
+    log = logits_SV.double().log_softmax(1)
+    entropy = torch.special.entr(log.exp()).sum(1)
+    for rows in (slice(0, 6), *(slice(row, row + 1) for row in range(6))):
+        states = {layer: x_SD[rows] for layer, x_SD in hidden.items()}
+        families = reader.chosen(logits_SV[rows], states, chosen[rows])
+        for row in range(6)[rows]:
+            seen = [families[f"logits.{name}"][row - rows.start, 0].item() for name in LOGITS[:5]]
+            top = log[row].topk(2).values
+            rank = math.log((0, 3, 31, 32, 33, 200)[row] + 1)
+            wanted = [log[row, chosen[row]], top[0], entropy[row], top[0] - top[1], rank]
+            assert seen == pytest.approx([float(one) for one in wanted], abs=1e-5)
 
 
 def test_the_lens_at_the_end_is_the_end(found: Checkpoint) -> None:

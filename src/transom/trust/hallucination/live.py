@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 
 from transom.checkpoint.cut import three
 from transom.checkpoint.load import Checkpoint
-from transom.checkpoint.observe import Span, observing
+from transom.checkpoint.observe import Kind, Observer, Span, observing
 from transom.checkpoint.rows import ready
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.trust.hallucination.detector import Detector, check_model
@@ -44,30 +45,31 @@ class RiskWatch:
     def __init__(self, found: Checkpoint, detector: Detector) -> None:
         check_model(detector, found)
         self.size = row_size(detector)
-        self._detector = detector
-        self._reader = detector.reader(found.model)
-        self._reader.prepare()
-        if "rows" in self._reader.kinds:
+        self._reader = reader = detector.reader(found.model)
+        self._rows = _Rows(detector)
+        reader.prepare()
+        if "rows" in reader.kinds:
             ready(found.model)  # once, as setting it takes longer than listening does
+
+    @cached_property
+    def _observers(self) -> tuple[Observer, Observer]:
+        """Of the cheap families, and of all; made late, as an engine replaces layers before it runs."""
+        reader = self._reader
+        hidden: dict[Kind, list[int]] = {"hidden": reader.needed}
+        whole = hidden | dict.fromkeys(reader.kinds, reader.looked)
+        return Observer(reader.model, hidden, _last), Observer(reader.model, whole, _last)
 
     def run(
         self, forward: Callable[[], _Answer], spans: Sequence[Span]
     ) -> tuple[_Answer, Callable[[Sequence[int]], np.ndarray]]:
         """What `forward` returns, and what tells the rows [B, F], given the tokens that were chosen."""
-        reader, model = self._reader, self._reader.model
+        reader = self._reader
         first = all(one.length <= one.prompt for one in spans)  # a prompt is read alone
         looks = bool(reader.kinds) and not first
-
-        def reduce(kind: str, _layer: int, value: Any) -> Any:
-            return value[:, :, -1] if kind == "rows" else value[:, -1].float()
-
-        with (
-            observing(model, reader.looked if looks else [], reader.kinds if looks else [], reduce) as seen,
-            observing(model, reader.needed, ["hidden"], reduce) as states,
-        ):
+        with self._observers[looks].passing() as seen:
             answer: Any = forward()
         logits_BV = answer.logits[:, -1].float()
-        hidden = {layer: states["hidden", layer][0] for layer in reader.needed}
+        hidden = {layer: seen["hidden", layer][0] for layer in reader.needed}
 
         def tell(chosen: Sequence[int]) -> np.ndarray:
             families = reader.chosen(logits_BV, hidden, chosen)
@@ -76,7 +78,7 @@ class RiskWatch:
             elif reader.wants("rauq"):
                 for one, chance in zip(spans, families["logits.own"][:, 0].exp(), strict=True):
                     one.kept["risk"] = Memory(sure_L=chance.expand(len(reader.recurrent)))
-            return _told(self._detector, families, len(spans), FIRST if first else LATER)
+            return self._rows.told(families, len(spans), FIRST if first else LATER)
 
         return answer, tell
 
@@ -94,7 +96,7 @@ class RiskTeller:
                 f"the detector reads {looks[0]}, and states alone are handed out; fit one with --no-attention"
             )
         self.size = row_size(detector)
-        self._detector, self._reader = detector, detector.reader(found.model)
+        self._rows, self._reader = _Rows(detector), detector.reader(found.model)
         self._reader.prepare()
         self._tail = three(found.model)[2]
         count: int = found.model.config.num_hidden_layers
@@ -131,7 +133,7 @@ class RiskTeller:
             logits_SV = self._tail(states_LSD[-1].to(model.dtype)[None])[0].float()
             hidden = dict(zip(self._needed, states_LSD, strict=False))
             families = self._reader.chosen(logits_SV, hidden, ids)
-        told_SF = _told(self._detector, families, len(ids), LATER)
+        told_SF = self._rows.told(families, len(ids), LATER)
         told_SF[0, 1] = FIRST if first else LATER
         return told_SF
 
@@ -212,13 +214,40 @@ class Listener:
                 self.steps.setdefault(name, []).append(value)
 
 
-def _told(detector: Detector, families: dict[str, Any], rows: int, state: int) -> np.ndarray:
-    told_BF = np.zeros((rows, row_size(detector)), np.float32)
-    told_BF[:, :2] = detector.tag, state
-    for place, (name, probe) in enumerate(detector.probes.items(), len(HEAD)):
-        if name in families:
-            told_BF[:, place] = probe.series(families[name].cpu().numpy())
-    return told_BF
+class _Rows:
+    """Makes rows of families, of all probes at once."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._tag, self._probes, self._size = detector.tag, detector.probes, row_size(detector)
+        self._beside: dict[tuple[str, ...], tuple[Floats, list[int], list[int], list[float]]] = {}
+
+    def told(self, families: dict[str, Any], rows: int, state: int) -> np.ndarray:
+        """Of families [B, F] each, in an order of their own; one that is not there says 0."""
+        import torch
+
+        told_BF = np.zeros((rows, self._size), np.float32)
+        told_BF[:, :2] = self._tag, state
+        if names := tuple(name for name in self._probes if name in families):
+            weight_F, starts, places, bias = self._beside.get(names) or self._put(names)
+            x_BF = torch.cat([families[name] for name in names], 1).cpu().numpy()
+            told_BF[:, places] = np.add.reduceat(x_BF * weight_F, starts, axis=1) + bias
+        return told_BF
+
+    def _put(self, names: tuple[str, ...]) -> tuple[Floats, list[int], list[int], list[float]]:
+        """Weights side by side, where each probe's begin, its place in a row, and its bias."""
+        probes, every = [self._probes[name] for name in names], list(self._probes)
+        starts = np.cumsum([0, *(len(one.weight_F) for one in probes[:-1])]).tolist()
+        self._beside[names] = found = (
+            np.concatenate([one.weight_F for one in probes]),
+            starts,
+            [len(HEAD) + every.index(name) for name in names],
+            [one.bias for one in probes],
+        )
+        return found
+
+
+def _last(kind: Kind, _layer: int, value: Any) -> Any:
+    return value[:, :, -1] if kind == "rows" else value[:, -1].float()
 
 
 def _whole(_kind: str, _layer: int, value: Any) -> Any:

@@ -51,7 +51,7 @@ _LOOKED = 10
 _BEGUN = re.compile(r"\[\w*\Z")
 _CANDIDATES = 32  # of the end's likeliest tokens, which the lens looks at
 _WEAK = 1 / 8  # of the directions of the unembedding
-_LEAST, _LOG_LEAST = 1e-9, -100.0
+_LEAST = 1e-9
 SEPARATOR = "\n\n"
 
 
@@ -241,47 +241,60 @@ class Reader:
         chosen; `logits.own` also where `rauq` alone needs it."""
         import torch
 
-        found, needed = dict[str, Any](), list(hidden)
+        needed = list(hidden)
         states_LSD = torch.stack([hidden[layer] for layer in needed]) if needed else None
-        if states_LSD is not None:
-            found = {f"hidden.{layer}": x_SD for layer, x_SD in zip(needed, unit(states_LSD), strict=True)}
-            found = {name: x_SD for name, x_SD in found.items() if self.wants(name)}
-        told = [one for one in LOGITS if self.wants(f"logits.{one}") or (one == "own" and self.wants("rauq"))]
-        if not told and not self.wants("lens"):
+        found = dict[str, Any]()
+        if states_LSD is not None and self._hidden:
+            unit_LSD = unit(states_LSD)
+            found = {f"hidden.{layer}": unit_LSD[needed.index(layer)] for layer in self._hidden}
+        if not self._told and not self._lens_too:
             return found
-        log_SV = logits_SV.log_softmax(1)
-        chosen_S1 = torch.tensor(chosen, device=log_SV.device)[:, None]
-        own_S1 = log_SV.gather(1, chosen_S1)
-        if {"likeliest", "lead"} & set(told) or self.wants("lens"):
-            top = log_SV.topk(_CANDIDATES, dim=1)
-        weak, lens = "weak" in told, self.wants("lens")
+        chosen_S1 = torch.tensor(chosen, device=logits_SV.device)[:, None]
+        chance_SV, at_S1 = logits_SV.softmax(1), logits_SV.gather(1, chosen_S1)
+        most_SK, top_ids_SK = logits_SV.topk(_CANDIDATES, dim=1)
+        total_S1 = most_SK[:, :1] - chance_SV.gather(1, top_ids_SK[:, :1]).log()
+        own_S1, top_SK = at_S1 - total_S1, most_SK - total_S1
+        weak, lens = "weak" in self._told, self._lens_too
         if states_LSD is not None and (weak or lens):
             wanted_LSD = states_LSD if lens else states_LSD[-1:]
             normed_LSD = self._norm(wanted_LSD.to(self.model.dtype)).float()
         each: dict[str, Callable[[], Any]] = {
-            "own": lambda: own_S1[:, 0],
-            "likeliest": lambda: top.values[:, 0],
-            "entropy": lambda: -(log_SV.exp() * log_SV.clamp(min=_LOG_LEAST)).sum(1),
-            "lead": lambda: top.values[:, 0] - top.values[:, 1],
-            "rank": lambda: (1.0 + (log_SV > own_S1).sum(1)).log(),
-            "weak": lambda: self._weak(normed_LSD[-1]),
+            "own": lambda: own_S1,
+            "likeliest": lambda: top_SK[:, :1],
+            "entropy": lambda: total_S1 - _mean(logits_SV, chance_SV),
+            "lead": lambda: top_SK[:, :1] - top_SK[:, 1:2],
+            "rank": lambda: _rank(at_S1, most_SK, logits_SV).log(),
+            "weak": lambda: self._weak(normed_LSD[-1])[:, None],
         }
-        found |= {f"logits.{one}": each[one]()[:, None] for one in told}
+        found |= {f"logits.{one}": each[one]() for one in self._told}
         if lens:
-            candidates_SK = torch.cat([chosen_S1, top.indices[:, :-1]], dim=1)
-            found["lens"] = self._lens(candidates_SK, log_SV.gather(1, candidates_SK), normed_LSD)
+            candidates_SK = torch.cat([chosen_S1, top_ids_SK[:, :-1]], dim=1)
+            end_SK = torch.cat([own_S1, top_SK[:, :-1]], dim=1)
+            found["lens"] = self._lens(candidates_SK, end_SK, normed_LSD)
         return found
+
+    @cached_property
+    def _hidden(self) -> list[int]:
+        return [one for one in self.layers if self.wants(f"hidden.{one}")]
+
+    @cached_property
+    def _told(self) -> list[str]:
+        """Numbers of the logits, also what `rauq` needs of them."""
+        return [one for one in LOGITS if self.wants(f"logits.{one}") or (one == "own" and self.wants("rauq"))]
+
+    @cached_property
+    def _lens_too(self) -> bool:
+        return self.wants("lens")
 
     def _lens(self, candidates_SK: Any, end_SK: Any, normed_LSD: Any) -> Any:
         import torch
 
-        end_SK = end_SK.log_softmax(1)
         rows_SKD = self.model.get_output_embeddings().weight[candidates_SK].float()
-        at_LSK = torch.einsum("skd,lsd->lsk", rows_SKD, normed_LSD).log_softmax(2)
-        chance_LSK = at_LSK.exp()
-        apart_LS = (chance_LSK * (at_LSK - end_SK)).sum(2)
-        lens_LSM = torch.stack([torch.special.entr(chance_LSK).sum(2), at_LSK[..., 0], apart_LS], dim=2)
-        return lens_LSM.transpose(0, 1).flatten(1)
+        at_SLK = (normed_LSD.transpose(0, 1) @ rows_SKD.transpose(1, 2)).log_softmax(2)
+        apart_SLK = at_SLK - end_SK.log_softmax(1)[:, None]
+        chance_SLK = at_SLK.exp()
+        sums = (-(chance_SLK * at_SLK).sum(2), at_SLK[..., 0], (chance_SLK * apart_SLK).sum(2))
+        return torch.stack(sums, dim=2).flatten(1)
 
     def _weak(self, normed_SD: Any) -> Any:
         return (normed_SD @ self._weak_KD.T).square().sum(1) / normed_SD.square().sum(1)
@@ -337,6 +350,21 @@ class _Looks:
 
 def _states(_kind: str, _layer: int, value: Any) -> Any:
     return value[0].float()
+
+
+def _mean(logits_SV: Any, chance_SV: Any) -> Any:
+    """What is expected of them [S, 1]; of a token that is ruled out, nothing."""
+    import torch
+
+    finite_SV = logits_SV.clamp(min=torch.finfo(logits_SV.dtype).min)
+    return torch.linalg.vecdot(chance_SV, finite_SV)[:, None]
+
+
+def _rank(at_S1: Any, most_SK: Any, logits_SV: Any) -> Any:
+    """How many are as large or larger [S, 1], found among the largest where the token is of these."""
+    if bool((at_S1 < most_SK[:, -1:]).any()):
+        most_SK = logits_SV
+    return (most_SK > at_S1).sum(1, keepdim=True) + 1.0
 
 
 def unit(state_SD: Any) -> Any:
