@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +180,20 @@ def test_a_file_that_llama_cpp_does_not_load_is_refused(tmp_path: Path) -> None:
     broken.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MisconfiguredError):
         open_engine(str(broken), backend="llamacpp")
+
+
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
+)
+def test_compute_threads_wait_briefly_for_each_other(own: dict[str, str], spins: str) -> None:
+    """As libgomp itself says when it is loaded; the environment stays as it was."""
+    code = (
+        "import os; before = dict(os.environ); from transom.serving.engines.llamacpp_inside import library; "
+    )
+    code += "library(); assert before == dict(os.environ)"
+    told = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT",)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=told | {"OMP_DISPLAY_ENV": "verbose"} | own, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr

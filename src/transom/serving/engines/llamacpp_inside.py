@@ -13,12 +13,14 @@ Source: llama.cpp, tools/server/README.md.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from http.client import HTTPConnection, HTTPException
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -38,8 +40,26 @@ if TYPE_CHECKING:
 _START_S, _ANSWER_S = 600.0, 600.0
 _USUAL_TOKENS, _LEAST_SHARE = 32768, 4096  # of all jobs and of each, where nobody says
 _CLOSE_S = 10.0
+_SPIN, _SPINS = "GOMP_SPINCOUNT", "1000"
 _PLAIN = {"samplers": ["temperature", "top_p"]}
 _SILENT = -1  # or it logs what it does, a line a request
+
+
+def library() -> Any:
+    """The module xllamacpp. Its compute threads wait for each other on the processor; where other programs
+    keep every core busy, so long a wait as libgomp's own makes an answer take a hundred times as long.
+
+    What the environment says of it stands. Raises MissingExtraError.
+    """
+    own = not any(name in os.environ for name in (_SPIN, "OMP_WAIT_POLICY"))
+    if own:
+        os.environ[_SPIN] = _SPINS  # which libgomp reads when it is loaded
+    try:
+        with extra("llamacpp", "xllamacpp"):
+            return import_module("xllamacpp")
+    finally:
+        if own:
+            del os.environ[_SPIN]
 
 
 class LlamaCppGenerator:
@@ -65,8 +85,7 @@ class LlamaCppGenerator:
         wait_s: float = 600.0,
         threads: int | None = None,
     ) -> None:
-        with extra("llamacpp", "xllamacpp"):
-            import xllamacpp
+        xllamacpp = library()
         head = read_gguf_head(source.path)
         settings = gguf_model(head).settings
         trained_tokens = int(settings["max_position_embeddings"])

@@ -21,8 +21,8 @@ import numpy as np
 from transom.serving.engines.base import Call, Delta, Ids
 from transom.serving.engines.bounds import Meter
 
-_PIECE_S, _GROWTH = 0.25, 4
-_SECOND = 2
+_PIECE_S, _GROWTH = 0.5, 4
+_SECOND = 4
 _SEEDED_TOKENS = 16  # each piece has a seed of its own, and must be the same another time
 _STRIDE = 2_654_435_761  # spreads over 32 bits, so that no two pieces of 16 choices meet
 Piece = Callable[[Ids, Ids, int, int, Meter], Awaitable[Delta]]
