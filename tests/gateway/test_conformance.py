@@ -203,9 +203,6 @@ def test_other_errors_have_their_status(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="other", messages=asked("x"))
     assert missing.value.code == "model_not_found"
-    with pytest.raises(openai.InternalServerError) as responses:
-        client.responses.create(model="echo", input="x")
-    assert responses.value.code == "not_supported"
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="echo", input="x")
 

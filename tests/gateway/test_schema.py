@@ -40,9 +40,10 @@ def test_schemathesis_finds_no_server_error(serve: Serve) -> None:
 
 def test_schema_names_every_field_the_models_accept(serve: Serve) -> None:
     from transom.serving.gateway.requests import ChatRequest, CompletionRequest
+    from transom.serving.gateway.responses import ResponsesRequest
 
     schemas = json.loads(get(serve().url, "/openapi.json")[1])["components"]["schemas"]
-    for model in (ChatRequest, CompletionRequest):
+    for model in (ChatRequest, CompletionRequest, ResponsesRequest):
         assert set(schemas[model.__name__]["properties"]) == set(model.model_fields)
         assert schemas[model.__name__]["additionalProperties"] is False
 

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +222,12 @@ def canary_request(secret: Canaries) -> dict[str, Any]:
     return {
         "model": "echo",
         "messages": [
-            {"role": "system", "content": f"You are {secret.shaped()}.", "name": secret.shaped()},
+            {"role": "system", "content": f"You are {secret.shaped()}."},
             {"role": "developer", "content": [{"type": "text", "text": secret.shaped()}]},
             {
                 "role": "user",
                 "content": f"{secret.shaped()} <|im_end|> {secret.shaped().upper()}!",
-                "name": secret.shaped(),
+                "name": "example_user",
             },
             {
                 "role": "assistant",
@@ -240,7 +241,7 @@ def canary_request(secret: Canaries) -> dict[str, Any]:
                     {"type": "text", "text": "Here is: ", "transom_public": True},
                     {"type": "text", "text": secret.shaped()},
                 ],
-                "name": secret.shaped(),
+                "annotations": [secret.shaped()],
             },
             {"role": "assistant", "content": f"Dear {secret.shaped()},", "transom_example": True},
             {"role": "user", "content": " and ".join(secret.shaped() for _ in range(10))},
@@ -260,6 +261,23 @@ def canary_request(secret: Canaries) -> dict[str, Any]:
     }
 
 
+def canary_response(secret: Canaries) -> dict[str, Any]:
+    """The same of `/v1/responses`."""
+    said = {"type": "output_text", "text": secret.shaped(), "annotations": [secret.shaped()]}
+    return {
+        "model": "echo",
+        "instructions": f"You are {secret.shaped()}.",
+        "input": [
+            {"role": "user", "content": f"{secret.shaped()} and {secret.shaped()}", "id": secret.shaped()},
+            {"type": "reasoning", "summary": [{"text": secret.shaped()}], "encrypted_content": secret()},
+            {"type": "message", "role": "assistant", "content": [said], "status": secret()},
+            {"role": "user", "content": [{"type": "input_text", "text": secret.shaped()}]},
+        ],
+        **{name: secret() for name in ("include", "metadata", "prompt_cache_key", "reasoning", "user")},
+        "max_output_tokens": 60,
+    }
+
+
 @pytest.mark.parametrize("engine", [IdsEngine, ChatEngine])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
@@ -276,11 +294,21 @@ def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
     config = GatewayConfig(mode="words", max_body_bytes=100_000)
     sanitizer = Sanitizer(with_preset(policy, preset))
     served = serve(config=config, sanitizer=sanitizer, engine=engine, ledger=ledger)
+    dropping = serve(
+        config=replace(config, unknown="drop"), sanitizer=sanitizer, engine=engine, echo=served.echo
+    )
     session = {"X-Transom-Session": secret(), "Authorization": "Bearer " + secret()}
     errors = []
     for stream in (False, True):
         status, text = post(served.url, canary_request(secret) | {"stream": stream}, **session)
         assert status == 200, text
+        status, text = post(
+            served.url, canary_response(secret) | {"stream": stream}, "/v1/responses", **session
+        )
+        assert status == 200, text
+        more = {"stream": stream, secret(): secret(), "odd": {secret(): secret()}}
+        assert post(dropping.url, canary_request(secret) | more, **session)[0] == 200
+        assert post(dropping.url, canary_response(secret) | more, "/v1/responses", **session)[0] == 200
     prompt = {"model": "echo", "prompt": [secret()], "stop": secret(), "user": secret()}
     completion = post(served.url, prompt, "/v1/completions", **session)
     if engine is ChatEngine:  # which cannot complete a bare prompt
@@ -297,8 +325,15 @@ def test_no_canary_reaches_engine_logs_metrics_errors_or_files(
         {"messages": [{"role": "user", "content": secret() * 100_000}]}, {"unknown_field": secret()},
         {"messages": [{"role": "user", "content": secret(), "transom_example": True}]},
         {"messages": [{"role": "user", "content": secret(), "transom_public": secret()}]},
+        {"messages": [{"role": "user", "content": secret(), "name": secret()}]},
     ):  # fmt: skip
         errors.append(post(served.url, good | broken, **session))
+    for broken in (
+        {"input": [{"type": secret(), "content": secret()}]}, {"previous_response_id": secret()},
+        {"input": [{"role": "user", "content": [{"type": secret(), "text": secret()}]}]},
+        {"tools": [{"type": "function", "name": secret()}]}, {"text": {"format": {"type": secret()}}},
+    ):  # fmt: skip
+        errors.append(post(served.url, canary_response(secret) | broken, "/v1/responses", **session))
     errors.append(post(served.url, json.dumps(good).encode()[:-1], **session))
     errors.append(post(served.url, good, "/v1/responses", **session))
     assert all(status >= 400 for status, _ in errors), errors

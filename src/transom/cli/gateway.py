@@ -115,6 +115,7 @@ class ClientOptions(Limits):
     PANEL: ClassVar[str] = CLIENTS
     api_key_file: Annotated[Path | None, "File of account:key lines; read again when it changes."] = None
     name: Annotated[str, "Published model name (default: the engine's)."] = ""
+    alias: Annotated[tuple[str, ...], "Another name of the model that clients may ask for; repeatable."] = ()
     allow_host: Annotated[
         tuple[str, ...],
         "Name, without port, that a Host or Origin header may hold beside loopback's; repeatable. On an "
@@ -202,6 +203,7 @@ def _settings(mode: Mode, bind: Bind, clients: ClientOptions, said: TextOptions)
         examples=said.examples,
         restore_words=said.restore_words,
         model=clients.name or None,
+        aliases=clients.alias,
         key_digests=KeyFile(clients.api_key_file) if clients.api_key_file else {},
         hosts=_hosts(bind.host, clients.allow_host),
         **{one.name: getattr(clients, one.name) for one in fields(Limits)},

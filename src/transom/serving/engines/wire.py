@@ -33,7 +33,7 @@ def is_pickle_or_zip(data: bytes) -> bool:
     return data.startswith(_PICKLE_OR_ZIP)
 
 
-Failure = tuple[object, int, Mapping[str, str]]  # the JSON of an error, its status and headers
+Failure = tuple[Mapping[str, Any], int, Mapping[str, str]]  # the JSON of an error, its status and headers
 
 
 async def answered(
@@ -149,6 +149,7 @@ def dump(value: object) -> bytes:
 
 
 SSE_DONE = {"type": "http.response.body", "body": b"data: [DONE]\n\n"}
+SSE_END = {"type": "http.response.body", "body": b""}
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 
 
@@ -157,9 +158,11 @@ async def send_event_start(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
 
 
-async def send_event(send: Send, value: object, *, last: bool = False) -> None:
-    """One server-sent event; `last` closes the stream without [DONE]."""
+async def send_event(send: Send, value: Mapping[str, Any], *, last: bool = False) -> None:
+    """One server-sent event, named where the value has a type; `last` closes the stream without [DONE]."""
     body = b"data: " + dump(value) + b"\n\n"
+    if kind := value.get("type"):
+        body = b"event: " + kind.encode() + b"\n" + body
     await send({"type": "http.response.body", "body": body, "more_body": not last})
 
 

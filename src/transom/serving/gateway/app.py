@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,13 +31,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from transom.enclave.evidence import Trust
-from transom.errors import EngineBusyError, MisconfiguredError, NotYetError, RefusedError, TransomError
+from transom.errors import EngineBusyError, MisconfiguredError, RefusedError, TransomError
 from transom.privacy.kinds import unknown
 from transom.privacy.ledger import Ledger
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.annotate import Annotator
 from transom.serving.dialect import invalid
-from transom.serving.engines.base import Engine
+from transom.serving.engines.base import Engine, Json
 from transom.serving.engines.wire import (
     Failure,
     answered,
@@ -52,16 +53,18 @@ from transom.serving.gateway.charge import Charger
 from transom.serving.gateway.config import PUBLIC_ROLES, GatewayConfig
 from transom.serving.gateway.deliver import Caller, Gateway
 from transom.serving.gateway.enclave import Enclave
-from transom.serving.gateway.exchange import prepare
+from transom.serving.gateway.exchange import names_beside, prepare
 from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
 from transom.serving.gateway.requests import AnyRequest, ChatRequest, CompletionRequest, parse
+from transom.serving.gateway.responses import ResponsesRequest
 from transom.serving.gateway.schema import openapi
 from transom.serving.gateway.words import Veil
 from transom.serving.tokenizer import ChatTokenizer
 
 _log = logging.getLogger("transom.gateway")
 _SESSION_CHARS = 256
+_FIELD, _MOST_NAMED = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}"), 32
 _HOPELESS = ("privacy_budget_spent", "extraction_limit")  # 429s that a retry within minutes will meet again
 _MARKS = {"public": (), "examples": "quote", "restore_words": False}  # the defaults
 _AUTHORITY = re.compile(rb"(\[[^\[\]]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?")  # a name or address, and a port
@@ -107,6 +110,7 @@ def create_gateway(
     endpoints = {
         "/v1/chat/completions": _Endpoint(gateway, "chat", ChatRequest),
         "/v1/completions": _Endpoint(gateway, "completions", CompletionRequest),
+        "/v1/responses": _Endpoint(gateway, "responses", ResponsesRequest),
     }
     return Starlette(
         routes=[
@@ -184,12 +188,7 @@ class _Trust:
         self._app, self._own, self._engines = app, own, engines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def marked(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message = message | {"headers": [*message["headers"], *self._headers()]}
-            await send(message)
-
-        await self._app(scope, receive, marked)
+        await self._app(scope, receive, _with_headers(send, self._headers()))
 
     def _headers(self) -> Iterator[tuple[bytes, bytes]]:
         if self._own is not None:
@@ -228,20 +227,34 @@ class _KnownHosts:
 
 
 class _Direct:
-    """Calls a generation endpoint past the router, which takes a tenth of a request's time."""
+    """Gives each answer a number, and calls a generation endpoint past the router, which takes a tenth of a
+    request's time."""
 
     def __init__(self, app: ASGIApp, endpoints: Mapping[str, ASGIApp]) -> None:
         self._app, self._endpoints = app, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         posted = scope["type"] == "http" and scope["method"] == "POST"
-        await (self._endpoints.get(scope["path"], self._app) if posted else self._app)(scope, receive, send)
+        app = self._endpoints.get(scope["path"], self._app) if posted else self._app
+        number = [(b"x-request-id", b"req_" + secrets.token_hex(16).encode())]
+        await app(scope, receive, _with_headers(send, number))
+
+
+def _with_headers(send: Send, more: Iterable[tuple[bytes, bytes]]) -> Send:
+    """`more` is looked at when the answer begins."""
+
+    async def marked(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = message | {"headers": [*message["headers"], *more]}
+        await send(message)
+
+    return marked
 
 
 class _Endpoint:
     """A generation endpoint as raw ASGI: it stops the engine when the client leaves."""
 
-    def __init__(self, gateway: Gateway, name: str, model: type[AnyRequest]) -> None:
+    def __init__(self, gateway: Gateway, name: str, model: type[AnyRequest | ResponsesRequest]) -> None:
         self._gateway = gateway
         self._name = name
         self._model = model
@@ -255,7 +268,10 @@ class _Endpoint:
         caller = _caller(self._gateway.config, headers)
         require_json(scope, "unsupported_media_type")
         body = await read_body(scope, receive, self._gateway.config.max_body_bytes)
-        request = parse(self._model, body)
+        asked = parse(self._model, body, drop_unknown=self._gateway.config.unknown == "drop")
+        request = asked.chat() if isinstance(asked, ResponsesRequest) else asked
+        if dropped := asked.dropped:
+            send = _with_headers(send, [(b"x-transom-dropped", _listed(dropped))])
         veil = self._gateway.veil
         if veil is not None and caller.session is None:
             caller = replace(caller, repeat=veil.repeatable(caller.account, self._name, body))
@@ -270,11 +286,20 @@ def _pages(gateway: Gateway) -> list[Route]:
     def identified(request: Request) -> None:
         gateway.config.account(request.headers.get("authorization", ""))
 
-    async def models(request: Request) -> Response:
+    async def published_name(request: Request) -> str:
         identified(request)
-        name = gateway.config.model or (await gateway.engine.probe()).model
-        card = {"id": name, "object": "model", "created": 0, "owned_by": "transom"}
-        return JSONResponse({"object": "list", "data": [card]})
+        return gateway.config.model or (await gateway.engine.probe()).model
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_card(await published_name(request))]})
+
+    async def model(request: Request) -> Response:
+        name, own = request.path_params["name"], await published_name(request)
+        if name not in (own, *names_beside(gateway.config)):
+            raise RefusedError(
+                "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
+            )
+        return JSONResponse(_card(name))
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok", "mode": gateway.config.mode})  # and nothing of the engine
@@ -286,17 +311,23 @@ def _pages(gateway: Gateway) -> list[Route]:
     async def published(_request: Request) -> Response:
         return JSONResponse(schema)
 
-    async def responses(request: Request) -> Response:
-        identified(request)
-        raise NotYetError("/v1/responses is not supported; use /v1/chat/completions")
-
     return [
-        Route("/v1/responses", responses, methods=["POST"]),
         Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
         Route("/healthz", healthz),
         Route("/metrics", metrics),
         Route("/openapi.json", published),
     ]
+
+
+def _card(name: str) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "transom"}
+
+
+def _listed(names: Sequence[str]) -> bytes:
+    """For a header; a name that does not belong into one is `?`."""
+    known = (name if _FIELD.fullmatch(name) else "?" for name in names[:_MOST_NAMED])
+    return ", ".join(known).encode()
 
 
 def _caller(config: GatewayConfig, headers: Mapping[bytes, str]) -> Caller:

@@ -51,6 +51,10 @@ class Limits:
     answer_tokens: Annotated[
         int, Setting("Answer limit where a chat request has none.", CLIENTS, least=1)
     ] = 512
+    unknown: Annotated[
+        Literal["refuse", "drop"],
+        Setting("What becomes of fields that are not known: dropped ones are named in a header.", CLIENTS),
+    ] = "refuse"
     retry_minutes: Annotated[
         float,
         Setting("How long an identical request without a session reuses its draws.", CLIENTS, least=0),
@@ -59,8 +63,8 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayConfig(Limits):
-    """`model` is the published name (None: the engine's). `key_digests` maps account to the key's SHA-256,
-    or is the file that does.
+    """`model` is the published name (None: the engine's), `aliases` are others. `key_digests` maps account to
+    the key's SHA-256, or is the file that does.
 
     `public`: roles whose messages are the program's own. `examples`: assistant messages that are no answer of
     this gateway are hidden whole (`quote`), or are the caller's own writing. `restore_words`: drawn words are
@@ -74,6 +78,7 @@ class GatewayConfig(Limits):
     examples: Examples = "quote"
     restore_words: bool = False
     model: str | None = None
+    aliases: tuple[str, ...] = ()
     key_digests: Mapping[str, bytes] | KeyFile = field(default_factory=dict, repr=False)
     max_prompt_chars: int = 1_000_000
     hosts: tuple[str, ...] | None = LOOPBACK_HOSTS

@@ -19,7 +19,7 @@ from transom.privacy.guarantee import Guarantee
 from transom.serving.annotate import Annotator
 from transom.serving.dialect import usage_of
 from transom.serving.engines.base import Call, Engine, Ids, Json
-from transom.serving.engines.wire import SSE_DONE, send_event, send_event_start, send_json
+from transom.serving.engines.wire import SSE_DONE, SSE_END, send_event, send_event_start, send_json
 from transom.serving.gateway.annotations import Annotations
 from transom.serving.gateway.answer import ANSWER_CHARS, Choice, Piece
 from transom.serving.gateway.charge import Charger
@@ -29,6 +29,7 @@ from transom.serving.gateway.metrics import Metrics
 from transom.serving.gateway.obfuscated import Substitution
 from transom.serving.gateway.requests import AnyRequest
 from transom.serving.gateway.respond import Writer
+from transom.serving.gateway.responses import ResponsesWriter
 from transom.serving.gateway.words import Veil, Veiled
 from transom.serving.tokenizer import ChatTokenizer
 
@@ -70,7 +71,7 @@ class Exchange:
     request: AnyRequest
     call: Call
     choices: list[Choice]
-    writer: Writer
+    writer: Writer | ResponsesWriter
     prompts: Sequence[Ids] = field(repr=False)
     host_saw: Sequence[str] = field(repr=False)
     host_can_read: Sequence[str] = field(default=(), repr=False)  # once it has undone what hides it, at most
@@ -105,19 +106,20 @@ class Exchange:
 
     async def stream(self, send: Send) -> None:
         """Answer with server-sent events; the status line waits for the engine's first piece."""
-        opened = False
+        writer, opened = self.writer, False
         async with aclosing(self._pieces()) as pieces:
             async for choice, piece, said in pieces:
+                events: list[Json] = []
                 if not opened:
                     await send_event_start(send)
-                    opened = True
+                    opened, events = True, writer.opening()
                 if piece.text or piece.scores or piece.finish_reason or said:
-                    chunk = self.writer.chunk(choice, piece)
-                    await send_event(send, chunk | {"transom": {"annotations": said}} if said else chunk)
-        usage = self.usage if self.request.include_usage else None
-        if (last := self.writer.closing(usage, self._finish()[0])) is not None:
-            await send_event(send, last)
-        await send(SSE_DONE)
+                    events += writer.chunk(choice, piece, {"annotations": said} if said else None)
+                for event in events:
+                    await send_event(send, event)
+        for event in writer.closing(self.choices, self.usage, self._finish()[0]):
+            await send_event(send, event)
+        await send(SSE_DONE if writer.done else SSE_END)
 
     async def _pieces(self) -> AsyncGenerator[tuple[Choice, Piece, Json | None], None]:
         """The pieces of all choices, and what is said of each.

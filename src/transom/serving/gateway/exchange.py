@@ -25,16 +25,18 @@ from transom.serving.engines.base import Call, EngineCard
 from transom.serving.engines.bounds import fits_plain
 from transom.serving.gateway.annotations import Annotations, features_for
 from transom.serving.gateway.answer import Choice
+from transom.serving.gateway.config import GatewayConfig
 from transom.serving.gateway.deliver import Caller, Exchange, Gateway
 from transom.serving.gateway.marks import marks_of
 from transom.serving.gateway.obfuscated import placeholders
 from transom.serving.gateway.requests import AnyRequest, ChatRequest, Fields
 from transom.serving.gateway.respond import Writer
+from transom.serving.gateway.responses import ResponsesWriter, TranslatedRequest
 from transom.serving.gateway.words import Veil, Veiled, aside
 from transom.serving.tokenizer import Encoded
 
 COMPLETION_TOKENS = 16  # the OpenAI default of /v1/completions
-MODEL_ALIAS = "transom"
+_ALIAS = "transom"
 _VISIBLE = re.compile("[!-~]")  # spares most texts the work of normalising
 
 
@@ -81,7 +83,12 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
     hidden = veiled.placeholders if veiled else None
     drawn = gateway.veil.drawn(veiled) if gateway.veil and veiled else {}
     choices = [Choice(i, tokenizer, hidden, request.stops, drawn) for i in range(count)]
-    writer = Writer(request.chat, way.published, gateway.tokenizer, request.alternatives is not None)
+    writer: Writer | ResponsesWriter
+    if isinstance(request, TranslatedRequest):
+        writer = ResponsesWriter(request, way.published)
+    else:
+        scored = request.alternatives is not None
+        writer = Writer(request.chat, way.published, gateway.tokenizer, scored, request.include_usage)
     return Exchange(
         gateway,
         caller,
@@ -97,6 +104,11 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
         annotations,
         promise=promise,
     )
+
+
+def names_beside(config: GatewayConfig) -> tuple[str, ...]:
+    """The names by which a client may ask for the model, beside the published one."""
+    return (_ALIAS, *config.aliases)
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ class _Way:
 def _check(way: _Way, fields: Fields | None) -> None:
     """Refuse what can be known without a look at the content."""
     gateway = way.gateway
-    if way.request.model not in (way.published, MODEL_ALIAS):
+    if way.request.model not in (way.published, *names_beside(gateway.config)):
         raise RefusedError(
             "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
         )

@@ -1,18 +1,20 @@
 """What a client may ask: the OpenAI request models, strict. The published schema is generated from them.
 
 Threat model: a hostile or merely newer client. A field that this gateway does not know could carry content
-it would not protect, so unknown fields are refused; a listed harmless set that common clients send is
-accepted and dropped, never sent on. Messages name fields and types, never values.
+it would not protect, so unknown fields are refused, or dropped where the gateway was told so; a listed
+harmless set that common clients send is accepted and dropped. What is dropped is never sent on, and named to
+the client (`dropped`). Messages name fields and types, never values.
 Does not protect: what the known fields hold; that is the text stage's business.
 Source: OpenAI API reference, chat completions and completions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from transom.config import load_json
 from transom.errors import RefusedError
@@ -40,7 +42,8 @@ REFUSED_BECAUSE = {
 Fields = list[tuple[str, str]]
 Choices = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-Dropped = Annotated[Any, Field(description="Accepted and dropped: never sent to the engine.")]
+_DROPPED = "Accepted and dropped: never sent to the engine."
+Dropped = Annotated[Any, Field(description=_DROPPED)]
 Unsupported = Annotated[None, Field(description="Not supported: any value but null is refused.")]
 Neutral = Annotated[float, Field(ge=0, le=0, description="Only the neutral value 0 is supported.")]
 
@@ -60,7 +63,10 @@ class Message(Strict):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
-    name: Dropped = None
+    name: Annotated[
+        Literal["example_assistant", "example_user"] | None,
+        Field(description="Marks an example of the caller's own. Never sent on."),
+    ] = None
     refusal: Dropped = None
     annotations: Dropped = None
     reasoning_content: Dropped = None
@@ -95,10 +101,26 @@ class TextFormat(Strict):
     type: Literal["text"]
 
 
-class Sampling(Strict):
-    """What both endpoints share."""
+class Request(Strict):
+    """What all endpoints share. `reasons` say why a named field is not supported."""
+
+    reasons: ClassVar[Mapping[str, str]] = REFUSED_BECAUSE
 
     model: str
+    _unknown: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def dropped(self) -> list[str]:
+        """Names of what was sent and is not used, as `messages[].refusal`."""
+        return sorted({*self._unknown, *unused(self)})
+
+    def check(self) -> None:
+        """Raises RefusedError for what shows in several fields together."""
+
+
+class Sampling(Request):
+    """What chat and completions share."""
+
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: TopP | None = None
@@ -117,6 +139,11 @@ class Sampling(Strict):
     prompt_cache_key: Dropped = None
     prompt_cache_retention: Dropped = None
     safety_identifier: Dropped = None
+
+    def check(self) -> None:
+        """See `Request.check`."""
+        if self.stream_options is not None and not self.stream:
+            raise dialect.invalid("stream_options", "stream_options goes with stream: true")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -153,6 +180,20 @@ class ChatRequest(Sampling):
     web_search_options: Unsupported = None
 
     @property
+    def dropped(self) -> list[str]:
+        """See `Request.dropped`; of messages too."""
+        own = (f"messages[].{name}" for message in self.messages for name in unused(message))
+        return sorted({*super().dropped, *own})
+
+    def check(self) -> None:
+        """See `Request.check`."""
+        super().check()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise dialect.invalid("top_logprobs", "top_logprobs goes with logprobs: true")
+        if not any(message.text for message in self.messages):
+            raise RefusedError("every message is empty; send text", param=self.content, code="empty_prompt")
+
+    @property
     def output_tokens(self) -> int | None:
         """The limit on the answer, if one is given."""
         return self.max_completion_tokens or self.max_tokens
@@ -186,6 +227,13 @@ class CompletionRequest(Sampling):
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Unsupported = None
 
+    def check(self) -> None:
+        """See `Request.check`."""
+        super().check()
+        if self.prompt == "" or (isinstance(self.prompt, list) and "" in self.prompt):
+            raise RefusedError("the prompt is empty; send text", param="prompt", code="empty_prompt")
+        refuse_too_many(self.n or 1, self.prompts)
+
     @property
     def prompts(self) -> int:
         """How many prompts there are."""
@@ -210,47 +258,79 @@ class CompletionRequest(Sampling):
 
 
 AnyRequest = ChatRequest | CompletionRequest
+Some = TypeVar("Some", bound=Request)
 
 
-def parse(model: type[AnyRequest], body: bytes) -> AnyRequest:
+def parse(model: type[Some], body: bytes, *, drop_unknown: bool = False) -> Some:
     """Validate a request body. Raises RefusedError (400) naming the parameter, never its value."""
     try:
         request = model.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(error, model, len(body)) from None
+        if not drop_unknown or any(one["type"] == "json_invalid" for one in _errors(error)):
+            raise _refusal(error, model, len(body)) from None
+        request = _without_unknown(model, body, error)
     try:
         load_json(body.decode())  # of a name that stands twice pydantic takes the last
     except ValueError:
         raise RefusedError("an object of the body names a member twice", code="invalid_json") from None
-    if request.stream_options is not None and not request.stream:
-        raise dialect.invalid("stream_options", "stream_options goes with stream: true")
-    if isinstance(request, ChatRequest):
-        if request.top_logprobs is not None and not request.logprobs:
-            raise dialect.invalid("top_logprobs", "top_logprobs goes with logprobs: true")
-        if not any(message.text for message in request.messages):
-            raise RefusedError("every message is empty; send text", param="messages", code="empty_prompt")
-    elif request.prompt == "" or (isinstance(request.prompt, list) and "" in request.prompt):
-        raise RefusedError("the prompt is empty; send text", param="prompt", code="empty_prompt")
-    else:
-        refuse_too_many(request.n or 1, request.prompts)
+    request.check()
     return request
 
 
-def _refusal(error: ValidationError, model: type[AnyRequest], size_bytes: int) -> RefusedError:
+def _without_unknown(model: type[Some], body: bytes, error: ValidationError) -> Some:
+    """The request without the fields that are not known. Raises RefusedError for what else is wrong."""
+    value, names = json.loads(body), list[str]()
+    for path in {one["loc"] for one in _errors(error) if one["type"] == "extra_forbidden"}:
+        owner, own = value, list[str]()
+        for part in path:
+            if isinstance(owner, list) and isinstance(part, int):
+                owner, holder = owner[part], owner
+            elif isinstance(owner, dict) and part in owner:
+                owner, holder = owner[part], owner
+                own.append(part)
+        holder.pop(own[-1])  # a part that was left out names a branch of a union
+        names.append(".".join(own))
+    try:
+        request = model.model_validate_json(json.dumps(value))
+    except ValidationError as rest:
+        raise _refusal(rest, model, len(body)) from None
+    request._unknown = tuple(names)
+    return request
+
+
+def unused(value: Strict) -> list[str]:
+    """The fields of a model that were sent, and are dropped."""
+    known = type(value).model_fields
+    return [
+        name for name in value.model_fields_set
+        if known[name].description == _DROPPED and getattr(value, name) is not None
+    ]  # fmt: skip
+
+
+def _errors(error: ValidationError) -> list[Any]:
+    return list(error.errors(include_url=False, include_context=False, include_input=False))
+
+
+def _refusal(error: ValidationError, model: type[Request], size_bytes: int) -> RefusedError:
     first = error.errors(include_url=False, include_context=False)[0]  # its input is not told
     if first["type"] == "json_invalid":
         return RefusedError(f"the body ({size_bytes} bytes) is not valid JSON in UTF-8", code="invalid_json")
     param = _param(first["loc"])
     names = [part for part in first["loc"] if isinstance(part, str)]
-    of_content = names[:2] == ["messages", "content"]
+    of_content = names[:2] == ["messages", "content"] or names[:4:3] == ["input", "content"]
     if of_content and first["input"] in (None, []):
         return dialect.invalid(param, "content is null or empty; give a text, or leave the message out")
-    if of_content and not REFUSED_BECAUSE.keys() & names:
+    if of_content and not model.reasons.keys() & names:
         return dialect.invalid(param, f"content must be text. {_NOT_TEXT}")
+    if names == ["messages", "name"]:
+        message = "a name would tell the host who speaks; write it into the content, which is protected"
+        return dialect.invalid(param, message)
     if names[:2] == ["messages", "role"]:
         message = "role must be system, developer, user or assistant; tool messages are not supported yet"
         return dialect.invalid(param, message)
-    return dialect.refusal(error, model, REFUSED_BECAUSE, param)
+    if first["type"] == "union_tag_invalid":
+        return dialect.invalid(param, "an item of this type is not supported; send messages")
+    return dialect.refusal(error, model, model.reasons, param)
 
 
 def _param(path: tuple[int | str, ...]) -> str | None:
@@ -260,4 +340,6 @@ def _param(path: tuple[int | str, ...]) -> str | None:
     text = str(path[0])
     if text == "messages" and len(path) > 1:
         text += f"[{path[1]}]" + "".join(f".{part}" for part in path[2:3])
+    if text == "input" and len(path) > 2:  # after the names of two branches of unions
+        text += f"[{path[2]}]" + "".join(f".{part}" for part in path[4:5])
     return text[:80]

@@ -26,6 +26,9 @@ class Writer:
     model: str
     tokenizer: ChatTokenizer | None
     logprobs: bool
+    usage: bool = False  # at the end of a stream, and null before
+
+    done = True  # a stream ends with [DONE]
 
     def __post_init__(self) -> None:
         prefix = "chatcmpl-" if self.chat else "cmpl-"
@@ -42,19 +45,30 @@ class Writer:
         ]
         return self._object("", written, usage=usage)
 
-    def chunk(self, choice: Choice, piece: Piece) -> Json:
+    def opening(self) -> list[Json]:
+        """What comes before the first piece: nothing."""
+        return []
+
+    def chunk(self, choice: Choice, piece: Piece, extra: Json | None) -> list[Json]:
         """One chunk of a stream."""
         delta = {} if choice.index in self._opened else {"role": "assistant"}
         self._opened.add(choice.index)
         if piece.text or delta:
             delta["content"] = piece.text
-        return self._object(".chunk", [self._choice(choice.index, piece, "delta", delta)])
+        made = self._object(".chunk", [self._choice(choice.index, piece, "delta", delta)])
+        if self.usage:
+            made["usage"] = None
+        if extra is not None:
+            made["transom"] = extra
+        return [made]
 
-    def closing(self, usage: dict[str, int] | None, extra: Json | None) -> Json | None:
+    def closing(
+        self, _choices: Sequence[Choice], usage: dict[str, int] | None, extra: Json | None
+    ) -> list[Json]:
         """The chunk after the last choice, if there is anything to say in it."""
-        said = {"usage": usage, "transom": extra}
+        said = {"usage": usage if self.usage else None, "transom": extra}
         more = {name: value for name, value in said.items() if value is not None}
-        return self._object(".chunk", [], **more) if more else None
+        return [self._object(".chunk", [], **more)] if more else []
 
     def _object(self, part: str, choices: list[Json], **more: Any) -> Json:
         kind = "chat.completion" + part if self.chat else "text_completion"

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from transom.serving.gateway.requests import ChatRequest, CompletionRequest
+from transom.serving.gateway.responses import ResponsesRequest
 
 _ERROR = {
     "type": "object",
@@ -49,7 +50,7 @@ _HEADERS = [
 
 def openapi() -> dict[str, Any]:
     """The schema as a JSON-ready dictionary."""
-    models = [(ChatRequest, "validation"), (CompletionRequest, "validation")]
+    models = [(one, "validation") for one in (ChatRequest, CompletionRequest, ResponsesRequest)]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     return {
         "openapi": "3.1.0",
@@ -57,9 +58,11 @@ def openapi() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": {"post": _generation("ChatRequest", "Answer a conversation.")},
             "/v1/completions": {"post": _generation("CompletionRequest", "Continue a prompt.")},
+            "/v1/responses": {"post": _generation("ResponsesRequest", "Answer a conversation, statelessly.")},
             "/v1/models": {
                 "get": _page("The published model.", "application/json", ("401", "403", "502", "504"))
             },
+            "/v1/models/{name}": {"get": _model_page()},
             "/healthz": {"get": _page("Alive.", "application/json", ("403",))},
             "/metrics": {"get": _page("Prometheus counters.", "text/plain", ("401", "403"))},
         },
@@ -94,6 +97,12 @@ def _generation(model: str, summary: str) -> dict[str, Any]:
             **_failures(tuple(_STATUSES)),
         },
     }
+
+
+def _model_page() -> dict[str, Any]:
+    page = _page("A model by its name.", "application/json", ("401", "403", "404", "502", "504"))
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    return page | {"parameters": [name]}
 
 
 def _page(summary: str, media: str, failures: tuple[str, ...] = ()) -> dict[str, Any]:
