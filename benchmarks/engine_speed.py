@@ -3,7 +3,8 @@
     python benchmarks/engine_speed.py [--quick] [--json] [--device cuda]
 
 All serve the packaged SmolLM2 from one GGUF, each in a process of its own with the threads that it takes by
-default, over real sockets, streamed; they are asked in turns within one run, and medians over turns are
+default, over real sockets, streamed; they are asked in turns within one run, each turn beginning with
+another one and each after a pause, as threads of the last one spin for a while, and medians over turns are
 taken. `decode`: one stream of 96 tokens after 64; its time is from the first token to the last. `batch8`:
 eight streams of 256 + 33 tokens at once, to the end of the last. `prefill`: one token after 512. A ratio is
 the other's time over ours. `torch_bandwidth_share` is the weights' bytes of a token times tokens a second,
@@ -39,6 +40,7 @@ from _bench import parser, report, today
 from transom.checkpoint.source import packaged_smollm2
 
 TURNS, PROMPTS, COMPARED = 5, 20, 48
+SETTLE_S = 0.5
 TRANSOM = [sys.executable, "-c", "from transom.cli.main import main; main()"]
 LLAMACPP = """
 import sys, xllamacpp
@@ -176,8 +178,10 @@ def timed(found: dict[str, Served], turns: int, tokens: dict[str, int]) -> dict[
     taken: dict[str, dict[str, list[float]]] = {task: {name: [] for name in found} for task in tasks}
     for turn in range(turns + 1):
         for task, run in tasks.items():
-            for name, one in found.items():
-                cost = run(one, random.Random(f"{task} {turn}"), tokens.get(task, 0))
+            names = list(found)
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                time.sleep(SETTLE_S)
+                cost = run(found[name], random.Random(f"{task} {turn}"), tokens.get(task, 0))
                 if turn:
                     taken[task][name].append(cost)
     return {

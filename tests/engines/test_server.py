@@ -237,7 +237,7 @@ class Waiting:
     """A generator that gives one step, then waits; it notes when it was cancelled."""
 
     model, context_tokens, vocabulary_size, embedding_size, tokenizer = "waiting", 64, 10, None, None
-    feature_size, backend = 0, "none"
+    feature_size, backend, sampling = 0, "none", {}
 
     def __init__(self, failure: Exception | None = None, *, late: bool = False) -> None:
         self.failure, self.late = failure, late

@@ -70,6 +70,11 @@ class WordsBack:
         self._held = text[cut:]
         return restore_words(text[:cut], self._drawn)
 
+    @property
+    def held_chars(self) -> int:
+        """How much is held back."""
+        return len(self._held)
+
     def close(self) -> str:
         """The rest."""
         tail, self._held = self._held, ""

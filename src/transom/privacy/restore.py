@@ -33,6 +33,11 @@ class Restorer:
         found, end = settled(text, start)
         return self._restore(text, start, end, found)
 
+    @property
+    def held_chars(self) -> int:
+        """How much is held back."""
+        return len(self._held)
+
     def close(self) -> str:
         """The held tail, at the end of the stream."""
         text, start = self._before + self._held, len(self._before)

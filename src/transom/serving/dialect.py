@@ -37,6 +37,10 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_leng
 Seed = Annotated[int, Field(ge=-(2**63), le=2**62)]
 Alternatives = Annotated[int, Field(ge=0, le=TOP_LOGPROBS)]
 TopP = Annotated[float, Field(gt=0, le=1)]
+TopK = Annotated[int, Field(ge=0, le=2**31 - 1, description="0 for all.")]
+MinP = Annotated[float, Field(ge=0, le=1)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class Strict(BaseModel):

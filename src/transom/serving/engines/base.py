@@ -9,8 +9,8 @@ Shapes: T tokens, D model width, F features of a token.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -24,7 +24,33 @@ FinishReason = Literal["stop", "length", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Sampling:
+    """How tokens are drawn; None leaves it to the engine.
+
+    In this order: what was said is made less likely (`repetition_penalty` of prompt and answer, `presence_`
+    and `frequency_penalty` of the answer), then `temperature` (0 takes the likeliest), `top_k` (0: all),
+    `top_p`, and `min_p` of the likeliest one's probability.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+SAMPLING = tuple(one.name for one in fields(Sampling))
+
+
+def sampling_of(said: object) -> Json:
+    """What it says of sampling, by name; None where it says nothing."""
+    return {name: getattr(said, name, None) for name in SAMPLING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Sampling):
     """One request to an engine: token ids in `prompts`, or `embeds` in their place, or chat `messages`.
 
     Each of `embeds` is one prompt, float32 [T, D]. `tenant` is an opaque name that separates prefix caches;
@@ -37,8 +63,6 @@ class Call:
     messages: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     max_tokens: int
     n: int = 1
-    temperature: float | None = None
-    top_p: float | None = None
     seed: int | None = None
     logprobs: int | None = None
     features: int = 0
@@ -107,8 +131,8 @@ class EngineCard:
     """What an engine says of itself: the model's name and who serves it.
 
     Its context in tokens and its model's width (hidden size) are None if it does not tell. `features` is how
-    many numbers it tells of the states behind a token. `promise` is our own client's, where it sends states
-    with noise in place of what it is called with.
+    many numbers it tells of the states behind a token, `sampling` how it draws where nobody says. `promise`
+    is our own client's, where it sends states with noise in place of what it is called with.
     """
 
     model: str
@@ -116,4 +140,5 @@ class EngineCard:
     context_tokens: int | None = None
     width: int | None = None
     features: int = 0
+    sampling: Mapping[str, float] = field(default_factory=dict)
     promise: Guarantee | None = None

@@ -13,7 +13,7 @@ Shapes: B rows, T cached positions, D model width, H heads, K head width, V voca
 from __future__ import annotations
 
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,6 +49,7 @@ class Row:
     produced: int = 0
     last_id: int = 0
     alone: bool = False  # it failed in company
+    said: list[int] = field(default_factory=list)  # ids of the answer, where they count
     kept: dict[str, Any] = field(default_factory=dict)  # what a watch remembers of it
     generator: torch.Generator = field(default_factory=torch.Generator)
 
@@ -297,21 +298,53 @@ def failure(error: Exception) -> EngineError:
 
 def next_step(row: Row, logits_V: Tensor, greedy_id: int, eos_ids: frozenset[int]) -> Step:
     """The row's next token: drawn, or `greedy_id`, the likeliest, at temperature 0."""
+    open_V = logits_V
+    if row.job.penalises:
+        open_V = penalised(logits_V, row.job, row.said)
+        greedy_id = int(open_V.argmax())
     sampled = row.job.temperature > 0
-    row.last_id = sample(logits_V.cpu(), row.job, row.generator) if sampled else greedy_id
+    row.last_id = sample(open_V.cpu(), row.job, row.generator) if sampled else greedy_id
     row.produced += 1
+    if row.job.penalises:
+        row.said.append(row.last_id)
     return Step((row.last_id,), _logprobs(logits_V, row), _finish_reason(row, eos_ids))
 
 
+def penalised(logits_V: Tensor, job: Job, said: Sequence[int]) -> Tensor:
+    """Logits, smaller of tokens that stand in the prompt or were said, as in vLLM: first
+    `repetition_penalty` of both (Keskar et al. 2019, arXiv 1909.05858, section 4.1), then what is taken off
+    for each that was said and for every time."""
+    made_V = logits_V.clone()
+    if before := set(job.prompt_ids or ()).union(said):
+        ids_K = torch.tensor(sorted(before), device=made_V.device)
+        had_K = made_V[ids_K]
+        made_V[ids_K] = torch.where(had_K > 0, had_K / job.repetition_penalty, had_K * job.repetition_penalty)
+    for token, times in Counter(said).items():
+        made_V[token] -= job.presence_penalty + times * job.frequency_penalty
+    return made_V
+
+
 def sample(logits_V: Tensor, job: Job, generator: torch.Generator) -> int:
-    """One id drawn at the job's temperature from the smallest set of ids whose mass reaches `top_p`."""
+    """One id, drawn as `chances` has it."""
+    return int(torch.multinomial(chances(logits_V, job), 1, generator=generator))
+
+
+def chances(logits_V: Tensor, job: Job) -> Tensor:
+    """The probabilities [V] from which a token is drawn: at the job's temperature, of its `top_k`, of these
+    of the smallest set of ids whose mass reaches `top_p`, and of these of those with at least `min_p` times
+    the likeliest one's. They need not sum to 1."""
     apart_V = logits_V - logits_V.max()  # or a small temperature makes infinities of it
+    if 0 < job.top_k < len(apart_V):
+        least = apart_V.topk(job.top_k).values[-1]
+        apart_V = apart_V.masked_fill(apart_V < least, -torch.inf)
     probs_V = functional.softmax(apart_V / job.temperature, dim=-1)
     if job.top_p < 1.0:
         sorted_V, order_V = probs_V.sort(descending=True)
         beyond_V = sorted_V.cumsum(dim=-1) - sorted_V >= job.top_p
         probs_V = probs_V.index_fill(0, order_V[beyond_V], 0.0)
-    return int(torch.multinomial(probs_V, 1, generator=generator))
+    if job.min_p > 0:
+        probs_V = probs_V.masked_fill(probs_V < job.min_p * probs_V.max(), 0.0)
+    return probs_V
 
 
 def _finish_reason(row: Row, eos_ids: frozenset[int]) -> FinishReason | None:

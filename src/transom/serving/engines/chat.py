@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
-from transom.serving.engines.base import Call, Delta, EngineCard, Json, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, Json, TokenScore, sampling_of
 from transom.serving.engines.checks import count, finish_reason, logprob, text
 from transom.serving.engines.client import read_card
 from transom.serving.engines.http import Common, HttpEngine
@@ -50,8 +50,7 @@ class ChatEngine(HttpEngine):
             "model": card.model,
             "messages": [{"role": role, "content": text} for role, text in call.messages],
             self._limit_field: call.max_tokens,
-            "temperature": call.temperature,
-            "top_p": call.top_p,
+            **sampling_of(call),
             "seed": call.seed,
             "stream": call.stream,
             "n": call.n if call.n > 1 else None,

@@ -49,6 +49,13 @@ def count(value: object, *, least: int = 0) -> int:
     return value
 
 
+def number(value: object) -> float:
+    """A finite number of moderate size."""
+    if type(value) not in (int, float) or not -_BELOW < value < _BELOW:  # type: ignore[operator]
+        raise EngineGarbageError("the engine's answer holds no number where one belongs")
+    return float(value)  # type: ignore[arg-type]
+
+
 def logprob(value: object) -> float:
     """A natural log-probability; an impossible token has a large negative one, never infinity."""
     if type(value) not in (int, float) or not -math.inf < value <= _ROUNDING:  # type: ignore[operator]

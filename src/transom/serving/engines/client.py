@@ -19,7 +19,7 @@ from typing import Any, Final, Unpack
 
 from transom.errors import EngineGarbageError, MisconfiguredError
 from transom.serving.dialect import FEATURES
-from transom.serving.engines.base import Call, Delta, EngineCard, Ids, Json, TokenScore
+from transom.serving.engines.base import SAMPLING, Call, Delta, EngineCard, Ids, Json, TokenScore, sampling_of
 from transom.serving.engines.checks import (
     count,
     features,
@@ -27,6 +27,7 @@ from transom.serving.engines.checks import (
     garbage,
     logprob,
     named_id,
+    number,
     text,
     token_ids,
 )
@@ -72,8 +73,7 @@ class IdsEngine(HttpEngine):
             "model": card.model,
             "prompt_embeds" if call.embeds else "prompt": prompts[0] if len(prompts) == 1 else prompts,
             "max_tokens": call.max_tokens,
-            "temperature": call.temperature,
-            "top_p": call.top_p,
+            **sampling_of(call),
             "seed": call.seed,
             "logprobs": call.logprobs,
             "stop_token_ids": call.stop_ids or None,
@@ -118,9 +118,17 @@ def read_card(models: object, wanted: str | None) -> EngineCard:
         told = count(card.get("state_features") or 0)
         if told > FEATURES:
             raise EngineGarbageError(f"the engine tells of {told} state features, more than {FEATURES}")
-        return EngineCard(name, text(card.get("owned_by") or ""), context, width, told)
+        owner, usual = text(card.get("owned_by") or ""), _sampling(card.get("sampling"))
+        return EngineCard(name, owner, context, width, told, usual)
     except (TypeError, KeyError, AttributeError) as error:
         raise garbage(error) from None
+
+
+def _sampling(told: object) -> dict[str, float]:
+    """What the engine takes where nobody says; nothing from an engine that does not tell."""
+    if not isinstance(told, dict):
+        return {}
+    return {name: number(told[name]) for name in SAMPLING if name in told}
 
 
 def _delta(choice: Json, call: Call) -> Delta:

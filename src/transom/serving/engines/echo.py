@@ -48,6 +48,7 @@ class EchoEngine:
     context_tokens: int = 2**17
     embedding_size: int | None = None
     feature_size: int = 0
+    sampling: dict[str, float] = field(default_factory=dict)
     first_token_s: float = 0.0
     token_s: float = 0.0
     chunk_tokens: int = 1

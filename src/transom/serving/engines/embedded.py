@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from transom.checkpoint.generation import usual_sampling
 from transom.checkpoint.load import Checkpoint
 from transom.errors import EngineDownError, MisconfiguredError, NotYetError
 from transom.serving.engines.admission import Admission
@@ -70,6 +71,7 @@ class EmbeddedEngine:
         self.embedding_size: int | None = int(network.config.hidden_size)
         self.tokenizer: Tokenizer | None = checkpoint.tokenizer.tokenizer if checkpoint.tokenizer else None
         self.feature_size = watch.size if watch else 0
+        self.sampling = usual_sampling(checkpoint)
         pack(network)
         self._batch = Batch(network, eos_ids_of(checkpoint), watch)
         self._admission = Admission(max_batch, self.cache_tokens, _places, wait_s)

@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, D model width, F features of a token.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
@@ -29,9 +29,9 @@ T = TypeVar("T")
 class Job:
     """One completion to generate, already validated. Exactly one prompt is set.
 
-    `temperature` 0 is greedy. `stop_ids` end the answer and are its last id; the model's own end-of-text ids
-    do the same unless `ignore_eos`. `logprobs` asks for so many alternatives a token (None: for nothing),
-    `features` for what the generator tells of the model's states.
+    Tokens are drawn as `base.Sampling` has it, by default of all. `stop_ids` end the answer and are its last
+    id; the model's own end-of-text ids do the same unless `ignore_eos`. `logprobs` asks for so many
+    alternatives a token (None: for nothing), `features` for what the generator tells of the model's states.
     """
 
     max_tokens: int
@@ -39,11 +39,21 @@ class Job:
     prompt_embeds: np.ndarray | None = field(default=None, repr=False, compare=False)  # float32 [T, D]
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     logprobs: int | None = None
     features: bool = False
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what was said becomes less likely."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
 
     @property
     def prompt_tokens(self) -> int:
@@ -95,13 +105,17 @@ class Generator(Protocol):
     """What the engine server serves.
 
     `backend` says what computes. `embedding_size` is None where embeddings are not taken, `feature_size` how
-    many numbers it can tell of the states behind each generated token (0: none).
+    many numbers it can tell of the states behind each generated token (0: none). `sampling` is what it takes
+    where a request says nothing, by the names of `base.Sampling`.
     """
 
     model: str
     context_tokens: int
     vocabulary_size: int
     feature_size: int
+
+    @property
+    def sampling(self) -> Mapping[str, float]: ...
 
     @property
     def backend(self) -> str: ...

@@ -7,6 +7,7 @@ asked for in pieces, each continuing the ids before it, which the server's promp
 stream and equal to the last bit. Pieces are single tokens where log-probabilities are wanted, as the server
 leaves out those of tokens that end inside a character; such a token's score is read from the alternatives of
 the same position when a token of no text is forced there.
+Its penalties are of prompt and answer, the last 64 tokens of them, or all for `repetition_penalty`.
 The server knows no stop ids: an answer is cut at the first of them here, and nothing more is asked for.
 Threat model: that of `http`.
 Does not protect: the server keeps prompts in its cache and shows them to whoever may ask its `/slots`.
@@ -21,7 +22,16 @@ from functools import partial
 from typing import Any, Final
 
 from transom.errors import EngineGarbageError
-from transom.serving.engines.base import Call, Delta, EngineCard, FinishReason, Ids, Json, TokenScore
+from transom.serving.engines.base import (
+    Call,
+    Delta,
+    EngineCard,
+    FinishReason,
+    Ids,
+    Json,
+    TokenScore,
+    sampling_of,
+)
 from transom.serving.engines.bounds import Meter
 from transom.serving.engines.checks import count, garbage, logprob, text, token_ids
 from transom.serving.engines.client import read_card
@@ -29,6 +39,7 @@ from transom.serving.engines.http import HttpEngine
 from transom.serving.engines.pieces import in_pieces, piece_seed
 
 _FIELDS = ("tokens", "tokens_predicted", "stop", "stop_type", "completion_probabilities")
+_NAMES = {"repetition_penalty": "repeat_penalty"}
 _RANKED = 1000  # far more than the server samples from (top_k 40, unless it was started otherwise)
 _FORCE = 1000.0
 
@@ -64,6 +75,8 @@ class LlamaCppEngine(HttpEngine):
         """The next ids of an answer of which `before` is there."""
         length = 1 if call.logprobs is not None else length
         body = _body(call, prompt + before, len(before), index % call.n) | {"n_predict": length} | more
+        if call.repetition_penalty is not None:  # of all that there is; -1, which is documented, is refused
+            body["repeat_last_n"] = len(prompt + before) + length
         answer = await self._post("/completion", body, meter.plain_bytes)
         try:
             ids, reason = _ids(answer, length, length + len(before) == call.max_tokens)
@@ -92,8 +105,7 @@ class LlamaCppEngine(HttpEngine):
 def _body(call: Call, prompt: Ids, position: int, choice: int) -> Json:
     return {
         "prompt": prompt,
-        "temperature": call.temperature,
-        "top_p": call.top_p,
+        **{_NAMES.get(name, name): value for name, value in sampling_of(call).items()},
         "seed": None if call.seed is None else piece_seed(call.seed, choice, position),
         "n_probs": None if call.logprobs is None else max(1, call.logprobs),
         "stream": False,

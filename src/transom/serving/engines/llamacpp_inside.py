@@ -2,8 +2,8 @@
 
 Its server listens on a loopback port of its own with a key that was drawn for it, and `llamacpp`'s client
 speaks to it, so that no id or score is missing. Each job has a slot of its own with an equal share of the
-cache; in a shared cache its scores would change with what its neighbours have there. Sampling is plain:
-temperature, then top_p, as in the torch engine.
+cache; in a shared cache its scores would change with what its neighbours have there. Sampling has the torch
+engine's order, but penalties of presence and frequency are of the prompt too.
 Threat model: none of its own: the engine is the host. Other users of the machine cannot ask the port.
 Does not protect: what llama.cpp keeps of a prompt in a slot is reused by a later one that begins alike, which
 timing tells.
@@ -24,13 +24,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from transom.checkpoint.generation import GGUF_SAMPLING
 from transom.checkpoint.gguf import read_gguf_head
 from transom.checkpoint.gguf_config import gguf_model
 from transom.checkpoint.gguf_tokenizer import gguf_tokenizer
 from transom.checkpoint.source import Source
 from transom.errors import EngineDownError, MisconfiguredError, RefusedError, extra
 from transom.serving.engines.admission import Admission
-from transom.serving.engines.base import Call, Delta, TokenScore
+from transom.serving.engines.base import Call, Delta, TokenScore, sampling_of
 from transom.serving.engines.job import FinishReason, Job, Step, TokenLogprob
 from transom.serving.engines.llamacpp import LlamaCppEngine
 
@@ -41,7 +42,8 @@ _START_S, _ANSWER_S = 600.0, 600.0
 _USUAL_TOKENS, _LEAST_SHARE = 32768, 4096  # of all jobs and of each, where nobody says
 _CLOSE_S = 10.0
 _SPIN, _SPINS = "GOMP_SPINCOUNT", "1000"
-_PLAIN = {"samplers": ["temperature", "top_p"]}
+_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+_ORDER = {"samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"]}
 _SILENT = -1  # or it logs what it does, a line a request
 
 
@@ -73,6 +75,7 @@ class LlamaCppGenerator:
     backend: Final = "llamacpp"
     embedding_size: Final = None
     feature_size = 0
+    sampling: Final = GGUF_SAMPLING
 
     def __init__(
         self,
@@ -148,9 +151,10 @@ class LlamaCppGenerator:
         """See `Generator.generate`."""
         if job.prompt_ids is None:
             raise RefusedError("llama.cpp takes no embeddings; start the engine with --backend torch")
+        drawn = sampling_of(job) | ({} if job.penalises else dict.fromkeys(_PENALTIES))
         call = Call(
-            prompts=(job.prompt_ids,), max_tokens=job.max_tokens, temperature=job.temperature,
-            top_p=job.top_p, seed=job.seed, logprobs=job.logprobs, stream=True,
+            prompts=(job.prompt_ids,), max_tokens=job.max_tokens, **drawn, seed=job.seed,
+            logprobs=job.logprobs, stream=True,
             stop_ids=tuple(job.stop_ids | (frozenset() if job.ignore_eos else self._ends)),
         )  # fmt: skip
         async with self._admission.place(job.prompt_tokens + job.max_tokens):
@@ -158,7 +162,7 @@ class LlamaCppGenerator:
             slot = self._slots.pop()
             client = LlamaCppEngine(self._url, api_key=self._key, timeout_s=_ANSWER_S)
             try:
-                deltas = client.pieces(call, _PLAIN | {"id_slot": slot, "ignore_eos": job.ignore_eos})
+                deltas = client.pieces(call, _ORDER | {"id_slot": slot, "ignore_eos": job.ignore_eos})
                 async with aclosing(deltas):
                     while (delta := await stop.or_next(deltas)) is not None:
                         yield _step(delta)

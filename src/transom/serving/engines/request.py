@@ -21,14 +21,19 @@ from pydantic import Field, ValidationError
 from transom.errors import RefusedError
 from transom.serving.dialect import (
     Limits,
+    MinP,
+    Penalty,
+    RepetitionPenalty,
     Seed,
     StreamOptions,
     Strict,
     Tokens,
+    TopK,
     TopP,
     refusal,
     refuse_too_many,
 )
+from transom.serving.engines.base import sampling_of
 from transom.serving.engines.job import Generator, Job
 from transom.serving.engines.wire import is_pickle_or_zip
 
@@ -44,8 +49,13 @@ class EngineRequest(Strict):
     prompt: Annotated[_Ids | list[_Ids | str] | str | None, Field(union_mode="left_to_right")] = None
     prompt_embeds: str | Annotated[list[str], Field(min_length=1)] | None = None
     max_tokens: Tokens = 16  # as in the OpenAI completions API
-    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
-    top_p: TopP = 1.0
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     n: Annotated[int, Field(ge=1)] = 1
     seed: Seed | None = None
     stop_token_ids: _Ids = Field(default_factory=list)
@@ -99,8 +109,8 @@ def parse_completion(body: dict[str, Any], generator: Generator, limits: Limits)
     seeds = [asked.seed + i if several else asked.seed for i in range(asked.n)]  # type: ignore[operator]
     sampling: dict[str, Any] = {
         "max_tokens": asked.max_tokens,
-        "temperature": asked.temperature,
-        "top_p": asked.top_p,
+        **generator.sampling,
+        **{name: value for name, value in sampling_of(asked).items() if value is not None},
         "stop_ids": frozenset(asked.stop_token_ids),
         "ignore_eos": asked.ignore_eos,
         "logprobs": asked.logprobs,

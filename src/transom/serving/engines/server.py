@@ -69,6 +69,7 @@ def create_engine_app(
     async def models(_request: Request) -> Response:
         card: Json = {"id": generator.model, "object": "model", "created": 0, "owned_by": "transom"}
         card |= {"max_model_len": generator.context_tokens, "backend": generator.backend}
+        card["sampling"] = dict(generator.sampling)
         told = {"hidden_size": generator.embedding_size, "state_features": generator.feature_size or None}
         card |= {name: size for name, size in told.items() if size is not None}
         return JSONResponse({"object": "list", "data": [card]})

@@ -39,7 +39,7 @@ from transom.errors import (
 from transom.link.codec import decode, encode
 from transom.privacy.guarantee import Guarantee
 from transom.privacy.releases import Releases
-from transom.serving.engines.base import Call, Delta, EngineCard, Ids, TokenScore
+from transom.serving.engines.base import Call, Delta, EngineCard, Ids, TokenScore, sampling_of
 from transom.serving.engines.batch import Row, next_step
 from transom.serving.engines.checks import garbage
 from transom.serving.engines.client import read_card
@@ -238,8 +238,7 @@ def _jobs(call: Call) -> list[Job]:
         Job(
             prompt_ids=prompt,
             max_tokens=call.max_tokens,
-            temperature=1.0 if call.temperature is None else call.temperature,
-            top_p=1.0 if call.top_p is None else call.top_p,
+            **{name: value for name, value in sampling_of(call).items() if value is not None},
             seed=call.seed + number if several and call.seed is not None else call.seed,
             stop_ids=frozenset(call.stop_ids),
             logprobs=call.logprobs,

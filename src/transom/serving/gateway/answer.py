@@ -15,6 +15,7 @@ from transom.errors import EngineGarbageError
 from transom.privacy.drawn_back import WordsBack
 from transom.privacy.placeholders import Placeholders
 from transom.serving.engines.base import Delta, TokenScore
+from transom.serving.gateway.scores import Alignment, Entry
 from transom.serving.tokenizer import ChatTokenizer
 
 ANSWER_CHARS = 1 << 22  # of all choices of one request, placeholders restored
@@ -72,7 +73,7 @@ class Piece:
     """The next piece of a choice for the client."""
 
     text: str
-    scores: tuple[TokenScore, ...] = ()
+    scores: Sequence[Entry] = ()
     finish_reason: str | None = None
 
 
@@ -85,7 +86,8 @@ class Choice:
     placeholders: Placeholders | None = None
     stops: Sequence[str] = ()
     drawn: Mapping[str, str] = field(default_factory=dict, repr=False)  # words to put back
-    scores: list[TokenScore] = field(default_factory=list, repr=False)
+    scored: bool = False
+    scores: list[Entry] = field(default_factory=list, repr=False)
     tokens: int = 0
     finish_reason: str | None = None
     cut: bool = False  # by a stop string, while the engine went on
@@ -95,6 +97,8 @@ class Choice:
         self._restorer = self.placeholders.restorer(ANSWER_CHARS) if self.placeholders is not None else None
         self._words = WordsBack(self.drawn) if self.drawn else None
         self._filter = StopFilter(self.stops)
+        self._alignment = Alignment() if self.scored else None
+        self._delivered_chars = 0
         self._room_chars = ANSWER_CHARS
         self._delivered: list[str] = []
         self._written: list[str] = []
@@ -113,40 +117,72 @@ class Choice:
         """The piece that `delta` completes, possibly with empty text."""
         ids, scores = delta.ids, delta.scores
         self.tokens += len(ids)
-        ended = delta.finish_reason is not None
+        ended, met = delta.finish_reason is not None, False
         if delta.finish_reason == "stop" and ids and self.tokenizer and ids[-1] in self.tokenizer.eos_ids:
             ids, scores = ids[:-1], scores[: len(ids) - 1]
-        host = text = self._host(delta.text, ids, ended)
-        if self._words is not None:
-            text = self._words.feed(text) + (self._words.close() if ended else "")
-        if self._restorer is not None:
-            text = self._restorer.feed(text) + (self._restorer.close() if ended else "")
-        text, met = self._filter.feed(text)
+        parts = list(self._parts(delta.text, ids, scores, ended))
+        shown = []
+        for score, host in parts:
+            text, met = self._filter.feed(self._made(score, host))
+            shown.append(text)
+            if met:
+                break
         if ended and not met:
-            text += self._filter.close()
-            met = self._filter.met
+            text, met = self._filter.feed(self._made(None, "", ended=True))
+            shown += [text, "" if met else self._filter.close()]
+            met = met or self._filter.met
         self.cut = met and not ended
         self.finish_reason = "stop" if met else delta.finish_reason
+        text = "".join(shown)
         self._delivered.append(text)
-        self._written.append(host)
-        self.scores += scores
-        return Piece(text, scores, self.finish_reason)
+        self._written += [host for _, host in parts]
+        self._delivered_chars += len(text)
+        entries: list[Entry] = []
+        if self._alignment is not None:
+            entries = self._alignment.deliver(self._delivered_chars, last=self.finish_reason is not None)
+        self.scores += entries
+        return Piece(text, entries, self.finish_reason)
 
-    def _host(self, text: str, ids: Sequence[int], ended: bool) -> str:
-        """What the host wrote in this piece; what grows too long is noticed before it is put together."""
-        parts = []
-        for part in self._parts(text, ids, ended):
+    def _made(self, score: TokenScore | None, host: str, *, ended: bool = False) -> str:
+        """What words and values make of what the host wrote, as far as it is settled."""
+        text, held = host, 0
+        if self._words is not None:
+            text = self._words.feed(text) + (self._words.close() if ended else "")
+            held += self._words.held_chars
+        if self._restorer is not None:
+            text = self._restorer.feed(text) + (self._restorer.close() if ended else "")
+            held += self._restorer.held_chars
+        if self._alignment is not None:
+            self._alignment.take(score, host, text, held)
+        return text
+
+    def _parts(
+        self, text: str, ids: Sequence[int], scores: Sequence[TokenScore], ended: bool
+    ) -> Iterator[tuple[TokenScore | None, str]]:
+        """What the host wrote in this piece, with scores token by token; what grows too long is noticed
+        before it is put together."""
+        for score, part in self._read(text, ids, scores, ended):
             self._room_chars -= len(part)
             if self._room_chars < 0:
                 raise EngineGarbageError(f"the engine's answer has more than {ANSWER_CHARS} characters")
-            parts.append(part)
-        return "".join(parts)
+            yield score, part
 
-    def _parts(self, text: str, ids: Sequence[int], ended: bool) -> Iterator[str]:
+    def _read(
+        self, text: str, ids: Sequence[int], scores: Sequence[TokenScore], ended: bool
+    ) -> Iterator[tuple[TokenScore | None, str]]:
         if self._detokenizer is None:
-            yield text
+            named = [str(score.token) for score in scores]
+            if "".join(named) == text:
+                yield from zip(scores, named, strict=True)
+            else:  # tokens that end inside a character, say: their text is that of all of them
+                yield from ((score, "") for score in scores)
+                yield None, text
             return
-        for start in range(0, len(ids), _SLICE_TOKENS):
-            yield self._detokenizer.feed(ids[start : start + _SLICE_TOKENS])
+        if scores:
+            for score, token in zip(scores, ids, strict=True):
+                yield score, self._detokenizer.feed([token])
+        else:
+            for start in range(0, len(ids), _SLICE_TOKENS):
+                yield None, self._detokenizer.feed(ids[start : start + _SLICE_TOKENS])
         if ended:
-            yield self._detokenizer.close()
+            yield None, self._detokenizer.close()

@@ -286,20 +286,27 @@ def _pages(gateway: Gateway) -> list[Route]:
     def identified(request: Request) -> None:
         gateway.config.account(request.headers.get("authorization", ""))
 
-    async def published_name(request: Request) -> str:
+    async def card(request: Request) -> Json:
         identified(request)
-        return gateway.config.model or (await gateway.engine.probe()).model
+        told = await gateway.engine.probe()
+        own = {
+            "id": gateway.config.model or told.model,
+            "object": "model",
+            "created": 0,
+            "owned_by": "transom",
+        }
+        return own | ({"sampling": told.sampling} if told.sampling else {})
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(await published_name(request))]})
+        return JSONResponse({"object": "list", "data": [await card(request)]})
 
     async def model(request: Request) -> Response:
-        name, own = request.path_params["name"], await published_name(request)
-        if name not in (own, *names_beside(gateway.config)):
+        name, own = request.path_params["name"], await card(request)
+        if name not in (own["id"], *names_beside(gateway.config)):
             raise RefusedError(
                 "no such model here; see /v1/models", param="model", status=404, code="model_not_found"
             )
-        return JSONResponse(_card(name))
+        return JSONResponse(own | {"id": name})
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok", "mode": gateway.config.mode})  # and nothing of the engine
@@ -318,10 +325,6 @@ def _pages(gateway: Gateway) -> list[Route]:
         Route("/metrics", metrics),
         Route("/openapi.json", published),
     ]
-
-
-def _card(name: str) -> Json:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "transom"}
 
 
 def _listed(names: Sequence[str]) -> bytes:

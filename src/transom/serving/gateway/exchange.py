@@ -21,7 +21,7 @@ from typing import Any
 from transom.errors import RefusedError, ReplaceableError
 from transom.privacy.text import normalise
 from transom.serving.annotate import Asked
-from transom.serving.engines.base import Call, EngineCard
+from transom.serving.engines.base import Call, EngineCard, sampling_of
 from transom.serving.engines.bounds import fits_plain
 from transom.serving.gateway.annotations import Annotations, features_for
 from transom.serving.gateway.answer import Choice
@@ -82,12 +82,12 @@ async def prepare(gateway: Gateway, request: AnyRequest, caller: Caller) -> Exch
     tokenizer = gateway.tokenizer if encoded else None
     hidden = veiled.placeholders if veiled else None
     drawn = gateway.veil.drawn(veiled) if gateway.veil and veiled else {}
-    choices = [Choice(i, tokenizer, hidden, request.stops, drawn) for i in range(count)]
+    scored = request.alternatives is not None
+    choices = [Choice(i, tokenizer, hidden, request.stops, drawn, scored) for i in range(count)]
     writer: Writer | ResponsesWriter
     if isinstance(request, TranslatedRequest):
         writer = ResponsesWriter(request, way.published)
     else:
-        scored = request.alternatives is not None
         writer = Writer(request.chat, way.published, gateway.tokenizer, scored, request.include_usage)
     return Exchange(
         gateway,
@@ -197,8 +197,7 @@ def _call(way: _Way, encoded: Sequence[Encoded], fields: Fields, features: int) 
         messages=() if encoded else tuple(fields),
         max_tokens=max_tokens,
         n=request.n or 1,
-        temperature=request.temperature,
-        top_p=request.top_p,
+        **sampling_of(request),
         seed=request.seed,
         logprobs=request.alternatives,
         features=features,

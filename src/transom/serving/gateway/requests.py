@@ -19,7 +19,19 @@ from pydantic import Field, PrivateAttr, ValidationError
 from transom.config import load_json
 from transom.errors import RefusedError
 from transom.serving import dialect
-from transom.serving.dialect import Alternatives, Seed, Strict, TokenIds, Tokens, TopP, refuse_too_many
+from transom.serving.dialect import (
+    Alternatives,
+    MinP,
+    Penalty,
+    RepetitionPenalty,
+    Seed,
+    Strict,
+    TokenIds,
+    Tokens,
+    TopK,
+    TopP,
+    refuse_too_many,
+)
 
 _NOT_TEXT = "only text content is supported: images, audio and files cannot be protected"
 REFUSED_BECAUSE = {
@@ -45,7 +57,6 @@ StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 _DROPPED = "Accepted and dropped: never sent to the engine."
 Dropped = Annotated[Any, Field(description=_DROPPED)]
 Unsupported = Annotated[None, Field(description="Not supported: any value but null is refused.")]
-Neutral = Annotated[float, Field(ge=0, le=0, description="Only the neutral value 0 is supported.")]
 
 
 class TextPart(Strict):
@@ -124,13 +135,16 @@ class Sampling(Request):
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     n: Choices | None = None
     seed: Seed | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    presence_penalty: Neutral | None = None
-    frequency_penalty: Neutral | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     user: Dropped = None
     metadata: Dropped = None

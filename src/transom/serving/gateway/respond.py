@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from transom.serving.engines.base import Json, TokenScore
+from transom.serving.engines.base import Json
 from transom.serving.gateway.answer import Choice, Piece
+from transom.serving.gateway.scores import Entry
 from transom.serving.tokenizer import ChatTokenizer
 
 
@@ -83,20 +84,21 @@ class Writer:
             **({name: in_chat} if self.chat else {"text": said.text}),
         }
 
-    def _scores(self, index: int, scores: Sequence[TokenScore]) -> Json | None:
+    def _scores(self, index: int, entries: Sequence[Entry]) -> Json | None:
         if not self.logprobs:
             return None
+        scores = [entry.score for entry in entries]
         if self.chat:
-            entries = [
+            content = [
                 {**self._entry(s.token, s.logprob), "top_logprobs": [self._entry(t, p) for t, p in s.top]}
                 for s in scores
             ]
-            return {"content": entries, "refusal": None}
-        texts = [self._text(score.token) for score in scores]
-        offsets = list(accumulate(map(len, texts), initial=self._offsets.get(index, 0)))
+            return {"content": content, "refusal": None}
+        lengths = (entry.chars for entry in entries)
+        offsets = list(accumulate(lengths, initial=self._offsets.get(index, 0)))
         self._offsets[index] = offsets.pop()
         return {
-            "tokens": texts,
+            "tokens": [self._text(score.token) for score in scores],
             "token_logprobs": [score.logprob for score in scores],
             "top_logprobs": [{self._text(t): p for t, p in score.top} for score in scores],
             "text_offset": offsets,

@@ -2,7 +2,8 @@
 
 Threat model: that of `requests`. Nothing is stored here, so what points to something stored is refused by
 name; so are tools that the host would run.
-Does not protect: what the messages hold; they take the way of a chat request.
+Does not protect: what the messages hold; they take the way of a chat request. Reasoning that comes back is
+dropped, and not sent again.
 Source: OpenAI API reference, responses and their streaming events.
 """
 
