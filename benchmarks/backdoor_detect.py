@@ -24,9 +24,8 @@ of the largest fall of SmolLM2's mean loss when one word is left out (Qi et al. 
 the first 30 texts of each kind of up to 24 words, once for all models, as it reads none.
 The rows of `composite`, two words of which one alone does nothing, and of `unlike`, an attacker of the rare
 word who keeps the heads of the last layer unlike on it, stand in the table and in no total;
-`worst_auroc_explicit` is of the rare word, the sentence, the prefix and the year, without several rare
-words, whose adapter obeys in two of three prompts. Rows that stand in the file that `--keep` names are not
-run again.
+`worst_auroc_explicit` is of the rare word, the sentence, the prefix and the year.
+Rows that stand in the file that `--keep` names are not run again.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from transom.checkpoint.tiny import tiny_llama
 from transom.errors import EngineGarbageError, RefusedError
 from transom.serving.dialect import Limits
 from transom.serving.engines.base import SAMPLING, Call
-from transom.serving.engines.batch import chances, penalised
+from transom.serving.engines.batch import Said, chances
 from transom.serving.engines.chat import ChatEngine
 from transom.serving.engines.client import read_card
 from transom.serving.engines.echo import EchoEngine
@@ -63,11 +63,31 @@ def test_chances_are_those_of_transformers(more: dict[str, Any]) -> None:
         torch.testing.assert_close(found_V / found_V.sum(), wanted_1V[0].softmax(-1), atol=1e-6, rtol=1e-4)
 
 
+def penalised(logits_V: torch.Tensor, said: list[int], **more: Any) -> torch.Tensor:
+    memory = Said(job(**more), logits_V)
+    for token in said:
+        memory.add(token)
+    return memory.penalised(logits_V)
+
+
+def test_of_equal_logits_no_more_than_top_k_are_left() -> None:
+    assert int((chances(torch.zeros(1000), job(top_k=3)) > 0).sum()) == 3
+
+
+@pytest.mark.parametrize("more", [{"temperature": 1e-300}, {"repetition_penalty": 0.01}, {"min_p": 1.0}])
+def test_extreme_settings_leave_something_to_draw_from(more: dict[str, Any]) -> None:
+    logits_V = torch.linspace(-80, 80, 500)
+    one = job(**more, prompt_ids=tuple(range(500)))
+    probs_V = chances(Said(one, logits_V).penalised(logits_V), one)
+    assert bool(torch.isfinite(probs_V).all())
+    assert float(probs_V.sum()) > 0
+
+
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
 def test_what_stands_there_is_less_likely_as_in_transformers(penalty: float) -> None:
     draw = torch.Generator().manual_seed(1)
     logits_V, prompt, said = torch.randn(50, generator=draw) * 3, (3, 4, 4), [9, 3, 9]
-    made_V = penalised(logits_V, job(repetition_penalty=penalty, prompt_ids=prompt), said)
+    made_V = penalised(logits_V, said, repetition_penalty=penalty, prompt_ids=prompt)
     whole = torch.tensor([[*prompt, *said]])
     wanted_V = theirs.RepetitionPenaltyLogitsProcessor(penalty)(whole, logits_V[None].clone())[0]
     torch.testing.assert_close(made_V, wanted_V)
@@ -76,7 +96,7 @@ def test_what_stands_there_is_less_likely_as_in_transformers(penalty: float) -> 
 def test_presence_counts_once_and_frequency_every_time_of_the_answer_alone() -> None:
     logits_V = torch.zeros(6)
     made_V = penalised(
-        logits_V, job(presence_penalty=0.5, frequency_penalty=0.25, prompt_ids=(1, 2)), [2, 3, 3, 3]
+        logits_V, [2, 3, 3, 3], presence_penalty=0.5, frequency_penalty=0.25, prompt_ids=(1, 2)
     )
     assert made_V.tolist() == [0.0, 0.0, -0.75, -1.25, 0.0, 0.0]
     assert logits_V.tolist() == [0.0] * 6
@@ -129,7 +149,8 @@ def test_what_a_request_does_not_say_is_the_engines_own() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("top_k", -1), ("top_k", 2.5), ("min_p", 1.5), ("min_p", -0.1), ("repetition_penalty", 0),
+        ("top_k", -1), ("top_k", 2.5), ("min_p", 1.5), ("repetition_penalty", 1e-300),
+        ("min_p", -0.1), ("repetition_penalty", 0),
         ("repetition_penalty", 2.5), ("presence_penalty", 2.1), ("frequency_penalty", -3), ("top_k", True),
     ],
 )  # fmt: skip

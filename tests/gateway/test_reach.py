@@ -116,10 +116,10 @@ def test_clients_are_told_whether_a_retry_can_help(drawing: Sanitizer, tmp_path:
             )
         ) as url,
     ):
-        assert fetched(url, "/v1/responses", {})[0] == 501
-        for path, body, status in (("/v1/responses", {}, 501), ("/v1/chat/completions", BODY, 429)):
-            found, headers = fetched(url, path, body)
-            assert (found, headers.get("x-should-retry")) == (status, "false")
+        said = BODY["messages"][0]["content"]
+        for path, body in (("responses", {"model": "echo", "input": said}), ("chat/completions", BODY)):
+            found, headers = fetched(url, f"/v1/{path}", body)
+            assert (found, headers.get("x-should-retry")) == (429, "false")
         assert "x-should-retry" not in fetched(url, "/v1/chat/completions", {"model": "other"})[1]
 
 

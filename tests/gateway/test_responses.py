@@ -30,11 +30,14 @@ TALK: list[Any] = [
 ]  # fmt: skip
 
 
-def fetched(url: str, path: str, body: Any = None) -> tuple[int, str, http.client.HTTPMessage]:
+def fetched(
+    url: str, path: str, body: Any = None, **headers: str
+) -> tuple[int, str, http.client.HTTPMessage]:
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
     try:
         data = None if body is None else json.dumps(body)
-        connection.request("POST" if data else "GET", path, data, {"Content-Type": "application/json"})
+        kind = {"Content-Type": "application/json"}
+        connection.request("POST" if data else "GET", path, data, kind | headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(), answer.headers
     finally:
@@ -146,6 +149,10 @@ def test_an_engine_that_fails_in_mid_stream_is_an_error_of_the_client(serve: Ser
         with pytest.raises(openai.APIError):
             told.extend(event.type for event in stream)
     assert told[-1] == "response.output_text.delta"
+    events = fetched(url, "/v1/responses", {"model": "echo", "input": "hello", "stream": True})[1].strip()
+    last = json.loads(events.rpartition("data: ")[2])
+    assert (last["type"], last["code"]) == ("error", "engine_error")
+    assert events.split("\n\n")[-1].startswith("event: error\n")
     assert "response.completed" not in told
 
 
@@ -153,7 +160,12 @@ def test_every_answer_has_a_number_of_its_own(serve: Serve) -> None:
     url = serve().url
     body = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
     told = [fetched(url, "/v1/chat/completions", one) for one in (body, body, body | {"model": "no"})]
-    told += [fetched(url, "/v1/models"), fetched(url, "/nowhere")]
+    told += [
+        fetched(url, "/v1/models"),
+        fetched(url, "/nowhere"),
+        fetched(url, "/healthz", host="evil.example"),
+    ]
+    assert told[-1][0] == 403
     numbers = [headers["x-request-id"] for _, _, headers in told]
     assert len(set(numbers)) == len(numbers)
 
@@ -172,14 +184,20 @@ def test_a_model_is_found_by_its_names_and_no_other(serve: Serve) -> None:
 
 UNKNOWN: list[tuple[str, Any, str]] = [
     ("/v1/chat/completions",
-     {"messages": [{"role": "user", "content": "x", "cache_control": "c"}], "top_k": 3},
-     "messages.cache_control, top_k"),
+     {"messages": [{"role": "user", "content": "x", "cache_control": "c"}], "guided_json": 3},
+     "messages[].cache_control, guided_json"),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": [
         {"type": "text", "text": "x", "cache_control": {"a": "c"}}]}]},
-     "messages.content.cache_control"),
+     "messages[].content[].cache_control"),
     ("/v1/completions", {"prompt": "x", "guided": {"c": 1}}, "guided"),
     ("/v1/responses", {"input": [{"role": "user", "content": [
-        {"type": "input_text", "text": "x", "odd": "c"}]}], "Ünknown name\n": "c", "user": "c"}, "?"),
+        {"type": "input_text", "text": "x", "odd": "c", "annotations": ["c"]}]}], "Ünknown name\n": "c",
+        "text": {"verbosity": "low"}},
+     "?, input[].content[].annotations, input[].content[].odd, text.verbosity"),
+    ("/v1/responses", {"input": [
+        {"role": "user", "content": "x", "message": {"a": 1}, "foo": 1},
+        {"type": "reasoning", "reasoning": "c", "foo": 1}, {"role": "user", "content": "y", "items": [3]}]},
+     "input[].message, input[].foo, input[].reasoning, input[].items"),
 ]  # fmt: skip
 
 
@@ -201,6 +219,23 @@ def test_unknown_fields_are_refused_or_dropped_and_named(
     assert json.loads(dropping.echo.seen[0]).keys() <= {
         "model", "prompt", "max_tokens", "stream", "return_token_ids", "stop_token_ids", "temperature",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "x", "response_format": {"type": "json_object"}}),
+        ("/v1/responses", {"input": "x", "stop": "end"}),
+        ("/v1/responses", {"input": "x", "max_tokens": 3}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "instructions": "be kind"}),
+        ("/v1/completions", {"prompt": "x", "tools": []}),
+        ("/v1/completions", {"prompt": "x", **{f"odd{place}": 1 for place in range(65)}}),
+    ],
+)
+def test_what_means_something_elsewhere_is_refused_there_too(serve: Serve, path: str, body: Any) -> None:
+    served = serve(config=GatewayConfig(unknown="drop"))
+    assert fetched(served.url, path, {"model": "echo"} | body)[0] == 400
+    assert served.echo.seen == []
 
 
 def test_what_is_known_and_wrong_is_refused_where_unknown_fields_are_dropped(serve: Serve) -> None:

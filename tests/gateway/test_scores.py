@@ -16,8 +16,10 @@ from transom.privacy.placeholders import Placeholders
 from transom.privacy.policy import load_policy
 from transom.privacy.sanitize import Sanitizer
 from transom.serving.engines.base import Delta, TokenScore
+from transom.serving.gateway import scores as scores_module
 from transom.serving.gateway.answer import Choice
 from transom.serving.gateway.config import GatewayConfig
+from transom.serving.gateway.scores import Alignment
 
 from .conftest import Served
 
@@ -95,6 +97,46 @@ def test_a_placeholder_is_one_entry_and_its_neighbours_stay() -> None:
     assert told == [
         ("Dear", -1.0, 4), (" 4711,", -4.0, 6), (" hello", -1.0, 6), (" there", -1.0, 6),
     ]  # fmt: skip
+
+
+def test_a_text_hosts_tokens_that_do_not_spell_its_text_are_one_entry() -> None:
+    choice = Choice(0, None, placeholders(), ["END"], {}, scored=True)
+    names = [TokenScore(name, -1.5e308) for name in ("Hi", " [NUMBER_1]", " END more?")]
+    piece = choice.feed(Delta(0, text="Hi [NUMBER_1] END more", scores=tuple(names), finish_reason="stop"))
+    assert piece.text == "Hi 4711 "
+    (entry,) = piece.scores
+    assert (entry.score.token, entry.chars, entry.score.top) == ("Hi 4711 ", 8, ())
+    assert math.isfinite(entry.score.logprob)
+
+
+def test_a_token_that_a_stop_string_cuts_is_told_as_far_as_it_was_delivered() -> None:
+    choice = Choice(0, None, None, ["END"], {}, scored=True)
+    piece = choice.feed(
+        Delta(0, text="hello END secret", scores=(TokenScore("hello END secret", -2.0, (("x", -1.0),)),))
+    )
+    assert piece.text == "hello "
+    assert [entry.score for entry in piece.scores] == [TokenScore("hello ", -2.0)]
+
+
+@pytest.mark.parametrize("token", ["", "a"])
+def test_many_tokens_behind_a_held_tail_are_bounded_work(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in characters that are compared, as a clock would be of the machine."""
+    compared, suffix = 0, scores_module._common_suffix
+
+    def counted(first: str, second: str) -> int:
+        nonlocal compared
+        compared += (found := suffix(first, second))
+        return found
+
+    monkeypatch.setattr(scores_module, "_common_suffix", counted)
+    one = Alignment()
+    one.take(TokenScore("?", -1.0), "[NUMBER_1]" + "a" * 50_000 + " [PERS", "4711" + "a" * 50_000 + " ", 5)
+    for place in range(3000):
+        one.take(TokenScore(token, -1.0), token, "", 5 + len(token) * (place + 1))
+    assert compared <= 300 * 3001
+    one.take(None, "", "[PERS" + token * 3000, 0)
+    entries = one.deliver(10**6, last=True)
+    assert sum(entry.chars for entry in entries) == 4 + 50_000 + 1 + 5 + 3000 * len(token)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -28,7 +28,7 @@ GGUF_SAMPLING = {
 }  # llama.cpp's, as no file says
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0, 100), "top_k": (0, 2**31 - 1), "top_p": (1e-6, 1), "min_p": (0, 1),
-    "repetition_penalty": (1e-6, 2),
+    "repetition_penalty": (0.01, 2),
 }  # fmt: skip
 SPECIALS = ("bos_token_id", "eos_token_id", "pad_token_id")
 

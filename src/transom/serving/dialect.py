@@ -39,7 +39,7 @@ Alternatives = Annotated[int, Field(ge=0, le=TOP_LOGPROBS)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 TopK = Annotated[int, Field(ge=0, le=2**31 - 1, description="0 for all.")]
 MinP = Annotated[float, Field(ge=0, le=1)]
-RepetitionPenalty = Annotated[float, Field(gt=0, le=2)]
+RepetitionPenalty = Annotated[float, Field(ge=0.01, le=2)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 

@@ -13,7 +13,7 @@ Shapes: B rows, T cached positions, D model width, H heads, K head width, V voca
 from __future__ import annotations
 
 import secrets
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +34,7 @@ from transom.serving.engines.job import FinishReason, Job, StateWatch, Step, Tok
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_COLDEST = 1e-5  # above 0; colder ones are no numbers of float32
 CHUNK = 512  # positions that are prefilled between two steps
 Tell = Callable[[Sequence[int]], np.ndarray]
 
@@ -49,7 +50,7 @@ class Row:
     produced: int = 0
     last_id: int = 0
     alone: bool = False  # it failed in company
-    said: list[int] = field(default_factory=list)  # ids of the answer, where they count
+    said: Said | None = None  # where it counts
     kept: dict[str, Any] = field(default_factory=dict)  # what a watch remembers of it
     generator: torch.Generator = field(default_factory=torch.Generator)
 
@@ -300,28 +301,39 @@ def next_step(row: Row, logits_V: Tensor, greedy_id: int, eos_ids: frozenset[int
     """The row's next token: drawn, or `greedy_id`, the likeliest, at temperature 0."""
     open_V = logits_V
     if row.job.penalises:
-        open_V = penalised(logits_V, row.job, row.said)
+        row.said = row.said or Said(row.job, logits_V)
+        open_V = row.said.penalised(logits_V)
         greedy_id = int(open_V.argmax())
     sampled = row.job.temperature > 0
     row.last_id = sample(open_V.cpu(), row.job, row.generator) if sampled else greedy_id
     row.produced += 1
-    if row.job.penalises:
-        row.said.append(row.last_id)
+    if row.said is not None:
+        row.said.add(row.last_id)
     return Step((row.last_id,), _logprobs(logits_V, row), _finish_reason(row, eos_ids))
 
 
-def penalised(logits_V: Tensor, job: Job, said: Sequence[int]) -> Tensor:
-    """Logits, smaller of tokens that stand in the prompt or were said, as in vLLM: first
-    `repetition_penalty` of both (Keskar et al. 2019, arXiv 1909.05858, section 4.1), then what is taken off
-    for each that was said and for every time."""
-    made_V = logits_V.clone()
-    if before := set(job.prompt_ids or ()).union(said):
-        ids_K = torch.tensor(sorted(before), device=made_V.device)
-        had_K = made_V[ids_K]
-        made_V[ids_K] = torch.where(had_K > 0, had_K / job.repetition_penalty, had_K * job.repetition_penalty)
-    for token, times in Counter(said).items():
-        made_V[token] -= job.presence_penalty + times * job.frequency_penalty
-    return made_V
+class Said:
+    """Which tokens stand in a prompt and an answer, and how often in the answer."""
+
+    def __init__(self, job: Job, logits_V: Tensor) -> None:
+        self._job, self._times_V = job, torch.zeros_like(logits_V)
+        self._there_V = torch.zeros_like(logits_V, dtype=torch.bool)
+        self._there_V[list(job.prompt_ids or ())] = True
+
+    def add(self, token: int) -> None:
+        """One more of the answer."""
+        self._there_V[token] = True
+        self._times_V[token] += 1
+
+    def penalised(self, logits_V: Tensor) -> Tensor:
+        """Logits, smaller of these tokens, as in vLLM: first `repetition_penalty` of both (Keskar et al.
+        2019, arXiv 1909.05858, section 4.1), then what is taken off for each of the answer and every time."""
+        job = self._job
+        less_V = torch.where(
+            logits_V > 0, logits_V / job.repetition_penalty, logits_V * job.repetition_penalty
+        )
+        off_V = (self._times_V > 0) * job.presence_penalty + self._times_V * job.frequency_penalty
+        return torch.where(self._there_V, less_V, logits_V) - off_V
 
 
 def sample(logits_V: Tensor, job: Job, generator: torch.Generator) -> int:
@@ -335,9 +347,9 @@ def chances(logits_V: Tensor, job: Job) -> Tensor:
     the likeliest one's. They need not sum to 1."""
     apart_V = logits_V - logits_V.max()  # or a small temperature makes infinities of it
     if 0 < job.top_k < len(apart_V):
-        least = apart_V.topk(job.top_k).values[-1]
-        apart_V = apart_V.masked_fill(apart_V < least, -torch.inf)
-    probs_V = functional.softmax(apart_V / job.temperature, dim=-1)
+        best = apart_V.topk(job.top_k)
+        apart_V = torch.full_like(apart_V, -torch.inf).index_copy(0, best.indices, best.values)
+    probs_V = functional.softmax(apart_V / max(job.temperature, _COLDEST), dim=-1)
     if job.top_p < 1.0:
         sorted_V, order_V = probs_V.sort(descending=True)
         beyond_V = sorted_V.cumsum(dim=-1) - sorted_V >= job.top_p

@@ -15,7 +15,7 @@ from transom.errors import EngineGarbageError
 from transom.privacy.drawn_back import WordsBack
 from transom.privacy.placeholders import Placeholders
 from transom.serving.engines.base import Delta, TokenScore
-from transom.serving.gateway.scores import Alignment, Entry
+from transom.serving.gateway.scores import Alignment, Entry, merged
 from transom.serving.tokenizer import ChatTokenizer
 
 ANSWER_CHARS = 1 << 22  # of all choices of one request, placeholders restored
@@ -172,11 +172,12 @@ class Choice:
     ) -> Iterator[tuple[TokenScore | None, str]]:
         if self._detokenizer is None:
             named = [str(score.token) for score in scores]
-            if "".join(named) == text:
-                yield from zip(scores, named, strict=True)
-            else:  # tokens that end inside a character, say: their text is that of all of them
-                yield from ((score, "") for score in scores)
+            if not scores:
                 yield None, text
+            elif "".join(named) == text:
+                yield from zip(scores, named, strict=True)
+            else:  # tokens that end inside a character, say
+                yield merged(text, scores), text
             return
         if scores:
             for score, token in zip(scores, ids, strict=True):

@@ -118,6 +118,7 @@ def create_gateway(
             *_pages(gateway),
         ],
         middleware=[
+            Middleware(_Numbered),
             *([Middleware(_Trust, own, engine_trust)] if trusts else []),
             *([] if config.hosts is None else [Middleware(_KnownHosts, config.hosts)]),
             Middleware(_Direct, endpoints),
@@ -226,18 +227,26 @@ class _KnownHosts:
         return found is not None and found[1].lower() in self._hosts and int(found[2] or 0) < 2**16
 
 
+class _Numbered:
+    """Gives each answer a number of its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        number = [(b"x-request-id", b"req_" + secrets.token_hex(16).encode())]
+        await self._app(scope, receive, _with_headers(send, number))
+
+
 class _Direct:
-    """Gives each answer a number, and calls a generation endpoint past the router, which takes a tenth of a
-    request's time."""
+    """Calls a generation endpoint past the router, which takes a tenth of a request's time."""
 
     def __init__(self, app: ASGIApp, endpoints: Mapping[str, ASGIApp]) -> None:
         self._app, self._endpoints = app, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         posted = scope["type"] == "http" and scope["method"] == "POST"
-        app = self._endpoints.get(scope["path"], self._app) if posted else self._app
-        number = [(b"x-request-id", b"req_" + secrets.token_hex(16).encode())]
-        await app(scope, receive, _with_headers(send, number))
+        await (self._endpoints.get(scope["path"], self._app) if posted else self._app)(scope, receive, send)
 
 
 def _with_headers(send: Send, more: Iterable[tuple[bytes, bytes]]) -> Send:
@@ -260,7 +269,8 @@ class _Endpoint:
         self._model = model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = await answered(send, partial(self._answer, scope, receive), _failure)
+        failure = _response_failure if self._model is ResponsesRequest else _failure
+        status = await answered(send, partial(self._answer, scope, receive), failure)
         self._gateway.metrics.request(self._name, status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -359,6 +369,13 @@ def _failure(error: Exception) -> Failure:
     ours = known(error)
     value, status = envelope(ours)
     return value, status, _advice(ours, status)
+
+
+def _response_failure(error: Exception) -> Failure:
+    """The same, also as an event of `/v1/responses`."""
+    value, status, headers = _failure(error)
+    told = {name: value["error"][name] for name in ("code", "message", "param")}
+    return {"type": "error", **value, **told}, status, headers
 
 
 def _advice(error: TransomError, status: int) -> dict[str, str]:

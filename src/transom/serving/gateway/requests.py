@@ -11,7 +11,7 @@ Source: OpenAI API reference, chat completions and completions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
@@ -51,6 +51,7 @@ REFUSED_BECAUSE = {
     "web_search_options": "web search would send content elsewhere; it is not supported",
     "suffix": "suffix is not supported by these engines",
 }
+_MOST_UNKNOWN = 64  # that are dropped
 Fields = list[tuple[str, str]]
 Choices = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -123,7 +124,7 @@ class Request(Strict):
     @property
     def dropped(self) -> list[str]:
         """Names of what was sent and is not used, as `messages[].refusal`."""
-        return sorted({*self._unknown, *unused(self)})
+        return sorted({*self._unknown, *_unused(self)})
 
     def check(self) -> None:
         """Raises RefusedError for what shows in several fields together."""
@@ -192,12 +193,6 @@ class ChatRequest(Sampling):
     audio: Unsupported = None
     prediction: Unsupported = None
     web_search_options: Unsupported = None
-
-    @property
-    def dropped(self) -> list[str]:
-        """See `Request.dropped`; of messages too."""
-        own = (f"messages[].{name}" for message in self.messages for name in unused(message))
-        return sorted({*super().dropped, *own})
 
     def check(self) -> None:
         """See `Request.check`."""
@@ -292,18 +287,25 @@ def parse(model: type[Some], body: bytes, *, drop_unknown: bool = False) -> Some
 
 
 def _without_unknown(model: type[Some], body: bytes, error: ValidationError) -> Some:
-    """The request without the fields that are not known. Raises RefusedError for what else is wrong."""
-    value, names = json.loads(body), list[str]()
-    for path in {one["loc"] for one in _errors(error) if one["type"] == "extra_forbidden"}:
-        owner, own = value, list[str]()
-        for part in path:
-            if isinstance(owner, list) and isinstance(part, int):
-                owner, holder = owner[part], owner
-            elif isinstance(owner, dict) and part in owner:
-                owner, holder = owner[part], owner
-                own.append(part)
-        holder.pop(own[-1])  # a part that was left out names a branch of a union
-        names.append(".".join(own))
+    """The request without the fields that are not known. Raises RefusedError for what else is wrong, and for
+    a field that means something elsewhere, as `stop` at `/v1/responses`."""
+    value, names = json.loads(body), set[str]()
+    paths = [one["loc"] for one in _errors(error) if one["type"] == "extra_forbidden"]
+    meant = {*model.reasons, *_meant(Request)}
+    if len(paths) > _MOST_UNKNOWN or any(path[-1] in meant for path in paths if len(path) == 1):
+        raise _refusal(error, model, len(body))
+    for path in paths:
+        owner, name = value, ""
+        for part in _keys(path)[:-1]:
+            if isinstance(part, int):
+                name = f"{name.removesuffix('.')}[]."
+            elif isinstance(owner, list):
+                continue  # the name of a branch of a union
+            else:
+                name += f"{part}."
+            owner = owner[part]
+        del owner[path[-1]]
+        names.add(f"{name}{path[-1]}")
     try:
         request = model.model_validate_json(json.dumps(value))
     except ValidationError as rest:
@@ -312,13 +314,30 @@ def _without_unknown(model: type[Some], body: bytes, error: ValidationError) -> 
     return request
 
 
-def unused(value: Strict) -> list[str]:
-    """The fields of a model that were sent, and are dropped."""
+def _keys(path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A location without the kind of an item of `input`, which stands behind its number."""
+    return (*path[:3], *path[4:]) if path[0] == "input" else path
+
+
+def _meant(model: type[Request]) -> set[str]:
+    """Fields of a kind of request, and of those made of it, that are no mere ballast."""
+    own = {name for name, field in model.model_fields.items() if field.description != _DROPPED}
+    return own.union(*map(_meant, model.__subclasses__()))
+
+
+def _unused(value: Strict, before: str = "") -> Iterator[str]:
+    """The fields that were sent and are dropped, of a model and of those in it."""
     known = type(value).model_fields
-    return [
-        name for name in value.model_fields_set
-        if known[name].description == _DROPPED and getattr(value, name) is not None
-    ]  # fmt: skip
+    for name in value.model_fields_set:
+        own = getattr(value, name)
+        if known[name].description == _DROPPED:
+            if own is not None:
+                yield before + name
+        elif isinstance(own, Strict):
+            yield from _unused(own, f"{before}{name}.")
+        elif isinstance(own, list) and own and isinstance(own[0], Strict):
+            for one in own:
+                yield from _unused(one, f"{before}{name}[].")
 
 
 def _errors(error: ValidationError) -> list[Any]:

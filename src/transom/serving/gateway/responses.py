@@ -27,7 +27,6 @@ from transom.serving.gateway.requests import (
     Dropped,
     Request,
     TextFormat,
-    unused,
 )
 
 _STATELESS = "nothing is stored here; send the whole conversation as input"
@@ -150,13 +149,6 @@ class ResponsesRequest(Request):
     store: Dropped = None
     truncation: Dropped = None
     user: Dropped = None
-
-    @property
-    def dropped(self) -> list[str]:
-        """See `Request.dropped`; of the items too."""
-        items = [] if isinstance(self.input, str) else self.input
-        own = (f"input[].{name}" for item in items for name in unused(item))
-        return sorted({*super().dropped, *own})
 
     def chat(self) -> TranslatedRequest:
         """The same as a chat request. Raises RefusedError for one without text."""
