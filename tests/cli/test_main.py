@@ -36,7 +36,7 @@ def raising(monkeypatch: pytest.MonkeyPatch):
         def fail() -> None:
             raise error
 
-        monkeypatch.setattr(main, "app", app)
+        monkeypatch.setattr(main, "application", lambda _only="": app)
 
     return install
 

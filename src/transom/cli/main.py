@@ -13,42 +13,34 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from transom.cli import (
-    attest,
-    audit,
-    backdoor,
-    broker,
-    chat,
-    demo,
-    doctor,
-    engine,
-    gateway,
-    hallucination,
-    ledger,
-    link,
-    obfuscate,
-    obfuscated,
-    pack,
-    split,
-    vertical,
-    words,
-)
 from transom.cli.app import App
 from transom.cli.options import Json
 from transom.cli.output import answer, plain_console
 from transom.errors import TransomError
 
-app = App(
-    name="transom",
-    no_args_is_help=True,
-    help="Use models you do not control on data you may not share, and measure what leaked.",
-)
+HELP = "Use models you do not control on data you may not share, and measure what leaked."
+COMMANDS = {  # the module and the function of each
+    "demo": "demo.demo",
+    "doctor": "doctor.doctor",
+    "chat": "chat.chat",
+    "gateway": "gateway.gateway",
+    "engine": "engine.engine",
+    "obfuscate": "obfuscate.obfuscate",
+    "obfuscate-gguf": "obfuscated.obfuscate_gguf",
+    "broker": "broker.broker",
+    "broker-log": "broker.broker_log",
+}
+GROUPS = (  # modules of commands
+    "audit", "backdoor", "hallucination", "pack", "attest", "words", "ledger", "link", "split", "vertical",
+)  # fmt: skip
 
 
 def print_version(wanted: bool) -> None:
@@ -58,7 +50,6 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     show_version: Annotated[
         bool,
@@ -68,38 +59,39 @@ def root(
     """Use models you do not control on data you may not share, and measure what leaked."""
 
 
-@app.command("version")
 def show_version(as_json: Json = False) -> None:
     """Print the version."""
     found = version("transom")
     answer({"transom": found}, f"transom {found}", as_json=as_json)
 
 
-app.command()(demo.demo)
-app.command()(doctor.doctor)
-app.command()(chat.chat)
-app.command()(gateway.gateway)
-app.command()(engine.engine)
-app.command()(obfuscate.obfuscate)
-app.command("obfuscate-gguf")(obfuscated.obfuscate_gguf)
-app.command()(broker.broker)
-app.command("broker-log")(broker.broker_log)
-app.add_typer(audit.app, name="audit")
-app.add_typer(backdoor.app, name="backdoor")
-app.add_typer(hallucination.app, name="hallucination")
-app.add_typer(pack.app, name="pack")
-app.add_typer(attest.app, name="attest")
-app.add_typer(words.app, name="words")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(link.app, name="link")
-app.add_typer(split.app, name="split")
-app.add_typer(vertical.app, name="vertical")
+@cache
+def application(only: str = "") -> App:
+    """The command line: whole, or of one command or group, as the others take their time to be imported."""
+    made = App(name="transom", no_args_is_help=True, help=HELP)
+    made.callback()(root)
+    made.command("version")(show_version)
+    for name, place in COMMANDS.items():
+        if only in ("", name):
+            module, function = place.split(".")
+            made.command(name)(getattr(import_module(f"transom.cli.{module}"), function))
+    for name in GROUPS:
+        if only in ("", name):
+            made.add_typer(import_module(f"transom.cli.{name}").app, name=name)
+    return made
+
+
+def __getattr__(name: str) -> App:
+    if name == "app":
+        return application()
+    raise AttributeError(name)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code: 0, 1 (unexpected), 2 (usage), or the error's own."""
     try:
-        app(args=list(arguments), prog_name="transom")
+        first = next(iter(arguments), "")
+        application(first if first in (*COMMANDS, *GROUPS) else "")(args=list(arguments), prog_name="transom")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except TransomError as error:
