@@ -281,9 +281,10 @@ async def test_a_busy_engine_says_how_long_to_wait(engine: Any, header: str, exp
 
 
 def test_an_engine_that_is_down_or_hangs(serve: Serve) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    status, text = post(serve(engine=lambda _: IdsEngine(f"http://127.0.0.1:{port}")).url, CHAT)
+    with socket.socket() as taken:  # held, and nobody listens: one that is let go may be the echo's next
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        status, text = post(serve(engine=lambda _: IdsEngine(url)).url, CHAT)
     assert (status, json.loads(text)["error"]["code"]) == (502, "engine_down")
     served = serve(
         echo=EchoEngine(model="m", first_token_s=60), engine=lambda url: IdsEngine(url, timeout_s=0.3)

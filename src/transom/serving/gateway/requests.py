@@ -278,18 +278,23 @@ def parse(model: type[Some], body: bytes, *, drop_unknown: bool = False) -> Some
         if not drop_unknown or any(one["type"] == "json_invalid" for one in _errors(error)):
             raise _refusal(error, model, len(body)) from None
         request = _without_unknown(model, body, error)
-    try:
-        load_json(body.decode())  # of a name that stands twice pydantic takes the last
-    except ValueError:
-        raise RefusedError("an object of the body names a member twice", code="invalid_json") from None
+    _once(body)  # of a name that stands twice pydantic takes the last
     request.check()
     return request
+
+
+def _once(body: bytes) -> Any:
+    """Parsed, where each member of an object stands once."""
+    try:
+        return load_json(body.decode())
+    except ValueError:
+        raise RefusedError("an object of the body names a member twice", code="invalid_json") from None
 
 
 def _without_unknown(model: type[Some], body: bytes, error: ValidationError) -> Some:
     """The request without the fields that are not known. Raises RefusedError for what else is wrong, and for
     a field that means something elsewhere, as `stop` at `/v1/responses`."""
-    value, names = json.loads(body), set[str]()
+    value, names = _once(body), set[str]()
     paths = [one["loc"] for one in _errors(error) if one["type"] == "extra_forbidden"]
     meant = {*model.reasons, *_meant(Request)}
     if len(paths) > _MOST_UNKNOWN or any(path[-1] in meant for path in paths if len(path) == 1):
