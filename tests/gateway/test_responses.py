@@ -182,6 +182,32 @@ def test_a_model_is_found_by_its_names_and_no_other(serve: Serve) -> None:
         assert [one.id for one in client.models.list().data] == ["echo"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "top_kk": 3}, "top_kk"),
+        (
+            "chat/completions", {"messages": [{"role": "user", "content": "x", "cache_control": {}}]},
+            "messages[0].cache_control",
+        ),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}]},
+            "messages[0].content[].cache_control",
+        ),
+        (
+            "responses",
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "odd": 1}]}]},
+            "input[0].content[].odd",
+        ),
+        ("chat/completions", {"messages": [{"role": "user", "content": None}]}, "content is null"),
+    ],
+)  # fmt: skip
+def test_a_message_names_the_field(serve: Serve, path: str, body: Any, field: str) -> None:
+    answer = json.loads(fetched(serve().url, f"/v1/{path}", {"model": "echo"} | body)[1])
+    assert field in answer["error"]["message"]
+
+
 UNKNOWN: list[tuple[str, Any, str]] = [
     ("/v1/chat/completions",
      {"messages": [{"role": "user", "content": "x", "cache_control": "c"}], "guided_json": 3},

@@ -9,6 +9,7 @@ Source: OpenAI API reference, completions, and vLLM's additions to it.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +17,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from transom.errors import RefusedError
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.\[\]]{1,80}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,12 @@ def invalid(param: str | None, message: str) -> RefusedError:
     return RefusedError(message, param=param, code="invalid_value")
 
 
+def unknown(param: str | None, hint: str) -> RefusedError:
+    """For a field that is none. The message names it too, as some clients show that alone."""
+    named = f" {param}" if _PLAIN.fullmatch(param or "") else ""
+    return RefusedError(f"unknown parameter{named}{hint}", param=(param or "")[:80], code="unknown_parameter")
+
+
 def refuse_too_many(n: int, prompts: int, limit: int = CHOICES) -> None:
     """Raises RefusedError when `prompts` times `n` are more choices than one request may have."""
     if n * prompts > limit:
@@ -88,5 +97,5 @@ def refusal(
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(names[-1], model.model_fields, 1) if len(names) == 1 else []
         hint = f"; did you mean {near[0]}?" if near else "; remove it"
-        return RefusedError(f"unknown parameter{hint}", param=param, code="unknown_parameter")
+        return unknown(param, hint)
     return invalid(param, f"{param or 'the body'}: {first['msg']}")

@@ -359,6 +359,9 @@ def _refusal(error: ValidationError, model: type[Request], size_bytes: int) -> R
     if of_content and first["input"] in (None, []):
         return dialect.invalid(param, "content is null or empty; give a text, or leave the message out")
     if of_content and not model.reasons.keys() & names:
+        of_parts = [one for one in _errors(error) if "content" in one["loc"] and one["type"] != "string_type"]
+        if of_parts and all(one["type"] == "extra_forbidden" for one in of_parts):
+            return dialect.unknown(f"{param}[].{of_parts[0]['loc'][-1]}", "; remove it")
         return dialect.invalid(param, f"content must be text. {_NOT_TEXT}")
     if names == ["messages", "name"]:
         message = "a name would tell the host who speaks; write it into the content, which is protected"
