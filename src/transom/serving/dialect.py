@@ -52,6 +52,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Drawn(Strict):
+    """How tokens are drawn, as `engines.base.Sampling` has it; each kind of request bounds temperature."""
+
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+
+
 class StreamOptions(Strict):
     """`include_usage` adds a last chunk with the token counts."""
 

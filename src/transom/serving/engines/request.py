@@ -20,16 +20,11 @@ from pydantic import Field, ValidationError
 
 from transom.errors import RefusedError
 from transom.serving.dialect import (
+    Drawn,
     Limits,
-    MinP,
-    Penalty,
-    RepetitionPenalty,
     Seed,
     StreamOptions,
-    Strict,
     Tokens,
-    TopK,
-    TopP,
     refusal,
     refuse_too_many,
 )
@@ -42,7 +37,7 @@ _REASONS = {name: f"{name} {_BY_ID}" for name in ("stop", "suffix", "echo", "bes
 _Ids = list[int]  # that they are in the vocabulary is seen faster all at once
 
 
-class EngineRequest(Strict):
+class EngineRequest(Drawn):
     """POST /v1/completions of an engine."""
 
     model: str
@@ -50,12 +45,6 @@ class EngineRequest(Strict):
     prompt_embeds: str | Annotated[list[str], Field(min_length=1)] | None = None
     max_tokens: Tokens = 16  # as in the OpenAI completions API
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: TopP | None = None
-    top_k: TopK | None = None
-    min_p: MinP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
     n: Annotated[int, Field(ge=1)] = 1
     seed: Seed | None = None
     stop_token_ids: _Ids = Field(default_factory=list)

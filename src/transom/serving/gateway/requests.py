@@ -21,15 +21,10 @@ from transom.errors import RefusedError
 from transom.serving import dialect
 from transom.serving.dialect import (
     Alternatives,
-    MinP,
-    Penalty,
-    RepetitionPenalty,
     Seed,
     Strict,
     TokenIds,
     Tokens,
-    TopK,
-    TopP,
     refuse_too_many,
 )
 
@@ -130,17 +125,11 @@ class Request(Strict):
         """Raises RefusedError for what shows in several fields together."""
 
 
-class Sampling(Request):
+class Sampling(dialect.Drawn, Request):
     """What chat and completions share."""
 
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: TopP | None = None
-    top_k: TopK | None = None
-    min_p: MinP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
     n: Choices | None = None
     seed: Seed | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
